@@ -1,0 +1,51 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rwp.config.schema import Params
+    from rwp.config.specs import RunKey
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The settings file.")]
+SuiteName = Annotated[str, typer.Option(help="Suite of params.yaml: demo, quick, paper or yours.")]
+Resolved = Annotated[
+    str | None,
+    typer.Option(
+        help="The step's settings as one line of JSON, instead of names; the workflow's way."
+    ),
+]
+Fingerprint = Annotated[
+    str | None,
+    typer.Option(help="What the step stands on; computed from params.yaml if not given."),
+]
+DEFAULT_PARAMS = Path("params.yaml")
+
+
+def find_run(
+    params: Params,
+    suite: str,
+    recipe: str,
+    *,
+    dataset: str | None,
+    threat: str | None,
+    network: str | None,
+    seed: int,
+) -> RunKey:
+    """The run that names on a command line mean; what is left out is that of table 2."""
+    from rwp.config.lookup import choose, run_key
+
+    table2 = choose(params.suites, suite, "suite", "--suite").table2
+    return run_key(
+        params,
+        suite,
+        recipe=recipe,
+        dataset=dataset or table2.dataset,
+        threat=threat or table2.threat_model,
+        network=network,
+        seed=seed,
+    )

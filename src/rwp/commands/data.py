@@ -1,0 +1,45 @@
+"""`rwp data`: fetch data sets and unlabeled sources, look for duplicates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rwp.commands.common import DEFAULT_PARAMS, ParamsFile
+from rwp.errors import UserError
+
+app = typer.Typer(no_args_is_help=True)
+DataFolder = Annotated[Path, typer.Option("--data", help="Where data sets lie.")]
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="A data set or unlabeled source of params.yaml.")],
+    origin: Annotated[
+        str | None, typer.Option("--from", help="A folder or URL with the official files.")
+    ] = None,
+    data: DataFolder = Path("data"),
+    params_file: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Fetch, verify and convert one data set or unlabeled source into data/NAME."""
+    from rwp.config.load import load_params
+
+    params = load_params(params_file)
+    if name in params.datasets:
+        from rwp.data.fetch import fetch_dataset
+
+        fetch_dataset(name, params.datasets[name], data, origin=origin)
+        print(data / name)
+    elif name in params.unlabeled:
+        from rwp.data.unlabeled import fetch_unlabeled
+
+        fetch_unlabeled(name, params.unlabeled[name], data, origin=origin)
+        print(data / "unlabeled" / f"{name}.pt")
+    else:
+        known = ", ".join([*params.datasets, *params.unlabeled])
+        raise UserError(
+            f"{params_file}: expected a data set or unlabeled source ({known}), got {name!r};"
+            f" check the spelling"
+        )

@@ -1,0 +1,65 @@
+"""`rwp pseudo-label`: labels for RST's unlabeled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rwp.commands.common import (
+    DEFAULT_PARAMS,
+    Fingerprint,
+    ParamsFile,
+    Resolved,
+    SuiteName,
+    find_run,
+)
+from rwp.errors import UserError
+
+
+def pseudo_label(
+    suite: SuiteName = "demo",
+    recipe: Annotated[str, typer.Option(help="The recipe that will use the labels.")] = "rst",
+    dataset: Annotated[str | None, typer.Option(help="Data set; default: table 2's.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the teacher's run.", min=0)] = 0,
+    output: Annotated[Path | None, typer.Option(help="Another file for the labels.")] = None,
+    resolved: Resolved = None,
+    fingerprint: Fingerprint = None,
+    params_file: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Let the naturally trained teacher label the unlabeled images.
+
+    Needs the teacher (rwp train --recipe natural) and the images (rwp data fetch NAME).
+    Prints the teacher's test accuracy and, where the source ships labels, the agreement.
+    """
+    from rwp.config.load import load_params
+    from rwp.config.specs import PseudoLabelSpec
+    from rwp.config.trainings import pseudo_label_spec, train_spec
+    from rwp.gpu import claim
+    from rwp.provenance.chain import pseudo_label_fingerprint
+
+    if resolved is not None and fingerprint is not None:
+        spec = PseudoLabelSpec.model_validate_json(resolved)
+    else:
+        params = load_params(params_file)
+        key = find_run(params, suite, recipe, dataset=dataset, threat=None, network=None, seed=seed)
+        mix = train_spec(params, key).unlabeled
+        if mix is None:
+            raise UserError(
+                f"--recipe: expected one with unlabeled data, got {recipe!r}; try --recipe rst"
+            )
+        spec = pseudo_label_spec(mix)
+        fingerprint = pseudo_label_fingerprint(spec, params)
+    with claim() as device:
+        from rwp.training.pseudo_labels import write_pseudo_labels
+
+        summary = write_pseudo_labels(
+            spec, root=Path.cwd(), fingerprint=fingerprint, device=device, output=output
+        )
+    agreement = summary["agreement_with_shipped_labels"]
+    print(
+        f"{summary['num_images']} images labeled; teacher's test accuracy"
+        f" {summary['teacher_test_accuracy']:.2%}"
+        + ("" if agreement is None else f"; agreement with shipped labels {agreement:.2%}")
+    )

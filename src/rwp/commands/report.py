@@ -1,0 +1,26 @@
+"""`rwp report`: one self-contained page with everything a suite has shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rwp.commands.common import DEFAULT_PARAMS, ParamsFile, SuiteName
+
+
+def report(
+    suite: SuiteName = "demo",
+    output: Annotated[Path | None, typer.Option(help="Another file for the page.")] = None,
+    params_file: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Write report.html and metrics.json of a suite; what is not built yet is marked as missing."""
+    from rwp.config.load import load_params
+    from rwp.reporting.metrics import write_metrics
+    from rwp.reporting.report import write_report
+
+    params, root = load_params(params_file), Path.cwd()
+    print(write_report(params, suite, root=root, path=output))
+    if output is None:
+        print(write_metrics(params, suite, root=root))

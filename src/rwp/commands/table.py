@@ -1,0 +1,43 @@
+"""`rwp table`: a table of the paper from what runs and evaluations left."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rwp.commands.common import DEFAULT_PARAMS, ParamsFile, SuiteName
+
+
+class TableName(StrEnum):
+    """The tables of the paper."""
+
+    table1 = "table1"
+    table2 = "table2"
+
+
+def table(
+    name: Annotated[TableName, typer.Argument(help="Which table.")] = TableName.table2,
+    suite: SuiteName = "demo",
+    show: Annotated[bool, typer.Option("--show", help="Only print it, write nothing.")] = False,
+    params_file: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Write a table as CSV, its details beside it, and print it; what is not built stays empty."""
+    from rich.console import Console
+
+    from rwp.config.load import load_params
+    from rwp.reporting import tables
+    from rwp.reporting.metrics import terminal_table
+
+    params, root = load_params(params_file), Path.cwd()
+    build, write = {
+        TableName.table1: (tables.table1, tables.write_table1),
+        TableName.table2: (tables.table2, tables.write_table2),
+    }[name]
+    title = f"{name.value}, suite {suite}: accuracy in percent"
+    Console().print(terminal_table(build(params, suite, root=root), title=title))
+    if not show:
+        for path in write(params, suite, root=root):
+            print(path)

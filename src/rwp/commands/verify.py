@@ -1,0 +1,70 @@
+"""`rwp verify`: do the results on disk stand on today's settings and code?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rwp.commands.common import DEFAULT_PARAMS, ParamsFile
+
+if TYPE_CHECKING:
+    from rwp.config.schema import Params
+
+
+def verify(
+    suite: Annotated[
+        str | None, typer.Option(help="Only this suite; default: those built.")
+    ] = None,
+    params_file: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Recompute every fingerprint and name the results that are stale; exit code 1 if any is.
+
+    Needs neither Snakemake's nor DVC's memory. Results that are not built yet are counted only.
+    """
+    from rwp.config.load import load_params
+    from rwp.files import read_json
+
+    params, root = load_params(params_file), Path.cwd()
+    current, stale, missing = 0, [], 0
+    for name in [suite] if suite else params.build:
+        for path, fingerprint in expected_fingerprints(params, name):
+            if not (root / path).exists():
+                missing += 1
+            elif read_json(root / path).get("fingerprint") == fingerprint:
+                current += 1
+            else:
+                stale.append(path)
+    for path in stale:
+        print(f"stale: {path}")
+    print(f"{current} results are up to date, {len(stale)} stale, {missing} not built")
+    if stale:
+        raise typer.Exit(1)
+
+
+def expected_fingerprints(params: Params, suite: str) -> Iterator[tuple[str, str]]:
+    """Each file of a suite that carries a fingerprint, and what it should be."""
+    from rwp.config.evaluations import attack_names, evaluation_spec
+    from rwp.config.tables import table1_runs, table2_runs
+    from rwp.config.trainings import pseudo_label_spec, train_spec
+    from rwp.provenance import chain
+
+    evaluated = table2_runs(params, suite)
+    labels: dict[str, str] = {}
+    for key in dict.fromkeys(table1_runs(params, suite) + evaluated):
+        spec = train_spec(params, key)
+        yield str(key.directory / "run.json"), chain.training_fingerprint(spec, params)
+        if spec.unlabeled is not None:
+            labeling = pseudo_label_spec(spec.unlabeled)
+            path = str(labeling.path.with_suffix(".json"))
+            labels[path] = chain.pseudo_label_fingerprint(labeling, params)
+    yield from labels.items()
+    for key in evaluated:
+        for slow in (False, True):
+            job = evaluation_spec(
+                params, key, attacks=attack_names(params.suites[suite], slow=slow)
+            )
+            for attack in job.attacks:
+                yield str(job.record(attack.name)), chain.evaluation_fingerprint(job, params)

@@ -1,0 +1,1 @@
+"""params.yaml, checked: what the user wrote (schema) becomes what each step needs (specs)."""

@@ -1,0 +1,169 @@
+"""Read params.yaml, check it as a whole, and say in one line what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from rwp.config.fields import Frozen
+from rwp.config.lookup import choose
+from rwp.config.schema import Params, Suite
+from rwp.errors import UserError
+
+
+def read_yaml(path: Path | str) -> Any:
+    """Parse a YAML file.
+
+    Raises:
+        UserError: the file is missing or is not YAML.
+    """
+    import yaml
+
+    try:
+        # The C parser, where libyaml is there, takes a tenth of the time.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=loader)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: expected the settings file, found none; run from the project's root"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = getattr(error, "problem_mark", None)
+        line = f" at line {place.line + 1}" if place else ""
+        problem = getattr(error, "problem", None) or "bytes that are no text"
+        raise UserError(f"{path}: expected YAML, got {problem}{line}; correct that line") from error
+
+
+def load_params(path: Path | str = "params.yaml") -> Params:
+    """Read and check params.yaml."""
+    return check_params(read_yaml(path), where=str(path))
+
+
+def check_params(content: Any, *, where: str = "params.yaml") -> Params:
+    """Check parsed settings.
+
+    Raises:
+        UserError: with the key, what was expected, what was found.
+    """
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: expected a table of settings, got {type(content).__name__}")
+    try:
+        # Through JSON, so that lists are tuples under pydantic's strict rules.
+        params = Params.model_validate_json(json.dumps(content))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ValidationError):
+            raise UserError(f"{where}: {_first_error(error)}") from error
+        raise UserError(f"{where}: expected numbers, texts, lists and tables: {error}") from error
+    _check_names(params, where)
+    return params
+
+
+def _first_error(error: ValidationError) -> str:
+    first = error.errors()[0]
+    parts = [str(part) for part in first["loc"]]
+    got = first.get("input")
+    kind, message = first["type"], first["msg"].removeprefix("Value error, ")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if kind == "extra_forbidden":
+        return f"{'.'.join(parts)}: expected a known key, got {parts[-1]!r}{_similar(parts)}{more}"
+    key = ".".join(part for part in parts if part != "[key]")
+    if kind == "missing":
+        return f"{key}: expected a value, got none; add it{more}"
+    if kind == "value_error":
+        return f"{key}: {message}{more}"
+    if kind == "string_pattern_mismatch":
+        return (
+            f"{key}: expected a name of lower-case letters, digits, '.', '_' and '-', got {got!r}"
+            f"{more}"
+        )
+    expected = message.removeprefix("Input should be ").removeprefix("a valid ")
+    return f"{key}: expected {expected}, got {got!r}{more}"
+
+
+def _similar(parts: list[str]) -> str:
+    """A guess at the key that was meant, among the fields of all models."""
+    known: set[str] = set()
+    todo: list[type[BaseModel]] = [Frozen]
+    while todo:
+        model = todo.pop()
+        todo.extend(model.__subclasses__())
+        known |= set(model.model_fields)
+    close = difflib.get_close_matches(parts[-1], sorted(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else "; remove it"
+
+
+def _check_names(params: Params, where: str) -> None:
+    """Every name that refers to something refers to something that is there."""
+    for name in params.build:
+        choose(params.suites, name, "suite", f"{where}: build")
+    for name, source in params.unlabeled.items():
+        if source.kind == "holdout":
+            at = f"{where}: unlabeled.{name}.dataset"
+            if source.dataset is None:
+                raise UserError(f"{at}: expected the data set it is taken from, got none; add one")
+            if not choose(params.datasets, source.dataset, "data set", at).unlabeled_share:
+                raise UserError(
+                    f"{at}: expected a data set with an unlabeled_share, got {source.dataset}"
+                    f" without; add datasets.{source.dataset}.unlabeled_share"
+                )
+    for name, suite in params.suites.items():
+        _check_suite(params, suite, f"{where}: suites.{name}")
+
+
+def _check_suite(params: Params, suite: Suite, where: str) -> None:
+    for name, recipe in suite.recipes.items():
+        at = f"{where}.recipes.{name}"
+        choose(suite.objectives, recipe.objective, "objective", f"{at}.objective")
+        if recipe.perturbation is not None:
+            choose(suite.perturbations, recipe.perturbation, "perturbation", f"{at}.perturbation")
+    for name, objective in suite.objectives.items():
+        if objective.unlabeled is not None:
+            teacher = objective.unlabeled.teacher_recipe
+            at = f"{where}.objectives.{name}.unlabeled"
+            choose(suite.recipes, teacher, "recipe", f"{at}.teacher_recipe")
+            for source in objective.unlabeled.source.values():
+                choose(params.unlabeled, source, "unlabeled source", f"{at}.source")
+    for table, datasets, threats in (
+        ("table1", suite.table1.datasets, suite.table1.threat_models),
+        ("table2", (suite.table2.dataset,), (suite.table2.threat_model,)),
+    ):
+        for dataset in datasets:
+            choose(params.datasets, dataset, "data set", f"{where}.{table}")
+        for threat in threats:
+            choose(suite.threat_models, threat, "threat model", f"{where}.{table}")
+        for recipe_name in getattr(suite, table).recipes:
+            choose(suite.recipes, recipe_name, "recipe", f"{where}.{table}.recipes")
+    _check_settings(params, suite, where)
+
+
+def _check_settings(params: Params, suite: Suite, where: str) -> None:
+    """The keys of every table of settings name things that exist."""
+    known = {"default", *params.datasets, *params.networks, *suite.threat_models}
+    known |= {*suite.objectives, "none"}
+    for path, table in _settings_tables(suite):
+        for key in table:
+            for part in key.split("/"):
+                if part not in known:
+                    raise UserError(
+                        f"{where}.{path}: expected a data set, threat model, network, objective"
+                        f" or 'default', got {part!r}; check the spelling"
+                    )
+
+
+def _settings_tables(model: BaseModel, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """All `By` fields below a model, with the keys that lead there."""
+    for name in type(model).model_fields:
+        value, at = getattr(model, name), f"{path}.{name}".lstrip(".")
+        if isinstance(value, BaseModel):
+            yield from _settings_tables(value, at)
+        elif isinstance(value, dict):
+            if any(isinstance(entry, BaseModel) for entry in value.values()):
+                for key, entry in value.items():
+                    yield from _settings_tables(entry, f"{at}.{key}")
+            else:
+                yield at, value

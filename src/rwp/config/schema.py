@@ -1,0 +1,184 @@
+"""The shape of params.yaml. Every table here is written by a person; see params.yaml itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from rwp.config.definitions import DatasetSpec, NetworkSpec, UnlabeledSpec
+from rwp.config.fields import (
+    Amount,
+    By,
+    Count,
+    Frozen,
+    Name,
+    PositiveFloat,
+    PositiveInt,
+    Radius,
+    Share,
+)
+
+
+class ThreatModelEntry(Frozen):
+    """What the attacker may do: a norm and a radius on [0, 1] pixels; its usual step size."""
+
+    norm: Literal["linf", "l2"]
+    epsilon: By[Radius]
+    step_size: By[Radius]
+
+
+class TrainingEntry(Frozen):
+    """How networks are trained; each value may differ by data set, threat model, objective."""
+
+    epochs: By[PositiveInt]
+    batch_size: By[PositiveInt]
+    learning_rate: By[PositiveFloat]
+    schedule: By[Literal["piecewise_by_step", "piecewise_by_epoch", "cosine_by_epoch", "constant"]]
+    decay_epochs: tuple[PositiveInt, ...]
+    decay_factor: PositiveFloat
+    momentum: By[Amount]
+    nesterov: By[bool]
+    weight_decay: By[Amount]
+    normalize: By[bool]
+    crop_padding: By[Count]
+    padding_mode: By[Literal["zero", "reflect"]]
+    flip: By[bool]
+    rotation_degrees: By[Amount]
+    precision: Literal["fp32", "tf32", "bf16"]
+    attack_num_steps: By[PositiveInt]
+    attack_bn_mode: By[Literal["train", "eval"]]
+    attack_epsilon: By[Radius] | None = None  # where training uses another radius than the threat
+    attack_step_size: By[Radius] | None = None
+
+
+class UnlabeledEntry(Frozen):
+    """RST's unlabeled part of each batch and the teacher that labels it."""
+
+    source: By[Name]
+    fraction: Share  # share of each batch that is pseudo-labeled
+    weight: PositiveFloat  # lambda of Eq. 6
+    epoch_size: By[PositiveInt]  # images drawn in what is called an epoch
+    teacher_recipe: Name
+    teacher_network: By[Name]
+
+
+class ObjectiveEntry(Frozen):
+    """What is minimized: a loss, its settings, and unlabeled data where it uses them."""
+
+    loss: Literal["natural", "at", "trades", "mart"]
+    beta: Amount | None = None
+    clean_updates: Literal[1, 2] = 1  # times the clean pass counts in the running statistics
+    unlabeled: UnlabeledEntry | None = None
+
+    @model_validator(mode="after")
+    def _beta(self) -> ObjectiveEntry:
+        if (self.loss in ("trades", "mart")) != (self.beta is not None):
+            raise ValueError(
+                f"expected beta with the losses trades and mart and no other, got loss {self.loss}"
+                f" with beta {self.beta}"
+            )
+        return self
+
+
+class PerturbationEntry(Frozen):
+    """How weights are perturbed; AWP and RWP differ in mask, steps and norm scope."""
+
+    gamma: By[PositiveFloat]
+    num_weight_steps: By[PositiveInt]
+    norm_scope: Literal["layer", "model"]
+    mask: Literal["all", "below", "range", "above", "random"]
+    c_min: By[Amount] | None = None  # nats
+    c_max: By[Amount] | None = None  # nats
+    criterion: Literal["objective", "adversarial_ce"] = "objective"  # what c_min is compared with
+    warmup_epochs: By[Count]  # epochs at the start without perturbation
+
+
+class RecipeEntry(Frozen):
+    """A defense: an objective and a weight perturbation (none if not given)."""
+
+    objective: Name
+    perturbation: Name | None = None
+
+
+class AttackEntry(Frozen):
+    """An attack of the evaluation; sizes come from the threat model unless given here."""
+
+    kind: Literal[
+        "natural", "fgsm", "fgsm_random_start", "pgd", "cw", "cw_zero_masked", "autoattack"
+    ]
+    num_steps: PositiveInt | None = None
+    num_restarts: PositiveInt = 1
+    step_size: By[Radius] | None = None
+    kappa: Amount | None = None
+    version: Literal["standard", "lite"] | None = None
+
+
+class EvaluationEntry(Frozen):
+    """Which attacks are run, on how many test images, in what batches."""
+
+    attacks: dict[Name, AttackEntry]
+    batch_size: PositiveInt
+    num_examples: PositiveInt | None = None  # none: the whole test split
+    seed: Count
+
+
+class Table1Entry(Frozen):
+    """Best and last robust accuracy by data set and threat model."""
+
+    datasets: tuple[Name, ...]
+    threat_models: tuple[Name, ...]
+    recipes: tuple[Name, ...]
+    network: By[Name]
+
+
+class Table2Entry(Frozen):
+    """Accuracy of the best checkpoint under each attack."""
+
+    dataset: Name
+    threat_model: Name
+    recipes: tuple[Name, ...]
+    network: By[Name]
+    reference_recipe: Name | None = None  # a naturally trained network, to compare with
+
+
+class Suite(Frozen):
+    """One complete set of experiments."""
+
+    description: str
+    seeds: tuple[Count, ...]
+    selection: Literal["held_out", "test"]  # where `best` is chosen
+    held_out_fraction: Share
+    test_curve: bool  # measure the test split each epoch (never used to choose, if held_out)
+    monitor_num_steps: PositiveInt  # PGD steps of the per-epoch measurement
+    threat_models: dict[Name, ThreatModelEntry]
+    network: By[Name]
+    training: TrainingEntry
+    objectives: dict[Name, ObjectiveEntry]
+    perturbations: dict[Name, PerturbationEntry]
+    recipes: dict[Name, RecipeEntry]
+    evaluation: EvaluationEntry
+    table1: Table1Entry
+    table2: Table2Entry
+
+    @model_validator(mode="after")
+    def _selection(self) -> Suite:
+        if self.selection == "held_out" and not self.held_out_fraction:
+            raise ValueError("selection held_out: expected a held_out_fraction above 0, got 0")
+        if self.selection == "test" and self.held_out_fraction:
+            raise ValueError("selection test: expected held_out_fraction 0, got more")
+        if self.selection == "test" and not self.test_curve:
+            raise ValueError("selection test: expected test_curve true, got false")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: expected distinct seeds, got {list(self.seeds)}")
+        return self
+
+
+class Params(Frozen):
+    """params.yaml as a whole."""
+
+    build: tuple[Name, ...]  # the suites that `snakemake` without a target and `dvc repro` build
+    datasets: dict[Name, DatasetSpec]
+    unlabeled: dict[Name, UnlabeledSpec]
+    networks: dict[Name, NetworkSpec]
+    suites: dict[Name, Suite]

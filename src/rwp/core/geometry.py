@@ -1,0 +1,111 @@
+"""The set of allowed images around given ones: projecting, stepping, starting points."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from rwp.core.checks import check_choice
+from rwp.core.threat import ThreatModel
+
+RandomStart = Literal["uniform", "gaussian", "off_ball", "none"]
+
+# Published constants: the spread of the start in TRADES, the guard of the L2 step in
+# adversarial training, the half-width of the SVHN L2 start.
+GAUSSIAN_START_SCALE = 0.001
+SMALLEST_NORM = 1e-10
+OFF_BALL_HALF_WIDTH = 0.5
+
+
+class NormBall:
+    """The points within a threat model's radius of `center` with pixels in [0, 1]."""
+
+    def __init__(self, center: Tensor, threat: ThreatModel) -> None:
+        self.center = center
+        self.threat = threat
+        if threat.norm == "linf":
+            self._low = (center - threat.epsilon).clamp_min(0.0)
+            self._high = (center + threat.epsilon).clamp_max(1.0)
+
+    def contains(self, points: Tensor) -> Tensor:
+        """Per example: does the point lie in the ball, up to rounding?"""
+        delta = points - self.center
+        length = delta.abs().flatten(1).amax(dim=1)
+        if self.threat.norm == "l2":
+            length = lengths(delta).flatten()
+        return length <= self.threat.epsilon * (1 + 1e-5)
+
+    def project(self, points: Tensor) -> Tensor:
+        """The nearest allowed points (L2: onto the ball, then into [0, 1], as published)."""
+        if self.threat.norm == "linf":
+            return torch.clamp(points, self._low, self._high)
+        delta = points - self.center
+        shrink = (self.threat.epsilon / lengths(delta).clamp_min(SMALLEST_NORM)).clamp_max(1.0)
+        return (self.center + delta * shrink).clamp_(0.0, 1.0)
+
+    def step(self, points: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+        """A step of length `step_size` up the gradient: its sign (L-inf) or direction (L2)."""
+        if self.threat.norm == "linf":
+            return self.project(points.add(gradient.sign(), alpha=step_size))
+        # A gradient far below one is scaled up first, so that the guard against dividing by
+        # zero stops no attack on a model that is sure of itself.
+        largest = gradient.abs().flatten(1).amax(dim=1).view(_per_example(gradient))
+        scaled = gradient / torch.where(largest > 0, largest, torch.ones_like(largest))
+        direction = scaled / lengths(scaled).clamp_min(SMALLEST_NORM)
+        return self.project(points.add(direction, alpha=step_size))
+
+
+def lengths(delta: Tensor) -> Tensor:
+    """Euclidean length per example, shaped to broadcast over the images."""
+    return torch.linalg.vector_norm(delta.flatten(1), dim=1).view(_per_example(delta))
+
+
+def _per_example(images: Tensor) -> tuple[int, ...]:
+    return (images.shape[0], *(1,) * (images.ndim - 1))
+
+
+def random_point(ball: NormBall, kind: RandomStart, generator: torch.Generator | None) -> Tensor:
+    """A starting point for an attack.
+
+    Args:
+        ball: where to start.
+        kind: "uniform": L-inf uniform in the ball; L2 a random direction of length
+            uniform in [0, epsilon]. "gaussian": 0.001 times normal noise (TRADES). "off_ball":
+            uniform noise in +-0.5, which the first step projects (what the published SVHN L2
+            training does). "none": the clean images.
+        generator: where to draw from; needed unless `kind` is "none".
+
+    Raises:
+        ValueError: an unknown kind, no generator.
+    """
+    check_choice("random_start", kind, get_args(RandomStart))
+    center = ball.center
+    if kind == "none":
+        return center.clone()
+    if generator is None:
+        raise ValueError(
+            f"generator: expected a torch.Generator for the random start {kind!r}, got None; "
+            "pass one, or random_start='none'"
+        )
+    if kind == "gaussian":
+        return ball.project(center + GAUSSIAN_START_SCALE * _normal(center, generator))
+    if kind == "off_ball":
+        return (center + OFF_BALL_HALF_WIDTH * _uniform(center, generator)).clamp_(0.0, 1.0)
+    if ball.threat.norm == "linf":
+        return ball.project(center + ball.threat.epsilon * _uniform(center, generator))
+    direction = _normal(center, generator)
+    share = torch.rand(
+        _per_example(center), generator=generator, device=generator.device, dtype=center.dtype
+    ).to(center.device)
+    length = share * ball.threat.epsilon / lengths(direction).clamp_min(SMALLEST_NORM)
+    return ball.project(center + direction * length)
+
+
+def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.empty(like.shape, dtype=like.dtype, device=generator.device)
+    return noise.uniform_(-1.0, 1.0, generator=generator).to(like.device)
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.empty(like.shape, dtype=like.dtype, device=generator.device)
+    return noise.normal_(generator=generator).to(like.device)

@@ -1,0 +1,79 @@
+"""How the loss changes along random directions in weight space (the paper's Eq. 8, Figure 2)."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from rwp.core.losses import cross_entropy, full_precision
+from rwp.core.modes import evaluation_mode
+from rwp.core.weights import borrowed_weights, perturbed_tensors
+
+
+def filter_normalized_direction(
+    model: nn.Module, *, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """A random direction in which every filter is as long as the model's own.
+
+    Li et al. (2018): per output channel, d / ||d|| * ||w||. Only kernels move; scales, shifts
+    and biases have no entry.
+
+    Args:
+        model: whose kernels set the lengths.
+        generator: where the direction is drawn from; may live on another device.
+    """
+    direction = {}
+    for name, weight in perturbed_tensors(model).items():
+        noise = torch.empty(weight.shape, dtype=weight.dtype, device=generator.device)
+        noise = noise.normal_(generator=generator).to(weight.device)
+        direction[name] = noise * (_filter_norms(weight.detach()) / _filter_norms(noise))
+    return direction
+
+
+def _filter_norms(kernel: Tensor) -> Tensor:
+    norms = torch.linalg.vector_norm(kernel.flatten(1), dim=1)
+    return norms.view(-1, *(1,) * (kernel.ndim - 1))
+
+
+@torch.no_grad()
+def weight_loss_landscape(
+    model: nn.Module,
+    images: Float[Tensor, "count channels height width"],
+    labels: Int[Tensor, " count"],
+    groups: Int[Tensor, " count"],
+    *,
+    num_groups: int,
+    direction: Mapping[str, Tensor],
+    scales: Sequence[float],
+    batch_size: int,
+) -> Float[Tensor, "scales groups"]:
+    """Mean cross-entropy of each group at w + scale * direction.
+
+    In eval mode with running statistics; the model comes back bit for bit.
+
+    Args:
+        model: images to logits.
+        images: fixed (adversarial) images.
+        labels: class indices.
+        groups: group of each example, from `rwp.core.lsc.loss_groups`; -1 counts nowhere.
+        num_groups: number of groups; an empty one gives NaN.
+        direction: by parameter name, see `filter_normalized_direction`.
+        scales: the paper's mu; 0 is the model itself.
+        batch_size: examples per forward pass.
+    """
+    named = dict(model.named_parameters())
+    weights, steps = [named[name] for name in direction], list(direction.values())
+    rows = []
+    with evaluation_mode(model), borrowed_weights(weights) as move:
+        for scale in scales:
+            move([step * scale for step in steps])
+            parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+            losses = torch.cat([cross_entropy(full_precision(model(x)), y) for x, y in parts])
+            rows.append(_group_means(losses, groups, num_groups))
+    return torch.stack(rows)
+
+
+def _group_means(losses: Tensor, groups: Tensor, num_groups: int) -> Tensor:
+    members = torch.nn.functional.one_hot(groups + 1, num_groups + 1)[:, 1:].to(losses.dtype)
+    return (losses @ members) / members.sum(dim=0)

@@ -1,0 +1,132 @@
+"""Published checkpoints, by the program that wrote them, as state dicts of our networks.
+
+"rice" (Rice et al.) and "awp" (AT-AWP, and AT-RWP after it) normalize outside the network.
+"trades" (also TRADES-AWP) and "rst" (also RST-AWP) do not normalize, and some of theirs hold a
+block that no forward pass uses. "robustbench" has both kinds, normalization as buffers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from rwp.core.checks import check_choice
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_PARALLEL_PREFIX = "module."
+_DEAD_BLOCK = "sub_block1."
+_NORMALIZATION = {"mu": "normalize.mean", "sigma": "normalize.std"}
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a program lays out its checkpoints.
+
+    Attributes:
+        normalization: "outside" the network, so that ours must have been built with the mean
+            and std of that program; "none"; "buffers" `mu` and `sigma`, where there is any.
+    """
+
+    normalization: Literal["outside", "none", "buffers"]
+
+
+LAYOUTS = {
+    "rice": Layout("outside"),
+    "awp": Layout("outside"),
+    "trades": Layout("none"),
+    "rst": Layout("none"),
+    "robustbench": Layout("buffers"),
+}
+
+
+def convert_state(
+    checkpoint: Mapping[str, Any], *, layout: str, model: nn.Module
+) -> dict[str, Tensor]:
+    """The published checkpoint as a state dict for `model`, not yet compared with it.
+
+    Takes the state out of its wrapping, strips the prefix of parallel training, drops the dead
+    block, renames normalization buffers; where normalization was outside the network, the
+    model's own stands in.
+
+    Raises:
+        ValueError: an unknown layout, no state in the checkpoint, or a model built with
+            normalization where the layout has none, or without where it has some.
+    """
+    check_choice("layout", layout, tuple(LAYOUTS))
+    state = {
+        _NORMALIZATION.get(name, name): tensor
+        for name, tensor in _bare_state(checkpoint).items()
+        if not name.startswith(_DEAD_BLOCK)
+    }
+    own = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name in _NORMALIZATION.values()
+    }
+    normalization = LAYOUTS[layout].normalization
+    if normalization == "outside":
+        if not own:
+            raise ValueError(
+                f"layout {layout!r}: expected a model with input normalization, got one "
+                "without; build it with the mean and std its program used"
+            )
+        return own | state
+    if own and "normalize.mean" not in state:
+        raise ValueError(
+            f"layout {layout!r}: expected a model without input normalization, got one with; "
+            "build it with mean=None and std=None"
+        )
+    return state
+
+
+def _bare_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    for wrapper in _WRAPPERS:
+        if isinstance(checkpoint.get(wrapper), Mapping):
+            checkpoint = checkpoint[wrapper]
+            break
+    state = {
+        name.removeprefix(_PARALLEL_PREFIX): value
+        for name, value in checkpoint.items()
+        if isinstance(value, Tensor)
+    }
+    if not state:
+        raise ValueError(
+            f"checkpoint: expected tensors by name, got {sorted(checkpoint)[:_SHOWN]}; "
+            "pass the file's state dict"
+        )
+    return state
+
+
+def load_published(model: nn.Module, checkpoint: Mapping[str, Any], *, layout: str) -> None:
+    """Load a published checkpoint into `model`, every tensor of both accounted for.
+
+    Raises:
+        ValueError: as `convert_state`, or names or shapes differ; names the first few.
+    """
+    state = convert_state(checkpoint, layout=layout, model=model)
+    expected = model.state_dict()
+    complaints = {
+        "lacks": sorted(expected.keys() - state.keys()),
+        "has unknown": sorted(state.keys() - expected.keys()),
+        "has of another shape": sorted(
+            name
+            for name in expected.keys() & state.keys()
+            if expected[name].shape != state[name].shape
+        ),
+    }
+    found = "; ".join(
+        f"{complaint} {_few(names)}" for complaint, names in complaints.items() if names
+    )
+    if found:
+        raise ValueError(
+            f"checkpoint: expected the tensors of this {type(model).__name__}, got one that "
+            f"{found}; build the network with its family, depth, width and number of classes"
+        )
+    model.load_state_dict(state)
+
+
+def _few(names: list[str]) -> str:
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

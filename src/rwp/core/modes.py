@@ -1,0 +1,125 @@
+"""Borrowing a model: each context manager hands it back as it was, whatever happens inside."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+BatchNormMode = Literal["eval", "train"]
+
+
+def _norm_layers(model: nn.Module) -> list[_NormBase]:
+    return [module for module in model.modules() if isinstance(module, _NormBase)]
+
+
+@contextmanager
+def frozen_weights(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient inside, so a backward pass is one of the inputs alone."""
+    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def untracked_statistics(model: nn.Module) -> Iterator[None]:
+    """Layers in train mode use batch statistics inside, and no running statistic is written."""
+    tracking = [layer for layer in _norm_layers(model) if layer.track_running_stats]
+    for layer in tracking:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in tracking:
+            layer.track_running_stats = True
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Every module is in eval mode inside; each gets its own mode back."""
+    with _training_flag(model, training=False):
+        yield
+
+
+@contextmanager
+def batch_norm_mode(model: nn.Module, mode: BatchNormMode) -> Iterator[None]:
+    """Run the model in `mode`: "eval" (running statistics) or "train" (those of the batch).
+
+    Either way the running statistics are left alone: the published attacks write them in
+    train mode, ours never do (docs/algorithm.md, "Batch normalization").
+
+    Raises:
+        ValueError: another mode.
+    """
+    if mode not in ("eval", "train"):
+        raise ValueError(f"bn_mode: expected 'eval' or 'train', got {mode!r}; name one of them")
+    with _training_flag(model, training=mode == "train"), untracked_statistics(model):
+        yield
+
+
+@contextmanager
+def _training_flag(model: nn.Module, *, training: bool) -> Iterator[None]:
+    # Module by module: a caller may have put single layers in eval mode.
+    found = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was in found:
+            module.training = was
+
+
+@contextmanager
+def repeated_statistics(model: nn.Module, times: int) -> Iterator[None]:
+    """One forward pass inside counts `times` in the running statistics.
+
+    k updates with the same batch weigh it 1 - (1 - m)^k, so a pass that published code repeats
+    on the same input need not be repeated.
+
+    Raises:
+        ValueError: a tracking layer averages cumulatively (momentum None), where k updates
+            have no equivalent momentum.
+    """
+    layers = [layer for layer in _norm_layers(model) if layer.track_running_stats]
+    found = [(layer, layer.momentum) for layer in layers]
+    if times != 1 and any(momentum is None for _, momentum in found):
+        raise ValueError(
+            "batch normalization: expected a momentum, got None; "
+            "set one, or count each forward pass once"
+        )
+    for layer, momentum in found:
+        if momentum is not None:
+            layer.momentum = 1.0 - (1.0 - momentum) ** times
+    try:
+        yield
+    finally:
+        for layer, momentum in found:
+            layer.momentum = momentum
+            if layer.training and layer.num_batches_tracked is not None:
+                layer.num_batches_tracked.add_(times - 1)
+
+
+class RunningStatistics:
+    """The running statistics of a model at one moment, to be put back later."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._buffers: list[Tensor] = [
+            buffer
+            for layer in _norm_layers(model)
+            if layer.track_running_stats and layer.training
+            for buffer in layer.buffers(recurse=False)
+        ]
+        self._values = [buffer.clone() for buffer in self._buffers]
+
+    def restore(self) -> None:
+        """Write the statistics back as they were when this object was made."""
+        with torch.no_grad():
+            for buffer, value in zip(self._buffers, self._values, strict=True):
+                buffer.copy_(value)

@@ -1,0 +1,25 @@
+"""Natural training: cross-entropy on the clean images."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from rwp.core.losses import cross_entropy
+from rwp.core.objectives.base import ExampleLosses, Images, Labels, example_losses, forward
+
+
+@dataclass(frozen=True)
+class NaturalTraining:
+    """No attack; the criterion is the clean cross-entropy."""
+
+    def attack(self, model: nn.Module, images: Images, labels: Labels, **options: Any) -> Images:
+        """The clean images themselves."""
+        return images
+
+    def losses(
+        self, model: nn.Module, images: Images, adversarial: Images, labels: Labels
+    ) -> ExampleLosses:
+        """Cross-entropy of `images`; `adversarial` plays no part."""
+        logits = forward(model, images)
+        return example_losses(cross_entropy(logits, labels), logits, labels, "objective")

@@ -1,0 +1,48 @@
+"""Arithmetic as a named setting: fp32, tf32 or bf16."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import torch
+
+from rwp.core.checks import check_choice
+
+Precision = Literal["fp32", "tf32", "bf16"]
+
+
+@contextmanager
+def precision_context(name: Precision, device: torch.device | str) -> Iterator[None]:
+    """Run the networks inside in a precision; the settings found are put back.
+
+    "fp32": 32 bits throughout (torch's own default lets convolutions on NVIDIA GPUs use
+    TF32). "tf32": inner products of NVIDIA GPUs may round their factors to TF32. "bf16":
+    bf16 autocast, TF32 for what stays in 32 bits. Losses and weight perturbations are computed
+    in 32 bits under each of them. A model in 64 bits stays in 64 bits under "fp32".
+
+    Raises:
+        ValueError: another name.
+    """
+    check_choice("precision", name, get_args(Precision))
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    found = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee" if name == "fp32" else "tf32"
+    try:
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=name == "bf16"):
+            yield
+    finally:
+        for backend, setting in zip(backends, found, strict=True):
+            backend.fp32_precision = setting
+
+
+def flush_denormals() -> bool:
+    """Let the CPU treat numbers too small for full precision as zero; call where training starts.
+
+    They appear late in training and can slow a processor tenfold. Threads that exist already
+    keep their setting, so call it early.
+
+    Returns:
+        Whether the processor can.
+    """
+    return torch.set_flush_denormal(True)

@@ -1,0 +1,1 @@
+"""Data sets, unlabeled sources, splits, batches and on-device augmentation."""

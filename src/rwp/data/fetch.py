@@ -1,0 +1,88 @@
+"""Bring a declared data set onto the disk: verified, converted once, described."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from rwp.data.images import ImageSet
+from rwp.data.passport import write_passport
+from rwp.data.sources.digits import load_digits
+from rwp.data.sources.image_folder import load_image_folder
+from rwp.data.sources.torchvision_sets import TORCHVISION_SETS, load_torchvision_set
+from rwp.data.specs import SPLIT_SEED, SourceData
+from rwp.data.splits import stratified_split
+from rwp.errors import UserError
+
+if TYPE_CHECKING:
+    from rwp.config.definitions import DatasetSpec
+
+
+def fetch_dataset(
+    name: str, definition: DatasetSpec, directory: Path | str, *, origin: str | None = None
+) -> None:
+    """Write `directory/name/`: train.pt, test.pt, unlabeled.pt if a share is set, passport.json.
+
+    Downloads are kept in `directory/raw/`. `origin` (a folder or an address) replaces the
+    definition's mirror and the official address. Jobs that fetch the same set wait for each
+    other.
+
+    Raises:
+        UserError: the source cannot be had, fails its checks, or has no place to go.
+    """
+    root = Path(directory)
+    target = root / name
+    with fetch_lock(root, name):
+        passport = target / "passport.json"
+        passport.unlink(missing_ok=True)  # files without a passport are not yet whole
+        data = _load_source(name, definition, root / "raw", origin or definition.mirror)
+        files = _split_files(target, data, definition.unlabeled_share)
+        for path, content in files.items():
+            content.save(path)
+        if target / "unlabeled.pt" not in files:
+            (target / "unlabeled.pt").unlink(missing_ok=True)
+        write_passport(
+            passport,
+            files,
+            name=name,
+            source=definition.source,
+            origin=data.origin,
+            license_words=data.license,
+            class_names=data.class_names,
+        )
+
+
+@contextmanager
+def fetch_lock(directory: Path, name: str) -> Iterator[None]:
+    """Let one job at a time fetch `name` into `directory`."""
+    locks = directory / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"{name}.lock"):
+        yield
+
+
+def _load_source(name: str, definition: DatasetSpec, raw: Path, origin: str | None) -> SourceData:
+    source = definition.source
+    if source == "digits":
+        return load_digits(definition.test_share)
+    if source == "image_folder":
+        return load_image_folder(origin or definition.path, definition.image_size)
+    if source in TORCHVISION_SETS:
+        return load_torchvision_set(source, raw / source, origin)
+    known = ", ".join(("digits", "image_folder", *TORCHVISION_SETS))
+    raise UserError(f"datasets.{name}.source: expected {known}, got {source}; use one of them")
+
+
+def _split_files(target: Path, data: SourceData, unlabeled_share: float) -> dict[Path, ImageSet]:
+    files = {target / "train.pt": data.train, target / "test.pt": data.test}
+    if unlabeled_share:
+        kept, dropped = stratified_split(
+            data.train.labels, unlabeled_share, SPLIT_SEED, "unlabeled"
+        )
+        files[target / "train.pt"] = data.train.select(kept)
+        files[target / "unlabeled.pt"] = data.train.select(dropped)
+    return files

@@ -1,0 +1,130 @@
+"""A set of labeled images as two tensors, on disk as one memory-mappable file."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from rwp.errors import UserError
+from rwp.files import atomic_write
+
+UNLABELED = -1
+_FORMAT = "rwp.images.1"
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images and labels of one split.
+
+    `images` are bytes 0..255, (n, channels, height, width); `labels` are class numbers,
+    -1 where the source ships none.
+
+    Raises:
+        UserError: a tensor has another type or shape, or a label is outside the classes.
+    """
+
+    images: UInt8[Tensor, "n c h w"]
+    labels: Int[Tensor, " n"]
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise UserError(
+                "images: expected uint8 (n, 1 or 3, height, width), "
+                f"got {images.dtype} {tuple(images.shape)}; convert them first"
+            )
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise UserError(
+                f"labels: expected int64 ({len(images)},), "
+                f"got {labels.dtype} {tuple(labels.shape)}; give one label per image"
+            )
+        if self.num_classes < 2:
+            raise UserError(
+                f"num_classes: expected at least 2, got {self.num_classes}; add a class"
+            )
+        outside = (labels < UNLABELED) | (labels >= self.num_classes)
+        if outside.any():
+            first = int(outside.nonzero()[0, 0])
+            raise UserError(
+                f"labels: expected 0..{self.num_classes - 1} (-1 = unlabeled), got "
+                f"{int(labels[first])} at image {first} ({int(outside.sum())} such); "
+                "correct the labels or the number of classes"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def class_counts(self) -> list[int]:
+        """The number of images of each class; unlabeled ones are not counted."""
+        known = self.labels[self.labels >= 0]
+        return torch.bincount(known, minlength=self.num_classes).tolist()
+
+    def select(self, index: Int[Tensor, " k"]) -> ImageSet:
+        """The images at `index`, in that order."""
+        return ImageSet(self.images[index], self.labels[index], self.num_classes)
+
+    def save(self, path: Path | str) -> None:
+        """Write the set in one move; the same content gives the same bytes.
+
+        Raises:
+            UserError: there is no space or no permission at `path`.
+        """
+        content = {
+            "format": _FORMAT,
+            "images": _own_storage(self.images),
+            "labels": _own_storage(self.labels),
+            "num_classes": self.num_classes,
+        }
+        # torch names the archive inside after the file unless it is handed a stream
+        with atomic_write(path) as temporary, temporary.open("wb") as stream:
+            torch.save(content, stream)
+
+    @classmethod
+    def load(cls, path: Path | str) -> ImageSet:
+        """Map a saved set into memory; pages are read as they are used.
+
+        Raises:
+            UserError: the file is missing, truncated, or not an image set.
+        """
+        content = _load_mapped(Path(path))
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise UserError(
+                f"{path}: expected an image set ({_FORMAT}), got another kind of file; "
+                "delete it and fetch the data again"
+            )
+        try:
+            return cls(content["images"], content["labels"], content["num_classes"])
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+
+def _own_storage(tensor: Tensor) -> Tensor:
+    """The tensor without the rest of what it is a view of, which torch.save would write too."""
+    if tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes:
+        return tensor
+    return tensor.contiguous().clone()
+
+
+def _load_mapped(path: Path) -> Any:
+    try:
+        return torch.load(path, mmap=True, weights_only=True, map_location="cpu")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: expected an image set, found no file; fetch the data") from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: expected an image set, got a truncated or foreign file; "
+            "delete it and fetch the data again"
+        ) from error

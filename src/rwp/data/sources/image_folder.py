@@ -1,0 +1,135 @@
+"""Any tree train/<class>/*.png|jpg|jpeg + test/<class>/..., as a folder or an archive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rwp.data.images import UNLABELED, ImageSet
+from rwp.data.sources.decode import decode_all
+from rwp.data.sources.image_tree import TreeEntry, iterate_tree
+from rwp.data.specs import SourceData
+from rwp.errors import UserError
+
+_SPLITS = ("train", "test")
+
+
+def load_image_folder(path: str | None, image_size: int | None) -> SourceData:
+    """Read both splits; classes are the folder names in alphabetical order.
+
+    Raises:
+        UserError: the tree has another layout, an empty class, an unreadable image, or images
+            of several sizes and no `image_size`.
+    """
+    if path is None:
+        raise UserError("path: expected a folder or an archive for an image_folder, got none")
+    folders: set[tuple[str, ...]] = set()
+    decoded = decode_all(_tree_files(Path(path), folders), image_size)
+    images: dict[tuple[str, ...], NDArray[np.uint8]] = {}
+    for entry, pixels in _of_one_shape(path, decoded):
+        images[entry.parts] = pixels
+    class_names = _class_names(path, folders, images)
+    sets = {}
+    for split in _SPLITS:
+        keys = sorted(key for key in images if key[0] == split)
+        labels = torch.tensor([class_names.index(key[1]) for key in keys])
+        stacked = torch.from_numpy(np.stack([images.pop(key) for key in keys]))
+        sets[split] = ImageSet(stacked, labels, len(class_names))
+    return SourceData(
+        train=sets["train"],
+        test=sets["test"],
+        class_names=class_names,
+        origin=path,
+        license="not stated by the folder; ask whoever made it",
+    )
+
+
+def load_unlabeled_folder(path: str, image_size: int | None, num_classes: int) -> ImageSet:
+    """Every image under `path`, at any depth, without labels.
+
+    Raises:
+        UserError: there is no image, or one is unreadable or of another size.
+    """
+    files = (entry for entry in iterate_tree(Path(path)) if entry.source is not None)
+    found = {
+        entry.parts: pixels for entry, pixels in _of_one_shape(path, decode_all(files, image_size))
+    }
+    if not found:
+        raise UserError(f"{path}: expected images, found none; check the path")
+    pixels = torch.from_numpy(np.stack([found[key] for key in sorted(found)]))
+    return ImageSet(pixels, torch.full((len(pixels),), UNLABELED), num_classes)
+
+
+def _tree_files(path: Path, folders: set[tuple[str, ...]]) -> Iterator[TreeEntry]:
+    """The files of both splits as (split, class, file); class folders are noted on the way."""
+    tops: set[str] = set()
+    for entry in iterate_tree(path):
+        parts = entry.parts
+        if parts[0] not in _SPLITS:  # one folder around the tree, as archives often have
+            tops.add(parts[0])
+            parts = parts[1:]
+        else:
+            tops.add("")
+        is_class = entry.source is None and len(parts) == 2
+        is_file = entry.source is not None and len(parts) == 3
+        is_outer = entry.source is None and len(parts) < 2
+        foreign = bool(parts) and parts[0] not in _SPLITS
+        if len(tops) > 1 or foreign or not (is_class or is_file or is_outer):
+            raise UserError(
+                f"{path}: expected train/<class>/<image> and test/<class>/<image>, "
+                f"got {entry.name}; rearrange the tree"
+            )
+        if is_outer:
+            continue
+        folders.add(parts[:2])
+        if is_file:
+            yield TreeEntry(parts, entry.source)
+
+
+def _of_one_shape(
+    path: str, decoded: Iterable[tuple[TreeEntry, NDArray[np.uint8]]]
+) -> Iterator[tuple[TreeEntry, NDArray[np.uint8]]]:
+    first: tuple[str, tuple[int, ...]] | None = None
+    for entry, pixels in decoded:
+        first = first or (entry.name, pixels.shape)
+        if pixels.shape != first[1]:
+            raise UserError(
+                f"{path}: expected images of one size and kind, {_shape(first[1])} as in "
+                f"{first[0]}, got {_shape(pixels.shape)} in {entry.name}; convert it"
+                + (" or set image_size" if pixels.shape[0] == first[1][0] else "")
+            )
+        yield entry, pixels
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    channels, height, width = shape
+    return f"{'gray' if channels == 1 else 'RGB'} {width}x{height}"
+
+
+def _class_names(
+    path: str, folders: set[tuple[str, ...]], images: dict[tuple[str, ...], NDArray[np.uint8]]
+) -> list[str]:
+    """The classes of both splits, which must agree and have images."""
+    filled = {key[:2] for key in images}
+    empty = sorted(folders - filled)
+    if empty:
+        raise UserError(
+            f"{path}: expected images in every class folder, found none in "
+            f"{'/'.join(empty[0])}; add some or remove the folder"
+        )
+    train, test = ({key[1] for key in filled if key[0] == split} for split in _SPLITS)
+    if train != test:
+        raise UserError(
+            f"{path}: expected the same classes in train and test, "
+            f"got {', '.join(sorted(train ^ test))} in only one of them; complete the tree"
+        )
+    if len(train) < 2:
+        raise UserError(
+            f"{path}: expected train/<class>/ with at least 2 classes, found {len(train)}; "
+            "check the path"
+        )
+    return sorted(train)

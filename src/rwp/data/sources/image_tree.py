@@ -1,0 +1,131 @@
+"""The files of a folder, a tar archive or a zip archive, without unpacking anything."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from rwp.errors import UserError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+class TreeEntry(NamedTuple):
+    """One file or folder: its path inside the tree, and its bytes or its place on the disk."""
+
+    parts: tuple[str, ...]
+    source: bytes | str | None  # None: a folder
+
+    @property
+    def name(self) -> str:
+        """The path as people write it."""
+        return "/".join(self.parts)
+
+
+def iterate_tree(path: Path) -> Iterator[TreeEntry]:
+    """Yield every folder and file under `path`; hidden ones are left out.
+
+    Archives are read in one pass and never written to the disk, so nothing can land outside a
+    folder; members that try to are refused all the same.
+
+    Raises:
+        UserError: the path is missing, is no folder or archive, or is a damaged archive; or a
+            member is a link, is no image, or has a path that leaves the archive.
+    """
+    if path.is_dir():
+        entries = _folder_entries(path)
+    elif not path.is_file():
+        raise UserError(f"{path}: expected a folder or an archive of images, found nothing there")
+    elif zipfile.is_zipfile(path):
+        entries = _zip_entries(path)
+    else:
+        entries = _tar_entries(path)
+    for entry in entries:
+        if any(part.startswith(".") or part == "__MACOSX" for part in entry.parts):
+            continue
+        if entry.source is not None and not entry.parts[-1].lower().endswith(IMAGE_SUFFIXES):
+            raise UserError(
+                f"{path}: expected only {', '.join(IMAGE_SUFFIXES)} files, got {entry.name}; "
+                "convert it or move it away"
+            )
+        yield entry
+
+
+def _folder_entries(root: Path) -> Iterator[TreeEntry]:
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        parts = Path(folder).relative_to(root).parts
+        if parts:
+            yield TreeEntry(parts, None)
+        for name in sorted(files):
+            yield TreeEntry((*parts, name), os.path.join(folder, name))
+
+
+def _zip_entries(path: Path) -> Iterator[TreeEntry]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                parts = _member_parts(path, member.filename)
+                if parts:
+                    is_folder = member.is_dir()
+                    yield TreeEntry(parts, None if is_folder else archive.read(member))
+    except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _tar_entries(path: Path) -> Iterator[TreeEntry]:
+    try:
+        _require_end_of_tar(path)
+        with tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                parts = _member_parts(path, member.name)
+                if member.isdir():
+                    if parts:
+                        yield TreeEntry(parts, None)
+                    continue
+                stream = archive.extractfile(member) if member.isreg() else None
+                if stream is None:
+                    raise UserError(
+                        f"{path}: expected plain files, got a link or device at {member.name}; "
+                        "pack the tree again without links"
+                    )
+                yield TreeEntry(parts, stream.read())
+    except (tarfile.TarError, lzma.LZMAError, EOFError, zlib.error, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _require_end_of_tar(path: Path) -> None:
+    """A tar ends with two blocks of zeros. Python does not look for them, so one cut between
+    two members would pass for whole; compressed ones have an end of their own."""
+    try:
+        with tarfile.open(path, "r:"):
+            pass
+    except tarfile.ReadError:
+        return  # compressed, or no tar at all: the caller will see
+    with path.open("rb") as stream:
+        stream.seek(-2 * tarfile.BLOCKSIZE, os.SEEK_END)
+        if any(stream.read()):
+            raise tarfile.ReadError("it ends too early")
+
+
+def _member_parts(path: Path, name: str) -> tuple[str, ...]:
+    member = PurePosixPath(name.replace("\\", "/"))
+    if member.is_absolute() or ".." in member.parts or ":" in name.split("/")[0]:
+        raise UserError(
+            f"{path}: expected paths inside the archive, got {name}, which leaves it; "
+            "do not trust this archive"
+        )
+    return member.parts
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path}: expected a whole tar or zip archive of images, got a damaged or foreign file "
+        f"({error}); fetch or pack it again"
+    )

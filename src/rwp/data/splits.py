@@ -1,0 +1,63 @@
+"""Stratified splits that depend on nothing but the labels and a seed."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from rwp.errors import UserError
+from rwp.rng import generator_for
+
+
+def held_out_split(
+    labels: Int[Tensor, " n"], *, fraction: float, seed: int
+) -> tuple[Int[Tensor, " kept"], Int[Tensor, " taken"]]:
+    """Split training images into those to train on and those to choose the checkpoint on.
+
+    Returns:
+        Two sorted index tensors. Each class gives its share, rounded so that the total is
+        `round(fraction * n)`.
+
+    Raises:
+        UserError: the fraction is not in (0, 1), a label is negative, or a class would be
+            left empty on the training side.
+    """
+    return stratified_split(labels, fraction, seed, "held_out")
+
+
+def stratified_split(
+    labels: Int[Tensor, " n"], fraction: float, seed: int, purpose: str
+) -> tuple[Int[Tensor, " kept"], Int[Tensor, " taken"]]:
+    """`held_out_split` for any `purpose`; different purposes draw independently."""
+    if not 0 < fraction < 1:
+        raise UserError(f"{purpose} share: expected a number in (0, 1), got {fraction}; change it")
+    if len(labels) == 0 or int(labels.min()) < 0:
+        raise UserError(f"{purpose} share: expected labeled images, got some without a label")
+    labels = labels.cpu()
+    counts = torch.bincount(labels).tolist()
+    quotas = _quotas(counts, fraction)
+    taken = []
+    for index, (count, quota) in enumerate(zip(counts, quotas, strict=True)):
+        if count and quota == count:
+            raise UserError(
+                f"{purpose} share: expected class {index} to keep an image, got all {count} "
+                f"taken at {fraction}; lower the share or add images"
+            )
+        members = (labels == index).nonzero().flatten()
+        order = torch.randperm(count, generator=generator_for(seed, "split", purpose, index))
+        taken.append(members[order[:quota]])
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[torch.cat(taken)] = True
+    return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
+
+
+def _quotas(counts: list[int], fraction: float) -> list[int]:
+    """How many to take of each class: floors first, then the largest remainders."""
+    exact = [count * fraction for count in counts]
+    quotas = [int(share) for share in exact]
+    missing = round(sum(exact)) - sum(quotas)
+    by_remainder = sorted(range(len(counts)), key=lambda i: (quotas[i] - exact[i], i))
+    for index in by_remainder[:missing]:
+        quotas[index] += 1
+    return quotas

@@ -1,0 +1,1 @@
+"""Evaluation: attacks on finished networks, and what they leave as evidence."""

@@ -1,0 +1,224 @@
+"""One evaluation from files to files: a checkpoint and a data set in, records out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rwp.config.specs import AttackSpec, EvaluationSpec
+from rwp.data.images import ImageSet
+from rwp.errors import UserError
+from rwp.evaluation.autoattack import autoattack
+from rwp.evaluation.records import EvaluationRecord, pack, read_record, write_record
+from rwp.evaluation.suite import AttackResult, evaluate
+from rwp.files import sha256_file
+from rwp.training.checkpoint import load_network
+
+
+def evaluate_checkpoint(
+    spec: EvaluationSpec,
+    *,
+    root: Path,
+    fingerprint: str,
+    state: Path,
+    device: torch.device | str = "cpu",
+) -> list[Path]:
+    """Run the attacks of `spec` on one checkpoint and write one record each, as it is done.
+
+    A record that is there already, of the same fingerprint and files, is left alone; so a job
+    that was killed goes on with the attack it was at, and AutoAttack with the batch it was at.
+
+    Args:
+        spec: what to run.
+        root: the project's folder.
+        fingerprint: goes into the records.
+        state: a folder for what AutoAttack needs to go on; its part there is removed at the end.
+        device: where to run.
+
+    Raises:
+        UserError: a missing or damaged file, a network that does not fit the images, or what
+            the attacks refuse. No record is written for an attack that did not finish.
+    """
+    job = _Job(spec, root, device)
+    pending = [
+        attack
+        for attack in spec.attacks
+        if not _is_done(root / spec.record(attack.name), attack, fingerprint, job.hashes)
+    ]
+
+    def write(result: AttackResult) -> None:
+        record = EvaluationRecord(
+            fingerprint=fingerprint,
+            key=spec.key,
+            checkpoint=spec.checkpoint,
+            **job.hashes,
+            **outcome_fields(result),
+            seed=spec.seed,
+            batch_size=spec.batch_size,
+            device=device_name(device),
+            versions=versions(),
+        )
+        write_record(root / spec.record(result.attack.name), record)
+
+    if pending:
+        run_attacks(job.model(), job.images, pending, **job.settings(state), on_result=write)
+    shutil.rmtree(job.state(state), ignore_errors=True)
+    return [root / spec.record(attack.name) for attack in spec.attacks]
+
+
+def share_autoattack(
+    spec: EvaluationSpec, *, root: Path, state: Path, device: torch.device | str = "cpu"
+) -> None:
+    """Work on the AutoAttack batches of `spec` together with all others that do.
+
+    Any number of these may run at once, on any machines that see the same `state` folder; each
+    returns when all batches are done. `evaluate_checkpoint` then finds them and writes the
+    record, the same bits as if it had worked alone.
+
+    Raises:
+        UserError: as `evaluate_checkpoint`.
+    """
+    job = _Job(spec, root, device)
+    shared = [attack for attack in spec.attacks if attack.kind == "autoattack"]
+    run_attacks(job.model(), job.images, shared, **job.settings(state), on_result=lambda _: None)
+
+
+class _Job:
+    """The files behind an evaluation, and the folder that is its own."""
+
+    def __init__(self, spec: EvaluationSpec, root: Path, device: torch.device | str) -> None:
+        self.spec, self.device = spec, device
+        self._checkpoint = root / spec.key.directory / f"{spec.checkpoint}.pt"
+        data = root / "data" / spec.key.dataset / "test.pt"
+        self.images = first_examples(ImageSet.load(data), spec.num_examples, data)
+        if not self._checkpoint.exists():
+            raise UserError(
+                f"{self._checkpoint}: expected a checkpoint, found no file; train it first"
+            )
+        self.hashes: dict[str, Any] = {
+            "checkpoint_sha256": sha256_file(self._checkpoint),
+            "data_sha256": sha256_file(data),
+        }
+
+    def model(self) -> nn.Module:
+        """The network, checked against the images.
+
+        Raises:
+            UserError: another number of channels or classes than the data set's.
+        """
+        model, description = load_network(self._checkpoint, device=self.device)
+        network, channels = description["network"], self.images.shape[0]
+        found = (network["in_channels"], network["num_classes"])
+        if found != (channels, self.images.num_classes):
+            raise UserError(
+                f"{self._checkpoint}: expected a network of {channels} channels and "
+                f"{self.images.num_classes} classes, got {found[0]} and {found[1]}; "
+                "evaluate it on the data set it was trained on"
+            )
+        return model
+
+    def settings(self, state: Path) -> dict[str, Any]:
+        """What `run_attacks` wants to know besides the model, the images and the attacks."""
+        return {
+            "batch_size": self.spec.batch_size,
+            "seed": self.spec.seed,
+            "device": self.device,
+            "state": self.state(state),
+        }
+
+    def state(self, folder: Path) -> Path:
+        """A folder for this evaluation alone: what decides its bits is in the name."""
+        identity = [*self.hashes.values(), self.spec.seed, self.spec.batch_size, len(self.images)]
+        text = json.dumps([identity, version("pyautoattack")])
+        return folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def run_attacks(
+    model: nn.Module,
+    images: ImageSet,
+    attacks: Sequence[AttackSpec],
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str,
+    state: Path,
+    on_result: Callable[[AttackResult], None],
+) -> None:
+    """Run cheap attacks first, then AutoAttack; `on_result` gets each result when it is there."""
+    shared: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device}
+    cheap = [attack for attack in attacks if attack.kind != "autoattack"]
+    if cheap:
+        evaluate(model, images, cheap, **shared, on_result=on_result)
+    for attack in attacks:
+        if attack.kind == "autoattack":
+            on_result(autoattack(model, images, attack, **shared, state=state / attack_id(attack)))
+
+
+def attack_id(attack: AttackSpec) -> str:
+    """A short name for an attack with all its settings."""
+    return f"{attack.name}-{hashlib.sha256(attack.canonical().encode()).hexdigest()[:8]}"
+
+
+def first_examples(images: ImageSet, count: int | None, source: Path | str) -> ImageSet:
+    """The first `count` images, as leaderboards take them; none: all of them.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if count is None:
+        return images
+    if count > len(images):
+        raise UserError(
+            f"{source}: expected at least {count} images, got {len(images)}; lower num_examples"
+        )
+    return images.select(torch.arange(count))
+
+
+def outcome_fields(result: AttackResult) -> dict[str, Any]:
+    """The part of a record that an attack decides."""
+    return {
+        "attack": result.attack,
+        "num_examples": len(result.robust),
+        "num_clean_correct": int(result.clean_correct.sum()),
+        "num_robust": int(result.robust.sum()),
+        "clean_bits": pack(result.clean_correct),
+        "robust_bits": pack(result.robust),
+        "max_perturbation": result.max_perturbation,
+        "num_nan": result.num_nan,
+        "seconds": round(result.seconds, 3),
+        "warnings": result.warnings,
+        "parts": result.parts or {},
+    }
+
+
+def device_name(device: torch.device | str) -> str:
+    """How people call the device, e.g. "cpu" or "NVIDIA H200"."""
+    chosen = torch.device(device)
+    return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type
+
+
+def versions() -> dict[str, str]:
+    """The packages that decide an evaluation's numbers."""
+    return {name: version(name) for name in ("torch", "numpy", "pyautoattack")}
+
+
+def _is_done(path: Path, attack: AttackSpec, fingerprint: str, hashes: dict[str, str]) -> bool:
+    if not path.exists():
+        return False
+    try:
+        record = read_record(path)
+    except UserError:
+        return False
+    return (
+        record.attack == attack
+        and record.fingerprint == fingerprint
+        and all(getattr(record, name) == value for name, value in hashes.items())
+    )

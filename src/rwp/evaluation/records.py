@@ -1,0 +1,173 @@
+"""What an evaluation leaves behind: one JSON record per run, checkpoint and attack.
+
+A record holds counts and the outcome of every example, so that any accuracy, interval, test or
+worst case over attacks can be computed from it later.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
+
+from rwp.config.fields import Count, Frozen, PositiveInt
+from rwp.config.specs import AttackSpec, RunKey
+from rwp.errors import UserError
+from rwp.files import read_json, write_json
+
+Flags = NDArray[np.bool_]
+
+
+def pack(flags: Flags) -> str:
+    """One bit per example, as text; the first example is the highest bit of the first byte."""
+    return base64.b64encode(np.packbits(flags).tobytes()).decode("ascii")
+
+
+def unpack(text: str, count: int) -> Flags:
+    """The flags behind `pack`.
+
+    Raises:
+        ValueError: the text is not base64, or holds another number of bits.
+    """
+    try:
+        packed = np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)
+    except binascii.Error as error:
+        raise ValueError(f"expected base64 text, got something else ({error})") from error
+    if len(packed) != (count + 7) // 8:
+        raise ValueError(f"expected bits for {count} examples, got {8 * len(packed)}")
+    return np.unpackbits(packed, count=count).astype(np.bool_)
+
+
+class EvaluationRecord(Frozen):
+    """The outcome of one attack on one checkpoint.
+
+    `robust_bits` and `clean_bits` say for each example, in the order of the data set, whether it
+    was classified correctly before (clean) and both before and after the attack (robust).
+    """
+
+    format: Literal["rwp.evaluation/1"] = "rwp.evaluation/1"
+    fingerprint: str
+    key: RunKey | None  # none: a model from elsewhere
+    checkpoint: str
+    checkpoint_sha256: str
+    data_sha256: str
+    attack: AttackSpec
+    num_examples: PositiveInt
+    num_clean_correct: Count
+    num_robust: Count
+    clean_bits: str
+    robust_bits: str
+    max_perturbation: float  # largest found among the adversarial images, in the attack's norm
+    num_nan: Count  # NaN pixels among the adversarial images
+    seconds: float
+    seed: Count
+    batch_size: PositiveInt
+    device: str
+    versions: dict[str, str]
+    warnings: tuple[str, ...] = ()
+    # AutoAttack: examples still robust after each of its attacks
+    parts: dict[str, Count] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EvaluationRecord:
+        clean = unpack(self.clean_bits, self.num_examples)
+        robust = unpack(self.robust_bits, self.num_examples)
+        if (int(clean.sum()), int(robust.sum())) != (self.num_clean_correct, self.num_robust):
+            raise ValueError("expected counts that agree with the bits, got others")
+        if (robust & ~clean).any():
+            raise ValueError("expected robust examples to be correct before the attack")
+        return self
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of examples classified correctly."""
+        return self.num_clean_correct / self.num_examples
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of examples classified correctly before and after the attack."""
+        return self.num_robust / self.num_examples
+
+
+def write_record(path: Path | str, record: EvaluationRecord) -> None:
+    """Write a record in one move."""
+    write_json(path, record.model_dump(mode="json"))
+
+
+def read_record(path: Path | str) -> EvaluationRecord:
+    """Read a record and check that it agrees with itself.
+
+    Raises:
+        UserError: the file is missing or is not a record.
+    """
+    content = read_json(path)
+    try:
+        # Back through JSON text: strict validation takes lists for tuples there, and only there.
+        return EvaluationRecord.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "record"
+        raise UserError(
+            f"{path}: expected an evaluation record, got {where}: {first['msg']}; "
+            "delete it and evaluate again"
+        ) from error
+
+
+def clean_flags(record: EvaluationRecord) -> Flags:
+    """Per example: correct before the attack."""
+    return unpack(record.clean_bits, record.num_examples)
+
+
+def robust_flags(record: EvaluationRecord) -> Flags:
+    """Per example: correct before and after the attack."""
+    return unpack(record.robust_bits, record.num_examples)
+
+
+def worst_case(records: Sequence[EvaluationRecord]) -> Flags:
+    """Per example: correct under all of several attacks on one checkpoint.
+
+    Raises:
+        UserError: no record, or records of different checkpoints, data or threat models.
+    """
+    if not records:
+        raise UserError("records: expected at least one, got none; evaluate first")
+    first = records[0]
+    for other in records[1:]:
+        _same(first, other, "checkpoint_sha256", "data_sha256", "num_examples")
+        if other.attack.threat != first.attack.threat and other.attack.kind != "natural":
+            raise UserError(
+                "records: expected one threat model, got "
+                f"{first.attack.threat} and {other.attack.threat}; compare them apart"
+            )
+    return np.logical_and.reduce([robust_flags(record) for record in records])
+
+
+def _same(first: EvaluationRecord, other: EvaluationRecord, *names: str) -> None:
+    for name in names:
+        ours, theirs = getattr(first, name), getattr(other, name)
+        if ours != theirs:
+            raise UserError(
+                f"records: expected one {name}, got {ours} ({first.attack.name}) and "
+                f"{theirs} ({other.attack.name}); evaluate both attacks on the same file"
+            )
+
+
+def require_final(record: EvaluationRecord) -> EvaluationRecord:
+    """Hand a record through to a table.
+
+    Raises:
+        UserError: it comes from the shortened AutoAttack, which is an upper bound only.
+    """
+    if record.attack.version == "lite":
+        raise UserError(
+            f"{record.attack.name}: expected AutoAttack standard in a table, got lite (APGD-CE and "
+            "APGD-T only), an upper bound for development; evaluate with version: standard"
+        )
+    return record

@@ -1,0 +1,105 @@
+"""What one attack did to one batch, as a file: the unit that is resumed and shared.
+
+Batches are slices of the images that are left, and an outcome depends on its batch alone, so it
+does not matter which process computes it, when, or whether two happen to do so.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from rwp.files import atomic_write
+
+_FORMAT = "rwp.autoattack-batch/1"
+
+
+@dataclass(frozen=True)
+class BatchOutcome:
+    """The examples of a batch that an attack fooled, by their place in the data set."""
+
+    fooled: list[int]
+    adversarial: Tensor  # (len(fooled), channels, height, width)
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def save_outcome(path: Path, index: np.ndarray, outcome: BatchOutcome) -> None:
+    """Write the outcome of the batch with the examples `index`, in one move."""
+    content = {
+        "format": _FORMAT,
+        "index": index.tolist(),
+        "fooled": outcome.fooled,
+        "adversarial": outcome.adversarial,
+        "seconds": outcome.seconds,
+        "warnings": list(outcome.warnings),
+    }
+    with atomic_write(path) as temporary, temporary.open("wb") as stream:
+        torch.save(content, stream)
+
+
+def load_outcome(path: Path, index: np.ndarray) -> BatchOutcome | None:
+    """The outcome of the batch with the examples `index`; none if it has to be computed.
+
+    A file that is damaged or of another batch counts as missing: it will be replaced.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["format"] != _FORMAT or content["index"] != index.tolist():
+            return None
+        return BatchOutcome(
+            content["fooled"],
+            content["adversarial"],
+            content["seconds"],
+            tuple(content["warnings"]),
+        )
+    except (OSError, RuntimeError, EOFError, ValueError, TypeError, KeyError, pickle.PickleError):
+        return None
+
+
+def shared_batches(
+    batches: Sequence[np.ndarray],
+    compute: Callable[[np.ndarray], BatchOutcome],
+    *,
+    state: Path | None,
+    name: str,
+) -> list[BatchOutcome]:
+    """The outcomes of all batches: read where they are finished, computed where they are not.
+
+    Processes that share `state` lock the batch they are at; the lock of a process that was
+    killed is free.
+    """
+    if state is None:
+        return [compute(index) for index in batches]
+    outcomes: dict[int, BatchOutcome] = {}
+    # First what nobody works on; then, waiting for them, what others have begun.
+    for patience in (0, -1):
+        for place, index in enumerate(batches):
+            if place in outcomes:
+                continue
+            path = state / f"{name}-{place}.pt"
+            found = load_outcome(path, index)
+            try:
+                outcomes[place] = found or _locked(path, index, compute, patience)
+            except Timeout:
+                continue
+    return [outcomes[place] for place in range(len(batches))]
+
+
+def _locked(
+    path: Path, index: np.ndarray, compute: Callable[[np.ndarray], BatchOutcome], patience: float
+) -> BatchOutcome:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock", timeout=patience):
+        outcome = load_outcome(path, index)
+        if outcome is None:
+            outcome = compute(index)
+            save_outcome(path, index, outcome)
+        return outcome

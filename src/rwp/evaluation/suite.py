@@ -1,0 +1,251 @@
+"""The attacks of a table on one network: what happened to each example, re-checked.
+
+AutoAttack, which takes hours where these take minutes, is in `rwp.evaluation.autoattack`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rwp.config.specs import AttackSpec
+from rwp.core.attacks import cw, cw_zero_masked, fgsm, fgsm_random_start, pgd
+from rwp.core.modes import evaluation_mode, frozen_weights
+from rwp.core.precision import precision_context
+from rwp.core.threat import ThreatModel
+from rwp.data.images import ImageSet
+from rwp.errors import UserError
+from rwp.evaluation.records import Flags
+from rwp.rng import generator_for
+
+SLACK = 1e-5  # rounding that a perturbation may show beyond its radius; a gray level is 4e-3
+PROBABILITIES = (
+    "the model's outputs are probabilities: attacks need logits, and understate their strength"
+)
+TRAIN_MODE = "the model was handed over in train mode; it was evaluated in eval mode"
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What one attack did to each example; `robust` implies `clean_correct`."""
+
+    attack: AttackSpec
+    clean_correct: Flags
+    robust: Flags
+    max_perturbation: float
+    num_nan: int
+    seconds: float
+    warnings: tuple[str, ...] = ()
+    parts: dict[str, int] | None = None
+
+
+@contextmanager
+def borrowed(model: nn.Module, device: torch.device | str) -> Iterator[None]:
+    """The model as attacks want it: eval mode, frozen weights, 32 bits; put back afterwards."""
+    with evaluation_mode(model), frozen_weights(model), precision_context("fp32", device):
+        with _channels_last(model):
+            yield
+
+
+@contextmanager
+def _channels_last(model: nn.Module) -> Iterator[None]:
+    """Kernels with the channels innermost, which CPUs convolve half as fast again with."""
+    found = [(kernel, kernel.data) for kernel in model.parameters() if kernel.ndim == 4]
+    for kernel, data in found:
+        kernel.data = data.contiguous(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        for kernel, data in found:
+            kernel.data = data
+
+
+def batch_of(
+    images: ImageSet, start: int, batch_size: int, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Images in [0, 1] and labels of one batch, on the device."""
+    part = slice(start, start + batch_size)
+    return images.images[part].to(device).float() / 255, images.labels[part].to(device)
+
+
+def checked_logits(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """One forward pass, with the outputs looked at.
+
+    Raises:
+        UserError: outputs that are not finite, of another shape, or too few for the labels.
+    """
+    with torch.no_grad():
+        logits = model(images)
+    if logits.ndim != 2 or len(logits) != len(images):
+        raise UserError(
+            f"model: expected logits of shape ({len(images)}, classes), got "
+            f"{tuple(logits.shape)}; wrap it so that it returns one row per image"
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise UserError(
+            "model: expected finite logits, got NaN or infinity; nothing was recorded, "
+            "look at the weights and at the normalization"
+        )
+    if int(labels.max()) >= logits.shape[1]:
+        raise UserError(
+            f"model: expected logits for {int(labels.max()) + 1} classes, got {logits.shape[1]}; "
+            "choose the data set it was trained on"
+        )
+    return logits
+
+
+def clean_outcomes(
+    model: nn.Module, images: ImageSet, *, batch_size: int, device: torch.device | str
+) -> tuple[Flags, tuple[str, ...]]:
+    """Which examples are classified correctly, and what is odd about the model's outputs.
+
+    Raises:
+        UserError: no labeled images, or outputs that `checked_logits` refuses.
+    """
+    if len(images) == 0 or bool((images.labels < 0).any()):
+        raise UserError(
+            f"images: expected labeled images, got {len(images)} with "
+            f"{int((images.labels < 0).sum())} unlabeled; evaluate on a labeled split"
+        )
+    warnings = [TRAIN_MODE] if model.training else []
+    correct, probabilities = [], True
+    with borrowed(model, device):
+        for start in range(0, len(images), batch_size):
+            batch, labels = batch_of(images, start, batch_size, device)
+            logits = checked_logits(model, batch, labels)
+            correct.append((logits.argmax(dim=1) == labels).cpu().numpy())
+            probabilities = probabilities and _are_probabilities(logits)
+    if probabilities:
+        warnings.append(PROBABILITIES)
+    return np.concatenate(correct), tuple(warnings)
+
+
+def _are_probabilities(outputs: Tensor) -> bool:
+    sums = outputs.double().sum(dim=1)
+    return bool((outputs >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())
+
+
+def threat_model(attack: AttackSpec) -> ThreatModel:
+    """The attack's ball, with the radius as a number."""
+    return ThreatModel(attack.threat.norm, attack.threat.radius)
+
+
+def perturbation_sizes(adversarial: Tensor, images: Tensor, *, norm: str) -> Tensor:
+    """Size of each perturbation in the norm of the threat model, in 64 bits."""
+    delta = (adversarial.double() - images.double()).flatten(1)
+    return delta.abs().amax(dim=1) if norm == "linf" else torch.linalg.vector_norm(delta, dim=1)
+
+
+def check_adversarial(adversarial: Tensor, images: Tensor, attack: AttackSpec) -> float:
+    """The largest perturbation; images that no attacker may use are refused.
+
+    Raises:
+        UserError: NaN pixels, pixels outside [0, 1], or a perturbation beyond the radius.
+    """
+    low, high = adversarial.aminmax()
+    if not (float(low) >= 0.0 and float(high) <= 1.0):
+        raise UserError(
+            f"{attack.name}: expected adversarial pixels in [0, 1], got [{float(low):g}, "
+            f"{float(high):g}]; the attack is at fault, nothing was recorded"
+        )
+    largest = float(perturbation_sizes(adversarial, images, norm=attack.threat.norm).max())
+    if largest > attack.threat.radius + SLACK:
+        raise UserError(
+            f"{attack.name}: expected perturbations up to {attack.threat.epsilon}, got "
+            f"{largest:g}; the attack is at fault, nothing was recorded"
+        )
+    return largest
+
+
+def run_attack(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: AttackSpec,
+    *,
+    generator: torch.Generator,
+) -> Tensor:
+    """Adversarial images of one batch by one of the cheap attacks.
+
+    Raises:
+        UserError: an attack of another kind, or one without the numbers it needs.
+    """
+    if attack.kind == "natural":
+        return images
+    threat = threat_model(attack)
+    if attack.kind == "fgsm":
+        return fgsm(model, images, labels, threat=threat)
+    if attack.kind == "fgsm_random_start":
+        return fgsm_random_start(
+            model, images, labels, threat=threat, step_size=attack.step, generator=generator
+        )
+    if attack.kind not in ("pgd", "cw", "cw_zero_masked"):
+        raise UserError(
+            f"{attack.name}: expected a kind of natural, fgsm, fgsm_random_start, pgd, cw, "
+            f"cw_zero_masked or autoattack, got {attack.kind!r}; check the spelling"
+        )
+    if attack.num_steps is None or (attack.kind != "pgd" and attack.kappa is None):
+        lacking = "num_steps" if attack.num_steps is None else "kappa"
+        raise UserError(
+            f"{attack.name}: expected {lacking}, got none; add it under evaluation.attacks"
+        )
+    shared: dict[str, Any] = {
+        "threat": threat,
+        "step_size": attack.step,
+        "num_steps": attack.num_steps,
+        "generator": generator,
+        "num_restarts": attack.num_restarts,
+        # The paper reports the last iterate of a single run.
+        "keep": "last" if attack.num_restarts == 1 else "worst",
+    }
+    if attack.kind == "pgd":
+        return pgd(model, images, labels, **shared)
+    margin_attack = cw if attack.kind == "cw" else cw_zero_masked
+    return margin_attack(model, images, labels, kappa=attack.kappa or 0.0, **shared)
+
+
+def evaluate(
+    model: nn.Module,
+    images: ImageSet,
+    attacks: Sequence[AttackSpec],
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str,
+    on_result: Callable[[AttackResult], None] | None = None,
+) -> list[AttackResult]:
+    """Run cheap attacks one after another; `on_result` gets each as soon as it is done.
+
+    An example is robust if the network, run afresh on the clean and on the adversarial image,
+    gives its label both times. The randomness of a batch depends on `seed`, the attack's name
+    and the batch's place alone, so that two networks are attacked from the same starting points.
+
+    Raises:
+        UserError: bad input, logits that are not finite, or an attack that leaves its ball.
+    """
+    clean, warnings = clean_outcomes(model, images, batch_size=batch_size, device=device)
+    results = []
+    for attack in attacks:
+        began = time.perf_counter()
+        robust, largest = np.zeros_like(clean), 0.0
+        with borrowed(model, device):
+            for index, start in enumerate(range(0, len(images), batch_size)):
+                batch, labels = batch_of(images, start, batch_size, device)
+                generator = generator_for(seed, "evaluation", attack.name, index)
+                adversarial = run_attack(model, batch, labels, attack, generator=generator)
+                largest = max(largest, check_adversarial(adversarial, batch, attack))
+                correct = checked_logits(model, adversarial, labels).argmax(dim=1) == labels
+                robust[start : start + batch_size] = correct.cpu().numpy()
+        seconds = time.perf_counter() - began
+        result = AttackResult(attack, clean, robust & clean, largest, 0, seconds, warnings)
+        results.append(result)
+        if on_result is not None:
+            on_result(result)
+    return results

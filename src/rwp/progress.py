@@ -1,0 +1,56 @@
+"""Progress of a long step: a bar on a terminal, a line per epoch in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sized
+from typing import Any
+
+LINE_SECONDS = 10.0  # at most one line in this time, but always the first and the last
+
+
+class Progress:
+    """Used as a context manager; writes to standard error."""
+
+    def __init__(self, name: str, epochs: int, steps: Sized) -> None:
+        self.name, self.epochs, self.steps = name, epochs, len(steps)
+        self.done, self.line_at = 0, float("-inf")
+        self.bar: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress as Bar
+
+            self.bar = Bar(console=Console(stderr=True))
+            self.bar.start()
+            self.task = self.bar.add_task(self.name, total=self.epochs * self.steps)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def step(self, step: int) -> None:
+        """A step of the current epoch is done."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=self.done * self.steps + step)
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """An epoch is done."""
+        self.done = row["epoch"] + 1
+        now = time.monotonic()
+        due = now - self.line_at >= LINE_SECONDS or self.done == self.epochs
+        if self.bar is None and due:
+            self.line_at = now
+            accuracies = "  ".join(
+                f"{key.replace('_', ' ')} {100 * value:.1f}"
+                for key, value in row.items()
+                if key.endswith("accuracy")
+            )
+            loss = row["train_loss"]
+            sys.stderr.write(
+                f"{self.name}  epoch {self.done}/{self.epochs}  loss {loss:.3f}  {accuracies}\n"
+            )
+            sys.stderr.flush()

@@ -1,0 +1,1 @@
+"""Fingerprints: one hash that says what a result stands on."""

@@ -1,0 +1,159 @@
+"""A run's learning curve over the published one of the same setting."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from pydantic import ValidationError
+
+from rwp.config.specs import TrainSpec
+from rwp.errors import UserError
+from rwp.reporting.published import AWP_LOGS, published_curve, published_curves
+from rwp.reporting.runs import Run, read_run_folder
+
+# Chosen on the published logs themselves: with these, none of the independent runs of one setting
+# leaves the band of another, while AT leaves AWP's, and other learning rates or schedules leave
+# AT's (tests/reporting/test_curves.py). A width in epochs, because curves jump from one epoch to
+# the next before the learning rate decays, and not always in the same epoch.
+WINDOW = 3
+PATIENCE = 5
+
+# Test images behind each published curve.
+_IMAGES = {"svhn": 26_032}
+_NETWORKS = {
+    ("preact_resnet", (2, 2, 2, 2), 64): "preactresnet18",
+    ("wide_resnet", 34, 10): "wrn34",
+}
+
+
+@dataclass(frozen=True)
+class CurveComparison:
+    """A run beside a published log; accuracies in percent, epochs from 0."""
+
+    run: str
+    setting: str
+    source: str
+    frame: pd.DataFrame  # epoch, ours, published, low, high, inside
+    num_published: int  # epochs of the whole published log
+
+    @property
+    def first_outside(self) -> int | None:
+        """The first epoch of the first stretch of at least PATIENCE epochs outside the band."""
+        length = 0
+        for epoch, inside in zip(self.frame["epoch"], self.frame["inside"], strict=True):
+            length = 0 if inside else length + 1
+            if length == PATIENCE:
+                return int(epoch) - PATIENCE + 1
+        return None
+
+    def text(self) -> str:
+        """What a person wants to know, in a few lines."""
+        gap = (self.frame["ours"] - self.frame["published"]).abs()
+        at = int(gap.to_numpy().argmax())
+        outside = int((~self.frame["inside"]).sum())
+        lines = [
+            f"{self.run} against {self.source} {self.setting},"
+            f" {len(self.frame)} of {self.num_published} epochs",
+            f"largest difference {gap[at]:.2f} points at epoch {self.frame['epoch'][at]}"
+            f" (ours {self.frame['ours'][at]:.2f}, published {self.frame['published'][at]:.2f})",
+            f"{outside} of {len(self.frame)} epochs are outside the band",
+        ]
+        first = self.first_outside
+        if first is None:
+            lines.append(f"the curve never leaves the band for {PATIENCE} epochs in a row")
+        else:
+            lines.append(f"the curve leaves the band at epoch {first}")
+        return "\n".join(lines)
+
+
+def compare_curve(
+    folder: Path | str, *, setting: str | None = None, source: str = AWP_LOGS
+) -> CurveComparison:
+    """Lay a run's robust test accuracy over the published log of its setting.
+
+    Raises:
+        UserError: no run lies there, it measured no test curve, or no such log is published.
+    """
+    run = read_run_folder(folder)
+    if not run.history:
+        raise UserError(f"{folder}: expected a run with a history.jsonl, got none; train it first")
+    if any("test_robust_accuracy" not in row for row in run.history):
+        raise UserError(
+            f"{folder}: expected test_robust_accuracy in each epoch, got epochs without;"
+            f" train with test_curve: true"
+        )
+    setting = setting or published_setting(run)
+    published = published_curve(setting, source)
+    if published.empty:
+        known = published_curves().query("source == @source")["setting"].unique()
+        raise UserError(
+            f"--setting: expected a published log of {source}, got {setting!r};"
+            f" choose one of {', '.join(known) or 'another source'}"
+        )
+    images = _IMAGES.get(setting.split("_")[0], 10_000)
+    band = curve_band(published["test_robust_accuracy"], num_examples=images)
+    ours = pd.Series({row["epoch"]: row["test_robust_accuracy"] for row in run.history})
+    return CurveComparison(run.name, setting, source, _overlay(ours, band), len(published))
+
+
+def _overlay(ours: pd.Series, band: pd.DataFrame) -> pd.DataFrame:
+    frame = band.assign(ours=ours)[["ours", "published", "low", "high"]].dropna() * 100
+    frame["inside"] = frame["ours"].between(frame["low"], frame["high"])
+    return frame.rename_axis("epoch").reset_index()
+
+
+def curve_band(published: pd.Series, *, num_examples: int) -> pd.DataFrame:
+    """What an equal run may show at each epoch: published, low, high, as fractions.
+
+    The range of the published curve over WINDOW epochs to either side, widened by two standard
+    errors of the difference between two evaluations on `num_examples` images.
+    """
+    near = published.rolling(2 * WINDOW + 1, center=True, min_periods=1)
+    error = 2 * (2 * published * (1 - published) / num_examples) ** 0.5
+    return pd.DataFrame(
+        {"published": published, "low": near.min() - error, "high": near.max() + error}
+    )
+
+
+def published_setting(run: Run) -> str:
+    """The published log of the same data, threat model, network and method.
+
+    Raises:
+        UserError: there is none, as for RWP, TRADES with AWP and RST.
+    """
+    try:
+        spec = TrainSpec.model_validate_json(json.dumps(run.document.get("spec")))
+    except ValidationError as error:
+        raise UserError(
+            f"{run.path}: expected the settings of a training in run.json, got none that fit;"
+            f" name the published log with --setting"
+        ) from error
+    method = _method(spec)
+    shape = tuple(spec.architecture.model_dump().values())
+    network = _NETWORKS.get(shape)
+    setting = f"{spec.data.source}_{spec.threat.norm if spec.threat else 'none'}/{network}_{method}"
+    if method is None or network is None or published_curve(setting).empty:
+        raise UserError(
+            f"{run.path}: expected a setting with a published log (AT or AT-AWP on CIFAR-10,"
+            f" CIFAR-100 or SVHN), got {spec.key.recipe} on {spec.key.dataset};"
+            f" name another log with --setting"
+        )
+    return setting
+
+
+def _method(spec: TrainSpec) -> str | None:
+    if spec.objective.loss != "at" or spec.unlabeled is not None:
+        return None
+    perturbation = spec.perturbation
+    if perturbation is None:
+        return "standard"
+    is_awp = (perturbation.mask, perturbation.num_weight_steps, perturbation.norm_scope) == (
+        "all",
+        1,
+        "layer",
+    )
+    return "awp" if is_awp and math.isclose(perturbation.gamma, 0.01) else None

@@ -1,0 +1,95 @@
+"""Tidy frames of the learning curves and costs that trainings wrote down themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rwp.config.schema import Params
+from rwp.config.specs import RunKey, suite_directory
+from rwp.config.tables import get_suite
+from rwp.errors import UserError
+from rwp.reporting.cells import method_label, table1_rows
+from rwp.reporting.figures import learning_curves
+from rwp.reporting.runs import read_run
+from rwp.reporting.style import write_figure
+
+SPLITS = {
+    "test": "test_robust_accuracy",
+    "held-out": "held_out_robust_accuracy",
+    "train": "train_robust_accuracy",
+}
+
+
+def curve_frame(keys: Sequence[RunKey], *, root: Path | str, splits: Sequence[str]) -> pd.DataFrame:
+    """method, split, seed, epoch (from 0), accuracy (percent) of all epochs done so far."""
+    rows: list[dict[str, Any]] = [
+        {
+            "method": method_label(key.recipe),
+            "split": split,
+            "seed": key.seed,
+            "epoch": row["epoch"],
+            "accuracy": 100 * row[SPLITS[split]],
+        }
+        for key in keys
+        for row in read_run(root, key).history
+        for split in splits
+        if SPLITS[split] in row
+    ]
+    return pd.DataFrame(rows, columns=["method", "split", "seed", "epoch", "accuracy"])
+
+
+def table1_curve_keys(
+    params: Params,
+    suite_name: str,
+    *,
+    threat: str | None = None,
+    dataset: str | None = None,
+    recipes: Sequence[str] | None = None,
+) -> list[RunKey]:
+    """The runs of Table 1 under one threat model on one data set.
+
+    Those named; otherwise Table 2's data set where Table 1 has it, else the last one.
+    """
+    suite = get_suite(params, suite_name)
+    threats, datasets = suite.table1.threat_models, suite.table1.datasets
+    threat = threat or threats[0]
+    usual = suite.table2.dataset
+    dataset = dataset or (usual if usual in datasets else datasets[-1])
+    return [
+        key
+        for _, keys in table1_rows(params, suite_name)
+        for key in keys
+        if (key.threat, key.dataset) == (threat, dataset)
+        and (recipes is None or key.recipe in recipes)
+    ]
+
+
+def write_learning_curves(
+    params: Params,
+    suite_name: str,
+    name: str,
+    *,
+    root: Path | str = ".",
+    splits: Sequence[str] = ("test", "held-out"),
+    threat: str | None = None,
+    dataset: str | None = None,
+    recipes: Sequence[str] | None = None,
+) -> list[Path]:
+    """Write NAME.csv, NAME.svg and NAME.png into the suite's folder.
+
+    Figure 1b is `recipes=("at",), splits=("test", "train")`; figure 3c the default.
+
+    Raises:
+        UserError: none of the runs has finished an epoch.
+    """
+    keys = table1_curve_keys(params, suite_name, threat=threat, dataset=dataset, recipes=recipes)
+    frame = curve_frame(keys, root=root, splits=splits)
+    if frame.empty:
+        folders = ", ".join(str(key.directory) for key in keys)
+        raise UserError(f"{name}: expected trained runs, got none; train {folders or 'them'} first")
+    stem = Path(root) / suite_directory(suite_name) / name
+    return write_figure(learning_curves(frame), frame, stem)

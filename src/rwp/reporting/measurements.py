@@ -1,0 +1,108 @@
+"""One evaluation record becomes one measurement, or the reason why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rwp.config.evaluations import evaluation_spec
+from rwp.config.schema import Params
+from rwp.config.specs import EvaluationSpec, RunKey
+from rwp.errors import UserError
+from rwp.evaluation.records import EvaluationRecord, read_record
+from rwp.files import read_json
+from rwp.reporting.runs import Run, check_format
+
+RECORD_FORMAT = "rwp.evaluation/1"
+OK = "ok"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The outcome of one attack on one run's checkpoint; `path` is its file's in the project.
+
+    `status` is "ok", "missing", "stale" (made with other settings), "inconsistent" (the record
+    contradicts itself), or the run's own status where it did not finish.
+    """
+
+    attack: str
+    key: RunKey
+    path: str
+    status: str
+    reason: str = ""
+    record: EvaluationRecord | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of the evaluated images that are still classified correctly, in [0, 1]."""
+        return self.record.robust_accuracy if self.record else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % binomial interval (Wilson's) of the accuracy."""
+        if self.record is None:
+            return None
+        from scipy.stats import binomtest
+
+        test = binomtest(self.record.num_robust, self.record.num_examples)
+        found = test.proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
+
+
+def measure(
+    params: Params, key: RunKey, run: Run, attack: str, *, root: Path | str, checkpoint: str
+) -> Measurement:
+    """Read the record of one attack on one run.
+
+    Raises:
+        UserError: the record is no JSON, of an unknown format, or of AutoAttack's lite version.
+    """
+    suite = params.suites[key.suite]
+    if attack not in suite.evaluation.attacks:
+        reason = f"{attack} is not among the attacks of the suite {key.suite}"
+        return Measurement(attack, key, "", "missing", reason)
+    spec = evaluation_spec(params, key, checkpoint=checkpoint, attacks=(attack,))
+    name = str(spec.record(attack))
+    if not run.finished:
+        return Measurement(attack, key, name, run.status, run.reason)
+    path = Path(root) / name
+    if not path.exists():
+        return Measurement(attack, key, name, "missing", "this attack has not been run")
+    document = read_json(path)
+    check_format(path, document, RECORD_FORMAT)
+    _refuse_lite(path, document)
+    try:
+        record = read_record(path)
+    except UserError as error:
+        # The table is made without it; the report shows the cell in red.
+        return Measurement(attack, key, name, "inconsistent", str(error).removeprefix(f"{path}: "))
+    changed = _changed(record, spec)
+    if changed:
+        return Measurement(attack, key, name, "stale", changed)
+    return Measurement(attack, key, name, OK, "", record)
+
+
+def _refuse_lite(path: Path, document: dict[str, Any]) -> None:
+    """AutoAttack's number is the standard version's; a part of it would look too robust."""
+    attack = document.get("attack") or {}
+    if attack.get("kind") == "autoattack" and attack.get("version") != "standard":
+        raise UserError(
+            f"{path}: expected AutoAttack's standard version, got {attack.get('version')!r};"
+            f" evaluate again with version: standard"
+        )
+
+
+def _changed(record: EvaluationRecord, spec: EvaluationSpec) -> str:
+    """How a record's settings differ from those of params.yaml, or an empty text."""
+    attack = spec.attacks[0]
+    if record.key != spec.key:
+        return f"made for the run {record.key.name if record.key else 'of another project'}"
+    if record.checkpoint != spec.checkpoint:
+        return f"made with the checkpoint {record.checkpoint}"
+    fields = [
+        name
+        for name in type(attack).model_fields
+        if getattr(attack, name) != getattr(record.attack, name)
+    ]
+    return f"made with another {', '.join(fields)} of the attack" if fields else ""

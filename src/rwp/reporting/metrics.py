@@ -1,0 +1,99 @@
+"""The tables' numbers as nested JSON for `dvc metrics`, and as a table for a terminal."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rwp.config.schema import Params
+from rwp.config.specs import suite_directory
+from rwp.config.tables import get_suite
+from rwp.files import write_json
+from rwp.reporting.cells import COLUMN_LABELS, PAPER_COLUMNS, attack_columns
+from rwp.reporting.measurements import OK
+from rwp.reporting.tables import MEASURES, Table, table1, table2
+
+if TYPE_CHECKING:
+    from rich.table import Table as TerminalTable
+
+MISSING = "-"
+LABELS = ("threat_model", "method", "dataset", "defense")
+
+
+def metrics(params: Params, suite_name: str, *, root: Path | str = ".") -> dict[str, Any]:
+    """Both tables in percent: table2.DEFENSE.ATTACK and table1.THREAT.DATASET.METHOD.MEASURE.
+
+    Cells without a number are left out.
+    """
+    first: dict[str, Any] = {}
+    for row in table1(params, suite_name, root=root).frame.to_dict("records"):
+        place = first.setdefault(row["threat_model"], {}).setdefault(row["dataset"], {})
+        place[row["method"]] = _numbers(row, MEASURES)
+    columns = tuple(attack_columns(get_suite(params, suite_name)).values())
+    second = {
+        row["defense"]: _numbers(row, columns)
+        for row in table2(params, suite_name, root=root).frame.to_dict("records")
+    }
+    return {"table2": second, "table1": first}
+
+
+def _numbers(row: dict[Any, Any], columns: tuple[str, ...]) -> dict[str, float]:
+    return {name: round(row[name], 2) for name in columns if math.isfinite(row[name])}
+
+
+def write_metrics(params: Params, suite_name: str, *, root: Path | str = ".") -> Path:
+    """Write metrics.json into the suite's folder."""
+    path = Path(root) / suite_directory(suite_name) / "metrics.json"
+    write_json(path, metrics(params, suite_name, root=root))
+    return path
+
+
+def terminal_table(table: Table, *, title: str) -> TerminalTable:
+    """Either table for a terminal, in percent; Table 2's reference last, notes below."""
+    from rich.table import Table as TerminalTable
+    from rich.text import Text
+
+    labels = [name for name in LABELS if name in table.frame]
+    numbers = [name for name in table.frame if name not in labels]
+    notes = Text("\n".join(["accuracy in percent", *_notes(table, labels)]))
+    shown = TerminalTable(title=title, caption=notes, caption_justify="left")
+    for name in labels:
+        shown.add_column(name.replace("_", " "), no_wrap=True)
+    for name in numbers:
+        shown.add_column(COLUMN_LABELS.get(name, name.replace("_", " ")), justify="right")
+    for row in table.frame.to_dict("records"):
+        shown.add_row(*(row[name] for name in labels), *(_cell(row[name]) for name in numbers))
+    for defense, accuracies in reference_rows(table).items():
+        shown.add_section()
+        shown.add_row(f"{defense} (reference)", *(_cell(accuracies[name]) for name in numbers))
+    return shown
+
+
+def reference_rows(table: Table) -> dict[str, dict[str, float]]:
+    """Defense -> column -> percent, for the rows of the details that the frame leaves out."""
+    rows: dict[str, dict[str, float]] = {}
+    if "defense" not in table.frame:
+        return rows
+    extra = table.details[~table.details["defense"].isin(table.frame["defense"])]
+    for (defense, attack), seeds in extra.groupby(["defense", "attack"], sort=False):
+        # A seed without a number leaves the whole cell without one, as in the frame.
+        mean = seeds["accuracy"].astype(float).mean(skipna=False)
+        rows.setdefault(str(defense), {})[PAPER_COLUMNS.get(str(attack), str(attack))] = mean
+    return rows
+
+
+def _cell(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else MISSING
+
+
+def _notes(table: Table, labels: list[str]) -> list[str]:
+    """Why cells are empty and what looks wrong, one line each."""
+    notes: dict[str, None] = {}
+    for row in table.details.to_dict("records"):
+        place = f"{' '.join(row[name] for name in labels)} seed {row['seed']}"
+        if row["status"] != OK:
+            notes[f"{place}: {row['status']}: {row['reason']}"] = None
+        if row.get("warning"):
+            notes[f"{place}: {row['warning']}"] = None
+    return list(notes)

@@ -1,0 +1,191 @@
+"""MLflow as a mirror of history.jsonl: it can be slow, absent or broken, and nothing is lost.
+
+The only module that imports mlflow. One MLflow run per (run, fingerprint), found again by its
+tags, so that a resumed training goes on in the run it began.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rwp.config.specs import TrainSpec
+from rwp.training.recorder import Row
+
+T = TypeVar("T")
+log = logging.getLogger("rwp.tracking")
+
+QUIET_SECONDS = 300.0  # after a failure the server is left alone for this long
+_DEFAULTS = {
+    # MLflow's own defaults wait four minutes for a server that refuses, twenty for one that hangs.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_CHUNK = 900  # metrics per request; the server takes 1000
+_STATUS = {"finished": "FINISHED", "interrupted": "KILLED"}
+
+
+def tracking_uri(root: Path) -> str:
+    """MLFLOW_TRACKING_URI, or a SQLite file in the project; always absolute."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
+
+
+class Tracker:
+    """A `Recorder` on MLflow. After a failure it warns once and is quiet for a while."""
+
+    def __init__(self, spec: TrainSpec, *, root: Path, fingerprint: str, commit: str | None):
+        self.spec, self.root, self.fingerprint, self.commit = spec, root, fingerprint, commit
+        self.run_id: str | None = None
+        self._rows: list[tuple[int, Row]] = []  # not yet mirrored, with their time in ms
+        self._quiet_until = 0.0
+        self._client: Any = None
+
+    def start(self, run_id: str | None) -> None:
+        """Find or create the MLflow run."""
+        self.run_id = run_id
+        self._try(self._connect)
+
+    def epoch(self, row: Row) -> None:
+        """Mirror a row, and those that a failure has held back."""
+        self._rows.append((int(time.time() * 1000), row))
+        self._try(self._flush)
+
+    def finish(self, status: str, artifacts: dict[str, str]) -> None:
+        """Close the MLflow run and say where the files lie."""
+        self._try(self._finish, status, artifacts)
+
+    def _try(self, action: Callable[..., None], *arguments: Any) -> None:
+        if time.monotonic() < self._quiet_until:
+            return
+        try:
+            if self._client is None:
+                self._connect()
+            action(*arguments)
+        except Exception as error:  # whatever it is, training goes on
+            self._quiet_until = time.monotonic() + QUIET_SECONDS
+            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+            log.warning("MLflow: no answer, training goes on without it: %s", reason[0][:200])
+
+    def _connect(self) -> None:
+        if self._client is not None:
+            return
+        client, experiment = connect(self.root, self.spec.key.suite)
+        if self.run_id is None:
+            self.run_id = self._find(client, experiment) or self._create(client, experiment)
+        else:
+            client.update_run(self.run_id, status="RUNNING")
+        self._client = client
+
+    def _find(self, client: Any, experiment: str) -> str | None:
+        query = f"tags.run = '{self.spec.key.name}' and tags.fingerprint = '{self.fingerprint}'"
+        found = client.search_runs([experiment], query, max_results=1)
+        return found[0].info.run_id if found else None
+
+    def _create(self, client: Any, experiment: str) -> str:
+        key = self.spec.key
+        for old in client.search_runs([experiment], f"tags.run = '{key.name}'"):
+            client.set_tag(old.info.run_id, "current", "false")
+        tags = {
+            "run": key.name,
+            "fingerprint": self.fingerprint,
+            "current": "true",
+            "commit": self.commit or "unknown",
+            **{name: str(value) for name, value in key.model_dump().items()},
+        }
+        name = f"{key.recipe} {key.dataset} {key.threat} {key.network} seed{key.seed}"
+        run = client.create_run(experiment, run_name=name, tags=tags)
+        params = _flat(self.spec.model_dump(mode="json", exclude={"key"}))
+        from mlflow.entities import Param
+
+        client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in params.items()])
+        return run.info.run_id
+
+    def _flush(self) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name, value, timestamp, row["epoch"])
+            for timestamp, row in self._rows
+            for name, value in _metrics(row)
+        ]
+        for start in range(0, len(metrics), _CHUNK):
+            self._client.log_batch(self.run_id, metrics=metrics[start : start + _CHUNK])
+        self._rows.clear()
+
+    def _finish(self, status: str, artifacts: dict[str, str]) -> None:
+        self._flush()
+        for name, place in artifacts.items():
+            self._client.set_tag(self.run_id, name, place)
+        self._client.set_tag(self.run_id, "outcome", status)
+        self._client.set_terminated(self.run_id, _STATUS.get(status, "FAILED"))
+
+
+def connect(root: Path, suite: str) -> tuple[Any, str]:
+    """A client and the id of the suite's experiment, both made if need be."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    from mlflow import MlflowClient
+
+    uri = tracking_uri(root)
+    with _creation_lock(root, uri):
+        client = MlflowClient(tracking_uri=uri)
+        name = f"rwp-{suite}"
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None:
+            return client, experiment.experiment_id
+        artifacts = (root.resolve() / "mlruns").as_uri() if uri.startswith("sqlite") else None
+        return client, client.create_experiment(name, artifact_location=artifacts)
+
+
+@contextmanager
+def _creation_lock(root: Path, uri: str) -> Iterator[None]:
+    """Several processes that create one SQLite store at once break each other's tables."""
+    if not uri.startswith("sqlite"):
+        yield
+        return
+    from filelock import FileLock
+
+    folder = root / ".state"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "mlflow.lock", timeout=60):
+        yield
+
+
+def log_evaluation(run_id: str | None, metrics: Mapping[str, float], *, root: Path, suite: str):
+    """Add an evaluation's figures to the MLflow run of the training; never raises."""
+    if run_id is None:
+        return
+    try:
+        client, _ = connect(root, suite)
+        for name, value in metrics.items():
+            client.log_metric(run_id, name, value)
+    except Exception as error:
+        log.warning("MLflow: the evaluation is not logged there: %s", str(error)[:200])
+
+
+def _metrics(row: Row) -> Iterator[tuple[str, float]]:
+    for name, value in row.items():
+        if name == "loss_histogram":
+            for group, share in enumerate(value):
+                yield f"loss_group_{group}", float(share)
+        elif name != "epoch" and isinstance(value, int | float):
+            yield name, float(value)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            flat[prefix + name] = str(value)[:500]
+    return flat

@@ -1,0 +1,72 @@
+"""The training images on the device, and which of them make up each step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rwp.config.specs import TrainSpec
+from rwp.data.batches import epoch_batches, mixed_batches
+from rwp.data.images import ImageSet
+
+Indices = tuple[Tensor, Tensor | None]  # labeled and pseudo-labeled images of one step
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (batch, channels, height, width) as bytes, labels, and weights if they differ."""
+
+    images: Tensor
+    labels: Tensor
+    weights: Tensor | None
+
+
+class Batches:
+    """Labeled images, mixed with pseudo-labeled ones where the recipe asks for it."""
+
+    def __init__(
+        self,
+        spec: TrainSpec,
+        labeled: ImageSet,
+        pseudo_labeled: ImageSet | None,
+        *,
+        device: torch.device,
+    ) -> None:
+        self.spec, self.mix, self.device = spec, spec.unlabeled, device
+        self.num_labeled = len(labeled)
+        parts = [labeled] if pseudo_labeled is None else [labeled, pseudo_labeled]
+        self.num_pseudo = sum(len(part) for part in parts) - len(labeled)
+        self.images = torch.cat([part.images for part in parts]).to(device)
+        self.labels = torch.cat([part.labels for part in parts]).to(device)
+        self.majority_share = max(labeled.class_counts()) / len(labeled)
+
+    def plan(self, epoch: int) -> list[Indices]:
+        """The indices of each step of an epoch."""
+        seed, batch_size = self.spec.key.seed, self.spec.optimization.batch_size
+        if self.mix is None:
+            plain = epoch_batches(self.num_labeled, batch_size=batch_size, seed=seed, epoch=epoch)
+            return [(indices, None) for indices in plain]
+        mixed = mixed_batches(
+            self.num_labeled,
+            self.num_pseudo,
+            batch_size=batch_size,
+            unlabeled_fraction=self.mix.fraction,
+            epoch_size=self.mix.epoch_size,
+            seed=seed,
+            epoch=epoch,
+        )
+        return [(labeled, pseudo) for labeled, pseudo in mixed]
+
+    def load(self, indices: Indices) -> Batch:
+        """Gather one step's images on the device."""
+        labeled, pseudo = indices
+        index, weights = labeled, None
+        if pseudo is not None and self.mix is not None:
+            index = torch.cat([labeled, pseudo + self.num_labeled])
+            if self.mix.weight != 1:  # lambda of Eq. 6
+                weights = torch.ones(len(index), device=self.device)
+                weights[len(labeled) :] = self.mix.weight
+        index = index.to(self.device)
+        return Batch(self.images[index], self.labels[index], weights)

@@ -1,0 +1,169 @@
+"""Networks on disk: weights with the name of what they belong to, read without running code."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rwp.core.models import build_network
+from rwp.errors import UserError
+from rwp.files import atomic_write
+
+FORMAT = "rwp.checkpoint/1"
+_DESCRIPTION = ("architecture", "num_classes", "in_channels", "mean", "std")
+_SHOWN = 3  # tensor names in a message
+
+
+def save_network(
+    path: Path | str, model: nn.Module, *, network: Mapping[str, Any], epoch: int
+) -> None:
+    """Write a network's weights and description in one move.
+
+    Args:
+        path: the file.
+        model: what `network` describes.
+        network: architecture (a network spec as a dictionary), num_classes, in_channels, mean,
+            std; all that `load_network` needs to build it again.
+        epoch: the epoch (from 0) after which these weights were taken.
+
+    Raises:
+        UserError: there is no space or no permission at `path`.
+        ValueError: `network` lacks a part of the description.
+    """
+    missing = [name for name in _DESCRIPTION if name not in network]
+    if missing:
+        raise ValueError(f"network: expected {', '.join(_DESCRIPTION)}, got no {missing[0]}")
+    content = {
+        "format": FORMAT,
+        "weights": {name: value.detach().cpu() for name, value in model.state_dict().items()},
+        "epoch": epoch,
+        "network": {name: _plain(network[name]) for name in _DESCRIPTION},
+    }
+    # torch names the archive inside after the file unless it is handed a stream.
+    with atomic_write(path) as temporary, temporary.open("wb") as stream:
+        torch.save(content, stream)
+
+
+def new_network(network: Mapping[str, Any]) -> nn.Module:
+    """Build the network of a description; weights are drawn from torch's global generator."""
+    shape = dict(network["architecture"])
+    return build_network(
+        shape.pop("family"),
+        num_classes=network["num_classes"],
+        in_channels=network["in_channels"],
+        mean=network["mean"],
+        std=network["std"],
+        **shape,
+    )
+
+
+def load_network(
+    path: Path | str, *, device: torch.device | str = "cpu"
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the network that a checkpoint describes and give it the checkpoint's weights.
+
+    Returns:
+        The network, in eval mode on `device`, and the rest of the file: "epoch", "network".
+
+    Raises:
+        UserError: the file is missing, cut short, of another kind, holds anything but plain
+            data and tensors, or its weights are not finite or not of the network it names.
+    """
+    content = read_weights_file(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: expected a checkpoint of this project ({FORMAT}), got another kind of file; "
+            "for published weights use `rwp evaluate --checkpoint FILE --arch NAME`"
+        )
+    try:
+        weights, network = content["weights"], content["network"]
+        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten
+            model = new_network(network)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{path}: expected the description of a network, got one that cannot be built "
+            f"({error}); train it again"
+        ) from error
+    load_weights(model, weights, source=path)
+    return model.to(device).eval(), {"epoch": content["epoch"], "network": network}
+
+
+def read_weights_file(path: Path | str) -> Any:
+    """Read a file of `torch.save` without running any code it may hold.
+
+    Raises:
+        UserError: the file is missing, cut short, or holds more than plain data and tensors.
+    """
+    try:
+        return torch.load(Path(path), map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: expected a checkpoint, found no file; train it first") from error
+    except pickle.UnpicklingError as error:
+        if _is_foreign(Path(path)):
+            raise UserError(
+                f"{path}: expected a checkpoint, got another kind of file (a web page, perhaps); "
+                "delete it and get it again"
+            ) from error
+        raise UserError(
+            f"{path}: expected tensors and plain data, got a file with other objects or code, "
+            "which was not run; save the state_dict alone"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: expected a checkpoint, got a truncated or foreign file; "
+            "delete it and make it again"
+        ) from error
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file starts neither like a zip archive nor like a pickle."""
+    with path.open("rb") as stream:
+        return stream.read(1) not in (b"P", b"\x80")
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: Path | str) -> None:
+    """Give a network all of its weights, no more and no less.
+
+    Raises:
+        UserError: names or shapes differ from the network's, or a value is not finite.
+    """
+    if not isinstance(weights, Mapping) or not all(map(torch.is_tensor, weights.values())):
+        raise UserError(
+            f"{source}: expected a table of tensors, got something else; save the state_dict alone"
+        )
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if missing or extra:
+        raise UserError(
+            f"{source}: expected the weights of {type(model).__name__}, got "
+            f"{len(missing)} missing ({_some(missing)}) and {len(extra)} unknown ({_some(extra)}); "
+            "name the network they belong to"
+        )
+    for name, value in own.items():
+        if weights[name].shape != value.shape:
+            raise UserError(
+                f"{source}: expected {name} of shape {tuple(value.shape)}, got "
+                f"{tuple(weights[name].shape)}; name the network the weights belong to"
+            )
+        if not bool(torch.isfinite(weights[name]).all()):
+            raise UserError(
+                f"{source}: expected finite weights, got NaN or infinity in {name}; "
+                "the training diverged, so choose an earlier checkpoint or train again"
+            )
+    model.load_state_dict(dict(weights), strict=True)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "") or "none"
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that equal networks are described equally."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

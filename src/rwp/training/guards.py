@@ -1,0 +1,44 @@
+"""Runs that have gone wrong are stopped and named; they never fill a cell with a number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rwp.training.recorder import Row
+
+# Published SVHN runs sit at the majority rate for three epochs before they start to learn; a run
+# that is still there after this many, or this share of its schedule, has collapsed.
+PATIENCE_EPOCHS = 10
+PATIENCE_SHARE = 0.4
+
+
+class Stopped(Exception):  # noqa: N818 (a verdict, not an error of the program)
+    """The run cannot become a result. `status` is "collapsed" or "diverged"."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+def check_epoch(history: Sequence[Row], *, epochs: int, majority_share: float) -> None:
+    """Look at the history after each epoch.
+
+    Raises:
+        Stopped: the loss is not finite, or the network answers one class and stays there.
+    """
+    row = history[-1]
+    if not math.isfinite(row["train_loss"]):
+        raise Stopped("diverged", f"the training loss is {row['train_loss']} in {_epoch(row)}")
+    patience = max(2, min(PATIENCE_EPOCHS, math.ceil(PATIENCE_SHARE * epochs)))
+    recent = [entry["train_robust_accuracy"] for entry in history[-patience:]]
+    if len(recent) == patience and max(recent) <= majority_share + 0.01:
+        raise Stopped(
+            "collapsed",
+            f"robust accuracy on training data has not left the majority class's share"
+            f" ({majority_share:.3f}) for {patience} epochs, up to {_epoch(row)}",
+        )
+
+
+def _epoch(row: Row) -> str:
+    return f"epoch {row['epoch']}"

@@ -1,0 +1,221 @@
+"""One training from files to files: data in; checkpoints, history and run.json out."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from rwp.config.specs import TrainSpec
+from rwp.core.precision import flush_denormals
+from rwp.data.images import ImageSet
+from rwp.data.splits import held_out_split
+from rwp.errors import UserError
+from rwp.progress import Progress
+from rwp.rng import derived_seed
+from rwp.training.batches import Batches
+from rwp.training.checkpoint import new_network, save_network
+from rwp.training.guards import Stopped, check_epoch
+from rwp.training.loop import Training
+from rwp.training.pseudo_labels import load_pseudo_labeled
+from rwp.training.recorder import Recorder, Row, SilentRecorder
+from rwp.training.run_record import RunFiles, input_hashes, write_run
+from rwp.training.state import RunState
+
+HELD_OUT_SEED = 0  # one split for all recipes and seeds of a data set
+CHECKPOINT_SECONDS = 300  # an epoch of a Wide ResNet takes longer than anyone likes to lose
+
+
+class Interrupted(Exception):  # noqa: N818 (asked to stop, not an error)
+    """The training was asked to stop and has saved where it is."""
+
+
+def train_run(
+    spec: TrainSpec,
+    *,
+    root: Path,
+    fingerprint: str,
+    recorder: Recorder | None = None,
+    device: str = "cpu",
+    output: Path | None = None,
+) -> Path:
+    """Train one run, or go on with it, and write its folder.
+
+    Args:
+        spec: the resolved settings.
+        root: the project; data are read below `root/data`, the run is written to its folder.
+        fingerprint: what the run stands on; names the resume state.
+        recorder: a listener.
+        device: "cpu" or "cuda".
+        output: another folder for the run.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        UserError: missing data, a second process on the same run, no place to write.
+        Interrupted: SIGTERM or SIGINT came; the next call goes on from here.
+    """
+    recorder = recorder or SilentRecorder()
+    files = RunFiles(output or root / spec.key.directory)
+    state = RunState(root / ".state" / spec.key.name / fingerprint)
+    with state.locked(), _stop_signals() as stop:
+        inputs = input_paths(spec, root)
+        training, network = prepare(spec, inputs, torch.device(device))
+        history = _resume(training, state, recorder)
+        verdict = _run(training, state, network, history, recorder, stop)
+        recorder.finish(verdict[0], {"run": str(files.folder)})
+        hashes = input_hashes(inputs)
+        write_run(files, training, network, state, history, verdict, fingerprint, hashes, recorder)
+        state.remove()
+    return files.folder
+
+
+def input_paths(spec: TrainSpec, root: Path) -> dict[str, Path]:
+    """The files that a training reads, by their role."""
+    folder = root / "data" / spec.key.dataset
+    paths = {"train": folder / "train.pt"}
+    if spec.needs_test:
+        paths["test"] = folder / "test.pt"
+    if spec.unlabeled is not None:
+        from rwp.config.trainings import pseudo_label_spec
+
+        paths["unlabeled"] = root / "data" / "unlabeled" / f"{spec.unlabeled.source}.pt"
+        paths["pseudo_labels"] = root / pseudo_label_spec(spec.unlabeled).path
+    for role, path in paths.items():
+        if not path.exists():
+            raise UserError(f"{path}: expected the {role} images, found none; build it first")
+    return paths
+
+
+def prepare(
+    spec: TrainSpec, inputs: dict[str, Path], device: torch.device
+) -> tuple[Training, dict[str, Any]]:
+    """Load data, build the network, and describe it for its checkpoints."""
+    flush_denormals()
+    labeled = ImageSet.load(inputs["train"])
+    splits: dict[str, ImageSet] = {}
+    if spec.held_out_fraction:
+        kept, taken = held_out_split(
+            labeled.labels, fraction=spec.held_out_fraction, seed=HELD_OUT_SEED
+        )
+        labeled, splits["held_out"] = labeled.select(kept), labeled.select(taken)
+    if spec.needs_test:
+        splits["test"] = ImageSet.load(inputs["test"])
+    pseudo = None
+    if spec.unlabeled is not None:
+        pseudo = load_pseudo_labeled(inputs["unlabeled"], inputs["pseudo_labels"])
+    network = {
+        "architecture": spec.architecture.model_dump(mode="json"),
+        "num_classes": labeled.num_classes,
+        "in_channels": labeled.shape[0],
+        "mean": list(spec.data.mean) if spec.normalize and spec.data.mean else None,
+        "std": list(spec.data.std) if spec.normalize and spec.data.std else None,
+    }
+    torch.manual_seed(derived_seed(spec.key.seed, "init"))  # the layers' own initialization
+    model = new_network(network).to(device)
+    if device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)
+    batches = Batches(spec, labeled, pseudo, device=device)
+    return Training(spec, model, batches, splits, device=device), network
+
+
+def _resume(training: Training, state: RunState, recorder: Recorder) -> list[Row]:
+    saved = state.load(training.device)
+    run_id = None
+    history: list[Row] = []
+    if saved is not None:
+        run_id = saved.pop("mlflow_run_id")
+        training.load_state(saved)
+        history = state.read_history(training.progress.epoch)
+        if len(history) < training.progress.epoch:
+            raise UserError(
+                f"{state.history_file}: expected {training.progress.epoch} epochs, found"
+                f" {len(history)}; delete {state.folder} to train from the start"
+            )
+    recorder.start(run_id)
+    return history
+
+
+def _run(
+    training: Training,
+    state: RunState,
+    network: dict[str, Any],
+    history: list[Row],
+    recorder: Recorder,
+    stop: threading.Event,
+) -> tuple[str, str | None]:
+    """Train to the end; "finished", or the guards' verdict and its reason."""
+    saved_at = time.monotonic()
+
+    def save() -> None:
+        nonlocal saved_at
+        state.save({**training.state(), "mlflow_run_id": recorder.run_id})
+        saved_at = time.monotonic()
+
+    def after_step() -> None:
+        progress.step(training.progress.step)
+        if stop.is_set():
+            save()
+            raise Interrupted
+        if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+            save()
+
+    epochs = training.spec.optimization.epochs
+    name = training.spec.key.name
+    with Progress(name, epochs, training.batches.plan(0)) as progress:
+        try:
+            while not training.done:
+                training.run_epoch(after_step)
+                row = training.finish_epoch()
+                history.append(row)
+                check_epoch(history, epochs=epochs, majority_share=training.batches.majority_share)
+                if training.improves(row):
+                    save_network(state.best, training.model, network=network, epoch=row["epoch"])
+                state.write_history(history)
+                save()
+                recorder.epoch(row)
+                progress.epoch(row)
+        except Stopped as verdict:
+            return _stopped(training, state, history, verdict)
+        except Interrupted:
+            recorder.finish("interrupted", {"state": str(state.folder)})
+            raise
+    return "finished", None
+
+
+def _stopped(
+    training: Training, state: RunState, history: list[Row], verdict: Stopped
+) -> tuple[str, str]:
+    """Go back to the last epoch that was in order, so that what is saved can be looked at."""
+    saved = state.load(training.device)
+    if verdict.status == "diverged" and saved is not None:
+        training.load_state(saved)
+    state.write_history(history)
+    return verdict.status, verdict.reason
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """SIGTERM (Slurm, Snakemake) and Ctrl-C ask the loop to stop at the next step."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,65 @@
+"""Clean and robust accuracy of the network as it is, measured after an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from rwp.config.specs import AttackSpec
+from rwp.core.attacks import pgd
+from rwp.core.modes import batch_norm_mode
+from rwp.core.threat import ThreatModel
+from rwp.data.images import ImageSet
+
+_BATCH = 512  # images are independent in eval mode, so the size changes no result beyond rounding
+
+
+def measure(
+    model: nn.Module,
+    split: ImageSet,
+    attack: AttackSpec | None,
+    *,
+    generator: Callable[[int], torch.Generator],
+    device: torch.device,
+) -> dict[str, float]:
+    """Shares of correctly classified images, before and after the attack (last iterate).
+
+    `generator(i)` gives the randomness of batch i. Images that are wrong without an attack count
+    as not robust and are not attacked.
+    """
+    clean = robust = 0
+    was_training = model.training
+    model.eval()
+    try:
+        for index, start in enumerate(range(0, len(split), _BATCH)):
+            images = split.images[start : start + _BATCH].to(device).float() / 255
+            labels = split.labels[start : start + _BATCH].to(device)
+            correct = _correct(model, images, labels)
+            clean += int(correct.sum())
+            if attack is not None and correct.any():
+                images, labels = images[correct], labels[correct]
+                adversarial = pgd(
+                    model,
+                    images,
+                    labels,
+                    threat=ThreatModel(attack.threat.norm, attack.threat.radius),
+                    step_size=attack.step,
+                    num_steps=attack.num_steps or 0,
+                    generator=generator(index),
+                    bn_mode="eval",
+                )
+                robust += int(_correct(model, adversarial, labels).sum())
+    finally:
+        model.train(was_training)
+    accuracies = {"clean_accuracy": clean / len(split)}
+    if attack is not None:
+        accuracies["robust_accuracy"] = robust / len(split)
+    return accuracies
+
+
+@torch.no_grad()
+def _correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    with batch_norm_mode(model, "eval"):
+        return model(images).argmax(1) == labels

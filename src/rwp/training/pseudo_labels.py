@@ -1,0 +1,76 @@
+"""RST's labels: what a naturally trained teacher says of unlabeled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rwp.config.specs import PseudoLabelSpec
+from rwp.data.images import ImageSet
+from rwp.errors import UserError
+from rwp.files import atomic_write, write_json
+from rwp.training.checkpoint import load_network
+
+FORMAT = "rwp.pseudo_labels/1"
+_BATCH = 512
+
+
+def write_pseudo_labels(
+    spec: PseudoLabelSpec,
+    *,
+    root: Path,
+    fingerprint: str,
+    device: str = "cpu",
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """Label the source with the teacher's last network; write labels and a JSON summary.
+
+    Returns:
+        The summary: counts per class, mean confidence, the teacher's accuracy on the labeled
+        test split, and the agreement with shipped labels where the source has them.
+    """
+    from rwp.data.pseudo_labels import pseudo_label
+
+    target = output or root / spec.path
+    place = torch.device(device)
+    model, _ = load_network(root / spec.teacher.directory / "last.pt", device=device)
+    unlabeled = ImageSet.load(root / "data" / "unlabeled" / f"{spec.source}.pt")
+    labels, confidences = pseudo_label(model, unlabeled.images, batch_size=_BATCH, device=place)
+    test = ImageSet.load(root / "data" / spec.teacher.dataset / "test.pt")
+    answers, _ = pseudo_label(model, test.images, batch_size=_BATCH, device=place)
+    known = unlabeled.labels >= 0
+    agreement = None
+    if known.any():
+        agreement = float((labels[known] == unlabeled.labels[known]).double().mean())
+    summary = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "spec": spec.model_dump(mode="json"),
+        "num_images": len(labels),
+        "class_counts": torch.bincount(labels, minlength=unlabeled.num_classes).tolist(),
+        "mean_confidence": float(confidences.double().mean()),
+        "teacher_test_accuracy": float((answers == test.labels).double().mean()),
+        "agreement_with_shipped_labels": agreement,
+    }
+    with atomic_write(target) as temporary:
+        torch.save({"format": FORMAT, "labels": labels, "confidences": confidences}, temporary)
+    write_json(target.with_suffix(".json"), summary)
+    return summary
+
+
+def load_pseudo_labeled(images: Path, labels: Path) -> ImageSet:
+    """The unlabeled images with the teacher's labels.
+
+    Raises:
+        UserError: the two files do not belong together.
+    """
+    unlabeled = ImageSet.load(images)
+    content = torch.load(labels, weights_only=True)
+    if content.get("format") != FORMAT or len(content["labels"]) != len(unlabeled):
+        raise UserError(
+            f"{labels}: expected {len(unlabeled)} labels for {images.name}, got"
+            f" {len(content.get('labels', ()))}; label the images again"
+        )
+    return ImageSet(unlabeled.images, content["labels"], unlabeled.num_classes)

@@ -1,0 +1,130 @@
+"""run.json: what a run was, what it stood on, and how it ended."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rwp.files import atomic_write, sha256_file, write_json
+from rwp.training.checkpoint import save_network
+from rwp.training.loop import Training
+from rwp.training.recorder import Recorder, Row
+from rwp.training.state import RunState
+
+FORMAT = "rwp.run/1"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of a run's folder."""
+
+    folder: Path
+
+    @property
+    def last(self) -> Path:
+        """The network of the final epoch."""
+        return self.folder / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The network of the epoch that the suite's selection chose."""
+        return self.folder / "best.pt"
+
+    @property
+    def history(self) -> Path:
+        """One JSON object per epoch."""
+        return self.folder / "history.jsonl"
+
+    @property
+    def record(self) -> Path:
+        """How the run came about."""
+        return self.folder / "run.json"
+
+
+def write_run(
+    files: RunFiles,
+    training: Training,
+    network: dict[str, Any],
+    state: RunState,
+    history: list[Row],
+    verdict: tuple[str, str | None],
+    fingerprint: str,
+    inputs: dict[str, str],
+    recorder: Recorder,
+) -> None:
+    """Write a run's folder from its state; run.json last, as the seal."""
+    epoch = training.progress.epoch - 1
+    save_network(files.last, training.model, network=network, epoch=epoch)
+    _copy(state.best if state.best.exists() else files.last, files.best)
+    _copy(state.history_file, files.history)
+    status, reason = verdict
+    write_json(
+        files.record,
+        {
+            "format": FORMAT,
+            "status": status,
+            "reason": reason,
+            "fingerprint": fingerprint,
+            "key": training.spec.key.model_dump(mode="json"),
+            "spec": training.spec.model_dump(mode="json"),
+            "commit": commit(),
+            "versions": versions(),
+            "device": device_name(training.device),
+            "threads": torch.get_num_threads(),
+            "inputs": inputs,
+            "parameters": sum(p.numel() for p in training.model.parameters()),
+            "seconds": round(sum(row["seconds"] for row in history), 3),
+            "passes": training.progress.passes,
+            "best": training.progress.best,
+            "last": history[-1] if status == "finished" else None,
+            "mlflow_run_id": recorder.run_id,
+        },
+    )
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_write(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def input_hashes(inputs: dict[str, Path]) -> dict[str, str]:
+    """The SHA-256 of each file that was read."""
+    return {role: sha256_file(path) for role, path in inputs.items()}
+
+
+@cache
+def commit() -> str | None:
+    """The checked-out commit, "+changes" where files differ from it; none outside of git."""
+    try:
+        words = ("git", "describe", "--always", "--abbrev=12", "--dirty=+changes", "--exclude=*")
+        found = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of all that may change the bits."""
+    found = {"python": platform.python_version()}
+    for package in ("torch", "numpy", "pyautoattack", "rwp"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    """What the arithmetic was done on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"

@@ -1,0 +1,171 @@
+"""Networks: sizes, published names, normalization, published checkpoints."""
+
+import pytest
+import torch
+from tests.core.helpers import generator
+from torch import nn
+
+from rwp.core import build_network
+from rwp.core.models import Normalization
+from rwp.core.models.converters import load_published
+
+RGB = {"in_channels": 3, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2471, 0.2435, 0.2616)}
+PLAIN = {"in_channels": 3, "mean": None, "std": None}
+SMALL_PREACT = {"num_classes": 5, "blocks": (1, 2), "width": 4}
+SMALL_WIDE = {"num_classes": 5, "depth": 10, "widen_factor": 1}
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("family", "shape", "parameters"),
+    [
+        ("preact_resnet", {}, 11_172_170),
+        ("wide_resnet", {"depth": 28, "widen_factor": 10}, 36_479_194),
+        ("wide_resnet", {"depth": 34, "widen_factor": 10}, 46_160_474),
+    ],
+)
+def test_parameter_counts(family, shape, parameters):
+    with torch.device("meta"):
+        assert count(build_network(family, num_classes=10, **PLAIN, **shape)) == parameters
+
+
+def test_the_perturbed_tensors_of_preact_resnet_18():
+    from rwp.core.weights import perturbed_tensors
+
+    with torch.device("meta"):
+        tensors = perturbed_tensors(build_network("preact_resnet", num_classes=10, **PLAIN))
+    assert len(tensors) == 21
+    assert sum(tensor.numel() for tensor in tensors.values()) == 11_164_352
+
+
+def test_published_names():
+    preact = build_network("preact_resnet", **SMALL_PREACT, **PLAIN).state_dict()
+    wide = build_network("wide_resnet", **SMALL_WIDE, **PLAIN).state_dict()
+    assert {"conv1.weight", "layer2.0.shortcut.0.weight", "bn.running_var", "linear.bias"} <= set(
+        preact
+    )
+    assert {"block2.layer.0.convShortcut.weight", "block1.layer.0.bn1.weight", "bn1.bias"} <= set(
+        wide
+    )
+    assert "layer1.0.shortcut.0.weight" not in preact
+    assert {"fc.weight", "fc.bias"} <= set(wide)
+
+
+@pytest.mark.parametrize("family", ["preact_resnet", "wide_resnet"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [8, 28, 32])
+def test_any_image_from_8_pixels(family, channels, size):
+    shape = SMALL_PREACT if family == "preact_resnet" else SMALL_WIDE
+    model = build_network(family, in_channels=channels, mean=None, std=None, **shape)
+    assert model(torch.rand(3, channels, size, size)).shape == (3, 5)
+
+
+def test_initial_weights_follow_the_global_seed():
+    states = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        states.append(build_network("wide_resnet", **SMALL_WIDE, **PLAIN).conv1.weight)
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+def test_normalization_is_a_layer_of_the_model():
+    torch.manual_seed(0)
+    inside = build_network("preact_resnet", **SMALL_PREACT, **RGB).eval()
+    outside = build_network("preact_resnet", **SMALL_PREACT, **PLAIN).eval()
+    state = {k: v for k, v in inside.state_dict().items() if not k.startswith("normalize.")}
+    outside.load_state_dict(state)
+    images = torch.rand(2, 3, 8, 8)
+    mean, std = (torch.tensor(RGB[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    torch.testing.assert_close(inside(images), outside((images - mean) / std))
+    assert isinstance(inside.normalize, Normalization)
+    assert {"normalize.mean", "normalize.std"} <= set(inside.state_dict())
+
+
+def random_state(family: str, shape: dict, **others):
+    torch.manual_seed(7)
+    state = build_network(family, **shape, **PLAIN).state_dict()
+    state = {
+        k: torch.rand(v.shape, generator=generator(len(k))) if v.is_floating_point() else v + 5
+        for k, v in state.items()
+    }
+    return state | others
+
+
+DEAD = {"sub_block1.layer.0.conv1.weight": torch.rand(4, 4, 3, 3)}
+BUFFERS = {
+    "mu": torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1),
+    "sigma": torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1),
+}
+PREACT, WIDE = ("preact_resnet", SMALL_PREACT), ("wide_resnet", SMALL_WIDE)
+
+
+@pytest.mark.parametrize(
+    ("layout", "network", "images", "extra", "prefix", "wrapper"),
+    [
+        ("rice", PREACT, RGB, {}, "module.", "state_dict"),
+        ("awp", PREACT, RGB, {}, "module.", None),
+        ("awp", WIDE, RGB, {}, "", "state_dict"),
+        ("trades", WIDE, PLAIN, DEAD, "module.", None),
+        ("trades", WIDE, PLAIN, {}, "", None),
+        ("rst", WIDE, PLAIN, DEAD, "module.", "state_dict"),
+        ("robustbench", WIDE, PLAIN, DEAD, "", None),
+        ("robustbench", WIDE, RGB, DEAD | BUFFERS, "", None),
+        ("robustbench", PREACT, RGB, BUFFERS, "", "model"),
+    ],
+)
+def test_published_checkpoints_load(layout, network, images, extra, prefix, wrapper):
+    state = random_state(*network)
+    stored = {prefix + name: value for name, value in (state | extra).items()}
+    checkpoint = {wrapper: stored, "epoch": 7} if wrapper else stored
+    torch.manual_seed(0)
+    model = build_network(network[0], **network[1], **images)
+    load_published(model, checkpoint, layout=layout)
+    loaded = model.state_dict()
+    for name, value in state.items():
+        assert torch.equal(loaded[name], value), name
+    if "mu" in extra:
+        assert torch.equal(loaded["normalize.mean"], BUFFERS["mu"])
+        assert torch.equal(loaded["normalize.std"], BUFFERS["sigma"])
+    elif images is RGB:
+        torch.testing.assert_close(loaded["normalize.mean"].flatten(), torch.tensor(RGB["mean"]))
+
+
+@pytest.mark.parametrize(
+    ("layout", "images", "change", "text"),
+    [
+        ("awp", RGB, {"conv1.weight": None}, "got one that lacks conv1.weight; build"),
+        ("awp", RGB, {"head.weight": torch.rand(2)}, "has unknown head.weight"),
+        ("awp", RGB, {"linear.bias": torch.rand(9)}, "has of another shape linear.bias"),
+        ("awp", PLAIN, {}, "layout 'awp': expected a model with input normalization"),
+        ("trades", RGB, {}, "layout 'trades': expected a model without input normalization"),
+        ("trades", PLAIN, BUFFERS, "has unknown normalize.mean, normalize.std"),
+        ("robustbench", RGB, {}, "layout 'robustbench': expected a model without input norm"),
+        ("tensorflow", RGB, {}, "layout: expected one of rice, awp, trades, rst, robustbench"),
+    ],
+)
+def test_a_mismatch_names_the_keys(layout, images, change, text):
+    state = random_state(*PREACT) | change
+    checkpoint = {name: value for name, value in state.items() if value is not None}
+    model = build_network(PREACT[0], **PREACT[1], **images)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=text):
+        load_published(model, checkpoint, layout=layout)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_mismatch_of_the_family_names_the_first_few():
+    model = build_network("wide_resnet", **SMALL_WIDE, **PLAIN)
+    with pytest.raises(
+        ValueError, match=r"lacks block1\.layer\.0\.bn1\.bias, .* and \d+ more; has"
+    ):
+        load_published(model, random_state(*PREACT), layout="trades")
+
+
+def test_something_else_than_a_state_dict():
+    model = build_network(PREACT[0], **PREACT[1], **PLAIN)
+    with pytest.raises(ValueError, match=r"expected tensors by name, got \['epoch'\]"):
+        load_published(model, {"epoch": 7}, layout="trades")

@@ -1,0 +1,68 @@
+"""The annotated shapes are checked, and importing the core brings in nothing heavy."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+
+CHECKED = """
+import jaxtyping
+jaxtyping.install_import_hook("rwp.core", "beartype.beartype")
+import torch
+from rwp.core import *
+from rwp.core.lsc import loss_groups
+threat = ThreatModel("linf", 0.1)
+logits, labels = torch.zeros(6, 4), torch.zeros(6, dtype=torch.int64)
+trades_loss(logits, logits, labels, beta=6.0)
+flat = torch.nn.Flatten()
+refused = [
+    lambda: cross_entropy(logits, labels[:4]),
+    lambda: cross_entropy(logits, labels.float()),
+    lambda: trades_loss(logits, logits[:, :3], labels, beta=6.0),
+    lambda: kl_divergence(logits.T, logits),
+    lambda: margin_loss(logits, labels[:, None], kappa=0.0),
+    lambda: loss_groups(logits, [0.0, 1.0]),
+    lambda: fgsm(flat, torch.zeros(6, 4), labels, threat=threat),
+    lambda: fgsm(flat, torch.zeros(6, 1, 2, 2), labels[:5], threat=threat),
+    lambda: build_network("preact_resnet", num_classes=4, in_channels=1, mean=None, std=None,
+                          blocks=(1,), width=2)(torch.zeros(6, 8, 8)),
+]
+for number, call in enumerate(refused):
+    try:
+        call()
+    except jaxtyping.TypeCheckError:
+        continue
+    raise SystemExit(f"call {number} was let through")
+print("checked")
+"""
+
+LIGHT = """
+import sys
+import rwp.core, rwp.core.landscape, rwp.core.lsc, rwp.core.models.converters
+heavy = ["mlflow", "snakemake", "dvc", "typer", "pydantic", "pandas", "sklearn", "torchvision",
+         "matplotlib", "yaml", "beartype", "foolbox"]
+print([name for name in heavy if name in sys.modules])
+print(sorted(name for name in sys.modules if name.startswith("rwp.") and "core" not in name))
+"""
+
+
+def run(script: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_wrong_shapes_are_refused():
+    assert run(CHECKED) == "checked\n"
+
+
+def test_importing_the_core_is_light():
+    assert run(LIGHT) == "[]\n[]\n"

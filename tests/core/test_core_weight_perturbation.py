@@ -1,0 +1,188 @@
+"""The weight perturbation: presets, masks, norms, what it costs and what it reports."""
+
+import pytest
+import torch
+from tests.core.helpers import (
+    BATCH_SIZE,
+    closure,
+    generator,
+    small_network,
+)
+
+from rwp.core import (
+    WeightPerturbation,
+    adversarial_weight_perturbation,
+    make_objective,
+    perturb_weights,
+    robust_weight_perturbation,
+    shifted_weights,
+)
+from rwp.core.weights import perturbed_tensors
+
+
+def test_raw_gradients_are_summed_over_the_steps(network, batch):
+    """Two steps by hand: the second gradient is taken at w + v of the first."""
+    losses = closure(network, batch)
+    names = list(perturbed_tensors(network))
+    weights = list(perturbed_tensors(network).values())
+    total = torch.cat([w.detach().flatten() for w in weights]).norm()
+    raw = torch.autograd.grad(losses().objective.mean(), weights)
+    first = [0.1 * total / torch.cat([g.flatten() for g in raw]).norm() * g for g in raw]
+    with shifted_weights(network, dict(zip(names, first, strict=True))):
+        second = torch.autograd.grad(losses().objective.mean(), weights)
+    raw = [a + b for a, b in zip(raw, second, strict=True)]
+    expected = [0.1 * total / torch.cat([g.flatten() for g in raw]).norm() * g for g in raw]
+    found = robust_weight_perturbation(network, losses, gamma=0.1, c_min=1e9, num_steps=2)
+    for name, value in zip(names, expected, strict=True):
+        torch.testing.assert_close(found.offset[name], value)
+
+
+def test_awp_is_one_layer_scoped_unmasked_step(network, batch):
+    losses = closure(network, batch)
+    preset = adversarial_weight_perturbation(network, losses, gamma=0.02)
+    options = WeightPerturbation(gamma=0.02, num_weight_steps=1, norm_scope="layer", mask="all")
+    spelled = perturb_weights(network, losses, options)
+    covers_all = WeightPerturbation(
+        gamma=0.02, num_weight_steps=1, norm_scope="layer", mask="below", c_min=1e9
+    )
+    masked = perturb_weights(network, losses, covers_all)
+    for name, value in preset.offset.items():
+        assert torch.equal(value, spelled.offset[name])
+        torch.testing.assert_close(value, masked.offset[name])
+
+
+def test_presets():
+    assert WeightPerturbation.none().perturbs_nothing
+    rwp = WeightPerturbation.rwp(gamma=0.01, c_min=1.5, num_weight_steps=10)
+    assert WeightPerturbation.mlcat_wp(gamma=0.01, num_weight_steps=10) == rwp
+    assert (rwp.norm_scope, rwp.mask) == ("model", "below")
+
+
+@pytest.mark.parametrize("zero", [{"gamma": 0.0}, {"num_weight_steps": 0}])
+def test_no_perturbation_runs_nothing(network, zero):
+    options = {"gamma": 0.1, "num_weight_steps": 1, "norm_scope": "layer", "mask": "all"}
+    found = perturb_weights(network, pytest.fail, WeightPerturbation(**options | zero))
+    assert found.offset == {}
+    assert found.reusable is None
+    assert (found.diagnostics.steps, found.diagnostics.norm_ratio) == (0, 0.0)
+    assert found.diagnostics.loss_before is None
+
+
+@pytest.mark.parametrize(
+    ("mask", "bounds"),
+    [
+        ("below", {"c_min": 1.4}),
+        ("above", {"c_min": 1.4}),
+        ("range", {"c_min": 1.2, "c_max": 1.5}),
+        ("random", {"c_min": 1.4}),
+        ("all", {}),
+    ],
+)
+def test_masks_select_by_the_criterion(mask, bounds):
+    from rwp.core.perturbation import select
+
+    losses = torch.tensor([0.0, 1.2, 1.39, 1.4, 1.5, 3.0, torch.nan])
+    expected = {
+        "below": [1, 1, 1, 0, 0, 0, 0],
+        "above": [0, 0, 0, 1, 1, 1, 0],
+        "range": [0, 1, 1, 1, 0, 0, 0],
+        "all": [1] * 7,
+    }
+    perturbation = WeightPerturbation(
+        gamma=0.1, num_weight_steps=1, norm_scope="model", mask=mask, **bounds
+    )
+    found = select(losses, perturbation, generator())
+    if mask == "random":
+        draws = torch.stack([select(losses, perturbation, generator(seed)) for seed in range(99)])
+        assert (draws.sum(dim=1) == 3).all()
+        assert (draws.float().mean(dim=0) > 0.2).all()
+    else:
+        assert found.int().tolist() == expected[mask]
+
+
+def test_an_empty_mask_gives_the_outer_pass(network, batch):
+    outer = small_network()
+    expected = closure(outer, batch)().objective.mean()
+    expected.backward()
+    calls = []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    found = robust_weight_perturbation(
+        network, closure(network, batch), gamma=0.1, c_min=0.0, num_steps=10
+    )
+    assert found.offset == {}
+    assert found.reusable is not None
+    with shifted_weights(network, found.offset):
+        found.reusable.objective.mean().backward()
+    assert len(calls) == 1
+    for (name, ours), theirs in zip(network.named_parameters(), outer.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad), name
+    for (name, ours), theirs in zip(network.named_buffers(), outer.buffers(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_running_statistics_are_those_of_the_outer_pass_alone(network, batch):
+    losses = closure(network, batch)
+    found = robust_weight_perturbation(network, losses, gamma=0.1, c_min=1e9, num_steps=3)
+    assert found.reusable is None
+    assert network.bn.num_batches_tracked == 0
+    with shifted_weights(network, found.offset):
+        losses()
+    assert network.bn.num_batches_tracked == 1
+
+
+def test_stops_where_the_mask_runs_empty(network, batch):
+    losses = closure(network, batch)
+    c_min = float(losses().criterion.min()) + 1e-3
+    calls = []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    found = robust_weight_perturbation(network, losses, gamma=0.3, c_min=c_min, num_steps=10)
+    diagnostics = found.diagnostics
+    assert diagnostics.mask_fractions == (1 / BATCH_SIZE, 0.0)
+    assert (diagnostics.steps, len(calls)) == (1, 2)
+    assert found.offset
+    with shifted_weights(network, found.offset):
+        assert losses().objective.mean().item() == pytest.approx(diagnostics.loss_after)
+
+
+def test_diagnostics(network, batch):
+    losses = closure(network, batch)
+    before = losses().objective.mean().item()
+    found = adversarial_weight_perturbation(network, losses, gamma=0.05)
+    assert found.diagnostics.loss_before == pytest.approx(before)
+    assert found.diagnostics.loss_after is None
+    with shifted_weights(network, found.offset):
+        outer = losses()
+    told = found.diagnostics.with_outer_pass(outer)
+    assert told.loss_after == pytest.approx(outer.objective.mean().item())
+    assert told.loss_after > told.loss_before
+    assert told.mask_fractions == (1.0,)
+    ratios = told.layer_norm_ratios
+    assert ratios.keys() == perturbed_tensors(network).keys()
+    assert list(ratios.values()) == pytest.approx([0.05] * len(ratios))
+    assert told.norm_ratio == pytest.approx(0.05)
+
+
+def test_only_trainable_kernels_are_perturbed(network):
+    network.conv1.weight.requires_grad_(False)
+    names = perturbed_tensors(network)
+    assert "conv1.weight" not in names
+    assert "linear.weight" in names
+    assert not any("bn" in name or "bias" in name for name in names)
+
+
+def test_a_dead_block_counts_in_the_norm_and_does_not_move(network, batch):
+    network.add_module("sub_block1", torch.nn.Conv2d(1, 1, 3).double())
+    found = robust_weight_perturbation(
+        network, closure(network, batch), gamma=0.1, c_min=1e9, num_steps=2
+    )
+    assert not found.offset["sub_block1.weight"].any()
+    assert found.diagnostics.norm_ratio == pytest.approx(0.1)
+
+
+def test_natural_objective_is_perturbed_too(network, batch):
+    objective = make_objective("natural")
+
+    def losses():
+        return objective.losses(network, batch.images, batch.images, batch.labels)
+
+    assert adversarial_weight_perturbation(network, losses, gamma=0.1).offset

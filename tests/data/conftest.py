@@ -1,0 +1,17 @@
+from collections.abc import Iterator
+
+import pytest
+
+from data.server import FileServer, serve
+from rwp.data import download
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    with serve() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_PAUSE_S", 0.0)

@@ -1,0 +1,280 @@
+"""A small project whose runs are written by hand, so that each number of a table is known."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rwp.config.evaluations import evaluation_spec
+from rwp.config.load import check_params
+from rwp.config.schema import Params
+from rwp.config.specs import RunKey
+from rwp.config.trainings import train_spec
+from rwp.evaluation.records import pack
+from rwp.reporting.cells import method_label, table1_rows, table2_rows
+
+SUITE: dict[str, Any] = {
+    "description": "nine defenses on a few digits",
+    "seeds": [0],
+    "selection": "held_out",
+    "held_out_fraction": 0.1,
+    "test_curve": True,
+    "monitor_num_steps": 20,
+    "threat_models": {
+        "linf": {"norm": "linf", "epsilon": "8/255", "step_size": "2/255"},
+        "l2": {"norm": "l2", "epsilon": "128/255", "step_size": "15/255"},
+    },
+    "network": "small",
+    "training": {
+        "epochs": 8,
+        "batch_size": 128,
+        "learning_rate": 0.1,
+        "schedule": "piecewise_by_step",
+        "decay_epochs": [4, 6],
+        "decay_factor": 0.1,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 0.0005,
+        "normalize": True,
+        "crop_padding": 1,
+        "padding_mode": "zero",
+        "flip": False,
+        "rotation_degrees": 0.0,
+        "precision": "fp32",
+        "attack_num_steps": 10,
+        "attack_bn_mode": "train",
+    },
+    "objectives": {
+        "natural": {"loss": "natural"},
+        "at": {"loss": "at"},
+        "trades": {"loss": "trades", "beta": 6.0},
+        "rst": {
+            "loss": "trades",
+            "beta": 6.0,
+            "unlabeled": {
+                "source": "rest",
+                "fraction": 0.5,
+                "weight": 1.0,
+                "epoch_size": 100,
+                "teacher_recipe": "natural",
+                "teacher_network": "small",
+            },
+        },
+    },
+    "perturbations": {
+        "awp": {
+            "gamma": 0.01,
+            "num_weight_steps": 1,
+            "norm_scope": "layer",
+            "mask": "all",
+            "warmup_epochs": 0,
+        },
+        "rwp": {
+            "gamma": 0.01,
+            "num_weight_steps": 10,
+            "norm_scope": "model",
+            "mask": "below",
+            "c_min": 1.7,
+            "warmup_epochs": 0,
+        },
+    },
+    "recipes": {
+        "natural": {"objective": "natural"},
+        **{
+            f"{objective}{suffix}": {"objective": objective, "perturbation": perturbation}
+            for objective in ("at", "trades", "rst")
+            for suffix, perturbation in (("", None), ("-awp", "awp"), ("-rwp", "rwp"))
+        },
+    },
+    "evaluation": {
+        "attacks": {
+            "natural": {"kind": "natural"},
+            "fgsm": {"kind": "fgsm"},
+            "pgd-20": {"kind": "pgd", "num_steps": 20},
+            "pgd-100": {"kind": "pgd", "num_steps": 100},
+            "cw-100": {"kind": "cw", "num_steps": 100, "kappa": 0.0},
+            "autoattack": {"kind": "autoattack", "version": "standard"},
+        },
+        "batch_size": 64,
+        "seed": 0,
+    },
+    "table1": {
+        "datasets": ["digits"],
+        "threat_models": ["linf", "l2"],
+        "recipes": ["at", "at-awp", "at-rwp"],
+        "network": "small",
+    },
+    "table2": {
+        "dataset": "digits",
+        "threat_model": "linf",
+        "recipes": [
+            f"{objective}{suffix}"
+            for objective in ("at", "trades", "rst")
+            for suffix in ("", "-awp", "-rwp")
+        ],
+        "network": "small",
+        "reference_recipe": "natural",
+    },
+}
+
+PARAMS: dict[str, Any] = {
+    "build": ["demo"],
+    "datasets": {
+        "digits": {"source": "digits", "test_share": 0.25, "unlabeled_share": 0.2},
+        "cifar10": {"source": "cifar10"},
+        "svhn": {"source": "svhn"},
+    },
+    "unlabeled": {"rest": {"kind": "holdout", "dataset": "digits"}},
+    "networks": {"small": {"family": "preact_resnet", "blocks": [1, 1], "width": 8}},
+    "suites": {"demo": SUITE},
+}
+
+
+def paper_content() -> dict[str, Any]:
+    """The paper's suite as far as the comparison looks: its data sets, selection and length."""
+    content = copy.deepcopy(PARAMS)
+    suite = copy.deepcopy(SUITE)
+    suite |= {"selection": "test", "held_out_fraction": 0.0}
+    suite["table1"] |= {"datasets": ["svhn", "cifar10"]}
+    suite["table2"] |= {"dataset": "cifar10"}
+    content["suites"]["paper"] = suite
+    return content
+
+
+class Project:
+    """A folder with results in it, and the settings that they were made with."""
+
+    def __init__(self, root: Path, params: Params, suite: str) -> None:
+        self.root, self.params, self.suite = root, params, suite
+
+    def write_run(
+        self,
+        key: RunKey,
+        curve: list[float],
+        *,
+        held_out: list[float] | None = None,
+        status: str = "finished",
+        reason: str = "",
+    ) -> Path:
+        """Write run.json and history.jsonl for a curve of robust test accuracies."""
+        chosen_by = held_out or curve
+        rows = [
+            {
+                "epoch": epoch,
+                "learning_rate": 0.1,
+                "train_loss": 2.0 - 0.1 * epoch,
+                "train_robust_accuracy": min(1.0, value + 0.1),
+                "held_out_robust_accuracy": chosen_by[epoch],
+                "test_clean_accuracy": 0.9,
+                "test_robust_accuracy": value,
+                "share_below_c_min": 0.25,
+                "seconds": 1.5,
+            }
+            for epoch, value in enumerate(curve)
+        ]
+        best = max(range(len(rows)), key=chosen_by.__getitem__)
+        folder = self.root / key.directory
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "history.jsonl").write_text(lines, encoding="utf-8")
+        document = {
+            "format": "rwp.run/1",
+            "status": status,
+            "reason": reason,
+            "fingerprint": "ab12" * 16,
+            "key": key.model_dump(mode="json"),
+            "spec": train_spec(self.params, key).model_dump(mode="json"),
+            "commit": "0123456789abcdef0123456789abcdef01234567",
+            "versions": {"torch": "2.15.0"},
+            "device": "cpu",
+            "threads": 2,
+            "inputs": {},
+            "parameters": 12345,
+            "seconds": 12.5,
+            "passes": {"forward": 1100, "backward": 1000},
+            "best": rows[best],
+            "last": rows[-1],
+            "mlflow_run_id": None,
+        }
+        (folder / "run.json").write_text(json.dumps(document), encoding="utf-8")
+        return folder
+
+    def write_record(
+        self, key: RunKey, name: str, count: int, *, examples: int = 400, **changes: Any
+    ) -> Path:
+        """Write the record of one attack on the best checkpoint."""
+        spec = evaluation_spec(self.params, key, attacks=(name,))
+        clean = changes.get("num_clean_correct", max(count, round(0.95 * examples)))
+        record = {
+            "format": "rwp.evaluation/1",
+            "fingerprint": "cd34" * 16,
+            "key": key.model_dump(mode="json"),
+            "checkpoint": "best",
+            "checkpoint_sha256": "0" * 64,
+            "data_sha256": "1" * 64,
+            "attack": spec.attacks[0].model_dump(mode="json"),
+            "num_examples": examples,
+            "num_clean_correct": clean,
+            "num_robust": count,
+            "clean_bits": pack(np.arange(examples) < clean),
+            "robust_bits": pack(np.arange(examples) < count),
+            "max_perturbation": 0.031,
+            "num_nan": 0,
+            "seconds": 2.0,
+            "seed": 0,
+            "batch_size": 64,
+            "device": "cpu",
+            "versions": {"torch": "2.15.0"},
+            "warnings": [],
+            "parts": {},
+        } | changes
+        path = self.root / spec.record(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record), encoding="utf-8")
+        return path
+
+    def table1_keys(self, recipe: str, threat: str = "linf") -> list[RunKey]:
+        """The runs of one row of Table 1, on its last data set."""
+        dataset = self.params.suites[self.suite].table1.datasets[-1]
+        for _, keys in table1_rows(self.params, self.suite):
+            if (keys[0].recipe, keys[0].threat, keys[0].dataset) == (recipe, threat, dataset):
+                return keys
+        raise KeyError(recipe)
+
+    def table2_keys(self, recipe: str) -> list[RunKey]:
+        """The runs of one row of Table 2."""
+        return dict(table2_rows(self.params, self.suite))[method_label(recipe)]
+
+    def write_all(self) -> None:
+        """Every run and record of both tables, each defense a little better than the one before."""
+        suite = self.params.suites[self.suite]
+        curve = [0.20, 0.35, 0.45, 0.50, 0.52, 0.50, 0.48, 0.46]
+        for position, recipe in enumerate(suite.table1.recipes):
+            for threat in suite.table1.threat_models:
+                for key in self.table1_keys(recipe, threat):
+                    self.write_run(key, [value + 0.02 * position for value in curve])
+        # Robust images under natural, FGSM, PGD-20, PGD-100, CW and AutoAttack.
+        counts = (360, 260, 220, 216, 212, 204)
+        for position, recipe in enumerate([*suite.table2.recipes, "natural"]):
+            for key in self.table2_keys(recipe):
+                self.write_run(key, [value + 0.02 * (position % 3) for value in curve])
+                for attack, count in zip(suite.evaluation.attacks, counts, strict=True):
+                    weak = recipe == "natural" and attack != "natural"
+                    self.write_record(key, attack, 4 if weak else count + 2 * position)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Project:
+    """An empty project with the suite `demo`."""
+    return Project(tmp_path, check_params(copy.deepcopy(PARAMS)), "demo")
+
+
+@pytest.fixture
+def paper(tmp_path: Path) -> Project:
+    """An empty project with the suite `paper` on CIFAR-10 and SVHN."""
+    return Project(tmp_path, check_params(paper_content()), "paper")

@@ -1,0 +1,146 @@
+"""Verdicts: worked out by hand; what is not the paper's setting is never called a match."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pandas as pd
+import pytest
+
+from rwp.config.load import check_params
+from rwp.reporting.compare import compare_table1, compare_table2, judge
+from rwp.reporting.published import published_curve, published_table1, published_table2
+from rwp.reporting.tables import table1, table2
+
+from .conftest import Project, paper_content
+
+
+def cell(frame: pd.DataFrame, **values: str) -> pd.Series:
+    for name, value in values.items():
+        frame = frame[frame[name] == value]
+    assert len(frame) == 1
+    return frame.iloc[0]
+
+
+def test_one_seed_is_judged_by_the_binomial_error() -> None:
+    # sqrt(0.5 * 0.5 / 10000) is half a point
+    assert judge([50.0], 49.5, num_examples=10_000).verdict == "within"
+    assert judge([50.0], 49.49, num_examples=10_000).verdict == "above"
+    found = judge([50.0], 50.6, num_examples=10_000)
+    assert (found.verdict, found.difference) == ("below", pytest.approx(-0.6))
+    assert found.band == pytest.approx(0.5)
+
+
+def test_two_standard_deviations_over_seeds_widen_the_band() -> None:
+    found = judge([49.0, 50.0, 51.0], 51.9, num_examples=10_000)  # deviation 1.0
+    assert (found.verdict, found.band) == ("within", pytest.approx(2.0))
+    assert judge([49.0, 50.0, 51.0], 52.1, num_examples=10_000).verdict == "below"
+
+
+def test_the_papers_imported_rows_equal_the_logs_they_name() -> None:
+    differing = []
+    for place, row in published_table1().items():
+        if not row["log"]:
+            assert row["origin"] == "new"
+            continue
+        curve = 100 * published_curve(row["log"])["test_robust_accuracy"]
+        if abs(curve.max() - row["best"]) > 0.006:
+            differing.append(place)
+        assert curve.loc[194:199].mean() == pytest.approx(row["last"], abs=0.006)
+    assert differing == [("Linf", "AT", "CIFAR-100")]
+
+
+def test_published_tables_are_the_papers() -> None:
+    assert published_table1()["L2", "AT-RWP", "CIFAR-10"]["best"] == 74.47
+    assert published_table2()["RST-RWP"]["aa"] == 60.36
+    assert len(published_table1()) == 18
+    assert len(published_table2()) == 9
+
+
+def test_the_demo_is_other_data_so_nothing_is_compared(demo: Project) -> None:
+    demo.write_all()
+    demo.params = check_params(paper_content())
+    second = compare_table2(demo.params, "demo", table2(demo.params, "demo", root=demo.root))
+    row = cell(second, defense="AT", attack="pgd-20")
+    assert (row["verdict"], row["reason"]) == ("not comparable", "other data (digits)")
+    assert (row["paper"], row["ours"]) == (56.10, pytest.approx(55.0))
+    first = compare_table1(demo.params, "demo", table1(demo.params, "demo", root=demo.root))
+    assert set(first["verdict"]) == {"not comparable"}
+
+
+def test_a_shorter_schedule_on_the_same_data_is_not_comparable(demo: Project) -> None:
+    content = paper_content()
+    content["suites"]["demo"]["table2"]["dataset"] = "cifar10"
+    content["suites"]["demo"]["training"]["epochs"] = 4
+    params = check_params(content)
+    project = Project(demo.root, params, "demo")
+    (key,) = project.table2_keys("at")
+    project.write_run(key, [0.5] * 4)
+    project.write_record(key, "pgd-20", 200)
+    frame = compare_table2(params, "demo", table2(params, "demo", root=demo.root))
+    row = cell(frame, defense="AT", attack="pgd-20")
+    assert row["verdict"] == "not comparable"
+    assert row["reason"].startswith("other settings (optimization")
+
+
+def test_the_paper_suite_is_judged_and_a_planted_number_stands_out(paper: Project) -> None:
+    (key,) = paper.table2_keys("at")
+    paper.write_run(key, [0.56] * 6)
+    paper.write_record(key, "pgd-20", 5611, examples=10_000)
+    frame = compare_table2(paper.params, "paper", table2(paper.params, "paper", root=paper.root))
+    row = cell(frame, defense="AT", attack="pgd-20")
+    assert (row["verdict"], row["paper"]) == ("within", 56.10)
+    assert row["difference"] == pytest.approx(0.01)
+
+    paper.write_record(key, "pgd-20", 6511, examples=10_000)  # someone planted nine points
+    frame = compare_table2(paper.params, "paper", table2(paper.params, "paper", root=paper.root))
+    assert cell(frame, defense="AT", attack="pgd-20")["verdict"] == "above"
+
+    path = paper.write_record(key, "pgd-20", 5611, examples=10_000)
+    record = json.loads(path.read_text()) | {"num_robust": 5911}  # or only the count
+    path.write_text(json.dumps(record))
+    frame = compare_table2(paper.params, "paper", table2(paper.params, "paper", root=paper.root))
+    assert cell(frame, defense="AT", attack="pgd-20")["verdict"] == "inconsistent"
+    assert cell(frame, defense="AT", attack="fgsm")["verdict"] == "missing"
+
+
+def test_table1_compares_the_papers_measures_with_paper_and_log(paper: Project) -> None:
+    (key,) = paper.table1_keys("at")  # CIFAR-10
+    # best 52.79 as published; the last six have the published mean, 44.44
+    paper.write_run(key, [0.30, 0.5279, 0.4444, 0.4544, 0.4344, 0.4444, 0.4544, 0.4344])
+    frame = compare_table1(paper.params, "paper", table1(paper.params, "paper", root=paper.root))
+    place = {"threat_model": "Linf", "method": "AT", "dataset": "CIFAR-10"}
+    best = cell(frame, **place, measure="best")
+    last = cell(frame, **place, measure="last")
+    assert (best["verdict"], best["log"]) == ("within", pytest.approx(52.79, abs=0.006))
+    assert (last["verdict"], last["ours"]) == ("within", pytest.approx(44.44))
+    assert best["origin"] == "imported"
+    missing = cell(frame, **(place | {"method": "AT-RWP"}), measure="best")
+    assert (missing["verdict"], missing["origin"]) == ("missing", "new")
+    assert pd.isna(missing["log"])
+
+
+def test_rst_on_other_unlabeled_images_is_not_comparable(paper: Project) -> None:
+    (key,) = paper.table2_keys("rst")
+    paper.write_run(key, [0.6] * 6)
+    paper.write_record(key, "pgd-20", 6260, examples=10_000)
+    frame = compare_table2(paper.params, "paper", table2(paper.params, "paper", root=paper.root))
+    row = cell(frame, defense="RST", attack="pgd-20")
+    assert row["reason"] == "other unlabeled images (rest)"
+
+
+def test_a_failed_seed_decides_the_verdict(paper: Project) -> None:
+    (key,) = paper.table2_keys("at")
+    paper.write_run(key, [0.1] * 6, status="collapsed", reason="constant class")
+    frame = compare_table2(paper.params, "paper", table2(paper.params, "paper", root=paper.root))
+    row = cell(frame, defense="AT", attack="autoattack")
+    assert (row["verdict"], row["reason"]) == ("collapsed", "seed 0: constant class")
+
+
+def test_without_the_papers_suite_nothing_is_compared(demo: Project) -> None:
+    content = copy.deepcopy(paper_content())
+    del content["suites"]["paper"]
+    demo.write_all()
+    frame = compare_table2(demo.params, "demo", table2(demo.params, "demo", root=demo.root))
+    assert set(frame["verdict"]) == {"not comparable"}

@@ -1,0 +1,117 @@
+"""The band around a published curve: equal settings stay inside, others leave it."""
+
+from __future__ import annotations
+
+import copy
+
+import pandas as pd
+import pytest
+
+from rwp.config.load import check_params
+from rwp.errors import UserError
+from rwp.reporting.curves import CurveComparison, _overlay, compare_curve, curve_band
+from rwp.reporting.published import published_curve, published_curves
+
+from .conftest import Project, paper_content
+
+RICE = "locuslab/robust_overfitting"
+AT = "cifar10_linf/preactresnet18_standard"
+
+
+def against(reference: str, setting: str, source: str, *, reference_source: str) -> int | None:
+    band = curve_band(
+        published_curve(reference, reference_source)["test_robust_accuracy"], num_examples=10_000
+    )
+    ours = published_curve(setting, source)["test_robust_accuracy"]
+    frame = _overlay(ours, band)
+    return CurveComparison("run", reference, reference_source, frame, len(band)).first_outside
+
+
+@pytest.mark.parametrize(
+    ("reference", "setting"),
+    [
+        # other seeds, PGD-10 instead of PGD-20, a held-out split, decay off batch norm
+        (AT, "cifar10_standard/preactresnet18"),
+        (AT, "cifar10_validation/preactresnet18"),
+        (AT, "cifar10_l2/preactresnet18_5e-4"),
+        ("cifar100_linf/preactresnet18_standard", "cifar100_standard/preactresnet18"),
+    ],
+)
+def test_independent_runs_of_one_setting_stay_in_each_others_band(
+    reference: str, setting: str
+) -> None:
+    assert against(reference, setting, RICE, reference_source="csdongxian/AWP") is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "source", "epoch"),
+    [
+        ("cifar10_linf/preactresnet18_awp", "csdongxian/AWP", 91),
+        ("cifar10_lr/preactresnet18_piecewise_0_2", RICE, 30),
+    ],
+)
+def test_other_settings_leave_the_band(setting: str, source: str, epoch: int) -> None:
+    assert against(AT, setting, source, reference_source="csdongxian/AWP") == epoch
+
+
+def test_published_curves_count_from_zero_everywhere() -> None:
+    curves = published_curves()
+    assert len(curves) == 18_140
+    firsts = curves.groupby(["source", "setting"])["epoch"].min()
+    assert len(firsts) == 93
+    assert set(firsts) == {0}
+
+
+@pytest.fixture
+def resnet(paper: Project) -> Project:
+    content = copy.deepcopy(paper_content())
+    content["networks"]["small"] = {
+        "family": "preact_resnet",
+        "blocks": [2, 2, 2, 2],
+        "width": 64,
+    }
+    return Project(paper.root, check_params(content), "paper")
+
+
+def test_the_first_epoch_outside_is_named(resnet: Project) -> None:
+    (key,) = resnet.table1_keys("at")
+    curve = list(published_curve(AT)["test_robust_accuracy"])[:60]
+    curve[20] -= 0.3  # one bad epoch is chance
+    curve[40:] = [value - 0.3 for value in curve[40:]]  # twenty are not
+    found = compare_curve(resnet.write_run(key, curve))
+    assert found.setting == AT
+    assert found.first_outside == 40
+    assert "60 of 200 epochs" in found.text()
+    assert "leaves the band at epoch 40" in found.text()
+    assert "largest difference 30.00 points at epoch" in found.text()
+    assert "21 of 60 epochs are outside the band" in found.text()
+
+
+def test_an_equal_curve_never_leaves(resnet: Project) -> None:
+    (key,) = resnet.table1_keys("at-awp", "l2")
+    curve = list(published_curve("cifar10_l2/preactresnet18_awp")["test_robust_accuracy"])
+    found = compare_curve(resnet.write_run(key, curve))
+    assert found.first_outside is None
+    assert found.frame["inside"].all()
+    assert "never leaves the band" in found.text()
+
+
+def test_what_cannot_be_compared_says_so(resnet: Project, demo: Project) -> None:
+    (key,) = resnet.table1_keys("at-rwp")
+    folder = resnet.write_run(key, [0.5] * 6)
+    with pytest.raises(UserError, match=r"got at-rwp on cifar10; name another log with --setting"):
+        compare_curve(folder)
+    assert compare_curve(folder, setting=AT).setting == AT
+    with pytest.raises(UserError, match="expected a published log of csdongxian/AWP, got 'x'"):
+        compare_curve(folder, setting="x")
+    with pytest.raises(UserError, match="expected a run with a history"):
+        compare_curve(demo.root / "nothing")
+
+
+def test_band_is_the_neighborhood_and_two_errors() -> None:
+    curve = pd.Series([0.5] * 10 + [0.6] * 10)
+    band = curve_band(curve, num_examples=10_000)
+    error = 2 * (2 * 0.25 / 10_000) ** 0.5
+    assert band["low"][0] == pytest.approx(0.5 - error)
+    assert band["high"][6] == pytest.approx(0.5 + error)
+    assert band["high"][7] == pytest.approx(0.6 + error)  # three epochs before the jump

@@ -1,0 +1,244 @@
+"""Tables 1 and 2: every cell worked out by hand, every missing one left empty with its reason."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from rwp.config.load import check_params
+from rwp.errors import UserError
+from rwp.reporting.metrics import metrics, terminal_table, write_metrics
+from rwp.reporting.tables import table1, table2, write_table1, write_table2
+
+from .conftest import PARAMS, Project
+
+TABLE2_COLUMNS = ["defense", "natural", "fgsm", "pgd20", "pgd100", "cw", "aa"]
+
+
+def seeds_project(tmp_path: Path, seeds: list[int]) -> Project:
+    content = copy.deepcopy(PARAMS)
+    content["suites"]["demo"]["seeds"] = seeds
+    return Project(tmp_path, check_params(content), "demo")
+
+
+def test_table1_separates_held_out_choice_from_choice_on_test(demo: Project) -> None:
+    (key,) = demo.table1_keys("at")
+    curve = [0.10, 0.30, 0.50, 0.48, 0.46, 0.44, 0.42, 0.41]
+    held_out = [0.10, 0.30, 0.40, 0.49, 0.40, 0.40, 0.40, 0.40]  # chooses epoch 3, test epoch 2
+    demo.write_run(key, curve, held_out=held_out)
+    frame = table1(demo.params, "demo", root=demo.root).frame
+    row = frame[(frame.threat_model == "Linf") & (frame.method == "AT")].iloc[0]
+    assert row["best"] == pytest.approx(48.0)
+    assert row["best_on_test"] == pytest.approx(50.0)
+    assert row["selection_optimism"] == pytest.approx(2.0)
+    assert row["last"] == pytest.approx(41.0)
+    assert row["last_epochs_mean"] == pytest.approx((50 + 48 + 46 + 44 + 42 + 41) / 6)
+    assert row["robust_overfitting_gap"] == pytest.approx(7.0)
+
+
+def test_table1_file_has_the_promised_columns_and_two_decimals(demo: Project) -> None:
+    demo.write_all()
+    path, details = write_table1(demo.params, "demo", root=demo.root)
+    lines = path.read_text().splitlines()
+    assert lines[0] == (
+        "threat_model,method,dataset,best,last,best_on_test,selection_optimism,"
+        "last_epochs_mean,robust_overfitting_gap"
+    )
+    assert lines[1] == "Linf,AT,digits,52.00,46.00,52.00,0.00,48.50,6.00"
+    assert [line.split(",")[:2] for line in lines[1:]] == [
+        [norm, method] for norm in ("Linf", "L2") for method in ("AT", "AT-AWP", "AT-RWP")
+    ]
+    assert "results/demo/runs/digits/linf/small/at/seed0" in details.read_text()
+
+
+def test_fewer_than_six_epochs_have_no_mean_of_six(demo: Project) -> None:
+    (key,) = demo.table1_keys("at")
+    demo.write_run(key, [0.1, 0.2, 0.3])
+    row = table1(demo.params, "demo", root=demo.root).frame.iloc[0]
+    assert row["last"] == pytest.approx(30.0)
+    assert pd.isna(row["last_epochs_mean"])
+
+
+def test_table2_has_nine_rows_and_seven_columns_of_percent(demo: Project) -> None:
+    demo.write_all()
+    path, _ = write_table2(demo.params, "demo", root=demo.root)
+    frame = pd.read_csv(path)
+    assert list(frame.columns) == TABLE2_COLUMNS
+    assert list(frame["defense"]) == [
+        f"{base}{suffix}" for base in ("AT", "TRADES", "RST") for suffix in ("", "-AWP", "-RWP")
+    ]
+    # 360, 260, 220, 216, 212 and 204 of 400 images
+    assert path.read_text().splitlines()[1] == "AT,90.00,65.00,55.00,54.00,53.00,51.00"
+    assert not frame.isna().any().any()
+
+
+def test_table2_cell_is_the_mean_over_seeds(tmp_path: Path) -> None:
+    project = seeds_project(tmp_path, [0, 1])
+    for key, count in zip(project.table2_keys("at"), (200, 210), strict=True):
+        project.write_run(key, [0.5] * 6)
+        project.write_record(key, "pgd-20", count)
+    table = table2(project.params, "demo", root=tmp_path)
+    assert table.frame.loc[0, "pgd20"] == pytest.approx(51.25)
+    seeds = table.details.query("defense == 'AT' and attack == 'pgd-20'")
+    assert list(seeds["num_robust"]) == [200, 210]
+    assert list(seeds["accuracy"]) == pytest.approx([50.0, 52.5])
+
+
+def test_one_missing_seed_leaves_the_cell_empty(tmp_path: Path) -> None:
+    project = seeds_project(tmp_path, [0, 1])
+    first, _ = project.table2_keys("at")
+    project.write_run(first, [0.5] * 6)
+    project.write_record(first, "pgd-20", 200)
+    table = table2(project.params, "demo", root=tmp_path)
+    assert pd.isna(table.frame.loc[0, "pgd20"])
+    statuses = table.details.query("defense == 'AT' and attack == 'pgd-20'")["status"]
+    assert list(statuses) == ["ok", "missing"]
+
+
+@pytest.mark.parametrize("status", ["collapsed", "diverged"])
+def test_a_failed_training_gives_an_empty_cell_with_its_reason(demo: Project, status: str) -> None:
+    demo.write_all()
+    (key,) = demo.table2_keys("trades")
+    demo.write_run(key, [0.1] * 6, status=status, reason="robust accuracy 0.1 for 3 epochs")
+    table = table2(demo.params, "demo", root=demo.root)
+    row = table.frame.set_index("defense").loc["TRADES"]
+    assert row.isna().all()
+    reasons = table.details.query("defense == 'TRADES'")
+    assert set(reasons["status"]) == {status}
+    assert set(reasons["reason"]) == {"robust accuracy 0.1 for 3 epochs"}
+
+
+def test_the_natural_reference_is_in_the_details_only(demo: Project) -> None:
+    demo.write_all()
+    table = table2(demo.params, "demo", root=demo.root)
+    assert "Natural" not in set(table.frame["defense"])
+    natural = table.details.query("defense == 'Natural' and attack == 'pgd-20'")
+    assert list(natural["num_robust"]) == [4]
+
+
+def test_attacks_beyond_the_papers_follow_after_aa(tmp_path: Path) -> None:
+    content = copy.deepcopy(PARAMS)
+    attacks = content["suites"]["demo"]["evaluation"]["attacks"]
+    attacks["pgd-20-restarts"] = {"kind": "pgd", "num_steps": 20, "num_restarts": 5}
+    del attacks["fgsm"]
+    table = table2(check_params(content), "demo", root=tmp_path)
+    assert list(table.frame.columns) == [*TABLE2_COLUMNS, "pgd-20-restarts"]
+    fgsm = table.details.query("attack == 'fgsm'")
+    assert fgsm["reason"].str.contains("not among the attacks of the suite").all()
+
+
+def test_autoattack_lite_is_refused(demo: Project) -> None:
+    (key,) = demo.table2_keys("at")
+    demo.write_run(key, [0.5] * 6)
+    attack = {"name": "autoattack", "kind": "autoattack", "version": "lite"}
+    demo.write_record(key, "autoattack", 200, attack=attack)
+    with pytest.raises(UserError, match="expected AutoAttack's standard version, got 'lite'"):
+        table2(demo.params, "demo", root=demo.root)
+
+
+def test_autoattack_above_pgd_is_marked(demo: Project) -> None:
+    demo.write_all()
+    (key,) = demo.table2_keys("at")
+    demo.write_record(key, "autoattack", 219)  # PGD-100 leaves 216, CW-100 212 correct
+    details = table2(demo.params, "demo", root=demo.root).details
+    row = details.query("defense == 'AT' and attack == 'autoattack'").iloc[0]
+    assert row["warning"] == "AutoAttack leaves 7 more images correct than cw-100"
+    assert not details.query("attack != 'autoattack'")["warning"].any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "reason"),
+    [
+        ({"num_robust": 230}, "inconsistent", "expected counts that agree with the bits"),
+        ({"num_clean_correct": 100}, "inconsistent", "robust examples to be correct before"),
+        ({"robust_bits": "@"}, "inconsistent", "expected base64 text"),
+        ({"checkpoint": "last"}, "stale", "made with the checkpoint last"),
+        ({"seed": "x"}, "inconsistent", "expected an evaluation record, got seed"),
+    ],
+)
+def test_a_record_that_cannot_be_true_gives_no_number(
+    demo: Project, changes: dict[str, object], status: str, reason: str
+) -> None:
+    demo.write_all()
+    (key,) = demo.table2_keys("at")
+    demo.write_record(key, "pgd-20", 220, **changes)
+    table = table2(demo.params, "demo", root=demo.root)
+    row = table.details.query("defense == 'AT' and attack == 'pgd-20'").iloc[0]
+    assert row["status"] == status
+    assert reason in row["reason"]
+    assert pd.isna(table.frame.loc[0, "pgd20"])
+
+
+def test_a_record_of_another_step_count_is_stale(demo: Project) -> None:
+    demo.write_all()
+    (key,) = demo.table2_keys("at")
+    attack = json.loads(demo.write_record(key, "pgd-20", 220).read_text())["attack"]
+    demo.write_record(key, "pgd-20", 220, attack=attack | {"num_steps": 5})
+    details = table2(demo.params, "demo", root=demo.root).details
+    row = details.query("defense == 'AT' and attack == 'pgd-20'").iloc[0]
+    assert (row["status"], row["reason"]) == ("stale", "made with another num_steps of the attack")
+
+
+def test_unknown_formats_are_refused(demo: Project) -> None:
+    (key,) = demo.table2_keys("at")
+    folder = demo.write_run(key, [0.5] * 6)
+    demo.write_record(key, "pgd-20", 200, format="rwp.evaluation/9")
+    with pytest.raises(UserError, match=r"expected the format rwp\.evaluation/1, got 'rwp\.eval"):
+        table2(demo.params, "demo", root=demo.root)
+    document = json.loads((folder / "run.json").read_text()) | {"format": "rwp.run/2"}
+    (folder / "run.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"run\.json: expected the format rwp\.run/1"):
+        table1(demo.params, "demo", root=demo.root)
+
+
+def test_a_run_that_contradicts_its_history_is_not_used(demo: Project) -> None:
+    (key,) = demo.table1_keys("at")
+    folder = demo.write_run(key, [0.5] * 6)
+    document = json.loads((folder / "run.json").read_text())
+    document["best"]["test_robust_accuracy"] = 0.7
+    (folder / "run.json").write_text(json.dumps(document))
+    row = table1(demo.params, "demo", root=demo.root).details.iloc[0]
+    assert row["status"] == "inconsistent"
+    assert "test_robust_accuracy 0.7 at epoch 0, history.jsonl 0.5" in row["reason"]
+
+
+def test_a_history_that_is_cut_is_refused(demo: Project) -> None:
+    (key,) = demo.table1_keys("at")
+    folder = demo.write_run(key, [0.5] * 6)
+    text = (folder / "history.jsonl").read_text()
+    (folder / "history.jsonl").write_text(text[:-20])
+    with pytest.raises(UserError, match="got something else at line 6"):
+        table1(demo.params, "demo", root=demo.root)
+
+
+def test_metrics_hold_the_tables_numbers_and_leave_out_missing_ones(demo: Project) -> None:
+    demo.write_all()
+    path = write_metrics(demo.params, "demo", root=demo.root)
+    found = json.loads(path.read_text())
+    assert path == demo.root / "results/demo/metrics.json"
+    assert found["table2"]["AT"] == {
+        "natural": 90.0, "fgsm": 65.0, "pgd20": 55.0, "pgd100": 54.0, "cw": 53.0, "aa": 51.0
+    }  # fmt: skip
+    assert found["table1"]["Linf"]["digits"]["AT"]["best"] == 52.0
+    (key,) = demo.table2_keys("at")
+    (demo.root / key.directory / "evaluation/best/fgsm.json").unlink()
+    assert "fgsm" not in metrics(demo.params, "demo", root=demo.root)["table2"]["AT"]
+
+
+def test_the_terminal_shows_the_table_its_reference_and_what_is_missing(demo: Project) -> None:
+    demo.write_all()
+    (key,) = demo.table2_keys("rst-rwp")
+    (demo.root / key.directory / "run.json").unlink()
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(terminal_table(table2(demo.params, "demo", root=demo.root), title="Table 2"))
+    text = console.export_text()
+    assert "AutoAttack" in text
+    assert "90.00" in text
+    assert "Natural (reference)" in text
+    assert "RST-RWP seed 0: missing: this training has not finished; 8 epochs are done" in text

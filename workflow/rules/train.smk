@@ -1,0 +1,43 @@
+# One training per recipe, data set, threat model, network and seed.
+RUN = "{base}/runs/{dataset}/{threat}/{network}/{recipe}/seed{seed}"
+
+
+rule train:
+    input:
+        lambda w: training_inputs(train_spec(PARAMS, key_of(w))),
+    output:
+        last=f"{RUN}/last.pt",
+        best=f"{RUN}/best.pt",
+        history=f"{RUN}/history.jsonl",
+        record=f"{RUN}/run.json",
+    log:
+        f"logs/train/{RUN}.log",
+    benchmark:
+        f"logs/benchmarks/train/{RUN}.tsv"
+    resources:
+        gpu=1,
+    params:
+        spec=lambda w: train_spec(PARAMS, key_of(w)).canonical(),
+        fingerprint=lambda w: fingerprints.training_fingerprint(train_spec(PARAMS, key_of(w)), PARAMS),
+    shell:
+        "rwp train --resolved {params.spec:q} --fingerprint {params.fingerprint} > {log} 2>&1"
+
+
+def training_inputs(spec):
+    """The test split is read only where the suite measures or chooses on it."""
+    splits = ["train", "test"] if spec.needs_test else ["train"]
+    files = [f"data/{spec.key.dataset}/{split}.pt" for split in splits]
+    if spec.unlabeled is not None:
+        files.append(f"data/unlabeled/{spec.unlabeled.source}.pt")
+        files.append(str(pseudo_label_spec(spec.unlabeled).path))
+    return files
+
+
+wildcard_constraints:
+    base="|".join(re.escape(base_of(name)) for name in PARAMS.suites),
+    threat="none|" + "|".join(
+        sorted({re.escape(name) for suite in PARAMS.suites.values() for name in suite.threat_models})
+    ),
+    network="|".join(re.escape(name) for name in PARAMS.networks),
+    recipe="[a-z0-9][a-z0-9._-]*",
+    seed="[0-9]+",
