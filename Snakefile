@@ -27,3 +27,6 @@ rule all:
     default_target: True
     input:
         [suite_targets(name) for name in PARAMS.build],
+
+
+check_targets()

@@ -2,8 +2,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from data.server import FileServer, serve
 from rwp.data import download
+from tests.data.server import FileServer, serve
 
 
 @pytest.fixture

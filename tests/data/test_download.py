@@ -1,8 +1,8 @@
 import pytest
 
-from data.samples import sha256
 from rwp.data.download import checksum, download, obtain
 from rwp.errors import UserError
+from tests.data.samples import sha256
 
 CONTENT = bytes(range(256)) * 5000
 CHECK = checksum("sha256", sha256(CONTENT))

@@ -6,7 +6,10 @@ import sys
 import pytest
 import torch
 
-from data.samples import (
+from rwp.data.fetch import fetch_dataset, fetch_lock
+from rwp.data.images import ImageSet
+from rwp.errors import UserError
+from tests.data.samples import (
     CLASSES,
     dataset,
     image_tree,
@@ -17,9 +20,6 @@ from data.samples import (
     sha256,
     write_tree,
 )
-from rwp.data.fetch import fetch_dataset, fetch_lock
-from rwp.data.images import ImageSet
-from rwp.errors import UserError
 
 ARCHIVE = "cifar-10-python.tar.gz"
 
@@ -252,6 +252,13 @@ def test_jobs_for_one_set_wait_for_each_other_and_for_no_other(tmp_path):
         with pytest.raises(Timeout):
             FileLock(tmp_path / ".locks" / "digits.lock").acquire(timeout=0.05)
         fetch_dataset("another", dataset("digits"), tmp_path)
+
+
+@pytest.mark.faults
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "data").write_text("a file, not a folder")
+    with pytest.raises(UserError, match=r"data: expected a writable folder for data"):
+        fetch_dataset("digits", dataset("digits"), tmp_path / "data")
 
 
 def test_importing_the_package_is_light(tmp_path):

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.samples import (
+from rwp.data.fetch import fetch_dataset
+from rwp.data.images import ImageSet
+from rwp.data.safe_pickle import load_arrays
+from rwp.data.unlabeled import fetch_unlabeled
+from rwp.errors import UserError
+from tests.data.samples import (
     dataset,
     image_tree,
     official_svhn,
@@ -16,11 +21,6 @@ from data.samples import (
     unlabeled,
     write_tree,
 )
-from rwp.data.fetch import fetch_dataset
-from rwp.data.images import ImageSet
-from rwp.data.safe_pickle import load_arrays
-from rwp.data.unlabeled import fetch_unlabeled
-from rwp.errors import UserError
 
 LABELS = np.array([0, 3, 9, 2])
 

@@ -13,7 +13,8 @@ from rwp.reporting.compare import compare_table1, compare_table2, judge
 from rwp.reporting.published import published_curve, published_table1, published_table2
 from rwp.reporting.tables import table1, table2
 
-from .conftest import Project, paper_content
+from .conftest import Project
+from .settings import paper_content
 
 
 def cell(frame: pd.DataFrame, **values: str) -> pd.Series:

@@ -12,7 +12,8 @@ from rwp.errors import UserError
 from rwp.reporting.curves import CurveComparison, _overlay, compare_curve, curve_band
 from rwp.reporting.published import published_curve, published_curves
 
-from .conftest import Project, paper_content
+from .conftest import Project
+from .settings import paper_content
 
 RICE = "locuslab/robust_overfitting"
 AT = "cifar10_linf/preactresnet18_standard"

@@ -16,7 +16,8 @@ from rwp.errors import UserError
 from rwp.reporting.metrics import metrics, terminal_table, write_metrics
 from rwp.reporting.tables import table1, table2, write_table1, write_table2
 
-from .conftest import PARAMS, Project
+from .conftest import Project
+from .settings import PARAMS
 
 TABLE2_COLUMNS = ["defense", "natural", "fgsm", "pgd20", "pgd100", "cw", "aa"]
 

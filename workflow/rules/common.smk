@@ -4,6 +4,7 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 SOURCE = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, SOURCE)
@@ -85,3 +86,39 @@ def suite_targets(suite):
     tables = [f"{base}/{name}" for name in ("table1.csv", "table2.csv", "report.html")]
     # Networks are listed too: a retraining that failed is then not hidden by an older table.
     return tables + [run_file(key, "last.pt") for key in runs]
+
+
+def requested_targets():
+    """The targets on the command line; while rules are read, Snakemake does not tell them."""
+    if Path(sys.argv[0]).name != "snakemake":
+        return []
+    from snakemake.cli import get_argument_parser
+
+    return get_argument_parser().parse_known_args(sys.argv[1:])[0].targets
+
+
+def check_targets():
+    """Say in one line that a target cannot be built, and why, before any DAG is thought of."""
+    for target in requested_targets():
+        if target in {rule.name for rule in workflow.rules} or Path(target).exists():
+            continue
+        makers = [rule for rule in workflow.rules if rule.is_producer(target)]
+        if not makers:
+            leave(
+                f"{target}: expected a file that the workflow makes, got another; try"
+                f" results/demo/table2.csv, or `snakemake --list` for the names of steps"
+            )
+        try:
+            check_maker(makers[0], target)
+        except UserError as error:
+            leave(f"{target}: {error}")
+
+
+def check_maker(maker, target):
+    """Look up the names in a target's path, as its rule will."""
+    found = SimpleNamespace(**maker.get_wildcards(target))
+    if hasattr(found, "recipe"):
+        suite = maker.name.partition("_")[2] if maker.name != "train" else None
+        train_spec(PARAMS, key_of(found, suite))
+    elif hasattr(found, "base"):
+        suite_specs(PARAMS, suite_of(found))

@@ -39,5 +39,7 @@ wildcard_constraints:
         sorted({re.escape(name) for suite in PARAMS.suites.values() for name in suite.threat_models})
     ),
     network="|".join(re.escape(name) for name in PARAMS.networks),
-    recipe="[a-z0-9][a-z0-9._-]*",
+    recipe="|".join(
+        sorted({re.escape(name) for suite in PARAMS.suites.values() for name in suite.recipes})
+    ),
     seed="[0-9]+",

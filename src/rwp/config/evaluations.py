@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rwp.config.lookup import Lookup, choose, step_size, threat_spec
+from rwp.config.lookup import Lookup, choose, dataset_spec, step_size, threat_spec
 from rwp.config.schema import AttackEntry, Params, Suite
 from rwp.config.specs import AttackSpec, EvaluationSpec, RunKey
 
@@ -51,7 +51,7 @@ def evaluation_spec(
     return EvaluationSpec(
         key=key,
         checkpoint=checkpoint,  # type: ignore[arg-type]
-        data=params.datasets[key.dataset],
+        data=dataset_spec(params, key),
         attacks=tuple(
             attack_spec(suite, key, name, entry, threat_name) for name, entry in entries.items()
         ),

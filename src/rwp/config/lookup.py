@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from rwp.config.definitions import DatasetSpec
 from rwp.config.fields import pick
 from rwp.config.schema import Params, Suite
 from rwp.config.specs import RunKey, ThreatSpec
@@ -44,7 +45,10 @@ def choose(table: dict[str, T], name: str, what: str, where: str = "params.yaml"
     """
     if name not in table:
         known = ", ".join(table) or "nothing"
-        raise UserError(f"{where}: expected a {what} ({known}), got {name!r}; check the spelling")
+        article = "an" if what[0] in "aeiou" else "a"
+        raise UserError(
+            f"{where}: expected {article} {what} ({known}), got {name!r}; check the spelling"
+        )
     return table[name]
 
 
@@ -82,6 +86,11 @@ def run_key(
     return RunKey(
         suite=suite_name, dataset=dataset, threat=threat, network=network, recipe=recipe, seed=seed
     )
+
+
+def dataset_spec(params: Params, key: RunKey) -> DatasetSpec:
+    """The data set of a run, without its mirror: where bytes are copied from decides nothing."""
+    return params.datasets[key.dataset].model_copy(update={"mirror": None})
 
 
 def threat_spec(suite: Suite, key: RunKey) -> ThreatSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rwp.config.lookup import Lookup, choose, run_key, step_size, threat_spec
+from rwp.config.lookup import Lookup, choose, dataset_spec, run_key, step_size, threat_spec
 from rwp.config.schema import Params, Suite
 from rwp.config.specs import (
     AttackSpec,
@@ -30,7 +30,7 @@ def train_spec(params: Params, key: RunKey) -> TrainSpec:
     criterion = suite.perturbations[recipe.perturbation].criterion if recipe.perturbation else None
     return TrainSpec(
         key=key,
-        data=params.datasets[key.dataset],
+        data=dataset_spec(params, key),
         architecture=params.networks[key.network],
         normalize=look(suite.training.normalize, "training.normalize"),
         threat=threat,

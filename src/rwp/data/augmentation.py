@@ -100,15 +100,17 @@ def _crop(
     batch, channels, height, width = images.shape
     stride, size = width + 2 * padding, images.element_size()
     memory = _wide_rows(images, padding, mode)
+    last_run = memory.numel() - width
     top, left, mirrored = choices.view(3, batch, 1, 1)
     row = torch.arange(height, device=images.device) + (top - padding)
     inside = (row >= 0) & (row < height)
     row = row.abs()
     row = torch.where(row < height, row, 2 * (height - 1) - row)
-    plane = torch.arange(batch * channels, device=images.device).view(batch, channels, 1)
-    start = ((plane + mirrored * (batch * channels)) * height + row) * stride + left
+    offset = (row + mirrored * (batch * channels * height)) * stride + left
     if mode == "zero":
-        start = torch.where(inside, start, memory.numel() - width)
+        offset = torch.where(inside, offset, last_run)
+    plane = torch.arange(batch * channels, device=images.device).view(batch, channels, 1)
+    start = (plane * (height * stride) + offset).clamp_(max=last_run)
     runs = memory.view(torch.uint8).as_strided(
         (memory.numel() - width + 1, width * size), (size, 1)
     )

@@ -58,11 +58,25 @@ def fetch_dataset(
 
 @contextmanager
 def fetch_lock(directory: Path, name: str) -> Iterator[None]:
-    """Let one job at a time fetch `name` into `directory`."""
-    locks = directory / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{name}.lock"):
+    """Let one job at a time fetch `name` into `directory`.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    path = directory / ".locks" / f"{name}.lock"
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"{directory}: expected a writable folder for data, got {error.strerror}; "
+            "choose another or change its owner"
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _load_source(name: str, definition: DatasetSpec, raw: Path, origin: str | None) -> SourceData:

@@ -26,17 +26,11 @@ from torch import Tensor, nn
 from rwp.config.specs import AttackSpec
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
+from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_outcomes
 from rwp.evaluation.memory import RememberingModel
 from rwp.evaluation.records import Flags
 from rwp.evaluation.shards import BatchOutcome, shared_batches
-from rwp.evaluation.suite import (
-    AttackResult,
-    batch_of,
-    borrowed,
-    check_adversarial,
-    checked_logits,
-    clean_outcomes,
-)
+from rwp.evaluation.suite import AttackResult, check_adversarial, recheck
 
 VERSIONS = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
@@ -101,8 +95,10 @@ def autoattack(
                 seconds += outcome.seconds
                 warnings = (*warnings, *outcome.warnings)
             parts[name] = int(robust.sum())
-        largest, doubts = _recheck(problem, adversarial)
-    warnings = (*warnings, *doubts, *_square_warning(clean, parts))
+        largest, unsure = recheck(
+            model, images, adversarial, attack, batch_size=batch_size, device=device
+        )
+    warnings = (*warnings, *_boundary_warning(unsure), *_square_warning(clean, parts))
     unique = tuple(dict.fromkeys(warnings))
     return AttackResult(attack, clean, robust, largest, 0, seconds, unique, parts)
 
@@ -240,24 +236,11 @@ def _perturb(runner: AutoAttack, name: str, images: Tensor, labels: Tensor) -> T
     return attack.perturb(images, labels)
 
 
-def _recheck(problem: _Problem, adversarial: dict[int, Tensor]) -> tuple[float, tuple[str, ...]]:
-    """All adversarial images once more, in one order: size, range, and whether they still fool."""
-    if not adversarial:
-        return 0.0, ()
-    order = sorted(adversarial)
-    chosen = problem.images.select(torch.tensor(order))
-    largest, unsure = 0.0, 0
-    for start in range(0, len(order), problem.batch_size):
-        images, labels = batch_of(chosen, start, problem.batch_size, problem.device)
-        part = order[start : start + problem.batch_size]
-        found = torch.stack([adversarial[place] for place in part]).to(problem.device)
-        largest = max(largest, check_adversarial(found, images, problem.attack))
-        predictions = checked_logits(problem.model, found, labels).argmax(dim=1)
-        unsure += int((predictions == labels).sum())
+def _boundary_warning(unsure: int) -> tuple[str, ...]:
     if not unsure:
-        return largest, ()
-    note = f"{unsure} of {len(order)} adversarial images fool only in the batch they were found in"
-    return largest, (f"{note}: they lie on the decision boundary, within rounding",)
+        return ()
+    text = f"{unsure} adversarial images fool only in the batch they were found in"
+    return (f"{text}: they lie on the decision boundary, within rounding",)
 
 
 def _square_warning(clean: Flags, parts: dict[str, int]) -> tuple[str, ...]:

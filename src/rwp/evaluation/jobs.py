@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rwp.config.specs import AttackSpec, EvaluationSpec
+from rwp.config.specs import AttackSpec, EvaluationSpec, RunKey
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.autoattack import autoattack
@@ -55,16 +55,15 @@ def evaluate_checkpoint(
     ]
 
     def write(result: AttackResult) -> None:
-        record = EvaluationRecord(
+        record = record_of(
+            result,
             fingerprint=fingerprint,
             key=spec.key,
             checkpoint=spec.checkpoint,
-            **job.hashes,
-            **outcome_fields(result),
+            hashes=job.hashes,
             seed=spec.seed,
             batch_size=spec.batch_size,
-            device=device_name(device),
-            versions=versions(),
+            device=device,
         )
         write_record(root / spec.record(result.attack.name), record)
 
@@ -182,32 +181,41 @@ def first_examples(images: ImageSet, count: int | None, source: Path | str) -> I
     return images.select(torch.arange(count))
 
 
-def outcome_fields(result: AttackResult) -> dict[str, Any]:
-    """The part of a record that an attack decides."""
-    return {
-        "attack": result.attack,
-        "num_examples": len(result.robust),
-        "num_clean_correct": int(result.clean_correct.sum()),
-        "num_robust": int(result.robust.sum()),
-        "clean_bits": pack(result.clean_correct),
-        "robust_bits": pack(result.robust),
-        "max_perturbation": result.max_perturbation,
-        "num_nan": result.num_nan,
-        "seconds": round(result.seconds, 3),
-        "warnings": result.warnings,
-        "parts": result.parts or {},
-    }
-
-
-def device_name(device: torch.device | str) -> str:
-    """How people call the device, e.g. "cpu" or "NVIDIA H200"."""
+def record_of(
+    result: AttackResult,
+    *,
+    fingerprint: str,
+    key: RunKey | None,
+    checkpoint: str,
+    hashes: dict[str, Any],
+    seed: int,
+    batch_size: int,
+    device: torch.device | str,
+) -> EvaluationRecord:
+    """A result with all that identifies it."""
     chosen = torch.device(device)
-    return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type
-
-
-def versions() -> dict[str, str]:
-    """The packages that decide an evaluation's numbers."""
-    return {name: version(name) for name in ("torch", "numpy", "pyautoattack")}
+    packages = ("torch", "numpy", "pyautoattack")
+    return EvaluationRecord(
+        fingerprint=fingerprint,
+        key=key,
+        checkpoint=checkpoint,
+        **hashes,
+        attack=result.attack,
+        num_examples=len(result.robust),
+        num_clean_correct=int(result.clean_correct.sum()),
+        num_robust=int(result.robust.sum()),
+        clean_bits=pack(result.clean_correct),
+        robust_bits=pack(result.robust),
+        max_perturbation=result.max_perturbation,
+        num_nan=result.num_nan,
+        seconds=round(result.seconds, 3),
+        seed=seed,
+        batch_size=batch_size,
+        device=torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type,
+        versions={name: version(name) for name in packages},
+        warnings=result.warnings,
+        parts=result.parts or {},
+    )
 
 
 def _is_done(path: Path, attack: AttackSpec, fingerprint: str, hashes: dict[str, str]) -> bool:

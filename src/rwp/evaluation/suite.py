@@ -6,8 +6,7 @@ AutoAttack, which takes hours where these take minutes, is in `rwp.evaluation.au
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,19 +16,14 @@ from torch import Tensor, nn
 
 from rwp.config.specs import AttackSpec
 from rwp.core.attacks import cw, cw_zero_masked, fgsm, fgsm_random_start, pgd
-from rwp.core.modes import evaluation_mode, frozen_weights
-from rwp.core.precision import precision_context
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
+from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_outcomes
 from rwp.evaluation.records import Flags
 from rwp.rng import generator_for
 
 SLACK = 1e-5  # rounding that a perturbation may show beyond its radius; a gray level is 4e-3
-PROBABILITIES = (
-    "the model's outputs are probabilities: attacks need logits, and understate their strength"
-)
-TRAIN_MODE = "the model was handed over in train mode; it was evaluated in eval mode"
 
 
 @dataclass(frozen=True)
@@ -44,92 +38,6 @@ class AttackResult:
     seconds: float
     warnings: tuple[str, ...] = ()
     parts: dict[str, int] | None = None
-
-
-@contextmanager
-def borrowed(model: nn.Module, device: torch.device | str) -> Iterator[None]:
-    """The model as attacks want it: eval mode, frozen weights, 32 bits; put back afterwards."""
-    with evaluation_mode(model), frozen_weights(model), precision_context("fp32", device):
-        with _channels_last(model):
-            yield
-
-
-@contextmanager
-def _channels_last(model: nn.Module) -> Iterator[None]:
-    """Kernels with the channels innermost, which CPUs convolve half as fast again with."""
-    found = [(kernel, kernel.data) for kernel in model.parameters() if kernel.ndim == 4]
-    for kernel, data in found:
-        kernel.data = data.contiguous(memory_format=torch.channels_last)
-    try:
-        yield
-    finally:
-        for kernel, data in found:
-            kernel.data = data
-
-
-def batch_of(
-    images: ImageSet, start: int, batch_size: int, device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    """Images in [0, 1] and labels of one batch, on the device."""
-    part = slice(start, start + batch_size)
-    return images.images[part].to(device).float() / 255, images.labels[part].to(device)
-
-
-def checked_logits(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """One forward pass, with the outputs looked at.
-
-    Raises:
-        UserError: outputs that are not finite, of another shape, or too few for the labels.
-    """
-    with torch.no_grad():
-        logits = model(images)
-    if logits.ndim != 2 or len(logits) != len(images):
-        raise UserError(
-            f"model: expected logits of shape ({len(images)}, classes), got "
-            f"{tuple(logits.shape)}; wrap it so that it returns one row per image"
-        )
-    if not bool(torch.isfinite(logits).all()):
-        raise UserError(
-            "model: expected finite logits, got NaN or infinity; nothing was recorded, "
-            "look at the weights and at the normalization"
-        )
-    if int(labels.max()) >= logits.shape[1]:
-        raise UserError(
-            f"model: expected logits for {int(labels.max()) + 1} classes, got {logits.shape[1]}; "
-            "choose the data set it was trained on"
-        )
-    return logits
-
-
-def clean_outcomes(
-    model: nn.Module, images: ImageSet, *, batch_size: int, device: torch.device | str
-) -> tuple[Flags, tuple[str, ...]]:
-    """Which examples are classified correctly, and what is odd about the model's outputs.
-
-    Raises:
-        UserError: no labeled images, or outputs that `checked_logits` refuses.
-    """
-    if len(images) == 0 or bool((images.labels < 0).any()):
-        raise UserError(
-            f"images: expected labeled images, got {len(images)} with "
-            f"{int((images.labels < 0).sum())} unlabeled; evaluate on a labeled split"
-        )
-    warnings = [TRAIN_MODE] if model.training else []
-    correct, probabilities = [], True
-    with borrowed(model, device):
-        for start in range(0, len(images), batch_size):
-            batch, labels = batch_of(images, start, batch_size, device)
-            logits = checked_logits(model, batch, labels)
-            correct.append((logits.argmax(dim=1) == labels).cpu().numpy())
-            probabilities = probabilities and _are_probabilities(logits)
-    if probabilities:
-        warnings.append(PROBABILITIES)
-    return np.concatenate(correct), tuple(warnings)
-
-
-def _are_probabilities(outputs: Tensor) -> bool:
-    sums = outputs.double().sum(dim=1)
-    return bool((outputs >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())
 
 
 def threat_model(attack: AttackSpec) -> ThreatModel:
@@ -162,6 +70,34 @@ def check_adversarial(adversarial: Tensor, images: Tensor, attack: AttackSpec) -
             f"{largest:g}; the attack is at fault, nothing was recorded"
         )
     return largest
+
+
+def recheck(
+    model: nn.Module,
+    images: ImageSet,
+    adversarial: Mapping[int, Tensor],
+    attack: AttackSpec,
+    *,
+    batch_size: int,
+    device: torch.device | str,
+) -> tuple[float, int]:
+    """Look once more at adversarial images, given by their place in the data set.
+
+    Returns:
+        The largest perturbation, and how many images do not fool in these new batches.
+
+    Raises:
+        UserError: as `check_adversarial` and `checked_logits`.
+    """
+    order = sorted(adversarial)
+    largest, harmless = 0.0, 0
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        clean, labels = batch_of(images.select(torch.tensor(part)), 0, batch_size, device)
+        found = torch.stack([adversarial[place] for place in part]).to(clean.device)
+        largest = max(largest, check_adversarial(found, clean, attack))
+        harmless += int((checked_logits(model, found, labels).argmax(dim=1) == labels).sum())
+    return largest, harmless
 
 
 def run_attack(

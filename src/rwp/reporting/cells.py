@@ -74,5 +74,5 @@ def table1_rows(params: Params, suite_name: str) -> Iterator[tuple[dict[str, str
 def table2_rows(params: Params, suite_name: str) -> Iterator[tuple[str, list[RunKey]]]:
     """The rows of Table 2, the reference last: defense, and the runs behind it, one per seed."""
     table = get_suite(params, suite_name).table2
-    for recipe in [*table.recipes, *filter(None, [table.reference_recipe])]:
+    for recipe in dict.fromkeys([*table.recipes, *filter(None, [table.reference_recipe])]):
         yield method_label(recipe), table2_keys(params, suite_name, recipe)

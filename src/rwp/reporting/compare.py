@@ -14,12 +14,15 @@ from rwp.config.tables import get_suite
 from rwp.reporting.cells import attack_columns, table1_rows, table2_rows
 from rwp.reporting.comparable import TEST_IMAGES, table1_difference, table2_difference
 from rwp.reporting.measurements import OK
-from rwp.reporting.published import Row, published_curve, published_table1, published_table2
-from rwp.reporting.tables import LAST_EPOCHS, Table
+from rwp.reporting.published import published_curve, published_table1, published_table2
+from rwp.reporting.tables import LAST_EPOCHS, Row, Table, records_by
 
 # What the paper calls best is chosen on the test split; its last, wherever it can be traced, is
 # the mean of the final epochs.
 PAPER_MEASURES = {"best": "best_on_test", "last": "last_epochs_mean"}
+
+# What names a row of Table 1.
+PLACE = ("threat_model", "method", "dataset")
 
 WITHIN, ABOVE, BELOW = "within", "above", "below"
 NOT_COMPARABLE, MISSING = "not comparable", "missing"
@@ -60,10 +63,11 @@ def judge(ours: Sequence[float], paper: float, *, num_examples: int) -> Verdict:
 def compare_table1(params: Params, suite_name: str, table: Table) -> pd.DataFrame:
     """One row per cell of Table 1 that the paper has: paper, log, ours, difference, verdict."""
     published, rows = published_table1(), []
+    by_place = records_by(table.details, *PLACE)
     for labels, keys in table1_rows(params, suite_name):
         paper = published.get(tuple(labels.values()))
         difference = table1_difference(params, labels, keys[0])
-        seeds = _rows(table.details, labels)
+        seeds = by_place[tuple(labels.values())]
         images = TEST_IMAGES.get(params.datasets[keys[0].dataset].source, 0)
         for measure, ours in PAPER_MEASURES.items():
             value = paper[measure] if paper else None
@@ -81,18 +85,19 @@ def compare_table2(params: Params, suite_name: str, table: Table) -> pd.DataFram
     """One row per cell of Table 2: paper, ours, difference, verdict."""
     published, rows = published_table2(), []
     suite = get_suite(params, suite_name)
+    by_place = records_by(table.details, "defense", "attack")
     for defense, keys in table2_rows(params, suite_name):
         paper = published.get(defense)
         for attack, column in attack_columns(suite).items():
             value = paper.get(column) if paper else None
-            seeds = _rows(table.details, {"defense": defense, "attack": attack})
-            images = seeds["num_examples"].min()
+            seeds = by_place[defense, attack]
+            images = min(row["num_examples"] or 0 for row in seeds)
             found = _verdict(
                 seeds,
                 "accuracy",
                 value,
                 table2_difference(params, defense, keys[0], attack),
-                0 if pd.isna(images) else int(images),
+                images,
             )
             rows.append(
                 {"defense": defense, "attack": attack, "column": column, "paper": value}
@@ -102,21 +107,15 @@ def compare_table2(params: Params, suite_name: str, table: Table) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def _rows(frame: pd.DataFrame, values: dict[str, str]) -> pd.DataFrame:
-    chosen = frame
-    for name, value in values.items():
-        chosen = chosen[chosen[name] == value]
-    return chosen
-
-
 def _verdict(
-    seeds: pd.DataFrame, column: str, paper: float | None, difference: str, images: int
+    seeds: Sequence[Row], column: str, paper: float | None, difference: str, images: int
 ) -> Verdict:
     """The verdict on one cell; a seed without a number decides it."""
-    for row in seeds[seeds["status"] != OK].to_dict("records"):
-        return Verdict(row["status"], reason=f"seed {row['seed']}: {row['reason']}")
-    values = [float(value) for value in seeds[column]]
-    if any(math.isnan(value) for value in values):
+    for row in seeds:
+        if row["status"] != OK:
+            return Verdict(row["status"], reason=f"seed {row['seed']}: {row['reason']}")
+    values = [row[column] for row in seeds]
+    if None in values:
         return Verdict(MISSING, reason=f"needs {LAST_EPOCHS} epochs")
     mean = statistics.fmean(values)
     if paper is None or difference or not images:

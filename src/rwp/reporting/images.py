@@ -6,13 +6,14 @@ import base64
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from rwp.config.schema import Params
-from rwp.config.tables import get_suite
 from rwp.reporting import figures as draw
-from rwp.reporting.cells import COLUMN_LABELS, attack_columns
+from rwp.reporting.cells import COLUMN_LABELS
 from rwp.reporting.learning import curve_frame, table1_curve_keys
+from rwp.reporting.metrics import averages
 from rwp.reporting.style import picture
 from rwp.reporting.tables import Table
 
@@ -37,11 +38,12 @@ def own_figures(
     params: Params, suite_name: str, second: Table, *, root: Path | str
 ) -> Iterator[dict[str, str]]:
     """Table 2 as a picture, and the learning curves behind Table 1: uri and caption."""
-    labels = _attack_labels(params, suite_name)
-    accuracies = (
-        second.details.assign(attack=second.details["attack"].map(labels))
-        .groupby(["defense", "attack"], sort=False, as_index=False)["accuracy"]
-        .agg(lambda seeds: seeds.astype(float).mean(skipna=False))
+    accuracies = pd.DataFrame(
+        [
+            {"defense": defense, "attack": COLUMN_LABELS.get(column, column), "accuracy": value}
+            for defense, numbers in averages(second).items()
+            for column, value in numbers.items()
+        ]
     )
     if accuracies["accuracy"].notna().any():
         yield _image(
@@ -62,11 +64,6 @@ def own_figures(
         if not frame.empty:
             setting = f"{chosen[0].dataset}, {chosen[0].threat}"
             yield _image(draw.learning_curves(frame), f"{caption} ({setting})")
-
-
-def _attack_labels(params: Params, suite_name: str) -> dict[str, str]:
-    columns = attack_columns(get_suite(params, suite_name))
-    return {attack: COLUMN_LABELS.get(column, column) for attack, column in columns.items()}
 
 
 def stored_figures(paths: Sequence[Path]) -> Iterator[dict[str, str]]:

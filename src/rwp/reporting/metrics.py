@@ -55,7 +55,7 @@ def terminal_table(table: Table, *, title: str) -> TerminalTable:
     from rich.text import Text
 
     labels = [name for name in LABELS if name in table.frame]
-    numbers = [name for name in table.frame if name not in labels]
+    numbers = [str(name) for name in table.frame if name not in labels]
     notes = Text("\n".join(["accuracy in percent", *_notes(table, labels)]))
     shown = TerminalTable(title=title, caption=notes, caption_justify="left")
     for name in labels:
@@ -81,6 +81,15 @@ def reference_rows(table: Table) -> dict[str, dict[str, float]]:
         mean = seeds["accuracy"].astype(float).mean(skipna=False)
         rows.setdefault(str(defense), {})[PAPER_COLUMNS.get(str(attack), str(attack))] = mean
     return rows
+
+
+def averages(table: Table) -> dict[str, dict[str, float]]:
+    """Defense -> column -> percent, of Table 2 and, last, of its reference."""
+    rows = {
+        row["defense"]: {str(name): row[name] for name in row if name != "defense"}
+        for row in table.frame.to_dict("records")
+    }
+    return rows | reference_rows(table)
 
 
 def _cell(value: float) -> str:

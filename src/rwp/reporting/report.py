@@ -23,8 +23,8 @@ from rwp.reporting.compare import NOT_COMPARABLE, compare_table1, compare_table2
 from rwp.reporting.images import CAPTIONS, own_figures, stored_figures
 from rwp.reporting.measurements import OK
 from rwp.reporting.runs import read_run
-from rwp.reporting.tables import Table, table1, table2
-from rwp.reporting.views import gaps, table1_view, table2_view
+from rwp.reporting.tables import Table, records, table1, table2
+from rwp.reporting.views import BROKEN, KINDS, SIGNS, gaps, table1_view, table2_view
 
 
 def write_report(
@@ -85,9 +85,13 @@ def _context(
         "columns": [COLUMN_LABELS.get(column, column) for column in columns.values()],
         "counts": _counts(first, second),
         "verdicts": pd.concat([compared1, compared2])["verdict"].value_counts().to_dict(),
-        "elsewhere": [_not_comparable(compared1), _not_comparable(compared2)],
-        "compared1": _records(compared1),
-        "compared2": _records(compared2),
+        "elsewhere1": _not_comparable(compared1),
+        "elsewhere2": _not_comparable(compared2),
+        "signs": SIGNS,
+        "kinds": KINDS | dict.fromkeys(BROKEN, "broken"),
+        "broken": BROKEN,
+        "compared1": records(compared1),
+        "compared2": records(compared2),
         "gaps": gaps(first, second),
         "warnings": _warnings(second),
         "figures": [
@@ -95,15 +99,10 @@ def _context(
             *stored_figures([path for path in stored if path.exists()]),
         ],
         "runs": runs,
-        "details": _records(second.details),
+        "details": records(second.details),
         "settings": list(_flat(suite.model_dump(mode="json", exclude_none=True))),
         "protocol": _protocol(params, suite, second),
     }
-
-
-def _records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
-    """Rows whose missing values are none, so that a template can ask for them."""
-    return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
 def _counts(first: Table, second: Table) -> dict[str, int]:

@@ -28,6 +28,8 @@ MEASURES = (
     "last_epochs_mean",
     "robust_overfitting_gap",
 )
+Row = dict[Any, Any]
+
 EPOCHS = ("best_epoch", "best_on_test_epoch", "num_epochs")
 COUNTS = ("num_examples", "num_robust")
 
@@ -108,7 +110,7 @@ def table2(params: Params, suite_name: str, *, root: Path | str = ".") -> Table:
             for detail in _table2_details(params, key, list(columns), root)
         ]
         details += seeds
-        if keys[0].recipe != suite.table2.reference_recipe:
+        if keys[0].recipe in suite.table2.recipes:
             by_attack = {
                 column: _mean([row for row in seeds if row["attack"] == attack], "accuracy")
                 for attack, column in columns.items()
@@ -183,6 +185,20 @@ def _percent(share: float | None) -> float | None:
 def _details(rows: list[dict[str, Any]], counts: Iterable[str]) -> pd.DataFrame:
     """A frame whose counts stay whole numbers where some are missing."""
     return pd.DataFrame(rows).astype(dict.fromkeys(counts, "Int64"))
+
+
+def records(frame: pd.DataFrame) -> list[Row]:
+    """The rows of a frame; a missing value is none."""
+    rows = frame.astype(object).where(frame.notna(), None)
+    return [dict(zip(rows.columns, row, strict=True)) for row in rows.to_numpy()]
+
+
+def records_by(frame: pd.DataFrame, *columns: str) -> dict[tuple[Any, ...], list[Row]]:
+    """The rows of a frame by the values of some columns."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in records(frame):
+        found.setdefault(tuple(row[name] for name in columns), []).append(row)
+    return found
 
 
 def write_table1(params: Params, suite_name: str, *, root: Path | str = ".") -> list[Path]:

@@ -18,6 +18,7 @@ from rwp.core.precision import flush_denormals
 from rwp.data.images import ImageSet
 from rwp.data.splits import held_out_split
 from rwp.errors import UserError
+from rwp.files import write_json
 from rwp.progress import Progress
 from rwp.rng import derived_seed
 from rwp.training.batches import Batches
@@ -26,7 +27,7 @@ from rwp.training.guards import Stopped, check_epoch
 from rwp.training.loop import Training
 from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.recorder import Recorder, Row, SilentRecorder
-from rwp.training.run_record import RunFiles, input_hashes, write_run
+from rwp.training.run_record import RunFiles, copy_file, input_hashes, run_record
 from rwp.training.state import RunState
 
 HELD_OUT_SEED = 0  # one split for all recipes and seeds of a data set
@@ -70,10 +71,14 @@ def train_run(
         inputs = input_paths(spec, root)
         training, network = prepare(spec, inputs, torch.device(device))
         history = _resume(training, state, recorder)
-        verdict = _run(training, state, network, history, recorder, stop)
-        recorder.finish(verdict[0], {"run": str(files.folder)})
-        hashes = input_hashes(inputs)
-        write_run(files, training, network, state, history, verdict, fingerprint, hashes, recorder)
+        status, reason = _run(training, state, network, history, recorder, stop)
+        recorder.finish(status, {"run": str(files.folder)})
+        save_network(files.last, training.model, network=network, epoch=training.progress.epoch - 1)
+        copy_file(state.best if state.best.exists() else files.last, files.best)
+        copy_file(state.history_file, files.history)
+        outcome = {"status": status, "reason": reason, "fingerprint": fingerprint}
+        record = run_record(training, history, outcome, input_hashes(inputs), recorder.run_id)
+        write_json(files.record, record)  # last, as the seal
         state.remove()
     return files.folder
 
@@ -168,6 +173,8 @@ def _run(
         if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
             save()
 
+    if not history:
+        save()  # something to go back to, should the first epoch diverge
     epochs = training.spec.optimization.epochs
     name = training.spec.key.name
     with Progress(name, epochs, training.batches.plan(0)) as progress:

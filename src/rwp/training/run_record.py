@@ -13,11 +13,9 @@ from typing import Any
 
 import torch
 
-from rwp.files import atomic_write, sha256_file, write_json
-from rwp.training.checkpoint import save_network
+from rwp.files import atomic_write, sha256_file
 from rwp.training.loop import Training
-from rwp.training.recorder import Recorder, Row
-from rwp.training.state import RunState
+from rwp.training.recorder import Row
 
 FORMAT = "rwp.run/1"
 
@@ -49,48 +47,36 @@ class RunFiles:
         return self.folder / "run.json"
 
 
-def write_run(
-    files: RunFiles,
+def run_record(
     training: Training,
-    network: dict[str, Any],
-    state: RunState,
     history: list[Row],
-    verdict: tuple[str, str | None],
-    fingerprint: str,
+    outcome: dict[str, str | None],
     inputs: dict[str, str],
-    recorder: Recorder,
-) -> None:
-    """Write a run's folder from its state; run.json last, as the seal."""
-    epoch = training.progress.epoch - 1
-    save_network(files.last, training.model, network=network, epoch=epoch)
-    _copy(state.best if state.best.exists() else files.last, files.best)
-    _copy(state.history_file, files.history)
-    status, reason = verdict
-    write_json(
-        files.record,
-        {
-            "format": FORMAT,
-            "status": status,
-            "reason": reason,
-            "fingerprint": fingerprint,
-            "key": training.spec.key.model_dump(mode="json"),
-            "spec": training.spec.model_dump(mode="json"),
-            "commit": commit(),
-            "versions": versions(),
-            "device": device_name(training.device),
-            "threads": torch.get_num_threads(),
-            "inputs": inputs,
-            "parameters": sum(p.numel() for p in training.model.parameters()),
-            "seconds": round(sum(row["seconds"] for row in history), 3),
-            "passes": training.progress.passes,
-            "best": training.progress.best,
-            "last": history[-1] if status == "finished" else None,
-            "mlflow_run_id": recorder.run_id,
-        },
-    )
+    mlflow_run_id: str | None,
+) -> dict[str, Any]:
+    """The content of run.json; `outcome` has the keys status, reason and fingerprint."""
+    finished = outcome["status"] == "finished"
+    return {
+        "format": FORMAT,
+        **outcome,
+        "key": training.spec.key.model_dump(mode="json"),
+        "spec": training.spec.model_dump(mode="json"),
+        "commit": commit(),
+        "versions": versions(),
+        "device": device_name(training.device),
+        "threads": torch.get_num_threads(),
+        "inputs": inputs,
+        "parameters": sum(p.numel() for p in training.model.parameters()),
+        "seconds": round(sum(row["seconds"] for row in history), 3),
+        "passes": training.progress.passes,
+        "best": training.progress.best,
+        "last": history[-1] if finished else None,
+        "mlflow_run_id": mlflow_run_id,
+    }
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path) -> None:
+    """Copy in one move."""
     with atomic_write(target) as temporary:
         shutil.copyfile(source, temporary)
 

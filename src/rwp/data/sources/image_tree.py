@@ -41,7 +41,9 @@ def iterate_tree(path: Path) -> Iterator[TreeEntry]:
     if path.is_dir():
         entries = _folder_entries(path)
     elif not path.is_file():
-        raise UserError(f"{path}: expected a folder or an archive of images, found nothing there")
+        raise UserError(
+            f"{path}: expected a folder or an archive of images, found nothing; check the path"
+        )
     elif zipfile.is_zipfile(path):
         entries = _zip_entries(path)
     else:

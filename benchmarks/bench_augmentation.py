@@ -1,22 +1,21 @@
 """Augmentation on one core: ours, batched, against torchvision's transforms on PIL images.
 
 Both start from the bytes of 32x32 RGB images in memory and end with floats in [0, 1]. Ours
-includes gathering the batch; torchvision's leaves out collating it. One thread each; times are
-the best of several rounds, because on a shared machine only delays are random.
-On a GPU, `device="cuda"` measures ours there, with torchvision still on one core.
+includes gathering the batch; torchvision's leaves out collating it. One thread each; processor
+time, best of several rounds, so that other programs on the machine count as little as they can.
+On a GPU ours runs there (elapsed time) and torchvision's still on one core.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.registry import Result, Setting, benchmark
 from rwp.data.augmentation import Augmentation, augment
 
 BATCH = 128
@@ -30,32 +29,35 @@ POLICIES = {
 }
 
 
-def run(device: str = "cpu") -> list[dict[str, Any]]:
-    """Images per second of both, for each policy, and their ratio."""
+@benchmark(order=40)
+def augmentation(setting: Setting) -> Iterator[Result]:
+    """Seconds for one batch of 128 under each published policy."""
     images = np.random.default_rng(0).integers(0, 256, (4 * BATCH, 32, 32, 3), dtype=np.uint8)
-    rows = []
+    cpu = torch.device("cpu")
     with _one_thread():
         for name, policy in POLICIES.items():
-            ours = BATCH / _best_seconds(_ours(images, policy, device), repeats=20)
-            theirs = BATCH / _best_seconds(_torchvision(images, policy), repeats=1)
-            rows.append(
-                {
-                    "policy": name,
-                    "device": device,
-                    "images_per_second": round(ours),
-                    "torchvision_images_per_second": round(theirs),
-                    "speedup": round(ours / theirs, 1),
-                    "target": TARGET,
-                }
+            ours = _best_seconds(_ours(images, policy, setting.device), 50, setting.device)
+            theirs = _best_seconds(_torchvision(images, policy), 1, cpu)
+            yield Result(
+                f"augmentation_{name}",
+                ours,
+                theirs,
+                target=TARGET,
+                notes={"images_per_s": BATCH / ours, "torchvision_images_per_s": BATCH / theirs},
             )
-    return rows
 
 
-def _ours(images: np.ndarray, policy: Augmentation, device: str) -> Callable[[], object]:
+def _ours(images: np.ndarray, policy: Augmentation, device: torch.device) -> Callable[[], object]:
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
     index = torch.randperm(len(pixels))[:BATCH].to(device)
     generator = torch.Generator().manual_seed(0)
-    return lambda: augment(pixels[index], policy, generator=generator).float() / 255
+    floats = torch.empty(BATCH, 3, 32, 32, device=device)
+
+    def step() -> None:
+        batch = augment(pixels.index_select(0, index), policy, generator=generator)
+        torch.div(batch, 255, out=floats)
+
+    return step
 
 
 def _torchvision(images: np.ndarray, policy: Augmentation) -> Callable[[], object]:
@@ -71,22 +73,21 @@ def _torchvision(images: np.ndarray, policy: Augmentation) -> Callable[[], objec
     return lambda: [pipeline(Image.fromarray(image)) for image in images[:BATCH]]
 
 
-def _best_seconds(step: Callable[[], object], *, repeats: int) -> float:
+def _best_seconds(step: Callable[[], object], repeats: int, device: torch.device) -> float:
+    on_gpu = device.type == "cuda"
+    clock = time.perf_counter if on_gpu else time.process_time
     step()
     times = []
     for _ in range(ROUNDS):
-        _finish()
-        start = time.perf_counter()
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        start = clock()
         for _ in range(repeats):
             step()
-        _finish()
-        times.append((time.perf_counter() - start) / repeats)
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        times.append((clock() - start) / repeats)
     return min(times)
-
-
-def _finish() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 @contextmanager
@@ -97,18 +98,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def main() -> None:
-    """Print one line per policy."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu")
-    for row in run(parser.parse_args().device):
-        print(
-            f"{row['policy']:9} {row['device']:5} {row['images_per_second']:>11,} images/s  "
-            f"torchvision {row['torchvision_images_per_second']:>7,}  {row['speedup']}x"
-        )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,75 @@
+# What a person types. `make setup` is called by the others when it is needed.
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHON ?= python3
+UV := $(shell command -v uv 2>/dev/null)
+CORES ?= 2
+DEMO := results/demo/table1.csv results/demo/table2.csv results/demo/report.html
+# A bar on a terminal, a line per job elsewhere.
+PROGRESS := $(shell test -t 2 && echo --logger rich || echo --quiet rules reason host)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: setup demo test test-slow test-faults lint format bench ui lock clean
+
+setup: $(STAMP)
+
+# The lock names every package by version and hash. uv installs it in under a minute; where uv is
+# not installed, its own locked version goes into a folder of the environment first.
+$(STAMP): requirements.lock workflow/envs/uv.lock
+	@echo "Installing the locked packages into $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifeq ($(UV),)
+	@$(BIN)/python -m pip install -q --require-hashes --target $(VENV)/uv -r workflow/envs/uv.lock
+	@$(VENV)/uv/bin/uv pip sync -q --python $(BIN)/python --require-hashes requirements.lock
+	@$(VENV)/uv/bin/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+else
+	@$(UV) pip sync -q --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+endif
+	@touch $(STAMP)
+
+demo: setup
+	@snakemake --cores $(CORES) $(PROGRESS) $(DEMO)
+	@rwp table table2 --suite demo --show
+	@echo "Report:  $(CURDIR)/results/demo/report.html"
+	@echo "MLflow:  make ui, then http://127.0.0.1:5000 (experiment rwp-demo)"
+
+test: setup
+	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not faults" --cov --cov-report term
+
+test-slow: setup
+	@python -m pytest -m "slow"
+
+test-faults: setup
+	@python -m pytest -m "faults"
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+format: setup
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile workflow
+
+bench: setup
+	@python benchmarks/run.py
+
+# MLflow on this machine only, over the local store.
+ui: setup
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
+		mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
+		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db
+
+# Resolve all packages together again, with hashes and without the addresses of any index.
+lock:
+	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 requirements.in -o requirements.lock
+	echo uv | uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 - -o workflow/envs/uv.lock
+
+clean:
+	rm -rf results data .state logs mlflow.db mlruns .snakemake

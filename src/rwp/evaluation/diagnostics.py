@@ -1,0 +1,200 @@
+"""Is the robustness real? Signs of masked gradients, read off the records of one checkpoint.
+
+A network can resist the attacks it was trained against and still have adversarial examples that
+another attack finds. The gap between PGD-20 and AutoAttack shows it; how large a gap is usual
+depends on data set, norm and objective. `BANDS` holds what honest, published networks show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rwp.errors import UserError
+from rwp.evaluation.followup import FollowUp
+from rwp.evaluation.records import EvaluationRecord
+
+Level = Literal["green", "amber", "red"]
+_ORDER: tuple[Level, ...] = ("green", "amber", "red")
+
+
+@dataclass(frozen=True)
+class Band:
+    """Points between PGD-20 and AutoAttack: usual up to `green`, beyond all evidence at `red`."""
+
+    green: float
+    red: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One observation and how bad it is."""
+
+    level: Level
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The worst level of all reasons; the gap is in points, none without the two records."""
+
+    level: Level
+    gap: float | None
+    band: Band | None
+    reasons: tuple[Reason, ...]
+
+
+_AT_CIFAR10 = (
+    "ResNet-18: 4.3 (AT, mean of 3 seeds, DOM, ICLR 2024) and 4.6 (AT-AWP, its log against MAIR's "
+    "evaluation); small-loss removal, which the same authors call vulnerable, 12.6 (DOM)"
+)
+# (data set, norm, objective); None stands for any. The most specific entry counts.
+BANDS: dict[tuple[str | None, str, str | None], Band] = {
+    ("cifar10", "linf", "at"): Band(5.5, 8.0, _AT_CIFAR10),
+    ("cifar10", "linf", "trades"): Band(
+        5.0, 7.5, "TRADES and TRADES-AWP, 4.0 to 4.3 (the AWP authors' logs)"
+    ),
+    ("cifar10", "linf", "mart"): Band(8.0, 10.5, "MART, 5.7 to 7.6 on ResNet-18 and WRN-34-10"),
+    ("cifar100", "linf", "at"): Band(
+        6.5, 9.0, "ResNet-18: 4.1 (AT, DOM), 5.4 (AT-AWP: PGD-20 30.71, AutoAttack log 25.34)"
+    ),
+    ("svhn", "linf", "at"): Band(
+        10.5, 13.0, "ResNet-18: 8.0 at the best epoch, 9.8 at the last (AT, 3 seeds, DOM)"
+    ),
+    (None, "linf", None): Band(
+        6.5, 9.0, "nothing is published for this setting; the widest band of CIFAR-10 and CIFAR-100"
+    ),
+    (None, "l2", None): Band(
+        3.5, 6.0, "AT-AWP and TRADES-AWP on CIFAR-10, radius 0.5: 0.9 to 2.4 (the authors' logs)"
+    ),
+}
+
+# What AutoAttack's own checks mean; the package's documentation calls each a reason for doubt.
+_ALARMS: dict[str, Level] = {
+    "randomized defense": "red",
+    "dynamic defense": "red",
+    "probability": "red",
+    "probabilities": "red",
+    "Square Attack has decreased": "red",
+    "zero gradient": "amber",
+}
+# Points. Rules of Carlini et al., "On Evaluating Adversarial Robustness" (2019), sections 4 and 5:
+# a longer, a differently scaled or a borrowed attack does not beat a sound white-box attack.
+_NOTICEABLE, _LARGE = 1.0, 3.0
+_FEW_ZERO_GRADIENTS, _MANY_ZERO_GRADIENTS = 0.01, 0.10  # shares of the images
+
+
+def band_for(dataset: str, norm: str, objective: str) -> Band:
+    """The most specific band that fits."""
+    for key in (
+        (dataset, norm, objective),
+        (dataset, norm, None),
+        (None, norm, objective),
+        (None, norm, None),
+    ):
+        if key in BANDS:
+            return BANDS[key]
+    raise UserError(f"norm: expected linf or l2, got {norm!r}; check the record")
+
+
+def judge(
+    records: Sequence[EvaluationRecord],
+    *,
+    dataset: str,
+    objective: str,
+    follow_up: FollowUp | None = None,
+) -> Verdict:
+    """Weigh the records of one checkpoint, and the follow-up attacks where there are any.
+
+    Args:
+        records: of one checkpoint on one data set; those of other kinds are not looked at.
+        dataset: its name, as in params.yaml.
+        objective: natural, at, trades or mart; a natural network is not expected to resist.
+        follow_up: what `rwp.evaluation.followup` measured.
+
+    Raises:
+        UserError: no record.
+    """
+    if not records:
+        raise UserError("diagnosis: expected records, got none; evaluate first")
+    by_kind = _shortest_by_kind(records)
+    gap, band, reasons = None, None, []
+    pgd, autoattack = by_kind.get("pgd"), by_kind.get("autoattack")
+    if pgd and autoattack and objective != "natural":
+        band = band_for(dataset, pgd.attack.threat.norm, objective)
+        gap = 100 * (pgd.robust_accuracy - autoattack.robust_accuracy)
+        reasons.append(_gap_reason(gap, band, autoattack))
+    if objective != "natural":
+        reasons += _single_step_reasons(by_kind)
+        reasons += _follow_up_reasons(follow_up) if follow_up else []
+    reasons += _alarm_reasons(records)
+    return Verdict(_worst(reasons), gap, band, tuple(reasons))
+
+
+def _worst(reasons: Sequence[Reason]) -> Level:
+    found = {reason.level for reason in reasons}
+    return next((level for level in reversed(_ORDER) if level in found), "green")
+
+
+def _shortest_by_kind(records: Sequence[EvaluationRecord]) -> Mapping[str, EvaluationRecord]:
+    """One record per kind of attack: that of the fewest steps, as the bands are of PGD-20."""
+    ordered = sorted(records, key=lambda record: -(record.attack.num_steps or 0))
+    return {record.attack.kind: record for record in ordered}
+
+
+def _gap_reason(gap: float, band: Band, autoattack: EvaluationRecord) -> Reason:
+    level: Level = "red" if gap > band.red else "amber" if gap > band.green else "green"
+    bound = " at least" if autoattack.attack.version == "lite" else ""
+    text = (
+        f"PGD is{bound} {gap:.1f} points above AutoAttack; usual is up to {band.green:g}, "
+        f"unheard of above {band.red:g} ({band.source})"
+    )
+    return Reason(level, text)
+
+
+def _single_step_reasons(by_kind: Mapping[str, EvaluationRecord]) -> list[Reason]:
+    fgsm, pgd = by_kind.get("fgsm"), by_kind.get("pgd")
+    if not fgsm or not pgd:
+        return []
+    lead = 100 * (pgd.robust_accuracy - fgsm.robust_accuracy)
+    if lead <= _NOTICEABLE:
+        return []
+    return [Reason("red", f"one step fools more than many: FGSM is {lead:.1f} points below PGD")]
+
+
+def _alarm_reasons(records: Sequence[EvaluationRecord]) -> list[Reason]:
+    texts = dict.fromkeys(text for record in records for text in record.warnings)
+    return [
+        Reason(level, text) for text in texts for sign, level in _ALARMS.items() if sign in text
+    ]
+
+
+def _follow_up_reasons(found: FollowUp) -> list[Reason]:
+    reasons = []
+    drops = {
+        "more steps and restarts fool": found.base - found.longer,
+        "PGD on rescaled logits fools": found.base - found.rescaled,
+    }
+    if found.transfer is not None:
+        drops["images made for its twin fool"] = found.base - found.transfer
+    for text, drop in drops.items():
+        points = 100 * drop
+        if points > _NOTICEABLE:
+            level: Level = "red" if points > _LARGE else "amber"
+            reasons.append(Reason(level, f"{text} {points:.1f} points more than PGD did"))
+    if found.zero_gradients > _FEW_ZERO_GRADIENTS:
+        level = "red" if found.zero_gradients > _MANY_ZERO_GRADIENTS else "amber"
+        share = 100 * found.zero_gradients
+        reasons.append(Reason(level, f"{share:.0f} % of the images have no gradient at all"))
+    radius, accuracy = found.sweep[-1]
+    if accuracy > found.chance:
+        reasons.append(
+            Reason(
+                "red",
+                f"{100 * accuracy:.0f} % survive a radius of {radius:g}, at which an image can be "
+                "anything: the attack is lost, not the image safe",
+            )
+        )
+    return reasons

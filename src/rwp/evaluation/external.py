@@ -1,0 +1,206 @@
+"""Anyone's model, evaluated like our own: published weights, or whatever a function builds."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rwp.config.definitions import NetworkSpec
+from rwp.config.specs import AttackSpec
+from rwp.core.models import build_network
+from rwp.core.models.converters import LAYOUTS, convert_state
+from rwp.data.images import ImageSet
+from rwp.errors import UserError
+from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_outcomes
+from rwp.evaluation.jobs import first_examples, record_of, run_attacks
+from rwp.evaluation.records import write_record
+from rwp.evaluation.suite import AttackResult
+from rwp.files import sha256_file
+from rwp.training.checkpoint import FORMAT, load_network, load_weights, read_weights_file
+
+
+@dataclass(frozen=True)
+class ExternalModel:
+    """A model from elsewhere, under the name and hash that its records carry."""
+
+    model: nn.Module
+    name: str
+    sha256: str
+
+
+def load_checkpoint(
+    path: Path,
+    *,
+    architecture: NetworkSpec | None,
+    layout: str | None,
+    num_classes: int,
+    in_channels: int,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    device: torch.device | str = "cpu",
+) -> ExternalModel:
+    """Load a checkpoint of ours, or one in a published layout.
+
+    Args:
+        path: the file.
+        architecture: which network the weights belong to; not needed for a file of ours.
+        layout: the program that wrote the file, a name of `rwp.core.models.converters.LAYOUTS`.
+        num_classes: number of logits.
+        in_channels: 3 for color, 1 for gray.
+        mean: normalization of the layouts that keep it outside the network.
+        std: likewise.
+        device: where the model goes.
+
+    Raises:
+        UserError: no architecture or layout for a foreign file, or weights that do not fit.
+    """
+    content = read_weights_file(path)
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        model, _ = load_network(path, device=device)
+        return ExternalModel(model, path.stem, sha256_file(path))
+    if architecture is None or layout not in LAYOUTS:
+        raise UserError(
+            f"{path}: expected the network and the layout ({', '.join(LAYOUTS)}) of a foreign "
+            f"checkpoint, got {layout}; name them with --arch and --layout"
+        )
+    normalized = LAYOUTS[layout].normalization == "outside" or (
+        LAYOUTS[layout].normalization == "buffers" and _has_normalization(content)
+    )
+    shape = architecture.model_dump()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = build_network(
+                shape.pop("family"),
+                num_classes=num_classes,
+                in_channels=in_channels,
+                mean=mean if normalized else None,
+                std=std if normalized else None,
+                **shape,
+            )
+        weights = convert_state(content, layout=layout, model=model)
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path}: {error}") from error
+    load_weights(model, weights, source=path)
+    return ExternalModel(model.to(device).eval(), path.stem, sha256_file(path))
+
+
+def _has_normalization(content: Any) -> bool:
+    tables = [content, *(value for value in content.values() if isinstance(value, dict))]
+    return any(name.rpartition(".")[2] == "mu" for table in tables for name in table)
+
+
+def load_factory(text: str, *, device: torch.device | str = "cpu") -> ExternalModel:
+    """Call `package.module:factory`, which returns a model from [0, 1] images to logits.
+
+    Modules of the current folder are found too. This runs the code it names.
+
+    Raises:
+        UserError: no such module or function, or one that returns no torch module.
+    """
+    module_name, _, factory_name = text.partition(":")
+    if not module_name or not factory_name:
+        raise UserError(f"--model: expected package.module:factory, got {text!r}; name both")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"--model: expected {factory_name!r} in the module {module_name!r}, got {error}; "
+            "check both names and the current folder"
+        ) from error
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    model = factory() if callable(factory) else factory
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"--model: expected {text} to return a torch.nn.Module, got {type(model).__name__}; "
+            "return the model itself"
+        )
+    return ExternalModel(model.to(device), factory_name, _hash_of(model))
+
+
+def _hash_of(model: nn.Module) -> str:
+    """SHA-256 over names, types and bytes of a model's tensors."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        flat = value.detach().cpu().contiguous().flatten()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def evaluate_external(
+    external: ExternalModel,
+    *,
+    data: Path,
+    attacks: Sequence[AttackSpec],
+    out: Path,
+    state: Path,
+    batch_size: int,
+    seed: int,
+    num_examples: int | None = None,
+    device: torch.device | str = "cpu",
+    on_clean: Callable[[float], None] | None = None,
+) -> list[Path]:
+    """Evaluate a model from elsewhere; `on_clean` gets the clean accuracy before any attack.
+
+    Returns:
+        The records, `<out>/<attack>.json`; they have no run key.
+
+    Raises:
+        UserError: a model that does not take these images, or what the attacks refuse.
+    """
+    images = first_examples(ImageSet.load(data), num_examples, data)
+    _try_one_image(external, images, device)
+    clean, _ = clean_outcomes(external.model, images, batch_size=batch_size, device=device)
+    if on_clean is not None:
+        on_clean(float(clean.mean()))
+    hashes = {"checkpoint_sha256": external.sha256, "data_sha256": sha256_file(data)}
+    paths: list[Path] = []
+
+    def write(result: AttackResult) -> None:
+        record = record_of(
+            result,
+            fingerprint="external",
+            key=None,
+            checkpoint=external.name,
+            hashes=hashes,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+        )
+        paths.append(out / f"{result.attack.name}.json")
+        write_record(paths[-1], record)
+
+    run_attacks(
+        external.model,
+        images,
+        attacks,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        state=state / external.sha256[:16] / hashes["data_sha256"][:16] / f"{seed}-{batch_size}",
+        on_result=write,
+    )
+    return paths
+
+
+def _try_one_image(external: ExternalModel, images: ImageSet, device: torch.device | str) -> None:
+    batch, labels = batch_of(images, 0, 1, device)
+    try:
+        with borrowed(external.model, device):
+            checked_logits(external.model, batch, labels)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{external.name}: expected a model of images of shape {images.shape} in [0, 1], "
+            f"got an error on the first one ({reason}); choose the data set it was trained on"
+        ) from error

@@ -1,0 +1,159 @@
+"""Attacks that tell a robust network from one whose gradients lead nowhere.
+
+They follow Athalye et al. (2018) and Carlini et al. (2019): stronger, differently scaled and
+borrowed attacks, an unbounded one, and a look at the gradients themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from rwp.config.specs import AttackSpec
+from rwp.core.attacks import pgd
+from rwp.core.losses import cross_entropy
+from rwp.core.threat import ThreatModel
+from rwp.data.images import ImageSet
+from rwp.evaluation.forward import batch_of, borrowed, checked_logits
+from rwp.evaluation.suite import threat_model
+from rwp.rng import generator_for
+
+_MORE_STEPS, _RESTARTS = 100, 5
+_SCALES = (1.0, 10.0)  # spread that the rescaled logits of each image are given
+_LARGEST = {"linf": 0.5, "l2": 5.0}  # L-inf 0.5 turns every image into the same gray one
+_DOUBLINGS = 12
+
+
+@dataclass(frozen=True)
+class FollowUp:
+    """Shares of the images; robust ones unless said otherwise."""
+
+    base: float  # PGD as in the table
+    longer: float  # 100 steps, 5 restarts, worst iterate
+    rescaled: float  # PGD on logits brought to a common spread, worst of two spreads
+    transfer: float | None  # PGD images of the twin, none without one
+    zero_gradients: float  # of all images: the loss has no gradient at the clean image
+    sweep: tuple[tuple[float, float], ...]  # (radius, robust), doubling up to the largest radius
+    chance: float  # share of the most frequent class
+
+
+def follow_up(
+    model: nn.Module,
+    images: ImageSet,
+    attack: AttackSpec,
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str,
+    twin: nn.Module | None = None,
+) -> FollowUp:
+    """Attack a network in the ways that uncover masked gradients.
+
+    Args:
+        model: images in [0, 1] to logits.
+        images: a labeled set; a few hundred images are enough.
+        attack: the PGD of the table.
+        batch_size: images per batch.
+        seed: of the random starts.
+        device: where to run.
+        twin: another network for the same task, e.g. the one trained without weight perturbation.
+
+    Raises:
+        UserError: logits that are not finite.
+    """
+    run = _Runner(model, images, attack, batch_size, seed, device)
+    base = run.robust(pgd)
+    longer = partial(pgd, num_restarts=_RESTARTS, keep="worst")
+    rescaled = min(run.robust(partial(pgd, loss=_rescaled(scale))) for scale in _SCALES)
+    counts = images.class_counts()
+    return FollowUp(
+        base=base,
+        longer=run.robust(longer, num_steps=max(_MORE_STEPS, attack.num_steps or 0)),
+        rescaled=rescaled,
+        transfer=None if twin is None else run.robust(pgd, source=twin),
+        zero_gradients=run.zero_gradients(),
+        sweep=run.sweep(),
+        chance=max(counts) / len(images),
+    )
+
+
+def _rescaled(scale: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Cross-entropy of logits with a fixed spread, so that no softmax is saturated or flat."""
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        spread = (logits.amax(dim=1) - logits.amin(dim=1)).detach().clamp_min(1e-20)
+        return cross_entropy(scale * logits / spread.unsqueeze(1), labels)
+
+    return loss
+
+
+@dataclass(frozen=True)
+class _Runner:
+    model: nn.Module
+    images: ImageSet
+    attack: AttackSpec
+    batch_size: int
+    seed: int
+    device: torch.device | str
+
+    def robust(
+        self,
+        attack: Callable[..., Tensor],
+        *,
+        num_steps: int | None = None,
+        threat: ThreatModel | None = None,
+        step_size: float | None = None,
+        source: nn.Module | None = None,
+    ) -> float:
+        """Share of images that are right before and after; `source` is attacked instead."""
+        attacked = source or self.model
+        robust = 0
+        with borrowed(self.model, self.device), borrowed(attacked, self.device):
+            for place, start in enumerate(range(0, len(self.images), self.batch_size)):
+                batch, labels = batch_of(self.images, start, self.batch_size, self.device)
+                adversarial = attack(
+                    attacked,
+                    batch,
+                    labels,
+                    threat=threat or threat_model(self.attack),
+                    step_size=step_size or self.attack.step,
+                    num_steps=num_steps or self.attack.num_steps or 0,
+                    generator=generator_for(self.seed, "follow-up", place),
+                )
+                before = checked_logits(self.model, batch, labels).argmax(dim=1) == labels
+                after = checked_logits(self.model, adversarial, labels).argmax(dim=1) == labels
+                robust += int((before & after).sum())
+        return robust / len(self.images)
+
+    def sweep(self) -> tuple[tuple[float, float], ...]:
+        """Robust accuracy at doubling radii, up to 0 or to the largest radius that makes sense.
+
+        The step grows with the radius, so that each attack can cross its ball.
+        """
+        radius, largest = self.attack.threat.radius, _LARGEST[self.attack.threat.norm]
+        points: list[tuple[float, float]] = []
+        for doubling in range(_DOUBLINGS):
+            size = min(radius * 2**doubling, largest)
+            threat = ThreatModel(self.attack.threat.norm, size)
+            step = self.attack.step * size / radius
+            accuracy = self.robust(partial(pgd, keep="worst"), threat=threat, step_size=step)
+            points.append((size, accuracy))
+            if accuracy == 0 or size >= largest:
+                break
+        return tuple(points)
+
+    def zero_gradients(self) -> float:
+        """Share of images at which the loss has no gradient in any pixel."""
+        silent = 0
+        with borrowed(self.model, self.device), torch.enable_grad():
+            for start in range(0, len(self.images), self.batch_size):
+                batch, labels = batch_of(self.images, start, self.batch_size, self.device)
+                batch.requires_grad_()
+                loss = cross_entropy(self.model(batch), labels).sum()
+                (gradient,) = torch.autograd.grad(loss, batch)
+                silent += int((gradient.flatten(1).abs().amax(dim=1) == 0).sum())
+        return silent / len(self.images)

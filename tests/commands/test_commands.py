@@ -1,0 +1,120 @@
+"""The commands as a person calls them: help at once, bad input in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Project
+
+COMMANDS = ("data fetch", "pseudo-label", "train", "evaluate", "table", "report", "plan", "verify")
+
+
+def assert_one_line(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert result.returncode == 2, result.stderr
+    line = result.stderr.strip()
+    assert line.startswith("error: ")
+    assert "\n" not in line
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_imports_nothing_heavy(command: str) -> None:
+    program = (
+        "import sys; sys.argv = ['rwp', *sys.argv[1:], '--help']\n"
+        "from rwp.commands.app import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'mlflow', 'pandas', 'pydantic', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, *command.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Usage: rwp" in result.stdout
+
+
+def test_bad_names_and_files_are_one_line_each(project: Project) -> None:
+    cases = [
+        ("train --suite dmeo", "expected a suite (demo, quick, paper), got 'dmeo'"),
+        ("train --recipe at-rpw", "expected a recipe", "'at-rpw'"),
+        ("train --dataset mnist", "expected a data set", "'mnist'"),
+        ("train", "data/digits/train.pt: expected the train images, found none"),
+        ("data fetch mnist", "expected a data set or unlabeled source", "'mnist'"),
+        ("pseudo-label --recipe at", "expected one with unlabeled data, got 'at'"),
+        ("evaluate --checkpoint nowhere/best.pt", "expected a checkpoint, found no file"),
+        ("table --suite papr", "expected a suite", "'papr'"),
+    ]
+    for words, *parts in cases:
+        assert_one_line(project.run("rwp", *words.split()), *parts)
+    left = {path.name for path in project.folder.iterdir()}
+    assert left == {"Snakefile", "workflow", "profiles", "src", "params.yaml"}
+
+
+def test_a_file_where_results_should_be(project_with_data: Project) -> None:
+    project = project_with_data
+    (project.folder / "results").write_text("in the way")
+    result = project.run("rwp", "train", "--no-tracking")
+    assert result.returncode == 2
+    last = result.stderr.strip().splitlines()[-1]
+    assert "a file stands where a folder is needed; move it away" in last
+    assert (project.folder / "results").read_text() == "in the way"
+
+
+def test_settings_that_are_no_yaml(project: Project) -> None:
+    (project.folder / "params.yaml").write_text("build: [demo\n")
+    assert_one_line(project.run("rwp", "plan"), "params.yaml: expected YAML")
+    result = project.snakemake("-n")
+    assert result.returncode == 2
+    assert "error: params.yaml: expected YAML" in result.stderr.splitlines()[-1]
+
+
+def test_steps_by_hand_write_where_the_pipeline_would(project: Project) -> None:
+    steps = [
+        "data fetch digits",
+        "data fetch digits-holdout",
+        "train --suite demo --recipe natural --no-tracking",
+        "pseudo-label --suite demo",
+        "train --suite demo --recipe rst-rwp --seed 0",
+    ]
+    for step in steps:
+        result = project.run("rwp", *step.split())
+        assert result.returncode == 0, result.stderr
+    run = project.folder / "results/demo/runs/digits/linf/small/rst-rwp/seed0"
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    checkpoint = str(run.relative_to(project.folder) / "best.pt")
+    result = project.run("rwp", "evaluate", "--checkpoint", checkpoint, "--attack", "pgd-20")
+    assert result.returncode == 0, result.stderr
+    record = json.loads((run / "evaluation/best/pgd-20.json").read_text())
+    assert record["num_examples"] == 40
+    result = project.run("rwp", "verify")
+    assert result.returncode == 0
+    # teacher, labels, run and record stand on today's settings and code
+    assert "3 results are up to date, 0 stale" in result.stdout
+    rewritten = project.folder / "params.yaml"
+    rewritten.write_text(rewritten.read_text().replace("digits: 2.3", "digits: 2.2"))
+    result = project.run("rwp", "verify")
+    assert result.returncode == 1
+    assert "stale: results/demo/runs/digits/linf/small/rst-rwp/seed0/run.json" in result.stdout
+
+
+def test_another_networks_checkpoint_is_refused(project_with_data: Project) -> None:
+    project = project_with_data
+    assert project.run("rwp", "train", "--no-tracking").returncode == 0
+    run = project.folder / "results/demo/runs/digits/linf/small/at/seed0"
+    (run / "best.pt").write_bytes((run / "best.pt").read_bytes()[:2000])
+    checkpoint = str(run.relative_to(project.folder) / "best.pt")
+    result = project.run("rwp", "evaluate", "--checkpoint", checkpoint, "--attack", "fgsm")
+    assert_one_line(result, "best.pt: expected a checkpoint, got a truncated or foreign file")
+    assert not (run / "evaluation").exists()
+    assert Path(run / "last.pt").exists()

@@ -1,0 +1,134 @@
+"""What params.yaml resolves to, and that the paper's suite is the paper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rwp.config.evaluations import evaluation_spec
+from rwp.config.fields import pick, radius_value
+from rwp.config.load import check_params
+from rwp.config.lookup import run_key
+from rwp.config.schema import Params
+from rwp.config.specs import TrainSpec
+from rwp.config.tables import table1_runs, table2_runs
+from rwp.config.trainings import train_spec
+
+
+def resolve(params: Params, recipe: str, dataset: str, threat: str, **more: Any) -> TrainSpec:
+    place = {"recipe": recipe, "dataset": dataset, "threat": threat, "seed": 0}
+    return train_spec(params, run_key(params, more.pop("suite", "paper"), **place, **more))
+
+
+def test_the_most_specific_setting_counts() -> None:
+    table = {"default": 1, "svhn": 2, "at/svhn": 3}
+    assert pick(table, ["cifar10", "at"]) == 1
+    assert pick(table, ["svhn", "trades"]) == 2
+    assert pick(table, ["svhn", "at"]) == 3
+    assert pick({"svhn": 2}, ["cifar10"]) is None
+
+
+def test_radii_are_exact() -> None:
+    assert radius_value("8/255") == 8 / 255
+    assert radius_value("0.031") == 0.031
+
+
+@pytest.mark.parametrize(
+    ("dataset", "threat", "epsilon", "step_size"),
+    [
+        ("cifar10", "linf", "8/255", "2/255"),
+        ("cifar100", "linf", "8/255", "2/255"),
+        ("svhn", "linf", "8/255", "1/255"),
+        ("svhn", "l2", "128/255", "15/255"),
+        ("cifar10", "l2", "128/255", "15/255"),
+    ],
+)
+def test_paper_threat_models(
+    params: Params, dataset: str, threat: str, epsilon: str, step_size: str
+) -> None:
+    spec = resolve(params, "at", dataset, threat)
+    assert spec.attack is not None
+    assert spec.monitor is not None
+    assert (spec.attack.threat.epsilon, spec.attack.step_size) == (epsilon, step_size)
+    assert (spec.monitor.threat.epsilon, spec.monitor.step_size) == (epsilon, step_size)
+    assert (spec.attack.num_steps, spec.monitor.num_steps) == (10, 20)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "threat", "recipe", "c_min", "warmup", "gamma", "steps"),
+    [
+        ("cifar10", "linf", "at-rwp", 1.7, 0, 0.01, 10),
+        ("cifar100", "linf", "at-rwp", 4.0, 0, 0.01, 10),
+        ("svhn", "linf", "at-rwp", 2.2, 5, 0.01, 10),
+        ("svhn", "l2", "at-rwp", 2.2, 5, 0.01, 10),
+        ("svhn", "linf", "at-awp", None, 5, 0.01, 1),
+        ("svhn", "l2", "at-awp", None, 0, 0.01, 1),
+        ("cifar10", "linf", "trades-rwp", 1.7, 9, 0.005, 10),
+        ("cifar10", "linf", "rst-awp", None, 9, 0.005, 1),
+    ],
+)
+def test_paper_perturbations(
+    params: Params,
+    dataset: str,
+    threat: str,
+    recipe: str,
+    c_min: float | None,
+    warmup: int,
+    gamma: float,
+    steps: int,
+) -> None:
+    found = resolve(params, recipe, dataset, threat).perturbation
+    assert found is not None
+    assert (found.c_min, found.warmup_epochs, found.gamma) == (c_min, warmup, gamma)
+    assert found.num_weight_steps == steps
+    assert found.norm_scope == ("layer" if recipe.endswith("awp") else "model")
+
+
+def test_paper_families_differ_as_published(params: Params) -> None:
+    at, svhn = resolve(params, "at", "cifar10", "linf"), resolve(params, "at", "svhn", "linf")
+    trades, rst = (resolve(params, name, "cifar10", "linf") for name in ("trades", "rst"))
+    assert (at.optimization.learning_rate, svhn.optimization.learning_rate) == (0.1, 0.01)
+    assert (at.attack.bn_mode, trades.attack.bn_mode) == ("train", "eval")  # type: ignore[union-attr]
+    assert (at.augmentation.padding_mode, trades.augmentation.padding_mode) == ("reflect", "zero")
+    assert (svhn.augmentation.crop_padding, svhn.augmentation.flip) == (0, False)
+    assert resolve(params, "at", "cifar100", "l2").augmentation.rotation_degrees == 15
+    assert (at.normalize, trades.normalize, rst.normalize) == (True, False, False)
+    assert (at.optimization.schedule, rst.optimization.schedule) == (
+        "piecewise_by_step",
+        "cosine_by_epoch",
+    )
+    assert (rst.optimization.nesterov, rst.optimization.batch_size) == (True, 256)
+    assert rst.attack is not None
+    assert (rst.attack.threat.epsilon, rst.attack.step_size) == ("0.031", "0.007")
+    assert rst.threat is not None
+    assert rst.threat.epsilon == "8/255"  # trained at 0.031, evaluated at 8/255
+
+
+def test_paper_tables_count_27_trainings_and_their_networks(params: Params) -> None:
+    first, second = table1_runs(params, "paper"), table2_runs(params, "paper")
+    assert (len(set(first)), len(set(second))) == (18, 9)
+    assert {key.network for key in first} == {"preact-resnet-18"}
+    by_recipe = {key.recipe: key.network for key in second}
+    assert by_recipe["at-rwp"] == by_recipe["trades"] == "wrn-34-10"
+    assert by_recipe["rst-awp"] == "wrn-28-10"
+    teachers = {train_spec(params, key).unlabeled.teacher for key in second if "rst" in key.recipe}  # type: ignore[union-attr]
+    assert len(teachers) == 1
+
+
+def test_one_spec_is_one_line_and_comes_back_equal(params: Params) -> None:
+    for suite in params.suites:
+        for key in table1_runs(params, suite) + table2_runs(params, suite):
+            spec = train_spec(params, key)
+            text = spec.canonical()
+            assert "\n" not in text
+            assert TrainSpec.model_validate_json(text) == spec
+            evaluation = evaluation_spec(params, key)
+            assert type(evaluation).model_validate_json(evaluation.canonical()) == evaluation
+
+
+def test_spelling_of_the_file_changes_nothing(settings: dict[str, Any], params: Params) -> None:
+    shuffled = {name: settings[name] for name in reversed(settings)}
+    key = table1_runs(params, "demo")[0]
+    again = check_params(shuffled)
+    assert train_spec(again, key).canonical() == train_spec(params, key).canonical()

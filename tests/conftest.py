@@ -1,0 +1,121 @@
+"""What all tests share: the committed settings, and a small project to run commands in."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rwp.config.load import check_params
+from rwp.config.schema import Params
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def committed() -> dict[str, Any]:
+    """params.yaml, parsed; tests that change it work on a copy."""
+    return yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def settings(committed: dict[str, Any]) -> dict[str, Any]:
+    return copy.deepcopy(committed)
+
+
+@pytest.fixture(scope="session")
+def params(committed: dict[str, Any]) -> Params:
+    return check_params(committed)
+
+
+def tiny_settings(committed: dict[str, Any]) -> dict[str, Any]:
+    """The demo suite with networks and schedules that train in a second or two."""
+    content = copy.deepcopy(committed)
+    content["networks"]["small"]["width"] = 4
+    demo = content["suites"]["demo"]
+    demo["training"] |= {"epochs": 3, "batch_size": 64, "decay_epochs": [2]}
+    demo["training"]["attack_num_steps"] = 2
+    demo["monitor_num_steps"] = 2
+    demo["objectives"]["rst"]["unlabeled"]["epoch_size"] = 768
+    for perturbation in demo["perturbations"].values():
+        perturbation["warmup_epochs"] = 1
+    demo["perturbations"]["rwp"] |= {"num_weight_steps": 2, "c_min": {"digits": 2.3}}
+    demo["evaluation"]["num_examples"] = 40
+    demo["evaluation"]["attacks"] = {
+        "natural": {"kind": "natural"},
+        "fgsm": {"kind": "fgsm"},
+        "pgd-20": {"kind": "pgd", "num_steps": 2},
+        "pgd-100": {"kind": "pgd", "num_steps": 3},
+        "cw-100": {"kind": "cw", "num_steps": 2, "kappa": 0},
+        "autoattack": {"kind": "autoattack", "version": "standard"},
+    }
+    return content
+
+
+class Project:
+    """A folder with settings of its own, in which commands run as a user runs them."""
+
+    def __init__(self, folder: Path, content: dict[str, Any]) -> None:
+        self.folder = folder
+        self.write(content)
+
+    def write(self, content: dict[str, Any]) -> None:
+        text = yaml.safe_dump(content, sort_keys=False)
+        (self.folder / "params.yaml").write_text(text, encoding="utf-8")
+
+    def run(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a program of the environment here; standard output and error are captured."""
+        return subprocess.run(
+            [str(Path(sys.executable).parent / words[0]), *words[1:]],
+            cwd=self.folder,
+            env=self.environment(),
+            text=True,
+            capture_output=True,
+            timeout=options.pop("timeout", 240),
+            check=False,
+            **options,
+        )
+
+    def environment(self) -> dict[str, str]:
+        bin_folder = str(Path(sys.executable).parent)
+        return os.environ | {
+            "PYTHONPATH": str(ROOT / "src"),
+            "PATH": os.pathsep.join([bin_folder, os.environ["PATH"]]),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def snakemake(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return self.run("snakemake", "--cores", "2", *words, **options)
+
+
+@pytest.fixture
+def project(tmp_path: Path, committed: dict[str, Any]) -> Project:
+    """A project with tiny settings and the workflow of this checkout."""
+    for name in ("Snakefile", "workflow", "profiles", "src"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return Project(tmp_path, tiny_settings(committed))
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Path:
+    """A data folder with the digits and their unlabeled share."""
+    from rwp.data.fetch import fetch_dataset
+    from rwp.data.unlabeled import fetch_unlabeled
+
+    folder = tmp_path_factory.mktemp("digits") / "data"
+    fetch_dataset("digits", params.datasets["digits"], folder)
+    fetch_unlabeled("digits-holdout", params.unlabeled["digits-holdout"], folder)
+    return folder
+
+
+@pytest.fixture
+def project_with_data(project: Project, digits: Path) -> Project:
+    shutil.copytree(digits, project.folder / "data")
+    return project

@@ -1,0 +1,114 @@
+"""Attacks, models and records that several tests use, importable by their worker processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from pyautoattack import AutoAttack
+from torch import Tensor, nn
+
+from rwp.config.specs import AttackSpec, ThreatSpec
+from rwp.evaluation.records import EvaluationRecord, pack
+
+THREAT = ThreatSpec(norm="linf", epsilon="0.06")
+NETWORK: dict[str, Any] = {
+    "architecture": {"family": "preact_resnet", "blocks": (1,), "width": 4},
+    "num_classes": 10,
+    "in_channels": 1,
+    "mean": None,
+    "std": None,
+}
+
+
+def attack(name: str, kind: str | None = None, **settings: Any) -> AttackSpec:
+    settings.setdefault("threat", THREAT)
+    return AttackSpec(name=name, kind=kind or name, **settings)
+
+
+def autoattack_spec(version: str = "standard", **settings: Any) -> AttackSpec:
+    return attack("autoattack", "autoattack", version=version, **settings)
+
+
+class ShortAutoAttack(AutoAttack):
+    """The package's four attacks with fewer steps, so that a test takes a second."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.apgd.n_iter = self.apgd_targeted.n_iter = self.fab.n_iter = 8
+        self.square.n_queries = 150
+
+
+def record(
+    robust: list[bool], *, clean: list[bool] | None = None, **changes: Any
+) -> EvaluationRecord:
+    flags = np.array(robust)
+    before = np.ones_like(flags) if clean is None else np.array(clean)
+    content: dict[str, Any] = {
+        "fingerprint": "f",
+        "key": None,
+        "checkpoint": "best",
+        "checkpoint_sha256": "c",
+        "data_sha256": "d",
+        "attack": attack("pgd-20", "pgd", num_steps=20, step_size="0.03"),
+        "num_examples": len(flags),
+        "num_clean_correct": int(before.sum()),
+        "num_robust": int(flags.sum()),
+        "clean_bits": pack(before),
+        "robust_bits": pack(flags),
+        "max_perturbation": 0.1,
+        "num_nan": 0,
+        "seconds": 1.0,
+        "seed": 0,
+        "batch_size": 16,
+        "device": "cpu",
+        "versions": {"torch": "2"},
+    }
+    return EvaluationRecord(**content | changes)
+
+
+class LogitScaled(nn.Module):
+    """A model behind a front that makes its softmax blind: the loss has no gradient left."""
+
+    def __init__(self, model: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.model, self.scale = model, scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.scale * self.model(images)
+
+
+class Quantized(nn.Module):
+    """A model behind a front of a few gray levels: no gradient passes the rounding."""
+
+    def __init__(self, model: nn.Module, levels: int) -> None:
+        super().__init__()
+        self.model, self.levels = model, levels
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model((images * self.levels).round() / self.levels)
+
+
+class Returning(nn.Module):
+    """A model that returns what `function` makes of another model's logits."""
+
+    def __init__(self, model: nn.Module, function: Any) -> None:
+        super().__init__()
+        self.model, self.function = model, function
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.function(self.model(images))
+
+
+def three_classes() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
+
+def not_a_model() -> str:
+    return "model"
+
+
+def linear_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))

@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+import torch
+from tests.evaluation.samples import THREAT, Returning, attack, three_classes
+from torch import nn
+
+from rwp.core.attacks import pgd
+from rwp.core.threat import ThreatModel
+from rwp.data.images import ImageSet
+from rwp.errors import UserError
+from rwp.evaluation import suite
+from rwp.evaluation.forward import PROBABILITIES, TRAIN_MODE
+from rwp.evaluation.suite import AttackResult, evaluate
+from rwp.rng import generator_for
+
+PGD = attack("pgd-20", "pgd", num_steps=20, step_size="0.03")
+ATTACKS = (
+    attack("natural"),
+    attack("fgsm"),
+    attack("fgsm-literal", "fgsm_random_start", step_size="0.2"),
+    PGD,
+    attack("cw", num_steps=20, step_size="0.03", kappa=10.0),
+    attack("cw-literal", "cw_zero_masked", num_steps=20, step_size="0.03", kappa=10.0),
+)
+
+
+def run(model: nn.Module, images: ImageSet, *attacks, **options) -> list[AttackResult]:
+    settings = {"batch_size": 16, "seed": 0, "device": "cpu"} | options
+    return evaluate(model, images, attacks, **settings)
+
+
+def test_every_attack_leaves_consistent_outcomes(robust_model: nn.Module, images: ImageSet):
+    seen = []
+    results = run(robust_model, images, *ATTACKS, on_result=seen.append)
+    assert seen == results
+    natural, others = results[0], results[1:]
+    assert np.array_equal(natural.robust, natural.clean_correct)
+    assert natural.max_perturbation == 0.0
+    for result in others:
+        assert not (result.robust & ~result.clean_correct).any()
+        assert result.robust.sum() < natural.robust.sum()
+        assert 0.0599 < result.max_perturbation < 0.06 + suite.SLACK
+
+
+def test_outcomes_are_those_of_the_core_attack(robust_model: nn.Module, images: ImageSet):
+    (result,) = run(robust_model, images, PGD, batch_size=len(images))
+    batch, labels = images.images.float() / 255, images.labels
+    found = pgd(
+        robust_model,
+        batch,
+        labels,
+        threat=ThreatModel("linf", THREAT.radius),
+        step_size=0.03,
+        num_steps=20,
+        generator=generator_for(0, "evaluation", "pgd-20", 0),
+    )
+    clean = robust_model(batch).argmax(1) == labels
+    robust = clean & (robust_model(found).argmax(1) == labels)
+    assert np.array_equal(result.robust, robust.numpy())
+
+
+def test_same_seed_same_bits_and_model_untouched(robust_model: nn.Module, images: ImageSet):
+    before = {name: value.clone() for name, value in robust_model.state_dict().items()}
+    strides = [parameter.stride() for parameter in robust_model.parameters()]
+    first, second = run(robust_model, images, PGD)[0], run(robust_model, images, PGD)[0]
+    assert np.array_equal(first.robust, second.robust)
+    assert all(
+        torch.equal(before[name], value) for name, value in robust_model.state_dict().items()
+    )
+    assert strides == [parameter.stride() for parameter in robust_model.parameters()]
+    assert all(parameter.requires_grad for parameter in robust_model.parameters())
+
+
+def test_restarts_never_help_the_model(robust_model: nn.Module, images: ImageSet):
+    weak = attack("pgd", num_steps=3, step_size="0.03")
+    many = attack("pgd", num_steps=3, step_size="0.03", num_restarts=4)
+    once, often = run(robust_model, images, weak)[0], run(robust_model, images, many)[0]
+    assert often.robust.sum() <= once.robust.sum()
+
+
+def test_model_left_in_train_mode_is_evaluated_in_eval_mode(robust_model: nn.Module, images):
+    expected = run(robust_model, images, PGD)[0]
+    robust_model.train()
+    try:
+        found = run(robust_model, images, PGD)[0]
+        assert robust_model.training
+    finally:
+        robust_model.eval()
+    assert np.array_equal(found.robust, expected.robust)
+    assert found.warnings == (TRAIN_MODE,)
+
+
+def test_probabilities_are_noticed(robust_model: nn.Module, images: ImageSet):
+    softmax = Returning(robust_model, lambda logits: logits.softmax(1)).eval()
+    assert run(softmax, images, PGD)[0].warnings == (PROBABILITIES,)
+    assert run(robust_model, images, PGD)[0].warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda logits: logits * torch.nan, "expected finite logits"),
+        (lambda logits: logits.sum(1), r"logits of shape \(16, classes\)"),
+        (lambda logits: logits[:, :3], "logits for .* classes, got 3"),
+    ],
+)
+def test_bad_outputs_are_refused(robust_model: nn.Module, images: ImageSet, function, message):
+    seen = []
+    with pytest.raises(UserError, match=message):
+        run(Returning(robust_model, function), images, PGD, on_result=seen.append)
+    assert seen == []
+
+
+def test_unlabeled_images_are_refused(robust_model: nn.Module, images: ImageSet):
+    unlabeled = ImageSet(images.images, torch.full_like(images.labels, -1), 10)
+    with pytest.raises(UserError, match="expected labeled images, got 40 with 40 unlabeled"):
+        run(robust_model, unlabeled, PGD)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda found: found + 0.2, r"pixels in \[0, 1\]"),
+        (lambda found: (found + 0.2).clamp(0, 1), "perturbations up to 0.06"),
+        (lambda found: found * torch.nan, r"pixels in \[0, 1\]"),
+    ],
+)
+def test_attack_that_cheats_is_caught(monkeypatch, robust_model, images, change, message):
+    monkeypatch.setattr(suite, "pgd", lambda model, found, *_, **__: change(found))
+    with pytest.raises(UserError, match=message):
+        run(robust_model, images, PGD)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (attack("pgd", step_size="0.03"), "expected num_steps"),
+        (attack("cw", num_steps=3, step_size="0.03"), "expected kappa"),
+        (attack("boundary"), "expected a kind of natural"),
+    ],
+)
+def test_incomplete_attacks_are_refused(robust_model, images, wrong, message):
+    with pytest.raises(UserError, match=message):
+        run(robust_model, images, wrong)
+
+
+def test_too_few_classes_for_the_labels(images: ImageSet):
+    with pytest.raises(UserError, match="choose the data set it was trained on"):
+        run(three_classes(), images, PGD)

@@ -1,0 +1,87 @@
+"""A change in params.yaml changes exactly the fingerprints of what depends on it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rwp.commands.verify import expected_fingerprints
+from rwp.config.load import check_params
+from rwp.provenance.chain import table_fingerprint
+
+
+def demo(content: dict[str, Any]) -> dict[str, Any]:
+    return content["suites"]["demo"]
+
+
+def fingerprints(content: dict[str, Any]) -> dict[str, str]:
+    params = check_params(content)
+    found = dict(expected_fingerprints(params, "demo"))
+    return found | {
+        name: table_fingerprint(params, "demo", name) for name in ("table1", "table2", "report")
+    }
+
+
+def recipes_of(paths: set[str]) -> set[str]:
+    return {path.split("/")[6] for path in paths if "/runs/" in path}
+
+
+CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], set[str], set[str]]] = {
+    # change, recipes whose trainings change, recipes whose records alone change
+    "c_min": (
+        lambda s: demo(s)["perturbations"]["rwp"].update(c_min={"digits": 1.5}),
+        {"at-rwp", "trades-rwp", "rst-rwp"},
+        set(),
+    ),
+    "gamma of AWP for TRADES": (
+        lambda s: demo(s)["perturbations"]["awp"]["gamma"].update(trades=0.006),
+        {"trades-awp"},
+        set(),
+    ),
+    "steps of PGD-20": (
+        lambda s: demo(s)["evaluation"]["attacks"]["pgd-20"].update(num_steps=21),
+        set(),
+        {"natural", "at", "at-awp", "at-rwp", "trades", "trades-awp", "trades-rwp"}
+        | {"rst", "rst-awp", "rst-rwp"},
+    ),
+    "the teacher's weight decay": (
+        lambda s: demo(s)["training"].update(weight_decay={"default": 0.0005, "natural": 0.0}),
+        {"natural", "rst", "rst-awp", "rst-rwp"},
+        set(),
+    ),
+    "another suite": (
+        lambda s: s["suites"]["paper"]["training"].update(epochs=201),
+        set(),
+        set(),
+    ),
+    "a mirror": (lambda s: s["datasets"]["digits"].update(mirror="/mnt/copy"), set(), set()),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_exactly_what_depends_on_a_change(name: str, committed: dict[str, Any]) -> None:
+    change, retrained, measured_again = CASES[name]
+    content = copy.deepcopy(committed)
+    before = fingerprints(content)
+    change(content)
+    after = fingerprints(content)
+    assert before.keys() == after.keys()
+    different = {path for path in after if before[path] != after[path]}
+    assert recipes_of({path for path in different if path.endswith("run.json")}) == retrained
+    records = recipes_of({path for path in different if "/evaluation/" in path})
+    assert records == retrained | measured_again
+    changed_tables = {"table2", "report"} if retrained or measured_again else set()
+    assert changed_tables <= different
+    assert ("table1" in different) == bool(retrained & {"at", "at-awp", "at-rwp"})
+
+
+def test_a_new_seed_adds_and_changes_no_run(settings: dict[str, Any]) -> None:
+    before = fingerprints(settings)
+    demo(settings)["seeds"] = [0, 1]
+    after = fingerprints(settings)
+    runs = {path for path in before if path.endswith(".json")}
+    assert all(after[path] == before[path] for path in runs)
+    assert len(after) > len(before)

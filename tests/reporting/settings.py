@@ -1,0 +1,133 @@
+"""The settings of the small project that the reporting tests write by hand."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+SUITE: dict[str, Any] = {
+    "description": "nine defenses on a few digits",
+    "seeds": [0],
+    "selection": "held_out",
+    "held_out_fraction": 0.1,
+    "test_curve": True,
+    "monitor_num_steps": 20,
+    "threat_models": {
+        "linf": {"norm": "linf", "epsilon": "8/255", "step_size": "2/255"},
+        "l2": {"norm": "l2", "epsilon": "128/255", "step_size": "15/255"},
+    },
+    "network": "small",
+    "training": {
+        "epochs": 8,
+        "batch_size": 128,
+        "learning_rate": 0.1,
+        "schedule": "piecewise_by_step",
+        "decay_epochs": [4, 6],
+        "decay_factor": 0.1,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 0.0005,
+        "normalize": True,
+        "crop_padding": 1,
+        "padding_mode": "zero",
+        "flip": False,
+        "rotation_degrees": 0.0,
+        "precision": "fp32",
+        "attack_num_steps": 10,
+        "attack_bn_mode": "train",
+    },
+    "objectives": {
+        "natural": {"loss": "natural"},
+        "at": {"loss": "at"},
+        "trades": {"loss": "trades", "beta": 6.0},
+        "rst": {
+            "loss": "trades",
+            "beta": 6.0,
+            "unlabeled": {
+                "source": "rest",
+                "fraction": 0.5,
+                "weight": 1.0,
+                "epoch_size": 100,
+                "teacher_recipe": "natural",
+                "teacher_network": "small",
+            },
+        },
+    },
+    "perturbations": {
+        "awp": {
+            "gamma": 0.01,
+            "num_weight_steps": 1,
+            "norm_scope": "layer",
+            "mask": "all",
+            "warmup_epochs": 0,
+        },
+        "rwp": {
+            "gamma": 0.01,
+            "num_weight_steps": 10,
+            "norm_scope": "model",
+            "mask": "below",
+            "c_min": 1.7,
+            "warmup_epochs": 0,
+        },
+    },
+    "recipes": {
+        "natural": {"objective": "natural"},
+        **{
+            f"{objective}{suffix}": {"objective": objective, "perturbation": perturbation}
+            for objective in ("at", "trades", "rst")
+            for suffix, perturbation in (("", None), ("-awp", "awp"), ("-rwp", "rwp"))
+        },
+    },
+    "evaluation": {
+        "attacks": {
+            "natural": {"kind": "natural"},
+            "fgsm": {"kind": "fgsm"},
+            "pgd-20": {"kind": "pgd", "num_steps": 20},
+            "pgd-100": {"kind": "pgd", "num_steps": 100},
+            "cw-100": {"kind": "cw", "num_steps": 100, "kappa": 0.0},
+            "autoattack": {"kind": "autoattack", "version": "standard"},
+        },
+        "batch_size": 64,
+        "seed": 0,
+    },
+    "table1": {
+        "datasets": ["digits"],
+        "threat_models": ["linf", "l2"],
+        "recipes": ["at", "at-awp", "at-rwp"],
+        "network": "small",
+    },
+    "table2": {
+        "dataset": "digits",
+        "threat_model": "linf",
+        "recipes": [
+            f"{objective}{suffix}"
+            for objective in ("at", "trades", "rst")
+            for suffix in ("", "-awp", "-rwp")
+        ],
+        "network": "small",
+        "reference_recipe": "natural",
+    },
+}
+
+PARAMS: dict[str, Any] = {
+    "build": ["demo"],
+    "datasets": {
+        "digits": {"source": "digits", "test_share": 0.25, "unlabeled_share": 0.2},
+        "cifar10": {"source": "cifar10"},
+        "svhn": {"source": "svhn"},
+    },
+    "unlabeled": {"rest": {"kind": "holdout", "dataset": "digits"}},
+    "networks": {"small": {"family": "preact_resnet", "blocks": [1, 1], "width": 8}},
+    "suites": {"demo": SUITE},
+}
+
+
+def paper_content() -> dict[str, Any]:
+    """The paper's suite as far as the comparison looks: its data sets, selection and length."""
+    content = copy.deepcopy(PARAMS)
+    suite = copy.deepcopy(SUITE)
+    suite |= {"selection": "test", "held_out_fraction": 0.0}
+    suite["table1"] |= {"datasets": ["svhn", "cifar10"]}
+    suite["table2"] |= {"dataset": "cifar10"}
+    content["suites"]["paper"] = suite
+    return content

@@ -1,0 +1,76 @@
+"""The report in a browser, at the width of a desk and of a phone."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .test_report import POLICY
+
+# Added to the page under test: what the browser itself found, written where --dump-dom shows it.
+PROBE = f"""<meta http-equiv="Content-Security-Policy"
+ content="{POLICY}; script-src 'unsafe-inline'">
+<script>
+const errors = [], requests = [];
+addEventListener("error", event => errors.push(String(event.message || event.target.src)), true);
+addEventListener("securitypolicyviolation", event => requests.push(event.blockedURI));
+addEventListener("load", () => {{
+  const found = document.createElement("pre");
+  found.id = "probe";
+  found.textContent = JSON.stringify({{
+    errors,
+    requests,
+    broken: [...document.images].filter(image => !image.naturalWidth).length,
+    overflow: document.documentElement.scrollWidth - innerWidth,
+  }});
+  document.body.append(found);
+}});
+</script>"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_a_browser_shows_it_without_errors(tmp_path: Path, full: str, width: int) -> None:
+    found = _browse(tmp_path, full, width)
+    assert found["errors"] == []
+    assert found["broken"] == 0
+    assert found["requests"] == []
+    assert found["overflow"] <= 0  # wide tables scroll within themselves, the page does not
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_the_probe_notices_what_it_looks_for(tmp_path: Path) -> None:
+    page = "<!DOCTYPE html><head></head><p style='width: 2000px'>wide</p>"
+    page += "<script>missing.name</script><img src=http://localhost/a.png>"
+    found = _browse(tmp_path, page, 500)
+    assert len(found["errors"]) == 2
+    assert found["broken"] == 1
+    assert len(found["requests"]) == 1
+    assert found["overflow"] > 0
+
+
+def _browse(folder: Path, page: str, width: int) -> dict[str, Any]:
+    path = folder / "page.html"
+    page = page.replace(f'content="{POLICY}"', "").replace("<head>", f"<head>{PROBE}", 1)
+    path.write_text(page, encoding="utf-8")
+    switches = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    switches += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    switches += [f"--user-data-dir={folder / 'profile'}", f"--window-size={width},2000"]
+    shown = subprocess.run(
+        ["chromium", *switches, "--dump-dom", path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    probe = re.search(r'<pre id="probe">(.*?)</pre>', shown.stdout, re.DOTALL)
+    assert probe is not None
+    found: dict[str, Any] = json.loads(html.unescape(probe[1]))
+    return found

@@ -1,0 +1,141 @@
+"""Figures: their data and pictures are written, equal frames give equal bytes, all series show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+
+from rwp.errors import UserError
+from rwp.reporting import figures, panels
+from rwp.reporting.curves import compare_curve
+from rwp.reporting.learning import write_learning_curves
+from rwp.reporting.style import COLORS, LINES, MARKERS, looks, write_figure
+
+from .conftest import Project
+
+
+def labels(axes: Axes) -> list[str]:
+    legend = axes.get_legend()
+    assert legend is not None
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def sweep_frame() -> pd.DataFrame:
+    rows = [
+        {"value": value, "measure": measure, "seed": seed, "accuracy": 50 + value + seed}
+        for value in (0.5, 1.7, 3.0)
+        for measure in ("best", "last")
+        for seed in (0, 2)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_series_differ_in_more_than_color() -> None:
+    names = [f"series {position}" for position in range(6)]
+    found = [tuple(style.values()) for style in looks(names).values()]
+    assert len({marker for _, marker in found}) == 6
+    assert len(set(COLORS)) == len(COLORS) == len(MARKERS)
+    assert len(set(LINES)) == 4
+
+
+def test_learning_curves_of_a_project(demo: Project) -> None:
+    demo.write_all()
+    paths = write_learning_curves(demo.params, "demo", "fig3c", root=demo.root)
+    assert [path.name for path in paths] == ["fig3c.csv", "fig3c.svg", "fig3c.png"]
+    frame = pd.read_csv(paths[0])
+    assert set(frame["method"]) == {"AT", "AT-AWP", "AT-RWP"}
+    assert set(frame["split"]) == {"test", "held-out"}
+    at = frame.query("method == 'AT' and split == 'test'")
+    assert list(at["epoch"]) == list(range(8))
+    assert list(at["accuracy"]) == pytest.approx([20, 35, 45, 50, 52, 50, 48, 46])
+    assert paths[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_equal_frames_give_equal_bytes(demo: Project) -> None:
+    demo.write_all()
+    first = [
+        path.read_bytes()
+        for path in write_learning_curves(
+            demo.params, "demo", "fig1b", root=demo.root, recipes=("at",), splits=("test", "train")
+        )
+    ]
+    again = write_learning_curves(
+        demo.params, "demo", "fig1b", root=demo.root, recipes=("at",), splits=("test", "train")
+    )
+    assert [path.read_bytes() for path in again] == first
+    assert b"<dc:date>" not in first[1]
+
+
+def test_a_figure_without_runs_says_which_to_train(demo: Project) -> None:
+    with pytest.raises(UserError, match="fig3c: expected trained runs, got none; train results/"):
+        write_learning_curves(demo.params, "demo", "fig3c", root=demo.root)
+
+
+def test_a_sweep_draws_means_ranges_and_references(tmp_path: Path) -> None:
+    references = pd.DataFrame([{"name": "AWP", "measure": "best", "accuracy": 54.0}])
+    figure = figures.sweep(sweep_frame(), x_label="c_min (nats)", references=references)
+    (axes,) = figure.axes
+    assert labels(axes) == ["best", "last", "AWP, best"]
+    best = axes.get_lines()[0]
+    assert list(best.get_xdata()) == [0.5, 1.7, 3.0]
+    assert list(best.get_ydata()) == pytest.approx([51.5, 52.7, 54.0])  # means over two seeds
+    assert len(axes.collections) == 2  # a shade for each measure
+    assert write_figure(figure, sweep_frame(), tmp_path / "fig3a")[1].stat().st_size > 1000
+
+
+def test_texts_stand_one_after_the_other() -> None:
+    frame = sweep_frame()
+    frame["value"] = frame["value"].map({0.5: "[0, .5)", 1.7: "[.5, 1)", 3.0: "none"})
+    (axes,) = figures.sweep(frame, x_label="loss range").axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["[0, .5)", "[.5, 1)", "none"]
+    assert list(axes.get_lines()[0].get_xdata()) == [0, 1, 2]
+
+
+def test_removal_shows_accuracy_above_and_share_below() -> None:
+    rows = [
+        {"panel": panel, "epoch": epoch, "series": series, "value": 10.0 * epoch}
+        for panel in ("L-inf", "L2")
+        for epoch in range(4)
+        for series in ("train", "test", "removed")
+    ]
+    figure = panels.removal_curves(pd.DataFrame(rows))
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["L-inf", "L2"]
+    assert len(figure.axes) == 4
+    assert labels(figure.axes[0]) == ["train", "test"]
+    assert len(figure.axes[2].collections) == 1
+
+
+def test_landscape_has_a_panel_per_checkpoint_and_a_line_per_group() -> None:
+    rows = [
+        {"panel": panel, "group": group, "offset": offset, "change": offset**2, "num_examples": 9}
+        for panel in ("epoch 100", "epoch 110", "epoch 120", "epoch 150")
+        for group in ("0-0.5", "0.5-1")
+        for offset in (-1.0, 0.0, 1.0)
+    ]
+    figure = panels.landscape_panels(pd.DataFrame(rows))
+    assert [len(axes.get_lines()) for axes in figure.axes] == [2, 2, 2, 2, 0, 0]
+    assert list(figure.axes[0].get_lines()[0].get_ydata()) == [1.0, 0.0, 1.0]
+
+
+def test_a_missing_accuracy_is_left_out_of_the_attack_figure() -> None:
+    frame = pd.DataFrame(
+        {
+            "defense": ["AT", "AT-RWP"],
+            "attack": ["PGD-20", "PGD-20"],
+            "accuracy": [50.0, None],
+        }
+    )
+    (axes,) = figures.attacks(frame).axes
+    assert list(axes.get_lines()[0].get_xdata()) == [50.0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["AT", "AT-RWP"]
+
+
+def test_the_overlay_marks_where_the_curve_leaves(demo: Project) -> None:
+    (key,) = demo.table1_keys("at")
+    folder = demo.write_run(key, [0.9] * 8)
+    comparison = compare_curve(folder, setting="cifar10_linf/preactresnet18_standard")
+    (axes,) = figures.curve_overlay(comparison).axes
+    assert "leaves at epoch 0" in labels(axes)

@@ -1,0 +1,197 @@
+"""The report: one file that needs no other, says what is missing, and marks what is wrong."""
+
+from __future__ import annotations
+
+import copy
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from rwp.config.load import check_params
+from rwp.reporting import report
+from rwp.reporting.published import published_table2
+from rwp.reporting.report import render_report, write_report
+
+from .conftest import Project
+from .settings import PARAMS
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+class Page(HTMLParser):
+    """What a browser would fetch, and the cells it would show with their classes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.ids: list[str] = []
+        self.cells: list[tuple[str, str]] = []
+        self.tags: list[str] = []
+        self._kind: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        if values.get("id"):
+            self.ids.append(values["id"] or "")
+        if tag == "img":
+            self.images.append(values)
+        if tag in ("td", "th"):
+            self._kind = values.get("class") or ""
+            self.cells.append((self._kind, ""))
+
+    def handle_data(self, data: str) -> None:
+        if self._kind is not None:
+            kind, text = self.cells[-1]
+            self.cells[-1] = (kind, text + data)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._kind = None
+
+    def texts(self, kind: str) -> list[str]:
+        return [text.strip() for found, text in self.cells if kind in found.split()]
+
+
+@pytest.fixture
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that look at the text alone: drawing takes most of a report's time."""
+    monkeypatch.setattr(report, "own_figures", lambda *_, **__: iter(()))
+
+
+def test_the_page_asks_for_nothing_from_outside(full: str) -> None:
+    page = Page(full)
+    assert page.images
+    for image in page.images:
+        assert (image["src"] or "").startswith("data:image/svg+xml;base64,")
+        assert len(image["alt"] or "") > 20
+    for link in page.links:
+        assert link.startswith(("data:", "#"))
+    assert not set(page.tags) & {"script", "iframe", "object", "embed"}
+    assert not re.search(r"@import|url\(", full)
+
+
+def test_the_page_forbids_itself_to_fetch_or_to_run_anything(full: str) -> None:
+    assert f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">' in full
+
+
+def test_every_link_within_the_page_has_its_place(full: str) -> None:
+    page = Page(full)
+    assert len(page.ids) == len(set(page.ids))
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+
+
+def test_numbers_intervals_and_the_reference_are_shown(full: str) -> None:
+    page = Page(full)
+    texts = [text.strip() for _, text in page.cells]
+    assert any(text.startswith("55.00") and "50.1 to 59.8" in text for text in texts)
+    assert any(text.startswith("Natural") for text in texts)
+    assert "66 of 66 numbers" in full
+    assert "Nothing in this table is compared with the paper" in full
+    assert 'id="missing"' not in full
+
+
+def test_equal_results_give_equal_bytes_wherever_they_lie(demo: Project, full: str) -> None:
+    demo.write_all()
+    path = write_report(demo.params, "demo", root=demo.root)
+    assert path == demo.root / "results/demo/report.html"
+    assert path.read_text(encoding="utf-8") == full
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_missing_cells_are_marked_with_the_command_that_fills_them(demo: Project) -> None:
+    demo.write_all()
+    folder = demo.root / demo.table2_keys("at")[0].directory
+    (folder / "evaluation/best/pgd-20.json").unlink()
+    (folder / "evaluation/best/fgsm.json").unlink()
+    (demo.root / demo.table1_keys("at-rwp", "l2")[0].directory / "run.json").unlink()
+    text = render_report(demo.params, "demo", root=demo.root)
+    base = "results/demo/runs/digits"
+    assert (
+        f"snakemake --cores all {base}/linf/small/at/seed0/evaluation/best/{{fgsm,pgd-20}}.json"
+        in text
+    )
+    assert f"snakemake --cores all {base}/l2/small/at-rwp/seed0/run.json" in text
+    assert "snakemake --cores all results/demo/report.html" in text
+    # Table 2 and its details, Table 1, the run
+    assert Page(text).texts("missing").count("missing") == 2 * 2 + 6 + 1
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_an_empty_suite_renders(demo: Project) -> None:
+    text = render_report(demo.params, "demo", root=demo.root)
+    assert "0 of 66 numbers" in text
+    assert "no training has finished an epoch" in text
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_planted_wrong_number_is_red(paper: Project) -> None:
+    (key,) = paper.table2_keys("at")
+    paper.write_run(key, [0.5] * 6)
+    row = published_table2()["AT"]
+    for attack, column in (("pgd-20", "pgd20"), ("cw-100", "cw")):
+        paper.write_record(key, attack, round(100 * row[column]), examples=10_000)
+    page = Page(render_report(paper.params, "paper", root=paper.root))
+    assert not any("below" in text and "56" in text for text in page.texts("outside"))
+    assert any(text.startswith("56.10") for text in page.texts("within"))
+
+    paper.write_record(key, "pgd-20", 5510, examples=10_000)
+    page = Page(render_report(paper.params, "paper", root=paper.root))
+    red = [text for text in page.texts("outside") if text.startswith("55.10")]
+    assert red
+    assert "▼ below" in red[0]
+    assert "paper† 56.10" in red[0]
+    assert "-1.00 ± 0.50" in red[0]
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_what_cannot_be_true_is_an_alarm(demo: Project) -> None:
+    demo.write_all()
+    (key,) = demo.table2_keys("at")
+    demo.write_record(key, "autoattack", 300)
+    demo.write_record(key, "fgsm", 260, num_robust=270)
+    text = render_report(demo.params, "demo", root=demo.root)
+    assert "AutoAttack leaves 88 more images correct than cw-100" in text
+    assert text.count('class="alarm"') == 2
+    broken = Page(text).texts("broken")
+    assert any(cell.startswith("75.00") for cell in broken)
+    assert "inconsistent" in broken
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_collapsed_training_shows_its_reason_and_no_number(demo: Project) -> None:
+    demo.write_all()
+    (key,) = demo.table2_keys("rst")
+    demo.write_run(key, [0.1] * 6, status="collapsed", reason="constant class in 3 epochs")
+    text = render_report(demo.params, "demo", root=demo.root)
+    assert Page(text).texts("broken").count("collapsed") >= 6
+    assert "constant class in 3 epochs" in text
+    assert "the training itself has to go well first" in text
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_texts_from_files_cannot_become_markup(demo: Project) -> None:
+    content = copy.deepcopy(PARAMS)
+    content["suites"]["demo"]["description"] = "<script>alert(1)</script>"
+    demo.params = check_params(content)
+    demo.write_all()
+    (key,) = demo.table2_keys("at")
+    demo.write_run(key, [0.1] * 6, status="diverged", reason='"><img src=x onerror=alert(2)>')
+    page = Page(render_report(demo.params, "demo", root=demo.root))
+    assert not {"script", "img"} & set(page.tags)
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_stored_figures_are_taken_into_the_page(demo: Project) -> None:
+    demo.write_all()
+    figure = demo.root / "results/demo/fig3a.svg"
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    figure.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    text = render_report(demo.params, "demo", root=demo.root)
+    assert "Figure 3a: robust accuracy by c_min" in text
+    assert len(Page(text).images) == 1
+    assert not Page(render_report(demo.params, "demo", root=demo.root, figures=[])).images

@@ -1,0 +1,141 @@
+"""MLflow mirrors trainings, and whatever it does, training goes on."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from rwp.config.schema import Params
+from rwp.config.specs import TrainSpec
+from rwp.tracking import Tracker, connect, log_evaluation
+from tests.training.conftest import spec_of, tiny  # noqa: F401 (a fixture)
+
+
+@pytest.fixture()
+def spec(tiny: Params) -> TrainSpec:  # noqa: F811
+    return spec_of(tiny, "at-rwp")
+
+
+@pytest.fixture(autouse=True)
+def _local_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def row(epoch: int) -> dict[str, object]:
+    return {"epoch": epoch, "train_loss": 2.0 - epoch, "loss_histogram": [0.25, 0.75]}
+
+
+def tracker(spec: TrainSpec, root: Path, fingerprint: str = "f" * 16) -> Tracker:
+    return Tracker(spec, root=root, fingerprint=fingerprint, commit="abc")
+
+
+def test_one_run_with_parameters_tags_and_curves(spec: TrainSpec, tmp_path: Path) -> None:
+    first = tracker(spec, tmp_path)
+    first.start(None)
+    first.epoch(row(0))
+    first.finish("interrupted", {})
+    resumed = tracker(spec, tmp_path)
+    resumed.start(None)  # found again by its tags, also without a remembered id
+    assert resumed.run_id == first.run_id
+    resumed.epoch(row(1))
+    resumed.finish("finished", {"run": "results/somewhere"})
+    log_evaluation(resumed.run_id, {"best_pgd-20": 0.5}, root=tmp_path, suite="demo")
+
+    client, experiment = connect(tmp_path, "demo")
+    (run,) = client.search_runs([experiment])
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "at-rwp digits linf small seed0"
+    tags, values = run.data.tags, run.data.params
+    wanted = {"recipe": "at-rwp", "dataset": "digits", "threat": "linf", "seed": "0"}
+    assert wanted.items() <= tags.items()
+    assert (tags["current"], tags["commit"], tags["run"]) == ("true", "abc", "results/somewhere")
+    assert values["perturbation.c_min"] == "2.3"
+    curve = client.get_metric_history(run.info.run_id, "train_loss")
+    assert [(point.step, point.value) for point in curve] == [(0, 2.0), (1, 1.0)]
+    assert run.data.metrics["loss_group_1"] == 0.75
+    assert run.data.metrics["best_pgd-20"] == 0.5
+
+
+def test_other_settings_get_a_run_of_their_own(spec: TrainSpec, tmp_path: Path) -> None:
+    old, new = tracker(spec, tmp_path), tracker(spec, tmp_path, "e" * 16)
+    old.start(None)
+    new.start(None)
+    client, _ = connect(tmp_path, "demo")
+    assert client.get_run(old.run_id).data.tags["current"] == "false"
+    assert client.get_run(new.run_id).data.tags["current"] == "true"
+
+
+def test_eight_processes_create_the_store_at_once(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from rwp.tracking import connect\n"
+        "client, experiment = connect(Path(sys.argv[1]), 'demo')\n"
+        "run = client.create_run(experiment)\n"
+        "for step in range(20): client.log_metric(run.info.run_id, 'm', step, step=step)\n"
+    )
+    words = [sys.executable, "-c", program, str(tmp_path)]
+    processes = [subprocess.Popen(words, stderr=subprocess.PIPE) for _ in range(8)]
+    for process in processes:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors.decode()
+    client, experiment = connect(tmp_path, "demo")
+    runs = client.search_runs([experiment])
+    assert len(runs) == 8
+    assert all(len(client.get_metric_history(run.info.run_id, "m")) == 20 for run in runs)
+
+
+class _Broken(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:  # noqa: N802
+        self.send_error(500)
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(params=["absent", "500", "hangs"])
+def bad_server(request: pytest.FixtureRequest) -> Iterator[str]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        if request.param == "hangs":
+            listener.listen()
+            yield f"http://127.0.0.1:{port}"
+            return
+    if request.param == "absent":
+        yield f"http://127.0.0.1:{port}"
+        return
+    server = HTTPServer(("127.0.0.1", port), _Broken)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{port}"
+    server.shutdown()
+
+
+def test_a_bad_server_costs_a_warning_and_little_time(
+    bad_server: str,
+    spec: TrainSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", bad_server)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    caplog.set_level(logging.WARNING, "rwp.tracking")
+    listener = tracker(spec, tmp_path)
+    started = time.monotonic()
+    listener.start(None)
+    for epoch in range(50):
+        listener.epoch(row(epoch))
+    listener.finish("finished", {})
+    assert time.monotonic() - started < 60
+    assert "training goes on without it" in caplog.text
+    assert len(caplog.records) == 1

@@ -1,0 +1,162 @@
+"""What a training does: its schedule, its guards, its files."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.conftest import tiny_settings
+from tests.training.conftest import spec_of
+
+from rwp.config.load import check_params
+from rwp.config.schema import Params
+from rwp.config.specs import OptimizationSpec
+from rwp.data.batches import epoch_batches
+from rwp.data.images import ImageSet
+from rwp.errors import UserError
+from rwp.training.checkpoint import load_network
+from rwp.training.guards import Stopped, check_epoch
+from rwp.training.jobs import input_paths, train_run
+from rwp.training.loop import Training
+from rwp.training.schedules import learning_rate
+
+
+def schedule(name: str, **changes: Any) -> OptimizationSpec:
+    values = {
+        "epochs": 200,
+        "batch_size": 128,
+        "learning_rate": 0.1,
+        "schedule": name,
+        "decay_epochs": (100, 150),
+        "decay_factor": 0.1,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 5e-4,
+        "precision": "fp32",
+    }
+    return OptimizationSpec(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("epoch", "step", "rate"),
+    [(0, 0, 0.1), (99, 389, 0.1), (99, 390, 0.01), (149, 389, 0.01), (149, 390, 0.001)],
+)
+def test_at_drops_on_the_last_batch_before_the_milestone(
+    epoch: int, step: int, rate: float
+) -> None:
+    found = learning_rate(schedule("piecewise_by_step"), epoch=epoch, step=step, num_steps=391)
+    assert found == pytest.approx(rate)
+
+
+def test_trades_trains_99_epochs_at_the_full_rate() -> None:
+    spec = schedule("piecewise_by_epoch")
+    rates = [learning_rate(spec, epoch=epoch, step=0, num_steps=391) for epoch in range(200)]
+    counts = [sum(math.isclose(rate, value) for rate in rates) for value in (0.1, 0.01, 0.001)]
+    assert counts == [99, 50, 51]
+
+
+def test_rst_follows_a_cosine() -> None:
+    spec = schedule("cosine_by_epoch")
+    rates = [learning_rate(spec, epoch=epoch, step=0, num_steps=196) for epoch in (0, 100, 199)]
+    assert rates[0] == 0.1
+    assert rates[1] == pytest.approx(0.05)
+    assert 0 < rates[2] < 1e-4
+
+
+def history(*rows: tuple[float, float]) -> list[dict[str, float]]:
+    return [
+        {"epoch": index, "train_loss": loss, "train_robust_accuracy": accuracy}
+        for index, (loss, accuracy) in enumerate(rows)
+    ]
+
+
+def test_guard_stops_what_is_not_finite() -> None:
+    with pytest.raises(Stopped, match="the training loss is nan in epoch 1") as caught:
+        check_epoch(history((2.0, 0.3), (math.nan, 0.3)), epochs=200, majority_share=0.1)
+    assert caught.value.status == "diverged"
+
+
+def test_guard_leaves_svhn_its_plateau_and_no_longer() -> None:
+    plateau = history(*[(2.26, 0.187)] * 9)
+    check_epoch(plateau, epochs=200, majority_share=0.189)
+    with pytest.raises(Stopped, match="has not left the majority class's share"):
+        check_epoch(history(*[(2.26, 0.187)] * 10), epochs=200, majority_share=0.189)
+    check_epoch(history(*[(2.2, 0.19)] * 9, (1.9, 0.31)), epochs=200, majority_share=0.189)
+
+
+def test_c_min_zero_trains_as_at_to_the_bit(
+    shared_root: Path, tmp_path: Path, committed: dict[str, Any]
+) -> None:
+    content = tiny_settings(committed)
+    content["suites"]["demo"]["perturbations"]["rwp"]["c_min"] = 0
+    params = check_params(content)
+    folders = [
+        train_run(
+            spec_of(params, recipe), root=shared_root, fingerprint="f", output=tmp_path / recipe
+        )
+        for recipe in ("at", "at-rwp")
+    ]
+    at, rwp = (torch.load(f / "last.pt", weights_only=True)["weights"] for f in folders)
+    assert all(torch.equal(at[name], rwp[name]) for name in at)
+
+
+def test_files_of_a_run(shared_root: Path, tmp_path: Path, tiny: Params) -> None:
+    spec = spec_of(tiny, "at-rwp")
+    folder = train_run(spec, root=shared_root, fingerprint="print", output=tmp_path)
+    record = json.loads((folder / "run.json").read_text())
+    num_images = round(0.85 * len(ImageSet.load(shared_root / "data" / "digits" / "train.pt")))
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert record["status"] == "finished"
+    assert record["fingerprint"] == "print"
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert record["last"] == rows[-1]
+    best = max(rows, key=lambda row: row["held_out_robust_accuracy"])
+    assert record["best"]["held_out_robust_accuracy"] == best["held_out_robust_accuracy"]
+    assert rows[0]["weight_steps"] == 0  # warm-up
+    assert 0 < rows[1]["weight_steps"] <= spec.perturbation.num_weight_steps  # type: ignore[union-attr]
+    assert rows[1]["norm_ratio"] == pytest.approx(0.01, rel=1e-3)
+    assert sum(rows[0]["loss_histogram"]) == pytest.approx(1)
+    assert sorted(record["inputs"]) == ["test", "train"]
+    steps = 3 * len(epoch_batches(num_images, batch_size=64, seed=0, epoch=0))
+    assert record["passes"]["forward"] >= steps * (2 + 1)  # the attack's steps and the outer pass
+    network, description = load_network(folder / "best.pt")
+    assert description["epoch"] == record["best"]["epoch"]
+    assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert not list((shared_root / ".state").rglob("checkpoint.pt"))
+
+
+def test_a_run_that_collapses_is_marked_and_ends(
+    shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Training._step
+
+    def step(self: Training, batch: Any) -> None:
+        original(self, batch)
+        if self.progress.epoch == 1:
+            self.tally.sums["loss"] += math.nan
+
+    monkeypatch.setattr(Training, "_step", step)
+    folder = train_run(spec_of(tiny, "at"), root=shared_root, fingerprint="f", output=tmp_path)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "diverged"
+    assert "training loss is nan in epoch 1" in record["reason"]
+    assert record["last"] is None
+    load_network(folder / "last.pt")  # the last epoch that was in order, to be looked at
+
+
+def test_missing_data_are_named(tmp_path: Path, tiny: Params) -> None:
+    with pytest.raises(UserError, match=r"train\.pt: expected the train images, found none"):
+        input_paths(spec_of(tiny, "at"), tmp_path)
+
+
+def test_without_a_test_curve_the_test_split_is_no_input(
+    shared_root: Path, committed: dict[str, Any]
+) -> None:
+    content = tiny_settings(committed)
+    content["suites"]["demo"]["test_curve"] = False
+    spec = spec_of(check_params(content), "at")
+    assert sorted(input_paths(spec, shared_root)) == ["train"]

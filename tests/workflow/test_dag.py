@@ -1,0 +1,82 @@
+"""Which jobs the workflow plans, and that a target which cannot be built is one line."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import Project
+
+
+def planned(project: Project, *targets: str) -> dict[str, int]:
+    """Rule -> number of jobs of a dry run."""
+    result = project.snakemake("-n", *targets)
+    assert result.returncode == 0, result.stdout + result.stderr
+    text = result.stdout + result.stderr
+    if "Nothing to be done" in text:
+        return {}
+    block = text.split("Job stats:")[1].split("total")[0]
+    return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", block, re.M)}
+
+
+@pytest.fixture()
+def committed_project(project: Project, committed: dict[str, Any]) -> Project:
+    project.write(committed)
+    return project
+
+
+def test_the_demo(committed_project: Project) -> None:
+    jobs = planned(committed_project)
+    assert jobs["train"] == 13  # 9 defenses, 3 more under L2, the teacher
+    assert jobs["evaluate_demo"] == jobs["autoattack_demo"] == 10
+    assert jobs["table1"] == jobs["table2"] == jobs["report"] == jobs["pseudo_label"] == 1
+
+
+def test_the_papers_tables(committed_project: Project) -> None:
+    assert planned(committed_project, "results/table1.csv") == {
+        "fetch": 3,
+        "train": 18,
+        "table1": 1,
+    }
+    second = planned(committed_project, "results/table2.csv")
+    assert second["train"] == 9 + 1  # and the teacher
+    assert second["autoattack_paper"] == 9
+
+
+BAD_TARGETS = {
+    "results/demo/table9.csv": "expected a file that the workflow makes, got another",
+    "results/demo/runs/digits/none/small/at/seed0/last.pt": "expected a threat model",
+    "nonsense": "expected a file that the workflow makes",
+}
+
+
+@pytest.mark.parametrize("target", BAD_TARGETS)
+def test_a_target_that_cannot_be_built(target: str, project: Project) -> None:
+    result = project.snakemake("-n", target)
+    assert result.returncode == 2
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith(f"error: {target}: ")
+    assert BAD_TARGETS[target] in line
+
+
+def test_settings_that_cannot_run_are_one_line(project: Project) -> None:
+    content = yaml.safe_load((project.folder / "params.yaml").read_text())
+    del content["suites"]["demo"]["perturbations"]["rwp"]["c_min"]
+    project.write(content)
+    result = project.snakemake("-n")
+    assert result.returncode == 2
+    line = result.stderr.strip().splitlines()[-1]
+    assert "perturbations.rwp.c_min: expected a value for digits/linf" in line
+    assert "got none; add one" in line
+
+
+def test_a_missing_paper_source_fails_before_any_rst_training(committed_project: Project) -> None:
+    """The published 500K images are the user's to give; the message says how to change that."""
+    result = committed_project.snakemake("data/unlabeled/tinyimages-500k.pt")
+    assert result.returncode != 0
+    log = committed_project.folder / "logs/fetch/unlabeled-tinyimages-500k.log"
+    assert "error: " in log.read_text()
+    assert "expected" in log.read_text()

@@ -1,0 +1,194 @@
+"""The real engines on a small suite: what runs after a change, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, Project, tiny_settings
+from tests.workflow.test_dag import planned
+
+RUNS = "results/demo/runs/digits/linf/small"
+
+
+def small_settings(committed: dict[str, Any]) -> dict[str, Any]:
+    """Two defenses, one threat model."""
+    content = tiny_settings(committed)
+    demo = content["suites"]["demo"]
+    demo["table1"] |= {"threat_models": ["linf"], "recipes": ["at", "at-rwp"]}
+    demo["table2"] |= {"recipes": ["at", "at-rwp"], "reference_recipe": None}
+    attacks = demo["evaluation"]["attacks"]
+    attacks["autoattack"] = {"kind": "pgd", "num_steps": 4}  # AutoAttack has tests of its own
+    return content
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, committed: dict[str, Any]) -> Project:
+    """A git and DVC repository in which `dvc repro` has built the suite."""
+    folder = tmp_path_factory.mktemp("built")
+    for name in ("Snakefile", "dvc.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in ("workflow", "profiles", "src"):
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+        )
+    (folder / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
+    project = CopiedProject(folder, small_settings(committed))
+    for words in (
+        ("git", "init", "-q"),
+        ("git", "config", "user.email", "a@b.c"),
+        ("git", "config", "user.name", "a"),
+        ("git", "add", "."),
+        ("git", "commit", "-qm", "start"),
+    ):
+        subprocess.run(words, cwd=folder, check=True)
+    result = project.run("dvc", "repro")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return project
+
+
+class CopiedProject(Project):
+    """A project with code of its own, which tests may edit."""
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() | {"PYTHONPATH": str(self.folder / "src")}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return yaml.safe_load((self.folder / "params.yaml").read_text())
+
+
+@pytest.fixture()
+def unchanged(built: CopiedProject) -> Any:
+    """The built project; settings and code are put back afterwards."""
+    files = {p: p.read_bytes() for p in [built.folder / "params.yaml"]}
+    yield built
+    for path, content in files.items():
+        path.write_bytes(content)
+
+
+def test_a_second_call_does_nothing(built: Project) -> None:
+    assert planned(built) == {}
+    result = built.run("dvc", "repro")
+    assert result.returncode == 0
+    assert "is up to date" in result.stdout + result.stderr or "didn't change" in result.stdout
+    assert built.run("rwp", "verify").returncode == 0
+
+
+CHANGES: dict[str, tuple[Any, dict[str, int]]] = {
+    "c_min": (
+        lambda demo: demo["perturbations"]["rwp"].update(c_min={"digits": 1.5}),
+        {"train": 1, "evaluate_demo": 1, "table1": 1, "table2": 1, "report": 1},
+    ),
+    "gamma of AWP, which no run uses": (
+        lambda demo: demo["perturbations"]["awp"].update(gamma=0.5),
+        {},
+    ),
+    "steps of an attack": (
+        lambda demo: demo["evaluation"]["attacks"]["pgd-100"].update(num_steps=5),
+        {"evaluate_demo": 2, "table2": 1, "report": 1},
+    ),
+    "epochs": (
+        lambda demo: demo["training"].update(epochs=4),
+        {"train": 2, "evaluate_demo": 2, "table1": 1, "table2": 1, "report": 1},
+    ),
+    "a seed more": (
+        lambda demo: demo.update(seeds=[0, 1]),
+        {"train": 2, "evaluate_demo": 2, "table1": 1, "table2": 1, "report": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_exactly_what_depends_on_a_setting(name: str, unchanged: CopiedProject) -> None:
+    change, expected = CHANGES[name]
+    content = unchanged.settings
+    change(content["suites"]["demo"])
+    unchanged.write(content)
+    jobs = planned(unchanged)
+    jobs.pop("all", None)
+    assert jobs == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "expected"),
+    [
+        ("core/losses.py", '"""', '"""Another word. ', set()),
+        ("tracking.py", "QUIET_SECONDS = 300.0", "QUIET_SECONDS = 301.0", set()),
+        ("reporting/tables.py", "LAST_EPOCHS = 6", "LAST_EPOCHS = 5", {"table1", "table2", "report"}),
+        ("training/tally.py", "0.5, 1.0, 1.5", "0.4, 1.0, 1.5", {"train", "evaluate_demo"}),
+    ],
+)
+def test_exactly_what_depends_on_a_line_of_code(
+    name: str, old: str, new: str, expected: set[str], built: CopiedProject
+) -> None:
+    path = built.folder / "src" / "rwp" / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    try:
+        jobs = planned(built)
+    finally:
+        path.write_text(text)
+    assert expected <= set(jobs)
+    if not expected:
+        assert jobs == {}
+
+
+def test_files_that_are_touched_or_gone(built: CopiedProject) -> None:
+    (built.folder / "data/digits/train.pt").touch()
+    assert planned(built) == {}
+    table = built.folder / "results/demo/table1.csv"
+    before = table.read_bytes()
+    table.unlink()
+    assert {"table1"} <= set(planned(built)) <= {"table1", "report", "all"}
+    table.write_bytes(before)
+
+
+def test_a_failed_retraining_leaves_no_old_number_behind(unchanged: CopiedProject) -> None:
+    """Snakemake alone would then say that there is nothing to be done."""
+    content = unchanged.settings
+    content["suites"]["demo"]["perturbations"]["rwp"]["c_min"] = {"digits": 1.2}
+    unchanged.write(content)
+    data = unchanged.folder / "data/digits/test.pt"
+    hidden = data.read_bytes()
+    data.write_bytes(hidden[:100])  # the training will fail on it
+    failed = unchanged.snakemake("--rerun-triggers", "params")
+    assert failed.returncode != 0
+    data.write_bytes(hidden)
+    jobs = planned(unchanged)
+    assert jobs["train"] >= 1
+    assert {"evaluate_demo", "table2"} <= set(jobs)
+    assert unchanged.run("dvc", "repro").returncode == 0
+    record = json.loads((unchanged.folder / RUNS / "at-rwp/seed0/run.json").read_text())
+    assert record["spec"]["perturbation"]["c_min"] == 1.2
+    assert unchanged.run("rwp", "verify").returncode == 0
+
+
+def test_what_dvc_brings_back_counts_as_done(built: CopiedProject, tmp_path: Path) -> None:
+    """`dvc push`, a fresh clone, `dvc pull`: nothing to do for either engine."""
+    remote, clone = tmp_path / "remote", tmp_path / "clone"
+    for words in (
+        ("dvc", "remote", "add", "-f", "-d", "store", str(remote)),
+        ("dvc", "repro"),
+        ("dvc", "push"),
+    ):
+        result = built.run(*words)
+        assert result.returncode == 0, result.stdout + result.stderr
+    subprocess.run(("git", "add", "."), cwd=built.folder, check=True)
+    subprocess.run(("git", "commit", "-qm", "built"), cwd=built.folder, check=True)
+    subprocess.run(("git", "clone", "-q", str(built.folder), str(clone)), check=True)
+    fresh = CopiedProject(clone, built.settings)
+    assert fresh.run("dvc", "pull").returncode == 0
+    assert planned(fresh) == {}
+    result = fresh.run("dvc", "repro")
+    assert result.returncode == 0
+    assert "Running stage" not in result.stdout
