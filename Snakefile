@@ -15,7 +15,6 @@ configfile: "params.yaml"
 PARAMS = checked_params(config)
 
 
-
 include: "workflow/rules/data.smk"
 include: "workflow/rules/pseudo_labels.smk"
 include: "workflow/rules/train.smk"

@@ -33,9 +33,9 @@ from rwp.core import (
 from rwp.rng import generator_for
 
 ROOT = Path(__file__).resolve().parents[1]
-THREAT, STEP_SIZE, NUM_STEPS = ThreatModel("linf", 0.1), 0.025, 10
-BATCH_SIZE, LEARNING_RATE = 128, 0.05
-RWP = WeightPerturbation.rwp(gamma=0.01, c_min=1.2, num_weight_steps=10)
+THREAT, STEP_SIZE, NUM_STEPS = ThreatModel("linf", 0.1), 0.04, 5
+BATCH_SIZE, LEARNING_RATE = 64, 0.1
+RWP = WeightPerturbation.rwp(gamma=0.01, c_min=1.2, num_weight_steps=5)
 COLORS = {"fp32": "#3b6fb6", "bf16": "#d1663b"}
 
 
@@ -106,7 +106,7 @@ def step(model, optimizer, images: Tensor, labels: Tensor, generator: torch.Gene
 
 
 def robust_accuracy(model, images: Tensor, labels: Tensor) -> float:
-    """In percent, after PGD-10 from the images themselves."""
+    """In percent, after PGD-5 from the images themselves."""
     schedule = {"step_size": STEP_SIZE, "num_steps": NUM_STEPS, "random_start": "none"}
     adversarial = pgd(model, images, labels, threat=THREAT, **schedule)
     with torch.no_grad(), evaluation_mode(model):
@@ -136,7 +136,7 @@ def draw(curves: dict[str, list[list[float]]], path: Path) -> None:
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     flush_denormals()

@@ -59,7 +59,7 @@ def _short(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     known = all_benchmarks()
@@ -67,7 +67,7 @@ def main() -> int:
     parser.add_argument("--device", choices=["cpu", "cuda"])
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "bench.json")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - known.keys())
     if unknown:
         parser.error(f"{unknown[0]}: expected one of {', '.join(known)}")

@@ -160,7 +160,9 @@ def _creation_lock(root: Path, uri: str) -> Iterator[None]:
         yield
 
 
-def log_evaluation(run_id: str | None, metrics: Mapping[str, float], *, root: Path, suite: str):
+def log_evaluation(
+    run_id: str | None, metrics: Mapping[str, float], *, root: Path, suite: str
+) -> None:
     """Add an evaluation's figures to the MLflow run of the training; never raises."""
     if run_id is None:
         return

@@ -5,10 +5,11 @@ import sys
 import jaxtyping
 import pytest
 import torch
+from tests.core import typechecker
 
 # Before anything below imports rwp.core; where it is imported already, it stays unchecked.
 if "rwp.core" not in sys.modules:
-    jaxtyping.install_import_hook("rwp.core", "beartype.beartype")
+    jaxtyping.install_import_hook("rwp.core", f"{typechecker.__name__}.checked")
 
 from tests.core.helpers import Batch, small_batch, small_network
 

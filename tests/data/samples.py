@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 import tarfile
 from pathlib import Path
@@ -15,8 +16,11 @@ from PIL import Image
 from torchvision import datasets
 
 from rwp.config.definitions import DatasetSpec, UnlabeledSpec
+from rwp.data.images import ImageSet
 
 CLASSES = ["cat", "dog", "eel"]
+LABELS = np.array([0, 3, 9, 2])
+CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
 
 
 def dataset(source: str, **fields: Any) -> DatasetSpec:
@@ -117,3 +121,30 @@ def write_tree(root: Path, files: dict[str, bytes]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return root
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def generated(side: int = 32) -> bytes:
+    """Four generated images with LABELS, in the format they are published in."""
+    return npz(image=pixels(4, 1, side), label=LABELS)
+
+
+def tinyimages(**change: Any) -> bytes:
+    """Four images in the format of the published 500K pickle."""
+    content = {"data": pixels(4, 2), "extrapolated_targets": LABELS, "prediction_model": "a name"}
+    return pickle.dumps({**content, **change})
+
+
+def split(root: Path, name: str, part: str = "train") -> ImageSet:
+    """A fetched split."""
+    return ImageSet.load(root / name / f"{part}.pt")
+
+
+def passport(root: Path, name: str) -> dict[str, Any]:
+    """The passport of a fetched data set."""
+    return json.loads((root / name / "passport.json").read_text())

@@ -10,9 +10,10 @@ from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from rwp.config.specs import AttackSpec, ThreatSpec
+from rwp.core.models import build_network
 from rwp.evaluation.records import EvaluationRecord, pack
 
-THREAT = ThreatSpec(norm="linf", epsilon="0.06")
+THREAT = ThreatSpec(norm="linf", epsilon="0.1")
 NETWORK: dict[str, Any] = {
     "architecture": {"family": "preact_resnet", "blocks": (1,), "width": 4},
     "num_classes": 10,
@@ -112,3 +113,29 @@ def not_a_model() -> str:
 def linear_model() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+class RandomFeatures(nn.Module):
+    """Random convolutions and a linear readout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.convolution = nn.Conv2d(1, 6, 3, padding=1)
+            self.readout = nn.Linear(6 * 64, 10, bias=False)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.convolution(images).relu().flatten(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.readout(self.features(images))
+
+
+def small_network() -> nn.Module:
+    """A network with random weights, of the kind `NETWORK` describes."""
+    shape = {name: value for name, value in NETWORK["architecture"].items() if name != "family"}
+    rest = {name: value for name, value in NETWORK.items() if name != "architecture"}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return build_network("preact_resnet", **rest, **shape).eval()

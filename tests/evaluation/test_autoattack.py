@@ -8,6 +8,12 @@ import numpy as np
 import pytest
 import torch
 from pyautoattack import AutoAttack
+from torch import nn
+
+from rwp.data.images import ImageSet
+from rwp.errors import UserError
+from rwp.evaluation import autoattack as module
+from rwp.evaluation.autoattack import VERSIONS, autoattack
 from tests.evaluation.samples import (
     Returning,
     ShortAutoAttack,
@@ -16,12 +22,6 @@ from tests.evaluation.samples import (
     three_classes,
 )
 from tests.evaluation.workers import BATCH, SEED, killed_before_saving, short_autoattack, worker
-from torch import nn
-
-from rwp.data.images import ImageSet
-from rwp.errors import UserError
-from rwp.evaluation import autoattack as module
-from rwp.evaluation.autoattack import VERSIONS, autoattack
 
 _START = multiprocessing.get_context("forkserver")
 _START.set_forkserver_preload(["tests.evaluation.workers"])
@@ -29,7 +29,7 @@ _START.set_forkserver_preload(["tests.evaluation.workers"])
 
 def package_flags(model: nn.Module, images: ImageSet, *, kind=ShortAutoAttack, **options):
     """The package's own loop, unsharded, on a model as it comes."""
-    settings = {"norm": "Linf", "eps": 0.06, "version": "standard", "seed": SEED} | options
+    settings = {"norm": "Linf", "eps": 0.1, "version": "standard", "seed": SEED} | options
     with torch.random.fork_rng():
         _, labels = kind(model, **settings).run_standard_evaluation(
             images.images.float() / 255, images.labels, batch_size=BATCH
@@ -56,7 +56,7 @@ def test_flags_are_the_packages_own(robust_model, images, expected):
     assert 0 < result.robust.sum() < result.clean_correct.sum()
     assert list(result.parts) == list(VERSIONS["standard"])
     assert result.parts["square"] == result.robust.sum()
-    assert 0 < result.max_perturbation <= 0.06 + 1e-6
+    assert 0 < result.max_perturbation <= 0.1 + 1e-6
 
 
 def test_flags_are_the_packages_own_in_l2(robust_model, images, monkeypatch):

@@ -2,7 +2,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.evaluation.samples import attack, autoattack_spec, record
 
 from rwp.errors import UserError
 from rwp.evaluation.records import (
@@ -16,6 +15,7 @@ from rwp.evaluation.records import (
     write_record,
 )
 from rwp.files import read_json, write_json
+from tests.evaluation.samples import attack, autoattack_spec, record
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 37])

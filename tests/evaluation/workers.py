@@ -7,13 +7,13 @@ import signal
 from pathlib import Path
 
 import torch
-from tests.evaluation.samples import ShortAutoAttack, autoattack_spec
 from torch import nn
 
 from rwp.data.images import ImageSet
 from rwp.evaluation import autoattack as module
 from rwp.evaluation import shards
 from rwp.evaluation.suite import AttackResult
+from tests.evaluation.samples import ShortAutoAttack, autoattack_spec
 
 BATCH, SEED = 8, 3
 

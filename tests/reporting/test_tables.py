@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from rwp.config.load import check_params
 from rwp.errors import UserError
-from rwp.reporting.metrics import metrics, terminal_table, write_metrics
 from rwp.reporting.tables import table1, table2, write_table1, write_table2
 
 from .conftest import Project
@@ -209,6 +206,19 @@ def test_a_run_that_contradicts_its_history_is_not_used(demo: Project) -> None:
     assert "test_robust_accuracy 0.7 at epoch 0, history.jsonl 0.5" in row["reason"]
 
 
+def test_a_run_of_other_settings_is_stale_in_both_tables(demo: Project) -> None:
+    demo.write_all()
+    content = copy.deepcopy(PARAMS)
+    content["suites"]["demo"]["perturbations"]["rwp"]["c_min"] = 2.2
+    params = check_params(content)
+    first = table1(params, "demo", root=demo.root)
+    stale = first.details[first.details["status"] == "stale"]
+    assert set(stale["method"]) == {"AT-RWP"}
+    assert set(stale["reason"]) == {"trained with another perturbation"}
+    second = table2(params, "demo", root=demo.root).frame.set_index("defense")
+    assert list(second.index[second["aa"].isna()]) == ["AT-RWP", "TRADES-RWP", "RST-RWP"]
+
+
 def test_a_history_that_is_cut_is_refused(demo: Project) -> None:
     (key,) = demo.table1_keys("at")
     folder = demo.write_run(key, [0.5] * 6)
@@ -216,30 +226,3 @@ def test_a_history_that_is_cut_is_refused(demo: Project) -> None:
     (folder / "history.jsonl").write_text(text[:-20])
     with pytest.raises(UserError, match="got something else at line 6"):
         table1(demo.params, "demo", root=demo.root)
-
-
-def test_metrics_hold_the_tables_numbers_and_leave_out_missing_ones(demo: Project) -> None:
-    demo.write_all()
-    path = write_metrics(demo.params, "demo", root=demo.root)
-    found = json.loads(path.read_text())
-    assert path == demo.root / "results/demo/metrics.json"
-    assert found["table2"]["AT"] == {
-        "natural": 90.0, "fgsm": 65.0, "pgd20": 55.0, "pgd100": 54.0, "cw": 53.0, "aa": 51.0
-    }  # fmt: skip
-    assert found["table1"]["Linf"]["digits"]["AT"]["best"] == 52.0
-    (key,) = demo.table2_keys("at")
-    (demo.root / key.directory / "evaluation/best/fgsm.json").unlink()
-    assert "fgsm" not in metrics(demo.params, "demo", root=demo.root)["table2"]["AT"]
-
-
-def test_the_terminal_shows_the_table_its_reference_and_what_is_missing(demo: Project) -> None:
-    demo.write_all()
-    (key,) = demo.table2_keys("rst-rwp")
-    (demo.root / key.directory / "run.json").unlink()
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(terminal_table(table2(demo.params, "demo", root=demo.root), title="Table 2"))
-    text = console.export_text()
-    assert "AutoAttack" in text
-    assert "90.00" in text
-    assert "Natural (reference)" in text
-    assert "RST-RWP seed 0: missing: this training has not finished; 8 epochs are done" in text

@@ -33,6 +33,7 @@ def test_the_demo(committed_project: Project) -> None:
     assert jobs["train"] == 13  # 9 defenses, 3 more under L2, the teacher
     assert jobs["evaluate_demo"] == jobs["autoattack_demo"] == 10
     assert jobs["table1"] == jobs["table2"] == jobs["report"] == jobs["pseudo_label"] == 1
+    assert jobs["figure"] == 2
 
 
 def test_the_papers_tables(committed_project: Project) -> None:

@@ -1,7 +1,6 @@
 # Helpers of all rules: checked settings, paths, and what goes into a job's parameters.
 # A job's `spec` is its own slice of params.yaml as one line of JSON; its `fingerprint` holds
 # those of everything upstream, so a stale file below a change is always known to be stale.
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +8,9 @@ from types import SimpleNamespace
 SOURCE = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, SOURCE)
 # Jobs use this checkout, also from a copy of it, and the environment that Snakemake runs in.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SOURCE, os.environ.get("PYTHONPATH")]))
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+shell.prefix(
+    f"export PYTHONPATH='{SOURCE}' PATH='{Path(sys.executable).parent}':\"$PATH\"; "
+)
 
 from rwp.config.evaluations import attack_names, evaluation_spec
 from rwp.config.load import check_params, read_yaml
@@ -19,7 +19,9 @@ from rwp.config.specs import suite_directory
 from rwp.config.tables import table1_runs, table2_runs
 from rwp.config.trainings import pseudo_label_spec, train_spec
 from rwp.errors import UserError
-from rwp.provenance import chain as fingerprints  # Snakemake itself needs the name `chain`
+from rwp.provenance import (
+    chain as fingerprints,
+)  # Snakemake itself needs the name `chain`
 
 
 def leave(error):
@@ -48,6 +50,9 @@ try:  # Snakemake's own message on a broken settings file is a page long
     read_yaml("params.yaml")
 except UserError as error:
     leave(error)
+
+
+RUN = "{base}/runs/{dataset}/{threat}/{network}/{recipe}/seed{seed}"
 
 
 def base_of(suite):
@@ -80,10 +85,110 @@ def records(key):
     return [str(spec.record(attack.name)) for attack in spec.attacks]
 
 
+def holdout_passport(source):
+    """The data set that a `holdout` source is a share of."""
+    dataset = PARAMS.unlabeled[source].dataset
+    return [f"data/{dataset}/passport.json"] if dataset else []
+
+
+def suite_data(suite):
+    specs = suite_specs(PARAMS, suite)
+    sources = [spec.unlabeled.source for spec in specs if spec.unlabeled]
+    return [f"data/{spec.key.dataset}/train.pt" for spec in specs] + [
+        f"data/unlabeled/{source}.pt" for source in sources
+    ]
+
+
+def pseudo_spec(wildcards):
+    """The labeling step behind a file: that of any recipe of the suite that uses the source."""
+    suite = suite_of(wildcards)
+    place = {"dataset": wildcards.dataset, "seed": int(wildcards.seed)}
+    threat = PARAMS.suites[suite].table2.threat_model
+    for recipe in PARAMS.suites[suite].recipes:
+        key = run_key(PARAMS, suite, recipe=recipe, threat=threat, **place)
+        mix = train_spec(PARAMS, key).unlabeled
+        if mix is not None and mix.source == wildcards.source:
+            return pseudo_label_spec(mix)
+    raise WorkflowError(
+        f"no recipe of suite {suite} uses the source {wildcards.source}"
+    )
+
+
+def training_inputs(spec):
+    """The test split is read only where the suite measures or chooses on it."""
+    splits = ["train", "test"] if spec.needs_test else ["train"]
+    files = [f"data/{spec.key.dataset}/{split}.pt" for split in splits]
+    if spec.unlabeled is not None:
+        files.append(f"data/unlabeled/{spec.unlabeled.source}.pt")
+        files.append(str(pseudo_label_spec(spec.unlabeled).path))
+    return files
+
+
+def table2_inputs(suite):
+    return [
+        path
+        for key in table2_runs(PARAMS, suite)
+        for path in (run_file(key, "run.json"), *records(key))
+    ]
+
+
+def evaluation_jobs():
+    """(suite, slow) for each kind of evaluation job: cheap attacks together, AutoAttack alone."""
+    return [
+        (name, slow)
+        for name, suite in PARAMS.suites.items()
+        for slow in (False, True)
+        if attack_names(suite, slow=slow)
+    ]
+
+
+def evaluation_name(suite, slow):
+    return f"{'autoattack' if slow else 'evaluate'}_{suite}"
+
+
+def evaluation_path(suite, name, root=""):
+    return str(Path(root) / RUN.replace("{base}", base_of(suite)) / name)
+
+
+def evaluation_records(suite, slow):
+    names = attack_names(PARAMS.suites[suite], slow=slow)
+    return [
+        evaluation_path(suite, f"evaluation/{{checkpoint}}/{name}.json")
+        for name in names
+    ]
+
+
+def evaluation_param(suite, slow, what):
+    """The function that gives a job's `spec` or `fingerprint`."""
+
+    def of(wildcards):
+        attacks = attack_names(PARAMS.suites[suite], slow=slow)
+        where = {
+            "checkpoint": wildcards.checkpoint
+        }  # a keyword of Snakemake's at a line's start
+        spec = evaluation_spec(
+            PARAMS, key_of(wildcards, suite), attacks=attacks, **where
+        )
+        if what == "spec":
+            return spec.canonical()
+        return fingerprints.evaluation_fingerprint(spec, PARAMS)
+
+    return of
+
+
 def suite_targets(suite):
     base = base_of(suite)
     runs = dict.fromkeys(table1_runs(PARAMS, suite) + table2_runs(PARAMS, suite))
-    tables = [f"{base}/{name}" for name in ("table1.csv", "table2.csv", "report.html")]
+    tables = [
+        f"{base}/{name}"
+        for name in (
+            "table1.csv",
+            "table2.csv",
+            "report.html",
+            "fig1b.svg",
+            "fig3c.svg",
+        )
+    ]
     # Networks are listed too: a retraining that failed is then not hidden by an older table.
     return tables + [run_file(key, "last.pt") for key in runs]
 
@@ -100,9 +205,9 @@ def requested_targets():
 def check_targets():
     """Say in one line that a target cannot be built, and why, before any DAG is thought of."""
     for target in requested_targets():
-        if target in {rule.name for rule in workflow.rules} or Path(target).exists():
+        if target in {known.name for known in workflow.rules} or Path(target).exists():
             continue
-        makers = [rule for rule in workflow.rules if rule.is_producer(target)]
+        makers = [known for known in workflow.rules if known.is_producer(target)]
         if not makers:
             leave(
                 f"{target}: expected a file that the workflow makes, got another; try"

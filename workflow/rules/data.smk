@@ -8,10 +8,14 @@ rule fetch:
         passport="data/{dataset}/passport.json",
     log:
         "logs/fetch/{dataset}.log",
+    conda:
+        "../envs/rwp.yaml"
     params:
-        fingerprint=lambda w: fingerprints.dataset_fingerprint(w.dataset, PARAMS.datasets[w.dataset]),
+        fingerprint=lambda w: fingerprints.dataset_fingerprint(
+            w.dataset, PARAMS.datasets[w.dataset]
+        ),
     shell:
-        "rwp data fetch {wildcards.dataset} > {log} 2>&1"
+        "python -m rwp data fetch {wildcards.dataset} > {log} 2>&1"
 
 
 rule fetch_unlabeled:
@@ -22,31 +26,19 @@ rule fetch_unlabeled:
         passport="data/unlabeled/{source}.json",
     log:
         "logs/fetch/unlabeled-{source}.log",
+    conda:
+        "../envs/rwp.yaml"
     params:
         fingerprint=lambda w: fingerprints.unlabeled_fingerprint(
             w.source, PARAMS.unlabeled[w.source], PARAMS
         ),
     shell:
-        "rwp data fetch {wildcards.source} > {log} 2>&1"
-
-
-def holdout_passport(source):
-    """The data set that a `holdout` source is a share of."""
-    dataset = PARAMS.unlabeled[source].dataset
-    return [f"data/{dataset}/passport.json"] if dataset else []
+        "python -m rwp data fetch {wildcards.source} > {log} 2>&1"
 
 
 rule data:
     input:
         lambda w: sorted({path for name in PARAMS.build for path in suite_data(name)}),
-
-
-def suite_data(suite):
-    specs = suite_specs(PARAMS, suite)
-    sources = [spec.unlabeled.source for spec in specs if spec.unlabeled]
-    return [f"data/{spec.key.dataset}/train.pt" for spec in specs] + [
-        f"data/unlabeled/{source}.pt" for source in sources
-    ]
 
 
 wildcard_constraints:

@@ -13,11 +13,15 @@ rule table1:
         details="{base}/table1_details.csv",
     log:
         "logs/tables/{base}/table1.log",
+    conda:
+        "../envs/rwp.yaml"
     params:
-        fingerprint=lambda w: table_fingerprint(suite_of(w), "table1"),
+        fingerprint=lambda w: fingerprints.table_fingerprint(
+            PARAMS, suite_of(w), "table1"
+        ),
         suite=lambda w: suite_of(w),
     shell:
-        "rwp table table1 --suite {params.suite} > {log} 2>&1"
+        "python -m rwp table table1 --suite {params.suite} > {log} 2>&1"
 
 
 rule table2:
@@ -28,37 +32,63 @@ rule table2:
         details="{base}/table2_details.csv",
     log:
         "logs/tables/{base}/table2.log",
+    conda:
+        "../envs/rwp.yaml"
     params:
-        fingerprint=lambda w: table_fingerprint(suite_of(w), "table2"),
+        fingerprint=lambda w: fingerprints.table_fingerprint(
+            PARAMS, suite_of(w), "table2"
+        ),
         suite=lambda w: suite_of(w),
     shell:
-        "rwp table table2 --suite {params.suite} > {log} 2>&1"
+        "python -m rwp table table2 --suite {params.suite} > {log} 2>&1"
+
+
+rule figure:
+    input:
+        lambda w: [
+            run_file(key, name)
+            for key in table1_runs(PARAMS, suite_of(w))
+            for name in ("run.json", "history.jsonl")
+        ],
+    output:
+        data="{base}/{figure}.csv",
+        vector="{base}/{figure}.svg",
+        picture="{base}/{figure}.png",
+    log:
+        "logs/figures/{base}/{figure}.log",
+    conda:
+        "../envs/rwp.yaml"
+    params:
+        fingerprint=lambda w: fingerprints.table_fingerprint(
+            PARAMS, suite_of(w), w.figure
+        ),
+        suite=lambda w: suite_of(w),
+    shell:
+        "python -m rwp figure {wildcards.figure} --suite {params.suite} > {log} 2>&1"
 
 
 rule report:
     input:
         "{base}/table1.csv",
         "{base}/table2.csv",
+        "{base}/fig1b.svg",
+        "{base}/fig3c.svg",
         lambda w: table2_inputs(suite_of(w)),
     output:
         report="{base}/report.html",
         metrics="{base}/metrics.json",
     log:
         "logs/tables/{base}/report.log",
+    conda:
+        "../envs/rwp.yaml"
     params:
-        fingerprint=lambda w: table_fingerprint(suite_of(w), "report"),
+        fingerprint=lambda w: fingerprints.table_fingerprint(
+            PARAMS, suite_of(w), "report"
+        ),
         suite=lambda w: suite_of(w),
     shell:
-        "rwp report --suite {params.suite} > {log} 2>&1"
+        "python -m rwp report --suite {params.suite} > {log} 2>&1"
 
 
-def table2_inputs(suite):
-    return [
-        path
-        for key in table2_runs(PARAMS, suite)
-        for path in (run_file(key, "run.json"), *records(key))
-    ]
-
-
-def table_fingerprint(suite, name):
-    return fingerprints.table_fingerprint(PARAMS, suite, name)
+wildcard_constraints:
+    figure="fig1b|fig3c",

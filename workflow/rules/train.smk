@@ -1,5 +1,4 @@
 # One training per recipe, data set, threat model, network and seed.
-RUN = "{base}/runs/{dataset}/{threat}/{network}/{recipe}/seed{seed}"
 
 
 rule train:
@@ -14,32 +13,39 @@ rule train:
         f"logs/train/{RUN}.log",
     benchmark:
         f"logs/benchmarks/train/{RUN}.tsv"
+    conda:
+        "../envs/rwp.yaml"
     resources:
         gpu=1,
     params:
         spec=lambda w: train_spec(PARAMS, key_of(w)).canonical(),
-        fingerprint=lambda w: fingerprints.training_fingerprint(train_spec(PARAMS, key_of(w)), PARAMS),
+        fingerprint=lambda w: fingerprints.training_fingerprint(
+            train_spec(PARAMS, key_of(w)), PARAMS
+        ),
     shell:
-        "rwp train --resolved {params.spec:q} --fingerprint {params.fingerprint} > {log} 2>&1"
-
-
-def training_inputs(spec):
-    """The test split is read only where the suite measures or chooses on it."""
-    splits = ["train", "test"] if spec.needs_test else ["train"]
-    files = [f"data/{spec.key.dataset}/{split}.pt" for split in splits]
-    if spec.unlabeled is not None:
-        files.append(f"data/unlabeled/{spec.unlabeled.source}.pt")
-        files.append(str(pseudo_label_spec(spec.unlabeled).path))
-    return files
+        "python -m rwp train --resolved {params.spec:q} --fingerprint {params.fingerprint} > {log} 2>&1"
 
 
 wildcard_constraints:
     base="|".join(re.escape(base_of(name)) for name in PARAMS.suites),
-    threat="none|" + "|".join(
-        sorted({re.escape(name) for suite in PARAMS.suites.values() for name in suite.threat_models})
+    threat="none|"
+    + "|".join(
+        sorted(
+            {
+                re.escape(name)
+                for suite in PARAMS.suites.values()
+                for name in suite.threat_models
+            }
+        )
     ),
     network="|".join(re.escape(name) for name in PARAMS.networks),
     recipe="|".join(
-        sorted({re.escape(name) for suite in PARAMS.suites.values() for name in suite.recipes})
+        sorted(
+            {
+                re.escape(name)
+                for suite in PARAMS.suites.values()
+                for name in suite.recipes
+            }
+        )
     ),
     seed="[0-9]+",

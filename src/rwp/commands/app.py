@@ -6,7 +6,18 @@ import sys
 
 import typer
 
-from rwp.commands import data, evaluate, plan, pseudo_label, report, table, train, verify
+from rwp.commands import (
+    compare_curve,
+    data,
+    evaluate,
+    figure,
+    plan,
+    pseudo_label,
+    report,
+    table,
+    train,
+    verify,
+)
 from rwp.errors import UserError
 
 app = typer.Typer(
@@ -22,6 +33,8 @@ app.command("pseudo-label")(pseudo_label.pseudo_label)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(table.table)
+app.command()(figure.figure)
+app.command("compare-curve")(compare_curve.compare_curve)
 app.command()(report.report)
 app.command()(plan.plan)
 app.command()(verify.verify)

@@ -43,3 +43,25 @@ def fetch(
             f"{params_file}: expected a data set or unlabeled source ({known}), got {name!r};"
             f" check the spelling"
         )
+
+
+@app.command()
+def audit(
+    name: Annotated[str, typer.Argument(help="A data set or unlabeled source of params.yaml.")],
+    against: Annotated[str, typer.Option(help="The data set whose test split is compared with.")],
+    min_similarity: Annotated[float, typer.Option(help="Correlation of pixels, (0, 1].")] = 0.95,
+    data: DataFolder = Path("data"),
+) -> None:
+    """Count training or unlabeled images that are also, or nearly, in a test split."""
+    from rwp.data.audit import audit as find
+    from rwp.data.images import ImageSet
+
+    unlabeled, labeled = data / "unlabeled" / f"{name}.pt", data / name / "train.pt"
+    source = ImageSet.load(unlabeled if unlabeled.exists() else labeled)
+    test = ImageSet.load(data / against / "test.pt")
+    result = find(source.images, test.images, min_similarity=min_similarity, device="cpu")
+    for kind, counts in result.summary().items():
+        print(
+            f"{kind}: {counts['pairs']} pairs, {counts['source_images']} of {len(source)} images"
+            f" of {name}, {counts['test_images']} of {len(test)} test images of {against}"
+        )

@@ -46,7 +46,7 @@ def verify(
 
 def expected_fingerprints(params: Params, suite: str) -> Iterator[tuple[str, str]]:
     """Each file of a suite that carries a fingerprint, and what it should be."""
-    from rwp.config.evaluations import attack_names, evaluation_spec
+    from rwp.config.evaluations import evaluation_spec
     from rwp.config.tables import table1_runs, table2_runs
     from rwp.config.trainings import pseudo_label_spec, train_spec
     from rwp.provenance import chain
@@ -62,9 +62,8 @@ def expected_fingerprints(params: Params, suite: str) -> Iterator[tuple[str, str
             labels[path] = chain.pseudo_label_fingerprint(labeling, params)
     yield from labels.items()
     for key in evaluated:
-        for slow in (False, True):
-            job = evaluation_spec(
-                params, key, attacks=attack_names(params.suites[suite], slow=slow)
-            )
-            for attack in job.attacks:
-                yield str(job.record(attack.name)), chain.evaluation_fingerprint(job, params)
+        evaluation = evaluation_spec(params, key)
+        fingerprint = chain.evaluation_fingerprint(evaluation, params)
+        for attack in evaluation.attacks:
+            expected = chain.record_fingerprint(fingerprint, attack)
+            yield str(evaluation.record(attack.name)), expected

@@ -20,6 +20,7 @@ from rwp.evaluation.autoattack import autoattack
 from rwp.evaluation.records import EvaluationRecord, pack, read_record, write_record
 from rwp.evaluation.suite import AttackResult, evaluate
 from rwp.files import sha256_file
+from rwp.provenance.chain import record_fingerprint
 from rwp.training.checkpoint import load_network
 
 
@@ -39,7 +40,7 @@ def evaluate_checkpoint(
     Args:
         spec: what to run.
         root: the project's folder.
-        fingerprint: goes into the records.
+        fingerprint: of the evaluation; each record gets its own, with the attack's settings.
         state: a folder for what AutoAttack needs to go on; its part there is removed at the end.
         device: where to run.
 
@@ -51,13 +52,18 @@ def evaluate_checkpoint(
     pending = [
         attack
         for attack in spec.attacks
-        if not _is_done(root / spec.record(attack.name), attack, fingerprint, job.hashes)
+        if not _is_done(
+            root / spec.record(attack.name),
+            attack,
+            record_fingerprint(fingerprint, attack),
+            job.hashes,
+        )
     ]
 
     def write(result: AttackResult) -> None:
         record = record_of(
             result,
-            fingerprint=fingerprint,
+            fingerprint=record_fingerprint(fingerprint, result.attack),
             key=spec.key,
             checkpoint=spec.checkpoint,
             hashes=job.hashes,

@@ -15,7 +15,7 @@ from rwp.provenance.codehash import code_hash
 if TYPE_CHECKING:
     from rwp.config.definitions import DatasetSpec, UnlabeledSpec
     from rwp.config.schema import Params
-    from rwp.config.specs import EvaluationSpec, PseudoLabelSpec, TrainSpec
+    from rwp.config.specs import AttackSpec, EvaluationSpec, PseudoLabelSpec, TrainSpec
 
 
 def merkle(*parts: str) -> str:
@@ -60,11 +60,17 @@ def pseudo_label_fingerprint(spec: PseudoLabelSpec, params: Params) -> str:
 
 
 def evaluation_fingerprint(spec: EvaluationSpec, params: Params) -> str:
-    """Of the records of one evaluation job; it holds the training it looks at."""
+    """Of an evaluation, whichever attacks share its job; it holds the training it looks at."""
     from rwp.config.trainings import train_spec
 
     training = training_fingerprint(train_spec(params, spec.key), params)
-    return merkle("evaluation", spec.canonical(), code_hash("rwp.evaluation.jobs"), training)
+    settings = spec.model_copy(update={"attacks": ()}).canonical()
+    return merkle("evaluation", settings, code_hash("rwp.evaluation.jobs"), training)
+
+
+def record_fingerprint(evaluation: str, attack: AttackSpec) -> str:
+    """Of the record of one attack of an evaluation with that fingerprint."""
+    return merkle("record", evaluation, attack.canonical())
 
 
 class _Hashable:
@@ -96,19 +102,31 @@ def _training_fingerprint(spec: TrainSpec, hashable: _Hashable) -> str:
     return merkle(*parts)
 
 
+# What is drawn or written from runs, by the module that does it.
+_MAKERS = {
+    "table1": "rwp.reporting.tables",
+    "table2": "rwp.reporting.tables",
+    "fig1b": "rwp.reporting.learning",
+    "fig3c": "rwp.reporting.learning",
+    "report": "rwp.reporting.report",
+}
+
+
 def table_fingerprint(params: Params, suite: str, name: str) -> str:
-    """Of "table1", "table2" or "report" of a suite: it holds all runs and evaluations below."""
+    """Of a table, figure or the report of a suite: it holds all runs and evaluations below."""
     from rwp.config.evaluations import evaluation_spec
     from rwp.config.tables import table1_runs, table2_runs
     from rwp.config.trainings import train_spec
 
-    parts = [name, suite, code_hash(f"rwp.reporting.{'report' if name == 'report' else 'tables'}")]
-    if name in ("table1", "report"):
+    parts = [name, suite, code_hash(_MAKERS[name])]
+    if name != "table2":
         parts.append(params.suites[suite].table1.model_dump_json())
         runs = table1_runs(params, suite)
         parts += [training_fingerprint(train_spec(params, key), params) for key in runs]
     if name in ("table2", "report"):
         parts.append(params.suites[suite].table2.model_dump_json())
         evaluations = [evaluation_spec(params, key) for key in table2_runs(params, suite)]
-        parts += [evaluation_fingerprint(spec, params) for spec in evaluations]
+        for spec in evaluations:
+            fingerprint = evaluation_fingerprint(spec, params)
+            parts += [record_fingerprint(fingerprint, attack) for attack in spec.attacks]
     return merkle(*parts)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from rwp.reporting.curves import CurveComparison
 from rwp.reporting.style import LINES, figure_style, looks, marker_spacing, new_figure
@@ -33,7 +34,8 @@ def learning_curves(frame: pd.DataFrame, *, title: str = "") -> Figure:
                 if len(chosen):
                     style = method_looks[method] | {"linestyle": split_lines[split]}
                     _line_over_seeds(axes, chosen, "epoch", "accuracy", style)
-        axes.set(xlabel="epoch", ylabel="robust accuracy (%)", title=title)
+        _epochs(axes)
+        axes.set(ylabel="robust accuracy (%)", title=title)
         keys = [Line2D([], [], label=method, **method_looks[method]) for method in methods]
         keys += [
             Line2D([], [], color="#555555", linestyle=split_lines[split], label=split)
@@ -89,7 +91,7 @@ def attacks(frame: pd.DataFrame, *, title: str = "") -> Figure:
             rows = [defenses.index(defense) for defense in chosen["defense"]]
             axes.plot(chosen["accuracy"], rows, linestyle="", label=name, **attack_looks[name])
         axes.set_yticks(range(len(defenses)), defenses)
-        axes.invert_yaxis()
+        axes.set_ylim(len(defenses) - 0.5, -0.5)  # the first on top, no marker on the edge
         axes.set(xlabel="accuracy (%)", title=title)
         figure.legend(loc="outside lower center", ncols=min(6, max(1, len(names))))
     return figure
@@ -115,9 +117,16 @@ def curve_overlay(comparison: CurveComparison) -> Figure:
         first = comparison.first_outside
         if first is not None:
             axes.axvline(first, color="#555555", linestyle=":", label=f"leaves at epoch {first}")
-        axes.set(xlabel="epoch", ylabel="robust test accuracy (%)")
+        _epochs(axes)
+        axes.set(ylabel="robust test accuracy (%)")
         axes.legend()
     return figure
+
+
+def _epochs(axes: Axes) -> None:
+    """Label an axis of epochs, which are whole."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch")
 
 
 def _names(column: pd.Series) -> list[str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from rwp.config.schema import Params
+from rwp.config.specs import RunKey
+from rwp.config.tables import get_suite
 from rwp.reporting import figures as draw
 from rwp.reporting.cells import COLUMN_LABELS
 from rwp.reporting.learning import curve_frame, table1_curve_keys
@@ -50,20 +53,27 @@ def own_figures(
             draw.attacks(accuracies),
             "Accuracy of each defense under each attack; the numbers are those of Table 2",
         )
-    keys = table1_curve_keys(params, suite_name)
-    for splits, chosen, caption in (
-        (("test", "held-out"), keys, "Robust accuracy by epoch, by method"),
-        (
-            ("test", "train"),
-            [key for key in keys if key.recipe == "at"],
-            "Robust accuracy of AT by epoch: the test curve falls while the training curve rises"
-            " where AT overfits",
-        ),
-    ):
-        frame = curve_frame(chosen, root=root, splits=splits)
-        if not frame.empty:
-            setting = f"{chosen[0].dataset}, {chosen[0].threat}"
-            yield _image(draw.learning_curves(frame), f"{caption} ({setting})")
+    table = get_suite(params, suite_name).table1
+    for threat, dataset in product(table.threat_models, table.datasets):
+        keys = table1_curve_keys(params, suite_name, threat=threat, dataset=dataset)
+        yield from _curves(
+            params,
+            keys,
+            root,
+            ("test", "held-out"),
+            f"Robust accuracy by epoch and method ({dataset}, {threat})",
+        )
+    at = table1_curve_keys(params, suite_name, recipes=("at",))
+    caption = "Robust accuracy of AT by epoch on training and test images"
+    yield from _curves(params, at, root, ("test", "train"), caption)
+
+
+def _curves(
+    params: Params, keys: Sequence[RunKey], root: Path | str, splits: Sequence[str], caption: str
+) -> Iterator[dict[str, str]]:
+    frame = curve_frame(params, keys, root=root, splits=splits)
+    if not frame.empty:
+        yield _image(draw.learning_curves(frame), caption)
 
 
 def stored_figures(paths: Sequence[Path]) -> Iterator[dict[str, str]]:

@@ -24,21 +24,30 @@ SPLITS = {
 }
 
 
-def curve_frame(keys: Sequence[RunKey], *, root: Path | str, splits: Sequence[str]) -> pd.DataFrame:
-    """method, split, seed, epoch (from 0), accuracy (percent) of all epochs done so far."""
-    rows: list[dict[str, Any]] = [
-        {
-            "method": method_label(key.recipe),
-            "split": split,
-            "seed": key.seed,
-            "epoch": row["epoch"],
-            "accuracy": 100 * row[SPLITS[split]],
-        }
-        for key in keys
-        for row in read_run(root, key).history
-        for split in splits
-        if SPLITS[split] in row
-    ]
+def curve_frame(
+    params: Params, keys: Sequence[RunKey], *, root: Path | str, splits: Sequence[str]
+) -> pd.DataFrame:
+    """method, split, seed, epoch (from 0), accuracy (percent) of all epochs done so far.
+
+    A run whose numbers no longer fit its settings is left out.
+    """
+    rows: list[dict[str, Any]] = []
+    for key in keys:
+        run = read_run(params, key, root=root)
+        if run.status in ("stale", "inconsistent"):
+            continue
+        rows += [
+            {
+                "method": method_label(key.recipe),
+                "split": split,
+                "seed": key.seed,
+                "epoch": row["epoch"],
+                "accuracy": 100 * row[SPLITS[split]],
+            }
+            for row in run.history
+            for split in splits
+            if SPLITS[split] in row
+        ]
     return pd.DataFrame(rows, columns=["method", "split", "seed", "epoch", "accuracy"])
 
 
@@ -87,7 +96,7 @@ def write_learning_curves(
         UserError: none of the runs has finished an epoch.
     """
     keys = table1_curve_keys(params, suite_name, threat=threat, dataset=dataset, recipes=recipes)
-    frame = curve_frame(keys, root=root, splits=splits)
+    frame = curve_frame(params, keys, root=root, splits=splits)
     if frame.empty:
         folders = ", ".join(str(key.directory) for key in keys)
         raise UserError(f"{name}: expected trained runs, got none; train {folders or 'them'} first")

@@ -66,7 +66,7 @@ def terminal_table(table: Table, *, title: str) -> TerminalTable:
         shown.add_row(*(row[name] for name in labels), *(_cell(row[name]) for name in numbers))
     for defense, accuracies in reference_rows(table).items():
         shown.add_section()
-        shown.add_row(f"{defense} (reference)", *(_cell(accuracies[name]) for name in numbers))
+        shown.add_row(f"{defense} (ref.)", *(_cell(accuracies[name]) for name in numbers))
     return shown
 
 

@@ -14,6 +14,7 @@ from rwp.config.tables import get_suite
 from rwp.files import write_text
 from rwp.reporting.cells import (
     COLUMN_LABELS,
+    NORM_LABELS,
     attack_columns,
     method_label,
     table1_rows,
@@ -130,11 +131,11 @@ def _protocol(params: Params, suite: Suite, table: Table) -> str:
     entry = suite.table2
     threat = suite.threat_models[entry.threat_model]
     counts = sorted({int(count) for count in table.details["num_examples"].dropna()})
-    images = " or ".join(f"{count:,}" for count in counts) or "no"
+    images = " or ".join(f"{count:,}" for count in counts) or "the"
     chosen = "a held-out split" if suite.selection == "held_out" else "the test split, as published"
     radius = ", ".join(f"{key} {value}" for key, value in threat.epsilon.items())
     return (
-        f"{images} test images of {entry.dataset}; {threat.norm} with radius"
+        f"{images} test images of {entry.dataset}; {NORM_LABELS[threat.norm]} with radius"
         f" {radius.removeprefix('default ')} on [0, 1] pixels; checkpoint chosen on {chosen};"
         f" training seeds {', '.join(map(str, suite.seeds))}; attack seed {suite.evaluation.seed}"
     )
@@ -147,7 +148,7 @@ def _runs(params: Params, suite_name: str, second: Table, root: Path | str) -> l
     spent = second.details.groupby("run")["seconds"].sum()
     rows = {}
     for key in (key for keys in groups for key in keys):
-        run = read_run(root, key)
+        run = read_run(params, key, root=root)
         document = run.document
         rows[run.name] = {
             "method": method_label(key.recipe),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rwp.config.schema import Params
 from rwp.config.specs import RunKey
+from rwp.config.trainings import train_spec
 from rwp.errors import UserError
 from rwp.files import read_json
 
@@ -19,7 +21,8 @@ RUN_FORMAT = "rwp.run/1"
 class Run:
     """One training as its folder tells it; nothing here is computed.
 
-    `status` is "finished", "collapsed", "diverged", or "missing" where no run.json lies.
+    `status` is "finished", "collapsed", "diverged", "inconsistent" (its files contradict each
+    other), "stale" (see `read_run`), or "missing" where no run.json lies.
     """
 
     path: Path  # the folder
@@ -40,9 +43,14 @@ class Run:
         return int(self.document["best"]["epoch"])
 
 
-def read_run(root: Path | str, key: RunKey) -> Run:
-    """Read the folder of a run of this project; a missing run is returned as such."""
-    return read_run_folder(Path(root) / key.directory, name=str(key.directory))
+def read_run(params: Params, key: RunKey, *, root: Path | str) -> Run:
+    """Read a run of this project; one trained with other settings than today's is "stale"."""
+    run = read_run_folder(Path(root) / key.directory, name=str(key.directory))
+    then, now = run.document.get("spec"), train_spec(params, key).model_dump(mode="json")
+    if not run.finished or then == now:
+        return run
+    changed = [name for name in now if not isinstance(then, dict) or then.get(name) != now[name]]
+    return replace(run, status="stale", reason=f"trained with another {', '.join(changed)}")
 
 
 def read_run_folder(folder: Path | str, *, name: str | None = None) -> Run:

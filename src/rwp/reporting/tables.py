@@ -49,7 +49,7 @@ def table1(params: Params, suite_name: str, *, root: Path | str = ".") -> Table:
     """
     rows, details = [], []
     for labels, keys in table1_rows(params, suite_name):
-        seeds = [labels | _table1_detail(key, read_run(root, key)) for key in keys]
+        seeds = [labels | _table1_detail(key, read_run(params, key, root=root)) for key in keys]
         details += seeds
         rows.append(labels | {name: _mean(seeds, name) for name in MEASURES})
     return Table(_numeric(rows, MEASURES), _details(details, EPOCHS))
@@ -122,7 +122,7 @@ def table2(params: Params, suite_name: str, *, root: Path | str = ".") -> Table:
 def _table2_details(
     params: Params, key: RunKey, attacks: Sequence[str], root: Path | str
 ) -> list[dict[str, Any]]:
-    run = read_run(root, key)
+    run = read_run(params, key, root=root)
     found = [measure(params, key, run, name, root=root, checkpoint="best") for name in attacks]
     return [_table2_detail(item, run, _stronger_than_expected(item, found)) for item in found]
 

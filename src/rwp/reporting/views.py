@@ -154,5 +154,6 @@ def _command(targets: Sequence[str], status: str) -> str:
     folder, _, first = targets[0].rpartition("/")
     stems = [target.rpartition("/")[2].removesuffix(".json") for target in targets]
     short = f"{folder}/{{{','.join(stems)}}}.json" if len(stems) > 1 else f"{folder}/{first}"
-    force = " --force" if status in ("inconsistent", "stale") else ""
+    # Changed settings are noticed without force, a damaged file is not.
+    force = " --force" if status == "inconsistent" else ""
     return f"snakemake --cores all{force} {short}"

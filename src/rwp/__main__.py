@@ -1,0 +1,5 @@
+"""`python -m rwp` is `rwp`."""
+
+from rwp.commands.app import main
+
+main()

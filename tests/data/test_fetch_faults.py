@@ -1,0 +1,141 @@
+import multiprocessing
+import shutil
+
+import pytest
+
+from rwp.data.fetch import fetch_dataset, fetch_lock
+from rwp.errors import UserError
+from tests.data.samples import (
+    CIFAR10_ARCHIVE,
+    dataset,
+    md5,
+    official_cifar10,
+    official_svhn,
+    passport,
+    sha256,
+    split,
+    write_tree,
+)
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.mark.parametrize("fault", ["flipped", "short", "html", "missing"])
+def test_a_bad_official_file_is_refused_and_leaves_nothing(tmp_path, server, monkeypatch, fault):
+    archive = official_cifar10(monkeypatch, server.url(CIFAR10_ARCHIVE))
+    bad = {
+        "flipped": (archive[:50] + b"\0" + archive[51:], "expected md5"),
+        "short": (archive[:-20], "expected md5"),
+        "html": (b"\n<!DOCTYPE html><html>quota exceeded</html>", "got a web page"),
+        "missing": (None, "HTTP 404"),
+    }
+    content, message = bad[fault]
+    if content is not None:
+        server.files[CIFAR10_ARCHIVE] = content
+    with pytest.raises(UserError, match=message) as caught:
+        fetch_dataset("cifar10", dataset("cifar10"), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "cifar10").glob("*"))
+    assert not list((tmp_path / "raw" / "cifar10").glob("*"))
+    server.files[CIFAR10_ARCHIVE] = archive
+    fetch_dataset("cifar10", dataset("cifar10"), tmp_path)
+    assert len(split(tmp_path, "cifar10")) == 10
+
+
+@pytest.mark.parametrize("mirrored", [b"<html>not here</html>", b"another file", None])
+def test_a_mirror_is_checked_like_the_official_address(tmp_path, monkeypatch, mirrored):
+    official_cifar10(monkeypatch, "http://127.0.0.1:9/unreachable")
+    mirror = write_tree(tmp_path / "mirror", {CIFAR10_ARCHIVE: mirrored} if mirrored else {})
+    with pytest.raises(UserError, match=r"web page|expected md5|expected a file, found none"):
+        fetch_dataset("cifar10", dataset("cifar10"), tmp_path, origin=str(mirror))
+    assert not list((tmp_path / "raw" / "cifar10").glob("*"))
+
+
+def test_a_damaged_file_from_an_earlier_day_is_fetched_again(tmp_path, server, monkeypatch):
+    server.files[CIFAR10_ARCHIVE] = official_cifar10(monkeypatch, server.url(CIFAR10_ARCHIVE))
+    write_tree(tmp_path / "raw" / "cifar10", {CIFAR10_ARCHIVE: server.files[CIFAR10_ARCHIVE][:100]})
+    fetch_dataset("cifar10", dataset("cifar10"), tmp_path)
+    assert md5((tmp_path / "raw" / "cifar10" / CIFAR10_ARCHIVE).read_bytes()) == md5(
+        server.files[CIFAR10_ARCHIVE]
+    )
+
+
+def test_a_failed_fetch_takes_the_old_passport_with_it(tmp_path, server, monkeypatch):
+    server.files[CIFAR10_ARCHIVE] = official_cifar10(monkeypatch, server.url(CIFAR10_ARCHIVE))
+    fetch_dataset("cifar10", dataset("cifar10"), tmp_path)
+    shutil.rmtree(tmp_path / "raw")
+    server.status = 403
+    with pytest.raises(UserError, match=r"HTTP 403"):
+        fetch_dataset("cifar10", dataset("cifar10"), tmp_path)
+    assert not (tmp_path / "cifar10" / "passport.json").exists()
+
+
+def test_labels_outside_the_class_range_are_refused(tmp_path, server, monkeypatch):
+    labels = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10)
+    server.files[CIFAR10_ARCHIVE] = official_cifar10(
+        monkeypatch, server.url(CIFAR10_ARCHIVE), labels=labels
+    )
+    with pytest.raises(UserError, match=r"cifar-10-python.*expected 0\.\.9 .* got 10 at image 9"):
+        fetch_dataset("cifar10", dataset("cifar10"), tmp_path)
+    server.files |= official_svhn(monkeypatch, server.address, (1, 2, 11))
+    with pytest.raises(UserError, match=r"train_32x32\.mat: labels: expected 0\.\.9 .* got 11"):
+        fetch_dataset("svhn", dataset("svhn"), tmp_path)
+    assert not (tmp_path / "svhn").exists()
+
+
+def test_a_full_disk_while_downloading(tmp_path, server, monkeypatch):
+    server.files[CIFAR10_ARCHIVE] = official_cifar10(monkeypatch, server.url(CIFAR10_ARCHIVE))
+    part = tmp_path / "raw" / "cifar10" / f"{CIFAR10_ARCHIVE}.part"
+    part.parent.mkdir(parents=True)
+    part.symlink_to("/dev/full")  # the kernel's own "no space left on device"
+    with pytest.raises(
+        UserError, match=rf"{CIFAR10_ARCHIVE}: .*[Nn]o space.*run the same command again"
+    ):
+        fetch_dataset("cifar10", dataset("cifar10"), tmp_path)
+    assert [path.name for path in part.parent.iterdir()] == [part.name]
+
+
+def test_a_download_that_cannot_fit_is_not_begun(tmp_path, server, monkeypatch):
+    server.files[CIFAR10_ARCHIVE] = official_cifar10(monkeypatch, server.url(CIFAR10_ARCHIVE))
+    usage = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match=r"expected \d+ free bytes .* got 10; free some"):
+        fetch_dataset("cifar10", dataset("cifar10"), tmp_path)
+
+
+def _fetch_cifar10(root, barrier):
+    barrier.wait()
+    fetch_dataset("cifar10", dataset("cifar10"), root)
+
+
+def test_two_jobs_at_once_download_once_and_end_with_a_whole_set(tmp_path, server, monkeypatch):
+    server.files[CIFAR10_ARCHIVE] = official_cifar10(monkeypatch, server.url(CIFAR10_ARCHIVE))
+    context = multiprocessing.get_context("fork")  # the children inherit the tiny official files
+    barrier = context.Barrier(2)
+    jobs = [
+        context.Process(target=_fetch_cifar10, args=(tmp_path, barrier), daemon=True)
+        for _ in range(2)
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(60)
+    assert [job.exitcode for job in jobs] == [0, 0]
+    assert len(server.requests) == 1
+    for name, content in passport(tmp_path, "cifar10")["files"].items():
+        assert sha256((tmp_path / "cifar10" / name).read_bytes()) == content["sha256"]
+
+
+def test_jobs_for_one_set_wait_for_each_other_and_for_no_other(tmp_path):
+    from filelock import FileLock, Timeout
+
+    with fetch_lock(tmp_path, "digits"):
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / ".locks" / "digits.lock").acquire(timeout=0.05)
+        fetch_dataset("another", dataset("digits"), tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "data").write_text("a file, not a folder")
+    with pytest.raises(UserError, match=r"data: expected a writable folder for data"):
+        fetch_dataset("digits", dataset("digits"), tmp_path / "data")

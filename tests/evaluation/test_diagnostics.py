@@ -1,0 +1,153 @@
+import pytest
+import torch
+from torch import nn
+
+from rwp.data.images import ImageSet
+from rwp.errors import UserError
+from rwp.evaluation.diagnosis import diagnose_checkpoint, read_diagnosis
+from rwp.evaluation.diagnostics import band_for, judge
+from rwp.evaluation.followup import FollowUp, follow_up
+from rwp.evaluation.jobs import evaluate_checkpoint
+from rwp.evaluation.records import write_record
+from tests.evaluation.conftest import Project
+from tests.evaluation.samples import LogitScaled, Quantized, attack, autoattack_spec, record
+
+PGD = attack("pgd-20", "pgd", num_steps=20, step_size="0.03")
+CALM = FollowUp(
+    base=0.6,
+    longer=0.595,
+    rescaled=0.6,
+    transfer=0.7,
+    zero_gradients=0.0,
+    sweep=((0.1, 0.6), (0.2, 0.0)),
+    chance=0.1,
+)
+
+
+def records(pgd: int, autoattack: int, *, fgsm: int | None = None, **changes):
+    def of(count: int, spec):
+        return record([True] * count + [False] * (1000 - count), attack=spec, **changes)
+
+    found = [of(pgd, PGD), of(autoattack, autoattack_spec())]
+    return found if fgsm is None else [*found, of(fgsm, attack("fgsm"))]
+
+
+def run_follow_up(model: nn.Module, images: ImageSet, **options) -> FollowUp:
+    return follow_up(model, images, PGD, batch_size=40, seed=0, device="cpu", **options)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "objective", "pgd", "autoattack", "level"),
+    [
+        ("cifar10", "at", 523, 480, "green"),  # AT (DOM, mean of 3 seeds)
+        ("cifar10", "at", 554, 508, "green"),  # AT-AWP (log, MAIR)
+        ("cifar10", "at", 555, 429, "red"),  # small-loss removal (DOM)
+        ("cifar10", "at", 629, 546, "red"),  # the paper's WRN AT-RWP
+        ("cifar10", "at", 560, 495, "amber"),
+        ("svhn", "at", 535, 455, "green"),  # AT at its best epoch (DOM)
+        ("cifar100", "at", 307, 253, "green"),  # AT-AWP (logs)
+    ],
+)
+def test_published_networks_land_in_their_bands(dataset, objective, pgd, autoattack, level):
+    verdict = judge(records(pgd, autoattack), dataset=dataset, objective=objective)
+    assert verdict.level == level
+    assert verdict.gap == pytest.approx((pgd - autoattack) / 10)
+    assert verdict.band == band_for(dataset, "linf", objective)
+
+
+def test_unknown_data_set_takes_the_general_band():
+    assert band_for("digits", "linf", "at").source.startswith("nothing is published")
+    assert band_for("digits", "l2", "trades").green < band_for("digits", "linf", "trades").green
+
+
+def test_single_step_beating_many_is_red():
+    verdict = judge(records(540, 500, fgsm=520), dataset="cifar10", objective="at")
+    assert verdict.level == "red"
+    assert "FGSM is 2.0 points below PGD" in verdict.reasons[1].text
+
+
+@pytest.mark.parametrize(
+    ("text", "level"),
+    [
+        ("it seems to be a randomized defense!", "red"),
+        ("Square Attack has decreased the robust accuracy of 3.00%.", "red"),
+        ("apgd-t: there are 5 points with zero gradient!", "amber"),
+        ("9 target classes instead of 9", "green"),
+    ],
+)
+def test_warnings_of_autoattack_count(text: str, level: str):
+    found = judge(records(540, 500, warnings=(text,)), dataset="cifar10", objective="at")
+    assert found.level == level
+
+
+def test_natural_networks_are_not_expected_to_resist():
+    assert judge(records(100, 0), dataset="cifar10", objective="natural").level == "green"
+    with pytest.raises(UserError, match="expected records"):
+        judge([], dataset="cifar10", objective="at")
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "text"),
+    [
+        ({}, "green", ""),
+        ({"longer": 0.58}, "amber", "more steps and restarts fool 2.0 points"),
+        ({"rescaled": 0.4}, "red", "rescaled logits fools 20.0 points"),
+        ({"transfer": 0.5}, "red", "twin fool 10.0 points"),
+        ({"zero_gradients": 0.05}, "amber", "5 % of the images have no gradient"),
+        ({"sweep": ((0.1, 0.6), (0.5, 0.4))}, "red", "40 % survive a radius of 0.5"),
+    ],
+)
+def test_follow_up_attacks_count(change: dict, level: str, text: str):
+    found = FollowUp(**{**CALM.__dict__, **change})
+    verdict = judge(records(540, 500), dataset="cifar10", objective="at", follow_up=found)
+    assert verdict.level == level
+    assert text in " ".join(reason.text for reason in verdict.reasons)
+
+
+def test_honest_network_stays_green(robust_model: nn.Module, images: ImageSet):
+    found = run_follow_up(robust_model, images, twin=robust_model)
+    assert 0.3 < found.base < 0.95
+    assert found.zero_gradients == 0.0
+    assert found.sweep[-1][1] <= found.chance
+    verdict = judge(records(540, 500), dataset="digits", objective="at", follow_up=found)
+    assert verdict.level == "green"
+
+
+@pytest.mark.parametrize(
+    "front",
+    [lambda model: Quantized(model, 6), lambda model: LogitScaled(model, 1e4)],
+    ids=["quantized", "logit-scaled"],
+)
+def test_masked_network_is_red(front, robust_model: nn.Module, images: ImageSet):
+    masked = front(robust_model).eval()
+    found = run_follow_up(masked, images, twin=robust_model)
+    honest = run_follow_up(robust_model, images)
+    assert found.base > honest.base + 0.1  # it looks more robust than what it hides
+    verdict = judge(records(540, 500), dataset="digits", objective="at", follow_up=found)
+    assert verdict.level == "red"
+    assert any("no gradient at all" in reason.text for reason in verdict.reasons)
+
+
+def test_follow_up_runs_only_where_in_doubt(trained: Project, robust_model: nn.Module):
+    spec = trained.spec.model_copy(update={"attacks": (*trained.spec.attacks, autoattack_spec())})
+    evaluate_checkpoint(
+        trained.spec, root=trained.root, fingerprint="f", state=trained.root / ".state"
+    )
+    for robust, doubtful in ((0, False), (40, True)):
+        path = trained.root / spec.record("autoattack")
+        write_record(path, record([False] * 40, attack=autoattack_spec()))
+        pgd = record([True] * robust + [False] * (40 - robust), attack=PGD)
+        write_record(trained.root / spec.record("pgd-20"), pgd)
+        written = diagnose_checkpoint(spec, objective="at", root=trained.root, fingerprint="f")
+        content = read_diagnosis(written)
+        assert (content["follow_up"] is not None) == doubtful
+        assert (content["level"] == "green") == (not doubtful)
+    with pytest.raises(UserError, match="expected a diagnosis"):
+        read_diagnosis(path)
+
+
+def test_follow_up_leaves_the_model_as_it_was(robust_model: nn.Module, images: ImageSet):
+    before = [parameter.clone() for parameter in robust_model.parameters()]
+    run_follow_up(robust_model, images.select(torch.arange(8)))
+    assert all(map(torch.equal, before, robust_model.parameters()))
+    assert all(parameter.requires_grad for parameter in robust_model.parameters())

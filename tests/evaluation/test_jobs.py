@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from rwp.data.images import ImageSet
+from rwp.errors import UserError
+from rwp.evaluation import autoattack as module
+from rwp.evaluation.jobs import evaluate_checkpoint, share_autoattack
+from rwp.evaluation.records import clean_flags, read_record, robust_flags
+from rwp.files import sha256_file
+from rwp.training.checkpoint import load_network, save_network
+from tests.evaluation.conftest import Project
+from tests.evaluation.samples import (
+    NETWORK,
+    ShortAutoAttack,
+    attack,
+    autoattack_spec,
+    small_network,
+)
+
+
+def run(project: Project, **changes) -> list[Path]:
+    spec = project.spec.model_copy(update=changes)
+    return evaluate_checkpoint(
+        spec, root=project.root, fingerprint="f1", state=project.root / ".state"
+    )
+
+
+def test_one_record_per_attack(trained: Project, images: ImageSet):
+    paths = run(trained)
+    assert [path.name for path in paths] == ["natural.json", "pgd-20.json"]
+    natural, pgd = map(read_record, paths)
+    assert natural.key == trained.spec.key
+    assert natural.checkpoint_sha256 == sha256_file(trained.checkpoint)
+    assert natural.fingerprint == "f1"
+    model, _ = load_network(trained.checkpoint)
+    correct = model(images.images.float() / 255).argmax(1) == images.labels
+    assert clean_flags(pgd).tolist() == robust_flags(natural).tolist() == correct.tolist()
+    assert 0.099 < pgd.max_perturbation < 0.10001
+    assert pgd.attack.threat.epsilon == "0.1"
+
+
+def test_finished_attacks_are_kept_and_changed_ones_run(trained: Project):
+    first, second = run(trained)
+    before = [path.stat().st_mtime_ns for path in (first, second)]
+    shorter = attack("pgd-20", "pgd", num_steps=2, step_size="0.03")
+    run(trained, attacks=(trained.spec.attacks[0], shorter))
+    after = [path.stat().st_mtime_ns for path in (first, second)]
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+    assert read_record(second).attack.num_steps == 2
+
+
+def test_shared_autoattack_gives_the_record_of_one_job(trained: Project, monkeypatch):
+    monkeypatch.setattr(module, "AutoAttack", ShortAutoAttack)
+    spec = trained.spec.model_copy(update={"attacks": (autoattack_spec(),)})
+    alone = read_record(run(trained, attacks=spec.attacks)[0])
+    (trained.root / spec.record("autoattack")).unlink()
+    state = trained.root / ".state"
+    share_autoattack(spec, root=trained.root, state=state)
+    assert not (trained.root / spec.record("autoattack")).exists()
+    monkeypatch.setattr(module, "_perturb", None)  # nothing is left to compute
+    together = read_record(run(trained, attacks=spec.attacks)[0])
+    assert together.robust_bits == alone.robust_bits
+    assert list(together.parts) == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    assert list(state.iterdir()) == []
+
+
+def test_only_the_first_examples(trained: Project, images: ImageSet):
+    record = read_record(run(trained, num_examples=10)[0])
+    assert record.num_examples == 10
+    with pytest.raises(UserError, match="expected at least 99 images, got 40"):
+        run(trained, num_examples=99)
+
+
+def test_network_of_another_data_set(trained: Project):
+    color = NETWORK | {"num_classes": 7}
+    with torch.random.fork_rng():
+        model = small_network()
+    model.linear = torch.nn.Linear(4, 7)
+    save_network(trained.checkpoint, model, network=color, epoch=0)
+    with pytest.raises(UserError, match="1 channels and 10 classes, got 1 and 7"):
+        run(trained)
+
+
+def test_missing_files(trained: Project):
+    trained.checkpoint.unlink()
+    with pytest.raises(UserError, match="expected a checkpoint, found no file"):
+        run(trained)
+    (trained.root / "data" / "digits" / "test.pt").unlink()
+    with pytest.raises(UserError, match="fetch the data"):
+        run(trained)
+
+
+def test_no_record_of_an_attack_that_did_not_finish(trained: Project, monkeypatch):
+    def fail(*_):
+        raise UserError("planted")
+
+    monkeypatch.setattr(module, "_perturb", fail)
+    attacks = (*trained.spec.attacks, autoattack_spec())
+    with pytest.raises(UserError, match="planted"):
+        run(trained, attacks=attacks)
+    written = {path.name for path in (trained.checkpoint.parent / "evaluation/best").iterdir()}
+    assert written == {"natural.json", "pgd-20.json"}

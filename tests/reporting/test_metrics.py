@@ -1,0 +1,48 @@
+"""The tables' numbers as nested JSON and on a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+from rich.console import Console
+
+from rwp.reporting.metrics import metrics, terminal_table, write_metrics
+from rwp.reporting.tables import table1, table2
+
+from .conftest import Project
+
+
+def test_metrics_hold_the_tables_numbers_and_leave_out_missing_ones(demo: Project) -> None:
+    demo.write_all()
+    path = write_metrics(demo.params, "demo", root=demo.root)
+    found = json.loads(path.read_text())
+    assert path == demo.root / "results/demo/metrics.json"
+    assert found["table2"]["AT"] == {
+        "natural": 90.0, "fgsm": 65.0, "pgd20": 55.0, "pgd100": 54.0, "cw": 53.0, "aa": 51.0
+    }  # fmt: skip
+    assert found["table1"]["Linf"]["digits"]["AT"]["best"] == 52.0
+    (key,) = demo.table2_keys("at")
+    (demo.root / key.directory / "evaluation/best/fgsm.json").unlink()
+    assert "fgsm" not in metrics(demo.params, "demo", root=demo.root)["table2"]["AT"]
+
+
+def test_the_terminal_shows_the_table_its_reference_and_what_is_missing(demo: Project) -> None:
+    demo.write_all()
+    (key,) = demo.table2_keys("rst-rwp")
+    (demo.root / key.directory / "run.json").unlink()
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(terminal_table(table2(demo.params, "demo", root=demo.root), title="Table 2"))
+    text = console.export_text()
+    assert "AutoAttack" in text
+    assert "90.00" in text
+    assert "Natural (ref.)" in text
+    assert "RST-RWP seed 0: missing: this training has not finished; 8 epochs are done" in text
+
+
+def test_the_terminal_shows_table_1_as_well(demo: Project) -> None:
+    demo.write_all()
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(terminal_table(table1(demo.params, "demo", root=demo.root), title="Table 1"))
+    assert re.search(r"L2 +│ AT-RWP │ digits +│ 56.00 │ 50.00", console.export_text())
