@@ -14,7 +14,7 @@ from rwp.core import build_network
 def small_problem(monkeypatch):
     def network(device):
         torch.manual_seed(0)
-        shape = {"blocks": (1, 1), "width": 4, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+        shape = {"blocks": (1, 1), "width": 8, "mean": (0.5,) * 3, "std": (0.25,) * 3}
         return build_network("preact_resnet", num_classes=10, in_channels=3, **shape).train()
 
     for module in (bench_steps, bench_epoch):

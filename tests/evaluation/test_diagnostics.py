@@ -21,6 +21,7 @@ CALM = FollowUp(
     zero_gradients=0.0,
     sweep=((0.1, 0.6), (0.2, 0.0)),
     chance=0.1,
+    num_examples=500,
 )
 
 

@@ -9,6 +9,7 @@ from rwp.evaluation import autoattack as module
 from rwp.evaluation.jobs import evaluate_checkpoint, share_autoattack
 from rwp.evaluation.records import clean_flags, read_record, robust_flags
 from rwp.files import sha256_file
+from rwp.provenance.chain import record_fingerprint
 from rwp.training.checkpoint import load_network, save_network
 from tests.evaluation.conftest import Project
 from tests.evaluation.samples import (
@@ -33,7 +34,8 @@ def test_one_record_per_attack(trained: Project, images: ImageSet):
     natural, pgd = map(read_record, paths)
     assert natural.key == trained.spec.key
     assert natural.checkpoint_sha256 == sha256_file(trained.checkpoint)
-    assert natural.fingerprint == "f1"
+    assert natural.fingerprint == record_fingerprint("f1", natural.attack)
+    assert natural.fingerprint != pgd.fingerprint
     model, _ = load_network(trained.checkpoint)
     correct = model(images.images.float() / 255).argmax(1) == images.labels
     assert clean_flags(pgd).tolist() == robust_flags(natural).tolist() == correct.tolist()
@@ -64,7 +66,18 @@ def test_shared_autoattack_gives_the_record_of_one_job(trained: Project, monkeyp
     together = read_record(run(trained, attacks=spec.attacks)[0])
     assert together.robust_bits == alone.robust_bits
     assert list(together.parts) == ["apgd-ce", "apgd-t", "fab-t", "square"]
-    assert list(state.iterdir()) == []
+    assert list(state.rglob("*.pt")) == []
+
+
+def test_another_job_leaves_the_state_of_autoattack_alone(trained: Project, monkeypatch):
+    monkeypatch.setattr(module, "AutoAttack", ShortAutoAttack)
+    spec = trained.spec.model_copy(update={"attacks": (autoattack_spec(),)})
+    state = trained.root / ".state"
+    share_autoattack(spec, root=trained.root, state=state)
+    before = sorted(state.rglob("*.pt"))
+    run(trained)
+    assert before
+    assert sorted(state.rglob("*.pt")) == before
 
 
 def test_only_the_first_examples(trained: Project, images: ImageSet):

@@ -9,7 +9,7 @@ import pytest
 
 from rwp.config.load import check_params
 from rwp.errors import UserError
-from rwp.reporting.curves import CurveComparison, _overlay, compare_curve, curve_band
+from rwp.reporting.curves import CurveComparison, compare_curve, curve_band, overlay
 from rwp.reporting.published import published_curve, published_curves
 
 from .conftest import Project
@@ -24,7 +24,7 @@ def against(reference: str, setting: str, source: str, *, reference_source: str)
         published_curve(reference, reference_source)["test_robust_accuracy"], num_examples=10_000
     )
     ours = published_curve(setting, source)["test_robust_accuracy"]
-    frame = _overlay(ours, band)
+    frame = overlay(ours, band)
     return CurveComparison("run", reference, reference_source, frame, len(band)).first_outside
 
 

@@ -61,6 +61,8 @@ class UnlabeledEntry(Frozen):
     epoch_size: By[PositiveInt]  # images drawn in what is called an epoch
     teacher_recipe: Name
     teacher_network: By[Name]
+    min_confidence: Share | None = None  # pseudo-labels below it are left out
+    per_class: PositiveInt | None = None  # so many of each class, the most confident ones
 
 
 class ObjectiveEntry(Frozen):

@@ -137,6 +137,8 @@ class UnlabeledMix(Spec):
     weight: float
     epoch_size: int
     teacher: RunKey
+    min_confidence: float | None
+    per_class: int | None
 
 
 class TrainSpec(Spec):
@@ -170,6 +172,8 @@ class PseudoLabelSpec(Spec):
     source: str
     definition: UnlabeledSpec
     teacher: RunKey
+    min_confidence: float | None
+    per_class: int | None
 
     @property
     def path(self) -> PurePosixPath:

@@ -147,9 +147,12 @@ def _unlabeled_mix(params: Params, key: RunKey, look: Lookup) -> UnlabeledMix | 
         weight=entry.weight,
         epoch_size=look(entry.epoch_size, f"{where}.epoch_size"),
         teacher=teacher,
+        min_confidence=entry.min_confidence,
+        per_class=entry.per_class,
     )
 
 
 def pseudo_label_spec(mix: UnlabeledMix) -> PseudoLabelSpec:
     """The labeling step that a mixed training stands on."""
-    return PseudoLabelSpec(source=mix.source, definition=mix.definition, teacher=mix.teacher)
+    shared = {name: getattr(mix, name) for name in PseudoLabelSpec.model_fields}
+    return PseudoLabelSpec(**shared)

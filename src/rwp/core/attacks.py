@@ -7,30 +7,19 @@ gradient of the inputs is ever computed.
 """
 
 from functools import partial
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rwp.core.checks import check_examples
 from rwp.core.geometry import RandomStart
 from rwp.core.losses import full_precision, kl_divergence, margin_loss, zero_masked_margin_loss
 from rwp.core.modes import BatchNormMode, batch_norm_mode
-from rwp.core.pgd import Images, Keep, Labels, pgd
+from rwp.core.pgd import AttackOptions, Images, Labels, pgd
 from rwp.core.threat import ThreatModel
 
 __all__ = ["AttackOptions", "cw", "cw_zero_masked", "fgsm", "fgsm_random_start", "kl_attack", "pgd"]
-
-
-class AttackOptions(TypedDict, total=False):
-    """Options of `pgd` that the attacks built on it pass through."""
-
-    generator: torch.Generator | None
-    random_start: RandomStart
-    num_restarts: int
-    keep: Keep
-    bn_mode: BatchNormMode
-    start: Tensor | None
 
 
 def fgsm(

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from rwp.core.checks import check_choice
+from rwp.core.checks import check_choice, check_start
 from rwp.core.threat import ThreatModel
 
 RandomStart = Literal["uniform", "gaussian", "off_ball", "none"]
@@ -62,6 +62,20 @@ def lengths(delta: Tensor) -> Tensor:
 
 def _per_example(images: Tensor) -> tuple[int, ...]:
     return (images.shape[0], *(1,) * (images.ndim - 1))
+
+
+def starting_point(
+    ball: NormBall, kind: RandomStart, generator: torch.Generator | None, given: Tensor | None
+) -> Tensor:
+    """The given point, projected, or else a random one.
+
+    Raises:
+        ValueError: as `random_point`, or a given point of another shape or not finite.
+    """
+    if given is None:
+        return random_point(ball, kind, generator)
+    check_start(given, ball.center)
+    return ball.project(given.detach())
 
 
 def random_point(ball: NormBall, kind: RandomStart, generator: torch.Generator | None) -> Tensor:

@@ -1,7 +1,7 @@
 """Projected gradient ascent on images, which every attack of `rwp.core.attacks` is a case of."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -12,9 +12,8 @@ from rwp.core.checks import (
     check_count,
     check_examples,
     check_label_range,
-    check_start,
 )
-from rwp.core.geometry import NormBall, RandomStart, random_point
+from rwp.core.geometry import NormBall, RandomStart, starting_point
 from rwp.core.losses import cross_entropy, full_precision
 from rwp.core.modes import BatchNormMode, batch_norm_mode, frozen_weights
 from rwp.core.threat import ThreatModel, check_length
@@ -23,6 +22,28 @@ Images = Float[Tensor, "batch channels height width"]
 Labels = Int[Tensor, " batch"]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 Keep = Literal["last", "worst"]
+
+
+class AttackOptions(TypedDict, total=False):
+    """Options of `pgd`, and of the attacks built on it.
+
+    Attributes:
+        generator: where random starts are drawn from; may live on another device.
+        random_start: see `rwp.core.geometry.random_point`.
+        num_restarts: independent runs; the worst result per example is returned.
+        keep: "last" iterate of a run, or the "worst" of all: a misclassified one if there is
+            any, then the one of largest loss. Costs one more forward pass per run.
+        bn_mode: run the model in "eval" or in "train" mode, the latter on the statistics of
+            the batch. Neither writes running statistics.
+        start: points to start from instead of random ones; projected onto the ball first.
+    """
+
+    generator: torch.Generator | None
+    random_start: RandomStart
+    num_restarts: int
+    keep: Keep
+    bn_mode: BatchNormMode
+    start: Tensor | None
 
 
 def pgd(
@@ -43,22 +64,8 @@ def pgd(
 ) -> Images:
     """Projected gradient ascent on `loss` (Madry et al., 2018); a step is forward + backward.
 
-    Args:
-        model: images to logits.
-        images: clean images, pixels in [0, 1].
-        labels: class indices.
-        threat: the ball to stay in.
-        step_size: length of a step in the threat model's norm, on [0, 1] pixels.
-        num_steps: steps from each start.
-        generator: where random starts are drawn from; may live on another device.
-        loss: (logits, labels) to one loss per example, to be made large.
-        random_start: see `rwp.core.geometry.random_point`.
-        num_restarts: independent runs; the worst result per example is returned.
-        keep: "last" iterate of a run, or the "worst" of all: a misclassified one if there is
-            any, then the one of largest loss. Costs one more forward pass per run.
-        bn_mode: run the model in "eval" or in "train" mode, the latter on the statistics of
-            the batch. Neither writes running statistics.
-        start: points to start from instead of random ones; projected onto the ball first.
+    `loss` takes logits and labels and returns one loss per example; `step_size` is a length in
+    the threat model's norm. The other options are those of `AttackOptions`.
 
     Raises:
         ValueError: pixels not finite or outside [0, 1], labels out of range, a step on 0..255
@@ -70,22 +77,33 @@ def pgd(
     check_count("num_restarts", num_restarts)
     check_choice("keep", keep, get_args(Keep))
     ball = NormBall(images.detach(), threat)
-    if start is not None:
-        check_start(start, images)
-        start = ball.project(start.detach())
-    worst = _Worst(ball, labels) if keep == "worst" or num_restarts > 1 else None
     score = _Score(model, labels, loss, largest_label)
+    worst = _Worst(ball, labels) if keep == "worst" or num_restarts > 1 else None
     with torch.enable_grad(), frozen_weights(model), batch_norm_mode(model, bn_mode):
         for _ in range(num_restarts):
-            point = random_point(ball, random_start, generator) if start is None else start
-            for _ in range(num_steps):
-                logits, losses, gradient = score.with_gradient(point)
-                if worst is not None and keep == "worst":
-                    worst.update(point, logits, losses)
-                point = ball.step(point, gradient, step_size)
-            if worst is not None:
-                worst.update(point, *score(point))
+            point = starting_point(ball, random_start, generator, start)
+            point = _ascend(ball, score, point, step_size, num_steps, worst, keep)
     return point if worst is None else worst.images
+
+
+def _ascend(
+    ball: NormBall,
+    score: "_Score",
+    point: Tensor,
+    step_size: float,
+    num_steps: int,
+    worst: "_Worst | None",
+    keep: Keep,
+) -> Tensor:
+    """One run; the last point, and in `worst` what is to be kept of it."""
+    for _ in range(num_steps):
+        logits, losses, gradient = score.with_gradient(point)
+        if worst is not None and keep == "worst":
+            worst.update(point, logits, losses)
+        point = ball.step(point, gradient, step_size)
+    if worst is not None:
+        worst.update(point, *score(point))
+    return point
 
 
 class _Score:

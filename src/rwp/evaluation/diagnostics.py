@@ -83,6 +83,7 @@ _ALARMS: dict[str, Level] = {
 # Points. Rules of Carlini et al., "On Evaluating Adversarial Robustness" (2019), sections 4 and 5:
 # a longer, a differently scaled or a borrowed attack does not beat a sound white-box attack.
 _NOTICEABLE, _LARGE = 1.0, 3.0
+_FEWEST = 3  # images; one or two of a small set may turn on a lucky start
 _FEW_ZERO_GRADIENTS, _MANY_ZERO_GRADIENTS = 0.01, 0.10  # shares of the images
 
 
@@ -181,7 +182,7 @@ def _follow_up_reasons(found: FollowUp) -> list[Reason]:
         drops["images made for its twin fool"] = found.base - found.transfer
     for text, drop in drops.items():
         points = 100 * drop
-        if points > _NOTICEABLE:
+        if points > _NOTICEABLE and drop * found.num_examples > _FEWEST - 0.5:
             level: Level = "red" if points > _LARGE else "amber"
             reasons.append(Reason(level, f"{text} {points:.1f} points more than PGD did"))
     if found.zero_gradients > _FEW_ZERO_GRADIENTS:

@@ -39,6 +39,7 @@ class FollowUp:
     zero_gradients: float  # of all images: the loss has no gradient at the clean image
     sweep: tuple[tuple[float, float], ...]  # (radius, robust), doubling up to the largest radius
     chance: float  # share of the most frequent class
+    num_examples: int
 
 
 def follow_up(
@@ -78,6 +79,7 @@ def follow_up(
         zero_gradients=run.zero_gradients(),
         sweep=run.sweep(),
         chance=max(counts) / len(images),
+        num_examples=len(images),
     )
 
 

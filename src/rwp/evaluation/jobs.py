@@ -75,7 +75,9 @@ def evaluate_checkpoint(
 
     if pending:
         run_attacks(job.model(), job.images, pending, **job.settings(state), on_result=write)
-    shutil.rmtree(job.state(state), ignore_errors=True)
+    for attack in spec.attacks:
+        # Not the whole folder: a job with other attacks on the same checkpoint may be running.
+        shutil.rmtree(job.state(state) / attack_id(attack), ignore_errors=True)
     return [root / spec.record(attack.name) for attack in spec.attacks]
 
 

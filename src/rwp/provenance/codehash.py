@@ -18,6 +18,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 INFRASTRUCTURE = (
     "rwp.commands",
     "rwp.config",
+    "rwp.data.download",
     "rwp.errors",
     "rwp.files",
     "rwp.gpu",

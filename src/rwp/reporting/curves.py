@@ -97,10 +97,11 @@ def compare_curve(
     images = _IMAGES.get(setting.split("_")[0], 10_000)
     band = curve_band(published["test_robust_accuracy"], num_examples=images)
     ours = pd.Series({row["epoch"]: row["test_robust_accuracy"] for row in run.history})
-    return CurveComparison(run.name, setting, source, _overlay(ours, band), len(published))
+    return CurveComparison(run.name, setting, source, overlay(ours, band), len(published))
 
 
-def _overlay(ours: pd.Series, band: pd.DataFrame) -> pd.DataFrame:
+def overlay(ours: pd.Series, band: pd.DataFrame) -> pd.DataFrame:
+    """Both curves (fractions, by epoch) in percent, at the epochs that both have."""
     frame = band.assign(ours=ours)[["ours", "published", "low", "high"]].dropna() * 100
     frame["inside"] = frame["ours"].between(frame["low"], frame["high"])
     return frame.rename_axis("epoch").reset_index()

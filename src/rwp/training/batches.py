@@ -69,4 +69,5 @@ class Batches:
                 weights = torch.ones(len(index), device=self.device)
                 weights[len(labeled) :] = self.mix.weight
         index = index.to(self.device)
-        return Batch(self.images[index], self.labels[index], weights)
+        # On a CPU, index_select copies bytes many times as fast as indexing.
+        return Batch(self.images.index_select(0, index), self.labels[index], weights)

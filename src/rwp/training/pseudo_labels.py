@@ -9,6 +9,7 @@ import torch
 
 from rwp.config.specs import PseudoLabelSpec
 from rwp.data.images import ImageSet
+from rwp.data.pseudo_labels import agreement, pseudo_label, select_pseudo_labels
 from rwp.errors import UserError
 from rwp.files import atomic_write, write_json
 from rwp.training.checkpoint import load_network
@@ -31,8 +32,6 @@ def write_pseudo_labels(
         The summary: counts per class, mean confidence, the teacher's accuracy on the labeled
         test split, and the agreement with shipped labels where the source has them.
     """
-    from rwp.data.pseudo_labels import pseudo_label
-
     target = output or root / spec.path
     place = torch.device(device)
     model, _ = load_network(root / spec.teacher.directory / "last.pt", device=device)
@@ -40,28 +39,36 @@ def write_pseudo_labels(
     labels, confidences = pseudo_label(model, unlabeled.images, batch_size=_BATCH, device=place)
     test = ImageSet.load(root / "data" / spec.teacher.dataset / "test.pt")
     answers, _ = pseudo_label(model, test.images, batch_size=_BATCH, device=place)
-    known = unlabeled.labels >= 0
-    agreement = None
-    if known.any():
-        agreement = float((labels[known] == unlabeled.labels[known]).double().mean())
+    kept = select_pseudo_labels(
+        labels,
+        confidences,
+        min_confidence=spec.min_confidence,
+        per_class=spec.per_class,
+        num_classes=test.num_classes,
+    )
+    compared = agreement(labels, unlabeled.labels)
     summary = {
         "format": FORMAT,
         "fingerprint": fingerprint,
         "spec": spec.model_dump(mode="json"),
         "num_images": len(labels),
-        "class_counts": torch.bincount(labels, minlength=unlabeled.num_classes).tolist(),
+        "num_kept": len(kept),
+        "class_counts": torch.bincount(labels[kept], minlength=test.num_classes).tolist(),
         "mean_confidence": float(confidences.double().mean()),
         "teacher_test_accuracy": float((answers == test.labels).double().mean()),
-        "agreement_with_shipped_labels": agreement,
+        "agreement_with_shipped_labels": (
+            compared.agreeing / compared.compared if compared.compared else None
+        ),
     }
+    content = {"format": FORMAT, "labels": labels, "confidences": confidences, "kept": kept}
     with atomic_write(target) as temporary:
-        torch.save({"format": FORMAT, "labels": labels, "confidences": confidences}, temporary)
+        torch.save(content, temporary)
     write_json(target.with_suffix(".json"), summary)
     return summary
 
 
 def load_pseudo_labeled(images: Path, labels: Path) -> ImageSet:
-    """The unlabeled images with the teacher's labels.
+    """The unlabeled images that were kept, with the teacher's labels.
 
     Raises:
         UserError: the two files do not belong together.
@@ -73,4 +80,6 @@ def load_pseudo_labeled(images: Path, labels: Path) -> ImageSet:
             f"{labels}: expected {len(unlabeled)} labels for {images.name}, got"
             f" {len(content.get('labels', ()))}; label the images again"
         )
-    return ImageSet(unlabeled.images, content["labels"], unlabeled.num_classes)
+    return ImageSet(unlabeled.images, content["labels"], unlabeled.num_classes).select(
+        content["kept"]
+    )

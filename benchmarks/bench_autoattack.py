@@ -1,0 +1,106 @@
+"""AutoAttack: ours against the package's own loop, same network, images, seed and batches."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from pyautoattack import AutoAttack
+from sklearn.datasets import load_digits
+from torch import nn
+
+from benchmarks.registry import Result, Setting, benchmark
+from rwp.config.specs import AttackSpec, ThreatSpec
+from rwp.core.attacks import pgd
+from rwp.core.models import build_network
+from rwp.core.threat import ThreatModel
+from rwp.data.images import ImageSet
+from rwp.evaluation.autoattack import autoattack as our_autoattack
+
+# All four attacks at full length on the digits of the demo.
+COUNT, BATCH, SEED, EPSILON = 128, 128, 0, "0.1"
+TARGET = 1.5
+
+
+@benchmark(order=60)
+def autoattack(setting: Setting) -> Iterator[Result]:
+    """Both at 32 bits; the package gets the network as it comes. Flags must be equal."""
+    images = _digits(slice(0, COUNT))
+    model = _robust_network(setting.device)
+    spec = AttackSpec(
+        name="autoattack",
+        kind="autoattack",
+        threat=ThreatSpec(norm="linf", epsilon=EPSILON),
+        version="standard",
+    )
+    started = time.perf_counter()
+    ours = our_autoattack(model, images, spec, batch_size=BATCH, seed=SEED, device=setting.device)
+    ours_s = time.perf_counter() - started
+    started = time.perf_counter()
+    theirs = _package(model, images, setting.device)
+    reference_s = time.perf_counter() - started
+    yield Result(
+        "autoattack",
+        ours_s=ours_s,
+        reference_s=reference_s,
+        target=TARGET,
+        notes={
+            "images": COUNT,
+            "robust": int(ours.robust.sum()),
+            "flags_that_differ": int((theirs.numpy() != ours.robust).sum()),
+        },
+    )
+
+
+def _package(model: nn.Module, images: ImageSet, device: torch.device) -> torch.Tensor:
+    logging.getLogger("auto-attack").setLevel(logging.ERROR)
+    pixels, labels = images.images.to(device).float() / 255, images.labels.to(device)
+    attack = AutoAttack(
+        model, norm="Linf", eps=float(EPSILON), version="standard", seed=SEED, device=device
+    )
+    _, found = attack.run_standard_evaluation(pixels, labels, batch_size=BATCH)
+    return (found == labels).cpu()
+
+
+def _digits(part: slice) -> ImageSet:
+    found = load_digits()
+    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))[part]
+    pixels = torch.tensor(found.images[order] * 15).round().to(torch.uint8)
+    return ImageSet(pixels.unsqueeze(1), torch.tensor(found.target[order]), 10)
+
+
+def _robust_network(device: torch.device) -> nn.Module:
+    """A small PreAct ResNet after a few epochs of adversarial training."""
+    training, draw = _digits(slice(COUNT, None)), torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = build_network(
+        "preact_resnet",
+        num_classes=10,
+        in_channels=1,
+        mean=None,
+        std=None,
+        blocks=(1, 1),
+        width=16,
+    ).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    for _ in range(4):
+        for index in torch.randperm(len(training), generator=draw).split(128):
+            images = training.images[index].to(device).float() / 255
+            labels = training.labels[index].to(device)
+            adversarial = pgd(
+                model,
+                images,
+                labels,
+                threat=ThreatModel("linf", float(EPSILON)),
+                step_size=0.03,
+                num_steps=5,
+                generator=draw,
+            )
+            loss = F.cross_entropy(model.train()(adversarial), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model.eval()
