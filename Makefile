@@ -30,7 +30,7 @@ endif
 	@touch $(STAMP)
 
 demo: setup
-	@snakemake --cores $(CORES) $(PROGRESS) $(DEMO)
+	@snakemake --cores $(CORES) $(DEMO) $(PROGRESS)
 	@rwp table table2 --suite demo --show
 	@echo "Report:  $(CURDIR)/results/demo/report.html"
 	@echo "MLflow:  make ui, then http://127.0.0.1:5000 (experiment rwp-demo)"

@@ -20,9 +20,7 @@ from rwp.files import atomic_write, read_json, write_json
         (errno.EROFS, "the file system is read-only"),
     ],
 )
-def test_a_write_that_fails_keeps_the_old_file(
-    number: int, message: str, tmp_path: Path
-) -> None:
+def test_a_write_that_fails_keeps_the_old_file(number: int, message: str, tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     write_json(path, {"good": 1})
 

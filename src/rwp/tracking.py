@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rwp.config.specs import TrainSpec
+from rwp.errors import UserError
 from rwp.training.recorder import Row
 
 T = TypeVar("T")
@@ -26,6 +27,7 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 _CHUNK = 900  # metrics per request; the server takes 1000
@@ -60,6 +62,30 @@ class Tracker:
     def finish(self, status: str, artifacts: dict[str, str]) -> None:
         """Close the MLflow run and say where the files lie."""
         self._try(self._finish, status, artifacts)
+
+    def sync(self, rows: list[Row], status: str) -> int:
+        """Upload the rows that the server lacks, e.g. after an outage; returns their number.
+
+        Raises:
+            UserError: the server does not answer.
+        """
+        try:
+            self._connect()
+            known = {
+                point.step for point in self._client.get_metric_history(self.run_id, "train_loss")
+            }
+            self._rows = [
+                (int(time.time() * 1000), row) for row in rows if row["epoch"] not in known
+            ]
+            count = len(self._rows)
+            self._finish(status, {})
+        except Exception as error:
+            raise UserError(
+                f"{tracking_uri(self.root)}: expected a tracking server, got"
+                f" {str(error).strip().splitlines()[0][:200]}; start it, or check"
+                f" MLFLOW_TRACKING_URI"
+            ) from error
+        return count
 
     def _try(self, action: Callable[..., None], *arguments: Any) -> None:
         if time.monotonic() < self._quiet_until:
@@ -131,8 +157,8 @@ def connect(root: Path, suite: str) -> tuple[Any, str]:
     """A client and the id of the suite's experiment, both made if need be."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
+    for chatty in ("mlflow", "alembic", "urllib3"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
     uri = tracking_uri(root)

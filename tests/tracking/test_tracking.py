@@ -16,11 +16,12 @@ import pytest
 
 from rwp.config.schema import Params
 from rwp.config.specs import TrainSpec
+from rwp.errors import UserError
 from rwp.tracking import Tracker, connect, log_evaluation
 from tests.training.conftest import spec_of, tiny  # noqa: F401 (a fixture)
 
 
-@pytest.fixture()
+@pytest.fixture
 def spec(tiny: Params) -> TrainSpec:  # noqa: F811
     return spec_of(tiny, "at-rwp")
 
@@ -93,7 +94,7 @@ def test_eight_processes_create_the_store_at_once(tmp_path: Path) -> None:
 
 
 class _Broken(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self.send_error(500)
 
     do_POST = do_GET  # noqa: N815
@@ -139,3 +140,23 @@ def test_a_bad_server_costs_a_warning_and_little_time(
     assert time.monotonic() - started < 60
     assert "training goes on without it" in caplog.text
     assert len(caplog.records) == 1
+
+
+def test_what_an_outage_held_back_is_uploaded_once(spec: TrainSpec, tmp_path: Path) -> None:
+    during = tracker(spec, tmp_path)
+    during.start(None)
+    during.epoch(row(0))
+    rows = [row(epoch) for epoch in range(3)]
+    assert tracker(spec, tmp_path).sync(rows, "finished") == 2
+    assert tracker(spec, tmp_path).sync(rows, "finished") == 0
+    client, experiment = connect(tmp_path, "demo")
+    (run,) = client.search_runs([experiment])
+    assert [p.step for p in client.get_metric_history(run.info.run_id, "train_loss")] == [0, 1, 2]
+
+
+def test_sync_without_a_server_says_so(
+    spec: TrainSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"expected a tracking server, got .*start it"):
+        tracker(spec, tmp_path).sync([row(0)], "finished")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import tiny_settings
 
 from rwp.config.load import check_params
 from rwp.config.lookup import run_key
@@ -15,6 +14,7 @@ from rwp.config.specs import TrainSpec
 from rwp.config.trainings import pseudo_label_spec, train_spec
 from rwp.training.jobs import train_run
 from rwp.training.pseudo_labels import write_pseudo_labels
+from tests.conftest import tiny_settings
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from tests.training.conftest import spec_of
 
 from rwp.config.schema import Params
 from rwp.errors import UserError
@@ -19,6 +18,7 @@ from rwp.training import jobs
 from rwp.training.jobs import Interrupted, train_run
 from rwp.training.loop import Training
 from rwp.training.state import RunState
+from tests.training.conftest import spec_of
 
 FINGERPRINT = "0123456789abcdef"
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import tiny_settings
-from tests.training.conftest import spec_of
 
 from rwp.config.load import check_params
 from rwp.config.schema import Params
@@ -23,6 +21,8 @@ from rwp.training.guards import Stopped, check_epoch
 from rwp.training.jobs import input_paths, train_run
 from rwp.training.loop import Training
 from rwp.training.schedules import learning_rate
+from tests.conftest import tiny_settings
+from tests.training.conftest import spec_of
 
 
 def schedule(name: str, **changes: Any) -> OptimizationSpec:

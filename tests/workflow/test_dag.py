@@ -22,7 +22,7 @@ def planned(project: Project, *targets: str) -> dict[str, int]:
     return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", block, re.M)}
 
 
-@pytest.fixture()
+@pytest.fixture
 def committed_project(project: Project, committed: dict[str, Any]) -> Project:
     project.write(committed)
     return project

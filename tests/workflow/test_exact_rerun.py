@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 import subprocess
@@ -66,7 +65,7 @@ class CopiedProject(Project):
         return yaml.safe_load((self.folder / "params.yaml").read_text())
 
 
-@pytest.fixture()
+@pytest.fixture
 def unchanged(built: CopiedProject) -> Any:
     """The built project; settings and code are put back afterwards."""
     files = {p: p.read_bytes() for p in [built.folder / "params.yaml"]}

@@ -146,6 +146,11 @@ def evaluation_name(suite, slow):
     return f"{'autoattack' if slow else 'evaluate'}_{suite}"
 
 
+def evaluation_message(slow):
+    attacks = "AutoAttack" if slow else "the cheap attacks"
+    return f"Running {attacks} on {{wildcards.recipe}} ({{wildcards.dataset}}, {{wildcards.threat}})"
+
+
 def evaluation_path(suite, name, root=""):
     return str(Path(root) / RUN.replace("{base}", base_of(suite)) / name)
 

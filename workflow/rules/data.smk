@@ -14,6 +14,8 @@ rule fetch:
         fingerprint=lambda w: fingerprints.dataset_fingerprint(
             w.dataset, PARAMS.datasets[w.dataset]
         ),
+    message:
+        "Fetching {wildcards.dataset}"
     shell:
         "python -m rwp data fetch {wildcards.dataset} > {log} 2>&1"
 
@@ -32,6 +34,8 @@ rule fetch_unlabeled:
         fingerprint=lambda w: fingerprints.unlabeled_fingerprint(
             w.source, PARAMS.unlabeled[w.source], PARAMS
         ),
+    message:
+        "Fetching the unlabeled images {wildcards.source}"
     shell:
         "python -m rwp data fetch {wildcards.source} > {log} 2>&1"
 

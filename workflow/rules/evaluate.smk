@@ -14,13 +14,13 @@ for suite, slow in evaluation_jobs():
             evaluation_path(
                 suite,
                 f"evaluation/{{checkpoint}}/{evaluation_name(suite, slow)}.log",
-                "logs",
+                "logs/evaluate",
             ),
         benchmark:
             evaluation_path(
                 suite,
                 f"evaluation/{{checkpoint}}/{evaluation_name(suite, slow)}.tsv",
-                "logs/benchmarks",
+                "logs/benchmarks/evaluate",
             )
         conda:
             "../envs/rwp.yaml"
@@ -29,6 +29,8 @@ for suite, slow in evaluation_jobs():
         params:
             spec=evaluation_param(suite, slow, "spec"),
             fingerprint=evaluation_param(suite, slow, "fingerprint"),
+        message:
+            evaluation_message(slow)
         shell:
             "python -m rwp evaluate --resolved {params.spec:q} --fingerprint {params.fingerprint}"
             " > {log} 2>&1"

@@ -20,6 +20,8 @@ rule pseudo_label:
         fingerprint=lambda w: fingerprints.pseudo_label_fingerprint(
             pseudo_spec(w), PARAMS
         ),
+    message:
+        "Labeling {wildcards.source} by its teacher"
     shell:
         "python -m rwp pseudo-label --resolved {params.spec:q} --fingerprint {params.fingerprint}"
         " > {log} 2>&1"

@@ -20,6 +20,8 @@ rule table1:
             PARAMS, suite_of(w), "table1"
         ),
         suite=lambda w: suite_of(w),
+    message:
+        "Writing {output.table}"
     shell:
         "python -m rwp table table1 --suite {params.suite} > {log} 2>&1"
 
@@ -39,6 +41,8 @@ rule table2:
             PARAMS, suite_of(w), "table2"
         ),
         suite=lambda w: suite_of(w),
+    message:
+        "Writing {output.table}"
     shell:
         "python -m rwp table table2 --suite {params.suite} > {log} 2>&1"
 
@@ -63,6 +67,8 @@ rule figure:
             PARAMS, suite_of(w), w.figure
         ),
         suite=lambda w: suite_of(w),
+    message:
+        "Drawing {output.vector}"
     shell:
         "python -m rwp figure {wildcards.figure} --suite {params.suite} > {log} 2>&1"
 
@@ -86,6 +92,8 @@ rule report:
             PARAMS, suite_of(w), "report"
         ),
         suite=lambda w: suite_of(w),
+    message:
+        "Writing {output.report}"
     shell:
         "python -m rwp report --suite {params.suite} > {log} 2>&1"
 

@@ -22,6 +22,8 @@ rule train:
         fingerprint=lambda w: fingerprints.training_fingerprint(
             train_spec(PARAMS, key_of(w)), PARAMS
         ),
+    message:
+        "Training {wildcards.recipe} on {wildcards.dataset} ({wildcards.threat}, {wildcards.network}, seed {wildcards.seed})"
     shell:
         "python -m rwp train --resolved {params.spec:q} --fingerprint {params.fingerprint} > {log} 2>&1"
 

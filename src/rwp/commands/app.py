@@ -15,6 +15,7 @@ from rwp.commands import (
     pseudo_label,
     report,
     table,
+    track,
     train,
     verify,
 )
@@ -29,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data.app, name="data", help="Fetch data sets and look at them.")
+app.add_typer(track.app, name="track", help="MLflow's copy of what trainings logged.")
 app.command("pseudo-label")(pseudo_label.pseudo_label)
 app.command()(train.train)
 app.command()(evaluate.evaluate)

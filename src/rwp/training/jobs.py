@@ -67,8 +67,8 @@ def train_run(
     recorder = recorder or SilentRecorder()
     files = RunFiles(output or root / spec.key.directory)
     state = RunState(root / ".state" / spec.key.name / fingerprint)
+    inputs = input_paths(spec, root)
     with state.locked(), _stop_signals() as stop:
-        inputs = input_paths(spec, root)
         training, network = prepare(spec, inputs, torch.device(device))
         history = _resume(training, state, recorder)
         status, reason = _run(training, state, network, history, recorder, stop)

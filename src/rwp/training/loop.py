@@ -183,7 +183,7 @@ class Training:
                 self.model,
                 split,
                 self.spec.monitor,
-                generator=lambda index, name=name: generator_for(  # type: ignore[misc]
+                generator=lambda index, name=name: generator_for(
                     self.spec.key.seed, "measure", name, epoch, index, device=self.device
                 ),
                 device=self.device,
