@@ -21,7 +21,7 @@ from rwp.data.images import ImageSet
 from rwp.evaluation.autoattack import autoattack as our_autoattack
 
 # All four attacks at full length on the digits of the demo.
-COUNT, BATCH, SEED, EPSILON = 128, 128, 0, "0.1"
+COUNT, BATCH, SEED, EPSILON = 256, 256, 0, "0.1"
 TARGET = 1.5
 
 

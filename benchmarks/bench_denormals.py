@@ -14,8 +14,8 @@ import sys, time, torch
 from rwp.core import flush_denormals
 scale, flush = float(sys.argv[1]), sys.argv[2] == "flush"
 flush and flush_denormals()
-inputs = torch.rand(64, 64, 32, 32) * scale
-kernel = torch.rand(64, 64, 3, 3)
+inputs = torch.rand(8, 32, 32, 32) * scale
+kernel = torch.rand(32, 32, 3, 3)
 seconds = []
 for _ in range(4):
     start = time.perf_counter()

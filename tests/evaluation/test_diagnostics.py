@@ -4,13 +4,21 @@ from torch import nn
 
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
+from rwp.evaluation import autoattack as module
 from rwp.evaluation.diagnosis import diagnose_checkpoint, read_diagnosis
 from rwp.evaluation.diagnostics import band_for, judge
 from rwp.evaluation.followup import FollowUp, follow_up
-from rwp.evaluation.jobs import evaluate_checkpoint
+from rwp.evaluation.jobs import evaluate_checkpoint, run_attacks
 from rwp.evaluation.records import write_record
 from tests.evaluation.conftest import Project
-from tests.evaluation.samples import LogitScaled, Quantized, attack, autoattack_spec, record
+from tests.evaluation.samples import (
+    LogitScaled,
+    Quantized,
+    ShortAutoAttack,
+    attack,
+    autoattack_spec,
+    record,
+)
 
 PGD = attack("pgd-20", "pgd", num_steps=20, step_size="0.03")
 CALM = FollowUp(
@@ -152,3 +160,26 @@ def test_follow_up_leaves_the_model_as_it_was(robust_model: nn.Module, images: I
     run_follow_up(robust_model, images.select(torch.arange(8)))
     assert all(map(torch.equal, before, robust_model.parameters()))
     assert all(parameter.requires_grad for parameter in robust_model.parameters())
+
+
+def test_verdict_from_real_records(robust_model: nn.Module, images: ImageSet, monkeypatch):
+    monkeypatch.setattr(module, "AutoAttack", ShortAutoAttack)
+    levels = {}
+    for name, model in {"honest": robust_model, "masked": LogitScaled(robust_model, 1e4)}.items():
+        results = []
+        run_attacks(
+            model.eval(),
+            images,
+            (PGD, autoattack_spec()),
+            batch_size=40,
+            seed=0,
+            device="cpu",
+            state=None,
+            on_result=results.append,
+        )
+        found = [
+            record(list(result.robust), clean=list(result.clean_correct), attack=result.attack)
+            for result in results
+        ]
+        levels[name] = judge(found, dataset="digits", objective="at").level
+    assert levels == {"honest": "green", "masked": "red"}

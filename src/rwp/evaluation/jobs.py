@@ -156,7 +156,7 @@ def run_attacks(
     batch_size: int,
     seed: int,
     device: torch.device | str,
-    state: Path,
+    state: Path | None,
     on_result: Callable[[AttackResult], None],
 ) -> None:
     """Run cheap attacks first, then AutoAttack; `on_result` gets each result when it is there."""
@@ -166,7 +166,8 @@ def run_attacks(
         evaluate(model, images, cheap, **shared, on_result=on_result)
     for attack in attacks:
         if attack.kind == "autoattack":
-            on_result(autoattack(model, images, attack, **shared, state=state / attack_id(attack)))
+            own = None if state is None else state / attack_id(attack)
+            on_result(autoattack(model, images, attack, **shared, state=own))
 
 
 def attack_id(attack: AttackSpec) -> str:

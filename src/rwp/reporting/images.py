@@ -40,7 +40,10 @@ CAPTIONS = {
 def own_figures(
     params: Params, suite_name: str, second: Table, *, root: Path | str
 ) -> Iterator[dict[str, str]]:
-    """Table 2 as a picture, and the learning curves behind Table 1: uri and caption."""
+    """Table 2 as a picture, and those learning curves of Table 1 that are no figure of the paper.
+
+    Each is a uri and a caption.
+    """
     accuracies = pd.DataFrame(
         [
             {"defense": defense, "attack": COLUMN_LABELS.get(column, column), "accuracy": value}
@@ -54,8 +57,11 @@ def own_figures(
             "Accuracy of each defense under each attack; the numbers are those of Table 2",
         )
     table = get_suite(params, suite_name).table1
+    shown = table1_curve_keys(params, suite_name)  # figure 3c
     for threat, dataset in product(table.threat_models, table.datasets):
         keys = table1_curve_keys(params, suite_name, threat=threat, dataset=dataset)
+        if keys == shown:
+            continue
         yield from _curves(
             params,
             keys,
@@ -63,9 +69,6 @@ def own_figures(
             ("test", "held-out"),
             f"Robust accuracy by epoch and method ({dataset}, {threat})",
         )
-    at = table1_curve_keys(params, suite_name, recipes=("at",))
-    caption = "Robust accuracy of AT by epoch on training and test images"
-    yield from _curves(params, at, root, ("test", "train"), caption)
 
 
 def _curves(
