@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     for device in map(torch.device, devices):
         machine = describe(device)
         print(f"\n{machine}; denormals {'flushed' if flushed else 'kept'}")
-        print(f"{'':28} {'ours [s]':>10} {'reference [s]':>12} {'ratio':>8}")
+        print(f"{'':28} {'ours [s]':>10} {'reference [s]':>12} {'ratio':>8}", flush=True)
         for name, function in known.items():
             if options.names and name not in options.names:
                 continue

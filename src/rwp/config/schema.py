@@ -20,6 +20,9 @@ from rwp.config.fields import (
 )
 
 
+RandomStart = Literal["uniform", "gaussian", "off_ball", "none"]
+
+
 class ThreatModelEntry(Frozen):
     """What the attacker may do: a norm and a radius on [0, 1] pixels; its usual step size."""
 
@@ -50,6 +53,7 @@ class TrainingEntry(Frozen):
     attack_bn_mode: By[Literal["train", "eval"]]
     attack_epsilon: By[Radius] | None = None  # where training uses another radius than the threat
     attack_step_size: By[Radius] | None = None
+    attack_random_start: By[RandomStart] | None = None  # none: the objective's own
 
 
 class UnlabeledEntry(Frozen):

@@ -72,6 +72,7 @@ class AttackSpec(Spec):
     num_restarts: int = 1
     kappa: float | None = None
     version: str | None = None
+    random_start: Literal["uniform", "gaussian", "off_ball", "none"] | None = None
     bn_mode: Literal["train", "eval"] = "eval"
 
     @property

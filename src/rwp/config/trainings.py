@@ -48,7 +48,7 @@ def train_spec(params: Params, key: RunKey) -> TrainSpec:
         selection=suite.selection,
         held_out_fraction=suite.held_out_fraction,
         test_curve=suite.test_curve,
-        monitor=None if threat is None else _monitor(suite, key, threat),
+        monitor=None if threat is None else _monitor(suite, key, threat, look),
     )
 
 
@@ -88,12 +88,16 @@ def _training_attack(suite: Suite, key: RunKey, look: Lookup) -> AttackSpec:
         threat=ThreatSpec(norm=threat.norm, epsilon=epsilon or threat.epsilon),
         step_size=own_step or step_size(suite, key),
         num_steps=look(training.attack_num_steps, "training.attack_num_steps"),
+        random_start=look.optional(training.attack_random_start, "training.attack_random_start"),
         bn_mode=look(training.attack_bn_mode, "training.attack_bn_mode"),
     )
 
 
-def _monitor(suite: Suite, key: RunKey, threat: ThreatSpec) -> AttackSpec:
+def _monitor(suite: Suite, key: RunKey, threat: ThreatSpec, look: Lookup) -> AttackSpec:
+    """PGD on the test or held-out images; where training starts off the ball, so does this."""
+    start = look.optional(suite.training.attack_random_start, "training.attack_random_start")
     return AttackSpec(
+        random_start=start,
         name=f"pgd-{suite.monitor_num_steps}",
         kind="pgd",
         threat=threat,

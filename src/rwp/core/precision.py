@@ -39,7 +39,7 @@ def precision_context(name: Precision, device: torch.device | str) -> Iterator[N
 def flush_denormals() -> bool:
     """Let the CPU treat numbers too small for full precision as zero; call where training starts.
 
-    They appear late in training and can slow a processor tenfold. Threads that exist already
+    They appear late in training and slow some processors tenfold. Threads that exist already
     keep their setting, so call it early.
 
     Returns:

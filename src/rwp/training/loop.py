@@ -74,6 +74,7 @@ class Training:
             beta=objective.beta,
             criterion=objective.criterion,
             clean_updates=objective.clean_updates if objective.loss == "trades" else None,
+            random_start=spec.attack.random_start if spec.attack else None,
         )
         self.perturbation = _weight_perturbation(spec)
         optimization = spec.optimization

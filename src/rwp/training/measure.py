@@ -48,6 +48,7 @@ def measure(
                     step_size=attack.step,
                     num_steps=attack.num_steps or 0,
                     generator=generator(index),
+                    random_start=attack.random_start or "uniform",
                     bn_mode="eval",
                 )
                 robust += int(_correct(model, adversarial, labels).sum())
