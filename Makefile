@@ -21,10 +21,10 @@ $(STAMP): requirements.lock workflow/envs/uv.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifeq ($(UV),)
 	@$(BIN)/python -m pip install -q --require-hashes --target $(VENV)/uv -r workflow/envs/uv.lock
-	@$(VENV)/uv/bin/uv pip sync -q --python $(BIN)/python --require-hashes requirements.lock
+	@$(VENV)/uv/bin/uv pip sync -q --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	@$(VENV)/uv/bin/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 else
-	@$(UV) pip sync -q --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip sync -q --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	@$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 endif
 	@touch $(STAMP)

@@ -10,6 +10,7 @@ from rwp.commands import (
     compare_curve,
     data,
     evaluate,
+    external,
     figure,
     plan,
     pseudo_label,
@@ -34,6 +35,7 @@ app.add_typer(track.app, name="track", help="MLflow's copy of what trainings log
 app.command("pseudo-label")(pseudo_label.pseudo_label)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(external.export)
 app.command()(table.table)
 app.command()(figure.figure)
 app.command("compare-curve")(compare_curve.compare_curve)

@@ -3,59 +3,111 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rwp.commands.common import DEFAULT_PARAMS, Fingerprint, ParamsFile, Resolved
+from rwp.commands.common import DEFAULT_PARAMS, Fingerprint, ParamsFile, Resolved, SuiteName
+from rwp.commands.external import evaluate_elsewhere
 from rwp.errors import UserError
+
+if TYPE_CHECKING:
+    from rwp.config.schema import Params
+    from rwp.config.specs import EvaluationSpec
 
 
 def evaluate(
     checkpoint: Annotated[
-        Path | None, typer.Option(help="A network of a run: results/.../best.pt.")
+        Path | None, typer.Option(help="A run's best.pt or last.pt, or, with --arch, any weights.")
     ] = None,
     attack: Annotated[
         list[str] | None, typer.Option(help="Only this attack of the suite; may be repeated.")
     ] = None,
+    arch: Annotated[str | None, typer.Option(help="Network that foreign weights are of.")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="Who wrote them: rice, awp, trades, rst or robustbench.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="package.module:factory of a model.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set for a model from elsewhere.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(help="Folder for the records of a model from elsewhere.")
+    ] = Path("results/external"),
+    suite: SuiteName = "demo",
     resolved: Resolved = None,
     fingerprint: Fingerprint = None,
     params_file: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
-    """Attack the network of a run and write one record per attack beside it.
+    """Attack a network and write one record per attack.
 
-    Settings are those of the run's suite in params.yaml. Clean accuracy is measured first.
+    A run's own network is attacked as its suite in params.yaml says, and the records lie beside
+    it. Published weights (--arch, --layout) and models of your own (--model) are evaluated on a
+    data set of ours; clean accuracy is printed first, before hours are spent.
     """
     from rwp.config.load import load_params
-    from rwp.config.specs import EvaluationSpec
     from rwp.gpu import claim
-    from rwp.provenance.chain import evaluation_fingerprint
 
     root = Path.cwd()
     if resolved is not None and fingerprint is not None:
+        from rwp.config.specs import EvaluationSpec
+
         spec = EvaluationSpec.model_validate_json(resolved)
     else:
         params = load_params(params_file)
+        if model is not None or arch is not None:
+            with claim() as device:
+                paths = evaluate_elsewhere(
+                    params,
+                    checkpoint=checkpoint,
+                    arch=arch,
+                    layout=layout,
+                    model=model,
+                    suite=suite,
+                    dataset=dataset,
+                    attacks=tuple(attack or ()),
+                    output=output,
+                    device=device,
+                )
+            _show(paths)
+            return
+        from rwp.provenance.chain import evaluation_fingerprint
+
         spec = _spec_of(params, checkpoint, tuple(attack or ()))
         fingerprint = evaluation_fingerprint(spec, params)
+    _evaluate_run(spec, root, fingerprint)
+
+
+def _evaluate_run(spec: EvaluationSpec, root: Path, fingerprint: str) -> None:
+    from rwp.files import read_json
+    from rwp.gpu import claim
+
     with claim() as device:
         from rwp.evaluation.jobs import evaluate_checkpoint
-        from rwp.evaluation.records import read_record
         from rwp.tracking import log_evaluation
 
         paths = evaluate_checkpoint(
             spec, root=root, fingerprint=fingerprint, state=root / ".state", device=device
         )
-    metrics = {}
+    accuracies = _show(paths)
+    metrics = {f"{spec.checkpoint}_{name}": value for name, value in accuracies.items()}
+    run_id = read_json(root / spec.key.directory / "run.json").get("mlflow_run_id")
+    log_evaluation(run_id, metrics, root=root, suite=spec.key.suite)
+
+
+def _show(paths: list[Path]) -> dict[str, float]:
+    """Print the accuracy under each attack."""
+    from rwp.evaluation.records import read_record
+
+    accuracies = {}
     for path in paths:
         record = read_record(path)
-        accuracy = record.num_robust / record.num_examples
-        metrics[f"{spec.checkpoint}_{record.attack.name}"] = accuracy
-        print(f"{record.attack.name:>14}  {accuracy:7.2%}  {path}")
-    log_evaluation(_mlflow_run(root, spec), metrics, root=root, suite=spec.key.suite)
+        accuracies[record.attack.name] = record.robust_accuracy
+        print(f"{record.attack.name:>16}  {record.robust_accuracy:7.2%}  {path}")
+    return accuracies
 
 
-def _spec_of(params, checkpoint: Path | None, attacks: tuple[str, ...]):  # type: ignore[no-untyped-def]
+def _spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -> EvaluationSpec:
     """The evaluation of a network that the pipeline trained, from the run.json beside it."""
     from rwp.config.evaluations import evaluation_spec
     from rwp.config.specs import RunKey
@@ -68,7 +120,7 @@ def _spec_of(params, checkpoint: Path | None, attacks: tuple[str, ...]):  # type
     if checkpoint.name not in ("best.pt", "last.pt"):
         raise UserError(
             f"{checkpoint}: expected best.pt or last.pt in a run's folder, got"
-            f" {checkpoint.name}; the name says which network of the run is meant"
+            f" {checkpoint.name}; for weights from elsewhere add --arch NAME"
         )
     key = RunKey.model_validate(read_json(checkpoint.parent / "run.json")["key"])
     if (Path.cwd() / key.directory).resolve() != checkpoint.parent.resolve():
@@ -77,9 +129,3 @@ def _spec_of(params, checkpoint: Path | None, attacks: tuple[str, ...]):  # type
             f" run from the project that trained it"
         )
     return evaluation_spec(params, key, checkpoint=checkpoint.stem, attacks=attacks or None)
-
-
-def _mlflow_run(root: Path, spec) -> str | None:  # type: ignore[no-untyped-def]
-    from rwp.files import read_json
-
-    return read_json(root / spec.key.directory / "run.json").get("mlflow_run_id")

@@ -18,9 +18,7 @@ def _group() -> None:
 
 @app.command()
 def sync(
-    folder: Annotated[Path, typer.Argument(help="A run, or a folder above it.")] = Path(
-        "results"
-    ),
+    folder: Annotated[Path, typer.Argument(help="A run, or a folder above it.")] = Path("results"),
 ) -> None:
     """Upload epochs that MLflow lacks, e.g. after its server was away.
 

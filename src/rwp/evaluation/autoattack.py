@@ -44,8 +44,7 @@ _NORMS = {"linf": "Linf", "l2": "L2"}
 
 @dataclass(frozen=True)
 class _Problem:
-    """One AutoAttack evaluation, with everything that decides its bits."""
-
+    # Everything that decides the bits of one evaluation.
     model: nn.Module
     images: ImageSet
     attack: AttackSpec
@@ -68,7 +67,7 @@ def autoattack(
 
     Args:
         model: images in [0, 1] to logits.
-        images: a labeled set.
+        images: labeled ones.
         attack: kind "autoattack", version "standard" or "lite".
         batch_size: images per batch; it is part of the seed, as the package draws per batch.
         seed: the package's seed.
@@ -237,10 +236,8 @@ def _perturb(runner: AutoAttack, name: str, images: Tensor, labels: Tensor) -> T
 
 
 def _boundary_warning(unsure: int) -> tuple[str, ...]:
-    if not unsure:
-        return ()
     text = f"{unsure} adversarial images fool only in the batch they were found in"
-    return (f"{text}: they lie on the decision boundary, within rounding",)
+    return (f"{text}: they lie on the decision boundary, within rounding",) if unsure else ()
 
 
 def _square_warning(clean: Flags, parts: dict[str, int]) -> tuple[str, ...]:
