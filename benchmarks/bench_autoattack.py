@@ -86,7 +86,8 @@ def _robust_network(device: torch.device) -> nn.Module:
         width=16,
     ).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-    for _ in range(4):
+    for epoch in range(8):
+        optimizer.param_groups[0]["lr"] = 0.1 if epoch < 6 else 0.01
         for index in torch.randperm(len(training), generator=draw).split(128):
             images = training.images[index].to(device).float() / 255
             labels = training.labels[index].to(device)

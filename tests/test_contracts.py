@@ -23,5 +23,3 @@ def test_dvc_tracks_what_snakemake_makes_and_never_deletes_it() -> None:
     assert {name for out in outs for name in out} == {"data", "results", ".snakemake/metadata"}
     assert all(options == {"persist": True} for out in outs for options in out.values())
     assert "reflink,copy" in (ROOT / ".dvc" / "config").read_text()
-
-

@@ -169,7 +169,9 @@ def connect(root: Path, suite: str) -> tuple[Any, str]:
         if experiment is not None:
             return client, experiment.experiment_id
         artifacts = (root.resolve() / "mlruns").as_uri() if uri.startswith("sqlite") else None
-        return client, client.create_experiment(name, artifact_location=artifacts)
+        # The kind decides what MLflow shows first: runs and curves, not traces of chat models.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return client, client.create_experiment(name, artifact_location=artifacts, tags=tags)
 
 
 @contextmanager
