@@ -9,6 +9,7 @@ import typer
 from rwp.commands import (
     compare_curve,
     data,
+    diagnose,
     evaluate,
     external,
     figure,
@@ -35,6 +36,7 @@ app.add_typer(track.app, name="track", help="MLflow's copy of what trainings log
 app.command("pseudo-label")(pseudo_label.pseudo_label)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(diagnose.diagnose)
 app.command()(external.export)
 app.command()(table.table)
 app.command()(figure.figure)

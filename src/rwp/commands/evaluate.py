@@ -73,7 +73,7 @@ def evaluate(
             return
         from rwp.provenance.chain import evaluation_fingerprint
 
-        spec = _spec_of(params, checkpoint, tuple(attack or ()))
+        spec = spec_of(params, checkpoint, tuple(attack or ()))
         fingerprint = evaluation_fingerprint(spec, params)
     _evaluate_run(spec, root, fingerprint)
 
@@ -107,7 +107,7 @@ def _show(paths: list[Path]) -> dict[str, float]:
     return accuracies
 
 
-def _spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -> EvaluationSpec:
+def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -> EvaluationSpec:
     """The evaluation of a network that the pipeline trained, from the run.json beside it."""
     from rwp.config.evaluations import evaluation_spec
     from rwp.config.specs import RunKey

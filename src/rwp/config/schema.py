@@ -19,7 +19,6 @@ from rwp.config.fields import (
     Share,
 )
 
-
 RandomStart = Literal["uniform", "gaussian", "off_ball", "none"]
 
 
