@@ -6,6 +6,8 @@ PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null)
 CORES ?= 2
 DEMO := results/demo/table1.csv results/demo/table2.csv results/demo/report.html
+# Snakemake's lock outlives a killed Snakemake; under a lock that does not, it can be taken away.
+ALONE := $(shell command -v flock >/dev/null && echo flock --nonblock --conflict-exit-code 75 --no-fork .state/demo.lock)
 # A bar on a terminal, a line per job elsewhere.
 PROGRESS := $(shell test -t 2 && echo --logger rich || echo --quiet rules reason host)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -30,7 +32,9 @@ endif
 	@touch $(STAMP)
 
 demo: setup
-	@snakemake --cores $(CORES) $(DEMO) $(PROGRESS)
+	@mkdir -p .state
+	@$(ALONE) sh -c 'snakemake --unlock >/dev/null 2>&1; snakemake --cores $(CORES) $(DEMO) $(PROGRESS)' \
+		|| { test $$? -ne 75 || echo "make demo: another one is at work here; wait for it" >&2; exit 2; }
 	@rwp table table2 --suite demo --show
 	@echo "Report:  $(CURDIR)/results/demo/report.html"
 	@echo "MLflow:  make ui, then http://127.0.0.1:5000 (experiment rwp-demo)"

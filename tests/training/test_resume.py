@@ -64,8 +64,25 @@ def kill_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     return moments  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("recipe", ["at", "at-rwp", "trades-awp", "trades-rwp", "rst-rwp"])
-@pytest.mark.parametrize("checkpoint_seconds", [300, 0], ids=["by epoch", "by step"])
+RECIPES = [
+    "-".join((base, *more)) for base in ("at", "trades", "rst") for more in ((), ("awp",), ("rwp",))
+]
+FAST = {("at", 300), ("at-rwp", 300), ("trades-rwp", 300), ("rst-rwp", 0)}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "checkpoint_seconds"),
+    [
+        pytest.param(
+            recipe,
+            seconds,
+            id=f"{recipe} by {'epoch' if seconds else 'step'}",
+            marks=() if (recipe, seconds) in FAST else pytest.mark.slow,
+        )
+        for recipe in RECIPES
+        for seconds in (300, 0)
+    ],
+)
 def test_killed_and_resumed_to_the_bit(
     recipe: str,
     checkpoint_seconds: int,
