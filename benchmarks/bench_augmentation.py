@@ -39,7 +39,7 @@ def augmentation(setting: Setting) -> Iterator[Result]:
             ours = _best_seconds(_ours(images, policy, setting.device), 50, setting.device)
             theirs = _best_seconds(_torchvision(images, policy), 1, cpu)
             yield Result(
-                f"augmentation_{name}",
+                "augmentation" if name == "cifar10" else f"augmentation_{name}",
                 ours,
                 theirs,
                 target=TARGET,
