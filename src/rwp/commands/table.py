@@ -22,12 +22,14 @@ def table(
     name: Annotated[TableName, typer.Argument(help="Which table.")] = TableName.table2,
     suite: SuiteName = "demo",
     show: Annotated[bool, typer.Option("--show", help="Only print it, write nothing.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Another file, for the table alone.")] = None,
     params_file: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Write a table as CSV, its details beside it, and print it; what is not built stays empty."""
     from rich.console import Console
 
     from rwp.config.load import load_params
+    from rwp.files import atomic_write
     from rwp.reporting import tables
     from rwp.reporting.metrics import terminal_table
 
@@ -37,7 +39,12 @@ def table(
         TableName.table2: (tables.table2, tables.write_table2),
     }[name]
     title = f"{name.value}, suite {suite}: accuracy in percent"
-    Console().print(terminal_table(build(params, suite, root=root), title=title))
-    if not show:
+    result = build(params, suite, root=root)
+    Console().print(terminal_table(result, title=title))
+    if output is not None:
+        with atomic_write(output) as temporary:
+            result.frame.to_csv(temporary, index=False, float_format="%.2f")
+        print(output)
+    elif not show:
         for path in write(params, suite, root=root):
             print(path)
