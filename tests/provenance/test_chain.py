@@ -10,6 +10,7 @@ import pytest
 
 from rwp.commands.verify import expected_fingerprints
 from rwp.config.load import check_params
+from rwp.config.schema import Params
 from rwp.provenance.chain import table_fingerprint
 
 
@@ -85,3 +86,9 @@ def test_a_new_seed_adds_and_changes_no_run(settings: dict[str, Any]) -> None:
     runs = {path for path in before if path.endswith(".json")}
     assert all(after[path] == before[path] for path in runs)
     assert len(after) > len(before)
+
+
+def test_the_papers_plan_counts_28_trainings_the_teacher_among_them(params: Params) -> None:
+    runs = [path for path, _ in expected_fingerprints(params, "paper") if path.endswith("run.json")]
+    assert len(runs) == len(set(runs)) == 28
+    assert sum("/natural/" in path for path in runs) == 1

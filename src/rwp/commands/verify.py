@@ -52,15 +52,14 @@ def expected_fingerprints(params: Params, suite: str) -> Iterator[tuple[str, str
     from rwp.provenance import chain
 
     evaluated = table2_runs(params, suite)
-    labels: dict[str, str] = {}
-    for key in dict.fromkeys(table1_runs(params, suite) + evaluated):
-        spec = train_spec(params, key)
-        yield str(key.directory / "run.json"), chain.training_fingerprint(spec, params)
-        if spec.unlabeled is not None:
-            labeling = pseudo_label_spec(spec.unlabeled)
-            path = str(labeling.path.with_suffix(".json"))
-            labels[path] = chain.pseudo_label_fingerprint(labeling, params)
-    yield from labels.items()
+    specs = [train_spec(params, key) for key in table1_runs(params, suite) + evaluated]
+    mixes = dict.fromkeys(spec.unlabeled for spec in specs if spec.unlabeled is not None)
+    specs += [train_spec(params, mix.teacher) for mix in mixes]
+    for spec in dict.fromkeys(specs):
+        yield str(spec.key.directory / "run.json"), chain.training_fingerprint(spec, params)
+    for labeling in dict.fromkeys(pseudo_label_spec(mix) for mix in mixes):
+        path = str(labeling.path.with_suffix(".json"))
+        yield path, chain.pseudo_label_fingerprint(labeling, params)
     for key in evaluated:
         evaluation = evaluation_spec(params, key)
         fingerprint = chain.evaluation_fingerprint(evaluation, params)
