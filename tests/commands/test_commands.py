@@ -108,6 +108,23 @@ def test_steps_by_hand_write_where_the_pipeline_would(project: Project) -> None:
     assert "stale: results/demo/runs/digits/linf/small/rst-rwp/seed0/run.json" in result.stdout
 
 
+def test_records_that_are_none_are_one_line_each(project: Project) -> None:
+    run = project.folder / "results/demo/runs/digits/linf/small/at/seed0"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text('{"format": "rwp.run/1"}')
+    (run / "best.pt").write_bytes(b"")
+    checkpoint = str(run.relative_to(project.folder) / "best.pt")
+    cases = [
+        ("train --resolved {} --fingerprint f", "--resolved: expected a complete TrainSpec"),
+        ("evaluate --resolved x --fingerprint f", "--resolved: expected a complete Eval"),
+        (f"evaluate --checkpoint {checkpoint}", "run.json: expected a complete RunKey"),
+        ("track sync", "run.json: expected a complete TrainSpec"),
+    ]
+    for words, part in cases:
+        assert_one_line(project.run("rwp", *words.split()), part)
+    assert "stale" in project.run("rwp", "plan").stdout
+
+
 def test_another_networks_checkpoint_is_refused(project_with_data: Project) -> None:
     project = project_with_data
     assert project.run("rwp", "train", "--no-tracking").returncode == 0

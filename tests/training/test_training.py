@@ -20,6 +20,7 @@ from rwp.training.checkpoint import load_network
 from rwp.training.guards import Stopped, check_epoch
 from rwp.training.jobs import input_paths, train_run
 from rwp.training.loop import Training
+from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.schedules import learning_rate
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
@@ -160,3 +161,13 @@ def test_without_a_test_curve_the_test_split_is_no_input(
     content["suites"]["demo"]["test_curve"] = False
     spec = spec_of(check_params(content), "at")
     assert sorted(input_paths(spec, shared_root)) == ["train"]
+
+
+@pytest.mark.parametrize("keep", [0, 300])
+def test_cut_pseudo_labels_are_refused(keep: int, shared_root: Path, tmp_path: Path) -> None:
+    (whole,) = (shared_root / "results" / "demo" / "pseudo_labels").rglob("*.pt")
+    cut = tmp_path / "labels.pt"
+    cut.write_bytes(whole.read_bytes()[:keep])
+    images = shared_root / "data" / "unlabeled" / "digits-holdout.pt"
+    with pytest.raises(UserError, match=r"labels\.pt: expected a checkpoint, got"):
+        load_pseudo_labeled(images, cut)

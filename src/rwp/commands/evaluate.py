@@ -52,7 +52,7 @@ def evaluate(
     if resolved is not None and fingerprint is not None:
         from rwp.config.specs import EvaluationSpec
 
-        spec = EvaluationSpec.model_validate_json(resolved)
+        spec = EvaluationSpec.parse(resolved, where="--resolved")
     else:
         params = load_params(params_file)
         if model is not None or arch is not None:
@@ -122,7 +122,8 @@ def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -
             f"{checkpoint}: expected best.pt or last.pt in a run's folder, got"
             f" {checkpoint.name}; for weights from elsewhere add --arch NAME"
         )
-    key = RunKey.model_validate(read_json(checkpoint.parent / "run.json")["key"])
+    record = checkpoint.parent / "run.json"
+    key = RunKey.parse(read_json(record).get("key"), where=str(record))
     if (Path.cwd() / key.directory).resolve() != checkpoint.parent.resolve():
         raise UserError(
             f"{checkpoint}: expected the run below {key.directory}, got another folder;"

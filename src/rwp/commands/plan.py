@@ -26,7 +26,7 @@ def plan(
         kind = "training" if path.endswith("run.json") else "record"
         state = "to do"
         if (root / path).exists():
-            state = "done" if read_json(root / path)["fingerprint"] == fingerprint else "stale"
+            state = "done" if read_json(root / path).get("fingerprint") == fingerprint else "stale"
         counts[kind, state] = counts.get((kind, state), 0) + 1
         if detail:
             print(f"{state:>6}  {path}")

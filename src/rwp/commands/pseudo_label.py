@@ -40,7 +40,7 @@ def pseudo_label(
     from rwp.provenance.chain import pseudo_label_fingerprint
 
     if resolved is not None and fingerprint is not None:
-        spec = PseudoLabelSpec.model_validate_json(resolved)
+        spec = PseudoLabelSpec.parse(resolved, where="--resolved")
     else:
         params = load_params(params_file)
         key = find_run(params, suite, recipe, dataset=dataset, threat=None, network=None, seed=seed)

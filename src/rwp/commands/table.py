@@ -29,22 +29,17 @@ def table(
     from rich.console import Console
 
     from rwp.config.load import load_params
-    from rwp.files import atomic_write
     from rwp.reporting import tables
     from rwp.reporting.metrics import terminal_table
 
     params, root = load_params(params_file), Path.cwd()
-    build, write = {
-        TableName.table1: (tables.table1, tables.write_table1),
-        TableName.table2: (tables.table2, tables.write_table2),
-    }[name]
+    build = {TableName.table1: tables.table1, TableName.table2: tables.table2}[name]
     title = f"{name.value}, suite {suite}: accuracy in percent"
     result = build(params, suite, root=root)
     Console().print(terminal_table(result, title=title))
     if output is not None:
-        with atomic_write(output) as temporary:
-            result.frame.to_csv(temporary, index=False, float_format="%.2f")
+        tables.write_frame(output, result.frame)
         print(output)
     elif not show:
-        for path in write(params, suite, root=root):
+        for path in tables.write_table(result, suite, name.value, root):
             print(path)

@@ -34,7 +34,7 @@ def sync(
         raise UserError(f"{folder}: expected runs below it, found none; train one first")
     for path in records:
         record = read_json(path)
-        spec = TrainSpec.model_validate_json(json.dumps(record["spec"]))
+        spec = TrainSpec.parse(record.get("spec"), where=str(path))
         tracker = Tracker(
             spec, root=Path.cwd(), fingerprint=record["fingerprint"], commit=record["commit"]
         )

@@ -44,7 +44,7 @@ def train(
 
     root = Path.cwd()
     if resolved is not None and fingerprint is not None:
-        spec = TrainSpec.model_validate_json(resolved)
+        spec = TrainSpec.parse(resolved, where="--resolved")
     else:
         params = load_params(params_file)
         key = find_run(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal, Self
+
+from pydantic import ValidationError
 
 from rwp.config.definitions import DatasetSpec, NetworkSpec, UnlabeledSpec
 from rwp.config.fields import Frozen, radius_value
+from rwp.errors import UserError
 
 
 class Spec(Frozen):
@@ -14,9 +18,25 @@ class Spec(Frozen):
 
     def canonical(self) -> str:
         """One line of JSON with sorted keys: equal specs give equal text."""
-        import json
-
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def parse(cls, content: str | Any, *, where: str) -> Self:
+        """Read a slice back, from its line of JSON or from a parsed part of a record.
+
+        Raises:
+            UserError: it is another kind of text or lacks a part; `where` says whose it was.
+        """
+        text = content if isinstance(content, str) else json.dumps(content)
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the text"
+            raise UserError(
+                f"{where}: expected a complete {cls.__name__}, got a fault at {place}"
+                f" ({first['msg']}); build it again"
+            ) from error
 
 
 class RunKey(Spec):

@@ -203,15 +203,16 @@ def records_by(frame: pd.DataFrame, *columns: str) -> dict[tuple[Any, ...], list
 
 def write_table1(params: Params, suite_name: str, *, root: Path | str = ".") -> list[Path]:
     """Write table1.csv and table1_details.csv into the suite's folder."""
-    return _write(table1(params, suite_name, root=root), suite_name, "table1", root)
+    return write_table(table1(params, suite_name, root=root), suite_name, "table1", root)
 
 
 def write_table2(params: Params, suite_name: str, *, root: Path | str = ".") -> list[Path]:
     """Write table2.csv and table2_details.csv into the suite's folder."""
-    return _write(table2(params, suite_name, root=root), suite_name, "table2", root)
+    return write_table(table2(params, suite_name, root=root), suite_name, "table2", root)
 
 
-def _write(table: Table, suite_name: str, name: str, root: Path | str) -> list[Path]:
+def write_table(table: Table, suite_name: str, name: str, root: Path | str) -> list[Path]:
+    """Write NAME.csv and NAME_details.csv into the suite's folder."""
     folder = Path(root) / suite_directory(suite_name)
     paths = [folder / f"{name}.csv", folder / f"{name}_details.csv"]
     for path, frame in zip(paths, (table.frame, table.details), strict=True):

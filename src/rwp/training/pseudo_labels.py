@@ -12,7 +12,7 @@ from rwp.data.images import ImageSet
 from rwp.data.pseudo_labels import agreement, pseudo_label, select_pseudo_labels
 from rwp.errors import UserError
 from rwp.files import atomic_write, write_json
-from rwp.training.checkpoint import load_network
+from rwp.training.checkpoint import load_network, read_weights_file
 
 FORMAT = "rwp.pseudo_labels/1"
 _BATCH = 512
@@ -74,11 +74,13 @@ def load_pseudo_labeled(images: Path, labels: Path) -> ImageSet:
         UserError: the two files do not belong together.
     """
     unlabeled = ImageSet.load(images)
-    content = torch.load(labels, weights_only=True)
-    if content.get("format") != FORMAT or len(content["labels"]) != len(unlabeled):
+    content = read_weights_file(labels)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{labels}: expected pseudo-labels, got another kind of file; label again")
+    if len(content["labels"]) != len(unlabeled):
         raise UserError(
             f"{labels}: expected {len(unlabeled)} labels for {images.name}, got"
-            f" {len(content.get('labels', ()))}; label the images again"
+            f" {len(content['labels'])}; label the images again"
         )
     return ImageSet(unlabeled.images, content["labels"], unlabeled.num_classes).select(
         content["kept"]
