@@ -161,12 +161,53 @@ def test_a_cut_checkpoint_is_set_aside(keep: int, tmp_path: Path) -> None:
     assert state.checkpoint.with_suffix(".unreadable").exists()
 
 
-def test_a_cut_history_line_is_not_used(tmp_path: Path) -> None:
-    state = RunState(tmp_path / "fingerprint")
+def test_the_history_is_the_checkpoints(
+    shared_root: Path, tmp_path: Path, tiny: Params, kill_after: list[int]
+) -> None:
+    """The file beside it is for people to look at; cut or gone, nothing is lost."""
+    spec = spec_of(tiny, "at")
+    whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
+    kill_after += [30]
+    with pytest.raises(_Killed):
+        train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    state = RunState(shared_root / ".state" / spec.key.name / FINGERPRINT)
+    assert state.history_file.read_text()
+    state.history_file.write_text('{"epoch": 0, "train_l')
+    resumed = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    assert_same(whole, resumed)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    shared_root: Path,
+    tmp_path: Path,
+    tiny: Params,
+    kill_after: list[int],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    spec = spec_of(tiny, "at-rwp")
+    whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
+    kill_after += [40]
+    with pytest.raises(_Killed):
+        train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    state = RunState(shared_root / ".state" / spec.key.name / FINGERPRINT)
+    state.checkpoint.write_bytes(state.checkpoint.read_bytes()[:5000])
+    resumed = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    assert_same(whole, resumed)
+    assert "checkpoint.pt: expected a checkpoint" in caplog.text
+    assert "the one before or the start is taken" in caplog.text
+
+
+def test_a_checkpoint_of_another_version_is_not_used(tmp_path: Path) -> None:
+    state = RunState(tmp_path / "run" / "fingerprint")
     state.folder.mkdir(parents=True)
-    state.write_history([{"epoch": 0, "train_loss": 1.0}, {"epoch": 1, "train_loss": 0.5}])
-    text = state.history_file.read_text()
-    state.history_file.write_text(text[:-8])
-    assert [row["epoch"] for row in state.read_history(before_epoch=2)] == [0]
-    state.history_file.write_text(text)
-    assert [row["epoch"] for row in state.read_history(before_epoch=1)] == [0]
+    torch.save({"format": "rwp.state/0", "weights": {}}, state.checkpoint)
+    assert state.load(torch.device("cpu")) is None
+    assert state.checkpoint.with_suffix(".unreadable").exists()
+
+
+def test_best_networks_that_no_checkpoint_names_are_removed(tmp_path: Path) -> None:
+    state = RunState(tmp_path)
+    for epoch in (0, 3, 4, 7):
+        state.best({"epoch": epoch}).touch()
+    state.tidy({"epoch": 4})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best-3.pt", "best-4.pt"]

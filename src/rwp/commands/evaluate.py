@@ -79,7 +79,7 @@ def evaluate(
 
 
 def _evaluate_run(spec: EvaluationSpec, root: Path, fingerprint: str) -> None:
-    from rwp.files import read_json
+    from rwp.files import read_object
     from rwp.gpu import claim
 
     with claim() as device:
@@ -91,7 +91,7 @@ def _evaluate_run(spec: EvaluationSpec, root: Path, fingerprint: str) -> None:
         )
     accuracies = _show(paths)
     metrics = {f"{spec.checkpoint}_{name}": value for name, value in accuracies.items()}
-    run_id = read_json(root / spec.key.directory / "run.json").get("mlflow_run_id")
+    run_id = read_object(root / spec.key.directory / "run.json").get("mlflow_run_id")
     log_evaluation(run_id, metrics, root=root, suite=spec.key.suite)
 
 
@@ -111,7 +111,7 @@ def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -
     """The evaluation of a network that the pipeline trained, from the run.json beside it."""
     from rwp.config.evaluations import evaluation_spec
     from rwp.config.specs import RunKey
-    from rwp.files import read_json
+    from rwp.files import read_object
 
     if checkpoint is None:
         raise UserError("--checkpoint: expected a network, got none; e.g. results/.../best.pt")
@@ -123,7 +123,7 @@ def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -
             f" {checkpoint.name}; for weights from elsewhere add --arch NAME"
         )
     record = checkpoint.parent / "run.json"
-    key = RunKey.parse(read_json(record).get("key"), where=str(record))
+    key = RunKey.parse(read_object(record).get("key"), where=str(record))
     if (Path.cwd() / key.directory).resolve() != checkpoint.parent.resolve():
         raise UserError(
             f"{checkpoint}: expected the run below {key.directory}, got another folder;"

@@ -18,7 +18,7 @@ def plan(
     """Say how many trainings and records of a suite are done, stale or to do."""
     from rwp.commands.verify import expected_fingerprints
     from rwp.config.load import load_params
-    from rwp.files import read_json
+    from rwp.files import read_object
 
     params, root = load_params(params_file), Path.cwd()
     counts: dict[tuple[str, str], int] = {}
@@ -26,7 +26,8 @@ def plan(
         kind = "training" if path.endswith("run.json") else "record"
         state = "to do"
         if (root / path).exists():
-            state = "done" if read_json(root / path).get("fingerprint") == fingerprint else "stale"
+            found = read_object(root / path).get("fingerprint")
+            state = "done" if found == fingerprint else "stale"
         counts[kind, state] = counts.get((kind, state), 0) + 1
         if detail:
             print(f"{state:>6}  {path}")

@@ -25,7 +25,7 @@ def verify(
     Needs neither Snakemake's nor DVC's memory. Results that are not built yet are counted only.
     """
     from rwp.config.load import load_params
-    from rwp.files import read_json
+    from rwp.files import read_object
 
     params, root = load_params(params_file), Path.cwd()
     current, stale, missing = 0, [], 0
@@ -33,7 +33,7 @@ def verify(
         for path, fingerprint in expected_fingerprints(params, name):
             if not (root / path).exists():
                 missing += 1
-            elif read_json(root / path).get("fingerprint") == fingerprint:
+            elif read_object(root / path).get("fingerprint") == fingerprint:
                 current += 1
             else:
                 stale.append(path)

@@ -12,6 +12,11 @@ from rwp.training.recorder import Row
 PATIENCE_EPOCHS = 10
 PATIENCE_SHARE = 0.4
 
+_FINITE = {
+    "train_loss": "the training loss",
+    "norm_ratio": "the weight perturbation's norm, by that of the weights,",
+}
+
 
 class Stopped(Exception):  # noqa: N818 (a verdict, not an error of the program)
     """The run cannot become a result. `status` is "collapsed" or "diverged"."""
@@ -21,6 +26,16 @@ class Stopped(Exception):  # noqa: N818 (a verdict, not an error of the program)
         self.status, self.reason = status, reason
 
 
+def check_loss(mean: float, epoch: int, step: int) -> None:
+    """Look at the running mean of the loss within an epoch, which may last an hour.
+
+    Raises:
+        Stopped: it is not finite.
+    """
+    if not math.isfinite(mean):
+        raise Stopped("diverged", f"the training loss is {mean} in epoch {epoch}, by step {step}")
+
+
 def check_epoch(history: Sequence[Row], *, epochs: int, majority_share: float) -> None:
     """Look at the history after each epoch.
 
@@ -28,8 +43,10 @@ def check_epoch(history: Sequence[Row], *, epochs: int, majority_share: float) -
         Stopped: the loss is not finite, or the network answers one class and stays there.
     """
     row = history[-1]
-    if not math.isfinite(row["train_loss"]):
-        raise Stopped("diverged", f"the training loss is {row['train_loss']} in {_epoch(row)}")
+    for name, words in _FINITE.items():
+        value = row.get(name, 0.0)
+        if not math.isfinite(value):
+            raise Stopped("diverged", f"{words} is {value} in {_epoch(row)}")
     patience = max(2, min(PATIENCE_EPOCHS, math.ceil(PATIENCE_SHARE * epochs)))
     recent = [entry["train_robust_accuracy"] for entry in history[-patience:]]
     if len(recent) == patience and max(recent) <= majority_share + 0.01:

@@ -23,15 +23,16 @@ from rwp.progress import Progress
 from rwp.rng import derived_seed
 from rwp.training.batches import Batches
 from rwp.training.checkpoint import new_network, save_network
-from rwp.training.guards import Stopped, check_epoch
+from rwp.training.guards import Stopped, check_epoch, check_loss
 from rwp.training.loop import Training
 from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.recorder import Recorder, Row, SilentRecorder
 from rwp.training.run_record import RunFiles, copy_file, input_hashes, run_record
-from rwp.training.state import RunState
+from rwp.training.state import RunState, write_history
 
 HELD_OUT_SEED = 0  # one split for all recipes and seeds of a data set
 CHECKPOINT_SECONDS = 300  # an epoch of a Wide ResNet takes longer than anyone likes to lose
+LOOK_SECONDS = 10  # how often the running loss is looked at within an epoch
 
 
 class Interrupted(Exception):  # noqa: N818 (asked to stop, not an error)
@@ -71,14 +72,23 @@ def train_run(
     with state.locked(), _stop_signals() as stop:
         training, network = prepare(spec, inputs, torch.device(device))
         history = _resume(training, state, recorder)
-        status, reason = _run(training, state, network, history, recorder, stop)
-        recorder.finish(status, {"run": str(files.folder)})
-        save_network(files.last, training.model, network=network, epoch=training.progress.epoch - 1)
-        copy_file(state.best if state.best.exists() else files.last, files.best)
-        copy_file(state.history_file, files.history)
-        outcome = {"status": status, "reason": reason, "fingerprint": fingerprint}
-        record = run_record(training, history, outcome, input_hashes(inputs), recorder.run_id)
-        write_json(files.record, record)  # last, as the seal
+        try:
+            status, reason = _run(training, state, network, history, recorder, stop)
+            epoch = training.progress.epoch - 1
+            save_network(files.last, training.model, network=network, epoch=epoch)
+            best = training.progress.best
+            copy_file(files.last if best is None else state.best(best), files.best)
+            write_history(files.history, history)
+            recorder.finish(status, {"run": str(files.folder)})
+            outcome = {"status": status, "reason": reason, "fingerprint": fingerprint}
+            record = run_record(training, history, outcome, input_hashes(inputs), recorder.run_id)
+            write_json(files.record, record)  # last, as the seal
+        except Interrupted:
+            recorder.finish("interrupted", {"state": str(state.folder)})
+            raise
+        except Exception:  # a full disk, say: the next call goes on from the last checkpoint
+            recorder.finish("failed", {"state": str(state.folder)})
+            raise
         state.remove()
     return files.folder
 
@@ -138,13 +148,8 @@ def _resume(training: Training, state: RunState, recorder: Recorder) -> list[Row
     history: list[Row] = []
     if saved is not None:
         run_id = saved.pop("mlflow_run_id")
+        history = saved.pop("history")
         training.load_state(saved)
-        history = state.read_history(training.progress.epoch)
-        if len(history) < training.progress.epoch:
-            raise UserError(
-                f"{state.history_file}: expected {training.progress.epoch} epochs, found"
-                f" {len(history)}; delete {state.folder} to train from the start"
-            )
     recorder.start(run_id)
     return history
 
@@ -158,19 +163,29 @@ def _run(
     stop: threading.Event,
 ) -> tuple[str, str | None]:
     """Train to the end; "finished", or the guards' verdict and its reason."""
-    saved_at = time.monotonic()
+    saved_at = looked_at = time.monotonic()
 
     def save() -> None:
         nonlocal saved_at
-        state.save({**training.state(), "mlflow_run_id": recorder.run_id})
+        run_id = recorder.run_id
+        state.save({**training.state(), "history": history, "mlflow_run_id": run_id})
         saved_at = time.monotonic()
 
-    def after_step() -> None:
-        progress.step(training.progress.step)
+    def leave_if_asked() -> None:
         if stop.is_set():
             save()
             raise Interrupted
-        if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+
+    def after_step() -> None:
+        nonlocal looked_at
+        progress.step(training.progress.step)
+        now = time.monotonic()
+        due = now - saved_at > CHECKPOINT_SECONDS
+        if due or stop.is_set() or now - looked_at > LOOK_SECONDS:
+            looked_at = now
+            check_loss(training.tally.loss(), training.progress.epoch, training.progress.step)
+        leave_if_asked()
+        if due:
             save()
 
     if not history:
@@ -181,20 +196,19 @@ def _run(
         try:
             while not training.done:
                 training.run_epoch(after_step)
-                row = training.finish_epoch()
+                row = training.finish_epoch(leave_if_asked)
                 history.append(row)
                 check_epoch(history, epochs=epochs, majority_share=training.batches.majority_share)
                 if training.improves(row):
-                    save_network(state.best, training.model, network=network, epoch=row["epoch"])
-                state.write_history(history)
+                    best = state.best(row)
+                    save_network(best, training.model, network=network, epoch=row["epoch"])
+                write_history(state.history_file, history)
                 save()
+                state.tidy(training.progress.best)
                 recorder.epoch(row)
                 progress.epoch(row)
         except Stopped as verdict:
             return _stopped(training, state, history, verdict)
-        except Interrupted:
-            recorder.finish("interrupted", {"state": str(state.folder)})
-            raise
     return "finished", None
 
 
@@ -205,7 +219,6 @@ def _stopped(
     saved = state.load(training.device)
     if verdict.status == "diverged" and saved is not None:
         training.load_state(saved)
-    state.write_history(history)
     return verdict.status, verdict.reason
 
 

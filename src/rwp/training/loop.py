@@ -91,7 +91,7 @@ class Training:
         model.register_forward_pre_hook(self._count_forward)
 
     def _count_forward(self, module: nn.Module, inputs: Any) -> None:
-        if torch.is_grad_enabled():  # measuring is not training
+        if torch.is_grad_enabled():
             self.progress.passes["forward"] += 1
 
     @property
@@ -173,9 +173,9 @@ class Training:
         self.progress.passes["backward"] += perturbed.diagnostics.steps
         return perturbed
 
-    def finish_epoch(self) -> Row:
-        """Measure, close the epoch, and give its row of the history."""
-        epoch = self.progress.epoch
+    def finish_epoch(self, after_batch: Callable[[], None] = lambda: None) -> Row:
+        """Measure, calling back after each batch, close the epoch, and give its history row."""
+        epoch, passes = self.progress.epoch, dict(self.progress.passes)
         row: Row = {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         row |= self.tally.row()
         num_images = float(self.tally.sums["images"])
@@ -188,7 +188,9 @@ class Training:
                     self.spec.key.seed, "measure", name, epoch, index, device=self.device
                 ),
                 device=self.device,
+                after_batch=after_batch,
             )
+            self.progress.passes = dict(passes)  # measuring is not training
             row |= {f"{name}_{key}": value for key, value in accuracies.items()}
         row["seconds"] = round(self.progress.seconds, 3)
         row["images_per_second"] = round(num_images / max(self.progress.seconds, 1e-9), 1)

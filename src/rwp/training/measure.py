@@ -23,11 +23,12 @@ def measure(
     *,
     generator: Callable[[int], torch.Generator],
     device: torch.device,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Shares of correctly classified images, before and after the attack (last iterate).
 
-    `generator(i)` gives the randomness of batch i. Images that are wrong without an attack count
-    as not robust and are not attacked.
+    `generator(i)` gives the randomness of batch i; `after_batch` may raise, to leave early. Images
+    that are wrong without an attack count as not robust and are not attacked.
     """
     clean = robust = 0
     was_training = model.training
@@ -52,6 +53,7 @@ def measure(
                     bn_mode="eval",
                 )
                 robust += int(_correct(model, adversarial, labels).sum())
+            after_batch()
     finally:
         model.train(was_training)
     accuracies = {"clean_accuracy": clean / len(split)}

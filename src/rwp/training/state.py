@@ -8,6 +8,7 @@ same run must not resume from it.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ from rwp.errors import UserError
 from rwp.files import atomic_write, write_text
 from rwp.training.recorder import Row
 
+FORMAT = "rwp.state/1"
+log = logging.getLogger("rwp.training")
+
 
 class RunState:
     """The folder of one run's resume state."""
@@ -29,8 +33,8 @@ class RunState:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.checkpoint = folder / "checkpoint.pt"
+        self.previous = folder / "previous.pt"
         self.history_file = folder / "history.jsonl"
-        self.best = folder / "best.pt"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -54,38 +58,65 @@ class RunState:
             lock.release()
 
     def save(self, content: dict[str, Any]) -> None:
-        """Replace the checkpoint in one move."""
+        """Replace the checkpoint in one move; the one before is kept, should this one be damaged.
+
+        `content` holds the history too, so that the two can never disagree.
+        """
         with atomic_write(self.checkpoint) as temporary:
-            torch.save(content, temporary)
+            with temporary.open("wb") as stream:  # a full disk is an OSError on a stream alone
+                torch.save({"format": FORMAT, **content}, stream)
+            if self.checkpoint.exists():
+                self.checkpoint.replace(self.previous)
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The last checkpoint, or none; an unreadable one is set aside, not used."""
-        if not self.checkpoint.exists():
-            return None
-        try:
-            return torch.load(self.checkpoint, map_location=device, weights_only=True)
-        except Exception:  # a cut or foreign file: whatever torch makes of it
-            self.checkpoint.replace(self.checkpoint.with_suffix(".unreadable"))
-            return None
+        """The last sound checkpoint, or none; one that cannot be used is named and set aside."""
+        for path in (self.checkpoint, self.previous):
+            if not path.exists():
+                continue
+            content = _read(path, device)
+            if content is not None:
+                return content
+            aside = path.with_suffix(".unreadable")
+            path.replace(aside)
+            log.warning(
+                "%s: expected a checkpoint (%s), got a damaged file or one of another version;"
+                " it lies in %s now, and the one before or the start is taken",
+                path,
+                FORMAT,
+                aside.name,
+            )
+        return None
 
-    def write_history(self, rows: list[Row]) -> None:
-        """Write the history in one move; what is not finite becomes null."""
-        write_text(self.history_file, "".join(_line(row) for row in rows))
+    def best(self, row: Row) -> Path:
+        """Where the network of the row that is the best so far lies."""
+        return self.folder / f"best-{row['epoch']}.pt"
 
-    def read_history(self, before_epoch: int) -> list[Row]:
-        """The rows of the epochs that are finished, without a line that was cut."""
-        rows: list[Row] = []
-        if self.history_file.exists():
-            for line in self.history_file.read_text(encoding="utf-8").splitlines():
-                try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError:
-                    break
-        return [row for row in rows if row["epoch"] < before_epoch]
+    def tidy(self, best: Row | None) -> None:
+        """Remove best networks that neither the checkpoint nor the one before it names."""
+        epoch = -1 if best is None else best["epoch"]
+        found = {int(path.stem.partition("-")[2]): path for path in self.folder.glob("best-*.pt")}
+        older = sorted(number for number in found if number < epoch)
+        for number, path in found.items():
+            if number != epoch and number not in older[-1:]:
+                path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Forget the run once its results lie in place."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def write_history(path: Path, rows: list[Row]) -> None:
+    """Write the history in one move; what is not finite becomes null."""
+    write_text(path, "".join(_line(row) for row in rows))
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any] | None:
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception:  # a cut or foreign file: whatever torch makes of it
+        return None
+    usable = isinstance(content, dict) and content.pop("format", None) == FORMAT
+    return content if usable else None
 
 
 def _line(row: Row) -> str:
