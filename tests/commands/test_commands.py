@@ -118,7 +118,7 @@ def test_records_that_are_none_are_one_line_each(project: Project) -> None:
         ("train --resolved {} --fingerprint f", "--resolved: expected a complete TrainSpec"),
         ("evaluate --resolved x --fingerprint f", "--resolved: expected a complete Eval"),
         (f"evaluate --checkpoint {checkpoint}", "run.json: expected a complete RunKey"),
-        ("track sync", "run.json: expected a complete TrainSpec"),
+        ("track sync", "run.json: expected the status finished, collapsed or diverged"),
     ]
     for words, part in cases:
         assert_one_line(project.run("rwp", *words.split()), part)

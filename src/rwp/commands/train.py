@@ -26,6 +26,14 @@ def train(
     network: Annotated[str | None, typer.Option(help="Network; default: the suite's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.", min=0)] = 0,
     output: Annotated[Path | None, typer.Option(help="Another folder for the run.")] = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            envvar="RWP_DETERMINISTIC",
+            help="The same bits each time on a GPU too, for some speed; recorded in run.json.",
+        ),
+    ] = False,
     tracking: Annotated[bool, typer.Option(help="Log to MLflow.")] = True,
     resolved: Resolved = None,
     fingerprint: Fingerprint = None,
@@ -39,7 +47,7 @@ def train(
     from rwp.config.load import load_params
     from rwp.config.specs import TrainSpec
     from rwp.config.trainings import train_spec
-    from rwp.gpu import claim
+    from rwp.gpu import ask_for_determinism, claim
     from rwp.provenance.chain import training_fingerprint
 
     root = Path.cwd()
@@ -53,6 +61,8 @@ def train(
         spec = train_spec(params, key)
         fingerprint = training_fingerprint(spec, params)
     with claim() as device:
+        if deterministic:
+            ask_for_determinism()
         from rwp.tracking import Tracker
         from rwp.training.jobs import Interrupted, train_run
         from rwp.training.run_record import commit

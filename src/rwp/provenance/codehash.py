@@ -22,6 +22,7 @@ INFRASTRUCTURE = (
     "rwp.errors",
     "rwp.files",
     "rwp.gpu",
+    "rwp.patience",
     "rwp.progress",
     "rwp.provenance",
     "rwp.tracking",

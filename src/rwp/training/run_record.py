@@ -65,6 +65,7 @@ def run_record(
         "versions": versions(),
         "device": device_name(training.device),
         "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "inputs": inputs,
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "seconds": round(sum(row["seconds"] for row in history), 3),
@@ -106,6 +107,8 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
+    if torch.version.cuda is not None and torch.cuda.is_available():
+        found["cuda"], found["cudnn"] = torch.version.cuda, str(torch.backends.cudnn.version())
     return found
 
 
