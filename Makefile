@@ -40,13 +40,13 @@ demo: setup
 	@echo "MLflow:  make ui, then http://127.0.0.1:5000 (experiment rwp-demo)"
 
 test: setup
-	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu" --cov --cov-report term
+	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not faults" --cov --cov-report term
 
 test-slow: setup
-	@python -m pytest -m "slow"
+	@python -m pytest -m "slow and not faults"
 
 test-faults: setup
-	@python -m pytest -m "faults"
+	@python -m pytest -n $(CORES) --dist loadfile -m "faults" tests/faults
 
 lint: setup
 	ruff check .

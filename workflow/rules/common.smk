@@ -22,6 +22,9 @@ from rwp.errors import UserError
 from rwp.provenance import (
     chain as fingerprints,
 )  # Snakemake itself needs the name `chain`
+from rwp.provenance.links import own_files
+
+own_files(Path(".snakemake/metadata"))
 
 
 def leave(error):
@@ -182,20 +185,21 @@ def evaluation_param(suite, slow, what):
 
 
 def suite_targets(suite):
+    """All that a suite leaves. Files inside the DAG are listed too: a retraining that failed is
+    then not hidden by an older table, and a deleted checkpoint or record is made again.
+    """
     base = base_of(suite)
-    runs = dict.fromkeys(table1_runs(PARAMS, suite) + table2_runs(PARAMS, suite))
-    tables = [
-        f"{base}/{name}"
-        for name in (
-            "table1.csv",
-            "table2.csv",
-            "report.html",
-            "fig1b.svg",
-            "fig3c.svg",
-        )
-    ]
-    # Networks are listed too: a retraining that failed is then not hidden by an older table.
-    return tables + [run_file(key, "last.pt") for key in runs]
+    evaluated = table2_runs(PARAMS, suite)
+    runs = dict.fromkeys(table1_runs(PARAMS, suite) + evaluated)
+    names = ["report.html", "metrics.json"]
+    names += [f"{t}{x}.csv" for t in ("table1", "table2") for x in ("", "_details")]
+    names += [f"{f}.{x}" for f in ("fig1b", "fig3c") for x in ("csv", "svg", "png")]
+    kept = ("last.pt", "best.pt", "history.jsonl", "run.json")
+    return (
+        [f"{base}/{name}" for name in names]
+        + [run_file(key, name) for key in runs for name in kept]
+        + [path for key in evaluated for path in records(key)]
+    )
 
 
 def requested_targets():
