@@ -49,7 +49,7 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "unknown suite to build": (
         lambda s: s.update(build=["dmeo"]),
-        r"build: expected a suite \(demo, demo-full, quick, paper\), got 'dmeo'; check the spelling",
+        r"build: expected a suite \(demo, demo-full, quick, paper\), got 'dmeo'; check the",
     ),
     "unknown objective": (
         lambda s: demo(s)["recipes"]["at"].update(objective="att"),
