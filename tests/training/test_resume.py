@@ -208,6 +208,9 @@ def test_a_checkpoint_of_another_version_is_not_used(tmp_path: Path) -> None:
 def test_best_networks_that_no_checkpoint_names_are_removed(tmp_path: Path) -> None:
     state = RunState(tmp_path)
     for epoch in (0, 3, 4, 7):
-        state.best({"epoch": epoch}).touch()
-    state.tidy({"epoch": 4})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best-3.pt", "best-4.pt"]
+        state.network("best", {"epoch": epoch}).touch()
+    state.network("best_on_test", {"epoch": 0}).touch()
+    state.network("epoch2", {"epoch": 1}).touch()
+    state.tidy({"best": {"epoch": 4}, "best_on_test": {"epoch": 0}})
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["best-3.pt", "best-4.pt", "best_on_test-0.pt", "epoch2-1.pt"]

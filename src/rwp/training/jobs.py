@@ -16,7 +16,7 @@ import torch
 from rwp.config.specs import TrainSpec
 from rwp.core.precision import flush_denormals
 from rwp.data.images import ImageSet
-from rwp.data.splits import held_out_split
+from rwp.data.splits import HELD_OUT_SEED, held_out_split
 from rwp.errors import UserError
 from rwp.files import write_json
 from rwp.progress import Progress
@@ -25,12 +25,12 @@ from rwp.training.batches import Batches
 from rwp.training.checkpoint import new_network, save_network
 from rwp.training.guards import Stopped, check_epoch, check_loss
 from rwp.training.loop import Training
+from rwp.training.networks import kept_after, write_networks
 from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.recorder import Recorder, Row, SilentRecorder
-from rwp.training.run_record import RunFiles, copy_file, input_hashes, run_record
+from rwp.training.run_record import RunFiles, input_hashes, run_record
 from rwp.training.state import RunState, write_history
 
-HELD_OUT_SEED = 0  # one split for all recipes and seeds of a data set
 CHECKPOINT_SECONDS = 300  # an epoch of a Wide ResNet takes longer than anyone likes to lose
 LOOK_SECONDS = 10  # how often the running loss is looked at within an epoch
 
@@ -74,10 +74,7 @@ def train_run(
         history = _resume(training, state, recorder)
         try:
             status, reason = _run(training, state, network, history, recorder, stop)
-            epoch = training.progress.epoch - 1
-            save_network(files.last, training.model, network=network, epoch=epoch)
-            best = training.progress.best
-            copy_file(files.last if best is None else state.best(best), files.best)
+            write_networks(training, state, files, network=network)
             write_history(files.history, history)
             recorder.finish(status, {"run": str(files.folder)})
             outcome = {"status": status, "reason": reason, "fingerprint": fingerprint}
@@ -190,21 +187,21 @@ def _run(
 
     if not history:
         save()  # something to go back to, should the first epoch diverge
-    epochs = training.spec.optimization.epochs
-    name = training.spec.key.name
-    with Progress(name, epochs, training.batches.plan(0)) as progress:
+    spec = training.spec
+    epochs = spec.optimization.epochs
+    with Progress(spec.key.name, epochs, training.batches.plan(0)) as progress:
         try:
             while not training.done:
                 training.run_epoch(after_step)
                 row = training.finish_epoch(leave_if_asked)
                 history.append(row)
                 check_epoch(history, epochs=epochs, majority_share=training.batches.majority_share)
-                if training.improves(row):
-                    best = state.best(row)
-                    save_network(best, training.model, network=network, epoch=row["epoch"])
+                for name in (*training.improved(row), *kept_after(spec, row)):
+                    target = state.network(name, row)
+                    save_network(target, training.measured, network=network, epoch=row["epoch"])
                 write_history(state.history_file, history)
                 save()
-                state.tidy(training.progress.best)
+                state.tidy(training.progress.chosen)
                 recorder.epoch(row)
                 progress.epoch(row)
         except Stopped as verdict:

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,10 @@ class RunState:
         self.checkpoint = folder / "checkpoint.pt"
         self.previous = folder / "previous.pt"
         self.history_file = folder / "history.jsonl"
+
+    def network(self, name: str, row: Row) -> Path:
+        """The network after an epoch, waiting here until the run is done: best, epoch100."""
+        return self.folder / f"{name}-{row['epoch']}.pt"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -87,18 +91,17 @@ class RunState:
             )
         return None
 
-    def best(self, row: Row) -> Path:
-        """Where the network of the row that is the best so far lies."""
-        return self.folder / f"best-{row['epoch']}.pt"
+    def tidy(self, chosen: Mapping[str, Row]) -> None:
+        """Remove chosen networks that neither the checkpoint nor the one before it names."""
+        for name, row in chosen.items():
+            found = {int(path.stem.rpartition("-")[2]): path for path in self._all(name)}
+            older = sorted(epoch for epoch in found if epoch < row["epoch"])
+            for epoch, path in found.items():
+                if epoch != row["epoch"] and epoch not in older[-1:]:
+                    path.unlink(missing_ok=True)
 
-    def tidy(self, best: Row | None) -> None:
-        """Remove best networks that neither the checkpoint nor the one before it names."""
-        epoch = -1 if best is None else best["epoch"]
-        found = {int(path.stem.partition("-")[2]): path for path in self.folder.glob("best-*.pt")}
-        older = sorted(number for number in found if number < epoch)
-        for number, path in found.items():
-            if number != epoch and number not in older[-1:]:
-                path.unlink(missing_ok=True)
+    def _all(self, name: str) -> list[Path]:
+        return list(self.folder.glob(f"{name}-*.pt"))
 
     def remove(self) -> None:
         """Forget the run once its results lie in place."""
