@@ -12,7 +12,7 @@ ALONE := $(shell command -v flock >/dev/null && echo flock --nonblock --conflict
 PROGRESS := $(shell test -t 2 && echo --logger rich || echo --quiet rules reason host)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-slow test-faults lint format bench ui lock clean
+.PHONY: setup demo test test-slow test-faults audit lint format bench ui lock clean
 
 setup: $(STAMP)
 
@@ -56,6 +56,12 @@ lint: setup
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
+# Known vulnerabilities of the locked packages; pip-audit is locked too, in a folder of its own.
+audit: setup
+	@test -d $(VENV)/audit || $(BIN)/python -m pip install -q --disable-pip-version-check \
+		--require-hashes --target $(VENV)/audit -r workflow/envs/audit.lock
+	@PYTHONPATH=$(CURDIR)/$(VENV)/audit $(BIN)/python .ci/audit.py
+
 format: setup
 	ruff check --fix .
 	ruff format .
@@ -74,6 +80,7 @@ ui: setup
 lock:
 	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 requirements.in -o requirements.lock
 	echo uv | uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 - -o workflow/envs/uv.lock
+	echo pip-audit | uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 - -o workflow/envs/audit.lock
 
 clean:
 	rm -rf results data .state logs mlflow.db mlruns .snakemake
