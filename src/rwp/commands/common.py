@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from rwp.errors import UserError
 
 if TYPE_CHECKING:
     from rwp.config.schema import Params
@@ -19,9 +22,24 @@ Resolved = Annotated[
         help="The step's settings as one line of JSON, instead of names; the workflow's way."
     ),
 ]
+
+
+def _hash_like(value: str | None) -> str | None:
+    """A fingerprint names a folder, so it is letters and digits and nothing else."""
+    if value is not None and not re.fullmatch(r"[0-9a-z]{1,64}", value):
+        raise UserError(
+            f"--fingerprint: expected up to 64 letters and digits, got {value[:80]!r}; leave it"
+            " out to have it computed"
+        )
+    return value
+
+
 Fingerprint = Annotated[
     str | None,
-    typer.Option(help="What the step stands on; computed from params.yaml if not given."),
+    typer.Option(
+        help="What the step stands on; computed from params.yaml if not given.",
+        callback=_hash_like,
+    ),
 ]
 DEFAULT_PARAMS = Path("params.yaml")
 

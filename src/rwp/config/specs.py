@@ -191,9 +191,9 @@ class TrainSpec(Spec):
     held_out_fraction: Share
     test_curve: bool
     monitor: AttackSpec | None  # the attack measured after each epoch; none: clean accuracy
-    remove_below: float | None = None  # nats: examples of a smaller loss do not count
-    average_decay: float | None = None  # of the moving average of the weights that is measured
-    keep_epochs: tuple[int, ...] = ()  # checkpoints to keep, by epochs done
+    remove_below: Amount | None = None  # nats: examples of a smaller loss do not count
+    average_decay: Share | None = None  # of the moving average of the weights that is measured
+    keep_epochs: tuple[PositiveInt, ...] = ()  # checkpoints to keep, by epochs done
 
     @property
     def needs_test(self) -> bool:
@@ -223,15 +223,15 @@ class LandscapeSpec(Spec):
     key: RunKey
     data: DatasetSpec
     attack: AttackSpec
-    held_out_fraction: float
-    batch_size: int
-    seed: int
-    epochs: tuple[int, ...]
-    edges: tuple[float, ...]
-    num_directions: int
-    num_points: int
-    radius: float
-    num_examples: int | None
+    held_out_fraction: Share
+    batch_size: PositiveInt
+    seed: Count
+    epochs: tuple[PositiveInt, ...]
+    edges: tuple[Amount, ...]
+    num_directions: PositiveInt
+    num_points: PositiveInt
+    radius: PositiveFloat
+    num_examples: PositiveInt | None
 
     def checkpoint(self, epoch: int) -> PurePosixPath:
         """The network after so many epochs, relative to the project."""
