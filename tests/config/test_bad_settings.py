@@ -47,6 +47,10 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: demo(s)["threat_models"]["linf"].update(epsilon="1e400"),
         r"threat_models\.linf\.epsilon.*expected a radius such as 8/255, got '1e400'",
     ),
+    "PGD of no steps": (
+        lambda s: demo(s)["evaluation"]["attacks"]["pgd-20"].pop("num_steps"),
+        r"evaluation\.attacks\.pgd-20: expected num_steps for pgd, got none; add num_steps",
+    ),
     "negative epochs": (
         lambda s: demo(s)["training"].update(epochs=-1),
         r"training\.epochs.*expected a number above 0, got -1",

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from rwp.config.load import check_params
 from rwp.config.schema import Params
 from tests.conftest import ROOT, Project, tiny_settings
 from tests.faults import ledger
-from tests.faults.processes import Undisturbed, train_undisturbed
+from tests.faults.processes import Undisturbed, read_undisturbed, train_undisturbed
 
 HERE = Path(__file__).parent
 STATE = ROOT / ".state"
@@ -70,9 +71,18 @@ def brief_params(brief: dict[str, Any]) -> Params:
 def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, digits: Path, brief: dict[str, Any]
 ) -> Undisturbed:
-    """What all recipes of the suite come to when nothing goes wrong: one process, one by one."""
+    """What the defenses come to when nothing goes wrong: one process, one after another.
+
+    Trained once for all test processes; each module has a copy that it may damage.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed"
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "steps.json").exists():
+            train_undisturbed(new_project(shared, digits, brief))
     folder = tmp_path_factory.mktemp("undisturbed")
-    return train_undisturbed(new_project(folder, digits, brief))
+    shutil.copytree(shared, folder, dirs_exist_ok=True, symlinks=True)
+    return read_undisturbed(Project(folder, brief))
 
 
 def new_project(folder: Path, digits: Path, content: dict[str, Any]) -> Project:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from rwp.commands.app import main
@@ -26,7 +26,6 @@ from rwp.provenance.links import own_files
 from tests.faults.ledger import attempt
 from tests.faults.processes import Undisturbed
 
-BIG = 1_000_000
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
@@ -51,6 +50,7 @@ def fuzz(examples: int) -> Callable[..., Any]:
         deadline=None,
         derandomize=True,
         database=None,
+        phases=[Phase.explicit, Phase.generate],  # a training per step of shrinking is too slow
         suppress_health_check=list(HealthCheck),
     )
 
@@ -164,8 +164,11 @@ def slices(undisturbed: Undisturbed) -> dict[str, dict[str, Any]]:
     labeling = pseudo_label_spec(training.unlabeled)
     cheap = ("natural", "fgsm")
     evaluation = evaluation_spec(params, undisturbed.spec("at").key, attacks=cheap)
+    train = training.model_dump(mode="json")
+    train["optimization"] |= {"epochs": 1, "batch_size": 128}  # half a second each
+    train["unlabeled"]["epoch_size"] = 256
     return {
-        "train": training.model_dump(mode="json"),
+        "train": train,
         "pseudo-label": labeling.model_dump(mode="json"),
         "evaluate": evaluation.model_dump(mode="json"),
     }

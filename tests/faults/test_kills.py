@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import shutil
 import signal
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rwp.config.trainings import pseudo_label_spec
 from rwp.tracking import connect
@@ -18,6 +21,8 @@ from tests.conftest import Project
 from tests.faults.conftest import new_project
 from tests.faults.ledger import attempt
 from tests.faults.processes import (
+    DEFENSES,
+    RECIPES,
     Result,
     Undisturbed,
     finish,
@@ -29,18 +34,18 @@ from tests.faults.processes import (
 )
 
 KILLS = 3  # per recipe
-BASES = ("at", "trades", "rst")
-RECIPES = ["-".join((base, *more)) for base in BASES for more in ((), ("awp",), ("rwp",))]
 
 
 @pytest.fixture(scope="module")
 def crime_scene(
-    tmp_path_factory: pytest.TempPathFactory, digits: Path, undisturbed: Undisturbed
+    tmp_path_factory: pytest.TempPathFactory,
+    digits: Path,
+    brief: dict[str, Any],
+    undisturbed: Undisturbed,
 ) -> Project:
     """A project with data, teacher and pseudo-labels, and an MLflow store of its own."""
     folder = tmp_path_factory.mktemp("scene")
-    content = undisturbed.params.model_dump(mode="json", exclude_none=True)
-    project = new_project(folder, digits, content)
+    project = new_project(folder, digits, brief)
     teacher = undisturbed.spec("natural").key.directory
     shutil.copytree(undisturbed.project.folder / teacher, folder / teacher)
     labels = "results/demo/pseudo_labels"
@@ -63,7 +68,7 @@ def kill_points(recipe: str, num_steps: int, count: int = KILLS) -> list[tuple[i
     return [(draw.randint(1, share), draw.random() < 0.5) for _ in range(count)]
 
 
-@pytest.mark.parametrize("recipe", ["natural", *RECIPES])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_killed_at_random_batches(
     recipe: str, crime_scene: Project, undisturbed: Undisturbed
 ) -> None:
@@ -116,8 +121,6 @@ def test_killed_while_attacking(crime_scene: Project, undisturbed: Undisturbed) 
     record = folder / "evaluation" / "best" / "autoattack.json"
 
     def outcome() -> tuple[str, str]:
-        import json
-
         content = json.loads(record.read_text())
         return content["robust_bits"], content["parts"]
 
@@ -136,16 +139,19 @@ def test_killed_while_attacking(crime_scene: Project, undisturbed: Undisturbed) 
 WAIT = 240.0
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(state: Path, pattern: str) -> None:
+    """Wait until a training has written a file of its resume state."""
     deadline = time.monotonic() + WAIT
-    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not list(state.glob(pattern)):
+        assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert path.exists()
 
 
-def long_project(project: Project, undisturbed: Undisturbed, epochs: int) -> None:
-    content = undisturbed.params.model_dump(mode="json", exclude_none=True)
-    content["suites"]["demo"]["training"]["epochs"] = {"default": epochs}
+def long_project(project: Project, epochs: int) -> None:
+    """Make its trainings long enough to be met at work."""
+    path = project.folder / "params.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["suites"]["demo"]["training"]["epochs"] = epochs
     project.write(content)
 
 
@@ -154,7 +160,7 @@ def test_a_signal_saves_and_leaves(
     number: signal.Signals, place: Project, undisturbed: Undisturbed
 ) -> None:
     """Slurm and people: within seconds, and the next call goes on from that very step."""
-    long_project(place, undisturbed, epochs=8)
+    long_project(place, epochs=8)
     spec = spec_of(undisturbed.params, "at-rwp")
     folder, command = place.folder / spec.key.directory, ("train", "--recipe", "at-rwp")
     finish(start(place, rwp(*command)))
@@ -163,10 +169,7 @@ def test_a_signal_saves_and_leaves(
     name = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C (SIGINT)"
     with attempt(f"{name} to a training"):
         process = start(place, rwp(*command))
-        state = place.folder / ".state" / spec.key.name
-        deadline = time.monotonic() + WAIT
-        while not list(state.glob("*/best-*.pt")) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_for(place.folder / ".state" / spec.key.name, "*/best-*.pt")
         process.send_signal(number)
         sent = time.monotonic()
         done = finish(process, code=143)
@@ -179,15 +182,12 @@ def test_a_signal_saves_and_leaves(
 
 
 def test_a_second_process_is_refused(place: Project, undisturbed: Undisturbed) -> None:
-    long_project(place, undisturbed, epochs=40)
+    long_project(place, epochs=40)
     spec = spec_of(undisturbed.params, "at")
     command = rwp("train", "--recipe", "at", "--no-tracking")
     with attempt("a second process on the same run"):
         first = start(place, command)
-        state = place.folder / ".state" / spec.key.name
-        deadline = time.monotonic() + WAIT
-        while not list(state.glob("*/checkpoint.pt")) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_for(place.folder / ".state" / spec.key.name, "*/checkpoint.pt")
         second = finish(start(place, command), code=2)
         (line,) = second.stderr.strip().splitlines()
         assert "expected to train this run alone, found another process at it" in line
@@ -201,7 +201,7 @@ def test_ctrl_c_and_kill_of_snakemake(place: Project, undisturbed: Undisturbed) 
     key = undisturbed.spec("at").key
     target = str(key.directory / "last.pt")
     words = ["snakemake", "--cores", "1", target]
-    long_project(place, undisturbed, epochs=8)
+    long_project(place, epochs=8)
     finish(start(place, rwp("train", "--recipe", "at", "--no-tracking")))
     whole = Result.read(place.folder / key.directory)
     for number, fault in (
@@ -219,12 +219,7 @@ def test_ctrl_c_and_kill_of_snakemake(place: Project, undisturbed: Undisturbed) 
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-            state = place.folder / ".state" / key.name
-            deadline = time.monotonic() + WAIT
-            while not list(state.glob("*/best-*.pt")) and time.monotonic() < deadline:
-                time.sleep(0.02)
-            import os
-
+            wait_for(place.folder / ".state" / key.name, "*/best-*.pt")
             os.killpg(process.pid, number)
             process.wait(timeout=120)
             assert process.returncode != 0
@@ -240,7 +235,7 @@ def test_eight_at_once_into_a_fresh_store(place: Project, undisturbed: Undisturb
     teacher = undisturbed.spec("natural").key.directory
     for part in ("results/demo/pseudo_labels", str(teacher)):
         shutil.copytree(undisturbed.project.folder / part, place.folder / part)
-    recipes = RECIPES[1:]
+    recipes = DEFENSES[1:]
     assert len(recipes) == 8
     assert not (place.folder / "mlflow.db").exists()
     processes = {recipe: start(place, rwp("train", "--recipe", recipe)) for recipe in recipes}

@@ -13,7 +13,7 @@ from tests.conftest import Project
 from tests.faults.ledger import attempt
 from tests.faults.processes import Result, Undisturbed, finish, rwp, spec_of, start
 from tests.faults.servers import KINDS, RealServer, bad_server
-from tests.faults.test_kills import WAIT, long_project
+from tests.faults.test_kills import WAIT, long_project, wait_for
 
 LATE_SECONDS = 60.0
 
@@ -62,7 +62,7 @@ def test_a_server_that_dies_midway(
     place: Project, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     """What it missed is uploaded from history.jsonl, once."""
-    long_project(place, undisturbed, epochs=24)
+    long_project(place, epochs=24)
     spec = spec_of(undisturbed.params, "at")
     folder = place.folder / spec.key.directory
     finish(start(place, rwp("train", "--recipe", "at", "--no-tracking")))
@@ -74,10 +74,7 @@ def test_a_server_that_dies_midway(
     try:
         with attempt("tracking server dies midway") as tried:
             process = start(place, rwp("train", "--recipe", "at"), **address)
-            state = place.folder / ".state" / spec.key.name
-            deadline = time.monotonic() + WAIT
-            while not list(state.glob("*/best-*.pt")) and time.monotonic() < deadline:
-                time.sleep(0.02)
+            wait_for(place.folder / ".state" / spec.key.name, "*/best-*.pt")
             server.kill()
             killed = time.monotonic()
             said = finish(process).stderr
