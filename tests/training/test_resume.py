@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from rwp.config.schema import Params
 from rwp.errors import UserError
-from rwp.training import jobs
+from rwp.training import jobs, loop
 from rwp.training.jobs import Interrupted, train_run
 from rwp.training.loop import Training
 from rwp.training.state import RunState
@@ -134,6 +134,30 @@ def test_sigterm_saves_and_leaves(
     assert_same(whole, resumed)
     per_epoch = len(steps) / spec.optimization.epochs
     assert per_epoch == round(per_epoch)  # no step was taken twice
+
+
+def test_sigterm_while_it_measures(
+    shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measuring a large network takes minutes, which Slurm does not wait."""
+    spec = spec_of(tiny, "at-rwp")
+    whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
+    original, calls = loop.measure, []
+
+    def measure(*arguments: object, **options: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:  # the second split after the first epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "measure", measure)
+    with pytest.raises(Interrupted):
+        train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    assert len(calls) == 2
+    resumed = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    assert_same(whole, resumed)
+    passes = [json.loads((f / "run.json").read_text())["passes"] for f in (whole, resumed)]
+    assert passes[0] == passes[1]
 
 
 def test_a_second_process_on_the_run_is_refused(
