@@ -24,6 +24,7 @@ for suite, slow in evaluation_jobs():
             )
         conda:
             "../envs/rwp.yaml"
+        threads: 1  # set in the job as OMP_NUM_THREADS: the bits are the same for all --cores
         resources:
             gpu=1,
         params:

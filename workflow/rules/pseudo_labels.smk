@@ -13,6 +13,7 @@ rule pseudo_label:
         "logs/pseudo_labels/{base}/{dataset}/{source}-seed{seed}.log",
     conda:
         "../envs/rwp.yaml"
+    threads: 1  # set in the job as OMP_NUM_THREADS: the bits are the same for all --cores
     resources:
         gpu=1,
     params:

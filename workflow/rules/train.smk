@@ -15,6 +15,7 @@ rule train:
         f"logs/benchmarks/train/{RUN}.tsv"
     conda:
         "../envs/rwp.yaml"
+    threads: 1  # set in the job as OMP_NUM_THREADS: the bits are the same for all --cores
     resources:
         gpu=1,
     params:
