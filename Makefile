@@ -10,9 +10,11 @@ DEMO := results/demo/table1.csv results/demo/table2.csv results/demo/report.html
 ALONE := $(shell command -v flock >/dev/null && echo flock --nonblock --conflict-exit-code 75 --no-fork .state/demo.lock)
 # A bar on a terminal, a line per job elsewhere.
 PROGRESS := $(shell test -t 2 && echo --logger rich || echo --quiet rules reason host)
+# Optional parts, each with a lock of its own beside that of the core.
+EXTRAS := slurm kubernetes remotes server
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-slow test-faults lint format bench ui lock clean
+.PHONY: setup demo test test-slow test-faults test-slurm test-mlflow-server lint format bench ui lock clean
 
 setup: $(STAMP)
 
@@ -31,6 +33,10 @@ else
 endif
 	@touch $(STAMP)
 
+# e.g. `make extra-slurm`: what a cluster needs, into the same environment.
+extra-%: setup
+	@$(or $(UV),$(VENV)/uv/bin/uv) pip install -q --python $(BIN)/python --require-hashes -r workflow/envs/$*.lock
+
 demo: setup
 	@mkdir -p .state
 	@$(ALONE) sh -c 'snakemake --unlock >/dev/null 2>&1; snakemake --cores $(CORES) $(DEMO) $(PROGRESS)' \
@@ -40,13 +46,21 @@ demo: setup
 	@echo "MLflow:  make ui, then http://127.0.0.1:5000 (experiment rwp-demo)"
 
 test: setup
-	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu" --cov --cov-report term
+	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not slurm and not mlflow_server" --cov --cov-report term
 
 test-slow: setup
 	@python -m pytest -m "slow"
 
 test-faults: setup
 	@python -m pytest -m "faults"
+
+# A Slurm of one node on the loopback, from Debian's packages; stops what it starts. As root.
+test-slurm: extra-slurm
+	@tests/cluster/with_slurm.sh python -m pytest -m slurm tests/cluster
+
+# MLflow on a Postgres of its own, both on the loopback.
+test-mlflow-server: extra-server
+	@python -m pytest -m mlflow_server tests/cluster
 
 lint: setup
 	ruff check .
@@ -74,6 +88,11 @@ ui: setup
 lock:
 	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 requirements.in -o requirements.lock
 	echo uv | uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 - -o workflow/envs/uv.lock
+	for extra in $(EXTRAS); do \
+		python3 -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+			print(*project["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra | uv pip compile \
+			--universal --generate-hashes --no-emit-index-url --python-version 3.11 -c requirements.lock \
+			- -o workflow/envs/$$extra.lock || exit 2; done
 
 clean:
 	rm -rf results data .state logs mlflow.db mlruns .snakemake

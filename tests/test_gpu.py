@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from rwp.errors import UserError
-from rwp.gpu import take_slot, visible_gpus
+from rwp.gpu import ALLOCATIONS, take_slots, visible_gpus
 from tests.conftest import ROOT, Project
 
 HOLD = """
 import sys, time
-from rwp.gpu import take_slot, visible_gpus
-with take_slot(visible_gpus(), poll_seconds=0.02):
+from rwp.gpu import ALLOCATIONS, take_slots, visible_gpus
+with take_slots(visible_gpus(), count=int(sys.argv[2]), poll_seconds=0.02):
     time.sleep(float(sys.argv[1]))
 """
 Held = tuple[str, datetime, datetime]
@@ -36,12 +36,14 @@ def _own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.delenv("RWP_JOBS_PER_GPU", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for allocation in ALLOCATIONS:
+        monkeypatch.delenv(allocation, raising=False)
 
 
-def start(seconds: float, **variables: str) -> subprocess.Popen[str]:
+def start(seconds: float, count: int = 1, **variables: str) -> subprocess.Popen[str]:
     """A process that holds a slot for so long."""
     return subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(seconds)],
+        [sys.executable, "-c", HOLD, str(seconds), str(count)],
         env=os.environ | {"PYTHONPATH": str(ROOT / "src"), **variables},
         stderr=subprocess.PIPE,
         text=True,
@@ -76,6 +78,23 @@ def test_eight_processes_on_two_gpus(share: str, at_once: int) -> None:
     assert most_at_once(jobs, "4") == most_at_once(jobs, "GPU-7") == at_once
 
 
+def test_jobs_that_want_two_gpus_never_wait_for_each_other() -> None:
+    counts = (2, 1, 2, 1, 2)
+    processes = [start(0.1, count, CUDA_VISIBLE_DEVICES="0,1") for count in counts]
+    jobs = held(process.communicate(timeout=60)[1] for process in processes)
+    assert [len(gpus.split(",")) for gpus, _, _ in jobs] == list(counts)
+    apart = [(gpu, *times) for gpus, *times in jobs for gpu in gpus.split(",")]
+    assert most_at_once(apart, "0") == most_at_once(apart, "1") == 1
+
+
+def test_more_gpus_than_there_are() -> None:
+    with (
+        pytest.raises(UserError, match=r"gpus: expected at most 2, .* got 3; lower --gpus"),
+        take_slots(["0", "1"], count=3),
+    ):
+        pass
+
+
 def test_kill_9_frees_the_gpu() -> None:
     killed = start(60, CUDA_VISIBLE_DEVICES="0")
     assert killed.stderr is not None
@@ -88,6 +107,17 @@ def test_kill_9_frees_the_gpu() -> None:
     killed.stderr.close()
     waiting.communicate(timeout=20)
     assert waiting.returncode == 0
+
+
+@pytest.mark.parametrize(("second", "waits"), [("71", False), ("70", True)])
+def test_gpu_0_of_another_allocation_is_another_gpu(second: str, waits: bool) -> None:
+    """A scheduler that hides devices numbers those of each allocation from 0."""
+    first = start(2, CUDA_VISIBLE_DEVICES="0", SLURM_JOB_ID="70")
+    assert first.stderr is not None
+    taken = first.stderr.readline()
+    other = start(0, CUDA_VISIBLE_DEVICES="0", SLURM_JOB_ID=second)
+    texts = [other.communicate(timeout=60)[1], taken + first.communicate(timeout=60)[1]]
+    assert most_at_once(held(texts), "0") == (1 if waits else 2)
 
 
 @pytest.fixture
@@ -119,7 +149,7 @@ def test_a_share_that_is_no_number(share: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("RWP_JOBS_PER_GPU", share)
     with (
         pytest.raises(UserError, match=r"RWP_JOBS_PER_GPU: expected .* got .*; set it"),
-        take_slot(["0"]),
+        take_slots(["0"]),
     ):
         pass
 

@@ -21,6 +21,9 @@ from rwp.errors import UserError
 
 JOBS_PER_GPU = "RWP_JOBS_PER_GPU"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+# Inside an allocation of a scheduler the first GPU may be called 0 whichever it is, so that equal
+# names in two allocations are two GPUs, and locks are those of one allocation.
+ALLOCATIONS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
 THREADS = "OMP_NUM_THREADS"  # Snakemake sets it to the rule's `threads`
 
 
@@ -38,14 +41,17 @@ def visible_gpus() -> list[str]:
 
 
 @contextmanager
-def claim(*, poll_seconds: float = 0.2) -> Iterator[str]:
-    """Wait for a free slot on a GPU and hold it; yields "cuda", or "cpu" where there is none.
+def claim(*, count: int = 1, poll_seconds: float = 0.2) -> Iterator[str]:
+    """Wait for free slots on so many GPUs and hold them.
 
-    Inside, CUDA_VISIBLE_DEVICES names that GPU alone, and torch uses as many CPU threads as
+    Inside, CUDA_VISIBLE_DEVICES names those GPUs alone, and torch uses as many CPU threads as
     OMP_NUM_THREADS says.
 
+    Yields:
+        "cuda", or "cpu" where there is no GPU, or none that torch can use.
+
     Raises:
-        UserError: RWP_JOBS_PER_GPU is not a positive number.
+        UserError: there are GPUs, but fewer than asked for; RWP_JOBS_PER_GPU is no number.
     """
     gpus = visible_gpus()
     if not gpus:
@@ -53,11 +59,11 @@ def claim(*, poll_seconds: float = 0.2) -> Iterator[str]:
         yield "cpu"
         return
     before = os.environ.get(VISIBLE)
-    with take_slot(gpus, poll_seconds=poll_seconds) as gpu:
-        os.environ[VISIBLE] = gpu
+    with take_slots(gpus, count=count, poll_seconds=poll_seconds) as held:
+        os.environ[VISIBLE] = held
         try:
             _limit_threads()
-            yield _device_of(gpu)
+            yield _device_of(held)
         finally:
             if before is None:
                 os.environ.pop(VISIBLE)
@@ -66,24 +72,31 @@ def claim(*, poll_seconds: float = 0.2) -> Iterator[str]:
 
 
 @contextmanager
-def take_slot(gpus: Sequence[str], *, poll_seconds: float = 0.2) -> Iterator[str]:
-    """Hold one of the GPUs' slots and yield the GPU's name; the system frees it on kill -9.
+def take_slots(gpus: Sequence[str], *, count: int = 1, poll_seconds: float = 0.2) -> Iterator[str]:
+    """Hold a slot on each of so many GPUs and yield their names; kill -9 frees them as well.
 
-    Says on standard error when the GPU was taken and given back.
+    Says on standard error when they were taken and given back.
 
     Raises:
-        UserError: RWP_JOBS_PER_GPU is not a positive number.
+        UserError: there are fewer GPUs than asked for; RWP_JOBS_PER_GPU is no number.
     """
     slots = _jobs_per_gpu()
-    folder = Path(tempfile.gettempdir()) / f"rwp-gpus-{os.getuid()}"
+    if count > len(gpus):
+        raise UserError(
+            f"gpus: expected at most {len(gpus)}, which are visible here, got {count}; lower"
+            f" --gpus, or `gpus` in params.yaml"
+        )
+    place = "-".join([str(os.getuid()), *(os.environ[n] for n in ALLOCATIONS if n in os.environ)])
+    folder = Path(tempfile.gettempdir()) / f"rwp-gpus-{place}"
     folder.mkdir(exist_ok=True)
-    lock, gpu = _first_free(folder, gpus, slots, poll_seconds)
-    _say(f"GPU {gpu}: taken")
+    held = _hold(folder, gpus, slots, count, poll_seconds)
+    names = ",".join(held)
+    _say(f"GPU {names}: taken")
     try:
-        yield gpu
+        yield names
     finally:
-        _say(f"GPU {gpu}: given back")
-        lock.release()
+        _say(f"GPU {names}: given back")
+        _release(held)
 
 
 def _jobs_per_gpu() -> int:
@@ -96,19 +109,31 @@ def _jobs_per_gpu() -> int:
     return int(text)
 
 
-def _first_free(
-    folder: Path, gpus: Sequence[str], slots: int, poll_seconds: float
-) -> tuple[FileLock, str]:
+def _hold(
+    folder: Path, gpus: Sequence[str], slots: int, count: int, poll_seconds: float
+) -> dict[str, FileLock]:
+    """All of them or none, so that two jobs that want several never wait for each other."""
     while True:
+        held: dict[str, FileLock] = {}
         for slot in range(slots):  # the first job of every GPU before the second of any
             for gpu in gpus:
+                if gpu in held or len(held) == count:
+                    continue
                 lock = FileLock(folder / f"{gpu.replace('/', '_')}.{slot}.lock")
                 try:
                     lock.acquire(timeout=0)
                 except Timeout:
                     continue
-                return lock, gpu
+                held[gpu] = lock
+        if len(held) == count:
+            return held
+        _release(held)
         time.sleep(poll_seconds)
+
+
+def _release(held: dict[str, FileLock]) -> None:
+    for lock in held.values():
+        lock.release()
 
 
 def _device_of(gpu: str) -> str:

@@ -1,4 +1,4 @@
-# Tables and the report, from what runs and evaluations left.
+# Tables and the report, from what runs and evaluations left: seconds, not worth a cluster's queue.
 
 
 rule table1:
@@ -13,6 +13,7 @@ rule table1:
         details="{base}/table1_details.csv",
     log:
         "logs/tables/{base}/table1.log",
+    localrule: True
     conda:
         "../envs/rwp.yaml"
     params:
@@ -34,6 +35,7 @@ rule table2:
         details="{base}/table2_details.csv",
     log:
         "logs/tables/{base}/table2.log",
+    localrule: True
     conda:
         "../envs/rwp.yaml"
     params:
@@ -60,6 +62,7 @@ rule figure:
         picture="{base}/{figure}.png",
     log:
         "logs/figures/{base}/{figure}.log",
+    localrule: True
     conda:
         "../envs/rwp.yaml"
     params:
@@ -85,6 +88,7 @@ rule report:
         metrics="{base}/metrics.json",
     log:
         "logs/tables/{base}/report.log",
+    localrule: True
     conda:
         "../envs/rwp.yaml"
     params:
