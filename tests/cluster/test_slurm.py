@@ -20,7 +20,7 @@ from tests.workflow.test_exact_rerun import small_settings
 RUN = "results/demo/runs/digits/linf/small/at-rwp/seed0"
 SMALL_NODE = (
     *("--default-resources", "mem_mb=1500", "runtime=20"),
-    *("--set-resources", "train:mem_mb=1500", "train:runtime=20"),
+    *("--set-resources", "train_demo:mem_mb=1500", "evaluate_demo:mem_mb=1500"),
     *("--slurm-init-seconds-before-status-checks", "10"),
     *("--slurm-status-command", "squeue"),  # there is no accounting
     *("--latency-wait", "20", "--retries", "2"),

@@ -27,6 +27,8 @@ for suite, slow in evaluation_jobs():
         threads: 1  # set in the job as OMP_NUM_THREADS: the bits are the same for all --cores
         resources:
             gpu=1,
+            mem_mb=16000,
+            runtime=720 if slow else 240,
         params:
             spec=evaluation_param(suite, slow, "spec"),
             fingerprint=evaluation_param(suite, slow, "fingerprint"),
@@ -37,5 +39,37 @@ for suite, slow in evaluation_jobs():
             " > {log} 2>&1"
 
 
+# The loss around a run's checkpoints, for the figures that show it.
+for suite, figure in landscapes():
+
+    rule:
+        name:
+            f"landscape_{suite}_{figure}"
+        input:
+            landscape_inputs(suite, figure),
+        output:
+            losses=f"{base_of(suite)}/landscapes/{figure}.csv",
+            record=f"{base_of(suite)}/landscapes/{figure}.json",
+        log:
+            f"logs/landscapes/{base_of(suite)}/{figure}.log",
+        conda:
+            "../envs/rwp.yaml"
+        threads: 1
+        resources:
+            gpu=1,
+            mem_mb=16000,
+            runtime=240,
+        params:
+            spec=landscape_spec(PARAMS, suite, figure).canonical(),
+            fingerprint=fingerprints.landscape_fingerprint(
+                landscape_spec(PARAMS, suite, figure), PARAMS
+            ),
+        message:
+            "Measuring {output.losses}"
+        shell:
+            "python -m rwp landscape --resolved {params.spec:q} --fingerprint {params.fingerprint}"
+            " --output {output.losses} > {log} 2>&1"
+
+
 wildcard_constraints:
-    checkpoint="best|last",
+    checkpoint="best|best_on_test|last",
