@@ -14,7 +14,7 @@ PROGRESS := $(shell test -t 2 && echo --logger rich || echo --quiet rules reason
 EXTRAS := slurm kubernetes remotes server
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-slow test-faults test-slurm test-mlflow-server lint format bench ui lock clean
+.PHONY: setup demo test test-slow test-faults test-slurm test-kubernetes test-mlflow-server lint format bench ui lock clean
 
 setup: $(STAMP)
 
@@ -46,7 +46,7 @@ demo: setup
 	@echo "MLflow:  make ui, then http://127.0.0.1:5000 (experiment rwp-demo)"
 
 test: setup
-	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not slurm and not mlflow_server" --cov --cov-report term
+	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not slurm and not kubernetes and not mlflow_server" --cov --cov-report term
 
 test-slow: setup
 	@python -m pytest -m "slow"
@@ -57,6 +57,10 @@ test-faults: setup
 # A Slurm of one node on the loopback, from Debian's packages; stops what it starts. As root.
 test-slurm: extra-slurm
 	@tests/cluster/with_slurm.sh python -m pytest -m slurm tests/cluster
+
+# What the profile submits, to a pretended Kubernetes on the loopback that runs it here.
+test-kubernetes: extra-kubernetes
+	@python -m pytest -m kubernetes tests/cluster
 
 # MLflow on a Postgres of its own, both on the loopback.
 test-mlflow-server: extra-server
