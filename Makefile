@@ -14,7 +14,7 @@ PROGRESS := $(shell test -t 2 && echo --logger rich || echo --quiet rules reason
 EXTRAS := slurm kubernetes remotes server
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-slow test-faults test-slurm test-kubernetes test-mlflow-server lint format bench ui lock clean
+.PHONY: setup demo test test-slow test-faults test-slurm test-kubernetes test-mlflow-server lint format bench scale image ui lock clean
 
 setup: $(STAMP)
 
@@ -82,11 +82,25 @@ format: setup
 bench: setup
 	@python benchmarks/run.py
 
+# The figures of docs/scaling.md.
+scale: setup
+	@python benchmarks/scale_rates.py --autoattack small
+	@python benchmarks/scale_law.py
+	@python benchmarks/scale_dag.py
+	@$(MAKE) --no-print-directory extra-server
+	@python benchmarks/scale_tracking.py
+
 # MLflow on this machine only, over the local store.
 ui: setup
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
 		mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
 		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db
+
+# The container of docs/cluster.md, with whatever builds one here.
+BUILDER = $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))
+image:
+	@test -n "$(BUILDER)" || { echo "make image: expected docker, podman or buildah, found none; install one" >&2; exit 2; }
+	$(BUILDER) build -t rwp $(IMAGE_OPTIONS) .
 
 # Resolve all packages together again, with hashes and without the addresses of any index.
 lock:

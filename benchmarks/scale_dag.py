@@ -11,16 +11,31 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a call; on a busy machine the processor's seconds say more than those of the clock."""
+
+    clock: float
+    processor: float
+
+    def __str__(self) -> str:
+        return f"{self.clock:.1f} s ({self.processor:.1f} s of processor time)"
+
+
 _SHELL = re.compile(r'^( +)shell:\n(?:\1 +".*"\n)+', re.MULTILINE)
 
 
@@ -38,10 +53,10 @@ def project(folder: Path, seeds: int) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
 
-def snakemake(folder: Path, *words: str) -> tuple[float, int]:
-    """Seconds, and the number of jobs that it speaks of."""
+def snakemake(folder: Path, *words: str) -> tuple[Cost, int]:
+    """What it took, and the number of jobs that it speaks of."""
     program = Path(sys.executable).parent / "snakemake"
-    start = time.perf_counter()
+    start, used = time.perf_counter(), _used()
     result = subprocess.run(
         [str(program), *words],
         cwd=folder,
@@ -50,12 +65,17 @@ def snakemake(folder: Path, *words: str) -> tuple[float, int]:
         text=True,
         check=False,
     )
-    seconds = time.perf_counter() - start
+    cost = Cost(time.perf_counter() - start, _used() - used)
     output = result.stdout + result.stderr
     if result.returncode != 0:
         raise SystemExit(output[-3000:])
     total = re.search(r"^total +(\d+)$", output, re.MULTILINE)
-    return seconds, int(total.group(1)) if total else 0
+    return cost, int(total.group(1)) if total else 0
+
+
+def _used() -> float:
+    found = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return found.ru_utime + found.ru_stime
 
 
 def seeds_for(jobs: int) -> int:
@@ -78,18 +98,19 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         project(Path(name), seeds_for(options.jobs))
-        seconds, jobs = snakemake(Path(name), "-n", "--cores", "1")
-        print(f"planning {jobs} jobs: {seconds:.1f} s", flush=True)
+        cost, jobs = snakemake(Path(name), "-n", "--cores", "1")
+        print(f"planning {jobs} jobs: {cost}", flush=True)
     if options.run:
         with tempfile.TemporaryDirectory() as name:
             project(Path(name), seeds_for(options.run))
             cores = ("--cores", str(options.cores))
-            idle, jobs = snakemake(Path(name), "-n", *cores)
-            seconds, jobs = snakemake(Path(name), *cores)
-            print(f"running {jobs} empty jobs on {options.cores} cores: {seconds:.1f} s,")
-            print(f"    {(seconds - idle) / jobs:.2f} s a job beside {idle:.1f} s of planning")
-            seconds, _ = snakemake(Path(name), *cores)
-            print(f"finding that nothing is to be done: {seconds:.1f} s")
+            plan, jobs = snakemake(Path(name), "-n", *cores)
+            cost, jobs = snakemake(Path(name), *cores)
+            each = Cost(*((getattr(cost, n) - getattr(plan, n)) / jobs for n in vars(plan)))
+            print(f"running {jobs} empty jobs on {options.cores} cores: {cost}")
+            print(f"    {each.clock:.2f} s a job ({each.processor:.2f} s of processor time)")
+            print(f"    beside the plan, {plan}")
+            print(f"finding that nothing is to be done: {snakemake(Path(name), *cores)[0]}")
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ FIELDS = (
     "command",
     "attack_backward_seconds",  # to the images alone, as attacks need it
 )
+SQUARE_FILL = 16  # images: Square's batches are filled up to a multiple (RememberingModel)
 TINY = "1/1000000"  # a radius in which no image is lost, so that all run the whole length
 
 
@@ -175,11 +176,14 @@ def autoattack_seconds(
 ) -> tuple[float, str]:
     """Per image that survives, and how it was found: by running it, or as a sum of passes."""
     device, measured = torch.device(options.device), name in options.autoattack
-    count = options.autoattack_images if measured else 8
+    count = options.autoattack_images if measured else SQUARE_FILL
     counted = name if measured else STAND_IN
     forwards, backwards, seconds = autoattack_passes(counted, count, device)
     law = forwards * forward + backwards * attack_backward
-    print(f"{counted}: AutoAttack {forwards:.0f} forward, {backwards:.0f} backward passes")
+    print(
+        f"{counted}: AutoAttack {forwards:.0f} forward, {backwards:.0f} backward passes,"
+        f" {seconds:.4g} s"
+    )
     print(f"{name}: AutoAttack {law:.4g} s by its passes", end="", flush=True)
     print(f", {seconds:.4g} s measured" if measured else "", flush=True)
     if measured:

@@ -31,7 +31,7 @@ class Cluster:
 
     def answer(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
         """One call of the API; None: there is no such Job."""
-        name = path.partition("?")[0].removesuffix("/status").rpartition("/jobs")[2].strip("/")
+        name = path.partition("?")[0].rpartition("/jobs")[2].strip("/")
         if method == "POST":
             self._start(body)
             return body

@@ -108,7 +108,7 @@ def submit(jobscript: str) -> None:
 def status(name: str) -> None:
     """What has become of it; a server that does not answer is asked again later."""
     try:
-        found = call("GET", f"/{name}/status").get("status", {})
+        found = call("GET", f"/{name}").get("status", {})
     except urllib.error.HTTPError as error:
         print("failed" if error.code == 404 else "running")
     except OSError:
