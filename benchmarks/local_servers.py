@@ -103,8 +103,9 @@ def _running(
 ) -> Iterator[None]:
     """A process and its children, ended in any case."""
     with log.open("w") as file:
+        # Should this process be killed, the server ends as well.
         process = subprocess.Popen(
-            _texts(words),
+            _texts(("setpriv", "--pdeathsig", "INT", *words)),
             stdout=file,
             stderr=subprocess.STDOUT,
             env=environment,

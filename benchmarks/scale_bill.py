@@ -131,12 +131,11 @@ def jobs_of(suite: str, survivors: float) -> list[Job]:
 
 def makespan(costs: dict[str, float], after: dict[str, str | None], workers: int) -> float:
     """When the last job ends, the longest that may start going first."""
-    free, done = [0.0] * workers, {}
+    free, done = [0.0] * workers, dict[str, float]()
     waiting = dict(costs)
     while waiting:
-        ready = {
-            n: max(0.0, done.get(after[n] or "", 0.0)) for n in waiting if _may(after[n], done)
-        }
+        may = [name for name in waiting if after[name] is None or after[name] in done]
+        ready = {name: done.get(after[name] or "", 0.0) for name in may}
         start = heapq.heappop(free)
         soon = [name for name in ready if ready[name] <= start] or [min(ready, key=ready.get)]
         name = max(soon, key=lambda name: costs[name])

@@ -55,6 +55,7 @@ def one_training(spec: TrainSpec, epochs: int, interval: float, found) -> None:
 def measure(address: str, options: argparse.Namespace) -> None:
     """Start the loggers, wait for them, and count what arrived."""
     os.environ["MLFLOW_TRACKING_URI"] = address
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     specs = [spec_of(seed) for seed in range(options.processes)]
     importlib.import_module("mlflow")  # once, in memory that the forked loggers share
     fork = multiprocessing.get_context("fork")
