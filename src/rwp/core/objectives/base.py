@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from rwp.core.geometry import RandomStart
 from rwp.core.losses import cross_entropy, full_precision
 from rwp.core.modes import BatchNormMode
 from rwp.core.threat import ThreatModel
@@ -32,6 +33,11 @@ class ExampleLosses(NamedTuple):
 @runtime_checkable
 class Objective(Protocol):
     """An attack and the losses that training minimises on what it returns."""
+
+    @property
+    def random_start(self) -> RandomStart:
+        """Where its attack starts."""
+        ...
 
     def attack(
         self,

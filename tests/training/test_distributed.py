@@ -1,0 +1,133 @@
+"""Several processes train one network to what one process makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rwp.core import (
+    ALONE,
+    ExampleLosses,
+    Group,
+    WeightPerturbation,
+    average_statistics,
+    normalize_together,
+    perturb_weights,
+)
+from tests.training.ranks import run_ranks
+
+
+def images_and_labels(count: int = 7) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(count, 2, 5, 5, generator=generator, dtype=torch.float64)
+    return images, torch.arange(count) % 3
+
+
+def network(*, norm: bool) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(2, 6, 3),
+        nn.BatchNorm2d(6) if norm else nn.Identity(),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(54, 3),
+    ]
+    return nn.Sequential(*layers).double()
+
+
+def found(group: Group, perturbation: WeightPerturbation) -> dict[str, Any]:
+    """What a weight perturbation finds on this process's share of one batch."""
+    model = network(norm=False)
+    images, labels = (group.part(rows) for rows in images_and_labels())
+
+    def losses() -> ExampleLosses:
+        logits = model(images)
+        each = F.cross_entropy(logits, labels, reduction="none")
+        return ExampleLosses(each, each.detach(), logits)
+
+    generator = torch.Generator().manual_seed(3)
+    result = perturb_weights(model, losses, perturbation, generator=generator, group=group)
+    diagnostics = result.diagnostics
+    return {
+        "offset": result.offset,
+        "fractions": diagnostics.mask_fractions,
+        "losses": (diagnostics.loss_before or 0.0, diagnostics.loss_after or 0.0),
+        "reusable": result.reusable is not None,
+    }
+
+
+PERTURBATIONS = [
+    WeightPerturbation.awp(gamma=0.2),
+    WeightPerturbation.rwp(gamma=0.5, c_min=1.05, num_weight_steps=10),  # runs empty on the way
+    WeightPerturbation(0.2, 3, "layer", "random", c_min=1.05),
+    WeightPerturbation.rwp(gamma=0.2, c_min=0.0, num_weight_steps=10),  # empty at once
+]
+
+
+def all_found(group: Group) -> list[dict[str, Any]]:
+    return [found(group, perturbation) for perturbation in PERTURBATIONS]
+
+
+def test_the_perturbation_is_that_of_the_whole_batch(tmp_path: Path) -> None:
+    alone = all_found(ALONE)
+    ranks = run_ranks(all_found, 2, tmp_path / "meeting")
+    steps = [len(one["fractions"]) for one in alone]
+    assert steps[0] == 1
+    assert 2 < steps[1] < 11
+    assert alone[1]["fractions"][-1] == 0
+    assert alone[3]["reusable"]
+    for index, one in enumerate(alone):
+        for rank in ranks:
+            assert rank[index]["fractions"] == one["fractions"]
+            assert rank[index]["losses"] == pytest.approx(one["losses"], rel=1e-12)
+            assert rank[index]["reusable"] == one["reusable"]
+            torch.testing.assert_close(rank[index]["offset"], one["offset"])
+        first, second = (rank[index]["offset"] for rank in ranks)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def normalized(group: Group, *, together: bool) -> dict[str, Tensor]:
+    """A pass through batch normalization, its gradients and its running statistics."""
+    model = network(norm=True).train()
+    if together:
+        model = normalize_together(model, group)
+    images, labels = images_and_labels()
+    images.requires_grad_()
+    logits = model(group.part(images))
+    F.cross_entropy(logits, group.part(labels), reduction="sum").backward()
+    group.add_up_([images.grad])  # a process knows the gradient of its own images alone
+    group.add_up_([parameter.grad for parameter in model.parameters()])
+    average_statistics(model, group)
+    gradients = {f"gradient of {name}": p.grad for name, p in model.named_parameters()}
+    return model.state_dict() | gradients | {"images": images.grad}
+
+
+def normalized_together(group: Group) -> dict[str, Tensor]:
+    return normalized(group, together=True)
+
+
+def normalized_apart(group: Group) -> dict[str, Tensor]:
+    return normalized(group, together=False)
+
+
+def test_batch_statistics_of_the_whole_batch(tmp_path: Path) -> None:
+    alone = normalized(ALONE, together=True)
+    for rank in run_ranks(normalized_together, 3, tmp_path / "meeting"):
+        assert rank.keys() == alone.keys()
+        torch.testing.assert_close(rank, alone, rtol=1e-10, atol=1e-12)
+
+
+def test_batch_statistics_of_the_shares_are_averaged(tmp_path: Path) -> None:
+    images, _ = images_and_labels()
+    hidden = network(norm=True)[0](images)
+    shares = [hidden[rank::2].transpose(0, 1).flatten(1) for rank in range(2)]
+    mean = sum(0.1 * share.mean(1) for share in shares) / 2
+    variance = sum(0.9 + 0.1 * share.var(1) for share in shares) / 2
+    for rank in run_ranks(normalized_apart, 2, tmp_path / "meeting"):
+        torch.testing.assert_close(rank["1.running_mean"], mean.detach())
+        torch.testing.assert_close(rank["1.running_var"], variance.detach())
