@@ -54,7 +54,14 @@ def launch(count: int, words: Sequence[str]) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", "rwp", *words)
     except ChildFailedError as error:
-        return error.get_first_failure()[1].exitcode
+        rank, failure = error.get_first_failure()
+        if failure.exitcode >= 0:
+            return failure.exitcode
+        sys.stderr.write(
+            f"error: process {rank} of {count}: expected it to finish, it was killed by signal"
+            f" {-failure.exitcode}; look for the reason (memory?), and run the same command again\n"
+        )
+        return 128 - failure.exitcode
     except SignalException as stopped:
         return 128 + stopped.sigval
     return 0
@@ -84,14 +91,8 @@ def join() -> Iterator[tuple[Group, str]]:
         torch.cuda.set_device(local)
         device, backend = f"cuda:{local}", "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend)
-    try:
-        yield Processes(), device
-    except ConnectionError:  # nobody is left to say goodbye to
-        raise
-    except BaseException:
-        dist.destroy_process_group()
-        raise
-    dist.destroy_process_group()
+    yield Processes(), device
+    dist.destroy_process_group()  # not after a failure: it would wait for those that have gone
 
 
 def _end_with_parent() -> None:

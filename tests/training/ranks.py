@@ -12,7 +12,8 @@ import torch.distributed as dist
 
 from rwp.core.group import Group, Processes
 
-_PRELOAD = ["rwp.training.jobs", "tests.training.ranks"]
+# The last is what torch.optim imports when it is first used; not once more in each process.
+_PRELOAD = ["rwp.training.jobs", "tests.training.ranks", "torch._dynamo"]
 
 
 def _rank(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rwp.config.load import check_params
+from rwp.config.schema import Params
+from rwp.config.specs import TrainSpec
 from rwp.core import (
     ALONE,
     ExampleLosses,
@@ -19,7 +23,13 @@ from rwp.core import (
     normalize_together,
     perturb_weights,
 )
+from rwp.training import jobs
+from rwp.training.jobs import train_run
+from tests.conftest import tiny_settings
+from tests.training.conftest import spec_of
 from tests.training.ranks import run_ranks
+
+TIMINGS = {"seconds", "images_per_second", "flops_per_second", "loading_share", "peak_memory"}
 
 
 def images_and_labels(count: int = 7) -> tuple[Tensor, Tensor]:
@@ -131,3 +141,71 @@ def test_batch_statistics_of_the_shares_are_averaged(tmp_path: Path) -> None:
     for rank in run_ranks(normalized_apart, 2, tmp_path / "meeting"):
         torch.testing.assert_close(rank["1.running_mean"], mean.detach())
         torch.testing.assert_close(rank["1.running_var"], variance.detach())
+
+
+def train(group: Group, text: str, root: Path, output: Path, norm: bool) -> list[str]:
+    """One training; `norm=False` leaves the batch normalization out of the network."""
+    build = jobs.new_network
+
+    def without_norm(network: dict[str, Any]) -> nn.Module:
+        model = build(network)
+        for name, layer in list(model.named_modules()):
+            if isinstance(layer, nn.BatchNorm2d):
+                model.set_submodule(name, nn.Identity())
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not norm:
+            patch.setattr(jobs, "new_network", without_norm)
+        spec = TrainSpec.parse(text, where="test")
+        train_run(spec, root=root, fingerprint=f"{output.name}", output=output, group=group)
+    return []
+
+
+def outcome(folder: Path) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    rows = [{key: row[key] for key in row.keys() - TIMINGS} for row in rows]
+    return torch.load(folder / "last.pt", weights_only=True)["weights"], rows
+
+
+def compared(
+    params: Params, recipe: str, threat: str, root: Path, tmp_path: Path, *, norm: bool
+) -> float:
+    """The largest difference between the weights of one process and those of two."""
+    text = spec_of(params, recipe, threat).canonical()
+    train(ALONE, text, root, tmp_path / "alone", norm)
+    run_ranks(train, 2, tmp_path / "meeting", text, root, tmp_path / "together", norm)
+    (weights, rows), (other_weights, other_rows) = map(
+        outcome, (tmp_path / "alone", tmp_path / "together")
+    )
+    assert [sorted(row) for row in rows] == [sorted(row) for row in other_rows]
+    for row, other in zip(rows, other_rows, strict=True):
+        assert {key: pytest.approx(row[key], abs=1e-5) for key in row} == other
+    assert weights.keys() == other_weights.keys()
+    return max(float((weights[name].double() - other_weights[name]).abs().max()) for name in weights)
+
+
+@pytest.fixture(scope="session")
+def brief(committed: dict[str, Any]) -> Params:
+    """Two epochs of four steps; the second is perturbed."""
+    content = tiny_settings(committed)
+    content["suites"]["demo"]["training"] |= {"epochs": 2, "batch_size": 256}
+    return check_params(content)
+
+
+# Over a longer training, a rounding error that turns the sign of one pixel's gradient is felt.
+@pytest.mark.parametrize(
+    ("recipe", "threat", "norm"),
+    [
+        ("at-rwp", "linf", True),
+        *[
+            pytest.param(recipe, threat, norm, marks=pytest.mark.slow)
+            for recipe, threat in (("at-awp", "l2"), ("trades-rwp", "linf"), ("rst-rwp", "linf"))
+            for norm in (True, False)
+        ],
+    ],
+)
+def test_a_training_in_two_processes_is_that_of_one(
+    recipe: str, threat: str, norm: bool, shared_root: Path, tmp_path: Path, brief: Params
+) -> None:
+    assert compared(brief, recipe, threat, shared_root, tmp_path, norm=norm) < 1e-5

@@ -17,7 +17,7 @@ from rwp.config.load import check_params, read_yaml
 from rwp.config.lookup import run_key
 from rwp.config.specs import suite_directory
 from rwp.config.tables import table1_runs, table2_runs
-from rwp.config.trainings import pseudo_label_spec, train_spec
+from rwp.config.trainings import num_gpus, pseudo_label_spec, train_spec
 from rwp.errors import UserError
 from rwp.provenance import (
     chain as fingerprints,

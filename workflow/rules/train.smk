@@ -16,7 +16,7 @@ rule train:
     conda:
         "../envs/rwp.yaml"
     resources:
-        gpu=1,
+        gpu=lambda w: num_gpus(PARAMS, key_of(w)),
     params:
         spec=lambda w: train_spec(PARAMS, key_of(w)).canonical(),
         fingerprint=lambda w: fingerprints.training_fingerprint(
@@ -25,7 +25,8 @@ rule train:
     message:
         "Training {wildcards.recipe} on {wildcards.dataset} ({wildcards.threat}, {wildcards.network}, seed {wildcards.seed})"
     shell:
-        "python -m rwp train --resolved {params.spec:q} --fingerprint {params.fingerprint} > {log} 2>&1"
+        "python -m rwp train --resolved {params.spec:q} --fingerprint {params.fingerprint}"
+        " --gpus {resources.gpu} > {log} 2>&1"
 
 
 wildcard_constraints:

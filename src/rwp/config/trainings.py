@@ -52,6 +52,14 @@ def train_spec(params: Params, key: RunKey) -> TrainSpec:
     )
 
 
+def num_gpus(params: Params, key: RunKey) -> int:
+    """How many GPUs share the training; no part of its settings, as it decides no number."""
+    suite = params.suites[key.suite]
+    objective = suite.recipes[key.recipe].objective
+    look = Lookup(key.suite, key.dataset, key.threat, key.network, objective)
+    return look.optional(suite.training.gpus, "training.gpus") or 1
+
+
 def perturbation_spec(suite: Suite, key: RunKey) -> PerturbationSpec | None:
     """The weight perturbation of a run.
 
@@ -116,6 +124,8 @@ def _optimization(suite: Suite, look: Lookup) -> OptimizationSpec:
         decay_epochs=entry.decay_epochs,
         decay_factor=entry.decay_factor,
         precision=entry.precision,
+        batch_statistics=entry.batch_statistics,
+        compile=entry.compile,
     )
 
 

@@ -31,7 +31,7 @@ def _converted(module: nn.Module, group: Group) -> nn.Module:
 
 
 class _GlobalBatchNorm(_BatchNorm):
-    """Mean and variance in two passes, as precise as a single process's."""
+    """Mean and variance of all shares, joined as precisely as a single process has them."""
 
     def __init__(self, layer: _BatchNorm, group: Group) -> None:
         super().__init__(
@@ -49,22 +49,32 @@ class _GlobalBatchNorm(_BatchNorm):
         if not self.training and self.running_mean is not None:
             return super().forward(input)
         values = input if input.dtype == torch.float64 else input.float()
-        others = [0, *range(2, values.ndim)]
         shape = [1, -1] + [1] * (values.ndim - 2)
-        count = self.group.total(values.numel() // values.shape[1])
-        mean = self.group.total(values.sum(others)) / count
-        centered = values - mean.view(shape)
-        variance = self.group.total(centered.square().sum(others)) / count
+        count, mean, variance = self._statistics(values, shape)
         if self.training and self.track_running_stats:
-            self._track(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
-        scaled = centered * (variance + self.eps).rsqrt().view(shape)
+            self._track(mean.detach(), variance.detach() * (count / (count - 1).clamp_min(1)))
+        scaled = (values - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             scaled = scaled * self.weight.view(shape) + self.bias.view(shape)
         return scaled.to(input.dtype)
 
+    def _statistics(self, values: Tensor, shape: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Count, mean and variance over all processes, from one message with those of each."""
+        others = [0, *range(2, values.ndim)]
+        own_mean = values.mean(others)
+        own_squares = (values - own_mean.view(shape)).square().sum(others)
+        own_count = values.new_full((1,), values.numel() // values.shape[1])
+        own = torch.cat([own_count, own_mean, own_squares])
+        table = torch.zeros_like(own).expand(self.group.size, -1).clone()
+        table[self.group.rank] = own
+        counts, means, squares = self.group.total(table).split([1, *[values.shape[1]] * 2], dim=1)
+        count = counts.sum()
+        mean = (counts * means).sum(0) / count
+        variance = (squares + counts * (means - mean).square()).sum(0) / count
+        return count.detach(), mean, variance
+
     def _track(self, mean: Tensor, variance: Tensor) -> None:
-        counted = cast(Tensor, self.num_batches_tracked)
-        counted.add_(1)
+        counted = cast(Tensor, self.num_batches_tracked).add_(1)
         momentum = 1.0 / int(counted) if self.momentum is None else self.momentum
         for running, new in ((self.running_mean, mean), (self.running_var, variance)):
             cast(Tensor, running).lerp_(new, momentum)

@@ -50,6 +50,7 @@ class Objective(Protocol):
         num_steps: int,
         generator: torch.Generator,
         bn_mode: BatchNormMode,
+        start: Images | None = None,
     ) -> Images:
         """The adversarial images to train on; the model comes back as it was."""
         ...
