@@ -36,5 +36,34 @@ for suite, slow in evaluation_jobs():
             " > {log} 2>&1"
 
 
+# The loss around a run's checkpoints, for the figures that show it.
+for suite, figure in landscapes():
+
+    rule:
+        name:
+            f"landscape_{suite}_{figure}"
+        input:
+            landscape_inputs(suite, figure),
+        output:
+            losses=f"{base_of(suite)}/landscapes/{figure}.csv",
+            record=f"{base_of(suite)}/landscapes/{figure}.json",
+        log:
+            f"logs/landscapes/{base_of(suite)}/{figure}.log",
+        conda:
+            "../envs/rwp.yaml"
+        resources:
+            gpu=1,
+        params:
+            spec=landscape_spec(PARAMS, suite, figure).canonical(),
+            fingerprint=fingerprints.landscape_fingerprint(
+                landscape_spec(PARAMS, suite, figure), PARAMS
+            ),
+        message:
+            "Measuring {output.losses}"
+        shell:
+            "python -m rwp landscape --resolved {params.spec:q} --fingerprint {params.fingerprint}"
+            " --output {output.losses} > {log} 2>&1"
+
+
 wildcard_constraints:
-    checkpoint="best|last",
+    checkpoint="best|best_on_test|last",

@@ -22,7 +22,7 @@ def plan(
 
     params, root = load_params(params_file), Path.cwd()
     counts: dict[tuple[str, str], int] = {}
-    for path, fingerprint in expected_fingerprints(params, suite):
+    for path, fingerprint in dict(expected_fingerprints(params, suite)).items():
         kind = "training" if path.endswith("run.json") else "record"
         state = "to do"
         if (root / path).exists():

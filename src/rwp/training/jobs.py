@@ -18,7 +18,7 @@ from rwp.core.batch_statistics import normalize_together
 from rwp.core.group import ALONE, Group
 from rwp.core.precision import flush_denormals
 from rwp.data.images import ImageSet
-from rwp.data.splits import held_out_split
+from rwp.data.splits import HELD_OUT_SEED, held_out_split
 from rwp.errors import UserError
 from rwp.files import write_json
 from rwp.progress import Progress
@@ -27,12 +27,12 @@ from rwp.training.batches import Batches
 from rwp.training.checkpoint import new_network, save_network
 from rwp.training.guards import Stopped, check_epoch
 from rwp.training.loop import Training
+from rwp.training.networks import kept_after, write_networks
 from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.recorder import Recorder, Row, SilentRecorder
 from rwp.training.run_record import RunFiles, copy_file, input_hashes, run_record
 from rwp.training.state import RunState
 
-HELD_OUT_SEED = 0  # one split for all recipes and seeds of a data set
 _GO_ON, _SAVE, _STOP = range(3)
 CHECKPOINT_SECONDS = 300  # an epoch of a Wide ResNet takes longer than anyone likes to lose
 
@@ -82,8 +82,7 @@ def train_run(
         if not group.leads:
             return files.folder
         recorder.finish(status, {"run": str(files.folder)})
-        save_network(files.last, training.model, network=network, epoch=training.progress.epoch - 1)
-        copy_file(state.best if state.best.exists() else files.last, files.best)
+        write_networks(training, state, files, network=network)
         copy_file(state.history_file, files.history)
         outcome = {"status": status, "reason": reason, "fingerprint": fingerprint}
         record = run_record(training, history, outcome, input_hashes(inputs), recorder.run_id)
@@ -188,18 +187,19 @@ def _run(
 
     if not history:
         save()  # something to go back to, should the first epoch diverge
-    epochs = training.spec.optimization.epochs
-    name = training.spec.key.name
-    leads = training.group.leads
-    with Progress(name, epochs, training.batches.plan(0), quiet=not leads) as progress:
+    spec, leads = training.spec, training.group.leads
+    epochs = spec.optimization.epochs
+    with Progress(spec.key.name, epochs, training.batches.plan(0), quiet=not leads) as progress:
         try:
             while not training.done:
                 training.run_epoch(after_step)
                 row = training.finish_epoch()
                 history.append(row)
                 check_epoch(history, epochs=epochs, majority_share=training.batches.majority_share)
-                if training.improves(row) and leads:
-                    save_network(state.best, training.model, network=network, epoch=row["epoch"])
+                chosen = (*training.improved(row), *kept_after(spec, row))
+                for name in chosen if leads else ():
+                    target = state.network(name)
+                    save_network(target, training.measured, network=network, epoch=row["epoch"])
                 state.write_history(history)
                 save()
                 recorder.epoch(row)

@@ -7,7 +7,6 @@ any step and taken up again from the weights, the optimizer and two counters.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -16,36 +15,29 @@ from torch import Tensor, nn
 from rwp.config.specs import TrainSpec
 from rwp.core.batch_statistics import average_statistics
 from rwp.core.group import ALONE, Group
-from rwp.core.objectives import ExampleLosses, make_objective
+from rwp.core.lsc import keep_high_loss
+from rwp.core.objectives import ExampleLosses
 from rwp.core.precision import autotuned_convolutions, precision_context
 from rwp.core.threat import ThreatModel
-from rwp.core.weight_perturbation import (
-    PerturbedWeights,
-    WeightPerturbation,
-    perturb_weights,
-    shifted_weights,
-)
+from rwp.core.weight_perturbation import PerturbedWeights, perturb_weights, shifted_weights
 from rwp.data.augmentation import Augmentation, augment
 from rwp.data.images import ImageSet
 from rwp.rng import generator_for
 from rwp.training.batches import Batch, Batches, Indices, attack_start
 from rwp.training.compilation import compiled
 from rwp.training.measure import measure
+from rwp.training.parts import (
+    moving_average_of,
+    objective_of,
+    optimizer_of,
+    selection_keys,
+    weight_perturbation_of,
+)
+from rwp.training.position import Progress
 from rwp.training.recorder import Row
 from rwp.training.schedules import learning_rate
 from rwp.training.tally import Tally
-from rwp.training.work import Passes, Work, forward_flops, timed
-
-
-@dataclass
-class Progress:
-    """Where a training stands; with weights and optimizer, all that a resume needs."""
-
-    epoch: int = 0
-    step: int = 0
-    work: Work = field(default_factory=Work)
-    passes: dict[str, int] = field(default_factory=lambda: {"forward": 0, "backward": 0})
-    best: Row | None = None
+from rwp.training.work import Passes, forward_flops, timed
 
 
 class Training:
@@ -73,33 +65,20 @@ class Training:
         """
         self.spec, self.model, self.batches, self.splits = spec, model, batches, splits
         self.device, self.group = device, group
-        objective = spec.objective
-        self.objective = make_objective(
-            objective.loss,
-            beta=objective.beta,
-            criterion=objective.criterion,
-            clean_updates=objective.clean_updates if objective.loss == "trades" else None,
-            random_start=spec.attack.random_start if spec.attack else None,
-        )
-        self.perturbation = _weight_perturbation(spec)
-        optimization = spec.optimization
-        self.optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=optimization.learning_rate,
-            momentum=optimization.momentum,
-            nesterov=optimization.nesterov,
-            weight_decay=optimization.weight_decay,
-        )
+        self.objective = objective_of(spec)
+        self.perturbation = weight_perturbation_of(spec)
+        self.optimizer = optimizer_of(spec, model)
         self.policy = Augmentation(**spec.augmentation.model_dump())
         self.progress = Progress()
         self.tally = Tally(device, group)
-        self.runner = compiled(model) if optimization.compile else model
-        self.runner.register_forward_pre_hook(self._count_forward)
+        self.average = moving_average_of(spec, model)
+        self.runner = compiled(model) if spec.optimization.compile else model
         self.passed = Passes(self.runner, forward_flops(model, batches.images[:1].float()))
 
-    def _count_forward(self, module: nn.Module, inputs: Any) -> None:
-        if torch.is_grad_enabled():  # measuring is not training
-            self.progress.passes["forward"] += 1
+    @property
+    def measured(self) -> nn.Module:
+        """The network that is measured and kept: the moving average where the recipe has one."""
+        return self.model if self.average is None else self.average.module
 
     @property
     def done(self) -> bool:
@@ -149,18 +128,25 @@ class Training:
         with shifted_weights(self.runner, offset):
             reusable = perturbed.reusable if perturbed else None
             outer = losses() if reusable is None else reusable
-            loss = outer.objective.mean()
-            if batch.weights is not None:
-                loss = (outer.objective * batch.weights).mean()
+            kept = self._kept(outer)
+            loss = _weighted_mean(outer.objective, batch.weights, kept)
             self.optimizer.zero_grad(set_to_none=True)
             share = len(batch.labels) / len(whole.labels)
             (loss * share).backward()
             self._add_up_gradients()
             self.optimizer.step()  # at w + v, as published; v is taken back on leaving
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         self.progress.passes["backward"] += 1
+        self.progress.passes["forward"] += self.passed.forward
         self.progress.work.flops += self.passed.take(perturbed) / share
         c_min = self.perturbation.c_min if self.perturbation else None
-        self.tally.add(outer, batch.labels, c_min=c_min, perturbed=perturbed)
+        self.tally.add(outer, batch.labels, c_min=c_min, perturbed=perturbed, kept=kept)
+
+    def _kept(self, outer: ExampleLosses) -> Tensor | None:
+        """Which examples count, where those of low loss are removed (the paper's appendix)."""
+        threshold = self.spec.remove_below
+        return None if threshold is None else keep_high_loss(outer.criterion, threshold=threshold)
 
     def _add_up_gradients(self) -> None:
         parameters = self.model.parameters()
@@ -207,7 +193,7 @@ class Training:
         num_images = float(self.tally.state()["images"])
         for name, split in self.splits.items():
             accuracies = measure(
-                self.model,
+                self.measured,
                 split,
                 self.spec.monitor,
                 generator=lambda index, name=name: generator_for(
@@ -218,43 +204,43 @@ class Training:
             )
             row |= {f"{name}_{key}": value for key, value in accuracies.items()}
         row |= self.progress.work.row(num_images, self.device)
-        self.progress.epoch, self.progress.step, self.progress.work = epoch + 1, 0, Work()
+        self.progress.next_epoch()
         self.tally = Tally(self.device, self.group)
         return row
 
-    def improves(self, row: Row) -> bool:
-        """Whether this epoch's network is the best so far; if so, remember it."""
-        key = selection_key(self.spec)
-        if self.progress.best is not None and row[key] <= self.progress.best[key]:
-            return False
-        self.progress.best = row
-        return True
+    def improved(self, row: Row) -> list[str]:
+        """The checkpoints for which this epoch's network is the best so far; they are noted."""
+        chosen = self.progress.chosen
+        names = [
+            name
+            for name, key in selection_keys(self.spec).items()
+            if name not in chosen or row[key] > chosen[name][key]
+        ]
+        chosen |= dict.fromkeys(names, row)
+        return names
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {
             "weights": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "progress": asdict(self.progress),
+            "progress": self.progress.state(),
             "tally": self.tally.state(),
+            "average": None if self.average is None else self.average.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """From a checkpoint of the same spec."""
         self.model.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"] | {"work": Work(**state["progress"]["work"])})
+        self.progress = Progress.from_state(state["progress"])
         self.tally.load(state["tally"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
 
 
-def selection_key(spec: TrainSpec) -> str:
-    """The measurement that chooses `best`."""
-    accuracy = "clean_accuracy" if spec.monitor is None else "robust_accuracy"
-    return f"{spec.selection}_{accuracy}"
-
-
-def _weight_perturbation(spec: TrainSpec) -> WeightPerturbation | None:
-    if spec.perturbation is None:
-        return None
-    options = spec.perturbation.model_dump(exclude={"name", "warmup_epochs"})
-    return WeightPerturbation(**options)
+def _weighted_mean(losses: Tensor, *weights: Tensor | None) -> Tensor:
+    """The mean over the whole batch, whatever the weights add up to."""
+    for weight in weights:
+        losses = losses if weight is None else losses * weight
+    return losses.mean()

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from rwp.core.modes import evaluation_mode
 from rwp.core.weight_perturbation import PerturbedWeights
 
+# What a row of the history says of the machine; two runs of one training differ in it alone.
+TIMINGS = ("seconds", "images_per_second", "flops_per_second", "loading_share", "peak_memory")
+
 
 @dataclass
 class Work:
@@ -55,20 +58,23 @@ def timed(work: Work, name: str) -> Iterator[None]:
 
 
 class Passes:
-    """Counts the images that pass through a model, and from that the FLOPs of its steps.
+    """Counts the passes through a model in a step and their images, and from that its FLOPs.
 
     A gradient of the images costs what the forward pass does, one of the weights twice as much.
     """
 
     def __init__(self, model: nn.Module, flops_per_image: float) -> None:
         self.flops_per_image = flops_per_image
-        self.attacked = self.learned = 0
+        self.forward = self.attacked = self.learned = 0
         model.register_forward_pre_hook(self._count)
 
     def _count(self, module: nn.Module, inputs: Any) -> None:
+        if not torch.is_grad_enabled():  # measuring is not training
+            return
+        self.forward += 1
         if inputs[0].requires_grad:  # an attack asks for the gradient of the images
             self.attacked += len(inputs[0])
-        elif torch.is_grad_enabled():  # measuring is not training
+        else:
             self.learned += len(inputs[0])
 
     def take(self, perturbed: PerturbedWeights | None) -> float:
@@ -78,7 +84,7 @@ class Passes:
             backward += perturbed.diagnostics.steps
             passes = len(perturbed.diagnostics.mask_fractions) + (perturbed.reusable is None)
         units = 2 * self.attacked + self.learned * (1 + 2 * backward / passes)
-        self.attacked = self.learned = 0
+        self.forward = self.attacked = self.learned = 0
         return units * self.flops_per_image
 
 
