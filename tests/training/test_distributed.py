@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from rwp.core import (
     perturb_weights,
 )
 from rwp.training import jobs
-from rwp.training.jobs import train_run
+from rwp.training.jobs import Interrupted, train_run
+from rwp.training.loop import Training
 from rwp.training.work import TIMINGS
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
@@ -210,3 +213,39 @@ def test_a_training_in_two_processes_is_that_of_one(
     recipe: str, threat: str, norm: bool, shared_root: Path, tmp_path: Path, brief: Params
 ) -> None:
     assert compared(brief, recipe, threat, shared_root, tmp_path, norm=norm) < 1e-5
+
+
+def train_until(
+    group: Group, text: str, root: Path, output: Path, stop_at: int, told: int
+) -> tuple[int, int]:
+    """Train until process `told` gets SIGTERM in a step; where the training then stands."""
+    steps, original = [], Training._step
+
+    def step(self: Training, indices: Any) -> None:
+        steps.append((self.progress.epoch, self.progress.step))
+        if len(steps) == stop_at and group.rank == told:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self, indices)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "_step", step)
+        with pytest.raises(Interrupted):
+            train(group, text, root, output, True)
+    return steps[-1]
+
+
+def test_stopped_and_resumed_by_another_number_of_processes(
+    shared_root: Path, tmp_path: Path, brief: Params
+) -> None:
+    text = spec_of(brief, "at-rwp").canonical()
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(ALONE, text, shared_root, whole, True)
+    assert train_until(ALONE, text, shared_root, parts, 3, 0) == (0, 2)
+    two = run_ranks(train_until, 2, tmp_path / "meeting", text, shared_root, parts, 3, 1)
+    assert two == [(1, 1)] * 2  # both left after the step in which one was told
+    assert not (parts / "last.pt").exists()
+    train(ALONE, text, shared_root, parts, True)
+    (weights, rows), (other_weights, other_rows) = outcome(whole), outcome(parts)
+    torch.testing.assert_close(other_weights, weights, rtol=0, atol=1e-5)
+    for row, other in zip(rows, other_rows, strict=True):
+        assert {key: pytest.approx(row[key], abs=1e-5) for key in row} == other

@@ -38,6 +38,8 @@ def schedule(name: str, **changes: Any) -> OptimizationSpec:
         "nesterov": False,
         "weight_decay": 5e-4,
         "precision": "fp32",
+        "batch_statistics": "batch",
+        "compile": False,
     }
     return OptimizationSpec(**(values | changes))
 

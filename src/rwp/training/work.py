@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +45,17 @@ class Work:
             "loading_share": round(self.loading_seconds / seconds, 4),
             "peak_memory": peak_memory(device),
         }
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The rates of a whole training, each epoch counted by its time, and its peak memory."""
+    seconds = sum(row["seconds"] for row in rows) or 1.0
+    rates = {
+        name: sum(row[name] * row["seconds"] for row in rows) / seconds
+        for name in ("images_per_second", "flops_per_second", "loading_share")
+    }
+    rounded = {name: round(rate, 4) for name, rate in rates.items()}
+    return rounded | {"peak_memory": max(row["peak_memory"] for row in rows)}
 
 
 @contextmanager
