@@ -25,9 +25,11 @@ from rwp.core import (
     normalize_together,
     perturb_weights,
 )
+from rwp.errors import UserError
 from rwp.training import jobs
-from rwp.training.jobs import Interrupted, train_run
+from rwp.training.jobs import Interrupted, input_paths, prepare, train_run
 from rwp.training.loop import Training
+from rwp.training.parts import check_same_weights
 from rwp.training.work import TIMINGS
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
@@ -249,3 +251,42 @@ def test_stopped_and_resumed_by_another_number_of_processes(
     torch.testing.assert_close(other_weights, weights, rtol=0, atol=1e-5)
     for row, other in zip(rows, other_rows, strict=True):
         assert {key: pytest.approx(row[key], abs=1e-5) for key in row} == other
+
+
+class Several(Group):
+    """So many processes, of which only the number is asked for."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+class Drifted(Several):
+    """Another process has a larger check sum."""
+
+    def largest(self, value: int) -> int:
+        return value + 1
+
+
+def test_processes_that_drift_apart_are_found() -> None:
+    model = network(norm=True).float()
+    check_same_weights(model, ALONE, name="run")
+    check_same_weights(model, Several(2), name="run")
+    with pytest.raises(UserError, match="expected the same weights in all 2 processes"):
+        check_same_weights(model, Drifted(2), name="run")
+
+
+@pytest.mark.parametrize(
+    ("size", "compiled", "message"),
+    [
+        (100, False, "expected at most 85 processes, as many as the smallest batch has images"),
+        (2, True, "expected training.compile false with several GPUs, got true"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(
+    size: int, compiled: bool, message: str, shared_root: Path, brief: Params
+) -> None:
+    spec = spec_of(brief, "at")
+    optimization = spec.optimization.model_copy(update={"compile": compiled})
+    spec = spec.model_copy(update={"optimization": optimization})
+    with pytest.raises(UserError, match=message):
+        prepare(spec, input_paths(spec, shared_root), torch.device("cpu"), Several(size))

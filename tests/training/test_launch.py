@@ -45,11 +45,16 @@ def alive(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
+def epochs_done(project: Project) -> int:
+    found = list((project.folder / ".state").rglob("history.jsonl"))
+    return len(found[0].read_text(encoding="utf-8").splitlines()) if found else 0
+
+
 @pytest.fixture
 def launched(
     project_with_data: Project, settings: dict[str, Any]
 ) -> Iterator[subprocess.Popen[str]]:
-    """A training of two processes that would go on for minutes, after its first epoch."""
+    """A training of two processes that would go on for minutes, some epochs old."""
     content = json.loads(json.dumps(settings))
     content["suites"]["demo"]["training"]["epochs"] = 400
     project_with_data.write(content)
@@ -61,7 +66,7 @@ def launched(
         text=True,
     )
     try:
-        wait_for(lambda: list((project_with_data.folder / ".state").rglob("history.jsonl")))
+        wait_for(lambda: epochs_done(project_with_data) > 1)
         yield process
     finally:
         process.kill()

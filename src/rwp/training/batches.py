@@ -87,6 +87,13 @@ class Batches:
         )
         return [(labeled, pseudo) for labeled, pseudo in mixed]
 
+    def smallest(self) -> int:
+        """Images in the smallest batch; all epochs have the same sizes."""
+        return min(
+            len(labeled) + (0 if pseudo is None else len(pseudo))
+            for labeled, pseudo in self.plan(0)
+        )
+
     def load(self, indices: Indices) -> Batch:
         """Gather one step's images on the device."""
         labeled, pseudo = indices

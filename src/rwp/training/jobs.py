@@ -28,6 +28,7 @@ from rwp.training.checkpoint import new_network, save_network
 from rwp.training.guards import Stopped, check_epoch
 from rwp.training.loop import Training
 from rwp.training.networks import kept_after, write_networks
+from rwp.training.parts import check_group
 from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.recorder import Recorder, Row, SilentRecorder
 from rwp.training.run_record import RunFiles, copy_file, input_hashes, run_record
@@ -139,6 +140,7 @@ def prepare(
     if spec.optimization.batch_statistics == "batch":
         model = normalize_together(model, group)
     batches = Batches(spec, labeled, pseudo, device=device)
+    check_group(spec, batches, group)
     return Training(spec, model, batches, splits, device=device, group=group), network
 
 

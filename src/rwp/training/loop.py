@@ -27,6 +27,7 @@ from rwp.training.batches import Batch, Batches, Indices, attack_start
 from rwp.training.compilation import compiled
 from rwp.training.measure import measure
 from rwp.training.parts import (
+    check_same_weights,
     moving_average_of,
     objective_of,
     optimizer_of,
@@ -113,6 +114,7 @@ class Training:
         return generator_for(self.spec.key.seed, *where, device=device)
 
     def _step(self, indices: Indices) -> None:
+        self.passed.start()
         with timed(self.progress.work, "loading_seconds"):
             whole = self.batches.load(indices)
             images = augment(whole.images, self.policy, generator=self._generator("augment"))
@@ -187,6 +189,7 @@ class Training:
 
     def finish_epoch(self) -> Row:
         """Measure, close the epoch, and give its row of the history."""
+        check_same_weights(self.model, self.group, name=self.spec.key.name)
         epoch = self.progress.epoch
         row: Row = {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         row |= self.tally.row()

@@ -76,11 +76,15 @@ class Passes:
 
     def __init__(self, model: nn.Module, flops_per_image: float) -> None:
         self.flops_per_image = flops_per_image
-        self.forward = self.attacked = self.learned = 0
+        self.start()
         model.register_forward_pre_hook(self._count)
 
+    def start(self) -> None:
+        """Forget what has passed, between steps: measuring is not training."""
+        self.forward = self.attacked = self.learned = 0
+
     def _count(self, module: nn.Module, inputs: Any) -> None:
-        if not torch.is_grad_enabled():  # measuring is not training
+        if not torch.is_grad_enabled():
             return
         self.forward += 1
         if inputs[0].requires_grad:  # an attack asks for the gradient of the images
@@ -95,7 +99,6 @@ class Passes:
             backward += perturbed.diagnostics.steps
             passes = len(perturbed.diagnostics.mask_fractions) + (perturbed.reusable is None)
         units = 2 * self.attacked + self.learned * (1 + 2 * backward / passes)
-        self.forward = self.attacked = self.learned = 0
         return units * self.flops_per_image
 
 
