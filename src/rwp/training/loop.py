@@ -85,7 +85,7 @@ class Training:
         model.register_forward_pre_hook(self._count_forward)
 
     def _count_forward(self, module: nn.Module, inputs: Any) -> None:
-        if torch.is_grad_enabled():  # measuring is not training
+        if torch.is_grad_enabled():
             self.progress.passes["forward"] += 1
 
     @property
@@ -184,6 +184,7 @@ class Training:
         row: Row = {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         row |= self.tally.row()
         num_images = float(self.tally.sums["images"])
+        counted = dict(self.progress.passes)
         for name, split in self.splits.items():
             accuracies = measure(
                 self.measured,
@@ -195,6 +196,7 @@ class Training:
                 device=self.device,
             )
             row |= {f"{name}_{key}": value for key, value in accuracies.items()}
+        self.progress.passes = counted  # measuring is not training
         row["seconds"] = round(self.progress.seconds, 3)
         row["images_per_second"] = round(num_images / max(self.progress.seconds, 1e-9), 1)
         self.progress.epoch, self.progress.step, self.progress.seconds = epoch + 1, 0, 0.0
