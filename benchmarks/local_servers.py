@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ACCOUNT = "postgres"  # Debian's; the server refuses to run as root
+DIES_TOO = ("--pdeathsig", "INT")  # setpriv: the server ends when who started it is killed
 
 
 def postgres_programs() -> Path | None:
@@ -54,8 +55,8 @@ def postgres(folder: Path) -> Iterator[str]:
             shutil.chown(path, ACCOUNT, ACCOUNT)
     make = (programs / "initdb", "-D", folder / "data", "-U", "rwp", "--auth=scram-sha-256")
     _check(*as_account, *make, f"--pwfile={folder / 'password'}", "--no-sync", cwd=folder)
-    options = ("-p", port, "-k", folder, "-c", "listen_addresses=127.0.0.1")
-    words = (*as_account, programs / "postgres", "-D", folder / "data", *options)
+    place = ("-D", folder / "data", "-p", port, "-k", folder, "-c", "listen_addresses=127.0.0.1")
+    words = (*(as_account or ("setpriv",)), *DIES_TOO, programs / "postgres", *place)
     with _running(words, folder / "postgres.log", cwd=folder):
         address = f"postgresql://rwp:{password}@127.0.0.1:{port}"
         ready = (programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", port)
@@ -75,11 +76,15 @@ def mlflow_server(database: str, folder: Path, *, workers: int = 2) -> Iterator[
         "MLFLOW_HOST": "127.0.0.1",
         "MLFLOW_PORT": str(port),
         "MLFLOW_WORKERS": str(workers),
+        # Of connections to the database per worker; Postgres has 100 to give.
+        "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(90 // workers),
+        "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "0",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     program = Path(sys.executable).parent / "mlflow"
-    with _running((program, "server"), folder / "mlflow.log", environment=os.environ | settings):
+    words = ("setpriv", *DIES_TOO, program, "server")
+    with _running(words, folder / "mlflow.log", environment=os.environ | settings):
         address = f"http://127.0.0.1:{port}"
         _wait_for(lambda: _answers(f"{address}/health"), folder)
         yield address
@@ -103,9 +108,8 @@ def _running(
 ) -> Iterator[None]:
     """A process and its children, ended in any case."""
     with log.open("w") as file:
-        # Should this process be killed, the server ends as well.
         process = subprocess.Popen(
-            _texts(("setpriv", "--pdeathsig", "INT", *words)),
+            _texts(words),
             stdout=file,
             stderr=subprocess.STDOUT,
             env=environment,
