@@ -22,6 +22,7 @@ INFRASTRUCTURE = (
     "rwp.errors",
     "rwp.files",
     "rwp.gpu",
+    "rwp.panels",
     "rwp.progress",
     "rwp.provenance",
     "rwp.tracking",
