@@ -15,8 +15,16 @@ _NAMES = {
     "weight_steps": "weight_perturbation/steps",
     "norm_ratio": "weight_perturbation/norm_ratio",  # ||v|| / ||w||
     "learning_rate": "schedule/learning_rate",
-    "seconds": "speed/seconds",
-    "images_per_second": "speed/images_per_second",
+    **{
+        name: f"speed/{name}"
+        for name in (
+            "seconds",
+            "images_per_second",
+            "flops_per_second",
+            "loading_share",
+            "peak_memory",
+        )
+    },
 }
 # The six loss groups of the paper's section 3 in nats, and what lies above.
 LOSS_GROUPS = ("0.0-0.5", "0.5-1.0", "1.0-1.5", "1.5-2.0", "2.0-2.5", "2.5-3.0", "above_3.0")

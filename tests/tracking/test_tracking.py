@@ -93,6 +93,7 @@ def test_every_panel_of_an_epoch(shared_root: Path, tmp_path: Path, spec: TrainS
         "schedule/learning_rate",
         "speed/images_per_second",
     } <= found.keys()
+    assert not [name for name in found if name.startswith("other/")]
     assert sum(found[f"loss_group/{group}"] for group in LOSS_GROUPS) == pytest.approx(1)
     edges = [group.partition("-")[2] for group in LOSS_GROUPS[:-1]]
     assert tuple(map(float, edges)) == GROUP_EDGES

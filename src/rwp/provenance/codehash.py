@@ -19,10 +19,12 @@ INFRASTRUCTURE = (
     "rwp.commands",
     "rwp.config",
     "rwp.data.download",
+    "rwp.data.transfer",
     "rwp.errors",
     "rwp.files",
     "rwp.gpu",
     "rwp.panels",
+    "rwp.processes",
     "rwp.progress",
     "rwp.provenance",
     "rwp.tracking",
@@ -30,6 +32,7 @@ INFRASTRUCTURE = (
     "rwp.training.recorder",
     "rwp.training.run_record",
     "rwp.training.state",
+    "rwp.training.work",
 )
 
 
