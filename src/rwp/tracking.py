@@ -16,6 +16,7 @@ from typing import Any
 
 from rwp.config.specs import TrainSpec
 from rwp.errors import UserError
+from rwp.panels import panel_metrics, panel_name
 from rwp.patience import Patience
 from rwp.training.recorder import Row
 
@@ -80,7 +81,7 @@ class Tracker:
             known = {
                 point.step
                 for name in ("train_loss", "learning_rate")  # the loss of a diverged epoch is null
-                for point in self._client.get_metric_history(self.run_id, name)
+                for point in self._client.get_metric_history(self.run_id, panel_name(name))
             }
             self._rows = [
                 (int(time.time() * 1000), row) for row in rows if row["epoch"] not in known
@@ -153,7 +154,8 @@ class Tracker:
             metrics: list[Any] = []
             count = 0
             for timestamp, row in self._rows:
-                own = [Metric(key, value, timestamp, row["epoch"]) for key, value in _metrics(row)]
+                values = panel_metrics(row)
+                own = [Metric(name, value, timestamp, row["epoch"]) for name, value in values]
                 if count and len(metrics) + len(own) > _CHUNK:
                     break
                 metrics += own
@@ -187,7 +189,13 @@ def connect(root: Path, suite: str) -> tuple[Any, str]:
         artifacts = (root.resolve() / "mlruns").as_uri() if uri.startswith("sqlite") else None
         # The kind decides what MLflow shows first: runs and curves, not traces of chat models.
         tags = {"mlflow.experimentKind": "custom_model_development"}
-        return client, client.create_experiment(name, artifact_location=artifacts, tags=tags)
+        try:
+            return client, client.create_experiment(name, artifact_location=artifacts, tags=tags)
+        except Exception:  # on a server, which our lock does not cover, another job was faster
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+            return client, experiment.experiment_id
 
 
 @contextmanager
@@ -229,15 +237,6 @@ def _patience(root: Path) -> Patience:
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]
-
-
-def _metrics(row: Row) -> Iterator[tuple[str, float]]:
-    for name, value in row.items():
-        if name == "loss_histogram":
-            for group, share in enumerate(value):
-                yield f"loss_group_{group}", float(share)
-        elif name != "epoch" and isinstance(value, int | float):
-            yield name, float(value)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

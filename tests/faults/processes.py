@@ -17,12 +17,12 @@ from rwp.config.lookup import run_key
 from rwp.config.schema import Params
 from rwp.config.specs import TrainSpec
 from rwp.config.trainings import train_spec
+from rwp.training.work import TIMINGS
 from tests.conftest import ROOT, Project
 
 BASES = ("at", "trades", "rst")
 DEFENSES = ["-".join((base, *more)) for base in BASES for more in ((), ("awp",), ("rwp",))]
 RECIPES = ["natural", *DEFENSES]  # the teacher first
-TIMES = ("seconds", "images_per_second")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Result:
         }
         rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
         for row in rows:
-            for name in TIMES:
+            for name in TIMINGS:
                 row.pop(name)
         return cls(weights, rows, json.loads((folder / "run.json").read_text()))
 

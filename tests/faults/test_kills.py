@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from rwp.config.trainings import pseudo_label_spec
+from rwp.panels import panel_name
 from rwp.tracking import connect
 from tests.conftest import Project
 from tests.faults.conftest import new_project
@@ -56,7 +57,7 @@ def crime_scene(
 def mlflow_runs(project: Project, recipe: str) -> list[Any]:
     client, experiment = connect(project.folder, "demo")
     return [
-        (run, client.get_metric_history(run.info.run_id, "learning_rate"))
+        (run, client.get_metric_history(run.info.run_id, panel_name("learning_rate")))
         for run in client.search_runs([experiment], f"tags.recipe = '{recipe}'")
     ]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rwp.tracking import connect
-from rwp.training import jobs
+from rwp.training import jobs, watch
 from rwp.training.checkpoint import load_network
 from rwp.training.loop import Training
 from tests.conftest import tiny_settings
@@ -118,9 +118,9 @@ def test_stopped_within_an_epoch(
             PLANTS[fault](self)
 
     monkeypatch.setattr(Training, "_step", step)
-    monkeypatch.setattr(jobs, "LOOK_SECONDS", 0 if looks == "within the epoch" else 1e9)
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0 if looks == "within the epoch" else 1e9)
     seconds = 0 if looks == "within the epoch" else 300  # a bad state must not be saved
-    monkeypatch.setattr(jobs, "CHECKPOINT_SECONDS", seconds)
+    monkeypatch.setattr(watch, "CHECKPOINT_SECONDS", seconds)
     with attempt(f"{fault}, planted"):
         folder = jobs.train_run(
             undisturbed.spec("at-rwp"),

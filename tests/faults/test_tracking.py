@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rwp.panels import panel_name
 from tests.conftest import Project
 from tests.faults.ledger import attempt
 from tests.faults.processes import Result, Undisturbed, finish, rwp, spec_of, start
@@ -31,7 +32,7 @@ def curve_at(address: str, recipe: str) -> tuple[Any, list[int]]:
     client = MlflowClient(tracking_uri=address)
     experiment = client.get_experiment_by_name("rwp-demo")
     (run,) = client.search_runs([experiment.experiment_id], f"tags.recipe = '{recipe}'")
-    points = client.get_metric_history(run.info.run_id, "learning_rate")
+    points = client.get_metric_history(run.info.run_id, panel_name("learning_rate"))
     return run, [point.step for point in points]
 
 

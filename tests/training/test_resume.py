@@ -14,10 +14,11 @@ from filelock import FileLock
 
 from rwp.config.schema import Params
 from rwp.errors import UserError
-from rwp.training import jobs, loop
+from rwp.training import loop, watch
 from rwp.training.jobs import Interrupted, train_run
 from rwp.training.loop import Training
 from rwp.training.state import RunState
+from rwp.training.work import TIMINGS
 from tests.training.conftest import spec_of
 
 FINGERPRINT = "0123456789abcdef"
@@ -26,8 +27,8 @@ FINGERPRINT = "0123456789abcdef"
 def result(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[dict]]:
     rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     for row in rows:
-        row.pop("seconds")
-        row.pop("images_per_second")
+        for name in TIMINGS:
+            row.pop(name)
     networks = (
         torch.load(folder / f"{name}.pt", weights_only=True)["weights"] for name in ("last", "best")
     )
@@ -92,7 +93,7 @@ def test_killed_and_resumed_to_the_bit(
     kill_after: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(jobs, "CHECKPOINT_SECONDS", checkpoint_seconds)
+    monkeypatch.setattr(watch, "CHECKPOINT_SECONDS", checkpoint_seconds)
     spec = spec_of(tiny, recipe)
     whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
     kill_after += [7, 14, 13]

@@ -149,6 +149,8 @@ class OptimizationSpec(Spec):
     nesterov: bool
     weight_decay: Amount
     precision: Literal["fp32", "tf32", "bf16"]
+    batch_statistics: Literal["batch", "share"]
+    compile: bool
 
 
 class AugmentationSpec(Spec):

@@ -19,17 +19,22 @@ INFRASTRUCTURE = (
     "rwp.commands",
     "rwp.config",
     "rwp.data.download",
+    "rwp.data.transfer",
     "rwp.errors",
     "rwp.files",
     "rwp.gpu",
+    "rwp.panels",
     "rwp.patience",
+    "rwp.processes",
     "rwp.progress",
     "rwp.provenance",
     "rwp.tracking",
     "rwp.training.guards",
     "rwp.training.recorder",
     "rwp.training.run_record",
+    "rwp.training.signals",
     "rwp.training.state",
+    "rwp.training.work",
 )
 
 

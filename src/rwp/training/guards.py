@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
+from torch import nn
+
 from rwp.training.recorder import Row
 
 # Published SVHN runs sit at the majority rate for three epochs before they start to learn; a run
@@ -26,14 +29,17 @@ class Stopped(Exception):  # noqa: N818 (a verdict, not an error of the program)
         self.status, self.reason = status, reason
 
 
-def check_loss(mean: float, epoch: int, step: int) -> None:
-    """Look at the running mean of the loss within an epoch, which may last an hour.
+def fault_of(loss: float, model: nn.Module) -> str | None:
+    """What is not finite, if anything: the mean loss so far, or a weight.
 
-    Raises:
-        Stopped: it is not finite.
+    Looked at within an epoch, which may last an hour, and before anything is saved: a weight may
+    be lost before any loss shows it.
     """
-    if not math.isfinite(mean):
-        raise Stopped("diverged", f"the training loss is {mean} in epoch {epoch}, by step {step}")
+    if not math.isfinite(loss):
+        return f"the training loss is {loss}"
+    tensors = [value for value in model.state_dict().values() if value.is_floating_point()]
+    norms = torch._foreach_norm(tensors)
+    return None if bool(torch.stack(norms).isfinite().all()) else "a weight is not finite"
 
 
 def check_epoch(history: Sequence[Row], *, epochs: int, majority_share: float) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
 from rwp.config.specs import TrainSpec
+from rwp.core.batch_statistics import normalize_together
+from rwp.core.group import ALONE, Group
 from rwp.core.precision import flush_denormals
 from rwp.data.images import ImageSet
 from rwp.data.splits import HELD_OUT_SEED, held_out_split
@@ -23,20 +20,16 @@ from rwp.progress import Progress
 from rwp.rng import derived_seed
 from rwp.training.batches import Batches
 from rwp.training.checkpoint import new_network, save_network
-from rwp.training.guards import Stopped, check_epoch, check_loss
+from rwp.training.guards import Stopped, check_epoch, fault_of
 from rwp.training.loop import Training
 from rwp.training.networks import kept_after, write_networks
+from rwp.training.parts import check_group
 from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.recorder import Recorder, Row, SilentRecorder
 from rwp.training.run_record import RunFiles, input_hashes, run_record
+from rwp.training.signals import stop_signals
 from rwp.training.state import RunState, write_history
-
-CHECKPOINT_SECONDS = 300  # an epoch of a Wide ResNet takes longer than anyone likes to lose
-LOOK_SECONDS = 10  # how often the running loss is looked at within an epoch
-
-
-class Interrupted(Exception):  # noqa: N818 (asked to stop, not an error)
-    """The training was asked to stop and has saved where it is."""
+from rwp.training.watch import Interrupted, Watch
 
 
 def train_run(
@@ -47,6 +40,7 @@ def train_run(
     recorder: Recorder | None = None,
     device: str = "cpu",
     output: Path | None = None,
+    group: Group = ALONE,
 ) -> Path:
     """Train one run, or go on with it, and write its folder.
 
@@ -57,23 +51,28 @@ def train_run(
         recorder: a listener.
         device: "cpu" or "cuda".
         output: another folder for the run.
+        group: the processes that train it together; the leading one writes all files.
 
     Returns:
         The run's folder.
 
     Raises:
         UserError: missing data, a second process on the same run, no place to write.
-        Interrupted: SIGTERM or SIGINT came; the next call goes on from here.
+        Interrupted: SIGTERM or SIGINT came; the next call goes on from here, with any number of
+            processes.
+        ConnectionError: another process of the group has gone.
     """
     recorder = recorder or SilentRecorder()
     files = RunFiles(output or root / spec.key.directory)
-    state = RunState(root / ".state" / spec.key.name / fingerprint)
+    state = RunState(root / ".state" / spec.key.name / fingerprint, group)
     inputs = input_paths(spec, root)
-    with state.locked(), _stop_signals() as stop:
-        training, network = prepare(spec, inputs, torch.device(device))
+    with state.locked(), stop_signals() as stop:
+        training, network = prepare(spec, inputs, torch.device(device), group)
         history = _resume(training, state, recorder)
         try:
             status, reason = _run(training, state, network, history, recorder, stop)
+            if not group.leads:
+                return files.folder
             write_networks(training, state, files, network=network)
             write_history(files.history, history)
             recorder.finish(status, {"run": str(files.folder)})
@@ -108,7 +107,7 @@ def input_paths(spec: TrainSpec, root: Path) -> dict[str, Path]:
 
 
 def prepare(
-    spec: TrainSpec, inputs: dict[str, Path], device: torch.device
+    spec: TrainSpec, inputs: dict[str, Path], device: torch.device, group: Group = ALONE
 ) -> tuple[Training, dict[str, Any]]:
     """Load data, build the network, and describe it for its checkpoints."""
     flush_denormals()
@@ -135,8 +134,11 @@ def prepare(
     model = new_network(network).to(device)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)
+    if spec.optimization.batch_statistics == "batch":
+        model = normalize_together(model, group)
     batches = Batches(spec, labeled, pseudo, device=device)
-    return Training(spec, model, batches, splits, device=device), network
+    check_group(spec, batches, group)
+    return Training(spec, model, batches, splits, device=device, group=group), network
 
 
 def _resume(training: Training, state: RunState, recorder: Recorder) -> list[Row]:
@@ -160,47 +162,27 @@ def _run(
     stop: threading.Event,
 ) -> tuple[str, str | None]:
     """Train to the end; "finished", or the guards' verdict and its reason."""
-    saved_at = looked_at = time.monotonic()
-
-    def save() -> None:
-        nonlocal saved_at
-        run_id = recorder.run_id
-        state.save({**training.state(), "history": history, "mlflow_run_id": run_id})
-        saved_at = time.monotonic()
-
-    def leave_if_asked() -> None:
-        if stop.is_set():
-            save()
-            raise Interrupted
-
-    def after_step() -> None:
-        nonlocal looked_at
-        progress.step(training.progress.step)
-        now = time.monotonic()
-        due = now - saved_at > CHECKPOINT_SECONDS
-        if due or stop.is_set() or now - looked_at > LOOK_SECONDS:
-            looked_at = now
-            check_loss(training.tally.loss(), training.progress.epoch, training.progress.step)
-        leave_if_asked()
-        if due:
-            save()
-
+    watch = Watch(training, state, history, recorder, stop)
     if not history:
-        save()  # something to go back to, should the first epoch diverge
-    spec = training.spec
+        watch.save()  # something to go back to, should the first epoch diverge
+    spec, leads = training.spec, training.group.leads
     epochs = spec.optimization.epochs
-    with Progress(spec.key.name, epochs, training.batches.plan(0)) as progress:
+    with Progress(spec.key.name, epochs, training.batches.plan(0), quiet=not leads) as progress:
         try:
             while not training.done:
-                training.run_epoch(after_step)
-                row = training.finish_epoch(leave_if_asked)
+                training.run_epoch(lambda: watch.after_step(progress))
+                row = training.finish_epoch(watch.while_measuring)
                 history.append(row)
                 check_epoch(history, epochs=epochs, majority_share=training.batches.majority_share)
-                for name in (*training.improved(row), *kept_after(spec, row)):
+                if fault := fault_of(row["train_loss"], training.model):
+                    raise Stopped("diverged", f"{fault} in epoch {row['epoch']}")
+                chosen = (*training.improved(row), *kept_after(spec, row))
+                for name in chosen if leads else ():
                     target = state.network(name, row)
                     save_network(target, training.measured, network=network, epoch=row["epoch"])
-                write_history(state.history_file, history)
-                save()
+                if leads:
+                    write_history(state.history_file, history)
+                watch.save()
                 state.tidy(training.progress.chosen)
                 recorder.epoch(row)
                 progress.epoch(row)
@@ -217,22 +199,3 @@ def _stopped(
     if verdict.status == "diverged" and saved is not None:
         training.load_state(saved)
     return verdict.status, verdict.reason
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """SIGTERM (Slurm, Snakemake) and Ctrl-C ask the loop to stop at the next step."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from rwp.core.group import ALONE, Group
 from rwp.errors import UserError
 from rwp.files import atomic_write, write_text
 from rwp.training.recorder import Row
@@ -28,10 +29,10 @@ log = logging.getLogger("rwp.training")
 
 
 class RunState:
-    """The folder of one run's resume state."""
+    """The folder of one run's resume state; of a group of processes, the leading one uses it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, group: Group = ALONE) -> None:
+        self.folder, self.group = folder, group
         self.checkpoint = folder / "checkpoint.pt"
         self.previous = folder / "previous.pt"
         self.history_file = folder / "history.jsonl"
@@ -47,6 +48,9 @@ class RunState:
         Raises:
             UserError: another process holds it.
         """
+        if not self.group.leads:
+            yield
+            return
         lock = FileLock(self.folder.parent / f"{self.folder.name}.lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +70,8 @@ class RunState:
 
         `content` holds the history too, so that the two can never disagree.
         """
+        if not self.group.leads:
+            return
         with atomic_write(self.checkpoint) as temporary:
             with temporary.open("wb") as stream:  # a full disk is an OSError on a stream alone
                 torch.save({"format": FORMAT, **content}, stream)
@@ -74,6 +80,12 @@ class RunState:
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """The last sound checkpoint, or none; one that cannot be used is named and set aside."""
+        if self.group.size == 1:
+            return self._load(device)
+        # Not by way of a GPU: all of them would take the leading process's.
+        return self.group.from_lead(lambda: self._load(torch.device("cpu")))
+
+    def _load(self, device: torch.device) -> dict[str, Any] | None:
         for path in (self.checkpoint, self.previous):
             if not path.exists():
                 continue
@@ -93,7 +105,7 @@ class RunState:
 
     def tidy(self, chosen: Mapping[str, Row]) -> None:
         """Remove chosen networks that neither the checkpoint nor the one before it names."""
-        for name, row in chosen.items():
+        for name, row in chosen.items() if self.group.leads else ():
             found = {int(path.stem.rpartition("-")[2]): path for path in self._all(name)}
             older = sorted(epoch for epoch in found if epoch < row["epoch"])
             for epoch, path in found.items():
