@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from rwp.config.specs import TrainSpec
 from rwp.errors import UserError
+from rwp.panels import panel_metrics, panel_name
 from rwp.training.recorder import Row
 
 T = TypeVar("T")
@@ -72,7 +73,8 @@ class Tracker:
         try:
             self._connect()
             known = {
-                point.step for point in self._client.get_metric_history(self.run_id, "train_loss")
+                point.step
+                for point in self._client.get_metric_history(self.run_id, panel_name("train_loss"))
             }
             self._rows = [
                 (int(time.time() * 1000), row) for row in rows if row["epoch"] not in known
@@ -139,7 +141,7 @@ class Tracker:
         metrics = [
             Metric(name, value, timestamp, row["epoch"])
             for timestamp, row in self._rows
-            for name, value in _metrics(row)
+            for name, value in panel_metrics(row)
         ]
         for start in range(0, len(metrics), _CHUNK):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + _CHUNK])
@@ -171,7 +173,13 @@ def connect(root: Path, suite: str) -> tuple[Any, str]:
         artifacts = (root.resolve() / "mlruns").as_uri() if uri.startswith("sqlite") else None
         # The kind decides what MLflow shows first: runs and curves, not traces of chat models.
         tags = {"mlflow.experimentKind": "custom_model_development"}
-        return client, client.create_experiment(name, artifact_location=artifacts, tags=tags)
+        try:
+            return client, client.create_experiment(name, artifact_location=artifacts, tags=tags)
+        except Exception:  # on a server, which our lock does not cover, another job was faster
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+            return client, experiment.experiment_id
 
 
 @contextmanager
@@ -200,15 +208,6 @@ def log_evaluation(
             client.log_metric(run_id, name, value)
     except Exception as error:
         log.warning("MLflow: the evaluation is not logged there: %s", str(error)[:200])
-
-
-def _metrics(row: Row) -> Iterator[tuple[str, float]]:
-    for name, value in row.items():
-        if name == "loss_histogram":
-            for group, share in enumerate(value):
-                yield f"loss_group_{group}", float(share)
-        elif name != "epoch" and isinstance(value, int | float):
-            yield name, float(value)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ import numpy as np
 import pytest
 
 from rwp.config.evaluations import evaluation_spec
+from rwp.config.figures import figure_names, landscape_spec
 from rwp.config.load import check_params
 from rwp.config.schema import Params
 from rwp.config.specs import RunKey
+from rwp.config.targets import suite_needs
 from rwp.config.trainings import train_spec
 from rwp.evaluation.records import pack
 from rwp.reporting.cells import method_label, table1_rows, table2_rows
 from rwp.reporting.report import render_report
+from rwp.reporting.suite_figures import write_suite_figure
 
-from .settings import PARAMS, paper_content
+from .settings import PARAMS, paper_content, shown_content
 
 
 class Project:
@@ -49,6 +53,7 @@ class Project:
                 "test_clean_accuracy": 0.9,
                 "test_robust_accuracy": value,
                 "share_below_c_min": 0.25,
+                "share_removed": 0.1 * epoch,
                 "seconds": 1.5,
             }
             for epoch, value in enumerate(curve)
@@ -126,6 +131,35 @@ class Project:
         """The runs of one row of Table 2."""
         return dict(table2_rows(self.params, self.suite))[method_label(recipe)]
 
+    def write_figures(self) -> None:
+        """All runs behind the reported figures and the table beyond, and the pictures."""
+        suite = self.params.suites[self.suite]
+        needs = suite_needs(self.params, self.suite)
+        for position, key in enumerate(needs.trainings):
+            if not (self.root / key.directory / "run.json").exists():
+                self.write_run(key, [0.2, 0.4, 0.45, 0.5, 0.48, 0.47, 0.46, 0.4 + position / 500])
+        for spec in needs.evaluations:
+            for attack in spec.attacks:
+                if not (self.root / spec.record(attack.name)).exists():
+                    self.write_record(spec.key, attack.name, 210)
+        for _, name in needs.landscapes:
+            self.write_landscape(name)
+        for name in figure_names(suite):
+            write_suite_figure(self.params, self.suite, name, root=self.root)
+
+    def write_landscape(self, name: str) -> None:
+        """Losses that rise more steeply the smaller a group's loss is."""
+        spec = landscape_spec(self.params, self.suite, name)
+        path = self.root / spec.result(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [
+            f"{epoch},{group},{offset / 5},1,{height * offset**2 / 25},9"
+            for epoch in spec.epochs
+            for group, height in (("0-0.5", 9), ("0.5-1", 8), ("1-1.5", 7))
+            for offset in range(-5, 6)
+        ]
+        path.write_text("\n".join(["epoch,group,offset,loss,change,num_examples", *rows]) + "\n")
+
     def write_all(self) -> None:
         """Every run and record of both tables, each defense a little better than the one before."""
         suite = self.params.suites[self.suite]
@@ -154,6 +188,30 @@ def demo(tmp_path: Path) -> Project:
 def paper(tmp_path: Path) -> Project:
     """An empty project with the suite `paper` on CIFAR-10 and SVHN."""
     return Project(tmp_path, check_params(paper_content()), "paper")
+
+
+@pytest.fixture
+def filled(tmp_path: Path, everything: Project) -> Project:
+    """A copy of `everything` to spoil."""
+    root = tmp_path / "filled"
+    shutil.copytree(everything.root, root)
+    return Project(root, everything.params, "demo")
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Project:
+    """An empty project with the suite `demo` and every kind of figure."""
+    return Project(tmp_path, check_params(shown_content()), "demo")
+
+
+@pytest.fixture(scope="session")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A complete project with every kind of figure, and the table beyond; read only."""
+    root = tmp_path_factory.mktemp("everything")
+    project = Project(root, check_params(shown_content()), "demo")
+    project.write_all()
+    project.write_figures()
+    return project
 
 
 @pytest.fixture(scope="session")

@@ -141,3 +141,32 @@ def paper_content() -> dict[str, Any]:
     suite["table2"] |= {"dataset": "cifar10"}
     content["suites"]["paper"] = suite
     return content
+
+
+def shown_content() -> dict[str, Any]:
+    """The demo with every kind of figure in its report, and the table beyond the paper."""
+    content = copy.deepcopy(PARAMS)
+    suite = content["suites"]["demo"]
+    suite["recipes"]["at-20"] = {"objective": "at", "attack_num_steps": 20}
+    suite["sweeps"]["removal"] = {"recipe": "at", "vary": {"remove_below": [0.5, 1.0]}}
+    suite["figures"] |= {
+        "fig2": {
+            "kind": "landscape",
+            "recipe": "at",
+            "epochs": [4, 6, 8],
+            "edges": [0.0, 0.5, 1.0, 1.5],
+            "num_directions": 2,
+            "num_points": 11,
+            "radius": 1.0,
+        },
+        "fig4b": {"kind": "removal", "sweep": "removal", "threat_model": "l2"},
+    }
+    suite["beyond"] = {
+        "attacks": ["natural", "autoattack"],
+        "groups": [
+            {"title": "Rivals", "recipes": ["at", "at-20"]},
+            {"title": "Thresholds", "sweeps": ["c-min"]},
+        ],
+    }
+    suite["reported"] = ["fig1b", "fig2", "fig3a", "fig4b", "beyond"]
+    return content

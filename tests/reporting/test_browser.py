@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from rwp.reporting.report import render_report
+
+from .conftest import Project
 from .test_report import POLICY
 
 # Added to the page under test: what the browser itself found, written where --dump-dom shows it.
@@ -27,6 +30,7 @@ addEventListener("load", () => {{
   found.textContent = JSON.stringify({{
     errors,
     requests,
+    images: document.images.length,
     broken: [...document.images].filter(image => !image.naturalWidth).length,
     overflow: document.documentElement.scrollWidth - innerWidth,
   }});
@@ -35,12 +39,18 @@ addEventListener("load", () => {{
 </script>"""
 
 
+@pytest.fixture(scope="module")
+def page(everything: Project) -> str:
+    """A report with every section and every kind of figure."""
+    return render_report(everything.params, "demo", root=everything.root)
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 @pytest.mark.parametrize("width", [1280, 500])
-def test_a_browser_shows_it_without_errors(tmp_path: Path, full: str, width: int) -> None:
-    found = _browse(tmp_path, full, width)
+def test_a_browser_shows_it_without_errors(tmp_path: Path, page: str, width: int) -> None:
+    found = _browse(tmp_path, page, width)
     assert found["errors"] == []
-    assert found["broken"] == 0
+    assert (found["images"], found["broken"]) == (6, 0)  # Table 2, Table 1's L2 curves, 4 figures
     assert found["requests"] == []
     assert found["overflow"] <= 0  # wide tables scroll within themselves, the page does not
 

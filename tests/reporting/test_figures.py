@@ -8,18 +8,23 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
+from rwp.config.figures import sweep_rows
+from rwp.config.results import Setting
 from rwp.errors import UserError
 from rwp.reporting import figures, panels
 from rwp.reporting.curves import compare_curve
 from rwp.reporting.style import COLORS, LINES, MARKERS, looks, write_figure
 from rwp.reporting.suite_figures import write_suite_figure
+from rwp.reporting.sweeps import draw_sweep
 
 from .conftest import Project
 
 
 def labels(axes: Axes) -> list[str]:
-    legend = axes.get_legend()
-    assert legend is not None
+    """The legend of the axes, or of the figure around it."""
+    figure = axes.get_figure()
+    assert figure is not None
+    legend = axes.get_legend() or figure.legends[0]
     return [text.get_text() for text in legend.get_texts()]
 
 
@@ -77,6 +82,8 @@ def test_a_sweep_shares_the_run_that_has_its_value_anyway(demo: Project) -> None
     paths = write_suite_figure(demo.params, "demo", "fig3a", root=demo.root)
     frame = pd.read_csv(paths[0])
     swept = frame[frame["name"].isna()]
+    assert set(swept[swept["status"] == "missing"]["value"]) == {1.5}
+    swept = swept[swept["status"] == "ok"]
     assert set(swept["value"]) == {1.7}
     assert set(swept["run"]) == {str(demo.table1_keys("at-rwp")[0].directory)}
     assert set(frame["name"].dropna()) == {"AT"}
@@ -84,9 +91,9 @@ def test_a_sweep_shares_the_run_that_has_its_value_anyway(demo: Project) -> None
 
 def test_a_sweep_draws_means_ranges_and_references(tmp_path: Path) -> None:
     references = pd.DataFrame([{"name": "AWP", "measure": "best", "accuracy": 54.0}])
-    figure = figures.sweep(sweep_frame(), x_label="c_min (nats)", references=references)
+    figure = draw_sweep(sweep_frame(), x_label="c_min (nats)", references=references)
     (axes,) = figure.axes
-    assert labels(axes) == ["best", "last", "AWP, best"]
+    assert labels(axes) == ["best", "last", "AWP"]
     best = axes.get_lines()[0]
     assert list(best.get_xdata()) == [0.5, 1.7, 3.0]
     assert list(best.get_ydata()) == pytest.approx([51.5, 52.7, 54.0])  # means over two seeds
@@ -94,10 +101,34 @@ def test_a_sweep_draws_means_ranges_and_references(tmp_path: Path) -> None:
     assert write_figure(figure, sweep_frame(), tmp_path / "fig3a")[1].stat().st_size > 1000
 
 
+def test_values_far_apart_stand_on_a_logarithmic_axis_with_a_tick_each() -> None:
+    frame = sweep_frame().assign(value=lambda f: f["value"].map({0.5: 0.001, 1.7: 0.01, 3.0: 0.1}))
+    (axes,) = draw_sweep(frame, x_label="gamma").axes
+    assert axes.get_xscale() == "log"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.001", "0.01", "0.1"]
+    (near,) = draw_sweep(sweep_frame(), x_label="c_min").axes
+    assert near.get_xscale() == "linear"
+
+
+def test_a_value_whose_training_failed_is_marked_and_the_others_stay(demo: Project) -> None:
+    demo.write_all()
+    low, high = [keys for _, keys in sweep_rows(demo.params, "demo", Setting(), "c-min")]
+    demo.write_run(low[0], [0.1] * 6, status="collapsed", reason="constant class")
+    frame = pd.read_csv(write_suite_figure(demo.params, "demo", "fig3a", root=demo.root)[0])
+    swept = frame[frame["name"].isna()].set_index("run")
+    assert swept.loc[str(low[0].directory), "status"] == "collapsed"
+    assert swept["accuracy"].notna().sum() == 2  # best and last of the other
+    assert set(swept.loc[str(high[0].directory), "status"]) == {"ok"}
+    failed = pd.DataFrame([{"value": 0.9, "measure": None, "seed": 0, "status": "collapsed"}])
+    figure = draw_sweep(pd.concat([sweep_frame().assign(status="ok"), failed]), x_label="c_min")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["collapsed"]
+    assert "0.9" in [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+
+
 def test_texts_stand_one_after_the_other() -> None:
     frame = sweep_frame()
     frame["value"] = frame["value"].map({0.5: "[0, .5)", 1.7: "[.5, 1)", 3.0: "none"})
-    (axes,) = figures.sweep(frame, x_label="loss range").axes
+    (axes,) = draw_sweep(frame, x_label="loss range").axes
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["[0, .5)", "[.5, 1)", "none"]
     assert list(axes.get_lines()[0].get_xdata()) == [0, 1, 2]
 
@@ -126,6 +157,17 @@ def test_landscape_has_a_panel_per_checkpoint_and_a_line_per_group() -> None:
     figure = panels.landscape_panels(pd.DataFrame(rows))
     assert [len(axes.get_lines()) for axes in figure.axes] == [2, 2, 2, 2, 0, 0]
     assert list(figure.axes[0].get_lines()[0].get_ydata()) == [1.0, 0.0, 1.0]
+
+
+def test_a_landscape_is_cut_where_every_network_is_broken() -> None:
+    rows = [
+        {"panel": "late", "group": group, "offset": step / 10, "change": height * (step / 10) ** 2}
+        for group, height in (("0-0.5", 20.0), ("2.5-3", 5.0))
+        for step in range(-10, 11)
+    ]
+    (axes,) = panels.landscape_panels(pd.DataFrame(rows)).axes
+    assert axes.get_ylim()[1] == panels.CUT
+    assert axes.get_xlim()[1] == pytest.approx(0.7, abs=0.05)  # 5 * 0.7^2 is just under 2.5
 
 
 def test_a_missing_accuracy_is_left_out_of_the_attack_figure() -> None:

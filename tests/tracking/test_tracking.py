@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import subprocess
@@ -17,8 +18,11 @@ import pytest
 from rwp.config.schema import Params
 from rwp.config.specs import TrainSpec
 from rwp.errors import UserError
+from rwp.panels import LOSS_GROUPS, evaluation_metrics, panel_metrics
 from rwp.tracking import Tracker, connect, log_evaluation
-from tests.training.conftest import spec_of, tiny  # noqa: F401 (a fixture)
+from rwp.training.jobs import train_run
+from rwp.training.tally import GROUP_EDGES
+from tests.training.conftest import shared_root, spec_of, tiny  # noqa: F401 (fixtures)
 
 
 @pytest.fixture
@@ -32,7 +36,11 @@ def _local_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def row(epoch: int) -> dict[str, object]:
-    return {"epoch": epoch, "train_loss": 2.0 - epoch, "loss_histogram": [0.25, 0.75]}
+    return {
+        "epoch": epoch,
+        "train_loss": 2.0 - epoch,
+        "loss_histogram": [0.25, 0.75, 0, 0, 0, 0, 0],
+    }
 
 
 def tracker(spec: TrainSpec, root: Path, fingerprint: str = "f" * 16) -> Tracker:
@@ -49,7 +57,9 @@ def test_one_run_with_parameters_tags_and_curves(spec: TrainSpec, tmp_path: Path
     assert resumed.run_id == first.run_id
     resumed.epoch(row(1))
     resumed.finish("finished", {"run": "results/somewhere"})
-    log_evaluation(resumed.run_id, {"best_pgd-20": 0.5}, root=tmp_path, suite="demo")
+    log_evaluation(
+        resumed.run_id, evaluation_metrics("best", {"pgd-20": 0.5}), root=tmp_path, suite="demo"
+    )
 
     client, experiment = connect(tmp_path, "demo")
     (run,) = client.search_runs([experiment])
@@ -60,10 +70,33 @@ def test_one_run_with_parameters_tags_and_curves(spec: TrainSpec, tmp_path: Path
     assert wanted.items() <= tags.items()
     assert (tags["current"], tags["commit"], tags["run"]) == ("true", "abc", "results/somewhere")
     assert values["perturbation.c_min"] == "2.3"
-    curve = client.get_metric_history(run.info.run_id, "train_loss")
+    curve = client.get_metric_history(run.info.run_id, "loss/train")
     assert [(point.step, point.value) for point in curve] == [(0, 2.0), (1, 1.0)]
-    assert run.data.metrics["loss_group_1"] == 0.75
-    assert run.data.metrics["best_pgd-20"] == 0.5
+    assert run.data.metrics["loss_group/0.5-1.0"] == 0.75
+    assert run.data.metrics["evaluation_best/pgd-20"] == 0.5
+
+
+def test_every_panel_of_an_epoch(shared_root: Path, tmp_path: Path, spec: TrainSpec) -> None:  # noqa: F811
+    folder = train_run(spec, root=shared_root, fingerprint="f", output=tmp_path)
+    last = json.loads((folder / "history.jsonl").read_text().splitlines()[-1])
+    found = dict(panel_metrics(last))
+    assert {
+        "lsc/share_below_c_min",
+        "lsc/share_removed",
+        "weight_perturbation/steps",
+        "weight_perturbation/norm_ratio",
+        "accuracy/train_robust",
+        "accuracy/held_out_robust",
+        "accuracy/test_robust",
+        "accuracy/test_clean",
+        "loss/train",
+        "schedule/learning_rate",
+        "speed/images_per_second",
+    } <= found.keys()
+    assert not [name for name in found if name.startswith("other/")]
+    assert sum(found[f"loss_group/{group}"] for group in LOSS_GROUPS) == pytest.approx(1)
+    edges = [group.partition("-")[2] for group in LOSS_GROUPS[:-1]]
+    assert tuple(map(float, edges)) == GROUP_EDGES
 
 
 def test_other_settings_get_a_run_of_their_own(spec: TrainSpec, tmp_path: Path) -> None:
@@ -151,7 +184,7 @@ def test_what_an_outage_held_back_is_uploaded_once(spec: TrainSpec, tmp_path: Pa
     assert tracker(spec, tmp_path).sync(rows, "finished") == 0
     client, experiment = connect(tmp_path, "demo")
     (run,) = client.search_runs([experiment])
-    assert [p.step for p in client.get_metric_history(run.info.run_id, "train_loss")] == [0, 1, 2]
+    assert [p.step for p in client.get_metric_history(run.info.run_id, "loss/train")] == [0, 1, 2]
 
 
 def test_sync_without_a_server_says_so(

@@ -7,14 +7,25 @@ from typing import Annotated
 
 import typer
 
+PICTURE = "beside_published"
+
 
 def compare_curve(
     run: Annotated[Path, typer.Argument(help="A run's folder: results/runs/.../seed0.")],
     setting: Annotated[
         str | None, typer.Option(help="A published log by name; default: the same setting.")
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help=f"Where the picture goes, without ending; default: RUN/{PICTURE}."),
+    ] = None,
 ) -> None:
-    """Name the first epoch in which a run leaves the band of the published curve."""
+    """Name the first epoch in which a run leaves the band of the published curve, and draw both."""
     from rwp.reporting.curves import compare_curve as compare
+    from rwp.reporting.figures import curve_overlay
+    from rwp.reporting.style import write_figure
 
-    print(compare(run, setting=setting).text())
+    comparison = compare(run, setting=setting)
+    print(comparison.text())
+    for path in write_figure(curve_overlay(comparison), comparison.frame, output or run / PICTURE):
+        print(path)

@@ -81,6 +81,7 @@ def evaluate(
 def _evaluate_run(spec: EvaluationSpec, root: Path, fingerprint: str) -> None:
     from rwp.files import read_json
     from rwp.gpu import claim
+    from rwp.panels import evaluation_metrics
 
     with claim() as device:
         from rwp.evaluation.jobs import evaluate_checkpoint
@@ -90,7 +91,7 @@ def _evaluate_run(spec: EvaluationSpec, root: Path, fingerprint: str) -> None:
             spec, root=root, fingerprint=fingerprint, state=root / ".state", device=device
         )
     accuracies = _show(paths)
-    metrics = {f"{spec.checkpoint}_{name}": value for name, value in accuracies.items()}
+    metrics = evaluation_metrics(spec.checkpoint, accuracies)
     run_id = read_json(root / spec.key.directory / "run.json").get("mlflow_run_id")
     log_evaluation(run_id, metrics, root=root, suite=spec.key.suite)
 

@@ -23,6 +23,7 @@ INFRASTRUCTURE = (
     "rwp.errors",
     "rwp.files",
     "rwp.gpu",
+    "rwp.panels",
     "rwp.processes",
     "rwp.progress",
     "rwp.provenance",

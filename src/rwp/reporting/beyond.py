@@ -12,24 +12,28 @@ from rwp.config.schema import Params
 from rwp.config.specs import RunKey
 from rwp.config.tables import get_suite
 from rwp.errors import UserError
-from rwp.reporting.cells import PAPER_COLUMNS, method_label
+from rwp.reporting.averaging import average_rows, averaged, numeric
+from rwp.reporting.cells import PAPER_COLUMNS, recipe_label
+from rwp.reporting.costs import COSTS, run_costs
 from rwp.reporting.measurements import OK, measure
 from rwp.reporting.runs import read_run
-from rwp.reporting.tables import Table, run_numbers
+from rwp.reporting.tables import PASSES, Table, run_numbers
 
 FROM_TRAINING = ("best", "last", "best_on_test", "robust_overfitting_gap")
-COSTS = ("forward_passes", "backward_passes", "hours")
+LABELS = ("group", "method", "dataset", "threat_model", "network")
 
 
 def beyond(params: Params, suite_name: str, *, root: Path | str = ".") -> Table:
     """Per row: robust accuracy while training, the attacks on the best network, and the cost.
 
-    A cell is the mean over the suite's seeds and stays empty until each has a number.
+    A cell is the mean over the suite's seeds and stays empty until each has a number; with
+    several seeds, their standard deviation stands beside it, but for costs.
 
     Raises:
         UserError: the suite has no such table.
     """
-    entry = get_suite(params, suite_name).beyond
+    suite = get_suite(params, suite_name)
+    entry = suite.beyond
     if entry is None:
         raise UserError(
             f"params.yaml: suites.{suite_name}.beyond: expected groups of rows, got none; add some"
@@ -40,16 +44,18 @@ def beyond(params: Params, suite_name: str, *, root: Path | str = ".") -> Table:
         seeds = [_detail(params, key, entry.attacks, root) for key in keys]
         labels = {
             "group": group,
-            "method": method_label(recipe),
+            "method": recipe_label(suite, recipe),
             "dataset": keys[0].dataset,
             "threat_model": keys[0].threat,
             "network": keys[0].network,
         }
         details += [labels | seed for seed in seeds]
-        frame = pd.DataFrame(seeds)
-        means = {name: _mean(frame[name]) for name in (*FROM_TRAINING, *columns, *COSTS)}
-        rows.append(labels | means)
-    return Table(pd.DataFrame(rows), pd.DataFrame(details))
+        means = average_rows(seeds, (*FROM_TRAINING, *columns))
+        costs = {name: averaged({name: [row[name] for row in seeds]})[name] for name in COSTS}
+        rows.append(labels | means | costs)
+    return Table(
+        numeric(rows, LABELS), pd.DataFrame(details).astype(dict.fromkeys(PASSES, "Int64"))
+    )
 
 
 def _detail(
@@ -60,8 +66,6 @@ def _detail(
     found = [measure(params, key, run, name, root=root, checkpoint="best") for name in attacks]
     gaps = [(item.status, item.reason) for item in found if item.status != OK]
     status, reason = (run.status, run.reason) if not run.finished else (gaps or [(OK, "")])[0]
-    passes = run.document.get("passes") or {}
-    seconds = run.document.get("seconds")
     return {
         "seed": key.seed,
         "status": status,
@@ -73,14 +77,10 @@ def _detail(
             )
             for item in found
         },
-        "forward_passes": passes.get("forward"),
-        "backward_passes": passes.get("backward"),
-        "hours": None if seconds is None else seconds / 3600,
+        **run_costs(run),
         "run": run.name,
+        "commit": run.document.get("commit"),
         "fingerprint": run.document.get("fingerprint"),
+        "evaluation_seconds": sum(item.record.seconds for item in found if item.record),
+        "records": " ".join(item.path for item in found),
     }
-
-
-def _mean(values: pd.Series) -> float:
-    """The mean over all seeds; none as long as one of them has no number."""
-    return float(values.astype(float).mean(skipna=False))

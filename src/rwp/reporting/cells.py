@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 from rwp.config.schema import Params, Suite
 from rwp.config.specs import RunKey
@@ -35,6 +36,43 @@ DATASET_LABELS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"
 def method_label(recipe: str) -> str:
     """A recipe as the paper writes it: at-rwp is AT-RWP."""
     return "Natural" if recipe == "natural" else recipe.upper()
+
+
+# The settings that a sweep may vary, as a label names them.
+_CHANGES = {
+    "gamma": "gamma {}",
+    "num_weight_steps": "K2 = {}",
+    "norm_scope": "norm per {}",
+    "mask": "mask {}",
+    "c_min": "c_min {}",
+    "loss_range": "losses in {}",
+    "criterion": "masked on {}",
+    "remove_below": "losses below {} removed",
+}
+
+
+def recipe_label(suite: Suite, recipe: str) -> str:
+    """As `method_label`; a recipe of a sweep by its base and what is changed in it."""
+    for sweep in suite.sweeps.values():
+        for change in sweep.changes():
+            if sweep.name_of(change) == recipe:
+                return f"{method_label(sweep.recipe)}: {change_label(change)}"
+    return method_label(recipe)
+
+
+def change_label(change: dict[str, Any]) -> str:
+    """Changed settings in words: mask all, K2 = 1, norm per layer."""
+    return ", ".join(
+        _CHANGES.get(name, f"{name} {{}}").format(value_label(value))
+        for name, value in change.items()
+    )
+
+
+def value_label(value: Any) -> str:
+    """A setting's value as it stands on an axis: a range as 0.5-1."""
+    if isinstance(value, list | tuple):
+        return "-".join(map(value_label, value))
+    return f"{value:g}" if isinstance(value, int | float) else str(value).replace("_", " ")
 
 
 def threat_label(suite: Suite, threat: str) -> str:

@@ -1,4 +1,4 @@
-"""Figures drawn from tidy frames: learning curves, sweeps, attacks, and a curve over another."""
+"""Figures drawn from tidy frames: learning curves, attacks, and a curve over another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def learning_curves(frame: pd.DataFrame, *, title: str = "") -> Figure:
     Methods differ in color and marker, splits in line style; with several seeds the line is their
     mean, the shade their range.
     """
-    methods, splits = _names(frame["method"]), _names(frame["split"])
+    methods, splits = names_in(frame["method"]), names_in(frame["split"])
     method_looks = looks(methods)
     split_lines: dict[str, Any] = dict(zip(splits, LINES, strict=False))
     with figure_style():
@@ -33,7 +33,7 @@ def learning_curves(frame: pd.DataFrame, *, title: str = "") -> Figure:
                 chosen = frame[(frame["method"] == method) & (frame["split"] == split)]
                 if len(chosen):
                     style = method_looks[method] | {"linestyle": split_lines[split]}
-                    _line_over_seeds(axes, chosen, "epoch", "accuracy", style)
+                    line_over_seeds(axes, chosen, "epoch", "accuracy", style)
         _epochs(axes)
         axes.set(ylabel="robust accuracy (%)", title=title)
         keys = [Line2D([], [], label=method, **method_looks[method]) for method in methods]
@@ -45,44 +45,12 @@ def learning_curves(frame: pd.DataFrame, *, title: str = "") -> Figure:
     return figure
 
 
-def sweep(
-    frame: pd.DataFrame,
-    *,
-    x_label: str,
-    y_label: str = "robust accuracy (%)",
-    references: pd.DataFrame | None = None,
-    title: str = "",
-) -> Figure:
-    """Accuracy against a setting that is varied.
-
-    `frame`: value (a number, or a text such as a loss range, in the order of the frame), measure
-    ("best", "last"), seed, accuracy (percent). `references`: name, measure, accuracy: other
-    methods, drawn as level lines.
-    """
-    places = frame.assign(place=_places(frame["value"]))
-    measures = _names(frame["measure"])
-    measure_looks = looks(measures)
-    with figure_style():
-        figure, (axes,) = new_figure(size=(6.6, 4.0))
-        for measure, line in zip(measures, LINES, strict=False):
-            chosen = places[places["measure"] == measure]
-            style = measure_looks[measure] | {"linestyle": line, "label": measure}
-            _line_over_seeds(axes, chosen, "place", "accuracy", style, every=1)
-        if references is not None:
-            _level_lines(axes, references)
-        if not pd.api.types.is_numeric_dtype(frame["value"]):
-            axes.set_xticks(range(frame["value"].nunique()), _names(frame["value"]))
-        axes.set(xlabel=x_label, ylabel=y_label, title=title)
-        axes.legend(ncols=2)
-    return figure
-
-
 def attacks(frame: pd.DataFrame, *, title: str = "") -> Figure:
     """Accuracy of each defense under each attack, one row per defense.
 
     `frame`: defense, attack, accuracy (percent); rows without a number are left out.
     """
-    defenses, names = _names(frame["defense"]), _names(frame["attack"])
+    defenses, names = names_in(frame["defense"]), names_in(frame["attack"])
     attack_looks = looks(names)
     with figure_style():
         figure, (axes,) = new_figure(size=(6.6, 0.34 * len(defenses) + 1.5))
@@ -129,19 +97,12 @@ def _epochs(axes: Axes) -> None:
     axes.set_xlabel("epoch")
 
 
-def _names(column: pd.Series) -> list[str]:
+def names_in(column: pd.Series) -> list[str]:
     """Distinct values in the order of the frame."""
     return [str(value) for value in column.drop_duplicates()]
 
 
-def _places(values: pd.Series) -> pd.Series:
-    """Numbers are their own place on an axis; texts stand one after the other."""
-    if pd.api.types.is_numeric_dtype(values):
-        return values
-    return values.astype(str).map({name: place for place, name in enumerate(_names(values))})
-
-
-def _line_over_seeds(
+def line_over_seeds(
     axes: Axes,
     frame: pd.DataFrame,
     x: str,
@@ -158,15 +119,4 @@ def _line_over_seeds(
     if (grouped.size() > 1).any():
         axes.fill_between(
             mean.index.to_numpy(), grouped.min(), grouped.max(), color=style["color"], alpha=0.15
-        )
-
-
-def _level_lines(axes: Axes, references: pd.DataFrame) -> None:
-    for position, row in enumerate(references.to_dict("records")):
-        axes.axhline(
-            row["accuracy"],
-            color="#555555",
-            linestyle=LINES[-1 - position % len(LINES)],
-            linewidth=1.1,
-            label=f"{row['name']}, {row['measure']}",
         )

@@ -6,17 +6,21 @@ import base64
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from rwp.config.figures import figure_names
 from rwp.config.schema import Params
-from rwp.config.specs import RunKey
+from rwp.config.specs import RunKey, suite_directory
 from rwp.config.tables import get_suite
 from rwp.reporting import figures as draw
-from rwp.reporting.cells import COLUMN_LABELS
+from rwp.reporting.cells import COLUMN_LABELS, NORM_LABELS, dataset_label
+from rwp.reporting.gaps import Gap, fill
 from rwp.reporting.learning import curve_frame, table1_curve_keys
 from rwp.reporting.metrics import averages
+from rwp.reporting.origins import part_label, runs_of
 from rwp.reporting.style import picture
 from rwp.reporting.tables import Table
 
@@ -29,17 +33,60 @@ CAPTIONS = {
     "fig3a": "Figure 3a: robust accuracy by c_min",
     "fig3b": "Figure 3b: robust accuracy by the number of weight steps",
     "fig3c": "Figure 3c: learning curves of AT, AT-AWP and AT-RWP",
-    "fig4": "Figure 4: AT without low-loss examples, and the share removed",
-    "fig4a": "Figure 4a: AT without low-loss examples, CIFAR-10, L-inf",
-    "fig4b": "Figure 4b: AT without low-loss examples, CIFAR-10, L2",
-    "fig4c": "Figure 4c: AT without low-loss examples, CIFAR-100, L-inf",
-    "fig4d": "Figure 4d: AT without low-loss examples, CIFAR-100, Wide ResNet",
+    "fig4a": "Figure 4a: AT without low-loss examples, and the share removed",
+    "fig4b": "Figure 4b: AT without low-loss examples, and the share removed",
+    "fig4c": "Figure 4c: AT without low-loss examples, and the share removed",
+    "fig4d": "Figure 4d: AT without low-loss examples, and the share removed",
 }
+# How to read a picture, by the kind of figure.
+READING = {
+    "curves": "Robust accuracy after each epoch, under the attack of the training log.",
+    "sweep": "Best epoch and mean of the last six; level lines are other recipes, in the same line"
+    " styles. A cross marks a value whose training has no number.",
+    "removal": "Above: accuracy without the removed examples, and test accuracy of plain training;"
+    " below: the share of examples removed in each epoch.",
+    "landscape": "Change of the mean loss of each loss group of the adversarial training images as"
+    " the weights move along random directions; steeper means more overfitted (section 3). Large"
+    " losses are cut off.",
+}
+
+
+def reported_figures(
+    params: Params, suite_name: str, gaps: Sequence[Gap], *, root: Path | str
+) -> Iterator[dict[str, Any]]:
+    """The suite's figures: those that its report waits for, and others that are drawn already.
+
+    Each has a caption, how to read it, a uri (none where it is not drawn), the command that draws
+    it, and what it lacks.
+    """
+    suite, base = get_suite(params, suite_name), suite_directory(suite_name)
+    waited = figure_names(suite)
+    for name in dict.fromkeys([*waited, *suite.figures]):
+        path = Path(root) / base / f"{name}.svg"
+        if not path.exists() and name not in waited:
+            continue
+        label = part_label(name)
+        yield {
+            "name": name,
+            "caption": f"{CAPTIONS.get(name, label)} ({_place(params, suite_name, name)})",
+            "reading": READING[suite.figures[name].kind],
+            "uri": _data_uri(path.read_bytes()) if path.exists() else None,
+            "command": fill([str(base / f"{name}.svg")], "missing"),
+            "lacks": [gap for gap in gaps if gap.where.partition(":")[0] == label],
+        }
+
+
+def _place(params: Params, suite_name: str, name: str) -> str:
+    """Data, threat model and network of a figure's runs."""
+    key = runs_of(params, suite_name, name)[0]
+    suite = get_suite(params, suite_name)
+    data = dataset_label(params, suite, key.dataset)
+    return f"{data}, {NORM_LABELS[suite.threat_models[key.threat].norm]}, {key.network}"
 
 
 def own_figures(
     params: Params, suite_name: str, second: Table, *, root: Path | str
-) -> Iterator[dict[str, str]]:
+) -> Iterator[dict[str, Any]]:
     """Table 2 as a picture, and those learning curves of Table 1 that are no figure of the paper.
 
     Each is a uri and a caption.
@@ -73,20 +120,32 @@ def own_figures(
 
 def _curves(
     params: Params, keys: Sequence[RunKey], root: Path | str, splits: Sequence[str], caption: str
-) -> Iterator[dict[str, str]]:
+) -> Iterator[dict[str, Any]]:
     frame = curve_frame(params, keys, root=root, splits=splits)
     if not frame.empty:
         yield _image(draw.learning_curves(frame), caption)
 
 
-def stored_figures(paths: Sequence[Path]) -> Iterator[dict[str, str]]:
-    """Figures that other steps drew: uri and caption."""
+def given_figures(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """SVG files that a caller wants to see, as `reported_figures` gives them."""
     for path in paths:
-        yield {"uri": _data_uri(path.read_bytes()), "caption": CAPTIONS.get(path.stem, path.stem)}
+        caption = CAPTIONS.get(path.stem, path.stem)
+        yield _shown(_data_uri(path.read_bytes()), caption) | {"name": path.stem}
 
 
-def _image(figure: Figure, caption: str) -> dict[str, str]:
-    return {"uri": _data_uri(picture(figure, "svg")), "caption": caption}
+def _image(figure: Figure, caption: str) -> dict[str, Any]:
+    return _shown(_data_uri(picture(figure, "svg")), caption)
+
+
+def _shown(uri: str, caption: str) -> dict[str, Any]:
+    return {
+        "name": "",
+        "caption": caption,
+        "reading": "",
+        "uri": uri,
+        "command": "",
+        "lacks": [],
+    }
 
 
 def _data_uri(svg: bytes) -> str:

@@ -10,15 +10,17 @@ from rwp.config.schema import Params
 from rwp.config.specs import suite_directory
 from rwp.config.tables import get_suite
 from rwp.files import write_json
+from rwp.reporting.averaging import STD
 from rwp.reporting.cells import COLUMN_LABELS, PAPER_COLUMNS, attack_columns
 from rwp.reporting.measurements import OK
+from rwp.reporting.tables import LABELS as TABLE_LABELS
 from rwp.reporting.tables import MEASURES, Table, table1, table2
 
 if TYPE_CHECKING:
     from rich.table import Table as TerminalTable
 
 MISSING = "-"
-LABELS = ("threat_model", "method", "dataset", "defense")
+LABELS = ("group", *TABLE_LABELS, "network")
 
 
 def metrics(params: Params, suite_name: str, *, root: Path | str = ".") -> dict[str, Any]:
@@ -50,24 +52,37 @@ def write_metrics(params: Params, suite_name: str, *, root: Path | str = ".") ->
 
 
 def terminal_table(table: Table, *, title: str) -> TerminalTable:
-    """Either table for a terminal, in percent; Table 2's reference last, notes below."""
+    """A table for a terminal, in percent; Table 2's reference last, notes below."""
     from rich.table import Table as TerminalTable
     from rich.text import Text
 
-    labels = [name for name in LABELS if name in table.frame]
-    numbers = [str(name) for name in table.frame if name not in labels]
-    notes = Text("\n".join(["accuracy in percent", *_notes(table, labels)]))
+    labels, numbers = _shown_labels(table), _means(table)
+    notes = Text("\n".join(["accuracy in percent", *_notes(table)]))
     shown = TerminalTable(title=title, caption=notes, caption_justify="left")
     for name in labels:
         shown.add_column(name.replace("_", " "), no_wrap=True)
     for name in numbers:
         shown.add_column(COLUMN_LABELS.get(name, name.replace("_", " ")), justify="right")
+    group = None
     for row in table.frame.to_dict("records"):
-        shown.add_row(*(row[name] for name in labels), *(_cell(row[name]) for name in numbers))
+        if row.get("group") != group:
+            group = row["group"]
+            shown.add_section()
+            shown.add_row(Text(group, style="italic"))
+        cells = [_cell(row[name], row.get(f"{name}{STD}")) for name in numbers]
+        shown.add_row(*(row[name] for name in labels), *cells)
     for defense, accuracies in reference_rows(table).items():
         shown.add_section()
         shown.add_row(f"{defense} (ref.)", *(_cell(accuracies[name]) for name in numbers))
     return shown
+
+
+def _shown_labels(table: Table) -> list[str]:
+    """The columns that name a row; of a table in groups, those that tell rows apart."""
+    labels = [name for name in LABELS if name in table.frame and name != "group"]
+    if "group" not in table.frame:
+        return labels
+    return [name for name in labels if name == "method" or table.frame[name].nunique() > 1]
 
 
 def reference_rows(table: Table) -> dict[str, dict[str, float]]:
@@ -86,18 +101,30 @@ def reference_rows(table: Table) -> dict[str, dict[str, float]]:
 def averages(table: Table) -> dict[str, dict[str, float]]:
     """Defense -> column -> percent, of Table 2 and, last, of its reference."""
     rows = {
-        row["defense"]: {str(name): row[name] for name in row if name != "defense"}
+        row["defense"]: {name: row[name] for name in _means(table)}
         for row in table.frame.to_dict("records")
     }
     return rows | reference_rows(table)
 
 
-def _cell(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else MISSING
+def _means(table: Table) -> list[str]:
+    """The columns of numbers, without those of their spread."""
+    names = [str(name) for name in table.frame if name not in LABELS]
+    return [name for name in names if not name.endswith(STD)]
 
 
-def _notes(table: Table, labels: list[str]) -> list[str]:
+def _cell(value: float, deviation: float | None = None) -> str:
+    """A mean; with its deviation over seeds, one decimal less, as more would be noise."""
+    if not math.isfinite(value):
+        return MISSING
+    if deviation is None or not math.isfinite(deviation):
+        return f"{value:,.2f}"
+    return f"{value:,.1f} ± {deviation:.1f}"
+
+
+def _notes(table: Table) -> list[str]:
     """Why cells are empty and what looks wrong, one line each."""
+    labels = [name for name in TABLE_LABELS if name in table.frame]
     notes: dict[str, None] = {}
     for row in table.details.to_dict("records"):
         place = f"{' '.join(row[name] for name in labels)} seed {row['seed']}"

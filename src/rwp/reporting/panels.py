@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 
 from rwp.reporting.style import LINES, figure_style, looks, marker_spacing, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def removal_curves(frame: pd.DataFrame) -> Figure:
@@ -45,11 +50,17 @@ def removal_curves(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+# About what guessing among ten classes costs: above it a network is broken, however it was
+# trained, and the differences that matter would be flat lines.
+CUT = 2.5
+
+
 def landscape_panels(frame: pd.DataFrame) -> Figure:
     """Loss along a random direction of the weights, by loss group, one panel per checkpoint.
 
     `frame`: panel (a checkpoint), group (a range of the loss, such as "0.5-1"), offset (mu),
-    change (mean loss at w + mu d minus that at w, nats), num_examples of the group.
+    change (mean loss at w + mu d minus that at w, nats), num_examples of the group. The picture
+    is cut at `CUT` nats, and at the offset from which on all curves are above.
     """
     panels = list(frame["panel"].drop_duplicates())
     groups = list(frame["group"].drop_duplicates())
@@ -71,13 +82,34 @@ def landscape_panels(frame: pd.DataFrame) -> Figure:
                     **group_looks[group],
                 )
             place.set_title(str(panel))
+        _cut(axes[0], frame)
         for place in axes[max(0, len(panels) - columns) : len(panels)]:
             place.tick_params(labelbottom=True)
         for place in axes[len(panels) :]:
             place.set_axis_off()
-        figure.supxlabel("offset along the direction")
-        figure.supylabel("change of the loss (nats)")
-        handles, labels = axes[0].get_legend_handles_labels()
+        figure.supxlabel("offset along the direction, in lengths of each filter")
+        figure.supylabel("change of the mean loss (nats)")
+        known: dict[str, Any] = {}
+        for place in axes[: len(panels)]:
+            handles, labels = place.get_legend_handles_labels()
+            known |= dict(zip(labels, handles, strict=True))
         # Above: below stands the label that the panels share.
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(6, len(groups)))
+        title = "loss group (nats)"
+        figure.legend(
+            [known[group] for group in groups],
+            groups,
+            loc="outside upper center",
+            ncols=min(6, len(groups)),
+            title=title,
+        )
     return figure
+
+
+def _cut(axes: Axes, frame: pd.DataFrame) -> None:
+    """Show where curves differ; all panels share these limits."""
+    shown = frame[frame["change"] <= CUT]
+    if len(shown) == len(frame) or shown.empty:
+        return
+    widest = 1.02 * shown["offset"].abs().max()
+    axes.set_xlim(-widest, widest)
+    axes.set_ylim(min(0.0, shown["change"].min()) - 0.05 * CUT, CUT)

@@ -8,24 +8,21 @@ from typing import Any
 
 import pandas as pd
 
+from rwp.config.figures import BEYOND
 from rwp.config.schema import Params, Suite
 from rwp.config.specs import suite_directory
 from rwp.config.tables import get_suite
 from rwp.files import write_text
-from rwp.reporting.cells import (
-    COLUMN_LABELS,
-    NORM_LABELS,
-    attack_columns,
-    method_label,
-    table1_rows,
-    table2_rows,
-)
+from rwp.reporting.beyond import beyond
+from rwp.reporting.beyond_view import beyond_view
+from rwp.reporting.cells import COLUMN_LABELS, NORM_LABELS, attack_columns
 from rwp.reporting.compare import NOT_COMPARABLE, compare_table1, compare_table2
-from rwp.reporting.images import CAPTIONS, own_figures, stored_figures
+from rwp.reporting.gaps import figure_gaps, table_gaps
+from rwp.reporting.images import given_figures, own_figures, reported_figures
 from rwp.reporting.measurements import OK
-from rwp.reporting.runs import read_run
+from rwp.reporting.origins import origin_rows
 from rwp.reporting.tables import Table, records, table1, table2
-from rwp.reporting.views import BROKEN, KINDS, SIGNS, gaps, table1_view, table2_view
+from rwp.reporting.views import BROKEN, KINDS, SIGNS, table1_view, table2_view
 
 
 def write_report(
@@ -38,7 +35,7 @@ def write_report(
 ) -> Path:
     """Write the report of a suite (report.html in its folder, unless a path is given).
 
-    `figures` are SVG files to show; by default those of the paper's figures that exist there.
+    `figures` are SVG files to show; by default those that the suite reports or has drawn.
     """
     target = Path(path or Path(root) / suite_directory(suite_name) / "report.html")
     write_text(target, render_report(params, suite_name, root=root, figures=figures))
@@ -71,20 +68,27 @@ def _context(
 ) -> dict[str, Any]:
     suite = get_suite(params, suite_name)
     first, second = table1(params, suite_name, root=root), table2(params, suite_name, root=root)
+    third = beyond(params, suite_name, root=root) if BEYOND in suite.reported else None
     compared1 = compare_table1(params, suite_name, first)
     compared2 = compare_table2(params, suite_name, second)
     columns = attack_columns(suite)
-    runs = _runs(params, suite_name, second, root)
-    folder = Path(root) / suite_directory(suite_name)
-    stored = figures if figures is not None else [folder / f"{name}.svg" for name in CAPTIONS]
+    missing_figures = list(figure_gaps(params, suite_name, root=root))
+    shown = list(
+        reported_figures(params, suite_name, missing_figures, root=root)
+        if figures is None
+        else given_figures(figures)
+    )
+    drawn = [figure for figure in shown if figure["uri"]]
     return {
         "name": suite_name,
         "suite": suite,
         "folder": str(suite_directory(suite_name)),
         "table1": table1_view(first, compared1),
         "table2": table2_view(second, compared2, columns),
+        "beyond": beyond_view(third) if third else None,
         "columns": [COLUMN_LABELS.get(column, column) for column in columns.values()],
-        "counts": _counts(first, second),
+        "counts": _counts(first, second, third),
+        "figure_counts": {"drawn": len(drawn), "all": len(shown)},
         "verdicts": pd.concat([compared1, compared2])["verdict"].value_counts().to_dict(),
         "elsewhere1": _not_comparable(compared1),
         "elsewhere2": _not_comparable(compared2),
@@ -93,21 +97,25 @@ def _context(
         "broken": BROKEN,
         "compared1": records(compared1),
         "compared2": records(compared2),
-        "gaps": gaps(first, second),
+        "gaps": [*table_gaps(first, second, third), *missing_figures],
         "warnings": _warnings(second),
-        "figures": [
-            *own_figures(params, suite_name, second, root=root),
-            *stored_figures([path for path in stored if path.exists()]),
-        ],
-        "runs": runs,
+        "figures": [*own_figures(params, suite_name, second, root=root), *shown],
+        "runs": list(origin_rows(params, suite_name, _evaluated(second, third), root=root)),
         "details": records(second.details),
+        "beyond_details": records(third.details) if third else [],
         "settings": list(_flat(suite.model_dump(mode="json", exclude_none=True))),
         "protocol": _protocol(params, suite, second),
     }
 
 
-def _counts(first: Table, second: Table) -> dict[str, int]:
-    status = pd.concat([first.details["status"], second.details["status"]])
+def _evaluated(second: Table, third: Table | None) -> dict[str, float]:
+    """Run -> seconds of its evaluations; those of Table 2 hold the attacks of the table beyond."""
+    found = third.details.set_index("run")["evaluation_seconds"].to_dict() if third else {}
+    return found | second.details.groupby("run")["seconds"].sum().to_dict()
+
+
+def _counts(*tables: Table | None) -> dict[str, int]:
+    status = pd.concat([table.details["status"] for table in tables if table])
     return {"filled": int((status == OK).sum()), "all": len(status)}
 
 
@@ -139,31 +147,6 @@ def _protocol(params: Params, suite: Suite, table: Table) -> str:
         f" {radius.removeprefix('default ')} on [0, 1] pixels; checkpoint chosen on {chosen};"
         f" training seeds {', '.join(map(str, suite.seeds))}; attack seed {suite.evaluation.seed}"
     )
-
-
-def _runs(params: Params, suite_name: str, second: Table, root: Path | str) -> list[dict[str, Any]]:
-    """Costs and origin of every training behind the tables."""
-    groups = [keys for _, keys in table1_rows(params, suite_name)]
-    groups += [keys for _, keys in table2_rows(params, suite_name)]
-    spent = second.details.groupby("run")["seconds"].sum()
-    rows = {}
-    for key in (key for keys in groups for key in keys):
-        run = read_run(params, key, root=root)
-        document = run.document
-        rows[run.name] = {
-            "method": method_label(key.recipe),
-            "key": key,
-            "status": run.status,
-            "epochs": len(run.history),
-            "passes": document.get("passes") or {},
-            "evaluation_seconds": float(spent.get(run.name, 0.0)),
-            **{
-                name: document.get(name)
-                for name in ("seconds", "parameters", "device", "commit", "fingerprint")
-            },
-            "run": run.name,
-        }
-    return list(rows.values())
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

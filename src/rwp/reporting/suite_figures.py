@@ -17,14 +17,17 @@ from rwp.config.specs import RunKey, suite_directory
 from rwp.config.tables import get_suite
 from rwp.errors import UserError
 from rwp.reporting import figures as draw
-from rwp.reporting.cells import method_label
+from rwp.reporting.cells import change_label, method_label, value_label
 from rwp.reporting.learning import curve_frame
+from rwp.reporting.measurements import OK
 from rwp.reporting.panels import landscape_panels, removal_curves
 from rwp.reporting.runs import read_run
 from rwp.reporting.style import write_figure
+from rwp.reporting.sweeps import draw_sweep
 from rwp.reporting.tables import LAST_EPOCHS, run_numbers
 
 # What a sweep shows of each run, by its name in the tables.
+_SWEEP_COLUMNS = ["name", "value", "measure", "seed", "accuracy", "status", "run"]
 SHOWN = {"best": "best", "last_epochs_mean": f"mean of the last {LAST_EPOCHS} epochs"}
 
 
@@ -78,13 +81,12 @@ def _sweep(
     for recipe in entry.references:
         runs = setting_keys(params, suite_name, entry, recipe)
         rows += _numbers(params, runs, root, value=None, name=method_label(recipe))
-    frame = pd.DataFrame(rows, columns=["name", "value", "measure", "seed", "accuracy", "run"])
+    frame = pd.DataFrame(rows, columns=_SWEEP_COLUMNS)
     swept = frame[frame["name"] == ""].drop(columns="name")
-    _need(swept, keys)
-    references = (
-        frame[frame["name"] != ""].groupby(["name", "measure"], sort=False)["accuracy"].mean()
-    )
-    figure = draw.sweep(
+    _need(swept[swept["status"] == OK], keys)
+    known = frame[(frame["name"] != "") & (frame["status"] == OK)]
+    references = known.groupby(["name", "measure"], sort=False)["accuracy"].mean()
+    figure = draw_sweep(
         swept.assign(value=swept["value"].infer_objects()),
         x_label=entry.label,
         references=references.reset_index() if len(references) else None,
@@ -97,30 +99,24 @@ def _value(change: dict[str, Any]) -> float | str:
     values = list(change.values())
     if len(values) == 1 and isinstance(values[0], int | float):
         return values[0]
-    texts = [
-        "-".join(f"{v:g}" for v in x) if isinstance(x, list | tuple) else str(x) for x in values
-    ]
-    return ", ".join(texts)
+    return ", ".join(map(value_label, values))
 
 
 def _numbers(
     params: Params, keys: Sequence[RunKey], root: Path | str, *, value: Any, name: str
 ) -> list[dict[str, Any]]:
+    """Both measures of each run; a run without numbers is one row that says why."""
     rows = []
     for key in keys:
-        numbers = run_numbers(read_run(params, key, root=root))
-        rows += [
-            {
-                "name": name,
-                "value": value,
-                "measure": label,
-                "seed": key.seed,
-                "accuracy": numbers[measure],
-                "run": str(key.directory),
-            }
+        run = read_run(params, key, root=root)
+        numbers = run_numbers(run)
+        place = {"name": name, "value": value, "seed": key.seed, "run": run.name}
+        found = [
+            place | {"measure": label, "accuracy": numbers[measure], "status": OK}
             for measure, label in SHOWN.items()
             if numbers.get(measure) is not None
         ]
+        rows += found or [place | {"status": numbers.get("status") or run.status}]
     return rows
 
 
@@ -134,7 +130,7 @@ def _removal(
     keys = [*plain]
     for change, runs in sweep_rows(params, suite_name, entry, entry.sweep):
         keys += runs
-        panel = f"loss below {_value(change)} removed"
+        panel = change_label(change)
         shown = {"test": runs, "train": runs, f"{method_label(sweep.recipe)}, test": plain}
         for series, series_keys in shown.items():
             split = series.rpartition(", ")[2]
@@ -155,8 +151,10 @@ def _removed(
     shares = pd.DataFrame(
         [
             {"epoch": row["epoch"], "value": 100 * row["share_removed"]}
-            for key in keys
-            for row in read_run(params, key, root=root).history
+            for run in (read_run(params, key, root=root) for key in keys)
+            if run.status not in ("stale", "inconsistent")
+            for row in run.history
+            if "share_removed" in row
         ],
         columns=["epoch", "value"],
     )

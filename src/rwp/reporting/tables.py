@@ -13,7 +13,9 @@ from rwp.config.schema import Params
 from rwp.config.specs import RunKey, suite_directory
 from rwp.config.tables import get_suite
 from rwp.files import atomic_write
+from rwp.reporting.averaging import average_rows, averaged, numeric
 from rwp.reporting.cells import attack_columns, table1_rows, table2_rows
+from rwp.reporting.costs import run_costs
 from rwp.reporting.measurements import OK, Measurement, measure
 from rwp.reporting.runs import Run, read_run
 
@@ -30,8 +32,10 @@ MEASURES = (
 )
 Row = dict[Any, Any]
 
+LABELS = ("threat_model", "method", "dataset", "defense")
 EPOCHS = ("best_epoch", "best_on_test_epoch", "num_epochs")
 COUNTS = ("num_examples", "num_robust")
+PASSES = ("forward_passes", "backward_passes")
 
 
 @dataclass(frozen=True)
@@ -45,14 +49,15 @@ class Table:
 def table1(params: Params, suite_name: str, *, root: Path | str = ".") -> Table:
     """Robust accuracy at the selected and at the final epoch, by threat model, data set, recipe.
 
-    A cell is the mean over the suite's seeds and stays empty until each has a number.
+    A cell is the mean over the suite's seeds and stays empty until each has a number; with
+    several seeds, their standard deviation stands beside it (`best_std`).
     """
     rows, details = [], []
     for labels, keys in table1_rows(params, suite_name):
         seeds = [labels | _table1_detail(key, read_run(params, key, root=root)) for key in keys]
         details += seeds
-        rows.append(labels | {name: _mean(seeds, name) for name in MEASURES})
-    return Table(_numeric(rows, MEASURES), _details(details, EPOCHS))
+        rows.append(labels | average_rows(seeds, MEASURES))
+    return Table(numeric(rows, LABELS), _details(details, (*EPOCHS, *PASSES)))
 
 
 def _table1_detail(key: RunKey, run: Run) -> dict[str, Any]:
@@ -68,6 +73,7 @@ def _table1_detail(key: RunKey, run: Run) -> dict[str, Any]:
         "fingerprint": run.document.get("fingerprint"),
         "commit": run.document.get("commit"),
         "seconds": run.document.get("seconds"),
+        **run_costs(run),
         "run": run.name,
     }
     return detail | run_numbers(run)
@@ -117,11 +123,11 @@ def table2(params: Params, suite_name: str, *, root: Path | str = ".") -> Table:
         details += seeds
         if keys[0].recipe in suite.table2.recipes:
             by_attack = {
-                column: _mean([row for row in seeds if row["attack"] == attack], "accuracy")
+                column: [row["accuracy"] for row in seeds if row["attack"] == attack]
                 for attack, column in columns.items()
             }
-            rows.append({"defense": defense} | by_attack)
-    return Table(_numeric(rows, columns.values()), _details(details, COUNTS))
+            rows.append({"defense": defense} | averaged(by_attack))
+    return Table(numeric(rows, LABELS), _details(details, (*COUNTS, *PASSES)))
 
 
 def _table2_details(
@@ -151,6 +157,7 @@ def _table2_detail(item: Measurement, run: Run, warning: str) -> dict[str, Any]:
         "fingerprint": record.fingerprint if record else None,
         "commit": run.document.get("commit"),
         "seconds": record.seconds if record else None,
+        **run_costs(run),
         "checkpoint": "best",
         "run": run.name,
         "record": item.path,
@@ -170,17 +177,6 @@ def _stronger_than_expected(item: Measurement, found: Sequence[Measurement]) -> 
     if margins[weaker] <= 0:
         return ""
     return f"AutoAttack leaves {margins[weaker]} more images correct than {weaker}"
-
-
-def _mean(seeds: Sequence[dict[str, Any]], name: str) -> float | None:
-    """The mean over all seeds; none as long as one of them has no number."""
-    values = [row[name] for row in seeds]
-    return None if None in values or not values else sum(values) / len(values)
-
-
-def _numeric(rows: list[dict[str, Any]], columns: Iterable[str]) -> pd.DataFrame:
-    """A frame whose number columns are numbers even where all of them are missing."""
-    return pd.DataFrame(rows).astype(dict.fromkeys(columns, float))
 
 
 def _percent(share: float | None) -> float | None:

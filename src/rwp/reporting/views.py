@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from rwp.reporting.compare import ABOVE, BELOW, NOT_COMPARABLE, PAPER_MEASURES, PLACE, WITHIN
+from rwp.reporting.costs import duration
 from rwp.reporting.measurements import OK
 from rwp.reporting.metrics import averages
 from rwp.reporting.tables import MEASURES, Row, Table, records, records_by
@@ -29,16 +30,6 @@ class Cell:
     text: str
     kind: str = ""
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Gap:
-    """Cells without a number that share a reason, and the command that fills them."""
-
-    where: str
-    status: str
-    reason: str
-    command: str
 
 
 def table1_view(table: Table, comparison: pd.DataFrame) -> list[Row]:
@@ -84,7 +75,11 @@ def table2_view(table: Table, comparison: pd.DataFrame, columns: dict[str, str])
         ]
         gap = numbers["pgd20"] - numbers["aa"]
         shown = Cell(f"{gap:.2f}") if math.isfinite(gap) else Cell(NO_NUMBER)
-        rows.append({"defense": defense, "cells": [*cells, shown], "reference": defense not in own})
+        cost = cost_cell(seeds[defense, next(iter(columns))])
+        reference = defense not in own
+        rows.append(
+            {"defense": defense, "cells": [*cells, shown], "cost": cost, "reference": reference}
+        )
     return rows
 
 
@@ -127,33 +122,11 @@ def _spread(seeds: Sequence[Row], column: str) -> str:
     return ""
 
 
-def gaps(table1: Table, table2: Table) -> list[Gap]:
-    """All cells without a number, grouped by run and reason."""
-    found = []
-    for row in records(table1.details):
-        if row["status"] != OK:
-            where = f"Table 1: {row['method']}, {row['dataset']}, {row['threat_model']}"
-            command = _command([f"{row['run']}/run.json"], row["status"])
-            found.append(_gap(where, row, command))
-    for (_, status, _), rows in records_by(table2.details, "run", "status", "reason").items():
-        if status != OK:
-            names = ", ".join(row["attack"] for row in rows)
-            command = _command([row["record"] for row in rows if row["record"]], status)
-            found.append(_gap(f"Table 2: {rows[0]['defense']}: {names}", rows[0], command))
-    return found
-
-
-def _gap(where: str, row: Row, command: str) -> Gap:
-    return Gap(f"{where}, seed {row['seed']}", row["status"], row["reason"], command)
-
-
-def _command(targets: Sequence[str], status: str) -> str:
-    """What builds the files, in the braces of a shell where they lie side by side."""
-    if not targets or status in ("collapsed", "diverged"):
-        return ""
-    folder, _, first = targets[0].rpartition("/")
-    stems = [target.rpartition("/")[2].removesuffix(".json") for target in targets]
-    short = f"{folder}/{{{','.join(stems)}}}.json" if len(stems) > 1 else f"{folder}/{first}"
-    # Changed settings are noticed without force, a damaged file is not.
-    force = " --force" if status == "inconsistent" else ""
-    return f"snakemake --cores all{force} {short}"
+def cost_cell(seeds: Sequence[Row]) -> Cell:
+    """Forward and backward passes of a training, and its time below; means over seeds."""
+    known = [row for row in seeds if row["forward_passes"] is not None]
+    if not known:
+        return Cell(NO_NUMBER)
+    passes = statistics.fmean(row["forward_passes"] + row["backward_passes"] for row in known)
+    hours = statistics.fmean(row["training_hours"] for row in known)
+    return Cell(f"{passes:,.0f}", "", (duration(hours),))

@@ -1,0 +1,52 @@
+"""What MLflow calls the measurements of an epoch: the part before the slash names a panel.
+
+The names in history.jsonl stay as they are; these are for people who look at curves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_NAMES = {
+    "train_loss": "loss/train",
+    "share_below_c_min": "lsc/share_below_c_min",
+    "share_removed": "lsc/share_removed",
+    "weight_steps": "weight_perturbation/steps",
+    "norm_ratio": "weight_perturbation/norm_ratio",  # ||v|| / ||w||
+    "learning_rate": "schedule/learning_rate",
+    **{
+        name: f"speed/{name}"
+        for name in (
+            "seconds",
+            "images_per_second",
+            "flops_per_second",
+            "loading_share",
+            "peak_memory",
+        )
+    },
+}
+# The six loss groups of the paper's section 3 in nats, and what lies above.
+LOSS_GROUPS = ("0.0-0.5", "0.5-1.0", "1.0-1.5", "1.5-2.0", "2.0-2.5", "2.5-3.0", "above_3.0")
+
+
+def panel_name(name: str) -> str:
+    """The panel and name of one measurement, such as accuracy/test_robust."""
+    if name.endswith("_accuracy"):
+        return f"accuracy/{name.removesuffix('_accuracy')}"
+    return _NAMES.get(name, f"other/{name}")
+
+
+def panel_metrics(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """A row of history.jsonl as single numbers with their panels; its epoch is their step."""
+    for name, value in row.items():
+        if name == "loss_histogram":
+            for group, share in zip(LOSS_GROUPS, value, strict=True):
+                yield f"loss_group/{group}", float(share)
+        elif name != "epoch" and isinstance(value, int | float):
+            yield panel_name(name), float(value)
+
+
+def evaluation_metrics(checkpoint: str, accuracies: Mapping[str, float]) -> dict[str, float]:
+    """Accuracies under attacks, a panel for each checkpoint that is evaluated."""
+    return {f"evaluation_{checkpoint}/{name}": value for name, value in accuracies.items()}

@@ -1,0 +1,90 @@
+"""What a report lacks, and the command that fills it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rwp.config.figures import figure_names, landscape_spec
+from rwp.config.schema import Params
+from rwp.config.specs import suite_directory
+from rwp.config.tables import get_suite
+from rwp.reporting.cells import recipe_label
+from rwp.reporting.measurements import OK
+from rwp.reporting.origins import BEYOND_TITLE, part_label, runs_of
+from rwp.reporting.runs import read_run
+from rwp.reporting.tables import Row, Table, records, records_by
+
+FAILED = ("collapsed", "diverged")  # no command mends these
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Cells without a number that share a reason, and the command that fills them."""
+
+    where: str
+    status: str
+    reason: str
+    command: str
+
+
+def table_gaps(table1: Table, table2: Table, beyond: Table | None) -> list[Gap]:
+    """All cells without a number, grouped by run and reason."""
+    found = []
+    for row in records(table1.details):
+        if row["status"] != OK:
+            where = f"Table 1: {row['method']}, {row['dataset']}, {row['threat_model']}"
+            command = fill([f"{row['run']}/run.json"], row["status"])
+            found.append(_gap(where, row, command))
+    for (_, status, _), rows in records_by(table2.details, "run", "status", "reason").items():
+        if status != OK:
+            names = ", ".join(row["attack"] for row in rows)
+            command = fill([row["record"] for row in rows if row["record"]], status)
+            found.append(_gap(f"Table 2: {rows[0]['defense']}: {names}", rows[0], command))
+    for row in records(beyond.details) if beyond else ():
+        if row["status"] != OK:
+            where = f"{BEYOND_TITLE}: {row['method']}, {row['dataset']}"
+            found.append(_gap(where, row, fill(row["records"].split(), row["status"])))
+    return found
+
+
+def figure_gaps(params: Params, suite_name: str, *, root: Path | str) -> Iterator[Gap]:
+    """Reported figures that are not drawn or lack runs, and the runs that have no curve."""
+    suite, base = get_suite(params, suite_name), suite_directory(suite_name)
+    for name in figure_names(suite):
+        label, command = part_label(name), fill([f"{base}/{name}.svg"], "missing")
+        keys = runs_of(params, suite_name, name)
+        runs = [(key, read_run(params, key, root=root)) for key in keys]
+        for status in dict.fromkeys(run.status for _, run in runs if not run.finished):
+            rest = [(key, run) for key, run in runs if run.status == status]
+            methods = ", ".join(dict.fromkeys(recipe_label(suite, key.recipe) for key, _ in rest))
+            reasons = "; ".join(dict.fromkeys(run.reason for _, run in rest))
+            where = f"{label}: {len(rest)} of {len(runs)} trainings ({methods})"
+            yield Gap(where, status, reasons, "" if status in FAILED else command)
+        drawn = (Path(root) / base / f"{name}.svg").exists()
+        if all(run.finished for _, run in runs) and not drawn:
+            landscape = (
+                suite.figures[name].kind == "landscape"
+                and not (
+                    Path(root) / landscape_spec(params, suite_name, name).result(name)
+                ).exists()
+            )
+            reason = "the landscape is not measured yet" if landscape else "not drawn yet"
+            yield Gap(label, "missing", reason, command)
+
+
+def fill(targets: Sequence[str], status: str) -> str:
+    """What builds the files, in the braces of a shell where they lie side by side."""
+    if not targets or status in FAILED:
+        return ""
+    folder, _, first = targets[0].rpartition("/")
+    stems = [target.rpartition("/")[2].removesuffix(".json") for target in targets]
+    short = f"{folder}/{{{','.join(stems)}}}.json" if len(stems) > 1 else f"{folder}/{first}"
+    # Changed settings are noticed without force, a damaged file is not.
+    force = " --force" if status == "inconsistent" else ""
+    return f"snakemake --cores all{force} {short}"
+
+
+def _gap(where: str, row: Row, command: str) -> Gap:
+    return Gap(f"{where}, seed {row['seed']}", row["status"], row["reason"], command)

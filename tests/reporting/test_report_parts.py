@@ -1,0 +1,131 @@
+"""The report's figures, the table beyond the paper, and where each of their numbers is from."""
+
+from __future__ import annotations
+
+import copy
+import html
+import json
+from pathlib import Path
+
+import pytest
+
+from rwp.config.figures import beyond_rows
+from rwp.config.load import check_params
+from rwp.reporting import report
+from rwp.reporting.beyond import beyond
+from rwp.reporting.beyond_view import beyond_view
+from rwp.reporting.metrics import terminal_table
+from rwp.reporting.report import render_report
+from rwp.reporting.tables import table1, table2, write_table
+
+from .conftest import Project
+from .settings import shown_content
+from .test_report import Page
+
+
+@pytest.fixture
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "own_figures", lambda *_, **__: iter(()))
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_complete_suite_shows_all_figures_and_what_goes_beyond(everything: Project) -> None:
+    text = render_report(everything.params, "demo", root=everything.root)
+    page = Page(text)
+    assert len(page.images) == 4  # those reported; fig3c is not drawn
+    assert {"fig1b", "fig2", "fig3a", "fig4b", "beyond"} <= set(page.ids)
+    assert 'id="missing"' not in text
+    assert "4 of 4 figures are drawn" in text
+    assert (
+        "Figure 4b: AT without low-loss examples, and the share removed (digits, L2, small)" in text
+    )
+    # Each training is listed with what shows it; AT at c_min 1.7 is AT-RWP itself.
+    assert "Table 1, Table 2, Figure 1b, Figure 2, Figure 3a, Beyond the paper" in text
+    assert "AT: losses below 0.5 removed" in text
+    base = "results/demo/runs/digits"
+    assert f"<code>{base}/l2/small/at-remove_below-0.5/seed0</code>" in text
+    assert "at-20/seed0" in text
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_figures_that_are_missing_are_marked_with_their_command(shown: Project) -> None:
+    shown.write_all()
+    text = html.unescape(render_report(shown.params, "demo", root=shown.root))
+    for name in ("fig1b", "fig2", "fig3a", "fig4b"):
+        assert f"<code>snakemake --cores all results/demo/{name}.svg</code>" in text
+    assert "0 of 4 figures are drawn" in text
+    assert "Figure 2</th>" in text.replace("\n", "")
+    assert "the landscape is not measured yet" in text
+    assert "Figure 3a: 1 of 3 trainings (AT-RWP: c_min 1.5)" in text
+    assert "Beyond the paper: AT-20, digits, seed 0" in text
+    records = "results/demo/runs/digits/linf/small/at-20/seed0/evaluation/best"
+    assert f"snakemake --cores all {records}/{{natural,autoattack}}.json" in text
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_run_of_a_figure_that_collapsed_is_named_and_the_rest_is_shown(filled: Project) -> None:
+    rows = {recipe: keys for _, recipe, keys in beyond_rows(filled.params, "demo")}
+    (key,) = rows["at-rwp-c_min-1.5"]
+    filled.write_run(key, [0.1] * 6, status="collapsed", reason="constant class in 3 epochs")
+    text = render_report(filled.params, "demo", root=filled.root)
+    page = Page(text)
+    assert len(page.images) == 4
+    assert "Figure 3a: 1 of 3 trainings (AT-RWP: c_min 1.5): collapsed: constant class" in text
+    assert page.texts("broken").count("collapsed") == 6 + 1  # its row beyond, and the run itself
+    view = beyond_view(beyond(filled.params, "demo", root=filled.root))
+    assert [group["title"] for group in view["groups"]] == ["Rivals", "Thresholds"]
+    failed, fine = view["groups"][1]["rows"]
+    assert {cell.text for cell in failed["cells"]} == {"collapsed"}
+    assert failed["cost"].text == "\N{EN DASH}"
+    assert fine["cells"][0].text == "56.00"
+    assert (fine["cost"].text, fine["cost"].notes) == ("2,100", ("12.5 s",))
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_with_seeds_tables_are_means_and_deviations(tmp_path: Path) -> None:
+    content = copy.deepcopy(shown_content())
+    content["suites"]["demo"]["seeds"] = [0, 1]
+    project = Project(tmp_path, check_params(content), "demo")
+    project.write_all()
+    first, second = project.table2_keys("at")
+    project.write_record(first, "pgd-20", 200)
+    project.write_record(second, "pgd-20", 208)  # 50 and 52 percent of 400
+    project.write_run(second, [0.2, 0.35, 0.45, 0.5, 0.56, 0.5, 0.48, 0.42])
+    table = table2(project.params, "demo", root=tmp_path)
+    row = table.frame.iloc[0]
+    assert (row["pgd20"], row["pgd20_std"]) == (pytest.approx(51.0), pytest.approx(2**0.5))
+    path, _ = write_table(table, "demo", "table2", tmp_path)
+    assert path.read_text().startswith("defense,natural,natural_std,fgsm,fgsm_std,pgd20,pgd20_std")
+    one = table1(project.params, "demo", root=tmp_path).frame.iloc[0]
+    assert (one["best"], one["best_std"]) == (pytest.approx(54.0), pytest.approx(8**0.5))
+    assert one["robust_overfitting_gap_std"] == pytest.approx(32**0.5)
+    third = beyond(project.params, "demo", root=tmp_path).frame
+    assert third.loc[0, "best_std"] == pytest.approx(8**0.5)
+    assert "training_hours_std" not in third
+    cells = [list(column.cells) for column in terminal_table(table, title="").columns]
+    assert cells[3][0] == "51.0 ± 1.4"
+    page = Page(render_report(project.params, "demo", root=tmp_path))
+    assert any(text.startswith("51.00± 1.41 over 2 seeds") for _, text in page.cells)
+
+
+def test_costs_stand_in_the_details(demo: Project) -> None:
+    demo.write_all()
+    for table in (
+        table1(demo.params, "demo", root=demo.root),
+        table2(demo.params, "demo", root=demo.root),
+    ):
+        row = table.details.iloc[0]
+        assert (row["forward_passes"], row["backward_passes"]) == (1100, 1000)
+        assert row["training_hours"] == pytest.approx(12.5 / 3600)
+        assert row["device"] == "cpu"
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_wrong_count_in_a_record_is_red_wherever_it_is_shown(filled: Project) -> None:
+    (key,) = filled.table2_keys("at")
+    path = filled.root / key.directory / "evaluation/best/autoattack.json"
+    record = json.loads(path.read_text()) | {"num_robust": 250}
+    path.write_text(json.dumps(record))
+    text = render_report(filled.params, "demo", root=filled.root)
+    assert Page(text).texts("broken").count("inconsistent") == 3  # Table 2, its details, and beyond
+    assert "Table 2: AT: autoattack, seed 0: inconsistent" in text
