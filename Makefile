@@ -11,9 +11,11 @@ DEMO_FULL := results/demo-full/table1.csv results/demo-full/table2.csv results/d
 ALONE := $(shell command -v flock >/dev/null && echo flock --nonblock --conflict-exit-code 75 --no-fork .state/demo.lock)
 # A bar on a terminal, a line per job elsewhere.
 PROGRESS := $(shell test -t 2 && echo --logger rich || echo --quiet rules reason host)
+# Optional parts, each with a lock of its own beside that of the core.
+EXTRAS := slurm kubernetes remotes server
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo demo-full test test-slow test-faults lint format bench ui lock clean
+.PHONY: setup demo demo-full test test-slow test-faults test-slurm test-kubernetes test-mlflow-server lint format bench scale image ui lock clean
 
 setup: $(STAMP)
 
@@ -32,6 +34,10 @@ else
 endif
 	@touch $(STAMP)
 
+# e.g. `make extra-slurm`: what a cluster needs, into the same environment.
+extra-%: setup
+	@$(or $(UV),$(VENV)/uv/bin/uv) pip install -q --python $(BIN)/python --require-hashes -r workflow/envs/$*.lock
+
 # The first argument is the suite, the second its targets.
 define build
 	@mkdir -p .state
@@ -49,13 +55,25 @@ demo-full: setup
 	$(call build,demo-full,$(DEMO_FULL))
 
 test: setup
-	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu" --cov --cov-report term
+	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not slurm and not kubernetes and not mlflow_server" --cov --cov-report term
 
 test-slow: setup
 	@python -m pytest -m "slow"
 
 test-faults: setup
 	@python -m pytest -m "faults"
+
+# A Slurm of one node on the loopback, from Debian's packages; stops what it starts. As root.
+test-slurm: extra-slurm
+	@tests/cluster/with_slurm.sh python -m pytest -m slurm tests/cluster
+
+# What the profile submits, to a pretended Kubernetes on the loopback that runs it here.
+test-kubernetes: extra-kubernetes
+	@python -m pytest -m kubernetes tests/cluster
+
+# MLflow on a Postgres of its own, both on the loopback.
+test-mlflow-server: extra-server
+	@python -m pytest -m mlflow_server tests/cluster
 
 lint: setup
 	ruff check .
@@ -73,16 +91,35 @@ format: setup
 bench: setup
 	@python benchmarks/run.py
 
+# The figures of docs/scaling.md.
+scale: setup
+	@python benchmarks/scale_rates.py --autoattack small
+	@python benchmarks/scale_law.py
+	@python benchmarks/scale_dag.py
+	@$(MAKE) --no-print-directory extra-server
+	@python benchmarks/scale_tracking.py
+
 # MLflow on this machine only, over the local store.
 ui: setup
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
 		mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
 		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db
 
+# The container of docs/cluster.md, with whatever builds one here.
+BUILDER = $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))
+image:
+	@test -n "$(BUILDER)" || { echo "make image: expected docker, podman or buildah, found none; install one" >&2; exit 2; }
+	$(BUILDER) build -t rwp $(IMAGE_OPTIONS) .
+
 # Resolve all packages together again, with hashes and without the addresses of any index.
 lock:
 	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 requirements.in -o requirements.lock
 	echo uv | uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 - -o workflow/envs/uv.lock
+	for extra in $(EXTRAS); do \
+		python3 -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+			print(*project["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra | uv pip compile \
+			--universal --generate-hashes --no-emit-index-url --python-version 3.11 -c requirements.lock \
+			- -o workflow/envs/$$extra.lock || exit 2; done
 
 clean:
 	rm -rf results data .state logs mlflow.db mlruns .snakemake

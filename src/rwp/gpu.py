@@ -1,4 +1,4 @@
-"""Each job takes GPUs of its own, by file locks that free themselves when the job ends.
+"""Each job takes a GPU of its own, by a file lock that frees itself when the job ends.
 
 Snakemake counts GPUs but does not number them. Call `claim` before torch is imported.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,11 +20,16 @@ from filelock import FileLock, Timeout
 from rwp.errors import UserError
 
 JOBS_PER_GPU = "RWP_JOBS_PER_GPU"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+# Inside an allocation of a scheduler the first GPU may be called 0 whichever it is, so that equal
+# names in two allocations are two GPUs, and locks are those of one allocation.
+ALLOCATIONS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
+THREADS = "OMP_NUM_THREADS"  # Snakemake sets it to the rule's `threads`
 
 
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use; a scheduler's choice is respected."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    chosen = os.environ.get(VISIBLE)
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
     words = ("nvidia-smi", "--query-gpu=index", "--format=csv,noheader")
@@ -37,42 +44,78 @@ def visible_gpus() -> list[str]:
 def claim(*, count: int = 1, poll_seconds: float = 0.2) -> Iterator[str]:
     """Wait for free slots on so many GPUs and hold them.
 
+    Inside, CUDA_VISIBLE_DEVICES names those GPUs alone, and torch uses as many CPU threads as
+    OMP_NUM_THREADS says.
+
     Yields:
-        "cuda", or "cpu" where there is no GPU.
+        "cuda", or "cpu" where there is no GPU, or none that torch can use.
 
     Raises:
-        UserError: there are GPUs, but fewer than asked for.
+        UserError: there are GPUs, but fewer than asked for; RWP_JOBS_PER_GPU is no number.
     """
     gpus = visible_gpus()
     if not gpus:
+        _limit_threads()
         yield "cpu"
         return
+    before = os.environ.get(VISIBLE)
+    with take_slots(gpus, count=count, poll_seconds=poll_seconds) as held:
+        os.environ[VISIBLE] = held
+        try:
+            _limit_threads()
+            yield _device_of(held)
+        finally:
+            if before is None:
+                os.environ.pop(VISIBLE)
+            else:
+                os.environ[VISIBLE] = before
+
+
+@contextmanager
+def take_slots(gpus: Sequence[str], *, count: int = 1, poll_seconds: float = 0.2) -> Iterator[str]:
+    """Hold a slot on each of so many GPUs and yield their names; kill -9 frees them as well.
+
+    Says on standard error when they were taken and given back.
+
+    Raises:
+        UserError: there are fewer GPUs than asked for; RWP_JOBS_PER_GPU is no number.
+    """
+    slots = _jobs_per_gpu()
     if count > len(gpus):
         raise UserError(
             f"gpus: expected at most {len(gpus)}, which are visible here, got {count}; lower"
             f" --gpus, or `gpus` in params.yaml"
         )
-    folder = Path(tempfile.gettempdir()) / f"rwp-gpus-{os.getuid()}"
+    place = "-".join([str(os.getuid()), *(os.environ[n] for n in ALLOCATIONS if n in os.environ)])
+    folder = Path(tempfile.gettempdir()) / f"rwp-gpus-{place}"
     folder.mkdir(exist_ok=True)
-    held = _hold(folder, gpus, count, poll_seconds)
-    before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(held)
+    held = _hold(folder, gpus, slots, count, poll_seconds)
+    names = ",".join(held)
+    _say(f"GPU {names}: taken")
     try:
-        yield "cuda"
+        yield names
     finally:
+        _say(f"GPU {names}: given back")
         _release(held)
-        if before is None:
-            os.environ.pop("CUDA_VISIBLE_DEVICES")
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
-def _hold(folder: Path, gpus: list[str], count: int, poll_seconds: float) -> dict[str, FileLock]:
+def _jobs_per_gpu() -> int:
+    text = os.environ.get(JOBS_PER_GPU, "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(
+            f"{JOBS_PER_GPU}: expected how many jobs may share a GPU, from 1 on, got {text!r};"
+            f" set it to a number or unset it"
+        )
+    return int(text)
+
+
+def _hold(
+    folder: Path, gpus: Sequence[str], slots: int, count: int, poll_seconds: float
+) -> dict[str, FileLock]:
     """All of them or none, so that two jobs that want several never wait for each other."""
-    slots = int(os.environ.get(JOBS_PER_GPU, "1"))
     while True:
         held: dict[str, FileLock] = {}
-        for slot in range(slots):
+        for slot in range(slots):  # the first job of every GPU before the second of any
             for gpu in gpus:
                 if gpu in held or len(held) == count:
                     continue
@@ -91,3 +134,26 @@ def _hold(folder: Path, gpus: list[str], count: int, poll_seconds: float) -> dic
 def _release(held: dict[str, FileLock]) -> None:
     for lock in held.values():
         lock.release()
+
+
+def _device_of(gpu: str) -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    _say(f"warning: GPU {gpu} is there, but torch finds no CUDA: this job runs on the CPU")
+    return "cpu"
+
+
+def _limit_threads() -> None:
+    """Not every build of torch looks at the variable itself."""
+    threads = os.environ.get(THREADS, "")
+    if threads.isdecimal() and int(threads) > 0:
+        import torch
+
+        torch.set_num_threads(int(threads))
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {text}\n")
+    sys.stderr.flush()

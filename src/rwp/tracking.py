@@ -173,7 +173,13 @@ def connect(root: Path, suite: str) -> tuple[Any, str]:
         artifacts = (root.resolve() / "mlruns").as_uri() if uri.startswith("sqlite") else None
         # The kind decides what MLflow shows first: runs and curves, not traces of chat models.
         tags = {"mlflow.experimentKind": "custom_model_development"}
-        return client, client.create_experiment(name, artifact_location=artifacts, tags=tags)
+        try:
+            return client, client.create_experiment(name, artifact_location=artifacts, tags=tags)
+        except Exception:  # on a server, which our lock does not cover, another job was faster
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+            return client, experiment.experiment_id
 
 
 @contextmanager

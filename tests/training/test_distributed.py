@@ -147,23 +147,23 @@ def test_batch_statistics_of_the_shares_are_averaged(tmp_path: Path) -> None:
         torch.testing.assert_close(rank["1.running_var"], variance.detach())
 
 
-def train(group: Group, text: str, root: Path, output: Path, norm: bool) -> list[str]:
-    """One training; `norm=False` leaves the batch normalization out of the network."""
+def train(group: Group, text: str, root: Path, output: Path, norm: bool, exact: bool) -> None:
+    """One training; on a network without batch normalization, or with weights of 64 bits."""
     build = jobs.new_network
 
-    def without_norm(network: dict[str, Any]) -> nn.Module:
-        model = build(network)
+    def changed(description: dict[str, Any]) -> nn.Module:
+        model = build(description)
         for name, layer in list(model.named_modules()):
-            if isinstance(layer, nn.BatchNorm2d):
+            if isinstance(layer, nn.BatchNorm2d) and not norm:
                 model.set_submodule(name, nn.Identity())
+        if exact:
+            model.double().register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
         return model
 
+    spec = TrainSpec.parse(text, where="test")
     with pytest.MonkeyPatch.context() as patch:
-        if not norm:
-            patch.setattr(jobs, "new_network", without_norm)
-        spec = TrainSpec.parse(text, where="test")
-        train_run(spec, root=root, fingerprint=f"{output.name}", output=output, group=group)
-    return []
+        patch.setattr(jobs, "new_network", changed)
+        train_run(spec, root=root, fingerprint=output.name, output=output, group=group)
 
 
 def outcome(folder: Path) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
@@ -173,18 +173,18 @@ def outcome(folder: Path) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
 
 
 def compared(
-    params: Params, recipe: str, threat: str, root: Path, tmp_path: Path, *, norm: bool
+    params: Params, setting: tuple[str, str], root: Path, tmp_path: Path, *how: bool
 ) -> float:
     """The largest difference between the weights of one process and those of two."""
-    text = spec_of(params, recipe, threat).canonical()
-    train(ALONE, text, root, tmp_path / "alone", norm)
-    run_ranks(train, 2, tmp_path / "meeting", text, root, tmp_path / "together", norm)
+    text = spec_of(params, *setting).canonical()
+    train(ALONE, text, root, tmp_path / "alone", *how)
+    run_ranks(train, 2, tmp_path / "meeting", text, root, tmp_path / "together", *how)
     (weights, rows), (other_weights, other_rows) = map(
         outcome, (tmp_path / "alone", tmp_path / "together")
     )
     assert [sorted(row) for row in rows] == [sorted(row) for row in other_rows]
     for row, other in zip(rows, other_rows, strict=True):
-        assert {key: pytest.approx(row[key], abs=1e-5) for key in row} == other
+        assert {key: pytest.approx(row[key], abs=1e-4) for key in row} == other
     assert weights.keys() == other_weights.keys()
     differences = [weights[name].double() - other_weights[name] for name in weights]
     return max(float(difference.abs().max()) for difference in differences)
@@ -199,22 +199,24 @@ def brief(committed: dict[str, Any]) -> Params:
     return check_params(content)
 
 
-# Over a longer training, a rounding error that turns the sign of one pixel's gradient is felt.
-@pytest.mark.parametrize(
-    ("recipe", "threat", "norm"),
-    [
-        ("at-rwp", "linf", True),
-        *[
-            pytest.param(recipe, threat, norm, marks=pytest.mark.slow)
-            for recipe, threat in (("at-awp", "l2"), ("trades-rwp", "linf"), ("rst-rwp", "linf"))
-            for norm in (True, False)
-        ],
-    ],
-)
+@pytest.mark.parametrize("norm", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_training_in_two_processes_is_that_of_one(
-    recipe: str, threat: str, norm: bool, shared_root: Path, tmp_path: Path, brief: Params
+    norm: bool, shared_root: Path, tmp_path: Path, brief: Params
 ) -> None:
-    assert compared(brief, recipe, threat, shared_root, tmp_path, norm=norm) < 1e-5
+    assert compared(brief, ("at-rwp", "linf"), shared_root, tmp_path, norm, False) < 1e-5
+
+
+# With 64 bits: a rounding error that turns the sign of one pixel's gradient is felt sooner or
+# later, in TRADES (which starts where gradients are smallest) after a few steps of 32 bits.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "setting", [("at-awp", "l2"), ("at-rwp", "linf"), ("trades-rwp", "linf"), ("rst-rwp", "linf")]
+)
+def test_but_for_rounding_it_is_the_same(
+    setting: tuple[str, str], shared_root: Path, tmp_path: Path, brief: Params
+) -> None:
+    difference = compared(brief, setting, shared_root, tmp_path, True, True)
+    assert difference < 1e-12
 
 
 def train_until(
@@ -232,7 +234,7 @@ def train_until(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Training, "_step", step)
         with pytest.raises(Interrupted):
-            train(group, text, root, output, True)
+            train(group, text, root, output, True, False)
     return steps[-1]
 
 
@@ -241,12 +243,12 @@ def test_stopped_and_resumed_by_another_number_of_processes(
 ) -> None:
     text = spec_of(brief, "at-rwp").canonical()
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(ALONE, text, shared_root, whole, True)
+    train(ALONE, text, shared_root, whole, True, False)
     assert train_until(ALONE, text, shared_root, parts, 3, 0) == (0, 2)
     two = run_ranks(train_until, 2, tmp_path / "meeting", text, shared_root, parts, 3, 1)
     assert two == [(1, 1)] * 2  # both left after the step in which one was told
     assert not (parts / "last.pt").exists()
-    train(ALONE, text, shared_root, parts, True)
+    train(ALONE, text, shared_root, parts, True, False)
     (weights, rows), (other_weights, other_rows) = outcome(whole), outcome(parts)
     torch.testing.assert_close(other_weights, weights, rtol=0, atol=1e-5)
     for row, other in zip(rows, other_rows, strict=True):

@@ -1,4 +1,5 @@
-# Labeled data sets and unlabeled sources, each converted once to memory-mappable tensors.
+# Labeled data sets and unlabeled sources, each converted once to memory-mappable tensors; where
+# Snakemake runs, as a cluster's nodes often reach no server.
 
 
 rule fetch:
@@ -8,6 +9,7 @@ rule fetch:
         passport="data/{dataset}/passport.json",
     log:
         "logs/fetch/{dataset}.log",
+    localrule: True
     conda:
         "../envs/rwp.yaml"
     params:
@@ -28,6 +30,7 @@ rule fetch_unlabeled:
         passport="data/unlabeled/{source}.json",
     log:
         "logs/fetch/unlabeled-{source}.log",
+    localrule: True
     conda:
         "../envs/rwp.yaml"
     params:

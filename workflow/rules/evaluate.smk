@@ -24,8 +24,11 @@ for suite, slow in evaluation_jobs():
             )
         conda:
             "../envs/rwp.yaml"
+        threads: 1  # set in the job as OMP_NUM_THREADS: the bits are the same for all --cores
         resources:
             gpu=1,
+            mem_mb=16000,
+            runtime=720 if slow else 240,
         params:
             spec=evaluation_param(suite, slow, "spec"),
             fingerprint=evaluation_param(suite, slow, "fingerprint"),
@@ -51,8 +54,11 @@ for suite, figure in landscapes():
             f"logs/landscapes/{base_of(suite)}/{figure}.log",
         conda:
             "../envs/rwp.yaml"
+        threads: 1
         resources:
             gpu=1,
+            mem_mb=16000,
+            runtime=240,
         params:
             spec=landscape_spec(PARAMS, suite, figure).canonical(),
             fingerprint=fingerprints.landscape_fingerprint(

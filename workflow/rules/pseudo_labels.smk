@@ -13,8 +13,11 @@ rule pseudo_label:
         "logs/pseudo_labels/{base}/{dataset}/{source}-seed{seed}.log",
     conda:
         "../envs/rwp.yaml"
+    threads: 1  # set in the job as OMP_NUM_THREADS: the bits are the same for all --cores
     resources:
         gpu=1,
+        mem_mb=16000,
+        runtime=240,
     params:
         spec=lambda w: pseudo_spec(w).canonical(),
         fingerprint=lambda w: fingerprints.pseudo_label_fingerprint(

@@ -1,4 +1,4 @@
-# Tables and the report, from what runs and evaluations left.
+# Tables and the report, from what runs and evaluations left: seconds, not worth a cluster's queue.
 
 
 rule table1:
@@ -9,6 +9,7 @@ rule table1:
         details="{base}/table1_details.csv",
     log:
         "logs/tables/{base}/table1.log",
+    localrule: True
     conda:
         "../envs/rwp.yaml"
     params:
@@ -30,6 +31,7 @@ rule table2:
         details="{base}/table2_details.csv",
     log:
         "logs/tables/{base}/table2.log",
+    localrule: True
     conda:
         "../envs/rwp.yaml"
     params:
@@ -51,6 +53,7 @@ rule beyond:
         details="{base}/beyond_details.csv",
     log:
         "logs/tables/{base}/beyond.log",
+    localrule: True
     conda:
         "../envs/rwp.yaml"
     params:
@@ -73,6 +76,7 @@ rule figure:
         picture="{base}/{figure}.png",
     log:
         "logs/figures/{base}/{figure}.log",
+    localrule: True
     conda:
         "../envs/rwp.yaml"
     params:
@@ -97,6 +101,7 @@ rule report:
         metrics="{base}/metrics.json",
     log:
         "logs/tables/{base}/report.log",
+    localrule: True
     conda:
         "../envs/rwp.yaml"
     params:

@@ -15,8 +15,11 @@ for suite, key in training_jobs():
             f"logs/benchmarks/train/{training_folder(suite, key)}.tsv"
         conda:
             "../envs/rwp.yaml"
+        threads: 1  # set in the job as OMP_NUM_THREADS: the bits are the same for all --cores
         resources:
             gpu=training_param(suite, key, "gpus"),
+            mem_mb=16000,
+            runtime=720,  # minutes, on a cluster; a longer training is taken up where it stopped
         params:
             spec=training_param(suite, key, "spec"),
             fingerprint=training_param(suite, key, "fingerprint"),

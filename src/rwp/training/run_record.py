@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -64,8 +65,9 @@ def run_record(
         "commit": commit(),
         "versions": versions(),
         "device": device_name(training.device),
+        "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),  # by the machine's own numbering
         "processes": training.group.size,
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads(),  # more threads add in another order: other bits
         "inputs": inputs,
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "seconds": round(sum(row["seconds"] for row in history), 3),
