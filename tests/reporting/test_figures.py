@@ -119,6 +119,9 @@ def test_a_value_whose_training_failed_is_marked_and_the_others_stay(demo: Proje
     assert swept.loc[str(low[0].directory), "status"] == "collapsed"
     assert swept["accuracy"].notna().sum() == 2  # best and last of the other
     assert set(swept.loc[str(high[0].directory), "status"]) == {"ok"}
+    demo.write_run(high[0], [0.1] * 6, status="diverged", reason="the training loss is nan")
+    paths = write_suite_figure(demo.params, "demo", "fig3a", root=demo.root)
+    assert "diverged" in paths[0].read_text()  # drawn all the same, so that a report can be built
     failed = pd.DataFrame([{"value": 0.9, "measure": None, "seed": 0, "status": "collapsed"}])
     figure = draw_sweep(pd.concat([sweep_frame().assign(status="ok"), failed]), x_label="c_min")
     assert [text.get_text() for text in figure.axes[0].texts] == ["collapsed"]

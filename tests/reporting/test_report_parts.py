@@ -16,6 +16,7 @@ from rwp.reporting.beyond import beyond
 from rwp.reporting.beyond_view import beyond_view
 from rwp.reporting.metrics import terminal_table
 from rwp.reporting.report import render_report
+from rwp.reporting.suite_figures import write_suite_figure
 from rwp.reporting.tables import table1, table2, write_table
 
 from .conftest import Project
@@ -70,6 +71,10 @@ def test_a_run_of_a_figure_that_collapsed_is_named_and_the_rest_is_shown(filled:
     text = render_report(filled.params, "demo", root=filled.root)
     page = Page(text)
     assert len(page.images) == 4
+    (at,) = rows["at"]
+    filled.write_run(at, [0.1] * 6, status="collapsed", reason="constant class in 3 epochs")
+    drawn = write_suite_figure(filled.params, "demo", "fig2", root=filled.root)
+    assert "after epoch 4 (collapsed)" in drawn[0].read_text()
     assert "Figure 3a: 1 of 3 trainings (AT-RWP: c_min 1.5): collapsed: constant class" in text
     assert page.texts("broken").count("collapsed") == 6 + 1  # its row beyond, and the run itself
     view = beyond_view(beyond(filled.params, "demo", root=filled.root))

@@ -40,7 +40,13 @@ def beyond_view(table: Table) -> dict[str, Any]:
     for group in groups.values():
         group["place"] = "; ".join(group["places"])
     labels = [_TRAINING_LABELS.get(name) or COLUMN_LABELS.get(name, name) for name in columns]
-    return {"columns": labels, "num_training": len(FROM_TRAINING), "groups": list(groups.values())}
+    num_seeds = table.details["seed"].nunique()
+    return {
+        "columns": labels,
+        "num_training": len(FROM_TRAINING),
+        "num_seeds": num_seeds,
+        "groups": list(groups.values()),
+    }
 
 
 def _cell(row: Row, name: str, seeds: list[Row]) -> Cell:
@@ -51,5 +57,5 @@ def _cell(row: Row, name: str, seeds: list[Row]) -> Cell:
                 return Cell(seed["status"], "broken" if seed["status"] in BROKEN else "missing")
         return Cell(NO_NUMBER, "missing")
     deviation = row.get(f"{name}{STD}")
-    notes = () if deviation is None else (f"± {deviation:.2f} over {len(seeds)} seeds",)
+    notes = () if deviation is None else (f"± {deviation:.2f}",)
     return Cell(f"{row[name]:.2f}", "", notes)

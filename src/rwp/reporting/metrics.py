@@ -14,7 +14,7 @@ from rwp.reporting.averaging import STD
 from rwp.reporting.cells import COLUMN_LABELS, PAPER_COLUMNS, attack_columns
 from rwp.reporting.measurements import OK
 from rwp.reporting.tables import LABELS as TABLE_LABELS
-from rwp.reporting.tables import MEASURES, Table, table1, table2
+from rwp.reporting.tables import MEASURES, PASSES, Table, table1, table2
 
 if TYPE_CHECKING:
     from rich.table import Table as TerminalTable
@@ -57,10 +57,12 @@ def terminal_table(table: Table, *, title: str) -> TerminalTable:
     from rich.text import Text
 
     labels, numbers = _shown_labels(table), _means(table)
+    grouped = "group" in table.frame
     notes = Text("\n".join(["accuracy in percent", *_notes(table)]))
     shown = TerminalTable(title=title, caption=notes, caption_justify="left")
     for name in labels:
-        shown.add_column(name.replace("_", " "), no_wrap=True)
+        words = name.replace("_", " ")
+        shown.add_column(words, no_wrap=not grouped, min_width=16 if grouped else None)
     for name in numbers:
         shown.add_column(COLUMN_LABELS.get(name, name.replace("_", " ")), justify="right")
     group = None
@@ -69,7 +71,10 @@ def terminal_table(table: Table, *, title: str) -> TerminalTable:
             group = row["group"]
             shown.add_section()
             shown.add_row(Text(group, style="italic"))
-        cells = [_cell(row[name], row.get(f"{name}{STD}")) for name in numbers]
+        cells = [
+            _count(row[name]) if name in PASSES else _cell(row[name], row.get(f"{name}{STD}"))
+            for name in numbers
+        ]
         shown.add_row(*(row[name] for name in labels), *cells)
     for defense, accuracies in reference_rows(table).items():
         shown.add_section()
@@ -111,6 +116,10 @@ def _means(table: Table) -> list[str]:
     """The columns of numbers, without those of their spread."""
     names = [str(name) for name in table.frame if name not in LABELS]
     return [name for name in names if not name.endswith(STD)]
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) else MISSING
 
 
 def _cell(value: float, deviation: float | None = None) -> str:

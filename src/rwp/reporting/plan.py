@@ -47,14 +47,17 @@ def plan_jobs(
     Raises:
         UserError: no measured rate is of a device of that name.
     """
-    rates: Rates = {}
-    origin = ""
-    if device is not None:
-        name, rates = rates_on(device, all_rates(params, root))
-        origin = f"Hours on {name}, one job after the other, from " + "; ".join(
-            dict.fromkeys(rate.origin for rate in rates.values())
-        )
-    return [_job(result, root, rates) for result in results], origin
+    if device is None:
+        return [_job(result, root, {}) for result in results], ""
+    name, rates = rates_on(device, all_rates(params, root))
+    jobs = [_job(result, root, rates) for result in results]
+    used = {job.place for job in jobs if job.hours is not None}
+    origins = [
+        f"{place.network}: {rate.origin}"
+        for place, rate in rates.items()
+        if f"{place.network} at {place.image}" in used
+    ]
+    return jobs, "\n  ".join([f"Hours on {name}, one job after the other; rates from", *origins])
 
 
 def _job(result: Expected, root: Path, rates: Rates) -> Job:
@@ -121,7 +124,7 @@ def plan_lines(jobs: Sequence[Job], *, device: str | None, origin: str) -> Itera
     if device is None:
         yield "Hours: name a device that has measured rates with --device."
         return
-    yield f"{origin}."
+    yield origin
     without = {job.place for job in todo if job.hours is None and job.place} - unknown
     for place in sorted(without):
         count = sum(job.hours is None and job.place == place for job in todo)

@@ -83,7 +83,7 @@ def _sweep(
         rows += _numbers(params, runs, root, value=None, name=method_label(recipe))
     frame = pd.DataFrame(rows, columns=_SWEEP_COLUMNS)
     swept = frame[frame["name"] == ""].drop(columns="name")
-    _need(swept[swept["status"] == OK], keys)
+    _need(swept[swept["status"] != "missing"], keys)  # failed ones are shown as such
     known = frame[(frame["name"] != "") & (frame["status"] == OK)]
     references = known.groupby(["name", "measure"], sort=False)["accuracy"].mean()
     figure = draw_sweep(
@@ -168,13 +168,16 @@ def _removed(
 def _landscape(
     params: Params, suite_name: str, name: str, entry: LandscapeFigure, root: Path | str
 ) -> tuple[pd.DataFrame, Figure]:
-    path = Path(root) / landscape_spec(params, suite_name, name).result(name)
+    spec = landscape_spec(params, suite_name, name)
+    path = Path(root) / spec.result(name)
     if not path.exists():
         raise UserError(
             f"{path}: expected measured losses, found none; run: rwp landscape {name}"
             f" --suite {suite_name}"
         )
     measured = pd.read_csv(path)
-    frame = measured.assign(panel=[f"after epoch {epoch}" for epoch in measured["epoch"]])
+    run = read_run(params, spec.key, root=root)
+    mark = "" if run.finished else f" ({run.status})"
+    frame = measured.assign(panel=[f"after epoch {epoch}{mark}" for epoch in measured["epoch"]])
     columns = ["panel", "epoch", "group", "offset", "change", "loss", "num_examples"]
     return frame[columns], landscape_panels(frame)

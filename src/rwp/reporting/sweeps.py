@@ -55,7 +55,7 @@ def draw_sweep(
         axes.set(xlabel=x_label, ylabel=y_label)
         keys: list[Any] = axes.get_legend_handles_labels()[0]
         keys += [Line2D([], [], linewidth=1.1, label=name, **styles[name]) for name in others]
-        figure.legend(handles=keys, loc="outside lower center", ncols=min(4, len(keys)))
+        figure.legend(handles=keys, loc="outside lower center", ncols=max(1, min(4, len(keys))))
     return figure
 
 
