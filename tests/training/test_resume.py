@@ -222,6 +222,17 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert "the one before or the start is taken" in caplog.text
 
 
+def test_a_checkpoint_with_one_wrong_bit_is_not_used(tmp_path: Path) -> None:
+    state = RunState(tmp_path / "run" / "fingerprint")
+    state.folder.mkdir(parents=True)
+    state.save({"weights": torch.ones(5000)})
+    whole = bytearray(state.checkpoint.read_bytes())
+    place = whole.index(torch.ones(100).numpy().tobytes()) + 50  # amid the weights
+    whole[place] ^= 1
+    state.checkpoint.write_bytes(whole)
+    assert state.load(torch.device("cpu")) is None
+
+
 def test_a_checkpoint_of_another_version_is_not_used(tmp_path: Path) -> None:
     state = RunState(tmp_path / "run" / "fingerprint")
     state.folder.mkdir(parents=True)
