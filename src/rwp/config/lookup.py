@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TypeVar
 
 from rwp.config.definitions import DatasetSpec
@@ -12,6 +13,8 @@ from rwp.config.specs import RunKey, ThreatSpec
 from rwp.errors import UserError
 
 T = TypeVar("T")
+
+_SHOWN = 24  # names in a message; and the most similar one, where there are more
 
 
 class Lookup:
@@ -45,10 +48,13 @@ def choose(table: dict[str, T], name: str, what: str, where: str = "params.yaml"
         UserError: the name is unknown; the message lists those that exist.
     """
     if name not in table:
-        known = ", ".join(table) or "nothing"
+        names = list(table)
+        close = difflib.get_close_matches(str(name), names, n=1)
+        more = ", ..." if len(names) > _SHOWN else ""
+        known = ", ".join([*names[:_SHOWN], *close] if more else names) + more or "nothing"
         article = "an" if what[0] in "aeiou" else "a"
         raise UserError(
-            f"{where}: expected {article} {what} ({known}), got {name!r}; check the spelling"
+            f"{where}: expected {article} {what} ({known}), got {str(name)[:80]!r}; check the spelling"
         )
     return table[name]
 
