@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rwp.config.evaluations import evaluation_spec
+from rwp.config.evaluations import diagnosis_spec, evaluation_spec
 from rwp.config.load import check_params
 from rwp.config.schema import Params
 from rwp.config.specs import RunKey
@@ -114,6 +114,27 @@ class Project:
         path.write_text(json.dumps(record), encoding="utf-8")
         return path
 
+    def write_diagnosis(self, key: RunKey, level: str = "green", **changes: Any) -> Path:
+        """Write the verdict on the records that lie there."""
+        spec = diagnosis_spec(self.params, key)
+        records = {
+            attack.name: json.loads((self.root / spec.evaluation.record(attack.name)).read_text())
+            for attack in spec.evaluation.attacks
+        }
+        content = {
+            "format": "rwp.diagnosis/1",
+            "fingerprint": "ef56" * 4,
+            "level": level,
+            "gap": 4.0,
+            "band": {"green": 6.5, "red": 9.0, "source": "nothing is published"},
+            "reasons": [{"level": level, "text": "PGD is 4.0 points above AutoAttack"}],
+            "follow_up": None,
+            "records": {name: record["fingerprint"] for name, record in records.items()},
+        } | changes
+        path = self.root / spec.path
+        path.write_text(json.dumps(content), encoding="utf-8")
+        return path
+
     def table1_keys(self, recipe: str, threat: str = "linf") -> list[RunKey]:
         """The runs of one row of Table 1, on its last data set."""
         dataset = self.params.suites[self.suite].table1.datasets[-1]
@@ -142,6 +163,7 @@ class Project:
                 for attack, count in zip(suite.evaluation.attacks, counts, strict=True):
                     weak = recipe == "natural" and attack != "natural"
                     self.write_record(key, attack, 4 if weak else count + 2 * position)
+                self.write_diagnosis(key)
 
 
 @pytest.fixture

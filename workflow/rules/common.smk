@@ -12,7 +12,7 @@ shell.prefix(
     f"export PYTHONPATH='{SOURCE}' PATH='{Path(sys.executable).parent}':\"$PATH\"; "
 )
 
-from rwp.config.evaluations import attack_names, evaluation_spec
+from rwp.config.evaluations import attack_names, diagnosis_spec, evaluation_spec
 from rwp.config.load import check_params, read_yaml
 from rwp.config.lookup import run_key
 from rwp.config.specs import suite_directory
@@ -79,10 +79,21 @@ def run_file(key, name):
     return str(key.directory / name)
 
 
-def records(key):
-    """All records of a run's best network."""
-    spec = evaluation_spec(PARAMS, key)
+def records(key, checkpoint="best"):
+    """All records of one of a run's networks."""
+    chosen = {"checkpoint": checkpoint}  # a keyword of Snakemake's at a line's start
+    spec = evaluation_spec(PARAMS, key, **chosen)
     return [str(spec.record(attack.name)) for attack in spec.attacks]
+
+
+def diagnosis_of(wildcards):
+    chosen = {"checkpoint": wildcards.checkpoint}
+    return diagnosis_spec(PARAMS, key_of(wildcards), **chosen)
+
+
+def twin_network(spec):
+    """The network that lends adversarial images, if there is one."""
+    return [str(spec.twin_checkpoint)] if spec.twin else []
 
 
 def holdout_passport(source):
@@ -128,7 +139,11 @@ def table2_inputs(suite):
     return [
         path
         for key in table2_runs(PARAMS, suite)
-        for path in (run_file(key, "run.json"), *records(key))
+        for path in (
+            run_file(key, "run.json"),
+            *records(key),
+            str(diagnosis_spec(PARAMS, key).path),
+        )
     ]
 
 

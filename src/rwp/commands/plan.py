@@ -9,13 +9,15 @@ import typer
 
 from rwp.commands.common import DEFAULT_PARAMS, ParamsFile, SuiteName
 
+KINDS = {"run.json": "training", "diagnosis.json": "verdict"}
+
 
 def plan(
     suite: SuiteName = "demo",
     params_file: ParamsFile = DEFAULT_PARAMS,
     detail: Annotated[bool, typer.Option("--detail", help="One line per result.")] = False,
 ) -> None:
-    """Say how many trainings and records of a suite are done, stale or to do."""
+    """Say how many trainings, records and verdicts of a suite are done, stale or to do."""
     from rwp.commands.verify import expected_fingerprints
     from rwp.config.load import load_params
     from rwp.files import read_json
@@ -23,7 +25,7 @@ def plan(
     params, root = load_params(params_file), Path.cwd()
     counts: dict[tuple[str, str], int] = {}
     for path, fingerprint in expected_fingerprints(params, suite):
-        kind = "training" if path.endswith("run.json") else "record"
+        kind = KINDS.get(path.rpartition("/")[2], "record")
         state = "to do"
         if (root / path).exists():
             state = "done" if read_json(root / path).get("fingerprint") == fingerprint else "stale"

@@ -46,7 +46,7 @@ def verify(
 
 def expected_fingerprints(params: Params, suite: str) -> Iterator[tuple[str, str]]:
     """Each file of a suite that carries a fingerprint, and what it should be."""
-    from rwp.config.evaluations import evaluation_spec
+    from rwp.config.evaluations import diagnosis_spec
     from rwp.config.tables import table1_runs, table2_runs
     from rwp.config.trainings import pseudo_label_spec, train_spec
     from rwp.provenance import chain
@@ -61,8 +61,10 @@ def expected_fingerprints(params: Params, suite: str) -> Iterator[tuple[str, str
         path = str(labeling.path.with_suffix(".json"))
         yield path, chain.pseudo_label_fingerprint(labeling, params)
     for key in evaluated:
-        evaluation = evaluation_spec(params, key)
+        diagnosis = diagnosis_spec(params, key)
+        evaluation = diagnosis.evaluation
         fingerprint = chain.evaluation_fingerprint(evaluation, params)
         for attack in evaluation.attacks:
             expected = chain.record_fingerprint(fingerprint, attack)
             yield str(evaluation.record(attack.name)), expected
+        yield str(diagnosis.path), chain.diagnosis_fingerprint(diagnosis, params)

@@ -127,6 +127,12 @@ class EvaluationEntry(Frozen):
     num_examples: PositiveInt | None = None  # none: the whole test split
     seed: Count
 
+    @model_validator(mode="after")
+    def _no_attack_is_called_diagnosis(self) -> EvaluationEntry:
+        if "diagnosis" in self.attacks:
+            raise ValueError("attacks: expected another name, got diagnosis, which the verdict has")
+        return self
+
 
 class Table1Entry(Frozen):
     """Best and last robust accuracy by data set and threat model."""

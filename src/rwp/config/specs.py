@@ -217,3 +217,21 @@ class EvaluationSpec(Spec):
     def record(self, attack: str) -> PurePosixPath:
         """Where the record of one attack lies, relative to the project."""
         return self.key.directory / "evaluation" / self.checkpoint / f"{attack}.json"
+
+
+class DiagnosisSpec(Spec):
+    """The verdict on one evaluation; the twin lends adversarial images where there is doubt."""
+
+    evaluation: EvaluationSpec  # all attacks of its suite
+    objective: Literal["natural", "at", "trades", "mart"]
+    twin: RunKey | None
+
+    @property
+    def path(self) -> PurePosixPath:
+        """Where the verdict lies, relative to the project."""
+        return self.evaluation.record("diagnosis")
+
+    @property
+    def twin_checkpoint(self) -> PurePosixPath | None:
+        """The network that lends images, relative to the project."""
+        return None if self.twin is None else self.twin.directory / "best.pt"

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rwp.errors import UserError
-from rwp.evaluation.followup import FollowUp
 from rwp.evaluation.records import EvaluationRecord
 
 Level = Literal["green", "amber", "red"]
@@ -29,11 +28,26 @@ class Band:
 
 
 @dataclass(frozen=True)
+class FollowUp:
+    """What further attacks found, as shares of the images; robust ones unless said otherwise."""
+
+    base: float  # PGD as in the table
+    longer: float  # 100 steps, 5 restarts, worst iterate
+    rescaled: float  # PGD on logits brought to a common spread, worst of two spreads
+    transfer: float | None  # PGD images of the twin, none without one
+    zero_gradients: float  # of all images: the loss has no gradient at the clean image
+    sweep: tuple[tuple[float, float], ...]  # (radius, robust), doubling up to the largest radius
+    chance: float  # share of the most frequent class
+    num_examples: int
+
+
+@dataclass(frozen=True)
 class Reason:
-    """One observation and how bad it is."""
+    """One observation, how bad it is, and what that rests on."""
 
     level: Level
     text: str
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,9 +164,9 @@ def _gap_reason(gap: float, band: Band, autoattack: EvaluationRecord) -> Reason:
     bound = " at least" if autoattack.attack.version == "lite" else ""
     text = (
         f"PGD is{bound} {gap:.1f} points above AutoAttack; usual is up to {band.green:g}, "
-        f"unheard of above {band.red:g} ({band.source})"
+        f"unheard of above {band.red:g}"
     )
-    return Reason(level, text)
+    return Reason(level, text, band.source)
 
 
 def _single_step_reasons(by_kind: Mapping[str, EvaluationRecord]) -> list[Reason]:

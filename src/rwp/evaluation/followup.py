@@ -18,6 +18,7 @@ from rwp.core.attacks import pgd
 from rwp.core.losses import cross_entropy
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
+from rwp.evaluation.diagnostics import FollowUp
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits
 from rwp.evaluation.suite import threat_model
 from rwp.rng import generator_for
@@ -26,20 +27,6 @@ _MORE_STEPS, _RESTARTS = 100, 5
 _SCALES = (1.0, 10.0)  # spread that the rescaled logits of each image are given
 _LARGEST = {"linf": 0.5, "l2": 5.0}  # L-inf 0.5 turns every image into the same gray one
 _DOUBLINGS = 12
-
-
-@dataclass(frozen=True)
-class FollowUp:
-    """Shares of the images; robust ones unless said otherwise."""
-
-    base: float  # PGD as in the table
-    longer: float  # 100 steps, 5 restarts, worst iterate
-    rescaled: float  # PGD on logits brought to a common spread, worst of two spreads
-    transfer: float | None  # PGD images of the twin, none without one
-    zero_gradients: float  # of all images: the loss has no gradient at the clean image
-    sweep: tuple[tuple[float, float], ...]  # (radius, robust), doubling up to the largest radius
-    chance: float  # share of the most frequent class
-    num_examples: int
 
 
 def follow_up(

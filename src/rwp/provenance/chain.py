@@ -15,7 +15,13 @@ from rwp.provenance.codehash import code_hash
 if TYPE_CHECKING:
     from rwp.config.definitions import DatasetSpec, UnlabeledSpec
     from rwp.config.schema import Params
-    from rwp.config.specs import AttackSpec, EvaluationSpec, PseudoLabelSpec, TrainSpec
+    from rwp.config.specs import (
+        AttackSpec,
+        DiagnosisSpec,
+        EvaluationSpec,
+        PseudoLabelSpec,
+        TrainSpec,
+    )
 
 
 def merkle(*parts: str) -> str:
@@ -73,6 +79,21 @@ def record_fingerprint(evaluation: str, attack: AttackSpec) -> str:
     return merkle("record", evaluation, attack.canonical())
 
 
+def diagnosis_fingerprint(spec: DiagnosisSpec, params: Params) -> str:
+    """Of the verdict on an evaluation; it holds all records, and the twin's training."""
+    from rwp.config.trainings import train_spec
+
+    evaluation = evaluation_fingerprint(spec.evaluation, params)
+    twin = spec.twin and training_fingerprint(train_spec(params, spec.twin), params)
+    return merkle(
+        "diagnosis",
+        spec.objective,
+        code_hash("rwp.evaluation.diagnosis"),
+        *(record_fingerprint(evaluation, attack) for attack in spec.evaluation.attacks),
+        twin or "",
+    )
+
+
 class _Hashable:
     """Params by identity, so that results can be kept while one set of settings is in use."""
 
@@ -105,7 +126,7 @@ def _training_fingerprint(spec: TrainSpec, hashable: _Hashable) -> str:
 # What is drawn or written from runs, by the module that does it.
 _MAKERS = {
     "table1": "rwp.reporting.tables",
-    "table2": "rwp.reporting.tables",
+    "table2": "rwp.reporting.comparisons",  # which stands on the tables
     "fig1b": "rwp.reporting.learning",
     "fig3c": "rwp.reporting.learning",
     "report": "rwp.reporting.report",
@@ -114,7 +135,7 @@ _MAKERS = {
 
 def table_fingerprint(params: Params, suite: str, name: str) -> str:
     """Of a table, figure or the report of a suite: it holds all runs and evaluations below."""
-    from rwp.config.evaluations import evaluation_spec
+    from rwp.config.evaluations import diagnosis_spec
     from rwp.config.tables import table1_runs, table2_runs
     from rwp.config.trainings import train_spec
 
@@ -125,8 +146,7 @@ def table_fingerprint(params: Params, suite: str, name: str) -> str:
         parts += [training_fingerprint(train_spec(params, key), params) for key in runs]
     if name in ("table2", "report"):
         parts.append(params.suites[suite].table2.model_dump_json())
-        evaluations = [evaluation_spec(params, key) for key in table2_runs(params, suite)]
-        for spec in evaluations:
-            fingerprint = evaluation_fingerprint(spec, params)
-            parts += [record_fingerprint(fingerprint, attack) for attack in spec.attacks]
+        # A verdict's fingerprint holds those of the records that it judges.
+        verdicts = [diagnosis_spec(params, key) for key in table2_runs(params, suite)]
+        parts += [diagnosis_fingerprint(spec, params) for spec in verdicts]
     return merkle(*parts)

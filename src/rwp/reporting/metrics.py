@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MISSING = "-"
 LABELS = ("threat_model", "method", "dataset", "defense")
+WORDS = ("verdict",)  # columns of Table 2 that are no numbers
 
 
 def metrics(params: Params, suite_name: str, *, root: Path | str = ".") -> dict[str, Any]:
@@ -55,15 +56,22 @@ def terminal_table(table: Table, *, title: str) -> TerminalTable:
     from rich.text import Text
 
     labels = [name for name in LABELS if name in table.frame]
-    numbers = [str(name) for name in table.frame if name not in labels]
+    numbers = [str(name) for name in table.frame if name not in (*labels, *WORDS)]
+    words = [name for name in WORDS if name in table.frame]
     notes = Text("\n".join(["accuracy in percent", *_notes(table, labels)]))
     shown = TerminalTable(title=title, caption=notes, caption_justify="left")
     for name in labels:
         shown.add_column(name.replace("_", " "), no_wrap=True)
     for name in numbers:
         shown.add_column(COLUMN_LABELS.get(name, name.replace("_", " ")), justify="right")
+    for name in words:
+        shown.add_column(name, no_wrap=True)
     for row in table.frame.to_dict("records"):
-        shown.add_row(*(row[name] for name in labels), *(_cell(row[name]) for name in numbers))
+        shown.add_row(
+            *(row[name] for name in labels),
+            *(_cell(row[name]) for name in numbers),
+            *(row[name] if isinstance(row[name], str) else MISSING for name in words),
+        )
     for defense, accuracies in reference_rows(table).items():
         shown.add_section()
         shown.add_row(f"{defense} (ref.)", *(_cell(accuracies[name]) for name in numbers))
@@ -86,7 +94,7 @@ def reference_rows(table: Table) -> dict[str, dict[str, float]]:
 def averages(table: Table) -> dict[str, dict[str, float]]:
     """Defense -> column -> percent, of Table 2 and, last, of its reference."""
     rows = {
-        row["defense"]: {str(name): row[name] for name in row if name != "defense"}
+        row["defense"]: {str(name): row[name] for name in row if name not in ("defense", *WORDS)}
         for row in table.frame.to_dict("records")
     }
     return rows | reference_rows(table)
@@ -105,4 +113,6 @@ def _notes(table: Table, labels: list[str]) -> list[str]:
             notes[f"{place}: {row['status']}: {row['reason']}"] = None
         if row.get("warning"):
             notes[f"{place}: {row['warning']}"] = None
+        if row.get("verdict") in ("amber", "red"):
+            notes[f"{place}: {row['verdict_reasons']}"] = None
     return list(notes)

@@ -21,11 +21,21 @@ from rwp.reporting.cells import (
     table2_rows,
 )
 from rwp.reporting.compare import NOT_COMPARABLE, compare_table1, compare_table2
+from rwp.reporting.comparisons import comparisons
 from rwp.reporting.images import CAPTIONS, own_figures, stored_figures
 from rwp.reporting.measurements import OK
 from rwp.reporting.runs import read_run
 from rwp.reporting.tables import Table, records, table1, table2
-from rwp.reporting.views import BROKEN, KINDS, SIGNS, gaps, table1_view, table2_view
+from rwp.reporting.views import (
+    BROKEN,
+    KINDS,
+    SIGNS,
+    comparison_rows,
+    gaps,
+    table1_view,
+    table2_view,
+    verdict_rows,
+)
 
 
 def write_report(
@@ -83,6 +93,8 @@ def _context(
         "folder": str(suite_directory(suite_name)),
         "table1": table1_view(first, compared1),
         "table2": table2_view(second, compared2, columns),
+        "judged": verdict_rows(second),
+        "pairs": comparison_rows(comparisons(params, suite_name, root=root)),
         "columns": [COLUMN_LABELS.get(column, column) for column in columns.values()],
         "counts": _counts(first, second),
         "verdicts": pd.concat([compared1, compared2])["verdict"].value_counts().to_dict(),

@@ -13,11 +13,14 @@ from rwp.reporting.compare import ABOVE, BELOW, NOT_COMPARABLE, PAPER_MEASURES, 
 from rwp.reporting.measurements import OK
 from rwp.reporting.metrics import averages
 from rwp.reporting.tables import MEASURES, Row, Table, records, records_by
+from rwp.reporting.verdicts import SEPARATOR, worst_level
 
 SIGNS = {WITHIN: "✓", ABOVE: "▲", BELOW: "▼"}
 ORIGIN_SIGNS = {"imported": "†", "unclear": "‡"}
 # Tints: what chance allows, what it does not, what is not there, what cannot be true.
 KINDS = {WITHIN: "within", ABOVE: "outside", BELOW: "outside"}
+LEVEL_SIGNS = {"green": "✓", "amber": "!", "red": "✗"}
+LEVEL_KINDS = {"green": "within", "amber": "doubtful", "red": "outside"}
 NO_NUMBER = "\N{EN DASH}"
 BROKEN = ("inconsistent", "stale", "collapsed", "diverged")
 
@@ -84,8 +87,38 @@ def table2_view(table: Table, comparison: pd.DataFrame, columns: dict[str, str])
         ]
         gap = numbers["pgd20"] - numbers["aa"]
         shown = Cell(f"{gap:.2f}") if math.isfinite(gap) else Cell(NO_NUMBER)
-        rows.append({"defense": defense, "cells": [*cells, shown], "reference": defense not in own})
+        networks = seeds[defense, next(iter(columns))]
+        cells += [_all_attacks(networks), shown]
+        verdict = _verdict_cell(networks)
+        reference = defense not in own
+        rows.append(
+            {"defense": defense, "cells": cells, "verdict": verdict, "reference": reference}
+        )
     return rows
+
+
+def _all_attacks(networks: Sequence[Row]) -> Cell:
+    """The share of images right under every attack of the suite, image by image."""
+    values = [row["all_attacks"] for row in networks]
+    return Cell(NO_NUMBER) if None in values else Cell(f"{statistics.fmean(values):.2f}")
+
+
+def _verdict_cell(networks: Sequence[Row]) -> Cell:
+    """The worst verdict over seeds, in words, with what speaks against the numbers."""
+    for row in networks:
+        if row["verdict_status"] != OK:
+            status = row["verdict_status"]
+            return Cell(status, "broken" if status in BROKEN else "missing")
+    level = worst_level([row["verdict"] for row in networks])
+    if level is None:
+        return Cell(NO_NUMBER, "missing")
+    doubts = [
+        f"seed {row['seed']}: {reason}" if len(networks) > 1 else reason
+        for row in networks
+        for reason in row["verdict_reasons"].split(SEPARATOR)
+        if reason.startswith(("amber", "red"))
+    ]
+    return Cell(f"{LEVEL_SIGNS[level]} {level}", LEVEL_KINDS[level], tuple(doubts))
 
 
 def _cell(
@@ -127,6 +160,32 @@ def _spread(seeds: Sequence[Row], column: str) -> str:
     return ""
 
 
+def verdict_rows(table: Table) -> list[Row]:
+    """One row per judged network: every reason, and what the usual gap rests on."""
+    rows = {row["run"]: row for row in records(table.details) if row["verdict"] is not None}
+    return [
+        {
+            **{name: row[name] for name in ("defense", "seed", "gap", "band_source")},
+            "cell": _verdict_cell([row]),
+            "reasons": list(filter(None, row["verdict_reasons"].split(SEPARATOR))),
+        }
+        for row in rows.values()
+    ]
+
+
+def comparison_rows(comparison: pd.DataFrame) -> list[Row]:
+    """Pairs of defenses with what McNemar's test says about them in words."""
+    return [row | {"finding": _finding(row)} for row in records(comparison)]
+
+
+def _finding(row: Row) -> str:
+    """Whether a difference is more than chance: by the interval, over seeds, or by the test."""
+    chance = row["low"] <= 0 <= row["high"] if row["p_holm"] is None else row["p_holm"] > 0.05
+    if chance:
+        return "chance could do it"
+    return f"{row['defense' if row['difference'] > 0 else 'against']} is better"
+
+
 def gaps(table1: Table, table2: Table) -> list[Gap]:
     """All cells without a number, grouped by run and reason."""
     found = []
@@ -140,6 +199,12 @@ def gaps(table1: Table, table2: Table) -> list[Gap]:
             names = ", ".join(row["attack"] for row in rows)
             command = _command([row["record"] for row in rows if row["record"]], status)
             found.append(_gap(f"Table 2: {rows[0]['defense']}: {names}", rows[0], command))
+    for row in {row["run"]: row for row in records(table2.details)}.values():
+        status = row["verdict_status"]
+        if status not in (OK, row["status"]):
+            unjudged = row | {"status": status, "reason": row["verdict_reasons"]}
+            where = f"Table 2: {row['defense']}: verdict"
+            found.append(_gap(where, unjudged, _command([row["diagnosis"]], status)))
     return found
 
 
