@@ -12,7 +12,7 @@ ALONE := $(shell command -v flock >/dev/null && echo flock --nonblock --conflict
 PROGRESS := $(shell test -t 2 && echo --logger rich || echo --quiet rules reason host)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-slow test-faults lint format bench ui lock clean
+.PHONY: setup demo test test-slow test-faults test-robustbench lint format bench ui lock clean
 
 setup: $(STAMP)
 
@@ -47,6 +47,13 @@ test-slow: setup
 
 test-faults: setup
 	@python -m pytest -m "faults"
+
+# The robustbench package pins other versions than ours and so gets an environment of its own; it
+# asks setuptools for a module that newer ones have not.
+test-robustbench: setup
+	@test -x $(VENV)/robustbench/bin/python || python -m venv $(VENV)/robustbench
+	@$(VENV)/robustbench/bin/python -m pip install -q robustbench==1.1.1 "setuptools<81"
+	@RWP_ROBUSTBENCH_PYTHON=$(CURDIR)/$(VENV)/robustbench/bin/python python -m pytest -m "robustbench"
 
 lint: setup
 	ruff check .
