@@ -11,7 +11,7 @@ from rwp.commands import (
     data,
     diagnose,
     evaluate,
-    external,
+    export,
     figure,
     plan,
     pseudo_label,
@@ -37,7 +37,7 @@ app.command("pseudo-label")(pseudo_label.pseudo_label)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(diagnose.diagnose)
-app.command()(external.export)
+app.command()(export.export)
 app.command()(table.table)
 app.command()(figure.figure)
 app.command("compare-curve")(compare_curve.compare_curve)

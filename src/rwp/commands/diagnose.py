@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rwp.commands.common import DEFAULT_PARAMS, Fingerprint, ParamsFile, Resolved
-from rwp.commands.evaluate import spec_of
+from rwp.commands.common import DEFAULT_PARAMS, Fingerprint, ParamsFile, Resolved, spec_of
 
 
 def diagnose(

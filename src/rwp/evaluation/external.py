@@ -20,11 +20,13 @@ from rwp.core.models.converters import LAYOUTS, convert_state
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_outcomes
-from rwp.evaluation.jobs import first_examples, record_of, run_attacks
+from rwp.evaluation.jobs import first_examples, is_done, record_of, run_attacks
 from rwp.evaluation.records import write_record
 from rwp.evaluation.suite import AttackResult
 from rwp.files import sha256_file
 from rwp.training.checkpoint import FORMAT, load_network, load_weights, read_weights_file
+
+_FINGERPRINT = "external"  # nothing of ours stands behind these models
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,9 @@ def evaluate_external(
 ) -> list[Path]:
     """Evaluate a model from elsewhere; `on_clean` gets the clean accuracy before any attack.
 
+    A record that is there already, of the same model, images and settings, is left alone, and
+    AutoAttack goes on with the batch it was at.
+
     Returns:
         The records, `<out>/<attack>.json`; they have no run key.
 
@@ -164,12 +169,15 @@ def evaluate_external(
     if on_clean is not None:
         on_clean(float(clean.mean()))
     hashes = {"checkpoint_sha256": external.sha256, "data_sha256": sha256_file(data)}
-    paths: list[Path] = []
+    identity = hashes | {"seed": seed, "batch_size": batch_size, "num_examples": len(images)}
+
+    def is_needed(attack: AttackSpec) -> bool:
+        return not is_done(out / f"{attack.name}.json", attack, _FINGERPRINT, identity)
 
     def write(result: AttackResult) -> None:
         record = record_of(
             result,
-            fingerprint="external",
+            fingerprint=_FINGERPRINT,
             key=None,
             checkpoint=external.name,
             hashes=hashes,
@@ -177,20 +185,21 @@ def evaluate_external(
             batch_size=batch_size,
             device=device,
         )
-        paths.append(out / f"{result.attack.name}.json")
-        write_record(paths[-1], record)
+        write_record(out / f"{result.attack.name}.json", record)
 
+    folder = "-".join(str(part)[:16] for part in identity.values())
     run_attacks(
         external.model,
         images,
-        attacks,
+        [attack for attack in attacks if is_needed(attack)],
         batch_size=batch_size,
         seed=seed,
         device=device,
-        state=state / external.sha256[:16] / hashes["data_sha256"][:16] / f"{seed}-{batch_size}",
+        state=state / folder,
         on_result=write,
+        is_needed=is_needed,
     )
-    return paths
+    return [out / f"{attack.name}.json" for attack in attacks]
 
 
 def _try_one_image(external: ExternalModel, images: ImageSet, device: torch.device | str) -> None:
