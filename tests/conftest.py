@@ -56,6 +56,7 @@ def tiny_settings(committed: dict[str, Any]) -> dict[str, Any]:
     for perturbation in demo["perturbations"].values():
         perturbation["warmup_epochs"] = 1
     demo["perturbations"]["rwp"] |= {"num_weight_steps": 2, "c_min": {"digits": 2.3}}
+    demo["figures"]["fig2"] |= {"epochs": [1, 3], "num_directions": 2, "num_points": 3}
     demo["evaluation"]["num_examples"] = 40
     demo["evaluation"]["attacks"] = {
         "natural": {"kind": "natural"},

@@ -46,7 +46,7 @@ def test_help_imports_nothing_heavy(command: str) -> None:
 
 def test_bad_names_and_files_are_one_line_each(project: Project) -> None:
     cases = [
-        ("train --suite dmeo", "expected a suite (demo, quick, paper), got 'dmeo'"),
+        ("train --suite dmeo", "expected a suite (demo, demo-full, quick, paper), got 'dmeo'"),
         ("train --recipe at-rpw", "expected a recipe", "'at-rpw'"),
         ("train --dataset mnist", "expected a data set", "'mnist'"),
         ("train", "data/digits/train.pt: expected the train images, found none"),

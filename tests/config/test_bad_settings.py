@@ -49,7 +49,7 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "unknown suite to build": (
         lambda s: s.update(build=["dmeo"]),
-        r"build: expected a suite \(demo, quick, paper\), got 'dmeo'; check the spelling",
+        r"build: expected a suite \(demo, demo-full, quick, paper\), got 'dmeo'; check the",
     ),
     "unknown objective": (
         lambda s: demo(s)["recipes"]["at"].update(objective="att"),
@@ -153,5 +153,7 @@ def test_unknown_names_on_a_command_line(params: Any) -> None:
     ):
         with pytest.raises(UserError, match=message):
             run_key(params, "demo", **(place | wrong))
-    with pytest.raises(UserError, match=r"expected a suite \(demo, quick, paper\), got 'papr'"):
+    with pytest.raises(
+        UserError, match=r"expected a suite \(demo, demo-full, quick, paper\), got 'papr'"
+    ):
         run_key(params, "papr", **place)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from rwp.config.specs import DiagnosisSpec, RunKey
+from rwp.config.evaluations import DiagnosisSpec
+from rwp.config.specs import RunKey
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import autoattack as module
@@ -192,7 +193,7 @@ def test_a_green_verdict_needs_no_torch(trained: Project):
     write_records(trained, robust=0)
     program = (
         "import sys; from pathlib import Path\n"
-        "from rwp.config.specs import DiagnosisSpec\n"
+        "from rwp.config.evaluations import DiagnosisSpec\n"
         "from rwp.evaluation.diagnosis import diagnose_checkpoint\n"
         "spec = DiagnosisSpec.parse(sys.argv[1], where='here')\n"
         "diagnose_checkpoint(spec, root=Path.cwd(), fingerprint='f')\n"

@@ -107,6 +107,16 @@ SUITE: dict[str, Any] = {
         "network": "small",
         "reference_recipe": "natural",
     },
+    "sweeps": {"c-min": {"recipe": "at-rwp", "vary": {"c_min": [1.5, 1.7]}}},
+    "figures": {
+        "fig1b": {"kind": "curves", "recipes": ["at"], "splits": ["test", "train"]},
+        "fig3a": {"kind": "sweep", "sweep": "c-min", "label": "c_min", "references": ["at"]},
+        "fig3c": {
+            "kind": "curves",
+            "recipes": ["at", "at-awp", "at-rwp"],
+            "splits": ["test", "held-out"],
+        },
+    },
 }
 
 PARAMS: dict[str, Any] = {

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from rwp.errors import UserError
 from rwp.reporting import figures, panels
 from rwp.reporting.curves import compare_curve
-from rwp.reporting.learning import write_learning_curves
 from rwp.reporting.style import COLORS, LINES, MARKERS, looks, write_figure
+from rwp.reporting.suite_figures import write_suite_figure
 
 from .conftest import Project
 
@@ -43,7 +43,7 @@ def test_series_differ_in_more_than_color() -> None:
 
 def test_learning_curves_of_a_project(demo: Project) -> None:
     demo.write_all()
-    paths = write_learning_curves(demo.params, "demo", "fig3c", root=demo.root)
+    paths = write_suite_figure(demo.params, "demo", "fig3c", root=demo.root)
     assert [path.name for path in paths] == ["fig3c.csv", "fig3c.svg", "fig3c.png"]
     frame = pd.read_csv(paths[0])
     assert set(frame["method"]) == {"AT", "AT-AWP", "AT-RWP"}
@@ -56,22 +56,30 @@ def test_learning_curves_of_a_project(demo: Project) -> None:
 
 def test_equal_frames_give_equal_bytes(demo: Project) -> None:
     demo.write_all()
-    first = [
-        path.read_bytes()
-        for path in write_learning_curves(
-            demo.params, "demo", "fig1b", root=demo.root, recipes=("at",), splits=("test", "train")
-        )
-    ]
-    again = write_learning_curves(
-        demo.params, "demo", "fig1b", root=demo.root, recipes=("at",), splits=("test", "train")
+    first, again = (
+        [
+            path.read_bytes()
+            for path in write_suite_figure(demo.params, "demo", "fig1b", root=demo.root)
+        ]
+        for _ in range(2)
     )
-    assert [path.read_bytes() for path in again] == first
+    assert again == first
     assert b"<dc:date>" not in first[1]
 
 
 def test_a_figure_without_runs_says_which_to_train(demo: Project) -> None:
-    with pytest.raises(UserError, match="fig3c: expected trained runs, got none; train results/"):
-        write_learning_curves(demo.params, "demo", "fig3c", root=demo.root)
+    with pytest.raises(UserError, match="expected trained runs, got none; train results/"):
+        write_suite_figure(demo.params, "demo", "fig3c", root=demo.root)
+
+
+def test_a_sweep_shares_the_run_that_has_its_value_anyway(demo: Project) -> None:
+    demo.write_all()  # AT-RWP at 1.7, not at 1.5
+    paths = write_suite_figure(demo.params, "demo", "fig3a", root=demo.root)
+    frame = pd.read_csv(paths[0])
+    swept = frame[frame["name"].isna()]
+    assert set(swept["value"]) == {1.7}
+    assert set(swept["run"]) == {str(demo.table1_keys("at-rwp")[0].directory)}
+    assert set(frame["name"].dropna()) == {"AT"}
 
 
 def test_a_sweep_draws_means_ranges_and_references(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -12,14 +13,17 @@ from tests.conftest import Project
 
 
 def planned(project: Project, *targets: str) -> dict[str, int]:
-    """Rule -> number of jobs of a dry run."""
+    """Rule -> number of jobs of a dry run; the rules that train count together."""
     result = project.snakemake("-n", *targets)
     assert result.returncode == 0, result.stdout + result.stderr
     text = result.stdout + result.stderr
     if "Nothing to be done" in text:
         return {}
     block = text.split("Job stats:")[1].split("total")[0]
-    return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", block, re.M)}
+    jobs: Counter[str] = Counter()
+    for name, count in re.findall(r"^([\w-]+)\s+(\d+)$", block, re.M):
+        jobs["train" if name.startswith("train_") else name] += int(count)
+    return dict(jobs)
 
 
 @pytest.fixture
@@ -47,9 +51,35 @@ def test_the_papers_tables(committed_project: Project) -> None:
     assert second["autoattack_paper"] == second["diagnose"] == 9
 
 
+def test_the_papers_figures(committed_project: Project) -> None:
+    """AT is trained once, though eleven figures and two tables show it or runs beside it."""
+    assert planned(committed_project, "results/fig2.svg") == {
+        "fetch": 1,
+        "train": 1,
+        "landscape_paper_fig2": 1,
+        "figure": 1,
+    }
+    names = ["1a", "1b", "1c", "2", "3a", "3b", "3c", "4a", "4b", "4c", "4d"]
+    targets = [f"results/fig{name}.svg" for name in names]
+    jobs = planned(committed_project, "results/table1.csv", "results/table2.csv", *targets)
+    sweeps = 6 + 6 + 9 + 9  # figures 1a, 1c, 3a and 3b, less what the tables have
+    removal = 2 + 2 + 1 + 2  # figure 4; AT on CIFAR-100 with the Wide ResNet is new, too
+    assert jobs["train"] == 18 + 9 + 1 + sweeps + removal
+    assert jobs["figure"] == len(names)
+    assert jobs["autoattack_paper"] == 9
+
+
+def test_the_papers_report_has_what_goes_beyond(committed_project: Project) -> None:
+    jobs = planned(committed_project, "results/report.html")
+    # EMA, AT-20, four corners between AWP and RWP, SVHN's other c_min, two other masks.
+    assert jobs["train"] == 18 + 9 + 1 + 30 + 7 + 2 + 4 + 1 + 2
+    assert jobs["beyond"] == jobs["report"] == 1
+
+
 BAD_TARGETS = {
     "results/demo/table9.csv": "expected a file that the workflow makes, got another",
     "results/demo/runs/digits/none/small/at/seed0/last.pt": "expected a threat model",
+    "results/quick/fig4c.svg": "expected a figure (",
     "nonsense": "expected a file that the workflow makes",
 }
 

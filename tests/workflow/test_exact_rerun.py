@@ -23,6 +23,7 @@ def small_settings(committed: dict[str, Any]) -> dict[str, Any]:
     demo = content["suites"]["demo"]
     demo["table1"] |= {"threat_models": ["linf"], "recipes": ["at", "at-rwp"]}
     demo["table2"] |= {"recipes": ["at", "at-rwp"], "reference_recipe": None}
+    demo["figures"]["fig3c"]["recipes"] = ["at", "at-rwp"]
     attacks = demo["evaluation"]["attacks"]
     attacks["autoattack"] = {"kind": "pgd", "num_steps": 4}  # AutoAttack has tests of its own
     return content

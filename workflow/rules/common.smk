@@ -13,9 +13,17 @@ shell.prefix(
 )
 
 from rwp.config.evaluations import attack_names, diagnosis_spec, evaluation_spec
+from rwp.config.figures import (
+    BEYOND,
+    beyond_runs,
+    figure_names,
+    figure_runs,
+    landscape_spec,
+    reported_runs,
+)
 from rwp.config.load import check_params, read_yaml
 from rwp.config.lookup import run_key
-from rwp.config.specs import suite_directory
+from rwp.config.specs import kept_checkpoint, suite_directory
 from rwp.config.tables import table1_runs, table2_runs
 from rwp.config.trainings import pseudo_label_spec, train_spec
 from rwp.errors import UserError
@@ -43,6 +51,7 @@ def checked_params(config):
 def suite_specs(params, suite):
     """Resolve every run of a suite's tables, so that a gap shows before anything starts."""
     runs = table1_runs(params, suite) + table2_runs(params, suite)
+    runs += reported_runs(params, suite)
     return [train_spec(params, key) for key in dict.fromkeys(runs)]
 
 
@@ -79,10 +88,17 @@ def run_file(key, name):
     return str(key.directory / name)
 
 
-def records(key, checkpoint="best"):
-    """All records of one of a run's networks."""
+def run_files(keys):
+    """What tables and figures read of trainings."""
+    return [
+        run_file(key, name) for key in keys for name in ("run.json", "history.jsonl")
+    ]
+
+
+def records(key, attacks=None, checkpoint="best"):
+    """The records of one of a run's networks, of all attacks unless some are named."""
     chosen = {"checkpoint": checkpoint}  # a keyword of Snakemake's at a line's start
-    spec = evaluation_spec(PARAMS, key, **chosen)
+    spec = evaluation_spec(PARAMS, key, attacks=attacks, **chosen)
     return [str(spec.record(attack.name)) for attack in spec.attacks]
 
 
@@ -94,6 +110,85 @@ def diagnosis_of(wildcards):
 def twin_network(spec):
     """The network that lends adversarial images, if there is one."""
     return [str(spec.twin_checkpoint)] if spec.twin else []
+
+
+def training_jobs():
+    """(suite, run): a rule for all runs of a suite, and one for each run that keeps checkpoints."""
+    kept = [
+        (suite, landscape_spec(PARAMS, suite, name).key) for suite, name in landscapes()
+    ]
+    return [(name, None) for name in PARAMS.suites] + list(dict.fromkeys(kept))
+
+
+def landscapes():
+    """(suite, figure) for each figure that looks at checkpoints."""
+    return [
+        (name, figure)
+        for name, suite in PARAMS.suites.items()
+        for figure, entry in suite.figures.items()
+        if entry.kind == "landscape"
+    ]
+
+
+def training_name(suite, key):
+    kept = [run for name, run in training_jobs() if run is not None and name == suite]
+    return f"train_{suite}" if key is None else f"train_{suite}_kept{kept.index(key)}"
+
+
+def training_folder(suite, key):
+    return RUN.replace("{base}", base_of(suite)) if key is None else str(key.directory)
+
+
+def training_outputs(suite, key):
+    """Where the test split is measured, the epoch that is best on it is kept, too."""
+    folder = training_folder(suite, key)
+    names = ["last.pt", "best.pt", "history.jsonl", "run.json"]
+    if PARAMS.suites[suite].test_curve:
+        names.append("best_on_test.pt")
+    files = [f"{folder}/{name}" for name in names]
+    if key is not None:
+        epochs = train_spec(PARAMS, key).keep_epochs
+        files += [str(kept_checkpoint(key, epoch)) for epoch in epochs]
+    return files
+
+
+def training_param(suite, key, what):
+    """The function that gives a training's `input`, `spec` or `fingerprint`."""
+
+    def of(wildcards):
+        spec = train_spec(PARAMS, key or key_of(wildcards, suite))
+        if what == "input":
+            return training_inputs(spec)
+        if what == "spec":
+            return spec.canonical()
+        return fingerprints.training_fingerprint(spec, PARAMS)
+
+    return of
+
+
+def training_message(key):
+    if key is not None:
+        return f"Training {key.name}, checkpoints kept"
+    return "Training {wildcards.recipe} on {wildcards.dataset} ({wildcards.threat}, {wildcards.network}, seed {wildcards.seed})"
+
+
+def landscape_inputs(suite, name):
+    spec = landscape_spec(PARAMS, suite, name)
+    checkpoints = [str(spec.checkpoint(epoch)) for epoch in spec.epochs]
+    return [*checkpoints, f"data/{spec.key.dataset}/train.pt"]
+
+
+def figure_inputs(suite, name):
+    """The measured landscape, or the histories behind curves, sweeps and removal."""
+    if PARAMS.suites[suite].figures[name].kind == "landscape":
+        return [str(landscape_spec(PARAMS, suite, name).result(name))]
+    return run_files(figure_runs(PARAMS, suite, name))
+
+
+def beyond_inputs(suite):
+    attacks = PARAMS.suites[suite].beyond.attacks
+    keys = beyond_runs(PARAMS, suite)
+    return run_files(keys) + [path for key in keys for path in records(key, attacks)]
 
 
 def holdout_passport(source):
@@ -196,21 +291,20 @@ def evaluation_param(suite, slow, what):
     return of
 
 
+def reported_files(suite):
+    """What the report shows besides the two tables."""
+    reported = PARAMS.suites[suite].reported
+    names = [f"{name}.{'csv' if name == BEYOND else 'svg'}" for name in reported]
+    return [f"{base_of(suite)}/{name}" for name in names]
+
+
 def suite_targets(suite):
     base = base_of(suite)
-    runs = dict.fromkeys(table1_runs(PARAMS, suite) + table2_runs(PARAMS, suite))
-    tables = [
-        f"{base}/{name}"
-        for name in (
-            "table1.csv",
-            "table2.csv",
-            "report.html",
-            "fig1b.svg",
-            "fig3c.svg",
-        )
-    ]
+    tables = [f"{base}/{name}" for name in ("table1.csv", "table2.csv", "report.html")]
+    runs = [spec.key for spec in suite_specs(PARAMS, suite)]
     # Networks are listed too: a retraining that failed is then not hidden by an older table.
-    return tables + [run_file(key, "last.pt") for key in runs]
+    networks = [run_file(key, "last.pt") for key in runs]
+    return tables + reported_files(suite) + networks
 
 
 def requested_targets():
@@ -243,7 +337,8 @@ def check_maker(maker, target):
     """Look up the names in a target's path, as its rule will."""
     found = SimpleNamespace(**maker.get_wildcards(target))
     if hasattr(found, "recipe"):
-        suite = maker.name.partition("_")[2] if maker.name != "train" else None
-        train_spec(PARAMS, key_of(found, suite))
+        train_spec(PARAMS, key_of(found, maker.name.partition("_")[2]))
+    elif hasattr(found, "figure"):
+        figure_runs(PARAMS, suite_of(found), found.figure)
     elif hasattr(found, "base"):
         suite_specs(PARAMS, suite_of(found))

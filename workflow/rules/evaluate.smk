@@ -39,7 +39,7 @@ for suite, slow in evaluation_jobs():
 # Reads the records; where they raise doubt, it attacks again, also with images made for plain AT.
 rule diagnose:
     input:
-        lambda w: records(key_of(w), w.checkpoint),
+        lambda w: records(key_of(w), None, w.checkpoint),
         network=f"{RUN}/{{checkpoint}}.pt",
         test="data/{dataset}/test.pt",
         twin=lambda w: twin_network(diagnosis_of(w)),
@@ -63,5 +63,34 @@ rule diagnose:
         " > {log} 2>&1"
 
 
+# The loss around a run's checkpoints, for the figures that show it.
+for suite, figure in landscapes():
+
+    rule:
+        name:
+            f"landscape_{suite}_{figure}"
+        input:
+            landscape_inputs(suite, figure),
+        output:
+            losses=f"{base_of(suite)}/landscapes/{figure}.csv",
+            record=f"{base_of(suite)}/landscapes/{figure}.json",
+        log:
+            f"logs/landscapes/{base_of(suite)}/{figure}.log",
+        conda:
+            "../envs/rwp.yaml"
+        resources:
+            gpu=1,
+        params:
+            spec=landscape_spec(PARAMS, suite, figure).canonical(),
+            fingerprint=fingerprints.landscape_fingerprint(
+                landscape_spec(PARAMS, suite, figure), PARAMS
+            ),
+        message:
+            "Measuring {output.losses}"
+        shell:
+            "python -m rwp landscape --resolved {params.spec:q} --fingerprint {params.fingerprint}"
+            " --output {output.losses} > {log} 2>&1"
+
+
 wildcard_constraints:
-    checkpoint="best|last",
+    checkpoint="best|best_on_test|last",

@@ -3,11 +3,7 @@
 
 rule table1:
     input:
-        lambda w: [
-            run_file(key, name)
-            for key in table1_runs(PARAMS, suite_of(w))
-            for name in ("run.json", "history.jsonl")
-        ],
+        lambda w: run_files(table1_runs(PARAMS, suite_of(w))),
     output:
         table="{base}/table1.csv",
         details="{base}/table1_details.csv",
@@ -48,13 +44,30 @@ rule table2:
         "python -m rwp table table2 --suite {params.suite} > {log} 2>&1"
 
 
+rule beyond:
+    input:
+        lambda w: beyond_inputs(suite_of(w)),
+    output:
+        table="{base}/beyond.csv",
+        details="{base}/beyond_details.csv",
+    log:
+        "logs/tables/{base}/beyond.log",
+    conda:
+        "../envs/rwp.yaml"
+    params:
+        fingerprint=lambda w: fingerprints.table_fingerprint(
+            PARAMS, suite_of(w), "beyond"
+        ),
+        suite=lambda w: suite_of(w),
+    message:
+        "Writing {output.table}"
+    shell:
+        "python -m rwp table beyond --suite {params.suite} > {log} 2>&1"
+
+
 rule figure:
     input:
-        lambda w: [
-            run_file(key, name)
-            for key in table1_runs(PARAMS, suite_of(w))
-            for name in ("run.json", "history.jsonl")
-        ],
+        lambda w: figure_inputs(suite_of(w), w.figure),
     output:
         data="{base}/{figure}.csv",
         vector="{base}/{figure}.svg",
@@ -78,8 +91,7 @@ rule report:
     input:
         "{base}/table1.csv",
         "{base}/table2.csv",
-        "{base}/fig1b.svg",
-        "{base}/fig3c.svg",
+        lambda w: reported_files(suite_of(w)),
         lambda w: table2_inputs(suite_of(w)),
     output:
         report="{base}/report.html",
@@ -100,4 +112,13 @@ rule report:
 
 
 wildcard_constraints:
-    figure="fig1b|fig3c",
+    figure="|".join(
+        sorted(
+            {
+                re.escape(name)
+                for suite in PARAMS.suites.values()
+                for name in suite.figures
+            }
+        )
+    )
+    or "none",

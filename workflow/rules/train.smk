@@ -1,31 +1,30 @@
-# One training per recipe, data set, threat model, network and seed.
+# One training per recipe, data set, threat model, network and seed. A run that keeps checkpoints
+# for a figure has more files, so a rule of its own; Snakemake prefers it for having no wildcards.
+for suite, key in training_jobs():
 
-
-rule train:
-    input:
-        lambda w: training_inputs(train_spec(PARAMS, key_of(w))),
-    output:
-        last=f"{RUN}/last.pt",
-        best=f"{RUN}/best.pt",
-        history=f"{RUN}/history.jsonl",
-        record=f"{RUN}/run.json",
-    log:
-        f"logs/train/{RUN}.log",
-    benchmark:
-        f"logs/benchmarks/train/{RUN}.tsv"
-    conda:
-        "../envs/rwp.yaml"
-    resources:
-        gpu=1,
-    params:
-        spec=lambda w: train_spec(PARAMS, key_of(w)).canonical(),
-        fingerprint=lambda w: fingerprints.training_fingerprint(
-            train_spec(PARAMS, key_of(w)), PARAMS
-        ),
-    message:
-        "Training {wildcards.recipe} on {wildcards.dataset} ({wildcards.threat}, {wildcards.network}, seed {wildcards.seed})"
-    shell:
-        "python -m rwp train --resolved {params.spec:q} --fingerprint {params.fingerprint} > {log} 2>&1"
+    rule:
+        name:
+            training_name(suite, key)
+        input:
+            training_param(suite, key, "input"),
+        output:
+            training_outputs(suite, key),
+        log:
+            f"logs/train/{training_folder(suite, key)}.log",
+        benchmark:
+            f"logs/benchmarks/train/{training_folder(suite, key)}.tsv"
+        conda:
+            "../envs/rwp.yaml"
+        resources:
+            gpu=1,
+        params:
+            spec=training_param(suite, key, "spec"),
+            fingerprint=training_param(suite, key, "fingerprint"),
+        message:
+            training_message(key)
+        shell:
+            "python -m rwp train --resolved {params.spec:q} --fingerprint {params.fingerprint}"
+            " > {log} 2>&1"
 
 
 wildcard_constraints:

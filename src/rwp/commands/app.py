@@ -13,6 +13,7 @@ from rwp.commands import (
     evaluate,
     export,
     figure,
+    landscape,
     plan,
     pseudo_label,
     report,
@@ -39,6 +40,7 @@ app.command()(evaluate.evaluate)
 app.command()(diagnose.diagnose)
 app.command()(export.export)
 app.command()(table.table)
+app.command()(landscape.landscape)
 app.command()(figure.figure)
 app.command("compare-curve")(compare_curve.compare_curve)
 app.command()(report.report)

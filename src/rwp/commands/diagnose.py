@@ -29,7 +29,7 @@ def diagnose(
 
     Writes diagnosis.json beside the records. docs/evaluation.md says what the verdicts rest on.
     """
-    from rwp.config.specs import DiagnosisSpec
+    from rwp.config.evaluations import DiagnosisSpec
     from rwp.gpu import claim
 
     if resolved is not None and fingerprint is not None:

@@ -24,7 +24,7 @@ def plan(
 
     params, root = load_params(params_file), Path.cwd()
     counts: dict[tuple[str, str], int] = {}
-    for path, fingerprint in expected_fingerprints(params, suite):
+    for path, fingerprint in dict(expected_fingerprints(params, suite)).items():
         kind = KINDS.get(path.rpartition("/")[2], "record")
         state = "to do"
         if (root / path).exists():

@@ -12,10 +12,11 @@ from rwp.commands.common import DEFAULT_PARAMS, ParamsFile, SuiteName
 
 
 class TableName(StrEnum):
-    """The tables of the paper."""
+    """The tables of the paper, and the one that goes beyond it."""
 
     table1 = "table1"
     table2 = "table2"
+    beyond = "beyond"
 
 
 def table(
@@ -33,11 +34,16 @@ def table(
 
     from rwp.config.load import load_params
     from rwp.reporting import tables
+    from rwp.reporting.beyond import beyond
     from rwp.reporting.comparisons import write_comparisons
     from rwp.reporting.metrics import terminal_table
 
     params, root = load_params(params_file), Path.cwd()
-    build = {TableName.table1: tables.table1, TableName.table2: tables.table2}[name]
+    build = {
+        TableName.table1: tables.table1,
+        TableName.table2: tables.table2,
+        TableName.beyond: beyond,
+    }[name]
     title = f"{name.value}, suite {suite}: accuracy in percent"
     result = build(params, suite, root=root)
     Console().print(terminal_table(result, title=title))

@@ -30,7 +30,7 @@ def verify(
     params, root = load_params(params_file), Path.cwd()
     current, stale, missing = 0, [], 0
     for name in [suite] if suite else params.build:
-        for path, fingerprint in expected_fingerprints(params, name):
+        for path, fingerprint in dict(expected_fingerprints(params, name)).items():
             if not (root / path).exists():
                 missing += 1
             elif read_json(root / path).get("fingerprint") == fingerprint:
@@ -46,13 +46,26 @@ def verify(
 
 def expected_fingerprints(params: Params, suite: str) -> Iterator[tuple[str, str]]:
     """Each file of a suite that carries a fingerprint, and what it should be."""
-    from rwp.config.evaluations import diagnosis_spec
+    from rwp.config.evaluations import diagnosis_spec, evaluation_spec
+    from rwp.config.figures import (
+        BEYOND,
+        beyond_runs,
+        figure_names,
+        landscape_spec,
+        reported_runs,
+    )
     from rwp.config.tables import table1_runs, table2_runs
     from rwp.config.trainings import pseudo_label_spec, train_spec
     from rwp.provenance import chain
 
-    evaluated = table2_runs(params, suite)
-    specs = [train_spec(params, key) for key in table1_runs(params, suite) + evaluated]
+    diagnoses = [diagnosis_spec(params, key) for key in table2_runs(params, suite)]
+    evaluations = [diagnosis.evaluation for diagnosis in diagnoses]
+    entry = params.suites[suite].beyond
+    if entry is not None and BEYOND in params.suites[suite].reported:
+        keys = beyond_runs(params, suite)
+        evaluations += [evaluation_spec(params, key, attacks=entry.attacks) for key in keys]
+    keys = [*table1_runs(params, suite), *(spec.key for spec in evaluations)]
+    specs = [train_spec(params, key) for key in keys + reported_runs(params, suite)]
     mixes = dict.fromkeys(spec.unlabeled for spec in specs if spec.unlabeled is not None)
     specs += [train_spec(params, mix.teacher) for mix in mixes]
     for spec in dict.fromkeys(specs):
@@ -60,11 +73,15 @@ def expected_fingerprints(params: Params, suite: str) -> Iterator[tuple[str, str
     for labeling in dict.fromkeys(pseudo_label_spec(mix) for mix in mixes):
         path = str(labeling.path.with_suffix(".json"))
         yield path, chain.pseudo_label_fingerprint(labeling, params)
-    for key in evaluated:
-        diagnosis = diagnosis_spec(params, key)
-        evaluation = diagnosis.evaluation
+    for name in figure_names(params.suites[suite]):
+        if params.suites[suite].figures[name].kind == "landscape":
+            landscape = landscape_spec(params, suite, name)
+            path = str(landscape.result(name).with_suffix(".json"))
+            yield path, chain.landscape_fingerprint(landscape, params)
+    for evaluation in evaluations:
         fingerprint = chain.evaluation_fingerprint(evaluation, params)
         for attack in evaluation.attacks:
             expected = chain.record_fingerprint(fingerprint, attack)
             yield str(evaluation.record(attack.name)), expected
+    for diagnosis in diagnoses:
         yield str(diagnosis.path), chain.diagnosis_fingerprint(diagnosis, params)

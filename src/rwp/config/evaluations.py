@@ -1,13 +1,32 @@
-"""From params.yaml to the spec of an evaluation."""
+"""From params.yaml to the spec of an evaluation and of the verdict on it."""
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Literal
 
 from rwp.config.lookup import Lookup, choose, dataset_spec, step_size, threat_spec
 from rwp.config.schema import AttackEntry, Params, Suite
-from rwp.config.specs import AttackSpec, DiagnosisSpec, EvaluationSpec, RunKey
+from rwp.config.specs import AttackSpec, EvaluationSpec, RunKey, Spec
 from rwp.config.tables import table2_runs
+
+
+class DiagnosisSpec(Spec):
+    """The verdict on one evaluation; the twin lends adversarial images where there is doubt."""
+
+    evaluation: EvaluationSpec  # all attacks of its suite
+    objective: Literal["natural", "at", "trades", "mart"]
+    twin: RunKey | None
+
+    @property
+    def path(self) -> PurePosixPath:
+        """Where the verdict lies, relative to the project."""
+        return self.evaluation.record("diagnosis")
+
+    @property
+    def twin_checkpoint(self) -> PurePosixPath | None:
+        """The network that lends images, relative to the project."""
+        return None if self.twin is None else self.twin.directory / "best.pt"
 
 
 def attack_names(suite: Suite, *, slow: bool) -> tuple[str, ...]:

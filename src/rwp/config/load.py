@@ -10,9 +10,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from rwp.config.checks import check_results
+from rwp.config.expand import expanded
 from rwp.config.fields import Frozen
 from rwp.config.lookup import choose
+from rwp.config.results import SweepEntry
 from rwp.config.schema import Params, Suite
+from rwp.config.specs import Spec
 from rwp.errors import UserError
 
 
@@ -52,6 +56,7 @@ def check_params(content: Any, *, where: str = "params.yaml") -> Params:
     """
     if not isinstance(content, dict):
         raise UserError(f"{where}: expected a table of settings, got {type(content).__name__}")
+    content = expanded(content, where)
     try:
         # Through JSON, so that lists are tuples under pydantic's strict rules.
         params = Params.model_validate_json(json.dumps(content))
@@ -86,12 +91,12 @@ def _first_error(error: ValidationError) -> str:
 
 
 def _similar(parts: list[str]) -> str:
-    """A guess at the key that was meant, among the fields of all models."""
+    """A guess at the key that was meant, among the fields of all models that people write."""
     known: set[str] = set()
     todo: list[type[BaseModel]] = [Frozen]
     while todo:
         model = todo.pop()
-        todo.extend(model.__subclasses__())
+        todo.extend(found for found in model.__subclasses__() if not issubclass(found, Spec))
         known |= set(model.model_fields)
     close = difflib.get_close_matches(parts[-1], sorted(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else "; remove it"
@@ -128,6 +133,7 @@ def _check_suite(params: Params, suite: Suite, where: str) -> None:
             choose(suite.recipes, teacher, "recipe", f"{at}.teacher_recipe")
             for source in objective.unlabeled.source.values():
                 choose(params.unlabeled, source, "unlabeled source", f"{at}.source")
+    check_results(params, suite, where)
     for table, datasets, threats in (
         ("table1", suite.table1.datasets, suite.table1.threat_models),
         ("table2", (suite.table2.dataset,), (suite.table2.threat_model,)),
@@ -157,6 +163,8 @@ def _check_settings(params: Params, suite: Suite, where: str) -> None:
 
 def _settings_tables(model: BaseModel, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """All `By` fields below a model, with the keys that lead there."""
+    if isinstance(model, SweepEntry):
+        return  # what it varies are settings themselves
     for name in type(model).model_fields:
         value, at = getattr(model, name), f"{path}.{name}".lstrip(".")
         if isinstance(value, BaseModel):

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from rwp.config.definitions import DatasetSpec
 from rwp.config.fields import pick
+from rwp.config.results import Setting
 from rwp.config.schema import Params, Suite
 from rwp.config.specs import RunKey, ThreatSpec
 from rwp.errors import UserError
@@ -85,6 +86,25 @@ def run_key(
     choose(params.networks, network, "network", "params.yaml: networks")
     return RunKey(
         suite=suite_name, dataset=dataset, threat=threat, network=network, recipe=recipe, seed=seed
+    )
+
+
+def setting_key(
+    suite: Suite, suite_name: str, setting: Setting, recipe: str, *, seed: int
+) -> RunKey:
+    """The run of a recipe in a figure's or table's setting; what is not given is Table 2's."""
+    dataset = setting.dataset or suite.table2.dataset
+    threat = setting.threat_model or suite.table2.threat_model
+    if is_natural(suite, recipe):
+        threat = "none"
+    look = Lookup(suite_name, dataset, threat, suite.recipes[recipe].objective)
+    return RunKey(
+        suite=suite_name,
+        dataset=dataset,
+        threat=threat,
+        network=setting.network or look(suite.network, "network"),
+        recipe=recipe,
+        seed=seed,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from rwp.config.definitions import DatasetSpec, NetworkSpec, UnlabeledSpec
 from rwp.config.fields import (
@@ -17,6 +17,14 @@ from rwp.config.fields import (
     PositiveInt,
     Radius,
     Share,
+)
+from rwp.config.results import (
+    BeyondEntry,
+    Change,
+    FigureEntry,
+    SweepEntry,
+    Table1Entry,
+    Table2Entry,
 )
 
 RandomStart = Literal["uniform", "gaussian", "off_ball", "none"]
@@ -104,6 +112,9 @@ class RecipeEntry(Frozen):
 
     objective: Name
     perturbation: Name | None = None
+    change: Change = Change()
+    average_decay: Share | None = None  # the moving average of the weights is what is measured
+    attack_num_steps: PositiveInt | None = None  # none: that of the training
 
 
 class AttackEntry(Frozen):
@@ -134,25 +145,6 @@ class EvaluationEntry(Frozen):
         return self
 
 
-class Table1Entry(Frozen):
-    """Best and last robust accuracy by data set and threat model."""
-
-    datasets: tuple[Name, ...]
-    threat_models: tuple[Name, ...]
-    recipes: tuple[Name, ...]
-    network: By[Name]
-
-
-class Table2Entry(Frozen):
-    """Accuracy of the best checkpoint under each attack."""
-
-    dataset: Name
-    threat_model: Name
-    recipes: tuple[Name, ...]
-    network: By[Name]
-    reference_recipe: Name | None = None  # a naturally trained network, to compare with
-
-
 class Suite(Frozen):
     """One complete set of experiments."""
 
@@ -171,6 +163,10 @@ class Suite(Frozen):
     evaluation: EvaluationEntry
     table1: Table1Entry
     table2: Table2Entry
+    beyond: BeyondEntry | None = None
+    sweeps: dict[Name, SweepEntry] = Field(default_factory=dict)
+    figures: dict[Name, FigureEntry] = Field(default_factory=dict)
+    reported: tuple[Name, ...] = ()  # the figures and `beyond`, if the report waits for them
 
     @model_validator(mode="after")
     def _selection(self) -> Suite:

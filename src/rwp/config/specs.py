@@ -180,6 +180,9 @@ class TrainSpec(Spec):
     held_out_fraction: float
     test_curve: bool
     monitor: AttackSpec | None  # the attack measured after each epoch; none: clean accuracy
+    remove_below: float | None = None  # nats: examples of a smaller loss do not count
+    average_decay: float | None = None  # of the moving average of the weights that is measured
+    keep_epochs: tuple[int, ...] = ()  # checkpoints to keep, by epochs done
 
     @property
     def needs_test(self) -> bool:
@@ -203,11 +206,41 @@ class PseudoLabelSpec(Spec):
         return folder / f"{self.source}-seed{self.teacher.seed}.pt"
 
 
+class LandscapeSpec(Spec):
+    """Losses of attacked training images at perturbed weights, at several checkpoints of a run."""
+
+    key: RunKey
+    data: DatasetSpec
+    attack: AttackSpec
+    held_out_fraction: float
+    batch_size: int
+    seed: int
+    epochs: tuple[int, ...]
+    edges: tuple[float, ...]
+    num_directions: int
+    num_points: int
+    radius: float
+    num_examples: int | None
+
+    def checkpoint(self, epoch: int) -> PurePosixPath:
+        """The network after so many epochs, relative to the project."""
+        return kept_checkpoint(self.key, epoch)
+
+    def result(self, name: str) -> PurePosixPath:
+        """Where the losses lie that the figure of that name shows, relative to the project."""
+        return suite_directory(self.key.suite) / "landscapes" / f"{name}.csv"
+
+
+def kept_checkpoint(key: RunKey, epoch: int) -> PurePosixPath:
+    """Where a run keeps its network after so many epochs, relative to the project."""
+    return key.directory / "checkpoints" / f"epoch{epoch}.pt"
+
+
 class EvaluationSpec(Spec):
     """Attacks on one checkpoint of one run."""
 
     key: RunKey
-    checkpoint: Literal["best", "last"]
+    checkpoint: Literal["best", "best_on_test", "last"]
     data: DatasetSpec
     attacks: tuple[AttackSpec, ...]
     batch_size: int
@@ -217,21 +250,3 @@ class EvaluationSpec(Spec):
     def record(self, attack: str) -> PurePosixPath:
         """Where the record of one attack lies, relative to the project."""
         return self.key.directory / "evaluation" / self.checkpoint / f"{attack}.json"
-
-
-class DiagnosisSpec(Spec):
-    """The verdict on one evaluation; the twin lends adversarial images where there is doubt."""
-
-    evaluation: EvaluationSpec  # all attacks of its suite
-    objective: Literal["natural", "at", "trades", "mart"]
-    twin: RunKey | None
-
-    @property
-    def path(self) -> PurePosixPath:
-        """Where the verdict lies, relative to the project."""
-        return self.evaluation.record("diagnosis")
-
-    @property
-    def twin_checkpoint(self) -> PurePosixPath | None:
-        """The network that lends images, relative to the project."""
-        return None if self.twin is None else self.twin.directory / "best.pt"

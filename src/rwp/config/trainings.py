@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from rwp.config.lookup import Lookup, choose, dataset_spec, run_key, step_size, threat_spec
-from rwp.config.schema import Params, Suite
+from rwp.config.lookup import (
+    Lookup,
+    choose,
+    dataset_spec,
+    run_key,
+    setting_key,
+    step_size,
+    threat_spec,
+)
+from rwp.config.results import Change, LandscapeFigure
+from rwp.config.schema import Params, PerturbationEntry, Suite
 from rwp.config.specs import (
     AttackSpec,
     AugmentationSpec,
@@ -27,7 +36,9 @@ def train_spec(params: Params, key: RunKey) -> TrainSpec:
     natural = key.threat == "none"
     threat = None if natural else threat_spec(suite, key)
     perturbation = perturbation_spec(suite, key)
-    criterion = suite.perturbations[recipe.perturbation].criterion if recipe.perturbation else None
+    criterion = recipe.change.criterion
+    if criterion is None and recipe.perturbation is not None:
+        criterion = suite.perturbations[recipe.perturbation].criterion
     return TrainSpec(
         key=key,
         data=dataset_spec(params, key),
@@ -49,7 +60,24 @@ def train_spec(params: Params, key: RunKey) -> TrainSpec:
         held_out_fraction=suite.held_out_fraction,
         test_curve=suite.test_curve,
         monitor=None if threat is None else _monitor(suite, key, threat, look),
+        remove_below=recipe.change.remove_below,
+        average_decay=recipe.average_decay,
+        keep_epochs=kept_epochs(suite, key),
     )
+
+
+def kept_epochs(suite: Suite, key: RunKey) -> tuple[int, ...]:
+    """The epochs after which a run keeps its network: those that a landscape looks at."""
+    kept: set[int] = set()
+    for figure in suite.figures.values():
+        if figure.kind == "landscape" and landscape_key(suite, key.suite, figure) == key:
+            kept |= set(figure.epochs)
+    return tuple(sorted(kept))
+
+
+def landscape_key(suite: Suite, suite_name: str, figure: LandscapeFigure) -> RunKey:
+    """The training whose checkpoints a landscape looks at: that of the suite's first seed."""
+    return setting_key(suite, suite_name, figure, figure.recipe, seed=suite.seeds[0])
 
 
 def perturbation_spec(suite: Suite, key: RunKey) -> PerturbationSpec | None:
@@ -62,7 +90,7 @@ def perturbation_spec(suite: Suite, key: RunKey) -> PerturbationSpec | None:
     name = recipe.perturbation
     if name is None:
         return None
-    entry = suite.perturbations[name]
+    entry = _changed(suite.perturbations[name], recipe.change)
     where = f"perturbations.{name}"
     look = Lookup(key.suite, key.dataset, key.threat, key.network, recipe.objective)
     needs_min, needs_max = entry.mask != "all", entry.mask == "range"
@@ -78,6 +106,21 @@ def perturbation_spec(suite: Suite, key: RunKey) -> PerturbationSpec | None:
     )
 
 
+def _changed(entry: PerturbationEntry, change: Change) -> PerturbationEntry:
+    """A perturbation with a recipe's own settings in place of its own."""
+    tables = ("gamma", "num_weight_steps", "c_min")
+    given = {name: getattr(change, name) for name in (*tables, "norm_scope", "mask")}
+    if change.loss_range is not None:
+        given["mask"], (given["c_min"], c_max) = "range", change.loss_range
+        entry = entry.model_copy(update={"c_max": {"default": c_max}})
+    update = {
+        name: {"default": value} if name in tables else value
+        for name, value in given.items()
+        if value is not None
+    }
+    return entry.model_copy(update=update)
+
+
 def _training_attack(suite: Suite, key: RunKey, look: Lookup) -> AttackSpec:
     threat, training = threat_spec(suite, key), suite.training
     epsilon = look.optional(training.attack_epsilon, "training.attack_epsilon")
@@ -87,7 +130,8 @@ def _training_attack(suite: Suite, key: RunKey, look: Lookup) -> AttackSpec:
         kind=suite.objectives[suite.recipes[key.recipe].objective].loss,
         threat=ThreatSpec(norm=threat.norm, epsilon=epsilon or threat.epsilon),
         step_size=own_step or step_size(suite, key),
-        num_steps=look(training.attack_num_steps, "training.attack_num_steps"),
+        num_steps=suite.recipes[key.recipe].attack_num_steps
+        or look(training.attack_num_steps, "training.attack_num_steps"),
         random_start=look.optional(training.attack_random_start, "training.attack_random_start"),
         bn_mode=look(training.attack_bn_mode, "training.attack_bn_mode"),
     )

@@ -9,6 +9,8 @@ from torch import Tensor
 from rwp.errors import UserError
 from rwp.rng import generator_for
 
+HELD_OUT_SEED = 0  # one split for all recipes and seeds of a data set
+
 
 def held_out_split(
     labels: Int[Tensor, " n"], *, fraction: float, seed: int

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rwp.config.specs import DiagnosisSpec
+from rwp.config.evaluations import DiagnosisSpec
 from rwp.errors import UserError
 from rwp.evaluation.diagnostics import FollowUp, Verdict, judge
 from rwp.evaluation.records import EvaluationRecord, read_record

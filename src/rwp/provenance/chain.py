@@ -14,12 +14,14 @@ from rwp.provenance.codehash import code_hash
 
 if TYPE_CHECKING:
     from rwp.config.definitions import DatasetSpec, UnlabeledSpec
+    from rwp.config.evaluations import DiagnosisSpec
     from rwp.config.schema import Params
     from rwp.config.specs import (
         AttackSpec,
-        DiagnosisSpec,
         EvaluationSpec,
+        LandscapeSpec,
         PseudoLabelSpec,
+        RunKey,
         TrainSpec,
     )
 
@@ -123,30 +125,85 @@ def _training_fingerprint(spec: TrainSpec, hashable: _Hashable) -> str:
     return merkle(*parts)
 
 
-# What is drawn or written from runs, by the module that does it.
+def landscape_fingerprint(spec: LandscapeSpec, params: Params) -> str:
+    """Of a weight-loss landscape; it holds the training whose checkpoints it looks at."""
+    from rwp.config.trainings import train_spec
+
+    training = training_fingerprint(train_spec(params, spec.key), params)
+    return merkle("landscape", spec.canonical(), code_hash("rwp.evaluation.landscape"), training)
+
+
+# What is drawn or written from runs, by the module that does it; all else is a figure.
 _MAKERS = {
     "table1": "rwp.reporting.tables",
     "table2": "rwp.reporting.comparisons",  # which stands on the tables
-    "fig1b": "rwp.reporting.learning",
-    "fig3c": "rwp.reporting.learning",
+    "beyond": "rwp.reporting.beyond",
     "report": "rwp.reporting.report",
 }
+_FIGURES = "rwp.reporting.suite_figures"
 
 
-def table_fingerprint(params: Params, suite: str, name: str) -> str:
+def table_fingerprint(params: Params, suite_name: str, name: str) -> str:
     """Of a table, figure or the report of a suite: it holds all runs and evaluations below."""
-    from rwp.config.evaluations import diagnosis_spec
     from rwp.config.tables import table1_runs, table2_runs
+
+    suite = params.suites[suite_name]
+    parts = [name, suite_name, code_hash(_MAKERS.get(name, _FIGURES))]
+    if name == "report":
+        shown = ("table1", "table2", *suite.reported)
+        return merkle(*parts, *(table_fingerprint(params, suite_name, part) for part in shown))
+    if name == "table1":
+        runs = table1_runs(params, suite_name)
+        return merkle(*parts, suite.table1.model_dump_json(), *_trainings(params, runs))
+    if name == "table2":
+        runs = table2_runs(params, suite_name)
+        return merkle(*parts, suite.table2.model_dump_json(), *_verdicts(params, runs))
+    if name == "beyond":
+        return merkle(*parts, *_beyond(params, suite_name))
+    return merkle(*parts, *_figure(params, suite_name, name))
+
+
+def _trainings(params: Params, keys: list[RunKey]) -> list[str]:
     from rwp.config.trainings import train_spec
 
-    parts = [name, suite, code_hash(_MAKERS[name])]
-    if name != "table2":
-        parts.append(params.suites[suite].table1.model_dump_json())
-        runs = table1_runs(params, suite)
-        parts += [training_fingerprint(train_spec(params, key), params) for key in runs]
-    if name in ("table2", "report"):
-        parts.append(params.suites[suite].table2.model_dump_json())
-        # A verdict's fingerprint holds those of the records that it judges.
-        verdicts = [diagnosis_spec(params, key) for key in table2_runs(params, suite)]
-        parts += [diagnosis_fingerprint(spec, params) for spec in verdicts]
-    return merkle(*parts)
+    return [training_fingerprint(train_spec(params, key), params) for key in keys]
+
+
+def _verdicts(params: Params, keys: list[RunKey]) -> list[str]:
+    """Each of them holds the records that it judges."""
+    from rwp.config.evaluations import diagnosis_spec
+
+    return [diagnosis_fingerprint(diagnosis_spec(params, key), params) for key in keys]
+
+
+def _records(params: Params, keys: list[RunKey], attacks: tuple[str, ...] | None) -> list[str]:
+    from rwp.config.evaluations import evaluation_spec
+
+    return [
+        record_fingerprint(evaluation_fingerprint(spec, params), attack)
+        for spec in (evaluation_spec(params, key, attacks=attacks) for key in keys)
+        for attack in spec.attacks
+    ]
+
+
+def _beyond(params: Params, suite_name: str) -> list[str]:
+    from rwp.config.figures import beyond_runs
+
+    entry, keys = params.suites[suite_name].beyond, beyond_runs(params, suite_name)
+    if entry is None:
+        return []
+    return [
+        entry.model_dump_json(),
+        *_trainings(params, keys),
+        *_records(params, keys, entry.attacks),
+    ]
+
+
+def _figure(params: Params, suite_name: str, name: str) -> list[str]:
+    from rwp.config.figures import figure_runs, landscape_spec
+
+    figure = params.suites[suite_name].figures[name]
+    parts = [figure.model_dump_json(), *_trainings(params, figure_runs(params, suite_name, name))]
+    if figure.kind == "landscape":
+        parts.append(landscape_fingerprint(landscape_spec(params, suite_name, name), params))
+    return parts

@@ -9,13 +9,10 @@ from typing import Any
 import pandas as pd
 
 from rwp.config.schema import Params
-from rwp.config.specs import RunKey, suite_directory
+from rwp.config.specs import RunKey
 from rwp.config.tables import get_suite
-from rwp.errors import UserError
 from rwp.reporting.cells import method_label, table1_rows
-from rwp.reporting.figures import learning_curves
 from rwp.reporting.runs import read_run
-from rwp.reporting.style import write_figure
 
 SPLITS = {
     "test": "test_robust_accuracy",
@@ -75,30 +72,3 @@ def table1_curve_keys(
         if (key.threat, key.dataset) == (threat, dataset)
         and (recipes is None or key.recipe in recipes)
     ]
-
-
-def write_learning_curves(
-    params: Params,
-    suite_name: str,
-    name: str,
-    *,
-    root: Path | str = ".",
-    splits: Sequence[str] = ("test", "held-out"),
-    threat: str | None = None,
-    dataset: str | None = None,
-    recipes: Sequence[str] | None = None,
-) -> list[Path]:
-    """Write NAME.csv, NAME.svg and NAME.png into the suite's folder.
-
-    Figure 1b is `recipes=("at",), splits=("test", "train")`; figure 3c the default.
-
-    Raises:
-        UserError: none of the runs has finished an epoch.
-    """
-    keys = table1_curve_keys(params, suite_name, threat=threat, dataset=dataset, recipes=recipes)
-    frame = curve_frame(params, keys, root=root, splits=splits)
-    if frame.empty:
-        folders = ", ".join(str(key.directory) for key in keys)
-        raise UserError(f"{name}: expected trained runs, got none; train {folders or 'them'} first")
-    stem = Path(root) / suite_directory(suite_name) / name
-    return write_figure(learning_curves(frame), frame, stem)

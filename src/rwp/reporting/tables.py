@@ -71,18 +71,23 @@ def _table1_detail(key: RunKey, run: Run) -> dict[str, Any]:
         "seconds": run.document.get("seconds"),
         "run": run.name,
     }
+    return detail | run_numbers(run)
+
+
+def run_numbers(run: Run) -> dict[str, Any]:
+    """What a finished run measured by itself, in percent, or why it has no numbers."""
     if not run.finished:
-        return detail
+        return {}
     percent = [
         100 * row["test_robust_accuracy"] for row in run.history if "test_robust_accuracy" in row
     ]
     if len(percent) < len(run.history):
         reason = "the test split was not measured in each epoch (test_curve)"
-        return detail | {"status": "missing", "reason": reason}
+        return {"status": "missing", "reason": reason}
     top = max(range(len(percent)), key=percent.__getitem__)
     best, last = percent[run.best_epoch], percent[-1]
     tail = percent[-LAST_EPOCHS:]
-    return detail | {
+    return {
         "status": OK,
         "best": best,
         "last": last,

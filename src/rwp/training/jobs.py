@@ -16,7 +16,7 @@ import torch
 from rwp.config.specs import TrainSpec
 from rwp.core.precision import flush_denormals
 from rwp.data.images import ImageSet
-from rwp.data.splits import held_out_split
+from rwp.data.splits import HELD_OUT_SEED, held_out_split
 from rwp.errors import UserError
 from rwp.files import write_json
 from rwp.progress import Progress
@@ -25,12 +25,12 @@ from rwp.training.batches import Batches
 from rwp.training.checkpoint import new_network, save_network
 from rwp.training.guards import Stopped, check_epoch
 from rwp.training.loop import Training
+from rwp.training.networks import kept_after, write_networks
 from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.recorder import Recorder, Row, SilentRecorder
 from rwp.training.run_record import RunFiles, copy_file, input_hashes, run_record
 from rwp.training.state import RunState
 
-HELD_OUT_SEED = 0  # one split for all recipes and seeds of a data set
 CHECKPOINT_SECONDS = 300  # an epoch of a Wide ResNet takes longer than anyone likes to lose
 
 
@@ -73,8 +73,7 @@ def train_run(
         history = _resume(training, state, recorder)
         status, reason = _run(training, state, network, history, recorder, stop)
         recorder.finish(status, {"run": str(files.folder)})
-        save_network(files.last, training.model, network=network, epoch=training.progress.epoch - 1)
-        copy_file(state.best if state.best.exists() else files.last, files.best)
+        write_networks(training, state, files, network=network)
         copy_file(state.history_file, files.history)
         outcome = {"status": status, "reason": reason, "fingerprint": fingerprint}
         record = run_record(training, history, outcome, input_hashes(inputs), recorder.run_id)
@@ -175,17 +174,18 @@ def _run(
 
     if not history:
         save()  # something to go back to, should the first epoch diverge
-    epochs = training.spec.optimization.epochs
-    name = training.spec.key.name
-    with Progress(name, epochs, training.batches.plan(0)) as progress:
+    spec = training.spec
+    epochs = spec.optimization.epochs
+    with Progress(spec.key.name, epochs, training.batches.plan(0)) as progress:
         try:
             while not training.done:
                 training.run_epoch(after_step)
                 row = training.finish_epoch()
                 history.append(row)
                 check_epoch(history, epochs=epochs, majority_share=training.batches.majority_share)
-                if training.improves(row):
-                    save_network(state.best, training.model, network=network, epoch=row["epoch"])
+                for name in (*training.improved(row), *kept_after(spec, row)):
+                    target = state.network(name)
+                    save_network(target, training.measured, network=network, epoch=row["epoch"])
                 state.write_history(history)
                 save()
                 recorder.epoch(row)

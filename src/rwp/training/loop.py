@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from rwp.config.specs import TrainSpec
-from rwp.core.objectives import ExampleLosses, make_objective
+from rwp.core.lsc import keep_high_loss
+from rwp.core.objectives import ExampleLosses
 from rwp.core.precision import precision_context
 from rwp.core.threat import ThreatModel
 from rwp.core.weight_perturbation import (
     PerturbedWeights,
-    WeightPerturbation,
     perturb_weights,
     shifted_weights,
 )
@@ -29,6 +29,13 @@ from rwp.data.images import ImageSet
 from rwp.rng import generator_for
 from rwp.training.batches import Batch, Batches
 from rwp.training.measure import measure
+from rwp.training.parts import (
+    moving_average_of,
+    objective_of,
+    optimizer_of,
+    selection_keys,
+    weight_perturbation_of,
+)
 from rwp.training.recorder import Row
 from rwp.training.schedules import learning_rate
 from rwp.training.tally import Tally
@@ -42,7 +49,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     passes: dict[str, int] = field(default_factory=lambda: {"forward": 0, "backward": 0})
-    best: Row | None = None
+    chosen: dict[str, Row] = field(default_factory=dict)  # by checkpoint: best, best_on_test
 
 
 class Training:
@@ -68,31 +75,23 @@ class Training:
         """
         self.spec, self.model, self.batches, self.splits = spec, model, batches, splits
         self.device = device
-        objective = spec.objective
-        self.objective = make_objective(
-            objective.loss,
-            beta=objective.beta,
-            criterion=objective.criterion,
-            clean_updates=objective.clean_updates if objective.loss == "trades" else None,
-            random_start=spec.attack.random_start if spec.attack else None,
-        )
-        self.perturbation = _weight_perturbation(spec)
-        optimization = spec.optimization
-        self.optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=optimization.learning_rate,
-            momentum=optimization.momentum,
-            nesterov=optimization.nesterov,
-            weight_decay=optimization.weight_decay,
-        )
+        self.objective = objective_of(spec)
+        self.perturbation = weight_perturbation_of(spec)
+        self.optimizer = optimizer_of(spec, model)
         self.policy = Augmentation(**spec.augmentation.model_dump())
         self.progress = Progress()
         self.tally = Tally(device)
+        self.average = moving_average_of(spec, model)
         model.register_forward_pre_hook(self._count_forward)
 
     def _count_forward(self, module: nn.Module, inputs: Any) -> None:
         if torch.is_grad_enabled():  # measuring is not training
             self.progress.passes["forward"] += 1
+
+    @property
+    def measured(self) -> nn.Module:
+        """The network that is measured and kept: the moving average where the recipe has one."""
+        return self.model if self.average is None else self.average.module
 
     @property
     def done(self) -> bool:
@@ -136,15 +135,21 @@ class Training:
         with shifted_weights(self.model, offset):
             reusable = perturbed.reusable if perturbed else None
             outer = losses() if reusable is None else reusable
-            loss = outer.objective.mean()
-            if batch.weights is not None:
-                loss = (outer.objective * batch.weights).mean()
+            kept = self._kept(outer)
+            loss = _weighted_mean(outer.objective, batch.weights, kept)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()  # at w + v, as published; v is taken back on leaving
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         self.progress.passes["backward"] += 1
         c_min = self.perturbation.c_min if self.perturbation else None
-        self.tally.add(outer, batch.labels, c_min=c_min, perturbed=perturbed)
+        self.tally.add(outer, batch.labels, c_min=c_min, perturbed=perturbed, kept=kept)
+
+    def _kept(self, outer: ExampleLosses) -> Tensor | None:
+        """Which examples count, where those of low loss are removed (the paper's appendix)."""
+        threshold = self.spec.remove_below
+        return None if threshold is None else keep_high_loss(outer.criterion, threshold=threshold)
 
     def _attack(self, images: Tensor, labels: Tensor) -> Tensor:
         attack = self.spec.attack
@@ -181,7 +186,7 @@ class Training:
         num_images = float(self.tally.sums["images"])
         for name, split in self.splits.items():
             accuracies = measure(
-                self.model,
+                self.measured,
                 split,
                 self.spec.monitor,
                 generator=lambda index, name=name: generator_for(
@@ -196,13 +201,16 @@ class Training:
         self.tally = Tally(self.device)
         return row
 
-    def improves(self, row: Row) -> bool:
-        """Whether this epoch's network is the best so far; if so, remember it."""
-        key = selection_key(self.spec)
-        if self.progress.best is not None and row[key] <= self.progress.best[key]:
-            return False
-        self.progress.best = row
-        return True
+    def improved(self, row: Row) -> list[str]:
+        """The checkpoints for which this epoch's network is the best so far; they are noted."""
+        chosen = self.progress.chosen
+        names = [
+            name
+            for name, key in selection_keys(self.spec).items()
+            if name not in chosen or row[key] > chosen[name][key]
+        ]
+        chosen |= dict.fromkeys(names, row)
+        return names
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -211,6 +219,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "progress": vars(self.progress),
             "tally": self.tally.state(),
+            "average": None if self.average is None else self.average.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -219,16 +228,12 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
         self.tally.load(state["tally"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
 
 
-def selection_key(spec: TrainSpec) -> str:
-    """The measurement that chooses `best`."""
-    accuracy = "clean_accuracy" if spec.monitor is None else "robust_accuracy"
-    return f"{spec.selection}_{accuracy}"
-
-
-def _weight_perturbation(spec: TrainSpec) -> WeightPerturbation | None:
-    if spec.perturbation is None:
-        return None
-    options = spec.perturbation.model_dump(exclude={"name", "warmup_epochs"})
-    return WeightPerturbation(**options)
+def _weighted_mean(losses: Tensor, *weights: Tensor | None) -> Tensor:
+    """The mean over the whole batch, whatever the weights add up to."""
+    for weight in weights:
+        losses = losses if weight is None else losses * weight
+    return losses.mean()

@@ -31,10 +31,9 @@ class RunFiles:
         """The network of the final epoch."""
         return self.folder / "last.pt"
 
-    @property
-    def best(self) -> Path:
-        """The network of the epoch that the suite's selection chose."""
-        return self.folder / "best.pt"
+    def chosen(self, name: str) -> Path:
+        """The network of the epoch that was chosen as `best` or `best_on_test`."""
+        return self.folder / f"{name}.pt"
 
     @property
     def history(self) -> Path:
@@ -69,7 +68,7 @@ def run_record(
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "seconds": round(sum(row["seconds"] for row in history), 3),
         "passes": training.progress.passes,
-        "best": training.progress.best,
+        **{name: training.progress.chosen.get(name) for name in ("best", "best_on_test")},
         "last": history[-1] if finished else None,
         "mlflow_run_id": mlflow_run_id,
     }

@@ -30,7 +30,10 @@ class RunState:
         self.folder = folder
         self.checkpoint = folder / "checkpoint.pt"
         self.history_file = folder / "history.jsonl"
-        self.best = folder / "best.pt"
+
+    def network(self, name: str) -> Path:
+        """A network that waits here until the run is done: best, best_on_test, epoch100."""
+        return self.folder / f"{name}.pt"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

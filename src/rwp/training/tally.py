@@ -18,7 +18,16 @@ class Tally:
     def __init__(self, device: torch.device) -> None:
         self.edges = torch.tensor(GROUP_EDGES, device=device)
         zero = torch.zeros((), dtype=torch.float64, device=device)
-        names = ("images", "loss", "correct", "below", "weight_steps", "norm_ratio", "perturbed")
+        names = (
+            "images",
+            "loss",
+            "correct",
+            "below",
+            "removed",
+            "weight_steps",
+            "norm_ratio",
+            "perturbed",
+        )
         self.sums = {name: zero.clone() for name in names}
         self.groups = torch.zeros(len(GROUP_EDGES) + 1, dtype=torch.float64, device=device)
 
@@ -29,8 +38,12 @@ class Tally:
         *,
         c_min: float | None,
         perturbed: PerturbedWeights | None,
+        kept: Tensor | None = None,
     ) -> None:
-        """Count one step: the losses of its outer pass and its weight perturbation."""
+        """Count one step: the losses of its outer pass and its weight perturbation.
+
+        `kept` is 1 for examples that count in the outer loss and 0 for those removed from it.
+        """
         sums, losses = self.sums, outer.objective.detach()
         sums["images"] += len(labels)
         sums["loss"] += losses.sum()
@@ -39,6 +52,8 @@ class Tally:
         self.groups += torch.bincount(groups, minlength=len(self.groups))
         if c_min is not None:
             sums["below"] += (outer.criterion.detach() < c_min).sum()
+        if kept is not None:
+            sums["removed"] += len(kept) - kept.sum()
         if perturbed is not None:
             sums["perturbed"] += 1
             sums["weight_steps"] += perturbed.diagnostics.steps
@@ -52,6 +67,7 @@ class Tally:
             "train_loss": sums["loss"] / images,
             "train_robust_accuracy": sums["correct"] / images,
             "share_below_c_min": sums["below"] / images,
+            "share_removed": sums["removed"] / images,
             "loss_histogram": [float(count) / images for count in self.groups],
             "weight_steps": sums["weight_steps"] / perturbed,
             "norm_ratio": sums["norm_ratio"] / perturbed,

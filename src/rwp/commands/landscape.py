@@ -1,0 +1,55 @@
+"""`rwp landscape`: the loss around a run's checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rwp.commands.common import DEFAULT_PARAMS, Fingerprint, ParamsFile, Resolved, SuiteName
+
+
+def landscape(
+    figure: Annotated[
+        str, typer.Argument(help="A landscape among the suite's figures in params.yaml.")
+    ] = "fig2",
+    suite: SuiteName = "demo",
+    output: Annotated[Path | None, typer.Option(help="Another CSV file for the losses.")] = None,
+    resolved: Resolved = None,
+    fingerprint: Fingerprint = None,
+    params_file: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Measure the loss of attacked training images at weights moved along random directions.
+
+    The run must have kept its checkpoints: train it after the figure stands in params.yaml.
+    """
+    from rwp.config.figures import figure_runs, landscape_spec
+    from rwp.config.load import load_params
+    from rwp.config.specs import LandscapeSpec
+    from rwp.errors import UserError
+    from rwp.gpu import claim
+    from rwp.provenance.chain import landscape_fingerprint
+
+    if resolved is not None and fingerprint is not None:
+        spec = LandscapeSpec.parse(resolved, where="--resolved")
+    else:
+        params = load_params(params_file)
+        figure_runs(params, suite, figure)  # looks the names up
+        kind = params.suites[suite].figures[figure].kind
+        if kind != "landscape":
+            raise UserError(f"{figure}: expected a landscape, got {kind}; see `rwp figure`")
+        spec = landscape_spec(params, suite, figure)
+        fingerprint = landscape_fingerprint(spec, params)
+    root = Path.cwd()
+    with claim() as device:
+        from rwp.evaluation.landscape import measure_landscape
+
+        path = measure_landscape(
+            spec,
+            root=root,
+            fingerprint=fingerprint,
+            output=output or root / spec.result(figure),
+            device=device,
+        )
+    print(path)

@@ -1,0 +1,147 @@
+"""The loss around a run's checkpoints along random directions of the weights (Figure 2, Eq. 8)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rwp.config.specs import LandscapeSpec
+from rwp.core.attacks import pgd
+from rwp.core.landscape import filter_normalized_direction, weight_loss_landscape
+from rwp.core.losses import cross_entropy
+from rwp.core.lsc import loss_groups
+from rwp.data.images import ImageSet
+from rwp.data.splits import HELD_OUT_SEED, held_out_split
+from rwp.evaluation.forward import batch_of, borrowed, checked_logits
+from rwp.evaluation.jobs import first_examples
+from rwp.evaluation.suite import threat_model
+from rwp.files import write_json, write_text
+from rwp.rng import generator_for
+from rwp.training.checkpoint import load_network
+
+FORMAT = "rwp.landscape/1"
+COLUMNS = ("epoch", "group", "offset", "loss", "change", "num_examples")
+
+
+def measure_landscape(
+    spec: LandscapeSpec,
+    *,
+    root: Path,
+    fingerprint: str,
+    output: Path,
+    device: torch.device | str = "cpu",
+) -> Path:
+    """Attack the training images once per checkpoint and measure their loss around it.
+
+    The images are those that the run was trained on, without augmentation; each checkpoint has
+    its own adversarial images, fixed while its weights move, and its own groups.
+
+    Args:
+        spec: what to measure.
+        root: the project's folder.
+        fingerprint: goes into the JSON file beside the losses.
+        output: the CSV file: epochs done, loss group in nats, offset mu along the direction,
+            mean loss in nats over the group and all directions, its change from mu = 0, and the
+            number of images in the group. An empty group has no rows.
+        device: where to run.
+
+    Raises:
+        UserError: a missing or damaged file.
+    """
+    started = time.monotonic()
+    path = root / "data" / spec.key.dataset / "train.pt"
+    images = ImageSet.load(path)
+    if spec.held_out_fraction:
+        kept, _ = held_out_split(images.labels, fraction=spec.held_out_fraction, seed=HELD_OUT_SEED)
+        images = images.select(kept)
+    images = first_examples(images, spec.num_examples, path)
+    rows = [
+        {"epoch": epoch, **row}
+        for epoch in spec.epochs
+        for row in _around(spec, _network(spec, root, epoch, device), images, device)
+    ]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(output, stream.getvalue())
+    record = {"format": FORMAT, "fingerprint": fingerprint, "spec": spec.model_dump(mode="json")}
+    seconds = round(time.monotonic() - started, 3)
+    write_json(output.with_suffix(".json"), record | {"seconds": seconds})
+    return output
+
+
+def _network(spec: LandscapeSpec, root: Path, epoch: int, device: torch.device | str) -> nn.Module:
+    return load_network(root / spec.checkpoint(epoch), device=device)[0]
+
+
+def _around(
+    spec: LandscapeSpec, model: nn.Module, images: ImageSet, device: torch.device | str
+) -> Iterator[dict[str, Any]]:
+    """The rows of one checkpoint."""
+    adversarial, labels, losses = _attacked(spec, model, images, device)
+    groups = loss_groups(losses, spec.edges)
+    ranges = list(pairwise(spec.edges))
+    counts = torch.bincount(groups[groups >= 0], minlength=len(ranges)).tolist()
+    offsets = torch.linspace(-spec.radius, spec.radius, spec.num_points).tolist()
+    scales = [0.0, *offsets]  # the first is the checkpoint itself
+    total = torch.zeros(len(scales), len(ranges), dtype=torch.float64)
+    for number in range(spec.num_directions):
+        generator = generator_for(spec.seed, "direction", number)
+        total += (
+            weight_loss_landscape(
+                model,
+                adversarial,
+                labels,
+                groups,
+                num_groups=len(ranges),
+                direction=filter_normalized_direction(model, generator=generator),
+                scales=scales,
+                batch_size=spec.batch_size,
+            )
+            .double()
+            .cpu()
+        )
+    mean = total / spec.num_directions
+    for group, (low, high) in enumerate(ranges):
+        for place, offset in enumerate(offsets if counts[group] else (), start=1):
+            yield {
+                "group": f"{low:g}-{high:g}",
+                "offset": round(offset, 6),
+                "loss": round(float(mean[place, group]), 6),
+                "change": round(float(mean[place, group] - mean[0, group]), 6),
+                "num_examples": counts[group],
+            }
+
+
+def _attacked(
+    spec: LandscapeSpec, model: nn.Module, images: ImageSet, device: torch.device | str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Adversarial images, labels and losses, on the device."""
+    attack, parts = spec.attack, []
+    with borrowed(model, device):
+        for place, start in enumerate(range(0, len(images), spec.batch_size)):
+            batch, labels = batch_of(images, start, spec.batch_size, device)
+            adversarial = pgd(
+                model,
+                batch,
+                labels,
+                threat=threat_model(attack),
+                step_size=attack.step,
+                num_steps=attack.num_steps or 0,
+                generator=generator_for(spec.seed, "landscape", place),
+                random_start="uniform",
+                bn_mode="eval",
+            )
+            losses = cross_entropy(checked_logits(model, adversarial, labels), labels)
+            parts.append((adversarial, labels, losses))
+    adversarial, labels, losses = (torch.cat(part) for part in zip(*parts, strict=True))
+    return adversarial, labels, losses

@@ -1,0 +1,38 @@
+"""The networks that a run leaves: the final one, those chosen by a measurement, those kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rwp.config.specs import TrainSpec, kept_checkpoint
+from rwp.training.checkpoint import save_network
+from rwp.training.loop import Training
+from rwp.training.parts import selection_keys
+from rwp.training.recorder import Row
+from rwp.training.run_record import RunFiles, copy_file
+from rwp.training.state import RunState
+
+
+def kept_after(spec: TrainSpec, row: Row) -> list[str]:
+    """The checkpoint to keep after this epoch, if any."""
+    done = row["epoch"] + 1
+    return [kept_checkpoint(spec.key, done).stem] if done in spec.keep_epochs else []
+
+
+def write_networks(
+    training: Training, state: RunState, files: RunFiles, *, network: dict[str, Any]
+) -> None:
+    """Put all networks in their places.
+
+    A run that was stopped has not come to all of them; its final network stands in, and its
+    run.json says that no number of it counts.
+    """
+    spec = training.spec
+    save_network(files.last, training.measured, network=network, epoch=training.progress.epoch - 1)
+    targets = {name: files.chosen(name) for name in selection_keys(spec)}
+    for epoch in spec.keep_epochs:
+        path = kept_checkpoint(spec.key, epoch)
+        targets[path.stem] = files.folder / path.relative_to(spec.key.directory)
+    for name, target in targets.items():
+        source = state.network(name)
+        copy_file(source if source.exists() else files.last, target)

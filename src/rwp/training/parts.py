@@ -1,0 +1,57 @@
+"""The parts that a spec puts together: objective, perturbation, optimizer, moving average."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from rwp.config.specs import TrainSpec
+from rwp.core.objectives import Objective, make_objective
+from rwp.core.weight_perturbation import WeightPerturbation
+
+
+def objective_of(spec: TrainSpec) -> Objective:
+    """What is minimized, with the attack that belongs to it."""
+    settings = spec.objective
+    return make_objective(
+        settings.loss,
+        beta=settings.beta,
+        criterion=settings.criterion,
+        clean_updates=settings.clean_updates if settings.loss == "trades" else None,
+        random_start=spec.attack.random_start if spec.attack else None,
+    )
+
+
+def weight_perturbation_of(spec: TrainSpec) -> WeightPerturbation | None:
+    """How weights are perturbed, if they are."""
+    if spec.perturbation is None:
+        return None
+    return WeightPerturbation(**spec.perturbation.model_dump(exclude={"name", "warmup_epochs"}))
+
+
+def optimizer_of(spec: TrainSpec, model: nn.Module) -> torch.optim.SGD:
+    """SGD on all parameters; weight decay counts for all of them, as published."""
+    settings = spec.optimization
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def moving_average_of(spec: TrainSpec, model: nn.Module) -> AveragedModel | None:
+    """An exponential moving average of weights and running statistics, one update per step."""
+    if spec.average_decay is None:
+        return None
+    average = get_ema_multi_avg_fn(spec.average_decay)
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+
+def selection_keys(spec: TrainSpec) -> dict[str, str]:
+    """The measurement that chooses each checkpoint; the test split's only where it is measured."""
+    accuracy = "clean_accuracy" if spec.monitor is None else "robust_accuracy"
+    keys = {"best": f"{spec.selection}_{accuracy}"}
+    return keys | ({"best_on_test": f"test_{accuracy}"} if spec.test_curve else {})
