@@ -63,6 +63,7 @@ def run_follow_up(model: nn.Module, images: ImageSet, **options) -> FollowUp:
         ("cifar10", "at", 560, 495, "amber"),
         ("svhn", "at", 535, 455, "green"),  # AT at its best epoch (DOM)
         ("cifar100", "at", 307, 253, "green"),  # AT-AWP (logs)
+        ("digits", "at", 629, 500, "amber"),  # nothing is known of it, so no gap is unheard of
     ],
 )
 def test_published_networks_land_in_their_bands(dataset, objective, pgd, autoattack, level):
@@ -87,7 +88,6 @@ def test_single_step_beating_many_is_red():
     ("text", "level"),
     [
         ("it seems to be a randomized defense!", "red"),
-        ("Square Attack has decreased the robust accuracy of 3.00%.", "red"),
         ("apgd-t: there are 5 points with zero gradient!", "amber"),
         ("9 target classes instead of 9", "green"),
     ],
@@ -95,6 +95,14 @@ def test_single_step_beating_many_is_red():
 def test_warnings_of_autoattack_count(text: str, level: str):
     found = judge(records(540, 500, warnings=(text,)), dataset="cifar10", objective="at")
     assert found.level == level
+
+
+@pytest.mark.parametrize(("won", "level"), [(2, "green"), (3, "red")])
+def test_square_beating_those_with_gradients_counts(won: int, level: str):
+    parts = {"apgd-ce": 510, "apgd-t": 500, "fab-t": 500, "square": 500 - won}
+    found = records(540, 500 - won, parts=parts)
+    verdict = judge(found, dataset="cifar10", objective="at")
+    assert verdict.level == level
 
 
 def test_natural_networks_are_not_expected_to_resist():
@@ -108,6 +116,8 @@ def test_natural_networks_are_not_expected_to_resist():
     [
         ({}, "green", ""),
         ({"longer": 0.58}, "amber", "more steps and restarts fool 2.0 points"),
+        ({"rescaled": 0.57}, "green", ""),
+        ({"rescaled": 0.54}, "amber", "rescaled logits fools 6.0 points"),
         ({"rescaled": 0.4}, "red", "rescaled logits fools 20.0 points"),
         ({"transfer": 0.5}, "red", "twin fool 10.0 points"),
         ({"zero_gradients": 0.05}, "amber", "5 % of the images have no gradient"),
@@ -233,5 +243,9 @@ def test_verdict_from_real_records(robust_model: nn.Module, images: ImageSet, mo
             record(list(result.robust), clean=list(result.clean_correct), attack=result.attack)
             for result in results
         ]
-        levels[name] = judge(found, dataset="digits", objective="at").level
+        verdict = judge(found, dataset="digits", objective="at")
+        if verdict.level != "green":  # as the workflow does
+            more = run_follow_up(model, images, twin=robust_model)
+            verdict = judge(found, dataset="digits", objective="at", follow_up=more)
+        levels[name] = verdict.level
     assert levels == {"honest": "green", "masked": "red"}
