@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MISSING = "-"
 LABELS = ("threat_model", "method", "dataset", "defense")
 WORDS = ("verdict",)  # columns of Table 2 that are no numbers
+SHORT = {"aa": "AA"}  # with it Table 2 fits into 80 columns
 
 
 def metrics(params: Params, suite_name: str, *, root: Path | str = ".") -> dict[str, Any]:
@@ -58,12 +59,14 @@ def terminal_table(table: Table, *, title: str) -> TerminalTable:
     labels = [name for name in LABELS if name in table.frame]
     numbers = [str(name) for name in table.frame if name not in (*labels, *WORDS)]
     words = [name for name in WORDS if name in table.frame]
-    notes = Text("\n".join(["accuracy in percent", *_notes(table, labels)]))
-    shown = TerminalTable(title=title, caption=notes, caption_justify="left")
+    headings = COLUMN_LABELS | SHORT if words else COLUMN_LABELS
+    unit = "accuracy in percent" + ("; AA: AutoAttack" if words else "")
+    notes = Text("\n".join([unit, *_notes(table, labels)]))
+    shown = TerminalTable(title=title, caption=notes, caption_justify="left", show_edge=False)
     for name in labels:
         shown.add_column(name.replace("_", " "), no_wrap=True)
     for name in numbers:
-        shown.add_column(COLUMN_LABELS.get(name, name.replace("_", " ")), justify="right")
+        shown.add_column(headings.get(name, name.replace("_", " ")), justify="right")
     for name in words:
         shown.add_column(name, no_wrap=True)
     for row in table.frame.to_dict("records"):
