@@ -81,16 +81,23 @@ class Project:
         return folder
 
     def write_record(
-        self, key: RunKey, name: str, count: int, *, examples: int = 400, **changes: Any
+        self,
+        key: RunKey,
+        name: str,
+        count: int,
+        *,
+        examples: int = 400,
+        place: str = "best",
+        **changes: Any,
     ) -> Path:
-        """Write the record of one attack on the best checkpoint."""
-        spec = evaluation_spec(self.params, key, attacks=(name,))
+        """Write the record of one attack on the best checkpoint, or on that of `place`."""
+        spec = evaluation_spec(self.params, key, attacks=(name,), checkpoint=place)
         clean = changes.get("num_clean_correct", max(count, round(0.95 * examples)))
         record = {
             "format": "rwp.evaluation/1",
             "fingerprint": "cd34" * 16,
             "key": key.model_dump(mode="json"),
-            "checkpoint": "best",
+            "checkpoint": place,
             "checkpoint_sha256": "0" * 64,
             "data_sha256": "1" * 64,
             "attack": spec.attacks[0].model_dump(mode="json"),

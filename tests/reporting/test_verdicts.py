@@ -12,6 +12,7 @@ import pytest
 
 from rwp.config.load import check_params
 from rwp.reporting import report
+from rwp.reporting.checkpoints import other_checkpoints
 from rwp.reporting.report import render_report
 from rwp.reporting.tables import Table, table1, table2
 from rwp.reporting.views import gaps
@@ -124,3 +125,22 @@ def test_the_worst_case_counts_images_that_survive_every_attack(demo: Project) -
     assert details_of(demo, "AT")["all_attacks"] == pytest.approx(100 * 203 / 400)
     demo.write_record(key, "cw-100", 212, checkpoint_sha256="2" * 64)
     assert pd.isna(details_of(demo, "AT")["all_attacks"])
+
+
+def test_other_checkpoints_stand_below_the_table_where_they_have_records(demo: Project) -> None:
+    demo.write_all()
+    before = render_report(demo.params, "demo", root=demo.root)
+    assert "Other checkpoints" not in before
+    (key,) = demo.table2_keys("trades-rwp")
+    demo.write_record(key, "pgd-20", 199, place="last")
+    demo.write_record(key, "fgsm", 271, place="best_on_test")
+    (at,) = demo.table2_keys("at")
+    demo.write_record(at, "pgd-20", 300, place="last", checkpoint="best")  # cannot be
+    (on_test, last) = other_checkpoints(demo.params, "demo", root=demo.root)
+    assert (on_test["defense"], on_test["checkpoint"]) == ("TRADES-RWP", "best on test")
+    assert on_test["accuracies"] == [None, 67.75, None, None, None, None]
+    assert last["accuracies"] == [None, None, 49.75, None, None, None]
+    text = render_report(demo.params, "demo", root=demo.root)
+    assert "Other checkpoints" in text
+    assert '<td class="number">49.75</td>' in text
+    assert table2_of(demo).frame.loc[0, "pgd20"] == pytest.approx(55.0)

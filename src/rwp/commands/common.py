@@ -63,9 +63,9 @@ def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -
         raise UserError("--checkpoint: expected a network, got none; e.g. results/.../best.pt")
     if not checkpoint.exists():
         raise UserError(f"{checkpoint}: expected a checkpoint, found no file; train it first")
-    if checkpoint.name not in ("best.pt", "last.pt"):
+    if checkpoint.name not in ("best.pt", "best_on_test.pt", "last.pt"):
         raise UserError(
-            f"{checkpoint}: expected best.pt or last.pt in a run's folder, got"
+            f"{checkpoint}: expected best.pt, best_on_test.pt or last.pt in a run's folder, got"
             f" {checkpoint.name}; for weights from elsewhere add --arch NAME"
         )
     record = checkpoint.parent / "run.json"

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 def evaluate(
     checkpoint: Annotated[
-        Path | None, typer.Option(help="A run's best.pt or last.pt, or, with --arch, any weights.")
+        Path | None,
+        typer.Option(help="A run's network: best.pt, best_on_test.pt, last.pt; with --arch, any."),
     ] = None,
     attack: Annotated[
         list[str] | None, typer.Option(help="Only this attack of the suite; may be repeated.")
@@ -106,12 +107,16 @@ def _evaluate_run(spec: EvaluationSpec, fingerprint: str, workers: int) -> None:
 
 
 def _show(paths: list[Path]) -> dict[str, float]:
-    """Print the accuracy under each attack."""
+    """Print the accuracy under each attack, and what is odd about the network."""
     from rwp.evaluation.records import read_record
 
     accuracies = {}
+    warnings: dict[str, None] = {}
     for path in paths:
         record = read_record(path)
         accuracies[record.attack.name] = record.robust_accuracy
         print(f"{record.attack.name:>16}  {record.robust_accuracy:7.2%}  {path}")
+        warnings |= dict.fromkeys(record.warnings)
+    for warning in warnings:
+        print(f"warning: {warning}")
     return accuracies

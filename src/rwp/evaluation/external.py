@@ -73,6 +73,11 @@ def load_checkpoint(
             f"{path}: expected the network and the layout ({', '.join(LAYOUTS)}) of a foreign "
             f"checkpoint, got {layout}; name them with --arch and --layout"
         )
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path}: expected a table of weights, got {type(content).__name__}; "
+            "save the state_dict alone"
+        )
     normalized = LAYOUTS[layout].normalization == "outside" or (
         LAYOUTS[layout].normalization == "buffers" and _has_normalization(content)
     )
@@ -118,15 +123,29 @@ def load_factory(text: str, *, device: torch.device | str = "cpu") -> ExternalMo
             f"--model: expected {factory_name!r} in the module {module_name!r}, got {error}; "
             "check both names and the current folder"
         ) from error
+    except Exception as error:  # somebody else's code may fail in any way
+        raise UserError(
+            f"--model: expected to import {module_name}, got {_in_one_line(error)}; run it alone"
+        ) from error
     finally:
         sys.path.remove(str(Path.cwd()))
-    model = factory() if callable(factory) else factory
+    try:
+        model = factory() if callable(factory) else factory
+    except Exception as error:
+        raise UserError(
+            f"--model: expected {text} to return a model when called without arguments, got "
+            f"{_in_one_line(error)}; call it alone"
+        ) from error
     if not isinstance(model, nn.Module):
         raise UserError(
             f"--model: expected {text} to return a torch.nn.Module, got {type(model).__name__}; "
             "return the model itself"
         )
     return ExternalModel(model.to(device), factory_name, _hash_of(model))
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _hash_of(model: nn.Module) -> str:
@@ -206,10 +225,15 @@ def _try_one_image(external: ExternalModel, images: ImageSet, device: torch.devi
     batch, labels = batch_of(images, 0, 1, device)
     try:
         with borrowed(external.model, device):
-            checked_logits(external.model, batch, labels)
-    except (RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            num_classes = checked_logits(external.model, batch, labels * 0).shape[1]
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UserError(
             f"{external.name}: expected a model of images of shape {images.shape} in [0, 1], "
-            f"got an error on the first one ({reason}); choose the data set it was trained on"
+            f"got an error on the first one ({_in_one_line(error)}); choose the data set it was "
+            "trained on"
         ) from error
+    if num_classes < images.num_classes:
+        raise UserError(
+            f"{external.name}: expected logits of {images.num_classes} classes, got {num_classes}; "
+            "choose the data set it was trained on"
+        )

@@ -20,6 +20,7 @@ from rwp.reporting.cells import (
     table1_rows,
     table2_rows,
 )
+from rwp.reporting.checkpoints import other_checkpoints
 from rwp.reporting.compare import NOT_COMPARABLE, compare_table1, compare_table2
 from rwp.reporting.comparisons import comparisons
 from rwp.reporting.images import CAPTIONS, own_figures, stored_figures
@@ -94,6 +95,7 @@ def _context(
         "table1": table1_view(first, compared1),
         "table2": table2_view(second, compared2, columns),
         "judged": verdict_rows(second),
+        "others": other_checkpoints(params, suite_name, root=root),
         "pairs": comparison_rows(comparisons(params, suite_name, root=root)),
         "columns": [COLUMN_LABELS.get(column, column) for column in columns.values()],
         "counts": _counts(first, second),
