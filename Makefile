@@ -6,13 +6,14 @@ PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null)
 CORES ?= 2
 DEMO := results/demo/table1.csv results/demo/table2.csv results/demo/report.html
+DEMO_FULL := results/demo-full/table1.csv results/demo-full/table2.csv results/demo-full/report.html
 # Snakemake's lock outlives a killed Snakemake; under a lock that does not, it can be taken away.
 ALONE := $(shell command -v flock >/dev/null && echo flock --nonblock --conflict-exit-code 75 --no-fork .state/demo.lock)
 # A bar on a terminal, a line per job elsewhere.
 PROGRESS := $(shell test -t 2 && echo --logger rich || echo --quiet rules reason host)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-slow test-faults test-robustbench lint format bench ui lock clean
+.PHONY: setup demo demo-full test test-slow test-faults test-robustbench lint format bench ui lock clean
 
 setup: $(STAMP)
 
@@ -31,13 +32,21 @@ else
 endif
 	@touch $(STAMP)
 
-demo: setup
+# The first argument is the suite, the second its targets.
+define build
 	@mkdir -p .state
-	@$(ALONE) sh -c 'snakemake --unlock >/dev/null 2>&1; snakemake --cores $(CORES) $(DEMO) $(PROGRESS)' \
-		|| { test $$? -ne 75 || echo "make demo: another one is at work here; wait for it" >&2; exit 2; }
-	@rwp table table2 --suite demo --show
-	@echo "Report:  $(CURDIR)/results/demo/report.html"
-	@echo "MLflow:  make ui, then http://127.0.0.1:5000 (experiment rwp-demo)"
+	@$(ALONE) sh -c 'snakemake --unlock >/dev/null 2>&1; snakemake --cores $(CORES) $(2) $(PROGRESS)' \
+		|| { test $$? -ne 75 || echo "make: a demo is at work here; wait for it" >&2; exit 2; }
+	@rwp table table2 --suite $(1) --show
+	@echo "Report:  $(CURDIR)/results/$(1)/report.html"
+	@echo "MLflow:  make ui, then http://127.0.0.1:5000 (experiment rwp-$(1))"
+endef
+
+demo: setup
+	$(call build,demo,$(DEMO))
+
+demo-full: setup
+	$(call build,demo-full,$(DEMO_FULL))
 
 test: setup
 	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu" --cov --cov-report term

@@ -1,4 +1,4 @@
-"""Each job takes a GPU of its own, by a file lock that frees itself when the job ends.
+"""Each job takes GPUs of its own, by file locks that free themselves when the job ends.
 
 Snakemake counts GPUs but does not number them. Call `claim` before torch is imported.
 """
@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from rwp.errors import UserError
 
 JOBS_PER_GPU = "RWP_JOBS_PER_GPU"
 
@@ -32,36 +34,60 @@ def visible_gpus() -> list[str]:
 
 
 @contextmanager
-def claim(*, poll_seconds: float = 0.2) -> Iterator[str]:
-    """Wait for a free slot on a GPU and hold it; yields "cuda", or "cpu" where there is none."""
+def claim(*, count: int = 1, poll_seconds: float = 0.2) -> Iterator[str]:
+    """Wait for free slots on so many GPUs and hold them.
+
+    Yields:
+        "cuda", or "cpu" where there is no GPU.
+
+    Raises:
+        UserError: there are GPUs, but fewer than asked for.
+    """
     gpus = visible_gpus()
     if not gpus:
         yield "cpu"
         return
+    if count > len(gpus):
+        raise UserError(
+            f"gpus: expected at most {len(gpus)}, which are visible here, got {count}; lower"
+            f" --gpus, or `gpus` in params.yaml"
+        )
     folder = Path(tempfile.gettempdir()) / f"rwp-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    lock, gpu = _first_free(folder, gpus, poll_seconds)
+    held = _hold(folder, gpus, count, poll_seconds)
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(held)
     try:
         yield "cuda"
     finally:
-        lock.release()
+        _release(held)
         if before is None:
             os.environ.pop("CUDA_VISIBLE_DEVICES")
         else:
             os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
-def _first_free(folder: Path, gpus: list[str], poll_seconds: float) -> tuple[FileLock, str]:
+def _hold(folder: Path, gpus: list[str], count: int, poll_seconds: float) -> dict[str, FileLock]:
+    """All of them or none, so that two jobs that want several never wait for each other."""
     slots = int(os.environ.get(JOBS_PER_GPU, "1"))
     while True:
+        held: dict[str, FileLock] = {}
         for slot in range(slots):
             for gpu in gpus:
+                if gpu in held or len(held) == count:
+                    continue
                 lock = FileLock(folder / f"{gpu.replace('/', '_')}.{slot}.lock")
                 try:
                     lock.acquire(timeout=0)
                 except Timeout:
                     continue
-                return lock, gpu
+                held[gpu] = lock
+        if len(held) == count:
+            return held
+        _release(held)
         time.sleep(poll_seconds)
+
+
+def _release(held: dict[str, FileLock]) -> None:
+    for lock in held.values():
+        lock.release()

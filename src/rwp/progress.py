@@ -13,13 +13,13 @@ LINE_SECONDS = 10.0  # at most one line in this time, but always the first and t
 class Progress:
     """Used as a context manager; writes to standard error."""
 
-    def __init__(self, name: str, epochs: int, steps: Sized) -> None:
+    def __init__(self, name: str, epochs: int, steps: Sized, *, quiet: bool = False) -> None:
         self.name, self.epochs, self.steps = name, epochs, len(steps)
-        self.done, self.line_at = 0, float("-inf")
+        self.done, self.line_at, self.quiet = 0, float("-inf"), quiet
         self.bar: Any = None
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self.quiet:
             from rich.console import Console
             from rich.progress import Progress as Bar
 
@@ -42,7 +42,7 @@ class Progress:
         self.done = row["epoch"] + 1
         now = time.monotonic()
         due = now - self.line_at >= LINE_SECONDS or self.done == self.epochs
-        if self.bar is None and due:
+        if self.bar is None and due and not self.quiet:
             self.line_at = now
             accuracies = "  ".join(
                 f"{key.replace('_', ' ')} {100 * value:.1f}"

@@ -8,21 +8,27 @@ from typing import Any
 
 import pytest
 
-from rwp.commands.verify import expected_fingerprints
 from rwp.config.evaluations import diagnosis_spec
 from rwp.config.load import check_params
 from rwp.config.schema import Params
 from rwp.config.tables import table2_keys
+from rwp.config.targets import suite_needs
 from rwp.provenance.chain import table_fingerprint
+from rwp.provenance.expected import expected_results
 
 
 def demo(content: dict[str, Any]) -> dict[str, Any]:
     return content["suites"]["demo"]
 
 
+def expected(params: Params, suite: str) -> dict[str, str]:
+    results = expected_results(params, suite_needs(params, suite))
+    return {result.path: result.fingerprint for result in results}
+
+
 def fingerprints(content: dict[str, Any]) -> dict[str, str]:
     params = check_params(content)
-    found = dict(expected_fingerprints(params, "demo"))
+    found = expected(params, "demo")
     return found | {
         name: table_fingerprint(params, "demo", name) for name in ("table1", "table2", "report")
     }
@@ -96,7 +102,7 @@ def test_a_new_seed_adds_and_changes_no_run(settings: dict[str, Any]) -> None:
 
 
 def test_the_papers_plan_counts_each_training_once_the_teacher_among_them(params: Params) -> None:
-    runs = [path for path, _ in expected_fingerprints(params, "paper") if path.endswith("run.json")]
+    runs = [path for path in expected(params, "paper") if path.endswith("run.json")]
     assert len(runs) == len(set(runs)) == 28 + 46  # both tables; figures and what goes beyond
     assert sum("/natural/" in path for path in runs) == 1
 

@@ -18,6 +18,7 @@ from rwp.training import jobs
 from rwp.training.jobs import Interrupted, train_run
 from rwp.training.loop import Training
 from rwp.training.state import RunState
+from rwp.training.work import TIMINGS
 from tests.training.conftest import spec_of
 
 FINGERPRINT = "0123456789abcdef"
@@ -26,8 +27,8 @@ FINGERPRINT = "0123456789abcdef"
 def result(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[dict]]:
     rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     for row in rows:
-        row.pop("seconds")
-        row.pop("images_per_second")
+        for name in TIMINGS:
+            row.pop(name)
     networks = (
         torch.load(folder / f"{name}.pt", weights_only=True)["weights"] for name in ("last", "best")
     )

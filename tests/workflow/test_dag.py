@@ -111,3 +111,12 @@ def test_a_missing_paper_source_fails_before_any_rst_training(committed_project:
     log = committed_project.folder / "logs/fetch/unlabeled-tinyimages-500k.log"
     assert "error: " in log.read_text()
     assert "expected" in log.read_text()
+
+
+def test_gpus_of_one_training_are_a_setting(project: Project, settings: dict[str, Any]) -> None:
+    target = "results/runs/cifar10/linf/wrn-34-10/at/seed0/run.json"
+    for gpus in (1, 4):
+        settings["suites"]["paper"]["training"]["gpus"] = {"default": 1, "wrn-34-10": gpus}
+        project.write(settings)
+        result = project.snakemake("-n", "-p", target)
+        assert f"--gpus {gpus} >" in result.stdout + result.stderr  # the job's resource `gpu`

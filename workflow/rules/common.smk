@@ -25,7 +25,7 @@ from rwp.config.load import check_params, read_yaml
 from rwp.config.lookup import run_key
 from rwp.config.specs import kept_checkpoint, suite_directory
 from rwp.config.tables import table1_runs, table2_runs
-from rwp.config.trainings import pseudo_label_spec, train_spec
+from rwp.config.trainings import num_gpus, pseudo_label_spec, train_spec
 from rwp.errors import UserError
 from rwp.provenance import (
     chain as fingerprints,
@@ -153,10 +153,13 @@ def training_outputs(suite, key):
 
 
 def training_param(suite, key, what):
-    """The function that gives a training's `input`, `spec` or `fingerprint`."""
+    """The function that gives a training's `input`, `spec`, `fingerprint` or `gpus`."""
 
     def of(wildcards):
-        spec = train_spec(PARAMS, key or key_of(wildcards, suite))
+        run = key or key_of(wildcards, suite)
+        if what == "gpus":
+            return num_gpus(PARAMS, run)
+        spec = train_spec(PARAMS, run)
         if what == "input":
             return training_inputs(spec)
         if what == "spec":

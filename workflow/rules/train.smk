@@ -16,7 +16,7 @@ for suite, key in training_jobs():
         conda:
             "../envs/rwp.yaml"
         resources:
-            gpu=1,
+            gpu=training_param(suite, key, "gpus"),
         params:
             spec=training_param(suite, key, "spec"),
             fingerprint=training_param(suite, key, "fingerprint"),
@@ -24,7 +24,7 @@ for suite, key in training_jobs():
             training_message(key)
         shell:
             "python -m rwp train --resolved {params.spec:q} --fingerprint {params.fingerprint}"
-            " > {log} 2>&1"
+            " --gpus {resources.gpu} > {log} 2>&1"
 
 
 wildcard_constraints:

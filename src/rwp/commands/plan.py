@@ -7,30 +7,43 @@ from typing import Annotated
 
 import typer
 
-from rwp.commands.common import DEFAULT_PARAMS, ParamsFile, SuiteName
-
-KINDS = {"run.json": "training", "diagnosis.json": "verdict"}
+from rwp.commands.common import DEFAULT_PARAMS, ParamsFile
 
 
 def plan(
-    suite: SuiteName = "demo",
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Files that the workflow makes, such as results/table2.csv; default: all of the"
+            " suites that params.yaml builds."
+        ),
+    ] = None,
+    suite: Annotated[str | None, typer.Option(help="All of this suite, besides targets.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Give hours on this device, by its name or a part of it."),
+    ] = None,
     params_file: ParamsFile = DEFAULT_PARAMS,
     detail: Annotated[bool, typer.Option("--detail", help="One line per result.")] = False,
 ) -> None:
-    """Say how many trainings, records and verdicts of a suite are done, stale or to do."""
-    from rwp.commands.verify import expected_fingerprints
+    """Say what targets need: results done, stale and to do, passes, and hours on a device.
+
+    Nothing is started. Hours come from rates that were measured: by finished trainings of this
+    project on that device, or by the benchmarks that ship with it. Without a rate there are none.
+    """
     from rwp.config.load import load_params
-    from rwp.files import read_json
+    from rwp.config.targets import suite_needs, target_needs, together
+    from rwp.provenance.expected import expected_results
+    from rwp.reporting.plan import plan_jobs, plan_lines
 
     params, root = load_params(params_file), Path.cwd()
-    counts: dict[tuple[str, str], int] = {}
-    for path, fingerprint in dict(expected_fingerprints(params, suite)).items():
-        kind = KINDS.get(path.rpartition("/")[2], "record")
-        state = "to do"
-        if (root / path).exists():
-            state = "done" if read_json(root / path).get("fingerprint") == fingerprint else "stale"
-        counts[kind, state] = counts.get((kind, state), 0) + 1
-        if detail:
-            print(f"{state:>6}  {path}")
-    for (kind, state), count in sorted(counts.items()):
-        print(f"{count:4d} {kind}{'s' if count != 1 else ''} {state}")
+    suites = [suite] if suite else [] if targets else list(params.build)
+    needs = [target_needs(params, target) for target in targets or ()]
+    needs += [suite_needs(params, name) for name in suites]
+    results = expected_results(params, together(needs))
+    jobs, origin = plan_jobs(params, results, root=root, device=device)
+    if detail:
+        for job in jobs:
+            print(f"{job.state:>6}  {job.result.path}")
+    for line in plan_lines(jobs, device=device, origin=origin):
+        print(line)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +18,10 @@ from rwp.commands.common import (
     SuiteName,
     find_run,
 )
+from rwp.errors import UserError
+
+if TYPE_CHECKING:
+    from rwp.core.group import Group
 
 
 def train(
@@ -26,6 +32,7 @@ def train(
     network: Annotated[str | None, typer.Option(help="Network; default: the suite's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.", min=0)] = 0,
     output: Annotated[Path | None, typer.Option(help="Another folder for the run.")] = None,
+    gpus: Annotated[int, typer.Option(help="GPUs for this one training.", min=1)] = 1,
     tracking: Annotated[bool, typer.Option(help="Log to MLflow.")] = True,
     resolved: Resolved = None,
     fingerprint: Fingerprint = None,
@@ -34,12 +41,11 @@ def train(
     """Train one network, or go on with a training that was stopped.
 
     Writes last.pt, best.pt, history.jsonl and run.json to the run's folder below results/.
-    Fetch the data first: rwp data fetch NAME.
+    Fetch the data first: rwp data fetch NAME. Several GPUs hold a share of each batch each.
     """
     from rwp.config.load import load_params
     from rwp.config.specs import TrainSpec
     from rwp.config.trainings import train_spec
-    from rwp.gpu import claim
     from rwp.provenance.chain import training_fingerprint
 
     root = Path.cwd()
@@ -52,13 +58,13 @@ def train(
         )
         spec = train_spec(params, key)
         fingerprint = training_fingerprint(spec, params)
-    with claim() as device:
+    with _place(gpus) as (group, device):
         from rwp.tracking import Tracker
         from rwp.training.jobs import Interrupted, train_run
         from rwp.training.run_record import commit
 
         recorder = None
-        if tracking:
+        if tracking and group.leads:
             recorder = Tracker(spec, root=root, fingerprint=fingerprint, commit=commit())
         try:
             folder = train_run(
@@ -67,9 +73,45 @@ def train(
                 fingerprint=fingerprint,
                 recorder=recorder,
                 device=device,
+                group=group,
                 output=output,
             )
         except Interrupted:
-            sys.stderr.write("stopped as asked; the same command goes on from here\n")
+            if group.leads:
+                sys.stderr.write("stopped as asked; the same command goes on from here\n")
             raise typer.Exit(143) from None
-    print(folder)
+    if group.leads:
+        print(folder)
+
+
+@contextmanager
+def _place(gpus: int) -> Iterator[tuple[Group, str]]:
+    """Where to train: alone, or as one of the processes that torchrun or `--gpus` started."""
+    from rwp.gpu import claim
+    from rwp.processes import join, launch, launched
+
+    if launched():
+        with join() as (group, device), _one_voice(group):
+            yield group, device
+        return
+    with claim(count=gpus) as device:
+        if gpus > 1 and device == "cuda":
+            raise typer.Exit(launch(gpus, sys.argv[1:]))
+        from rwp.core.group import ALONE
+
+        yield ALONE, device
+
+
+@contextmanager
+def _one_voice(group: Group) -> Iterator[None]:
+    """Of several processes that stop for the same reason, the leading one says it."""
+    try:
+        yield
+    except ConnectionError as error:
+        if group.leads:
+            sys.stderr.write(f"error: {error}\n")
+        raise typer.Exit(1) from None
+    except UserError:
+        if group.leads:
+            raise
+        raise typer.Exit(2) from None

@@ -61,6 +61,9 @@ class TrainingEntry(Frozen):
     attack_epsilon: By[Radius] | None = None  # where training uses another radius than the threat
     attack_step_size: By[Radius] | None = None
     attack_random_start: By[RandomStart] | None = None  # none: the objective's own
+    gpus: By[PositiveInt] | None = None  # for one training, each with its share of every batch
+    batch_statistics: Literal["batch", "share"] = "batch"  # of several GPUs' batch normalization
+    compile: bool = False  # torch.compile; changes the last digits
 
 
 class UnlabeledEntry(Frozen):

@@ -138,6 +138,8 @@ class OptimizationSpec(Spec):
     nesterov: bool
     weight_decay: float
     precision: Literal["fp32", "tf32", "bf16"]
+    batch_statistics: Literal["batch", "share"]
+    compile: bool
 
 
 class AugmentationSpec(Spec):

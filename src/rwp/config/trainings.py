@@ -66,6 +66,14 @@ def train_spec(params: Params, key: RunKey) -> TrainSpec:
     )
 
 
+def num_gpus(params: Params, key: RunKey) -> int:
+    """How many GPUs share the training; no part of its settings, as it decides no number."""
+    suite = params.suites[key.suite]
+    objective = suite.recipes[key.recipe].objective
+    look = Lookup(key.suite, key.dataset, key.threat, key.network, objective)
+    return look.optional(suite.training.gpus, "training.gpus") or 1
+
+
 def kept_epochs(suite: Suite, key: RunKey) -> tuple[int, ...]:
     """The epochs after which a run keeps its network: those that a landscape looks at."""
     kept: set[int] = set()
@@ -160,6 +168,8 @@ def _optimization(suite: Suite, look: Lookup) -> OptimizationSpec:
         decay_epochs=entry.decay_epochs,
         decay_factor=entry.decay_factor,
         precision=entry.precision,
+        batch_statistics=entry.batch_statistics,
+        compile=entry.compile,
     )
 
 

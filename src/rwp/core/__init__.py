@@ -4,6 +4,8 @@ Usable without the rest of the package: nothing here imports more than torch and
 """
 
 from rwp.core.attacks import cw, cw_zero_masked, fgsm, fgsm_random_start, kl_attack, pgd
+from rwp.core.batch_statistics import average_statistics, normalize_together
+from rwp.core.group import ALONE, Group, Processes
 from rwp.core.losses import (
     cross_entropy,
     kl_divergence,
@@ -33,13 +35,17 @@ from rwp.core.weight_perturbation import (
 )
 
 __all__ = [
+    "ALONE",
     "ExampleLosses",
+    "Group",
     "Objective",
     "PerturbationDiagnostics",
     "PerturbedWeights",
+    "Processes",
     "ThreatModel",
     "WeightPerturbation",
     "adversarial_weight_perturbation",
+    "average_statistics",
     "batch_norm_mode",
     "build_network",
     "cross_entropy",
@@ -55,6 +61,7 @@ __all__ = [
     "make_objective",
     "margin_loss",
     "mart_loss",
+    "normalize_together",
     "perturb_weights",
     "pgd",
     "precision_context",

@@ -67,7 +67,7 @@ def _per_example(images: Tensor) -> tuple[int, ...]:
 def starting_point(
     ball: NormBall, kind: RandomStart, generator: torch.Generator | None, given: Tensor | None
 ) -> Tensor:
-    """The given point, projected, or else a random one.
+    """The given point, projected (for "off_ball" into [0, 1] alone), or else a random one.
 
     Raises:
         ValueError: as `random_point`, or a given point of another shape or not finite.
@@ -75,7 +75,7 @@ def starting_point(
     if given is None:
         return random_point(ball, kind, generator)
     check_start(given, ball.center)
-    return ball.project(given.detach())
+    return given.detach().clamp(0.0, 1.0) if kind == "off_ball" else ball.project(given.detach())
 
 
 def random_point(ball: NormBall, kind: RandomStart, generator: torch.Generator | None) -> Tensor:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rwp.core.checks import check_choice
+from rwp.core.group import ALONE, Group
 
 NormScope = Literal["layer", "model"]
 Mask = Literal["all", "below", "range", "above", "random"]
@@ -110,8 +111,11 @@ def select(
     losses: Float[Tensor, " batch"],
     perturbation: WeightPerturbation,
     generator: torch.Generator | None,
+    group: Group = ALONE,
 ) -> Bool[Tensor, " batch"]:
     """The examples whose loss the perturbation raises.
+
+    The random mask is drawn for the batch of all processes of the group.
 
     Raises:
         ValueError: a random mask without a generator.
@@ -129,8 +133,9 @@ def select(
         raise ValueError(
             "generator: expected a torch.Generator for the random mask, got None; pass one"
         )
-    draw = torch.rand(losses.shape, generator=generator, device=generator.device)
-    return draw.argsort().argsort().to(losses.device) < below.sum()
+    batch_size = group.total(len(losses))
+    draw = torch.rand(batch_size, generator=generator, device=generator.device)
+    return group.part(draw.argsort().argsort().to(losses.device)) < group.total(below.sum())
 
 
 def _given(threshold: float | None) -> float:

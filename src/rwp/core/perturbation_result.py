@@ -37,13 +37,18 @@ class PerturbationDiagnostics:
     @property
     def norm_ratio(self) -> float:
         """||v|| / ||w|| over all perturbed tensors; 0 where v = 0."""
+        return float(self.norm_ratio_on_device)
+
+    @property
+    def norm_ratio_on_device(self) -> Tensor | float:
+        """The same, without waiting for the device."""
         if not self._layer_norms:
             return 0.0
         offsets, weights = (
             torch.linalg.vector_norm(torch.stack([norms[i] for norms in self._layer_norms]))
             for i in (1, 2)
         )
-        return (offsets / weights).item()
+        return offsets / weights
 
     @property
     def layer_norm_ratios(self) -> dict[str, float]:

@@ -35,7 +35,8 @@ class AttackOptions(TypedDict, total=False):
             any, then the one of largest loss. Costs one more forward pass per run.
         bn_mode: run the model in "eval" or in "train" mode, the latter on the statistics of
             the batch. Neither writes running statistics.
-        start: points to start from instead of random ones; projected onto the ball first.
+        start: points to start from instead of random ones; projected onto the ball first,
+            unless `random_start` is "off_ball".
     """
 
     generator: torch.Generator | None

@@ -36,6 +36,21 @@ def precision_context(name: Precision, device: torch.device | str) -> Iterator[N
             backend.fp32_precision = setting
 
 
+@contextmanager
+def autotuned_convolutions(device: torch.device | str) -> Iterator[None]:
+    """Let an NVIDIA GPU try the algorithms of each convolution once and keep the fastest.
+
+    For batches of one size: every new size is tried anew. The setting found is put back.
+    """
+    backend = torch.backends.cudnn
+    found = backend.benchmark
+    backend.benchmark = found or torch.device(device).type == "cuda"
+    try:
+        yield
+    finally:
+        backend.benchmark = found
+
+
 def flush_denormals() -> bool:
     """Let the CPU treat numbers too small for full precision as zero; call where training starts.
 

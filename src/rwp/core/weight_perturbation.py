@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from rwp.core.group import ALONE, Group
 from rwp.core.modes import RunningStatistics, untracked_statistics
 from rwp.core.objectives.base import ExampleLosses
 from rwp.core.perturbation import WeightPerturbation, select
@@ -42,6 +43,7 @@ def perturb_weights(
     perturbation: WeightPerturbation,
     *,
     generator: torch.Generator | None = None,
+    group: Group = ALONE,
 ) -> PerturbedWeights:
     """Find the v that raises the losses of the selected examples.
 
@@ -55,13 +57,15 @@ def perturb_weights(
         losses: runs the model on the batch; called once per step, under the perturbed weights.
         perturbation: the options.
         generator: for the mask "random".
+        group: the processes that hold the other shares of the batch; each finds the same v,
+            that of the whole batch.
 
     Raises:
         ValueError: the model has nothing to perturb; a random mask without a generator.
     """
     if perturbation.perturbs_nothing:
         return PerturbedWeights({}, None, PerturbationDiagnostics())
-    return _Ascent(model, losses, perturbation, generator).run()
+    return _Ascent(model, losses, perturbation, generator, group).run()
 
 
 class _Ascent:
@@ -71,6 +75,7 @@ class _Ascent:
         losses: LossClosure,
         perturbation: WeightPerturbation,
         generator: torch.Generator | None,
+        group: Group,
     ) -> None:
         named = perturbed_tensors(model)
         if not named:
@@ -80,6 +85,7 @@ class _Ascent:
             )
         self._model, self._losses = model, losses
         self._perturbation, self._generator = perturbation, generator
+        self._group, self._batch_size = group, 0
         self._names, self._weights = list(named), list(named.values())
         self._norms = torch._foreach_norm([weight.detach() for weight in self._weights])
         self._sum: list[Tensor] = []
@@ -87,7 +93,7 @@ class _Ascent:
 
     def run(self) -> PerturbedWeights:
         first = self._first_step()
-        before = first.objective.detach().mean()
+        before = self._mean(first.objective)
         after = before if not self._sum else None
         if not self._sum:
             return PerturbedWeights({}, first, self._diagnostics([], before, after))
@@ -114,14 +120,18 @@ class _Ascent:
         """Add one gradient to the sum; also tell whether the mask was empty."""
         with torch.enable_grad():
             losses = self._losses()
-            active = select(losses.criterion, self._perturbation, self._generator)
+            self._batch_size = self._batch_size or self._group.total(len(losses.objective))
+            active = select(losses.criterion, self._perturbation, self._generator, self._group)
             # The one wait for the device in a step: whether there is anything left to do.
-            count = len(active) if self._perturbation.mask == "all" else int(active.sum())
-            self._fractions.append(count / len(active))
+            count = self._batch_size
+            if self._perturbation.mask != "all":
+                count = int(self._group.total(active.sum()))
+            self._fractions.append(count / self._batch_size)
             if count == 0:
                 return losses, True
-            masked_mean = torch.where(active, losses.objective, 0.0).sum() / len(active)
+            masked_mean = torch.where(active, losses.objective, 0.0).sum() / self._batch_size
             gradients = torch.autograd.grad(masked_mean, self._weights, materialize_grads=True)
+            self._group.add_up_(gradients)
         self._sum = list(torch._foreach_add(self._sum, gradients) if self._sum else gradients)
         return losses, False
 
@@ -132,9 +142,12 @@ class _Ascent:
                 move(offset)
                 losses, empty = self._step()
                 if empty:
-                    return offset, losses.objective.detach().mean()
+                    return offset, self._mean(losses.objective)
                 offset = self._scaled()
         return offset, None
+
+    def _mean(self, losses: Tensor) -> Tensor:
+        return self._group.total(losses.detach().sum()) / self._batch_size
 
     def _scaled(self) -> list[Tensor]:
         gamma = self._perturbation.gamma

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+from rwp.data.transfer import send
 from rwp.errors import UserError
 
 
@@ -80,10 +81,10 @@ def augment(
         flips = torch.zeros(batch, dtype=torch.int64, device=origin)
         if policy.flip:
             flips = torch.randint(2, (batch,), generator=generator, device=origin)
-        choices = torch.stack([*corners, flips]).to(images.device)
+        choices = send(torch.stack([*corners, flips]), images.device)
         images = _crop(images, choices, padding, policy.padding_mode)
     if policy.rotation_degrees:
-        unit = torch.rand(batch, generator=generator, device=origin).to(images.device)
+        unit = send(torch.rand(batch, generator=generator, device=origin), images.device)
         images = _rotate(images, (2 * unit - 1) * math.radians(policy.rotation_degrees))
     return images
 

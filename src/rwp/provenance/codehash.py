@@ -19,9 +19,11 @@ INFRASTRUCTURE = (
     "rwp.commands",
     "rwp.config",
     "rwp.data.download",
+    "rwp.data.transfer",
     "rwp.errors",
     "rwp.files",
     "rwp.gpu",
+    "rwp.processes",
     "rwp.progress",
     "rwp.provenance",
     "rwp.tracking",
@@ -29,6 +31,7 @@ INFRASTRUCTURE = (
     "rwp.training.recorder",
     "rwp.training.run_record",
     "rwp.training.state",
+    "rwp.training.work",
 )
 
 

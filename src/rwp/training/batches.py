@@ -7,9 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rwp.config.specs import TrainSpec
+from rwp.config.specs import AttackSpec, TrainSpec
+from rwp.core.geometry import NormBall, random_point
+from rwp.core.group import Group
+from rwp.core.objectives import Objective
+from rwp.core.threat import ThreatModel
 from rwp.data.batches import epoch_batches, mixed_batches
 from rwp.data.images import ImageSet
+from rwp.data.transfer import send
 
 Indices = tuple[Tensor, Tensor | None]  # labeled and pseudo-labeled images of one step
 
@@ -21,6 +26,29 @@ class Batch:
     images: Tensor
     labels: Tensor
     weights: Tensor | None
+
+    def part(self, images: Tensor, group: Group) -> Batch:
+        """This process's share of the batch, with other images in the place of its own."""
+        weights = None if self.weights is None else group.part(self.weights)
+        return Batch(group.part(images), group.part(self.labels), weights)
+
+
+def attack_start(
+    images: Tensor,
+    objective: Objective,
+    attack: AttackSpec | None,
+    generator: torch.Generator,
+    group: Group,
+) -> Tensor | None:
+    """Where this process's share of the images is attacked from.
+
+    Drawn for the whole batch, so that any number of processes makes the same images. None where
+    one process is alone: its attack draws the same itself.
+    """
+    if group.size == 1 or attack is None:
+        return None
+    ball = NormBall(images, ThreatModel(attack.threat.norm, attack.threat.radius))
+    return group.part(random_point(ball, objective.random_start, generator))
 
 
 class Batches:
@@ -59,6 +87,13 @@ class Batches:
         )
         return [(labeled, pseudo) for labeled, pseudo in mixed]
 
+    def smallest(self) -> int:
+        """Images in the smallest batch; all epochs have the same sizes."""
+        return min(
+            len(labeled) + (0 if pseudo is None else len(pseudo))
+            for labeled, pseudo in self.plan(0)
+        )
+
     def load(self, indices: Indices) -> Batch:
         """Gather one step's images on the device."""
         labeled, pseudo = indices
@@ -68,6 +103,6 @@ class Batches:
             if self.mix.weight != 1:  # lambda of Eq. 6
                 weights = torch.ones(len(index), device=self.device)
                 weights[len(labeled) :] = self.mix.weight
-        index = index.to(self.device)
+        index = send(index, self.device)
         # On a CPU, index_select copies bytes many times as fast as indexing.
         return Batch(self.images.index_select(0, index), self.labels[index], weights)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from rwp.config.specs import TrainSpec
+from rwp.core.batch_statistics import normalize_together
+from rwp.core.group import ALONE, Group
 from rwp.core.precision import flush_denormals
 from rwp.data.images import ImageSet
 from rwp.data.splits import HELD_OUT_SEED, held_out_split
@@ -26,11 +28,13 @@ from rwp.training.checkpoint import new_network, save_network
 from rwp.training.guards import Stopped, check_epoch
 from rwp.training.loop import Training
 from rwp.training.networks import kept_after, write_networks
+from rwp.training.parts import check_group
 from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.recorder import Recorder, Row, SilentRecorder
 from rwp.training.run_record import RunFiles, copy_file, input_hashes, run_record
 from rwp.training.state import RunState
 
+_GO_ON, _SAVE, _STOP = range(3)
 CHECKPOINT_SECONDS = 300  # an epoch of a Wide ResNet takes longer than anyone likes to lose
 
 
@@ -46,6 +50,7 @@ def train_run(
     recorder: Recorder | None = None,
     device: str = "cpu",
     output: Path | None = None,
+    group: Group = ALONE,
 ) -> Path:
     """Train one run, or go on with it, and write its folder.
 
@@ -56,22 +61,27 @@ def train_run(
         recorder: a listener.
         device: "cpu" or "cuda".
         output: another folder for the run.
+        group: the processes that train it together; the leading one writes all files.
 
     Returns:
         The run's folder.
 
     Raises:
         UserError: missing data, a second process on the same run, no place to write.
-        Interrupted: SIGTERM or SIGINT came; the next call goes on from here.
+        Interrupted: SIGTERM or SIGINT came; the next call goes on from here, with any number of
+            processes.
+        ConnectionError: another process of the group has gone.
     """
     recorder = recorder or SilentRecorder()
     files = RunFiles(output or root / spec.key.directory)
-    state = RunState(root / ".state" / spec.key.name / fingerprint)
+    state = RunState(root / ".state" / spec.key.name / fingerprint, group)
     inputs = input_paths(spec, root)
     with state.locked(), _stop_signals() as stop:
-        training, network = prepare(spec, inputs, torch.device(device))
+        training, network = prepare(spec, inputs, torch.device(device), group)
         history = _resume(training, state, recorder)
         status, reason = _run(training, state, network, history, recorder, stop)
+        if not group.leads:
+            return files.folder
         recorder.finish(status, {"run": str(files.folder)})
         write_networks(training, state, files, network=network)
         copy_file(state.history_file, files.history)
@@ -100,7 +110,7 @@ def input_paths(spec: TrainSpec, root: Path) -> dict[str, Path]:
 
 
 def prepare(
-    spec: TrainSpec, inputs: dict[str, Path], device: torch.device
+    spec: TrainSpec, inputs: dict[str, Path], device: torch.device, group: Group = ALONE
 ) -> tuple[Training, dict[str, Any]]:
     """Load data, build the network, and describe it for its checkpoints."""
     flush_denormals()
@@ -127,8 +137,11 @@ def prepare(
     model = new_network(network).to(device)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)
+    if spec.optimization.batch_statistics == "batch":
+        model = normalize_together(model, group)
     batches = Batches(spec, labeled, pseudo, device=device)
-    return Training(spec, model, batches, splits, device=device), network
+    check_group(spec, batches, group)
+    return Training(spec, model, batches, splits, device=device, group=group), network
 
 
 def _resume(training: Training, state: RunState, recorder: Recorder) -> list[Row]:
@@ -166,24 +179,27 @@ def _run(
 
     def after_step() -> None:
         progress.step(training.progress.step)
-        if stop.is_set():
+        due = time.monotonic() - saved_at > CHECKPOINT_SECONDS
+        # All processes stop or save after the same step, whichever was the first to want it.
+        wish = training.group.largest(_STOP if stop.is_set() else _SAVE if due else _GO_ON)
+        if wish != _GO_ON:
             save()
+        if wish == _STOP:
             raise Interrupted
-        if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
-            save()
 
     if not history:
         save()  # something to go back to, should the first epoch diverge
-    spec = training.spec
+    spec, leads = training.spec, training.group.leads
     epochs = spec.optimization.epochs
-    with Progress(spec.key.name, epochs, training.batches.plan(0)) as progress:
+    with Progress(spec.key.name, epochs, training.batches.plan(0), quiet=not leads) as progress:
         try:
             while not training.done:
                 training.run_epoch(after_step)
                 row = training.finish_epoch()
                 history.append(row)
                 check_epoch(history, epochs=epochs, majority_share=training.batches.majority_share)
-                for name in (*training.improved(row), *kept_after(spec, row)):
+                chosen = (*training.improved(row), *kept_after(spec, row))
+                for name in chosen if leads else ():
                     target = state.network(name)
                     save_network(target, training.measured, network=network, epoch=row["epoch"])
                 state.write_history(history)

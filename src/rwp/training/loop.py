@@ -6,50 +6,39 @@ any step and taken up again from the weights, the optimizer and two counters.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rwp.config.specs import TrainSpec
+from rwp.core.batch_statistics import average_statistics
+from rwp.core.group import ALONE, Group
 from rwp.core.lsc import keep_high_loss
 from rwp.core.objectives import ExampleLosses
-from rwp.core.precision import precision_context
+from rwp.core.precision import autotuned_convolutions, precision_context
 from rwp.core.threat import ThreatModel
-from rwp.core.weight_perturbation import (
-    PerturbedWeights,
-    perturb_weights,
-    shifted_weights,
-)
+from rwp.core.weight_perturbation import PerturbedWeights, perturb_weights, shifted_weights
 from rwp.data.augmentation import Augmentation, augment
 from rwp.data.images import ImageSet
 from rwp.rng import generator_for
-from rwp.training.batches import Batch, Batches
+from rwp.training.batches import Batch, Batches, Indices, attack_start
+from rwp.training.compilation import compiled
 from rwp.training.measure import measure
 from rwp.training.parts import (
+    check_same_weights,
     moving_average_of,
     objective_of,
     optimizer_of,
     selection_keys,
     weight_perturbation_of,
 )
+from rwp.training.position import Progress
 from rwp.training.recorder import Row
 from rwp.training.schedules import learning_rate
 from rwp.training.tally import Tally
-
-
-@dataclass
-class Progress:
-    """Where a training stands; with weights and optimizer, all that a resume needs."""
-
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    passes: dict[str, int] = field(default_factory=lambda: {"forward": 0, "backward": 0})
-    chosen: dict[str, Row] = field(default_factory=dict)  # by checkpoint: best, best_on_test
+from rwp.training.work import Passes, forward_flops, timed
 
 
 class Training:
@@ -63,6 +52,7 @@ class Training:
         splits: dict[str, ImageSet],
         *,
         device: torch.device,
+        group: Group = ALONE,
     ) -> None:
         """Prepare a training.
 
@@ -72,21 +62,19 @@ class Training:
             batches: the training images.
             splits: what is measured after each epoch, by name ("held_out", "test").
             device: where the arithmetic is done.
+            group: the processes that share each batch.
         """
         self.spec, self.model, self.batches, self.splits = spec, model, batches, splits
-        self.device = device
+        self.device, self.group = device, group
         self.objective = objective_of(spec)
         self.perturbation = weight_perturbation_of(spec)
         self.optimizer = optimizer_of(spec, model)
         self.policy = Augmentation(**spec.augmentation.model_dump())
         self.progress = Progress()
-        self.tally = Tally(device)
+        self.tally = Tally(device, group)
         self.average = moving_average_of(spec, model)
-        model.register_forward_pre_hook(self._count_forward)
-
-    def _count_forward(self, module: nn.Module, inputs: Any) -> None:
-        if torch.is_grad_enabled():  # measuring is not training
-            self.progress.passes["forward"] += 1
+        self.runner = compiled(model) if spec.optimization.compile else model
+        self.passed = Passes(self.runner, forward_flops(model, batches.images[:1].float()))
 
     @property
     def measured(self) -> nn.Module:
@@ -102,13 +90,16 @@ class Training:
         """Take the epoch's remaining steps, calling back after each."""
         self.model.train()
         plan = self.batches.plan(self.progress.epoch)
+        precision = self.spec.optimization.precision
         for step in range(self.progress.step, len(plan)):
-            started = time.monotonic()
             self._set_learning_rate(step, len(plan))
-            with precision_context(self.spec.optimization.precision, self.device):
-                self._step(self.batches.load(plan[step]))
+            with (
+                timed(self.progress.work, "seconds"),
+                precision_context(precision, self.device),
+                autotuned_convolutions(self.device),
+            ):
+                self._step(plan[step])
             self.progress.step = step + 1
-            self.progress.seconds += time.monotonic() - started
             after_step()
 
     def _set_learning_rate(self, step: int, num_steps: int) -> None:
@@ -122,27 +113,35 @@ class Training:
         where = (purpose, self.progress.epoch, self.progress.step)
         return generator_for(self.spec.key.seed, *where, device=device)
 
-    def _step(self, batch: Batch) -> None:
-        images = augment(batch.images, self.policy, generator=self._generator("augment"))
-        images = images.float() / 255
-        adversarial = self._attack(images, batch.labels)
+    def _step(self, indices: Indices) -> None:
+        self.passed.start()
+        with timed(self.progress.work, "loading_seconds"):
+            whole = self.batches.load(indices)
+            images = augment(whole.images, self.policy, generator=self._generator("augment"))
+            images = images.float() / 255
+            batch = whole.part(images, self.group)
+        adversarial = self._attack(batch, images)
 
         def losses() -> ExampleLosses:
-            return self.objective.losses(self.model, images, adversarial, batch.labels)
+            return self.objective.losses(self.runner, batch.images, adversarial, batch.labels)
 
         perturbed = self._perturb(losses)
         offset = perturbed.offset if perturbed else {}
-        with shifted_weights(self.model, offset):
+        with shifted_weights(self.runner, offset):
             reusable = perturbed.reusable if perturbed else None
             outer = losses() if reusable is None else reusable
             kept = self._kept(outer)
             loss = _weighted_mean(outer.objective, batch.weights, kept)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            share = len(batch.labels) / len(whole.labels)
+            (loss * share).backward()
+            self._add_up_gradients()
             self.optimizer.step()  # at w + v, as published; v is taken back on leaving
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.progress.passes["backward"] += 1
+        self.progress.passes["forward"] += self.passed.forward
+        self.progress.work.flops += self.passed.take(perturbed) / share
         c_min = self.perturbation.c_min if self.perturbation else None
         self.tally.add(outer, batch.labels, c_min=c_min, perturbed=perturbed, kept=kept)
 
@@ -151,20 +150,28 @@ class Training:
         threshold = self.spec.remove_below
         return None if threshold is None else keep_high_loss(outer.criterion, threshold=threshold)
 
-    def _attack(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _add_up_gradients(self) -> None:
+        parameters = self.model.parameters()
+        self.group.add_up_([p.grad for p in parameters if p.grad is not None])
+        if self.spec.optimization.batch_statistics == "share":
+            average_statistics(self.model, self.group)
+
+    def _attack(self, batch: Batch, whole: Tensor) -> Tensor:
         attack = self.spec.attack
         if attack is None:
-            return images
+            return batch.images
         self.progress.passes["backward"] += attack.num_steps or 0
+        generator = self._generator("attack", self.device)
         return self.objective.attack(
-            self.model,
-            images,
-            labels,
+            self.runner,
+            batch.images,
+            batch.labels,
             threat=ThreatModel(attack.threat.norm, attack.threat.radius),
             step_size=attack.step,
             num_steps=attack.num_steps or 0,
-            generator=self._generator("attack", self.device),
+            generator=generator,
             bn_mode=attack.bn_mode,
+            start=attack_start(whole, self.objective, attack, generator, self.group),
         )
 
     def _perturb(self, losses: Callable[[], ExampleLosses]) -> PerturbedWeights | None:
@@ -174,16 +181,19 @@ class Training:
         if self.progress.epoch < settings.warmup_epochs:
             return None
         generator = self._generator("mask", self.device)
-        perturbed = perturb_weights(self.model, losses, perturbation, generator=generator)
+        perturbed = perturb_weights(
+            self.runner, losses, perturbation, generator=generator, group=self.group
+        )
         self.progress.passes["backward"] += perturbed.diagnostics.steps
         return perturbed
 
     def finish_epoch(self) -> Row:
         """Measure, close the epoch, and give its row of the history."""
+        check_same_weights(self.model, self.group, name=self.spec.key.name)
         epoch = self.progress.epoch
         row: Row = {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         row |= self.tally.row()
-        num_images = float(self.tally.sums["images"])
+        num_images = float(self.tally.state()["images"])
         for name, split in self.splits.items():
             accuracies = measure(
                 self.measured,
@@ -193,12 +203,12 @@ class Training:
                     self.spec.key.seed, "measure", name, epoch, index, device=self.device
                 ),
                 device=self.device,
+                group=self.group,
             )
             row |= {f"{name}_{key}": value for key, value in accuracies.items()}
-        row["seconds"] = round(self.progress.seconds, 3)
-        row["images_per_second"] = round(num_images / max(self.progress.seconds, 1e-9), 1)
-        self.progress.epoch, self.progress.step, self.progress.seconds = epoch + 1, 0, 0.0
-        self.tally = Tally(self.device)
+        row |= self.progress.work.row(num_images, self.device)
+        self.progress.next_epoch()
+        self.tally = Tally(self.device, self.group)
         return row
 
     def improved(self, row: Row) -> list[str]:
@@ -217,7 +227,7 @@ class Training:
         return {
             "weights": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "progress": vars(self.progress),
+            "progress": self.progress.state(),
             "tally": self.tally.state(),
             "average": None if self.average is None else self.average.state_dict(),
         }
@@ -226,7 +236,7 @@ class Training:
         """From a checkpoint of the same spec."""
         self.model.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+        self.progress = Progress.from_state(state["progress"])
         self.tally.load(state["tally"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])

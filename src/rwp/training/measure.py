@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rwp.config.specs import AttackSpec
 from rwp.core.attacks import pgd
+from rwp.core.group import ALONE, Group
 from rwp.core.modes import batch_norm_mode
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
@@ -23,17 +24,20 @@ def measure(
     *,
     generator: Callable[[int], torch.Generator],
     device: torch.device,
+    group: Group = ALONE,
 ) -> dict[str, float]:
     """Shares of correctly classified images, before and after the attack (last iterate).
 
     `generator(i)` gives the randomness of batch i. Images that are wrong without an attack count
-    as not robust and are not attacked.
+    as not robust and are not attacked. The processes of a group take turns at the batches.
     """
     clean = robust = 0
     was_training = model.training
     model.eval()
     try:
         for index, start in enumerate(range(0, len(split), _BATCH)):
+            if index % group.size != group.rank:
+                continue
             images = split.images[start : start + _BATCH].to(device).float() / 255
             labels = split.labels[start : start + _BATCH].to(device)
             correct = _correct(model, images, labels)
@@ -54,6 +58,7 @@ def measure(
                 robust += int(_correct(model, adversarial, labels).sum())
     finally:
         model.train(was_training)
+    clean, robust = group.total(clean), group.total(robust)
     accuracies = {"clean_accuracy": clean / len(split)}
     if attack is not None:
         accuracies["robust_accuracy"] = robust / len(split)

@@ -7,8 +7,51 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rwp.config.specs import TrainSpec
+from rwp.core.group import Group
 from rwp.core.objectives import Objective, make_objective
 from rwp.core.weight_perturbation import WeightPerturbation
+from rwp.errors import UserError
+from rwp.training.batches import Batches
+
+
+def check_group(spec: TrainSpec, batches: Batches, group: Group) -> None:
+    """Refuse what several processes cannot do.
+
+    Raises:
+        UserError: a batch has fewer images than there are processes; a compiled network.
+    """
+    if group.size == 1:
+        return
+    smallest = batches.smallest()
+    if smallest < group.size:
+        raise UserError(
+            f"{spec.key.name}: expected at most {smallest} processes, as many as the smallest batch"
+            f" has images, got {group.size}; use fewer GPUs"
+        )
+    if spec.optimization.compile:
+        raise UserError(
+            f"{spec.key.name}: expected training.compile false with several GPUs, got true; turn"
+            f" one of them off"
+        )
+
+
+def check_same_weights(model: nn.Module, group: Group, *, name: str) -> None:
+    """Make sure that the processes have not drifted apart: one of them writes for all.
+
+    The check sum is one of integers, the same in whatever order a device adds them up.
+
+    Raises:
+        UserError: the weights differ.
+    """
+    if group.size == 1:
+        return
+    floats = [parameter.detach() for parameter in model.parameters()]
+    total = sum(int(values.view(torch.int32).sum(dtype=torch.int64)) for values in floats)
+    if (group.largest(total), group.largest(-total)) != (total, -total):
+        raise UserError(
+            f"{name}: expected the same weights in all {group.size} processes, got different ones;"
+            f" do all run the same version? if so, one of the devices computes wrongly"
+        )
 
 
 def objective_of(spec: TrainSpec) -> Objective:

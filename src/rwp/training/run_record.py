@@ -16,6 +16,7 @@ import torch
 from rwp.files import atomic_write, sha256_file
 from rwp.training.loop import Training
 from rwp.training.recorder import Row
+from rwp.training.work import summary
 
 FORMAT = "rwp.run/1"
 
@@ -63,10 +64,12 @@ def run_record(
         "commit": commit(),
         "versions": versions(),
         "device": device_name(training.device),
+        "processes": training.group.size,
         "threads": torch.get_num_threads(),
         "inputs": inputs,
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "seconds": round(sum(row["seconds"] for row in history), 3),
+        "performance": summary(history),
         "passes": training.progress.passes,
         **{name: training.progress.chosen.get(name) for name in ("best", "best_on_test")},
         "last": history[-1] if finished else None,

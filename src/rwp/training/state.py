@@ -18,16 +18,17 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from rwp.core.group import ALONE, Group
 from rwp.errors import UserError
 from rwp.files import atomic_write, write_text
 from rwp.training.recorder import Row
 
 
 class RunState:
-    """The folder of one run's resume state."""
+    """The folder of one run's resume state; of a group of processes, the leading one uses it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, group: Group = ALONE) -> None:
+        self.folder, self.group = folder, group
         self.checkpoint = folder / "checkpoint.pt"
         self.history_file = folder / "history.jsonl"
 
@@ -42,6 +43,9 @@ class RunState:
         Raises:
             UserError: another process holds it.
         """
+        if not self.group.leads:
+            yield
+            return
         lock = FileLock(self.folder.parent / f"{self.folder.name}.lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -58,11 +62,19 @@ class RunState:
 
     def save(self, content: dict[str, Any]) -> None:
         """Replace the checkpoint in one move."""
+        if not self.group.leads:
+            return
         with atomic_write(self.checkpoint) as temporary:
             torch.save(content, temporary)
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """The last checkpoint, or none; an unreadable one is set aside, not used."""
+        if self.group.size == 1:
+            return self._load(device)
+        # Not by way of a GPU: all of them would take the leading process's.
+        return self.group.from_lead(lambda: self._load(torch.device("cpu")))
+
+    def _load(self, device: torch.device) -> dict[str, Any] | None:
         if not self.checkpoint.exists():
             return None
         try:
@@ -73,10 +85,14 @@ class RunState:
 
     def write_history(self, rows: list[Row]) -> None:
         """Write the history in one move; what is not finite becomes null."""
-        write_text(self.history_file, "".join(_line(row) for row in rows))
+        if self.group.leads:
+            write_text(self.history_file, "".join(_line(row) for row in rows))
 
     def read_history(self, before_epoch: int) -> list[Row]:
         """The rows of the epochs that are finished, without a line that was cut."""
+        return self.group.from_lead(lambda: self._read_history(before_epoch))
+
+    def _read_history(self, before_epoch: int) -> list[Row]:
         rows: list[Row] = []
         if self.history_file.exists():
             for line in self.history_file.read_text(encoding="utf-8").splitlines():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rwp.core.group import ALONE, Group
 from rwp.core.objectives import ExampleLosses
 from rwp.core.weight_perturbation import PerturbedWeights
 
@@ -15,7 +16,8 @@ GROUP_EDGES = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 class Tally:
     """Running sums of one epoch; `state` and `load` let an epoch go on in another process."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, group: Group = ALONE) -> None:
+        self.group = group
         self.edges = torch.tensor(GROUP_EDGES, device=device)
         zero = torch.zeros((), dtype=torch.float64, device=device)
         names = (
@@ -54,30 +56,33 @@ class Tally:
             sums["below"] += (outer.criterion.detach() < c_min).sum()
         if kept is not None:
             sums["removed"] += len(kept) - kept.sum()
-        if perturbed is not None:
+        if perturbed is not None and self.group.leads:  # the same in every process
             sums["perturbed"] += 1
             sums["weight_steps"] += perturbed.diagnostics.steps
-            sums["norm_ratio"] += perturbed.diagnostics.norm_ratio
+            sums["norm_ratio"] += perturbed.diagnostics.norm_ratio_on_device
 
     def row(self) -> dict[str, float | list[float]]:
         """The epoch's means."""
-        sums = {name: float(value) for name, value in self.sums.items()}
+        state = self.state()
+        sums = {name: float(value) for name, value in state.items() if name != "groups"}
         images, perturbed = max(sums["images"], 1.0), max(sums["perturbed"], 1.0)
         return {
             "train_loss": sums["loss"] / images,
             "train_robust_accuracy": sums["correct"] / images,
             "share_below_c_min": sums["below"] / images,
             "share_removed": sums["removed"] / images,
-            "loss_histogram": [float(count) / images for count in self.groups],
+            "loss_histogram": [float(count) / images for count in state["groups"]],
             "weight_steps": sums["weight_steps"] / perturbed,
             "norm_ratio": sums["norm_ratio"] / perturbed,
         }
 
     def state(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
-        return {**self.sums, "groups": self.groups}
+        """For a checkpoint: of all processes together."""
+        together = [self.group.total(value) for value in (*self.sums.values(), self.groups)]
+        return dict(zip((*self.sums, "groups"), together, strict=True))
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """From a checkpoint."""
-        self.groups = state["groups"]
-        self.sums = {name: state[name] for name in self.sums}
+        """From a checkpoint; the leading process takes it over, the others count from zero."""
+        mine, device = float(self.group.leads), self.edges.device
+        self.groups = state["groups"].to(device) * mine
+        self.sums = {name: state[name].to(device) * mine for name in self.sums}

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from rwp.core.geometry import RandomStart
 from rwp.core.losses import cross_entropy, full_precision
 from rwp.core.modes import BatchNormMode
 from rwp.core.threat import ThreatModel
@@ -33,6 +34,11 @@ class ExampleLosses(NamedTuple):
 class Objective(Protocol):
     """An attack and the losses that training minimises on what it returns."""
 
+    @property
+    def random_start(self) -> RandomStart:
+        """Where its attack starts."""
+        ...
+
     def attack(
         self,
         model: nn.Module,
@@ -44,6 +50,7 @@ class Objective(Protocol):
         num_steps: int,
         generator: torch.Generator,
         bn_mode: BatchNormMode,
+        start: Images | None = None,
     ) -> Images:
         """The adversarial images to train on; the model comes back as it was."""
         ...

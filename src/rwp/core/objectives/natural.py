@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from rwp.core.geometry import RandomStart
 from rwp.core.losses import cross_entropy
 from rwp.core.objectives.base import ExampleLosses, Images, Labels, example_losses, forward
 
@@ -12,6 +13,8 @@ from rwp.core.objectives.base import ExampleLosses, Images, Labels, example_loss
 @dataclass(frozen=True)
 class NaturalTraining:
     """No attack; the criterion is the clean cross-entropy."""
+
+    random_start: RandomStart = "none"
 
     def attack(self, model: nn.Module, images: Images, labels: Labels, **options: Any) -> Images:
         """The clean images themselves."""

@@ -1,0 +1,130 @@
+"""What training costs in arithmetic, and what the machine makes of it."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rwp.core.modes import evaluation_mode
+from rwp.core.weight_perturbation import PerturbedWeights
+
+# What a row of the history says of the machine; two runs of one training differ in it alone.
+TIMINGS = ("seconds", "images_per_second", "flops_per_second", "loading_share", "peak_memory")
+
+
+@dataclass
+class Work:
+    """Of one epoch so far, in this and any earlier process: part of a checkpoint.
+
+    Attributes:
+        seconds: in steps.
+        loading_seconds: of these, until the images of a step lay ready (on a GPU: were asked for).
+        flops: multiplications and additions of convolutions and linear layers, those of all
+            processes together.
+    """
+
+    seconds: float = 0.0
+    loading_seconds: float = 0.0
+    flops: float = 0.0
+
+    def row(self, num_images: float, device: torch.device) -> dict[str, float]:
+        """The epoch's rates, and the most memory that this process has held, in bytes."""
+        seconds = max(self.seconds, 1e-9)
+        return {
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(num_images / seconds, 1),
+            "flops_per_second": round(self.flops / seconds),
+            "loading_share": round(self.loading_seconds / seconds, 4),
+            "peak_memory": peak_memory(device),
+        }
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The rates of a whole training, each epoch counted by its time, and its peak memory."""
+    seconds = sum(row["seconds"] for row in rows) or 1.0
+    rates = {
+        name: sum(row[name] * row["seconds"] for row in rows) / seconds
+        for name in ("images_per_second", "flops_per_second", "loading_share")
+    }
+    rounded = {name: round(rate, 4) for name, rate in rates.items()}
+    return rounded | {"peak_memory": max(row["peak_memory"] for row in rows)}
+
+
+@contextmanager
+def timed(work: Work, name: str) -> Iterator[None]:
+    """Add the time spent inside to a field of `work`."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        setattr(work, name, getattr(work, name) + time.monotonic() - started)
+
+
+class Passes:
+    """Counts the passes through a model in a step and their images, and from that its FLOPs.
+
+    A gradient of the images costs what the forward pass does, one of the weights twice as much.
+    """
+
+    def __init__(self, model: nn.Module, flops_per_image: float) -> None:
+        self.flops_per_image = flops_per_image
+        self.start()
+        model.register_forward_pre_hook(self._count)
+
+    def start(self) -> None:
+        """Forget what has passed, between steps: measuring is not training."""
+        self.forward = self.attacked = self.learned = 0
+
+    def _count(self, module: nn.Module, inputs: Any) -> None:
+        if not torch.is_grad_enabled():
+            return
+        self.forward += 1
+        if inputs[0].requires_grad:  # an attack asks for the gradient of the images
+            self.attacked += len(inputs[0])
+        else:
+            self.learned += len(inputs[0])
+
+    def take(self, perturbed: PerturbedWeights | None) -> float:
+        """The FLOPs of the step that ends here, with its weight perturbation if it had one."""
+        passes = backward = 1
+        if perturbed is not None:
+            backward += perturbed.diagnostics.steps
+            passes = len(perturbed.diagnostics.mask_fractions) + (perturbed.reusable is None)
+        units = 2 * self.attacked + self.learned * (1 + 2 * backward / passes)
+        return units * self.flops_per_image
+
+
+@torch.no_grad()
+def forward_flops(model: nn.Module, images: Tensor) -> float:
+    """FLOPs of the forward pass of one image, in convolutions and linear layers."""
+    found: list[float] = []
+
+    def add(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        weight = layer.get_parameter("weight")
+        found.append(2.0 * weight[0].numel() * output.numel())
+
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    try:
+        with evaluation_mode(model):
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sum(found) / len(images)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes this process has held: of the GPU, or else of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

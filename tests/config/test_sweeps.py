@@ -1,0 +1,145 @@
+"""Sweeps are recipes; a run that two of them share is one run; suites may extend another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rwp.config.figures import beyond_rows, figure_runs, reported_runs, sweep_rows
+from rwp.config.load import check_params
+from rwp.config.schema import Params
+from rwp.config.tables import table1_runs, table2_runs
+from rwp.config.trainings import train_spec
+from rwp.errors import UserError
+
+
+def test_a_sweep_changes_its_setting_and_nothing_else(params: Params) -> None:
+    suite = params.suites["paper"]
+    figure = suite.figures["fig3b"]
+    base = None
+    for change, (key,) in sweep_rows(params, "paper", figure, "weight-steps"):
+        spec = train_spec(params, key)
+        assert spec.perturbation is not None
+        assert spec.perturbation.num_weight_steps == change["num_weight_steps"]
+        same = spec.perturbation.model_copy(update={"num_weight_steps": 0})
+        assert base in (None, same)
+        base = same
+
+
+def test_a_loss_range_is_a_mask(params: Params) -> None:
+    figure = params.suites["paper"].figures["fig1c"]
+    found = [
+        train_spec(params, key).perturbation
+        for _, (key,) in sweep_rows(params, "paper", figure, "awp-range")
+    ]
+    assert [(p.mask, p.c_min, p.c_max) for p in found if p][:2] == [
+        ("range", 0.0, 0.5),
+        ("range", 0.5, 1.0),
+    ]
+    assert all(p and (p.num_weight_steps, p.norm_scope) == (1, "layer") for p in found)
+
+
+def test_one_training_under_several_names_is_trained_once(params: Params) -> None:
+    names = {
+        name: {key.recipe for key in figure_runs(params, "paper", name)}
+        for name in ("fig1a", "fig3a", "fig3b")
+    }
+    assert {"at", "at-awp"} <= names["fig1a"]  # gamma 0 and 0.01
+    assert "at-awp-gamma-0.01" not in names["fig1a"]
+    assert "at-rwp" in names["fig3a"] & names["fig3b"]
+    corners = [recipe for title, recipe, _ in beyond_rows(params, "paper") if "Between" in title]
+    assert len(corners) == len(set(corners)) == 8
+    assert {"at-awp", "at-rwp", "at-rwp-all", "at-rwp-num_weight_steps-1"} <= set(corners)
+
+
+def test_c_min_of_svhn_in_both_readings(params: Params) -> None:
+    found = {
+        train_spec(params, keys[0]).perturbation.c_min: recipe  # type: ignore[union-attr]
+        for title, recipe, keys in beyond_rows(params, "paper")
+        if title == "c_min on SVHN"
+    }
+    assert found == {2.2: "at-rwp", 1.7: "at-rwp-c_min-1.7"}
+
+
+def test_the_second_reading_of_the_mask(params: Params) -> None:
+    criteria = {
+        recipe: train_spec(params, keys[0]).objective.criterion
+        for title, recipe, keys in beyond_rows(params, "paper")
+        if title.startswith("What the mask")
+    }
+    assert criteria["trades-rwp"] == criteria["rst-rwp"] == "objective"
+    assert criteria["trades-rwp-ce"] == criteria["rst-rwp-ce"] == "adversarial_ce"
+
+
+def test_a_suite_that_extends_another(params: Params) -> None:
+    demo, full = params.suites["demo"], params.suites["demo-full"]
+    assert full.training.epochs != demo.training.epochs
+    assert full.training.batch_size == demo.training.batch_size
+    assert full.threat_models["l2"] == demo.threat_models["l2"]
+    assert full.recipes.keys() == demo.recipes.keys()
+    tables = table1_runs(params, "demo-full") + table2_runs(params, "demo-full")
+    assert set(reported_runs(params, "demo")) <= set(
+        table1_runs(params, "demo") + table2_runs(params, "demo")
+    )
+    assert len(set(reported_runs(params, "demo-full")) - set(tables)) > 20
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "an unknown parent": (
+        lambda s: s["demo-full"].update(extends="dmeo"),
+        r"suites\.demo-full\.extends: expected a suite \(.*\), got 'dmeo'; check the spelling",
+    ),
+    "a circle": (
+        lambda s: s["demo"].update(extends="demo-full"),
+        r"\.extends: expected another suite, got a circle",
+    ),
+    "an unknown setting": (
+        lambda s: s["demo"]["sweeps"]["c-min"].update(vary={"cmin": [1.0]}),
+        r"expected a known key, got 'cmin'; did you mean 'c_min'",
+    ),
+    "no values": (
+        lambda s: s["demo"]["sweeps"]["c-min"].update(vary={"c_min": []}),
+        r"sweeps\.c-min\.vary\.c_min: expected values, got none",
+    ),
+    "a value of the wrong kind": (
+        lambda s: s["demo"]["sweeps"]["c-min"].update(vary={"c_min": ["high"]}),
+        r"at-rwp-c_min-high\.change\.c_min: expected number, got 'high'",
+    ),
+    "a range upside down": (
+        lambda s: s["demo"]["sweeps"]["awp-range"].update(vary={"loss_range": [[1.0, 0.5]]}),
+        r"loss_range: expected \[low, high\], got \[1\.0, 0\.5\]",
+    ),
+    "a sweep of nothing": (
+        lambda s: s["demo"]["sweeps"]["c-min"].update(recipe="at-rpw"),
+        r"sweeps\.c-min\.recipe: expected a recipe \(.*\), got 'at-rpw'",
+    ),
+    "a figure of an unknown sweep": (
+        lambda s: s["demo"]["figures"]["fig3a"].update(sweep="cmin"),
+        r"figures\.fig3a\.sweep: expected a sweep \(.*\), got 'cmin'",
+    ),
+    "a checkpoint after the end": (
+        lambda s: s["demo"]["figures"]["fig2"].update(epochs=[17]),
+        r"figures\.fig2\.epochs: expected at most the 16 epochs of a training, got 17",
+    ),
+    "a change without a perturbation": (
+        lambda s: s["demo"]["recipes"]["at-ema"].update(change={"c_min": 1.0}),
+        r"recipes\.at-ema: expected a perturbation to change c_min of, got none",
+    ),
+    "an unknown figure to report": (
+        lambda s: s["demo"].update(reported=["fig9"]),
+        r"suites\.demo\.reported: expected a figure \(.*beyond\), got 'fig9'",
+    ),
+    "an attack that is not there": (
+        lambda s: s["demo"]["beyond"].update(attacks=["pgd-21"]),
+        r"beyond\.attacks: expected an attack \(.*\), got 'pgd-21'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_one_clear_line(name: str, settings: dict[str, Any]) -> None:
+    change, message = BAD[name]
+    change(settings["suites"])
+    with pytest.raises(UserError, match=message):
+        check_params(settings)

@@ -1,0 +1,122 @@
+"""What a plan promises: which runs, how many passes, and hours from measured rates alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rwp.config.schema import Params
+from rwp.config.specs import TrainSpec
+from rwp.config.targets import suite_needs, target_needs, together
+from rwp.errors import UserError
+from rwp.provenance.expected import expected_results
+from rwp.reporting.passes import data_size, training_cost, training_passes
+from rwp.reporting.plan import plan_jobs, plan_lines
+from rwp.reporting.rates import Place, all_rates, own_rates, rates_on, shipped_rates
+
+from .conftest import Project
+
+RATES = """device,network,image_size,forward_seconds,backward_seconds,autoattack_seconds,command,\
+attack_backward_seconds
+"Big GPU, 80 GB",small,8x8x1,0.001,0.004,0.5,make bench,0.002
+"Small GPU",small,8x8x1,0.01,0.04,,make bench,
+"""
+
+
+def test_the_papers_at_on_cifar10_by_hand(params: Params, tmp_path: Path) -> None:
+    (key,) = target_needs(params, "results/runs/cifar10/linf/preact-resnet-18/at/seed0").trainings
+    (result,) = expected_results(params, target_needs(params, f"{key.directory}/last.pt"))
+    size = data_size("cifar10", params.datasets["cifar10"], tmp_path)
+    assert isinstance(result.spec, TrainSpec)
+    assert size is not None
+    # 391 steps of 10 + 1 passes in 200 epochs; PGD-20 on 10,000 images after each
+    found = training_passes(result.spec, num_train=size.num_train)
+    assert (found.forward, found.attack, found.weights) == (391 * 200 * 11, 391 * 200 * 10, 78_200)
+    cost = training_cost(result.spec, size)
+    assert cost.forward == pytest.approx(200 * (50_000 * 11 + 10_000 * 22))
+    assert cost.backward == pytest.approx(200 * (50_000 * 11 + 10_000 * 20))
+
+
+def test_sizes_known_by_source_are_those_of_the_files(digits: Path, params: Params) -> None:
+    definition = params.datasets["digits"]
+    found = data_size("digits", definition, digits.parent)
+    assert found == data_size("digits", definition, Path("nowhere"))
+    assert found is not None
+    assert (found.num_train, found.num_test, found.image) == (1004, 252, "8x8x1")
+
+
+def test_targets_stand_on_their_own_runs_and_share_them(params: Params) -> None:
+    def runs(*targets: str) -> int:
+        needs = together(target_needs(params, target) for target in targets)
+        return len([r for r in expected_results(params, needs) if r.kind == "training"])
+
+    assert runs("results/table1.csv") == 18
+    assert runs("results/table2.csv") == 9 + 1  # the teacher
+    assert runs("results/table1.csv", "results/table2.csv") == 28
+    assert runs("results/fig2.svg") == 1  # AT, a run of Table 1
+    assert runs("results/table1.csv", "results/fig2.svg", "results/fig1b.png") == 18
+    assert runs("results/report.html") == runs("results/metrics.json") == 74
+    everything = expected_results(params, suite_needs(params, "paper"))
+    assert {result.kind for result in everything} == {"training", "labeling", "landscape", "record"}
+    with pytest.raises(UserError, match=r"results/fig9\.svg: expected a table, figure, report"):
+        target_needs(params, "results/fig9.svg")
+    with pytest.raises(UserError, match="expected a recipe"):
+        target_needs(params, "results/demo/runs/digits/linf/small/at-rpw/seed0/run.json")
+
+
+def test_hours_are_rates_times_passes_and_nothing_else(demo: Project, tmp_path: Path) -> None:
+    (tmp_path / "rates.csv").write_text(RATES)
+    rates = shipped_rates(tmp_path / "rates.csv")
+    name, chosen = rates_on("big", rates)
+    assert name == "Big GPU, 80 GB"
+    (key,) = demo.table1_keys("at")
+    (result,) = expected_results(demo.params, target_needs(demo.params, str(key.directory / "x")))
+    size = data_size("digits", demo.params.datasets["digits"], tmp_path)
+    assert isinstance(result.spec, TrainSpec)
+    assert size is not None
+    cost = training_cost(result.spec, size)
+    seconds = chosen[Place(name, "small", "8x8x1")].seconds(cost)
+    assert seconds == pytest.approx(
+        0.001 * cost.forward + 0.002 * cost.attack + 0.004 * cost.weights
+    )
+    with pytest.raises(UserError, match=r"--device: expected .*Big GPU, 80 GB; Small GPU.*'H100'"):
+        rates_on("H100", rates)
+    with pytest.raises(UserError, match="got 'gpu'"):
+        rates_on("gpu", rates)
+
+
+def test_own_trainings_give_rates_of_their_device(demo: Project) -> None:
+    demo.write_all()
+    rate = own_rates(demo.params, demo.root)[Place("cpu", "small", "8x8x1")]
+    # Each 12.5 s for 2,100 passes of a batch: of 970 / 8 images, for RST (3 of 13) of 128
+    assert rate.origin == "13 finished trainings of this project"
+    assert rate.forward == rate.attack == rate.weights
+    assert rate.forward == pytest.approx(13 * 12.5 / (2100 * (10 * 970 / 8 + 3 * 128)))
+    assert rate.autoattack == pytest.approx(2 / 400)
+
+
+def test_a_plan_says_what_is_done_stale_and_to_do(demo: Project) -> None:
+    demo.write_all()
+    results = expected_results(demo.params, suite_needs(demo.params, "demo"))
+    first = results[0]
+    path = demo.root / first.path
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": first.fingerprint}))
+    (demo.root / results[-1].path).unlink()
+    jobs, origin = plan_jobs(demo.params, results, root=demo.root, device="cpu")
+    assert [job.state for job in (jobs[0], jobs[2], jobs[-1])] == ["done", "stale", "to do"]
+    assert jobs[-1].hours == pytest.approx(2 / 400 * 449 / 3600)  # AutoAttack, 2 s on 400 images
+    lines = list(plan_lines(jobs, device="cpu", origin=origin))
+    assert lines[0].split() == ["done", "stale", "to", "do", "forward", "backward", "hours"]
+    assert lines[5].split()[:4] == ["together", "1", str(len(jobs) - 3), "2"]
+    assert any(line.startswith("Hours on cpu, one job after the other") for line in lines)
+
+
+def test_without_a_rate_a_plan_has_no_hours_and_says_so(demo: Project) -> None:
+    results = expected_results(demo.params, suite_needs(demo.params, "demo"))
+    jobs, origin = plan_jobs(demo.params, results, root=demo.root)
+    assert not any(job.hours for job in jobs)
+    lines = list(plan_lines(jobs, device=None, origin=origin))
+    assert lines[-1].startswith("Hours: name a device")
+    assert not all_rates(demo.params, demo.root) or shipped_rates()

@@ -1,0 +1,292 @@
+"""Several processes train one network to what one process makes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rwp.config.load import check_params
+from rwp.config.schema import Params
+from rwp.config.specs import TrainSpec
+from rwp.core import (
+    ALONE,
+    ExampleLosses,
+    Group,
+    WeightPerturbation,
+    average_statistics,
+    normalize_together,
+    perturb_weights,
+)
+from rwp.errors import UserError
+from rwp.training import jobs
+from rwp.training.jobs import Interrupted, input_paths, prepare, train_run
+from rwp.training.loop import Training
+from rwp.training.parts import check_same_weights
+from rwp.training.work import TIMINGS
+from tests.conftest import tiny_settings
+from tests.training.conftest import spec_of
+from tests.training.ranks import run_ranks
+
+
+def images_and_labels(count: int = 7) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(count, 2, 5, 5, generator=generator, dtype=torch.float64)
+    return images, torch.arange(count) % 3
+
+
+def network(*, norm: bool) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(2, 6, 3),
+        nn.BatchNorm2d(6) if norm else nn.Identity(),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(54, 3),
+    ]
+    return nn.Sequential(*layers).double()
+
+
+def found(group: Group, perturbation: WeightPerturbation) -> dict[str, Any]:
+    """What a weight perturbation finds on this process's share of one batch."""
+    model = network(norm=False)
+    images, labels = (group.part(rows) for rows in images_and_labels())
+
+    def losses() -> ExampleLosses:
+        logits = model(images)
+        each = F.cross_entropy(logits, labels, reduction="none")
+        return ExampleLosses(each, each.detach(), logits)
+
+    generator = torch.Generator().manual_seed(3)
+    result = perturb_weights(model, losses, perturbation, generator=generator, group=group)
+    diagnostics = result.diagnostics
+    return {
+        "offset": result.offset,
+        "fractions": diagnostics.mask_fractions,
+        "losses": (diagnostics.loss_before or 0.0, diagnostics.loss_after or 0.0),
+        "reusable": result.reusable is not None,
+    }
+
+
+PERTURBATIONS = [
+    WeightPerturbation.awp(gamma=0.2),
+    WeightPerturbation.rwp(gamma=0.5, c_min=1.05, num_weight_steps=10),  # runs empty on the way
+    WeightPerturbation(0.2, 3, "layer", "random", c_min=1.05),
+    WeightPerturbation.rwp(gamma=0.2, c_min=0.0, num_weight_steps=10),  # empty at once
+]
+
+
+def all_found(group: Group) -> list[dict[str, Any]]:
+    return [found(group, perturbation) for perturbation in PERTURBATIONS]
+
+
+def test_the_perturbation_is_that_of_the_whole_batch(tmp_path: Path) -> None:
+    alone = all_found(ALONE)
+    ranks = run_ranks(all_found, 2, tmp_path / "meeting")
+    steps = [len(one["fractions"]) for one in alone]
+    assert steps[0] == 1
+    assert 2 < steps[1] < 11
+    assert alone[1]["fractions"][-1] == 0
+    assert alone[3]["reusable"]
+    for index, one in enumerate(alone):
+        for rank in ranks:
+            assert rank[index]["fractions"] == one["fractions"]
+            assert rank[index]["losses"] == pytest.approx(one["losses"], rel=1e-12)
+            assert rank[index]["reusable"] == one["reusable"]
+            torch.testing.assert_close(rank[index]["offset"], one["offset"])
+        first, second = (rank[index]["offset"] for rank in ranks)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def normalized(group: Group, *, together: bool) -> dict[str, Tensor]:
+    """A pass through batch normalization, its gradients and its running statistics."""
+    model = network(norm=True).train()
+    if together:
+        model = normalize_together(model, group)
+    images, labels = images_and_labels()
+    images.requires_grad_()
+    logits = model(group.part(images))
+    F.cross_entropy(logits, group.part(labels), reduction="sum").backward()
+    group.add_up_([images.grad])  # a process knows the gradient of its own images alone
+    group.add_up_([parameter.grad for parameter in model.parameters()])
+    average_statistics(model, group)
+    gradients = {f"gradient of {name}": p.grad for name, p in model.named_parameters()}
+    return model.state_dict() | gradients | {"images": images.grad}
+
+
+def normalized_together(group: Group) -> dict[str, Tensor]:
+    return normalized(group, together=True)
+
+
+def normalized_apart(group: Group) -> dict[str, Tensor]:
+    return normalized(group, together=False)
+
+
+def test_batch_statistics_of_the_whole_batch(tmp_path: Path) -> None:
+    alone = normalized(ALONE, together=True)
+    for rank in run_ranks(normalized_together, 3, tmp_path / "meeting"):
+        assert rank.keys() == alone.keys()
+        torch.testing.assert_close(rank, alone, rtol=1e-10, atol=1e-12)
+
+
+def test_batch_statistics_of_the_shares_are_averaged(tmp_path: Path) -> None:
+    images, _ = images_and_labels()
+    hidden = network(norm=True)[0](images)
+    shares = [hidden[rank::2].transpose(0, 1).flatten(1) for rank in range(2)]
+    mean = sum(0.1 * share.mean(1) for share in shares) / 2
+    variance = sum(0.9 + 0.1 * share.var(1) for share in shares) / 2
+    for rank in run_ranks(normalized_apart, 2, tmp_path / "meeting"):
+        torch.testing.assert_close(rank["1.running_mean"], mean.detach())
+        torch.testing.assert_close(rank["1.running_var"], variance.detach())
+
+
+def train(group: Group, text: str, root: Path, output: Path, norm: bool) -> list[str]:
+    """One training; `norm=False` leaves the batch normalization out of the network."""
+    build = jobs.new_network
+
+    def without_norm(network: dict[str, Any]) -> nn.Module:
+        model = build(network)
+        for name, layer in list(model.named_modules()):
+            if isinstance(layer, nn.BatchNorm2d):
+                model.set_submodule(name, nn.Identity())
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not norm:
+            patch.setattr(jobs, "new_network", without_norm)
+        spec = TrainSpec.parse(text, where="test")
+        train_run(spec, root=root, fingerprint=f"{output.name}", output=output, group=group)
+    return []
+
+
+def outcome(folder: Path) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    rows = [{key: row[key] for key in row.keys() - set(TIMINGS)} for row in rows]
+    return torch.load(folder / "last.pt", weights_only=True)["weights"], rows
+
+
+def compared(
+    params: Params, recipe: str, threat: str, root: Path, tmp_path: Path, *, norm: bool
+) -> float:
+    """The largest difference between the weights of one process and those of two."""
+    text = spec_of(params, recipe, threat).canonical()
+    train(ALONE, text, root, tmp_path / "alone", norm)
+    run_ranks(train, 2, tmp_path / "meeting", text, root, tmp_path / "together", norm)
+    (weights, rows), (other_weights, other_rows) = map(
+        outcome, (tmp_path / "alone", tmp_path / "together")
+    )
+    assert [sorted(row) for row in rows] == [sorted(row) for row in other_rows]
+    for row, other in zip(rows, other_rows, strict=True):
+        assert {key: pytest.approx(row[key], abs=1e-5) for key in row} == other
+    assert weights.keys() == other_weights.keys()
+    differences = [weights[name].double() - other_weights[name] for name in weights]
+    return max(float(difference.abs().max()) for difference in differences)
+
+
+@pytest.fixture(scope="session")
+def brief(committed: dict[str, Any]) -> Params:
+    """Two epochs of four steps; the second is perturbed."""
+    content = tiny_settings(committed)
+    content["suites"]["demo"]["training"] |= {"epochs": 2, "batch_size": 256}
+    content["suites"]["demo"]["figures"]["fig2"]["epochs"] = [2]
+    return check_params(content)
+
+
+# Over a longer training, a rounding error that turns the sign of one pixel's gradient is felt.
+@pytest.mark.parametrize(
+    ("recipe", "threat", "norm"),
+    [
+        ("at-rwp", "linf", True),
+        *[
+            pytest.param(recipe, threat, norm, marks=pytest.mark.slow)
+            for recipe, threat in (("at-awp", "l2"), ("trades-rwp", "linf"), ("rst-rwp", "linf"))
+            for norm in (True, False)
+        ],
+    ],
+)
+def test_a_training_in_two_processes_is_that_of_one(
+    recipe: str, threat: str, norm: bool, shared_root: Path, tmp_path: Path, brief: Params
+) -> None:
+    assert compared(brief, recipe, threat, shared_root, tmp_path, norm=norm) < 1e-5
+
+
+def train_until(
+    group: Group, text: str, root: Path, output: Path, stop_at: int, told: int
+) -> tuple[int, int]:
+    """Train until process `told` gets SIGTERM in a step; where the training then stands."""
+    steps, original = [], Training._step
+
+    def step(self: Training, indices: Any) -> None:
+        steps.append((self.progress.epoch, self.progress.step))
+        if len(steps) == stop_at and group.rank == told:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self, indices)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "_step", step)
+        with pytest.raises(Interrupted):
+            train(group, text, root, output, True)
+    return steps[-1]
+
+
+def test_stopped_and_resumed_by_another_number_of_processes(
+    shared_root: Path, tmp_path: Path, brief: Params
+) -> None:
+    text = spec_of(brief, "at-rwp").canonical()
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(ALONE, text, shared_root, whole, True)
+    assert train_until(ALONE, text, shared_root, parts, 3, 0) == (0, 2)
+    two = run_ranks(train_until, 2, tmp_path / "meeting", text, shared_root, parts, 3, 1)
+    assert two == [(1, 1)] * 2  # both left after the step in which one was told
+    assert not (parts / "last.pt").exists()
+    train(ALONE, text, shared_root, parts, True)
+    (weights, rows), (other_weights, other_rows) = outcome(whole), outcome(parts)
+    torch.testing.assert_close(other_weights, weights, rtol=0, atol=1e-5)
+    for row, other in zip(rows, other_rows, strict=True):
+        assert {key: pytest.approx(row[key], abs=1e-5) for key in row} == other
+
+
+class Several(Group):
+    """So many processes, of which only the number is asked for."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+class Drifted(Several):
+    """Another process has a larger check sum."""
+
+    def largest(self, value: int) -> int:
+        return value + 1
+
+
+def test_processes_that_drift_apart_are_found() -> None:
+    model = network(norm=True).float()
+    check_same_weights(model, ALONE, name="run")
+    check_same_weights(model, Several(2), name="run")
+    with pytest.raises(UserError, match="expected the same weights in all 2 processes"):
+        check_same_weights(model, Drifted(2), name="run")
+
+
+@pytest.mark.parametrize(
+    ("size", "compiled", "message"),
+    [
+        (100, False, "expected at most 85 processes, as many as the smallest batch has images"),
+        (2, True, "expected training.compile false with several GPUs, got true"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(
+    size: int, compiled: bool, message: str, shared_root: Path, brief: Params
+) -> None:
+    spec = spec_of(brief, "at")
+    optimization = spec.optimization.model_copy(update={"compile": compiled})
+    spec = spec.model_copy(update={"optimization": optimization})
+    with pytest.raises(UserError, match=message):
+        prepare(spec, input_paths(spec, shared_root), torch.device("cpu"), Several(size))

@@ -1,0 +1,154 @@
+"""What goes beyond objective and perturbation: removal, averaging, and the checkpoints kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rwp.config.figures import landscape_spec
+from rwp.config.load import check_params
+from rwp.config.schema import Params
+from rwp.config.specs import TrainSpec
+from rwp.core.lsc import loss_groups
+from rwp.evaluation.landscape import measure_landscape
+from rwp.training.checkpoint import load_network
+from rwp.training.jobs import train_run
+from rwp.training.loop import Training
+from tests.conftest import tiny_settings
+from tests.training.conftest import spec_of
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["weights"]
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def short(spec: TrainSpec, **changes: Any) -> TrainSpec:
+    """One epoch of a few steps."""
+    optimization = spec.optimization.model_copy(update={"epochs": 1})
+    few = {"optimization": optimization, "keep_epochs": (), "held_out_fraction": 0.8}
+    return spec.model_copy(update=few | changes)
+
+
+@pytest.fixture(scope="module")
+def plain(shared_root: Path, tmp_path_factory: pytest.TempPathFactory, tiny: Params) -> Path:
+    """AT for one epoch."""
+    output = tmp_path_factory.mktemp("at")
+    return train_run(short(spec_of(tiny, "at")), root=shared_root, fingerprint="at", output=output)
+
+
+def test_nothing_below_zero_is_removed(
+    plain: Path, shared_root: Path, tmp_path: Path, tiny: Params
+) -> None:
+    spec = short(spec_of(tiny, "at"), remove_below=0.0)
+    folder = train_run(spec, root=shared_root, fingerprint="zero", output=tmp_path)
+    ours, theirs = weights(folder / "last.pt"), weights(plain / "last.pt")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert rows(folder)[0]["share_removed"] == 0
+
+
+def test_removed_examples_leave_momentum_and_decay(
+    shared_root: Path, tmp_path: Path, tiny: Params
+) -> None:
+    """Where a whole batch is removed, weights only decay: exactly (1 - lr * decay) each step."""
+    spec = short(spec_of(tiny, "at"), remove_below=1e6)
+    optimization = spec.optimization.model_copy(update={"momentum": 0.0, "schedule": "constant"})
+    spec = spec.model_copy(update={"optimization": optimization})
+    start = short(spec, optimization=optimization.model_copy(update={"learning_rate": 1e-12}))
+    untouched = train_run(start, root=shared_root, fingerprint="start", output=tmp_path / "start")
+    folder = train_run(spec, root=shared_root, fingerprint="all", output=tmp_path / "all")
+    assert rows(folder)[0]["share_removed"] == 1
+    before, after = weights(untouched / "last.pt"), weights(folder / "last.pt")
+    name = next(name for name in after if name.endswith("weight") and after[name].ndim == 4)
+    num_steps = 4  # a fifth of 1,005 images in batches of 64
+    shrunk = (
+        before[name] * (1 - optimization.learning_rate * optimization.weight_decay) ** num_steps
+    )
+    torch.testing.assert_close(after[name], shrunk, rtol=1e-5, atol=1e-7)
+
+
+def test_the_moving_average_is_what_is_kept(
+    plain: Path,
+    shared_root: Path,
+    tmp_path: Path,
+    tiny: Params,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Training itself is that of AT; what is saved is the recurrence a <- d a + (1 - d) w."""
+    seen: list[dict[str, torch.Tensor]] = []
+    original = Training._step
+
+    def step(self: Training, batch: Any) -> None:
+        original(self, batch)
+        seen.append({name: value.clone() for name, value in self.model.state_dict().items()})
+
+    monkeypatch.setattr(Training, "_step", step)
+    decay = 0.9
+    spec = short(spec_of(tiny, "at"), average_decay=decay)
+    folder = train_run(spec, root=shared_root, fingerprint="average", output=tmp_path)
+    theirs = weights(plain / "last.pt")
+    assert all(torch.equal(seen[-1][name], theirs[name]) for name in theirs)
+    kept = weights(folder / "last.pt")
+    for name in kept:
+        if kept[name].is_floating_point():
+            average = seen[0][name].double()
+            for state in seen[1:]:
+                average = decay * average + (1 - decay) * state[name].double()
+            torch.testing.assert_close(kept[name].double(), average, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def kept(
+    shared_root: Path, tmp_path_factory: pytest.TempPathFactory, committed: dict[str, Any]
+) -> tuple[Params, Path]:
+    """A run that keeps checkpoints for Figure 2, in a project of its own."""
+    root = tmp_path_factory.mktemp("kept")
+    (root / "data").symlink_to(shared_root / "data")
+    params = check_params(tiny_settings(committed))
+    train_run(spec_of(params, "at"), root=root, fingerprint="f")
+    return params, root
+
+
+def test_each_checkpoint_is_of_its_epoch(kept: tuple[Params, Path]) -> None:
+    params, root = kept
+    spec = spec_of(params, "at")
+    folder = root / spec.key.directory
+    assert spec.keep_epochs == (1, 3)
+    epochs = [load_network(path)[1]["epoch"] for path in sorted(folder.glob("checkpoints/*.pt"))]
+    assert epochs == [0, 2]
+    ours, last = weights(folder / "checkpoints" / "epoch3.pt"), weights(folder / "last.pt")
+    assert all(torch.equal(ours[name], last[name]) for name in last)
+    history = rows(folder)
+    record = json.loads((folder / "run.json").read_text())
+    best = max(history, key=lambda row: row["test_robust_accuracy"])
+    assert record["best_on_test"] == best
+    assert load_network(folder / "best_on_test.pt")[1]["epoch"] == best["epoch"]
+
+
+def test_the_landscape_of_kept_checkpoints(kept: tuple[Params, Path], tmp_path: Path) -> None:
+    params, root = kept
+    spec = landscape_spec(params, "demo", "fig2")
+    output = tmp_path / "fig2.csv"
+    measure_landscape(spec, root=root, fingerprint="print", output=output)
+    with output.open(newline="") as stream:
+        found = list(csv.DictReader(stream))
+    assert {row["epoch"] for row in found} == {"1", "3"}
+    assert {float(row["offset"]) for row in found} == {-1.0, 0.0, 1.0}
+    for row in found:
+        low, high = map(float, row["group"].split("-"))
+        if float(row["offset"]) == 0:  # the checkpoint itself
+            assert float(row["change"]) == 0
+            assert low <= float(row["loss"]) < high
+    sizes = {(row["epoch"], row["group"]): int(row["num_examples"]) for row in found}
+    assert 0 < sum(n for (epoch, _), n in sizes.items() if epoch == "3") <= 854
+    record = json.loads(output.with_suffix(".json").read_text())
+    assert record["fingerprint"] == "print"
+    assert loss_groups(torch.tensor([2.999, 3.0]), spec.edges).tolist() == [5, -1]
