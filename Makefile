@@ -73,6 +73,9 @@ test-kubernetes: extra-kubernetes
 
 # MLflow on a Postgres of its own, both on the loopback.
 test-mlflow-server: extra-server
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { \
+		apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q postgresql >/dev/null; } \
+		|| { echo "make $@: expected Postgres, or root and apt-get to install it; got neither" >&2; exit 2; }
 	@python -m pytest -m mlflow_server tests/cluster
 
 # The robustbench package pins other versions than ours and so gets an environment of its own; it

@@ -130,7 +130,7 @@ def _running(
                 continue
 
 
-def _wait_for(condition, folder: Path, *, seconds: float = 120) -> None:
+def _wait_for(condition, folder: Path, *, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

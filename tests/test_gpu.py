@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+import yte
 
 from rwp.errors import UserError
 from rwp.gpu import ALLOCATIONS, take_slots, visible_gpus
@@ -152,6 +153,21 @@ def test_a_share_that_is_no_number(share: str, monkeypatch: pytest.MonkeyPatch) 
         take_slots(["0"]),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("hidden", "share", "slots"),
+    [("0,1", None, 2), ("0,1", "3", 6), ("2", "x", 1), ("", "2", 1000), ("-1", None, 1000)],
+)
+def test_snakemake_starts_as_many_jobs_as_there_are_slots(
+    hidden: str, share: str | None, slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1000: no GPU, so the cores alone limit the jobs."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    if share is not None:
+        monkeypatch.setenv("RWP_JOBS_PER_GPU", share)
+    with (ROOT / "profiles/default/config.yaml").open() as profile:
+        assert yte.process_yaml(profile)["resources"]["gpu"] == slots
 
 
 @pytest.mark.slow

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rwp.errors import UserError
-from rwp.gpu import visible_gpus
 
 if TYPE_CHECKING:
     from rwp.core.group import Group
@@ -81,7 +80,7 @@ def join() -> Iterator[tuple[Group, str]]:
 
     _end_with_parent()
     device, backend = "cpu", "gloo"
-    if visible_gpus():
+    if torch.cuda.is_available():
         local, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         if here > torch.cuda.device_count():
             raise UserError(

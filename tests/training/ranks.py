@@ -13,7 +13,7 @@ import torch.distributed as dist
 from rwp.core.group import Group, Processes
 
 # The last is what torch.optim imports when it is first used; not once more in each process.
-_PRELOAD = ["rwp.training.jobs", "tests.training.ranks", "torch._dynamo"]
+_PRELOAD = ["rwp.training.jobs", "tests.training.test_distributed", "torch._dynamo"]
 
 
 def _rank(

@@ -1,0 +1,52 @@
+"""The sums behind docs/scaling.md."""
+
+from __future__ import annotations
+
+import pytest
+from benchmarks.scale_bill import jobs_of, makespan, rates, step_passes
+from benchmarks.scale_rates import NETWORKS
+
+from rwp.config.lookup import run_key
+from rwp.config.schema import Params
+from rwp.config.trainings import train_spec
+
+# In forward passes, a backward pass to the weights being two and one to the images one.
+DOCUMENTED = {
+    "at": 23,
+    "at-awp": 26,
+    "at-rwp": 53,
+    "trades": 27,
+    "trades-awp": 33,
+    "trades-rwp": 87,
+    "rst-rwp": 87,
+    "natural": 3,
+}
+
+
+@pytest.mark.parametrize("recipe", DOCUMENTED)
+def test_a_step_costs_what_is_documented(recipe: str, params: Params) -> None:
+    place = {"dataset": "cifar10", "threat": "linf", "seed": 0}
+    spec = train_spec(params, run_key(params, "paper", recipe=recipe, **place))
+    passes = step_passes(spec, perturbed=True)
+    assert passes.forward + 2 * passes.weights + passes.attack == DOCUMENTED[recipe]
+
+
+def test_the_paper_has_28_trainings_and_9_evaluations() -> None:
+    jobs = jobs_of("paper", survivors=0.5)
+    evaluations = [job for job in jobs if job.name.startswith("evaluation")]
+    assert (len(jobs), len(evaluations)) == (37, 9)
+    teacher = next(job.name for job in jobs if "/natural/" in job.name)
+    assert sum(job.after == teacher for job in jobs) == 3
+
+
+@pytest.mark.parametrize(("workers", "end"), [(1, 10), (2, 5), (64, 5)])
+def test_when_the_last_job_ends(workers: int, end: float) -> None:
+    costs = {"a": 3.0, "after a": 2.0, "b": 4.0, "c": 1.0}
+    after = {"a": None, "after a": "a", "b": None, "c": None}
+    assert makespan(costs, after, workers) == end
+
+
+def test_every_network_has_its_rates() -> None:
+    found = rates()
+    assert found.keys() >= NETWORKS.keys()
+    assert all(min(passes) > 0 for _, passes in found.values())
