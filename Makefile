@@ -15,7 +15,7 @@ PROGRESS := $(shell test -t 2 && echo --logger rich || echo --quiet rules reason
 EXTRAS := slurm kubernetes remotes server
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo demo-full test test-slow test-faults test-robustbench test-slurm test-kubernetes test-mlflow-server lint format bench scale image ui lock clean
+.PHONY: setup demo demo-full test test-slow test-faults test-robustbench test-slurm test-kubernetes test-mlflow-server audit lint format bench scale image ui lock clean
 
 setup: $(STAMP)
 
@@ -55,13 +55,13 @@ demo-full: setup
 	$(call build,demo-full,$(DEMO_FULL))
 
 test: setup
-	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not slurm and not kubernetes and not mlflow_server" --cov --cov-report term
+	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not faults and not slurm and not kubernetes and not mlflow_server" --cov --cov-report term
 
 test-slow: setup
-	@python -m pytest -m "slow"
+	@python -m pytest -m "slow and not faults"
 
 test-faults: setup
-	@python -m pytest -m "faults"
+	@python -m pytest -n $(CORES) --dist loadfile -m "faults" tests/faults
 
 # A Slurm of one node on the loopback, from Debian's packages; stops what it starts. As root.
 test-slurm: extra-slurm
@@ -92,6 +92,12 @@ lint: setup
 	lint-imports
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+
+# Known vulnerabilities of the locked packages; pip-audit is locked too, in a folder of its own.
+audit: setup
+	@test -d $(VENV)/audit || $(BIN)/python -m pip install -q --disable-pip-version-check \
+		--require-hashes --target $(VENV)/audit -r workflow/envs/audit.lock
+	@PYTHONPATH=$(CURDIR)/$(VENV)/audit $(BIN)/python .ci/audit.py
 
 format: setup
 	ruff check --fix .
@@ -125,6 +131,7 @@ image:
 lock:
 	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 requirements.in -o requirements.lock
 	echo uv | uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 - -o workflow/envs/uv.lock
+	echo pip-audit | uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 - -o workflow/envs/audit.lock
 	for extra in $(EXTRAS); do \
 		python3 -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 			print(*project["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra | uv pip compile \

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from rwp.errors import UserError
-from rwp.files import atomic_write, read_json, write_json
+from rwp.files import atomic_write, read_json, read_object, write_json, write_text
 
 
 @pytest.mark.parametrize(
@@ -52,5 +55,58 @@ def test_reading_what_is_no_json(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected a JSON file, found none; build it first"):
         read_json(path)
     path.write_text('{"cut": ')
+    with pytest.raises(UserError, match="expected JSON, got something else"):
+        read_json(path)
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_living_ones_is_not(tmp_path: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "from rwp.files import atomic_write\n"
+        "with atomic_write(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('half')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    path = tmp_path / "record.json"
+    subprocess.run([sys.executable, "-c", program, str(path)], check=False, timeout=60)
+    (abandoned,) = tmp_path.iterdir()
+    with atomic_write(path) as mine:
+        assert not abandoned.exists()
+        mine.write_text("first")
+        write_text(path, "second")
+        assert mine.exists()
+    assert path.read_text() == "first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_bytes_are_on_the_disk_before_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen = tmp_path / "record.json", []
+    original = os.fsync
+
+    def fsync(handle: int) -> None:
+        seen.append((os.readlink(f"/proc/self/fd/{handle}"), path.exists()))
+        original(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(path, "content")
+    (first, named), (second, _) = seen
+    assert first.endswith(".tmp")
+    assert not named
+    assert second == str(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '"text"', "null"])
+def test_a_record_is_an_object(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"run\.json: expected a record \(a JSON object\), got"):
+        read_object(path)
+
+
+def test_lists_in_lists_in_lists(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text("[" * 200_000)
     with pytest.raises(UserError, match="expected JSON, got something else"):
         read_json(path)

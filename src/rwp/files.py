@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -17,6 +19,8 @@ from rwp.errors import UserError
 _ADVICE = {
     errno.ENOSPC: "no space is left there; free some and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some and run the same command again",
+    errno.EFBIG: "files may not be that large there; raise the limit (ulimit -f)",
+    errno.EIO: "the disk does not answer as it should; check it or write to another place",
     errno.EACCES: "no permission to write there; change its owner or mode",
     errno.EPERM: "no permission to write there; change its owner or mode",
     errno.EROFS: "the file system is read-only; write to another place",
@@ -30,19 +34,24 @@ _ADVICE = {
 def atomic_write(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it into place on success, remove it on failure.
 
+    The bytes are on the disk before the name is, so a power cut leaves the old file or the new
+    one. What a killed process left half-written for the same `path` is removed.
+
     Raises:
         UserError: the place cannot be written (no space, no permission, in the way).
     """
     target = Path(path)
     temporary: Path | None = None
+    lock = -1
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
+        _remove_abandoned(target)
+        lock, temporary = _locked_temporary(target)
         yield temporary
         temporary.chmod(0o666 & ~_umask())
+        _to_disk(temporary)
         temporary.replace(target)
+        _to_disk(target.parent)
     except OSError as error:
         if error.errno in _ADVICE:
             raise UserError(
@@ -52,6 +61,49 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if lock >= 0:
+            os.close(lock)
+
+
+def _locked_temporary(target: Path) -> tuple[int, Path]:
+    """A fresh file beside `target`, locked as long as this process writes it."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: nobody can take it for abandoned either
+            return handle, Path(name)
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)  # taken for abandoned between its making and its locking
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove temporaries of `target` whose writer is gone: the kernel has freed their lock."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        try:
+            handle = os.open(path, os.O_RDWR)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+        except OSError:
+            continue
+        finally:
+            os.close(handle)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file or a folder's table of names is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems know no fsync
+            raise
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:
@@ -81,10 +133,25 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: expected a JSON file, found none; build it first") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no text, no JSON, or lists in lists in lists
         raise UserError(
             f"{path}: expected JSON, got something else ({error}); delete it and build it again"
         ) from error
+
+
+def read_object(path: Path | str) -> dict[str, Any]:
+    """Read a JSON file that holds one object, as all records do.
+
+    Raises:
+        UserError: the file is missing, is not JSON, or is another kind of JSON.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path}: expected a record (a JSON object), got {type(content).__name__};"
+            " delete it and build it again"
+        )
+    return content
 
 
 def sha256_file(path: Path | str) -> str:

@@ -40,6 +40,20 @@ def visible_gpus() -> list[str]:
     return found.stdout.split()
 
 
+def ask_for_determinism() -> None:
+    """Let a GPU compute the same bits each time, for some speed; a CPU does so anyway.
+
+    Sets what cuBLAS reads when it starts, so call it before torch is imported elsewhere. An
+    operation that has no such implementation is an error from here on.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
 @contextmanager
 def claim(*, count: int = 1, poll_seconds: float = 0.2) -> Iterator[str]:
     """Wait for free slots on so many GPUs and hold them.

@@ -12,17 +12,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rwp.config.specs import TrainSpec
 from rwp.errors import UserError
 from rwp.panels import panel_metrics, panel_name
+from rwp.patience import Patience
 from rwp.training.recorder import Row
 
-T = TypeVar("T")
 log = logging.getLogger("rwp.tracking")
 
 QUIET_SECONDS = 300.0  # after a failure the server is left alone for this long
+# A training ends at most a minute later for a server's sake. A local store may take its time
+# while eight jobs create it at once.
+_SERVER = {"per_call": 25.0, "in_all": 45.0}
+_FILE = {"per_call": 120.0, "in_all": 120.0}
 _DEFAULTS = {
     # MLflow's own defaults wait four minutes for a server that refuses, twenty for one that hangs.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -49,6 +53,7 @@ class Tracker:
         self._rows: list[tuple[int, Row]] = []  # not yet mirrored, with their time in ms
         self._quiet_until = 0.0
         self._client: Any = None
+        self._patience, self._warned = _patience(root), False
 
     def start(self, run_id: str | None) -> None:
         """Find or create the MLflow run."""
@@ -62,6 +67,7 @@ class Tracker:
 
     def finish(self, status: str, artifacts: dict[str, str]) -> None:
         """Close the MLflow run and say where the files lie."""
+        self._quiet_until = 0.0  # the last chance to say it
         self._try(self._finish, status, artifacts)
 
     def sync(self, rows: list[Row], status: str) -> int:
@@ -74,7 +80,8 @@ class Tracker:
             self._connect()
             known = {
                 point.step
-                for point in self._client.get_metric_history(self.run_id, panel_name("train_loss"))
+                for name in ("train_loss", "learning_rate")  # the loss of a diverged epoch is null
+                for point in self._client.get_metric_history(self.run_id, panel_name(name))
             }
             self._rows = [
                 (int(time.time() * 1000), row) for row in rows if row["epoch"] not in known
@@ -84,22 +91,27 @@ class Tracker:
         except Exception as error:
             raise UserError(
                 f"{tracking_uri(self.root)}: expected a tracking server, got"
-                f" {str(error).strip().splitlines()[0][:200]}; start it, or check"
-                f" MLFLOW_TRACKING_URI"
+                f" {_reason(error)}; start it, or check MLFLOW_TRACKING_URI"
             ) from error
         return count
 
     def _try(self, action: Callable[..., None], *arguments: Any) -> None:
-        if time.monotonic() < self._quiet_until:
+        if self._patience.exhausted or time.monotonic() < self._quiet_until:
             return
         try:
-            if self._client is None:
-                self._connect()
-            action(*arguments)
+            self._patience.call(self._connected, action, *arguments)
+            self._warned = False
         except Exception as error:  # whatever it is, training goes on
             self._quiet_until = time.monotonic() + QUIET_SECONDS
-            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-            log.warning("MLflow: no answer, training goes on without it: %s", reason[0][:200])
+            text = "MLflow: no answer, training goes on without it: %s; later: rwp track sync"
+            if not self._warned:
+                log.warning(text, _reason(error))
+            self._warned = True
+
+    def _connected(self, action: Callable[..., None], *arguments: Any) -> None:
+        if self._client is None:
+            self._connect()
+        action(*arguments)
 
     def _connect(self) -> None:
         if self._client is not None:
@@ -138,14 +150,18 @@ class Tracker:
     def _flush(self) -> None:
         from mlflow.entities import Metric
 
-        metrics = [
-            Metric(name, value, timestamp, row["epoch"])
-            for timestamp, row in self._rows
-            for name, value in panel_metrics(row)
-        ]
-        for start in range(0, len(metrics), _CHUNK):
-            self._client.log_batch(self.run_id, metrics=metrics[start : start + _CHUNK])
-        self._rows.clear()
+        while self._rows:  # whole epochs per request, so that a row is there or is not
+            metrics: list[Any] = []
+            count = 0
+            for timestamp, row in self._rows:
+                values = panel_metrics(row)
+                own = [Metric(name, value, timestamp, row["epoch"]) for name, value in values]
+                if count and len(metrics) + len(own) > _CHUNK:
+                    break
+                metrics += own
+                count += 1
+            self._client.log_batch(self.run_id, metrics=metrics)
+            del self._rows[:count]
 
     def _finish(self, status: str, artifacts: dict[str, str]) -> None:
         self._flush()
@@ -202,12 +218,25 @@ def log_evaluation(
     """Add an evaluation's figures to the MLflow run of the training; never raises."""
     if run_id is None:
         return
-    try:
+
+    def write() -> None:
         client, _ = connect(root, suite)
         for name, value in metrics.items():
             client.log_metric(run_id, name, value)
+
+    try:
+        _patience(root).call(write)
     except Exception as error:
-        log.warning("MLflow: the evaluation is not logged there: %s", str(error)[:200])
+        log.warning("MLflow: the evaluation is not logged there: %s", _reason(error))
+
+
+def _patience(root: Path) -> Patience:
+    return Patience(**(_FILE if tracking_uri(root).startswith(("sqlite", "file")) else _SERVER))
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -118,11 +118,25 @@ def test_records_that_are_none_are_one_line_each(project: Project) -> None:
         ("train --resolved {} --fingerprint f", "--resolved: expected a complete TrainSpec"),
         ("evaluate --resolved x --fingerprint f", "--resolved: expected a complete Eval"),
         (f"evaluate --checkpoint {checkpoint}", "run.json: expected a complete RunKey"),
-        ("track sync", "run.json: expected a complete TrainSpec"),
+        ("track sync", "run.json: expected the status finished, collapsed or diverged"),
     ]
     for words, part in cases:
         assert_one_line(project.run("rwp", *words.split()), part)
     assert "stale" in project.run("rwp", "plan").stdout
+
+
+def test_determinism_is_recorded_and_changes_no_fingerprint(project_with_data: Project) -> None:
+    project = project_with_data
+    path = project.folder / "results/demo/runs/digits/linf/small/at/seed0/run.json"
+    records = []
+    for words in ((), ("--deterministic",)):
+        result = project.run("rwp", "train", "--no-tracking", *words)
+        assert result.returncode == 0, result.stderr
+        records.append(json.loads(path.read_text()))
+    usual, asked = records
+    assert (usual["deterministic"], asked["deterministic"]) == (False, True)
+    assert usual["fingerprint"] == asked["fingerprint"]
+    assert usual["best"]["test_robust_accuracy"] == asked["best"]["test_robust_accuracy"]
 
 
 def test_another_networks_checkpoint_is_refused(project_with_data: Project) -> None:

@@ -31,6 +31,26 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: demo(s)["threat_models"]["linf"].update(epsilon="big"),
         r"expected a radius such as 8/255, got 'big'",
     ),
+    "a learning rate that is no number": (
+        lambda s: demo(s)["training"].update(learning_rate=float("nan")),
+        r"training\.learning_rate.*expected a finite number, got nan",
+    ),
+    "an infinite gamma": (
+        lambda s: demo(s)["perturbations"]["awp"].update(gamma=float("inf")),
+        r"perturbations\.awp\.gamma.*expected a finite number, got inf",
+    ),
+    "a number of 400 digits": (
+        lambda s: demo(s)["training"].update(epochs=-(10**400)),
+        r"training\.epochs.*expected ",
+    ),
+    "a radius of 400 digits": (
+        lambda s: demo(s)["threat_models"]["linf"].update(epsilon="1e400"),
+        r"threat_models\.linf\.epsilon.*expected a radius such as 8/255, got '1e400'",
+    ),
+    "PGD of no steps": (
+        lambda s: demo(s)["evaluation"]["attacks"]["pgd-20"].pop("num_steps"),
+        r"evaluation\.attacks\.pgd-20: expected num_steps for pgd, got none; add num_steps",
+    ),
     "negative epochs": (
         lambda s: demo(s)["training"].update(epochs=-1),
         r"training\.epochs.*expected a number above 0, got -1",
@@ -113,6 +133,9 @@ def test_one_clear_line(name: str, settings: dict[str, Any]) -> None:
         ("just words", r"expected a table of settings, got str"),
         ("a: 2020-01-01", r"expected numbers, texts, lists and tables"),
         ("\x00\x01", r"expected YAML"),
+        ("a: 2022-13-45", r"expected YAML, got month must be in 1\.\.12"),
+        ("a: &a [*a]", r"expected numbers, texts, lists and tables"),
+        ("[" * 20_000, r"expected (YAML|a table)"),
     ],
 )
 def test_file_that_is_no_settings_file(tmp_path: Path, text: str, message: str) -> None:

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from rwp.config.schema import Params
 from rwp.errors import UserError
-from rwp.training import jobs
+from rwp.training import loop, watch
 from rwp.training.jobs import Interrupted, train_run
 from rwp.training.loop import Training
 from rwp.training.state import RunState
@@ -93,7 +93,7 @@ def test_killed_and_resumed_to_the_bit(
     kill_after: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(jobs, "CHECKPOINT_SECONDS", checkpoint_seconds)
+    monkeypatch.setattr(watch, "CHECKPOINT_SECONDS", checkpoint_seconds)
     spec = spec_of(tiny, recipe)
     whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
     kill_after += [7, 14, 13]
@@ -137,6 +137,30 @@ def test_sigterm_saves_and_leaves(
     assert per_epoch == round(per_epoch)  # no step was taken twice
 
 
+def test_sigterm_while_it_measures(
+    shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measuring a large network takes minutes, which Slurm does not wait."""
+    spec = spec_of(tiny, "at-rwp")
+    whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
+    original, calls = loop.measure, []
+
+    def measure(*arguments: object, **options: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:  # the second split after the first epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "measure", measure)
+    with pytest.raises(Interrupted):
+        train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    assert len(calls) == 2
+    resumed = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    assert_same(whole, resumed)
+    passes = [json.loads((f / "run.json").read_text())["passes"] for f in (whole, resumed)]
+    assert passes[0] == passes[1]
+
+
 def test_a_second_process_on_the_run_is_refused(
     shared_root: Path, tmp_path: Path, tiny: Params
 ) -> None:
@@ -162,12 +186,67 @@ def test_a_cut_checkpoint_is_set_aside(keep: int, tmp_path: Path) -> None:
     assert state.checkpoint.with_suffix(".unreadable").exists()
 
 
-def test_a_cut_history_line_is_not_used(tmp_path: Path) -> None:
-    state = RunState(tmp_path / "fingerprint")
+def test_the_history_is_the_checkpoints(
+    shared_root: Path, tmp_path: Path, tiny: Params, kill_after: list[int]
+) -> None:
+    """The file beside it is for people to look at; cut or gone, nothing is lost."""
+    spec = spec_of(tiny, "at")
+    whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
+    kill_after += [30]
+    with pytest.raises(_Killed):
+        train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    state = RunState(shared_root / ".state" / spec.key.name / FINGERPRINT)
+    assert state.history_file.read_text()
+    state.history_file.write_text('{"epoch": 0, "train_l')
+    resumed = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    assert_same(whole, resumed)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    shared_root: Path,
+    tmp_path: Path,
+    tiny: Params,
+    kill_after: list[int],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    spec = spec_of(tiny, "at-rwp")
+    whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
+    kill_after += [40]
+    with pytest.raises(_Killed):
+        train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    state = RunState(shared_root / ".state" / spec.key.name / FINGERPRINT)
+    state.checkpoint.write_bytes(state.checkpoint.read_bytes()[:5000])
+    resumed = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    assert_same(whole, resumed)
+    assert "checkpoint.pt: expected a checkpoint" in caplog.text
+    assert "the one before or the start is taken" in caplog.text
+
+
+def test_a_checkpoint_with_one_wrong_bit_is_not_used(tmp_path: Path) -> None:
+    state = RunState(tmp_path / "run" / "fingerprint")
     state.folder.mkdir(parents=True)
-    state.write_history([{"epoch": 0, "train_loss": 1.0}, {"epoch": 1, "train_loss": 0.5}])
-    text = state.history_file.read_text()
-    state.history_file.write_text(text[:-8])
-    assert [row["epoch"] for row in state.read_history(before_epoch=2)] == [0]
-    state.history_file.write_text(text)
-    assert [row["epoch"] for row in state.read_history(before_epoch=1)] == [0]
+    state.save({"weights": torch.ones(5000)})
+    whole = bytearray(state.checkpoint.read_bytes())
+    place = whole.index(torch.ones(100).numpy().tobytes()) + 50  # amid the weights
+    whole[place] ^= 1
+    state.checkpoint.write_bytes(whole)
+    assert state.load(torch.device("cpu")) is None
+
+
+def test_a_checkpoint_of_another_version_is_not_used(tmp_path: Path) -> None:
+    state = RunState(tmp_path / "run" / "fingerprint")
+    state.folder.mkdir(parents=True)
+    torch.save({"format": "rwp.state/0", "weights": {}}, state.checkpoint)
+    assert state.load(torch.device("cpu")) is None
+    assert state.checkpoint.with_suffix(".unreadable").exists()
+
+
+def test_best_networks_that_no_checkpoint_names_are_removed(tmp_path: Path) -> None:
+    state = RunState(tmp_path)
+    for epoch in (0, 3, 4, 7):
+        state.network("best", {"epoch": epoch}).touch()
+    state.network("best_on_test", {"epoch": 0}).touch()
+    state.network("epoch2", {"epoch": 1}).touch()
+    state.tidy({"best": {"epoch": 4}, "best_on_test": {"epoch": 0}})
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["best-3.pt", "best-4.pt", "best_on_test-0.pt", "epoch2-1.pt"]

@@ -16,6 +16,7 @@ from rwp.config.specs import OptimizationSpec
 from rwp.data.batches import epoch_batches
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
+from rwp.training import watch
 from rwp.training.checkpoint import load_network
 from rwp.training.guards import Stopped, check_epoch
 from rwp.training.jobs import input_paths, train_run
@@ -151,6 +152,28 @@ def test_a_run_that_collapses_is_marked_and_ends(
     assert "training loss is nan in epoch 1" in record["reason"]
     assert record["last"] is None
     load_network(folder / "last.pt")  # the last epoch that was in order, to be looked at
+
+
+def test_what_diverges_within_an_epoch_is_stopped_there_and_not_saved(
+    shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, steps = Training._step, []
+
+    def step(self: Training, batch: Any) -> None:
+        original(self, batch)
+        steps.append(self.progress.epoch)
+        if (self.progress.epoch, self.progress.step) == (1, 3):
+            next(self.model.parameters()).data.fill_(math.inf)
+
+    monkeypatch.setattr(Training, "_step", step)
+    monkeypatch.setattr(watch, "CHECKPOINT_SECONDS", 0)  # after each step, unless it is bad
+    folder = train_run(spec_of(tiny, "at"), root=shared_root, fingerprint="inf", output=tmp_path)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "diverged"
+    assert record["reason"] == "a weight is not finite in epoch 1, by step 4"
+    assert steps.count(1) == 4
+    network, _ = load_network(folder / "last.pt")
+    assert all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
 
 
 def test_missing_data_are_named(tmp_path: Path, tiny: Params) -> None:

@@ -3,67 +3,26 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.conftest import ROOT, Project, tiny_settings
+from tests.conftest import Project
+from tests.workflow.repository import CopiedProject, new_repository, small_settings
 from tests.workflow.test_dag import planned
 
 RUNS = "results/demo/runs/digits/linf/small"
 
 
-def small_settings(committed: dict[str, Any]) -> dict[str, Any]:
-    """Two defenses, one threat model."""
-    content = tiny_settings(committed)
-    demo = content["suites"]["demo"]
-    demo["table1"] |= {"threat_models": ["linf"], "recipes": ["at", "at-rwp"]}
-    demo["table2"] |= {"recipes": ["at", "at-rwp"], "reference_recipe": None}
-    demo["figures"]["fig3c"]["recipes"] = ["at", "at-rwp"]
-    attacks = demo["evaluation"]["attacks"]
-    attacks["autoattack"] = {"kind": "pgd", "num_steps": 4}  # AutoAttack has tests of its own
-    return content
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, committed: dict[str, Any]) -> Project:
     """A git and DVC repository in which `dvc repro` has built the suite."""
-    folder = tmp_path_factory.mktemp("built")
-    for name in ("Snakefile", "dvc.yaml", ".dvcignore", ".gitignore"):
-        shutil.copy(ROOT / name, folder / name)
-    for name in ("workflow", "profiles", "src"):
-        shutil.copytree(
-            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-        )
-    (folder / ".dvc").mkdir()
-    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
-    project = CopiedProject(folder, small_settings(committed))
-    for words in (
-        ("git", "init", "-q"),
-        ("git", "config", "user.email", "a@b.c"),
-        ("git", "config", "user.name", "a"),
-        ("git", "add", "."),
-        ("git", "commit", "-qm", "start"),
-    ):
-        subprocess.run(words, cwd=folder, check=True)
+    project = new_repository(tmp_path_factory.mktemp("built"), small_settings(committed))
     result = project.run("dvc", "repro")
     assert result.returncode == 0, result.stdout + result.stderr
     return project
-
-
-class CopiedProject(Project):
-    """A project with code of its own, which tests may edit."""
-
-    def environment(self) -> dict[str, str]:
-        return super().environment() | {"PYTHONPATH": str(self.folder / "src")}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return yaml.safe_load((self.folder / "params.yaml").read_text())
 
 
 @pytest.fixture

@@ -30,6 +30,9 @@ from rwp.errors import UserError
 from rwp.provenance import (
     chain as fingerprints,
 )  # Snakemake itself needs the name `chain`
+from rwp.provenance.links import own_files
+
+own_files(Path(".snakemake/metadata"))
 
 
 def leave(error):
@@ -302,12 +305,19 @@ def reported_files(suite):
 
 
 def suite_targets(suite):
+    """All that a suite leaves. Files inside the DAG are listed too: a retraining that failed is
+    then not hidden by an older table, and a deleted checkpoint or record is made again.
+    """
     base = base_of(suite)
     tables = [f"{base}/{name}" for name in ("table1.csv", "table2.csv", "report.html")]
     runs = [spec.key for spec in suite_specs(PARAMS, suite)]
-    # Networks are listed too: a retraining that failed is then not hidden by an older table.
-    networks = [run_file(key, "last.pt") for key in runs]
-    return tables + reported_files(suite) + networks
+    evaluated = table2_runs(PARAMS, suite)
+    return (
+        [*tables, f"{base}/metrics.json", *reported_files(suite)]
+        + [f"{base}/{name}_details.csv" for name in ("table1", "table2")]
+        + [path for key in runs for path in training_outputs(suite, key)]
+        + [path for key in evaluated for path in records(key)]
+    )
 
 
 def requested_targets():

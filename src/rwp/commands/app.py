@@ -24,6 +24,9 @@ from rwp.commands import (
 )
 from rwp.errors import UserError
 
+# How torch says that memory is used up, on a CPU and on a GPU.
+_MEMORY = ("DefaultCPUAllocator", "out of memory")
+
 app = typer.Typer(
     name="rwp",
     help="Robust Weight Perturbation for adversarial training: each step of the pipeline by hand."
@@ -52,17 +55,29 @@ def main() -> None:
     """Run a command; bad input is one line on standard error and exit code 2."""
     try:
         app()
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
-    except OSError as error:
-        if error.filename is None:
+    except Exception as error:
+        line = _advice(error)
+        if line is None:
             raise
-        sys.stderr.write(
-            f"error: {error.filename}: expected a file or folder that can be used, got"
-            f" {error.strerror}; check path, permissions and space\n"
-        )
+        sys.stderr.write(f"error: {line}\n")
         sys.exit(2)
+
+
+def _advice(error: Exception) -> str | None:
+    """What a person can do about an error; none: it is ours to fix, and its traceback helps."""
+    text = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return text
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            f"{error.filename}: expected a file or folder that can be used, got {error.strerror};"
+            f" check path, permissions and space"
+        )
+    if isinstance(error, ValueError) and ": expected " in text and ", got " in text:
+        return text  # `core` knows nothing of us, and says what is wrong with its input in this way
+    if isinstance(error, MemoryError) or any(word in text for word in _MEMORY):
+        return f"memory: expected enough for this step, got too little ({text[:200]}); lower sizes"
+    return None
 
 
 if __name__ == "__main__":

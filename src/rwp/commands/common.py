@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,9 +22,24 @@ Resolved = Annotated[
         help="The step's settings as one line of JSON, instead of names; the workflow's way."
     ),
 ]
+
+
+def _hash_like(value: str | None) -> str | None:
+    """A fingerprint names a folder, so it is letters and digits and nothing else."""
+    if value is not None and not re.fullmatch(r"[0-9a-z]{1,64}", value):
+        raise UserError(
+            f"--fingerprint: expected up to 64 letters and digits, got {value[:80]!r}; leave it"
+            " out to have it computed"
+        )
+    return value
+
+
 Fingerprint = Annotated[
     str | None,
-    typer.Option(help="What the step stands on; computed from params.yaml if not given."),
+    typer.Option(
+        help="What the step stands on; computed from params.yaml if not given.",
+        callback=_hash_like,
+    ),
 ]
 DEFAULT_PARAMS = Path("params.yaml")
 
@@ -57,7 +73,7 @@ def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -
     """The evaluation of a network that the pipeline trained, from the run.json beside it."""
     from rwp.config.evaluations import evaluation_spec
     from rwp.config.specs import RunKey
-    from rwp.files import read_json
+    from rwp.files import read_object
 
     if checkpoint is None:
         raise UserError("--checkpoint: expected a network, got none; e.g. results/.../best.pt")
@@ -69,7 +85,7 @@ def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -
             f" {checkpoint.name}; for weights from elsewhere add --arch NAME"
         )
     record = checkpoint.parent / "run.json"
-    key = RunKey.parse(read_json(record).get("key"), where=str(record))
+    key = RunKey.parse(read_object(record).get("key"), where=str(record))
     if (Path.cwd() / key.directory).resolve() != checkpoint.parent.resolve():
         raise UserError(
             f"{checkpoint}: expected the run below {key.directory}, got another folder;"

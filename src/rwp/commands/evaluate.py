@@ -86,7 +86,7 @@ def evaluate(
 
 
 def _evaluate_run(spec: EvaluationSpec, fingerprint: str, workers: int) -> None:
-    from rwp.files import read_json
+    from rwp.files import read_object
     from rwp.gpu import claim
     from rwp.panels import evaluation_metrics
 
@@ -103,7 +103,7 @@ def _evaluate_run(spec: EvaluationSpec, fingerprint: str, workers: int) -> None:
         )
     accuracies = _show(paths)
     metrics = evaluation_metrics(spec.checkpoint, accuracies)
-    run_id = read_json(root / spec.key.directory / "run.json").get("mlflow_run_id")
+    run_id = read_object(root / spec.key.directory / "run.json").get("mlflow_run_id")
     log_evaluation(run_id, metrics, root=root, suite=spec.key.suite)
 
 

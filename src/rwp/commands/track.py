@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -26,18 +25,16 @@ def sync(
     """
     from rwp.config.specs import TrainSpec
     from rwp.errors import UserError
-    from rwp.files import read_json
+    from rwp.reporting.runs import read_run_folder
     from rwp.tracking import Tracker
 
     records = sorted(folder.rglob("run.json"))
     if not records:
         raise UserError(f"{folder}: expected runs below it, found none; train one first")
     for path in records:
-        record = read_json(path)
-        spec = TrainSpec.parse(record.get("spec"), where=str(path))
-        tracker = Tracker(
-            spec, root=Path.cwd(), fingerprint=record["fingerprint"], commit=record["commit"]
-        )
-        history = path.with_name("history.jsonl").read_text(encoding="utf-8").splitlines()
-        count = tracker.sync([json.loads(line) for line in history], record["status"])
+        run = read_run_folder(path.parent)
+        spec = TrainSpec.parse(run.document.get("spec"), where=str(path))
+        fingerprint, commit = (str(run.document.get(name)) for name in ("fingerprint", "commit"))
+        tracker = Tracker(spec, root=Path.cwd(), fingerprint=fingerprint, commit=commit)
+        count = tracker.sync(run.history, str(run.document["status"]))
         print(f"{count:4d} epochs uploaded  {spec.key.name}")

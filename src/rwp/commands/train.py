@@ -33,6 +33,14 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of all randomness.", min=0)] = 0,
     output: Annotated[Path | None, typer.Option(help="Another folder for the run.")] = None,
     gpus: Annotated[int, typer.Option(help="GPUs for this one training.", min=1)] = 1,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            envvar="RWP_DETERMINISTIC",
+            help="The same bits each time on a GPU too, for some speed; recorded in run.json.",
+        ),
+    ] = False,
     tracking: Annotated[bool, typer.Option(help="Log to MLflow.")] = True,
     resolved: Resolved = None,
     fingerprint: Fingerprint = None,
@@ -46,6 +54,7 @@ def train(
     from rwp.config.load import load_params
     from rwp.config.specs import TrainSpec
     from rwp.config.trainings import train_spec
+    from rwp.gpu import ask_for_determinism
     from rwp.provenance.chain import training_fingerprint
 
     root = Path.cwd()
@@ -59,6 +68,8 @@ def train(
         spec = train_spec(params, key)
         fingerprint = training_fingerprint(spec, params)
     with _place(gpus) as (group, device):
+        if deterministic:
+            ask_for_determinism()
         from rwp.tracking import Tracker
         from rwp.training.jobs import Interrupted, train_run
         from rwp.training.run_record import commit

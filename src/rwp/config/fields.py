@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from fractions import Fraction
 from typing import Annotated, Any, TypeVar
@@ -14,15 +15,25 @@ T = TypeVar("T")
 class Frozen(BaseModel):
     """Base of every model here: immutable, no unknown keys, no silent conversion of strings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 # Names become folders and words of a command line, so they are kept to harmless characters.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
+_LONGEST_RADIUS = 64  # characters
+_LONG_EXPONENT = re.compile(r"[eE][+-]?\d{3}")  # a fraction of such integers takes forever
+
+
 def radius_value(text: str) -> float:
-    """The number behind "8/255", "0.031" or "0.5"."""
+    """The number behind "8/255", "0.031" or "0.5".
+
+    Raises:
+        ValueError: it is no such text; one with an exponent of many digits is not tried.
+    """
+    if len(text) > _LONGEST_RADIUS or _LONG_EXPONENT.search(text):
+        raise ValueError(f"expected a radius such as 8/255, got {text[:_LONGEST_RADIUS]!r}")
     return float(Fraction(text.replace(" ", "")))
 
 
@@ -31,7 +42,7 @@ def _radius_text(value: Any) -> str:
     text = repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
     try:
         number = radius_value(text)
-    except (ValueError, TypeError, AttributeError, ZeroDivisionError):
+    except (ValueError, TypeError, AttributeError, ArithmeticError):
         raise ValueError(f"expected a radius such as 8/255, got {value!r}") from None
     if not 0 < number <= 1:
         hint = f"; did you mean {text}/255?" if 1 < number <= 255 else ""
@@ -75,19 +86,19 @@ def pick(table: dict[str, T] | None, names: Iterable[str]) -> T | None:
 
 def _positive(value: float) -> float:
     if value <= 0:
-        raise ValueError(f"expected a number above 0, got {value:g}")
+        raise ValueError(f"expected a number above 0, got {value}")
     return value
 
 
 def _not_negative(value: float) -> float:
     if value < 0:
-        raise ValueError(f"expected 0 or more, got {value:g}")
+        raise ValueError(f"expected 0 or more, got {value}")
     return value
 
 
 def _share(value: float) -> float:
     if not 0 <= value < 1:
-        raise ValueError(f"expected a share in [0, 1), got {value:g}")
+        raise ValueError(f"expected a share in [0, 1), got {value}")
     return value
 
 

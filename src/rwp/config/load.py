@@ -19,6 +19,8 @@ from rwp.config.schema import Params, Suite
 from rwp.config.specs import Spec
 from rwp.errors import UserError
 
+_SHOWN = 80  # characters of a wrong value
+
 
 def read_yaml(path: Path | str) -> Any:
     """Parse a YAML file.
@@ -36,11 +38,18 @@ def read_yaml(path: Path | str) -> Any:
         raise UserError(
             f"{path}: expected the settings file, found none; run from the project's root"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        # PyYAML's own constructors raise plain errors, for 2022-13-45 for instance.
         place = getattr(error, "problem_mark", None)
         line = f" at line {place.line + 1}" if place else ""
-        problem = getattr(error, "problem", None) or "bytes that are no text"
+        problem = getattr(error, "problem", None) or _problem(error)
         raise UserError(f"{path}: expected YAML, got {problem}{line}; correct that line") from error
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "bytes that are no text"
+    return " ".join(str(error).split())[:_SHOWN] or type(error).__name__
 
 
 def load_params(path: Path | str = "params.yaml") -> Params:
@@ -60,7 +69,7 @@ def check_params(content: Any, *, where: str = "params.yaml") -> Params:
     try:
         # Through JSON, so that lists are tuples under pydantic's strict rules.
         params = Params.model_validate_json(json.dumps(content))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         if isinstance(error, ValidationError):
             raise UserError(f"{where}: {_first_error(error)}") from error
         raise UserError(f"{where}: expected numbers, texts, lists and tables: {error}") from error
@@ -71,7 +80,7 @@ def check_params(content: Any, *, where: str = "params.yaml") -> Params:
 def _first_error(error: ValidationError) -> str:
     first = error.errors()[0]
     parts = [str(part) for part in first["loc"]]
-    got = first.get("input")
+    got = _short(first.get("input"))
     kind, message = first["type"], first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if kind == "extra_forbidden":
@@ -83,11 +92,17 @@ def _first_error(error: ValidationError) -> str:
         return f"{key}: {message}{more}"
     if kind == "string_pattern_mismatch":
         return (
-            f"{key}: expected a name of lower-case letters, digits, '.', '_' and '-', got {got!r}"
+            f"{key}: expected a name of lower-case letters, digits, '.', '_' and '-', got {got}"
             f"{more}"
         )
     expected = message.removeprefix("Input should be ").removeprefix("a valid ")
-    return f"{key}: expected {expected}, got {got!r}{more}"
+    return f"{key}: expected {expected}, got {got}{more}"
+
+
+def _short(value: Any) -> str:
+    """A value as Python writes it, cut to what fits a line."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _similar(parts: list[str]) -> str:

@@ -132,6 +132,14 @@ class AttackEntry(Frozen):
     kappa: Amount | None = None
     version: Literal["standard", "lite"] | None = None
 
+    @model_validator(mode="after")
+    def _complete(self) -> AttackEntry:
+        needed = {"pgd": ("num_steps",), "cw": ("num_steps", "kappa")}
+        for name in needed.get(self.kind.removesuffix("_zero_masked"), ()):
+            if getattr(self, name) is None:
+                raise ValueError(f"expected {name} for {self.kind}, got none; add {name}")
+        return self
+
 
 class EvaluationEntry(Frozen):
     """Which attacks are run, on how many test images, in what batches."""

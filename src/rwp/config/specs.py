@@ -9,7 +9,17 @@ from typing import Any, Literal, Self
 from pydantic import ValidationError
 
 from rwp.config.definitions import DatasetSpec, NetworkSpec, UnlabeledSpec
-from rwp.config.fields import Frozen, radius_value
+from rwp.config.fields import (
+    Amount,
+    Count,
+    Frozen,
+    Name,
+    PositiveFloat,
+    PositiveInt,
+    Radius,
+    Share,
+    radius_value,
+)
 from rwp.errors import UserError
 
 
@@ -33,21 +43,22 @@ class Spec(Frozen):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "the text"
+            message = first["msg"].removeprefix("Value error, ")
             raise UserError(
                 f"{where}: expected a complete {cls.__name__}, got a fault at {place}"
-                f" ({first['msg']}); build it again"
+                f" ({message}); build it again"
             ) from error
 
 
 class RunKey(Spec):
-    """The coordinates of a training."""
+    """The coordinates of a training. They become folders, so they are names and nothing else."""
 
-    suite: str
-    dataset: str
-    threat: str  # "none" for natural training
-    network: str
-    recipe: str
-    seed: int
+    suite: Name
+    dataset: Name
+    threat: Name  # "none" for natural training
+    network: Name
+    recipe: Name
+    seed: Count
 
     @property
     def name(self) -> str:
@@ -73,7 +84,7 @@ class ThreatSpec(Spec):
     """A norm and a radius; the radius is kept as it was written."""
 
     norm: Literal["linf", "l2"]
-    epsilon: str
+    epsilon: Radius
 
     @property
     def radius(self) -> float:
@@ -84,13 +95,13 @@ class ThreatSpec(Spec):
 class AttackSpec(Spec):
     """One attack with its sizes resolved."""
 
-    name: str
+    name: Name
     kind: str
     threat: ThreatSpec
-    step_size: str | None = None
-    num_steps: int | None = None
-    num_restarts: int = 1
-    kappa: float | None = None
+    step_size: Radius | None = None
+    num_steps: PositiveInt | None = None
+    num_restarts: PositiveInt = 1
+    kappa: Amount | None = None
     version: str | None = None
     random_start: Literal["uniform", "gaussian", "off_ball", "none"] | None = None
     bn_mode: Literal["train", "eval"] = "eval"
@@ -107,36 +118,36 @@ class ObjectiveSpec(Spec):
     """The loss that is minimized."""
 
     loss: Literal["natural", "at", "trades", "mart"]
-    beta: float | None
-    clean_updates: int
+    beta: Amount | None
+    clean_updates: Literal[1, 2]
     criterion: Literal["objective", "adversarial_ce"]
 
 
 class PerturbationSpec(Spec):
     """The weight perturbation, and how many epochs pass before it starts."""
 
-    name: str
-    gamma: float
-    num_weight_steps: int
+    name: Name
+    gamma: PositiveFloat
+    num_weight_steps: PositiveInt
     norm_scope: Literal["layer", "model"]
     mask: Literal["all", "below", "range", "above", "random"]
-    c_min: float | None
-    c_max: float | None
-    warmup_epochs: int
+    c_min: Amount | None
+    c_max: Amount | None
+    warmup_epochs: Count
 
 
 class OptimizationSpec(Spec):
     """SGD and its schedule."""
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
     schedule: Literal["piecewise_by_step", "piecewise_by_epoch", "cosine_by_epoch", "constant"]
-    decay_epochs: tuple[int, ...]
-    decay_factor: float
-    momentum: float
+    decay_epochs: tuple[PositiveInt, ...]
+    decay_factor: PositiveFloat
+    momentum: Amount
     nesterov: bool
-    weight_decay: float
+    weight_decay: Amount
     precision: Literal["fp32", "tf32", "bf16"]
     batch_statistics: Literal["batch", "share"]
     compile: bool
@@ -145,23 +156,23 @@ class OptimizationSpec(Spec):
 class AugmentationSpec(Spec):
     """Random crop, flip and rotation of the training images."""
 
-    crop_padding: int
+    crop_padding: Count
     padding_mode: Literal["zero", "reflect"]
     flip: bool
-    rotation_degrees: float
+    rotation_degrees: Amount
 
 
 class UnlabeledMix(Spec):
     """The pseudo-labeled part of each batch."""
 
-    source: str
+    source: Name
     definition: UnlabeledSpec
-    fraction: float
-    weight: float
-    epoch_size: int
+    fraction: Share
+    weight: PositiveFloat
+    epoch_size: PositiveInt
     teacher: RunKey
-    min_confidence: float | None
-    per_class: int | None
+    min_confidence: Share | None
+    per_class: PositiveInt | None
 
 
 class TrainSpec(Spec):
@@ -179,12 +190,12 @@ class TrainSpec(Spec):
     augmentation: AugmentationSpec
     unlabeled: UnlabeledMix | None
     selection: Literal["held_out", "test"]
-    held_out_fraction: float
+    held_out_fraction: Share
     test_curve: bool
     monitor: AttackSpec | None  # the attack measured after each epoch; none: clean accuracy
-    remove_below: float | None = None  # nats: examples of a smaller loss do not count
-    average_decay: float | None = None  # of the moving average of the weights that is measured
-    keep_epochs: tuple[int, ...] = ()  # checkpoints to keep, by epochs done
+    remove_below: Amount | None = None  # nats: examples of a smaller loss do not count
+    average_decay: Share | None = None  # of the moving average of the weights that is measured
+    keep_epochs: tuple[PositiveInt, ...] = ()  # checkpoints to keep, by epochs done
 
     @property
     def needs_test(self) -> bool:
@@ -195,11 +206,11 @@ class TrainSpec(Spec):
 class PseudoLabelSpec(Spec):
     """Labels that one teacher gives to one unlabeled source."""
 
-    source: str
+    source: Name
     definition: UnlabeledSpec
     teacher: RunKey
-    min_confidence: float | None
-    per_class: int | None
+    min_confidence: Share | None
+    per_class: PositiveInt | None
 
     @property
     def path(self) -> PurePosixPath:
@@ -214,15 +225,15 @@ class LandscapeSpec(Spec):
     key: RunKey
     data: DatasetSpec
     attack: AttackSpec
-    held_out_fraction: float
-    batch_size: int
-    seed: int
-    epochs: tuple[int, ...]
-    edges: tuple[float, ...]
-    num_directions: int
-    num_points: int
-    radius: float
-    num_examples: int | None
+    held_out_fraction: Share
+    batch_size: PositiveInt
+    seed: Count
+    epochs: tuple[PositiveInt, ...]
+    edges: tuple[Amount, ...]
+    num_directions: PositiveInt
+    num_points: PositiveInt
+    radius: PositiveFloat
+    num_examples: PositiveInt | None
 
     def checkpoint(self, epoch: int) -> PurePosixPath:
         """The network after so many epochs, relative to the project."""
@@ -245,9 +256,9 @@ class EvaluationSpec(Spec):
     checkpoint: Literal["best", "best_on_test", "last"]
     data: DatasetSpec
     attacks: tuple[AttackSpec, ...]
-    batch_size: int
-    num_examples: int | None
-    seed: int
+    batch_size: PositiveInt
+    num_examples: PositiveInt | None
+    seed: Count
 
     def record(self, attack: str) -> PurePosixPath:
         """Where the record of one attack lies, relative to the project."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +108,11 @@ class ImageSet:
             return cls(content["images"], content["labels"], content["num_classes"])
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
+        except Exception as error:  # a part is missing or of another kind
+            raise UserError(
+                f"{path}: expected images, labels and num_classes, got something else "
+                f"({type(error).__name__}); delete it and fetch the data again"
+            ) from error
 
 
 def _own_storage(tensor: Tensor) -> Tensor:
@@ -123,7 +127,7 @@ def _load_mapped(path: Path) -> Any:
         return torch.load(path, mmap=True, weights_only=True, map_location="cpu")
     except FileNotFoundError as error:
         raise UserError(f"{path}: expected an image set, found no file; fetch the data") from error
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
+    except Exception as error:  # a damaged file may raise anything
         raise UserError(
             f"{path}: expected an image set, got a truncated or foreign file; "
             "delete it and fetch the data again"

@@ -24,6 +24,7 @@ INFRASTRUCTURE = (
     "rwp.files",
     "rwp.gpu",
     "rwp.panels",
+    "rwp.patience",
     "rwp.processes",
     "rwp.progress",
     "rwp.provenance",
@@ -31,6 +32,7 @@ INFRASTRUCTURE = (
     "rwp.training.guards",
     "rwp.training.recorder",
     "rwp.training.run_record",
+    "rwp.training.signals",
     "rwp.training.state",
     "rwp.training.work",
 )

@@ -19,7 +19,7 @@ from rwp.config.specs import (
 )
 from rwp.config.targets import Needs
 from rwp.config.trainings import pseudo_label_spec, train_spec
-from rwp.files import read_json
+from rwp.files import read_object
 from rwp.provenance import chain
 
 Kind = Literal["training", "labeling", "landscape", "record", "verdict"]
@@ -40,7 +40,7 @@ class Expected:
         """Whether the file is there, and made under today's settings and code."""
         if not (root / self.path).exists():
             return "to do"
-        found = read_json(root / self.path).get("fingerprint")
+        found = read_object(root / self.path).get("fingerprint")
         return "done" if found == self.fingerprint else "stale"
 
 

@@ -120,15 +120,16 @@ def read_history(path: Path | str) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             row = None
-        if not isinstance(row, dict):
+        if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
             raise UserError(
-                f"{path}: expected one JSON object per line, got something else at line {number};"
-                f" train this run again"
+                f"{path}: expected one JSON object with its epoch per line, got something else at"
+                f" line {number}; train this run again"
             )
         rows.append(row)
     return rows

@@ -52,14 +52,20 @@ def save_network(
 def new_network(network: Mapping[str, Any]) -> nn.Module:
     """Build the network of a description; weights are drawn from torch's global generator."""
     shape = dict(network["architecture"])
-    return build_network(
-        shape.pop("family"),
-        num_classes=network["num_classes"],
-        in_channels=network["in_channels"],
-        mean=network["mean"],
-        std=network["std"],
-        **shape,
-    )
+    try:
+        return build_network(
+            shape.pop("family"),
+            num_classes=network["num_classes"],
+            in_channels=network["in_channels"],
+            mean=network["mean"],
+            std=network["std"],
+            **shape,
+        )
+    except (MemoryError, RuntimeError) as error:  # torch's word for too little memory
+        raise UserError(
+            f"network: expected one that fits into memory, got {network['architecture']}"
+            f" ({_first_line(error)}); make it smaller"
+        ) from error
 
 
 def load_network(
@@ -82,15 +88,16 @@ def load_network(
         )
     try:
         weights, network = content["weights"], content["network"]
+        description = {"epoch": int(content["epoch"]), "network": network}
         with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten
             model = new_network(network)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except Exception as error:  # a damaged description may raise anything
         raise UserError(
             f"{path}: expected the description of a network, got one that cannot be built "
-            f"({error}); train it again"
+            f"({_first_line(error)}); train it again"
         ) from error
     load_weights(model, weights, source=path)
-    return model.to(device).eval(), {"epoch": content["epoch"], "network": network}
+    return model.to(device).eval(), description
 
 
 def read_weights_file(path: Path | str) -> Any:
@@ -113,7 +120,7 @@ def read_weights_file(path: Path | str) -> Any:
             f"{path}: expected tensors and plain data, got a file with other objects or code, "
             "which was not run; save the state_dict alone"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file may raise anything
         raise UserError(
             f"{path}: expected a checkpoint, got a truncated or foreign file; "
             "delete it and make it again"
@@ -150,12 +157,21 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: Pat
                 f"{source}: expected {name} of shape {tuple(value.shape)}, got "
                 f"{tuple(weights[name].shape)}; name the network the weights belong to"
             )
+        if weights[name].dtype != value.dtype and not weights[name].is_floating_point():
+            raise UserError(
+                f"{source}: expected {name} of {value.dtype}, got {weights[name].dtype};"
+                " save the state_dict as the network has it"
+            )
         if not bool(torch.isfinite(weights[name]).all()):
             raise UserError(
                 f"{source}: expected finite weights, got NaN or infinity in {name}; "
                 "the training diverged, so choose an earlier checkpoint or train again"
             )
     model.load_state_dict(dict(weights), strict=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
 
 
 def _some(names: list[str]) -> str:

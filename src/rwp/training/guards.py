@@ -5,12 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
+from torch import nn
+
 from rwp.training.recorder import Row
 
 # Published SVHN runs sit at the majority rate for three epochs before they start to learn; a run
 # that is still there after this many, or this share of its schedule, has collapsed.
 PATIENCE_EPOCHS = 10
 PATIENCE_SHARE = 0.4
+
+_FINITE = {
+    "train_loss": "the training loss",
+    "norm_ratio": "the weight perturbation's norm, by that of the weights,",
+}
 
 
 class Stopped(Exception):  # noqa: N818 (a verdict, not an error of the program)
@@ -21,6 +29,19 @@ class Stopped(Exception):  # noqa: N818 (a verdict, not an error of the program)
         self.status, self.reason = status, reason
 
 
+def fault_of(loss: float, model: nn.Module) -> str | None:
+    """What is not finite, if anything: the mean loss so far, or a weight.
+
+    Looked at within an epoch, which may last an hour, and before anything is saved: a weight may
+    be lost before any loss shows it.
+    """
+    if not math.isfinite(loss):
+        return f"the training loss is {loss}"
+    tensors = [value for value in model.state_dict().values() if value.is_floating_point()]
+    norms = torch._foreach_norm(tensors)
+    return None if bool(torch.stack(norms).isfinite().all()) else "a weight is not finite"
+
+
 def check_epoch(history: Sequence[Row], *, epochs: int, majority_share: float) -> None:
     """Look at the history after each epoch.
 
@@ -28,8 +49,10 @@ def check_epoch(history: Sequence[Row], *, epochs: int, majority_share: float) -
         Stopped: the loss is not finite, or the network answers one class and stays there.
     """
     row = history[-1]
-    if not math.isfinite(row["train_loss"]):
-        raise Stopped("diverged", f"the training loss is {row['train_loss']} in {_epoch(row)}")
+    for name, words in _FINITE.items():
+        value = row.get(name, 0.0)
+        if not math.isfinite(value):
+            raise Stopped("diverged", f"{words} is {value} in {_epoch(row)}")
     patience = max(2, min(PATIENCE_EPOCHS, math.ceil(PATIENCE_SHARE * epochs)))
     recent = [entry["train_robust_accuracy"] for entry in history[-patience:]]
     if len(recent) == patience and max(recent) <= majority_share + 0.01:

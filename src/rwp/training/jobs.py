@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -25,21 +20,16 @@ from rwp.progress import Progress
 from rwp.rng import derived_seed
 from rwp.training.batches import Batches
 from rwp.training.checkpoint import new_network, save_network
-from rwp.training.guards import Stopped, check_epoch
+from rwp.training.guards import Stopped, check_epoch, fault_of
 from rwp.training.loop import Training
 from rwp.training.networks import kept_after, write_networks
 from rwp.training.parts import check_group
 from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.recorder import Recorder, Row, SilentRecorder
-from rwp.training.run_record import RunFiles, copy_file, input_hashes, run_record
-from rwp.training.state import RunState
-
-_GO_ON, _SAVE, _STOP = range(3)
-CHECKPOINT_SECONDS = 300  # an epoch of a Wide ResNet takes longer than anyone likes to lose
-
-
-class Interrupted(Exception):  # noqa: N818 (asked to stop, not an error)
-    """The training was asked to stop and has saved where it is."""
+from rwp.training.run_record import RunFiles, input_hashes, run_record
+from rwp.training.signals import stop_signals
+from rwp.training.state import RunState, write_history
+from rwp.training.watch import Interrupted, Watch
 
 
 def train_run(
@@ -76,18 +66,25 @@ def train_run(
     files = RunFiles(output or root / spec.key.directory)
     state = RunState(root / ".state" / spec.key.name / fingerprint, group)
     inputs = input_paths(spec, root)
-    with state.locked(), _stop_signals() as stop:
+    with state.locked(), stop_signals() as stop:
         training, network = prepare(spec, inputs, torch.device(device), group)
         history = _resume(training, state, recorder)
-        status, reason = _run(training, state, network, history, recorder, stop)
-        if not group.leads:
-            return files.folder
-        recorder.finish(status, {"run": str(files.folder)})
-        write_networks(training, state, files, network=network)
-        copy_file(state.history_file, files.history)
-        outcome = {"status": status, "reason": reason, "fingerprint": fingerprint}
-        record = run_record(training, history, outcome, input_hashes(inputs), recorder.run_id)
-        write_json(files.record, record)  # last, as the seal
+        try:
+            status, reason = _run(training, state, network, history, recorder, stop)
+            if not group.leads:
+                return files.folder
+            write_networks(training, state, files, network=network)
+            write_history(files.history, history)
+            recorder.finish(status, {"run": str(files.folder)})
+            outcome = {"status": status, "reason": reason, "fingerprint": fingerprint}
+            record = run_record(training, history, outcome, input_hashes(inputs), recorder.run_id)
+            write_json(files.record, record)  # last, as the seal
+        except Interrupted:
+            recorder.finish("interrupted", {"state": str(state.folder)})
+            raise
+        except Exception:  # a full disk, say: the next call goes on from the last checkpoint
+            recorder.finish("failed", {"state": str(state.folder)})
+            raise
         state.remove()
     return files.folder
 
@@ -150,13 +147,8 @@ def _resume(training: Training, state: RunState, recorder: Recorder) -> list[Row
     history: list[Row] = []
     if saved is not None:
         run_id = saved.pop("mlflow_run_id")
+        history = saved.pop("history")
         training.load_state(saved)
-        history = state.read_history(training.progress.epoch)
-        if len(history) < training.progress.epoch:
-            raise UserError(
-                f"{state.history_file}: expected {training.progress.epoch} epochs, found"
-                f" {len(history)}; delete {state.folder} to train from the start"
-            )
     recorder.start(run_id)
     return history
 
@@ -170,47 +162,32 @@ def _run(
     stop: threading.Event,
 ) -> tuple[str, str | None]:
     """Train to the end; "finished", or the guards' verdict and its reason."""
-    saved_at = time.monotonic()
-
-    def save() -> None:
-        nonlocal saved_at
-        state.save({**training.state(), "mlflow_run_id": recorder.run_id})
-        saved_at = time.monotonic()
-
-    def after_step() -> None:
-        progress.step(training.progress.step)
-        due = time.monotonic() - saved_at > CHECKPOINT_SECONDS
-        # All processes stop or save after the same step, whichever was the first to want it.
-        wish = training.group.largest(_STOP if stop.is_set() else _SAVE if due else _GO_ON)
-        if wish != _GO_ON:
-            save()
-        if wish == _STOP:
-            raise Interrupted
-
+    watch = Watch(training, state, history, recorder, stop)
     if not history:
-        save()  # something to go back to, should the first epoch diverge
+        watch.save()  # something to go back to, should the first epoch diverge
     spec, leads = training.spec, training.group.leads
     epochs = spec.optimization.epochs
     with Progress(spec.key.name, epochs, training.batches.plan(0), quiet=not leads) as progress:
         try:
             while not training.done:
-                training.run_epoch(after_step)
-                row = training.finish_epoch()
+                training.run_epoch(lambda: watch.after_step(progress))
+                row = training.finish_epoch(watch.while_measuring)
                 history.append(row)
                 check_epoch(history, epochs=epochs, majority_share=training.batches.majority_share)
+                if fault := fault_of(row["train_loss"], training.model):
+                    raise Stopped("diverged", f"{fault} in epoch {row['epoch']}")
                 chosen = (*training.improved(row), *kept_after(spec, row))
                 for name in chosen if leads else ():
-                    target = state.network(name)
+                    target = state.network(name, row)
                     save_network(target, training.measured, network=network, epoch=row["epoch"])
-                state.write_history(history)
-                save()
+                if leads:
+                    write_history(state.history_file, history)
+                watch.save()
+                state.tidy(training.progress.chosen)
                 recorder.epoch(row)
                 progress.epoch(row)
         except Stopped as verdict:
             return _stopped(training, state, history, verdict)
-        except Interrupted:
-            recorder.finish("interrupted", {"state": str(state.folder)})
-            raise
     return "finished", None
 
 
@@ -221,24 +198,4 @@ def _stopped(
     saved = state.load(training.device)
     if verdict.status == "diverged" and saved is not None:
         training.load_state(saved)
-    state.write_history(history)
     return verdict.status, verdict.reason
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """SIGTERM (Slurm, Snakemake) and Ctrl-C ask the loop to stop at the next step."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

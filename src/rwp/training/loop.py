@@ -187,8 +187,8 @@ class Training:
         self.progress.passes["backward"] += perturbed.diagnostics.steps
         return perturbed
 
-    def finish_epoch(self) -> Row:
-        """Measure, close the epoch, and give its row of the history."""
+    def finish_epoch(self, after_batch: Callable[[], None] = lambda: None) -> Row:
+        """Measure, calling back after each batch, close the epoch, and give its history row."""
         check_same_weights(self.model, self.group, name=self.spec.key.name)
         epoch = self.progress.epoch
         row: Row = {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"]}
@@ -204,6 +204,7 @@ class Training:
                 ),
                 device=self.device,
                 group=self.group,
+                after_batch=after_batch,
             )
             row |= {f"{name}_{key}": value for key, value in accuracies.items()}
         row |= self.progress.work.row(num_images, self.device)

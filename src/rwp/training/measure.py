@@ -25,11 +25,13 @@ def measure(
     generator: Callable[[int], torch.Generator],
     device: torch.device,
     group: Group = ALONE,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Shares of correctly classified images, before and after the attack (last iterate).
 
-    `generator(i)` gives the randomness of batch i. Images that are wrong without an attack count
-    as not robust and are not attacked. The processes of a group take turns at the batches.
+    `generator(i)` gives the randomness of batch i; `after_batch` may raise, to leave early. Images
+    that are wrong without an attack count as not robust and are not attacked. The processes of a
+    group take turns at the batches.
     """
     clean = robust = 0
     was_training = model.training
@@ -56,6 +58,7 @@ def measure(
                     bn_mode="eval",
                 )
                 robust += int(_correct(model, adversarial, labels).sum())
+            after_batch()
     finally:
         model.train(was_training)
     clean, robust = group.total(clean), group.total(robust)

@@ -27,12 +27,14 @@ def write_networks(
     A run that was stopped has not come to all of them; its final network stands in, and its
     run.json says that no number of it counts.
     """
-    spec = training.spec
-    save_network(files.last, training.measured, network=network, epoch=training.progress.epoch - 1)
+    spec, progress = training.spec, training.progress
+    save_network(files.last, training.measured, network=network, epoch=progress.epoch - 1)
     targets = {name: files.chosen(name) for name in selection_keys(spec)}
+    sources = {name: state.network(name, row) for name, row in progress.chosen.items()}
     for epoch in spec.keep_epochs:
         path = kept_checkpoint(spec.key, epoch)
         targets[path.stem] = files.folder / path.relative_to(spec.key.directory)
+        if epoch <= progress.epoch:
+            sources[path.stem] = state.network(path.stem, {"epoch": epoch - 1})
     for name, target in targets.items():
-        source = state.network(name)
-        copy_file(source if source.exists() else files.last, target)
+        copy_file(sources.get(name, files.last), target)

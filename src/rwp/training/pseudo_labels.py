@@ -61,8 +61,8 @@ def write_pseudo_labels(
         ),
     }
     content = {"format": FORMAT, "labels": labels, "confidences": confidences, "kept": kept}
-    with atomic_write(target) as temporary:
-        torch.save(content, temporary)
+    with atomic_write(target) as temporary, temporary.open("wb") as stream:
+        torch.save(content, stream)
     write_json(target.with_suffix(".json"), summary)
     return summary
 
@@ -77,11 +77,17 @@ def load_pseudo_labeled(images: Path, labels: Path) -> ImageSet:
     content = read_weights_file(labels)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{labels}: expected pseudo-labels, got another kind of file; label again")
-    if len(content["labels"]) != len(unlabeled):
+    try:
+        if len(content["labels"]) != len(unlabeled):
+            raise UserError(
+                f"expected {len(unlabeled)} labels for {images.name}, got {len(content['labels'])}"
+            )
+        found = ImageSet(unlabeled.images, content["labels"], unlabeled.num_classes)
+        return found.select(content["kept"])
+    except UserError as error:
+        raise UserError(f"{labels}: {error}; label the images again") from error
+    except Exception as error:  # a damaged file may hold anything
         raise UserError(
-            f"{labels}: expected {len(unlabeled)} labels for {images.name}, got"
-            f" {len(content['labels'])}; label the images again"
-        )
-    return ImageSet(unlabeled.images, content["labels"], unlabeled.num_classes).select(
-        content["kept"]
-    )
+            f"{labels}: expected labels and the indices of those kept, got something else"
+            f" ({type(error).__name__}); label the images again"
+        ) from error

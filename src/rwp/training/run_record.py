@@ -68,6 +68,7 @@ def run_record(
         "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),  # by the machine's own numbering
         "processes": training.group.size,
         "threads": torch.get_num_threads(),  # more threads add in another order: other bits
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "inputs": inputs,
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "seconds": round(sum(row["seconds"] for row in history), 3),
@@ -110,6 +111,8 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
+    if torch.version.cuda is not None and torch.cuda.is_available():
+        found["cuda"], found["cudnn"] = torch.version.cuda, str(torch.backends.cudnn.version())
     return found
 
 

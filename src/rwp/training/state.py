@@ -8,9 +8,11 @@ same run must not resume from it.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ from rwp.errors import UserError
 from rwp.files import atomic_write, write_text
 from rwp.training.recorder import Row
 
+FORMAT = "rwp.state/1"
+log = logging.getLogger("rwp.training")
+
 
 class RunState:
     """The folder of one run's resume state; of a group of processes, the leading one uses it."""
@@ -30,11 +35,12 @@ class RunState:
     def __init__(self, folder: Path, group: Group = ALONE) -> None:
         self.folder, self.group = folder, group
         self.checkpoint = folder / "checkpoint.pt"
+        self.previous = folder / "previous.pt"
         self.history_file = folder / "history.jsonl"
 
-    def network(self, name: str) -> Path:
-        """A network that waits here until the run is done: best, best_on_test, epoch100."""
-        return self.folder / f"{name}.pt"
+    def network(self, name: str, row: Row) -> Path:
+        """The network after an epoch, waiting here until the run is done: best, epoch100."""
+        return self.folder / f"{name}-{row['epoch']}.pt"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -61,50 +67,75 @@ class RunState:
             lock.release()
 
     def save(self, content: dict[str, Any]) -> None:
-        """Replace the checkpoint in one move."""
+        """Replace the checkpoint in one move; the one before is kept, should this one be damaged.
+
+        `content` holds the history too, so that the two can never disagree.
+        """
         if not self.group.leads:
             return
         with atomic_write(self.checkpoint) as temporary:
-            torch.save(content, temporary)
+            with temporary.open("wb") as stream:  # a full disk is an OSError on a stream alone
+                torch.save({"format": FORMAT, **content}, stream)
+            if self.checkpoint.exists():
+                self.checkpoint.replace(self.previous)
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The last checkpoint, or none; an unreadable one is set aside, not used."""
+        """The last sound checkpoint, or none; one that cannot be used is named and set aside."""
         if self.group.size == 1:
             return self._load(device)
         # Not by way of a GPU: all of them would take the leading process's.
         return self.group.from_lead(lambda: self._load(torch.device("cpu")))
 
     def _load(self, device: torch.device) -> dict[str, Any] | None:
-        if not self.checkpoint.exists():
-            return None
-        try:
-            return torch.load(self.checkpoint, map_location=device, weights_only=True)
-        except Exception:  # a cut or foreign file: whatever torch makes of it
-            self.checkpoint.replace(self.checkpoint.with_suffix(".unreadable"))
-            return None
+        for path in (self.checkpoint, self.previous):
+            if not path.exists():
+                continue
+            content = _read(path, device)
+            if content is not None:
+                return content
+            aside = path.with_suffix(".unreadable")
+            path.replace(aside)
+            log.warning(
+                "%s: expected a checkpoint (%s), got a damaged file or one of another version;"
+                " it lies in %s now, and the one before or the start is taken",
+                path,
+                FORMAT,
+                aside.name,
+            )
+        return None
 
-    def write_history(self, rows: list[Row]) -> None:
-        """Write the history in one move; what is not finite becomes null."""
-        if self.group.leads:
-            write_text(self.history_file, "".join(_line(row) for row in rows))
+    def tidy(self, chosen: Mapping[str, Row]) -> None:
+        """Remove chosen networks that neither the checkpoint nor the one before it names."""
+        for name, row in chosen.items() if self.group.leads else ():
+            found = {int(path.stem.rpartition("-")[2]): path for path in self._all(name)}
+            older = sorted(epoch for epoch in found if epoch < row["epoch"])
+            for epoch, path in found.items():
+                if epoch != row["epoch"] and epoch not in older[-1:]:
+                    path.unlink(missing_ok=True)
 
-    def read_history(self, before_epoch: int) -> list[Row]:
-        """The rows of the epochs that are finished, without a line that was cut."""
-        return self.group.from_lead(lambda: self._read_history(before_epoch))
-
-    def _read_history(self, before_epoch: int) -> list[Row]:
-        rows: list[Row] = []
-        if self.history_file.exists():
-            for line in self.history_file.read_text(encoding="utf-8").splitlines():
-                try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError:
-                    break
-        return [row for row in rows if row["epoch"] < before_epoch]
+    def _all(self, name: str) -> list[Path]:
+        return list(self.folder.glob(f"{name}-*.pt"))
 
     def remove(self) -> None:
         """Forget the run once its results lie in place."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def write_history(path: Path, rows: list[Row]) -> None:
+    """Write the history in one move; what is not finite becomes null."""
+    write_text(path, "".join(_line(row) for row in rows))
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any] | None:
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums and does not look at them
+            if archive.testzip() is not None:
+                return None
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception:  # a cut or foreign file: whatever torch makes of it
+        return None
+    usable = isinstance(content, dict) and content.pop("format", None) == FORMAT
+    return content if usable else None
 
 
 def _line(row: Row) -> str:

@@ -61,6 +61,10 @@ class Tally:
             sums["weight_steps"] += perturbed.diagnostics.steps
             sums["norm_ratio"] += perturbed.diagnostics.norm_ratio_on_device
 
+    def loss(self) -> float:
+        """The mean loss so far; waits for the device."""
+        return float(self.sums["loss"]) / max(float(self.sums["images"]), 1.0)
+
     def row(self) -> dict[str, float | list[float]]:
         """The epoch's means."""
         state = self.state()
