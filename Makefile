@@ -15,7 +15,7 @@ PROGRESS := $(shell test -t 2 && echo --logger rich || echo --quiet rules reason
 EXTRAS := slurm kubernetes remotes server
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo demo-full test test-slow test-faults test-slurm test-kubernetes test-mlflow-server audit lint format bench scale image ui lock clean
+.PHONY: setup demo demo-full test test-slow test-faults test-robustbench test-slurm test-kubernetes test-mlflow-server audit lint format bench scale image ui lock clean
 
 setup: $(STAMP)
 
@@ -77,6 +77,13 @@ test-mlflow-server: extra-server
 		apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q postgresql >/dev/null; } \
 		|| { echo "make $@: expected Postgres, or root and apt-get to install it; got neither" >&2; exit 2; }
 	@python -m pytest -m mlflow_server tests/cluster
+
+# The robustbench package pins other versions than ours and so gets an environment of its own; it
+# asks setuptools for a module that newer ones have not.
+test-robustbench: setup
+	@test -x $(VENV)/robustbench/bin/python || python -m venv $(VENV)/robustbench
+	@$(VENV)/robustbench/bin/python -m pip install -q robustbench==1.1.1 "setuptools<81"
+	@RWP_ROBUSTBENCH_PYTHON=$(CURDIR)/$(VENV)/robustbench/bin/python python -m pytest -m "robustbench"
 
 lint: setup
 	ruff check .

@@ -110,6 +110,14 @@ def not_a_model() -> str:
     return "model"
 
 
+def failing_model() -> nn.Module:
+    raise RuntimeError("no weights\nhere")
+
+
+def model_with_arguments(width: int) -> nn.Module:
+    return nn.Linear(width, 10)
+
+
 def linear_model() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))

@@ -15,7 +15,7 @@ from rwp.evaluation.external import (
 )
 from rwp.evaluation.records import read_record
 from rwp.training.checkpoint import save_network
-from tests.evaluation.samples import NETWORK, attack, small_network
+from tests.evaluation.samples import NETWORK, attack, small_network, three_classes
 
 ARCHITECTURE = PreActResNetSpec(family="preact_resnet", blocks=(1,), width=4)
 PGD = attack("pgd-5", "pgd", num_steps=5, step_size="0.03")
@@ -111,6 +111,8 @@ def test_factory_is_called_and_hashed():
         ("no.such.module:factory", "expected 'factory' in the module"),
         ("tests.evaluation.samples:nothing", "expected 'nothing' in the module"),
         ("tests.evaluation.samples:not_a_model", r"to return a torch\.nn\.Module, got str"),
+        ("tests.evaluation.samples:failing_model", "got RuntimeError: no weights here; call it"),
+        ("tests.evaluation.samples:model_with_arguments", "without arguments, got TypeError"),
     ],
 )
 def test_bad_factories(text: str, message: str):
@@ -122,3 +124,25 @@ def test_model_of_other_images(tmp_path: Path, images: ImageSet):
     color = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 10))
     with pytest.raises(UserError, match=r"expected a model of images of shape \(1, 8, 8\)"):
         evaluate(ExternalModel(color, "color", "abc"), tmp_path, images)
+
+
+def test_model_of_fewer_classes_and_a_file_without_a_table(tmp_path: Path, images: ImageSet):
+    with pytest.raises(UserError, match="three: expected logits of 10 classes, got 3"):
+        evaluate(ExternalModel(three_classes(), "three", "abc"), tmp_path, images)
+    assert not (tmp_path / "out").exists()
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(UserError, match="expected a table of weights, got list"):
+        load(tmp_path / "list.pt")
+
+
+def test_finished_records_of_the_same_model_are_left_alone(
+    tmp_path: Path, images: ImageSet, robust_model: nn.Module
+):
+    first = evaluate(ExternalModel(robust_model, "theirs", "abc"), tmp_path, images)
+    before = [path.stat().st_mtime_ns for path in first]
+    first[1].unlink()
+    again = evaluate(ExternalModel(robust_model, "theirs", "abc"), tmp_path, images)
+    assert again[0].stat().st_mtime_ns == before[0]
+    assert read_record(again[1]).attack == PGD
+    other = evaluate(ExternalModel(robust_model, "others", "xyz"), tmp_path, images)
+    assert read_record(other[0]).checkpoint_sha256 == "xyz"

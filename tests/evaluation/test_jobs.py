@@ -6,8 +6,10 @@ import torch
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import autoattack as module
-from rwp.evaluation.jobs import evaluate_checkpoint, share_autoattack
+from rwp.evaluation import jobs
+from rwp.evaluation.jobs import evaluate_checkpoint
 from rwp.evaluation.records import clean_flags, read_record, robust_flags
+from rwp.evaluation.shards import clear_folder, shared_folder
 from rwp.files import sha256_file
 from rwp.provenance.chain import record_fingerprint
 from rwp.training.checkpoint import load_network, save_network
@@ -54,30 +56,68 @@ def test_finished_attacks_are_kept_and_changed_ones_run(trained: Project):
     assert read_record(second).attack.num_steps == 2
 
 
-def test_shared_autoattack_gives_the_record_of_one_job(trained: Project, monkeypatch):
+def test_state_is_kept_after_a_failure_and_removed_when_all_is_done(trained: Project, monkeypatch):
     monkeypatch.setattr(module, "AutoAttack", ShortAutoAttack)
-    spec = trained.spec.model_copy(update={"attacks": (autoattack_spec(),)})
-    alone = read_record(run(trained, attacks=spec.attacks)[0])
-    (trained.root / spec.record("autoattack")).unlink()
-    state = trained.root / ".state"
-    share_autoattack(spec, root=trained.root, state=state)
-    assert not (trained.root / spec.record("autoattack")).exists()
-    monkeypatch.setattr(module, "_perturb", None)  # nothing is left to compute
-    together = read_record(run(trained, attacks=spec.attacks)[0])
-    assert together.robust_bits == alone.robust_bits
-    assert list(together.parts) == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    attacks, state = (autoattack_spec(),), trained.root / ".state"
+    alone = read_record(run(trained, attacks=attacks)[0])
+    record = trained.root / trained.spec.record("autoattack")
+    record.unlink()
+    perturb = module._perturb
+
+    def fail_at_square(runner, name, *rest):
+        if name == "square":
+            raise UserError("planted")
+        return perturb(runner, name, *rest)
+
+    monkeypatch.setattr(module, "_perturb", fail_at_square)
+    with pytest.raises(UserError, match="planted"):
+        run(trained, attacks=attacks)
+    left = sorted(state.rglob("*.pt"))
+    assert left
+    run(trained)  # the cheap attacks on the same checkpoint leave it alone
+    assert sorted(state.rglob("*.pt")) == left
+    names = []
+    monkeypatch.setattr(
+        module, "_perturb", lambda *given: names.append(given[1]) or perturb(*given)
+    )
+    again = read_record(run(trained, attacks=attacks)[0])
+    assert set(names) == {"square"}
+    assert again.robust_bits == alone.robust_bits
+    assert list(again.parts) == ["apgd-ce", "apgd-t", "fab-t", "square"]
     assert list(state.rglob("*.pt")) == []
 
 
-def test_another_job_leaves_the_state_of_autoattack_alone(trained: Project, monkeypatch):
+def test_a_folder_in_use_is_removed_by_who_leaves_last(tmp_path: Path):
+    state = tmp_path / "a" / "b"
+    with shared_folder(state):
+        (state / "batch.pt").touch()
+        with shared_folder(state):
+            clear_folder(state)
+            assert len(list(state.glob("worker-*.lock"))) == 2
+        assert (state / "batch.pt").exists()
+    assert not state.exists()
+    with pytest.raises(UserError), shared_folder(state):
+        raise UserError("planted")
+    assert state.exists()
+    clear_folder(state)
+    assert not state.exists()
+
+
+def test_who_comes_when_others_are_done_starts_nothing(trained: Project, monkeypatch):
+    """The cheap attacks take a while; another process may finish AutoAttack meanwhile."""
     monkeypatch.setattr(module, "AutoAttack", ShortAutoAttack)
-    spec = trained.spec.model_copy(update={"attacks": (autoattack_spec(),)})
-    state = trained.root / ".state"
-    share_autoattack(spec, root=trained.root, state=state)
-    before = sorted(state.rglob("*.pt"))
-    run(trained)
-    assert before
-    assert sorted(state.rglob("*.pt")) == before
+    attacks = (*trained.spec.attacks, autoattack_spec())
+    evaluate = jobs.evaluate
+
+    def slowly(*given, **options):
+        evaluate(*given, **options)
+        monkeypatch.setattr(jobs, "evaluate", evaluate)
+        run(trained, attacks=attacks[-1:])
+        monkeypatch.setattr(module, "_perturb", None)
+
+    monkeypatch.setattr(jobs, "evaluate", slowly)
+    assert len(run(trained, attacks=attacks)) == 3
+    assert list((trained.root / ".state").rglob("*.pt")) == []
 
 
 def test_only_the_first_examples(trained: Project, images: ImageSet):

@@ -68,3 +68,13 @@ def test_outcomes_of_other_images_are_refused():
         mcnemar(np.ones(3, dtype=bool), np.ones(4, dtype=bool))
     with pytest.raises(UserError, match="at least one seed"):
         bootstrap_difference([], [np.ones(3, dtype=bool)], num_resamples=10, seed=0)
+
+
+def test_bootstrap_by_kinds_of_images_is_that_over_images():
+    rng = np.random.default_rng(3)
+    first, second = rng.random(500) < 0.6, rng.random(500) < 0.5
+    found = bootstrap_difference([first], [second], num_resamples=4000, seed=0)
+    draws = rng.integers(0, 500, size=(4000, 500))
+    naive = first[draws].mean(axis=1) - second[draws].mean(axis=1)
+    low, high = np.quantile(naive, [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.006)

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from rwp.config.evaluations import diagnosis_spec
 from rwp.config.load import check_params
 from rwp.config.schema import Params
+from rwp.config.tables import table2_keys
 from rwp.config.targets import suite_needs
 from rwp.provenance.chain import table_fingerprint
 from rwp.provenance.expected import expected_results
@@ -37,7 +39,7 @@ def recipes_of(paths: set[str]) -> set[str]:
 
 
 CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], set[str], set[str]]] = {
-    # change, recipes whose trainings change, recipes whose records alone change
+    # change, recipes whose trainings change, recipes whose records or verdict alone change
     "c_min": (
         lambda s: demo(s)["perturbations"]["rwp"].update(c_min={"digits": 1.5}),
         {"at-rwp", "trades-rwp", "rst-rwp"},
@@ -58,6 +60,11 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], set[str], set[str]]] = {
         lambda s: demo(s)["training"].update(weight_decay={"default": 0.0005, "natural": 0.0}),
         {"natural", "rst", "rst-awp", "rst-rwp"},
         set(),
+    ),
+    "AT's weight decay": (  # TRADES and RST borrow images of AT where a verdict is in doubt
+        lambda s: demo(s)["training"].update(weight_decay={"default": 0.0005, "at": 0.0}),
+        {"at", "at-awp", "at-rwp"},
+        {"trades", "trades-awp", "trades-rwp", "rst", "rst-awp", "rst-rwp"},
     ),
     "another suite": (
         lambda s: s["suites"]["paper"]["training"].update(epochs=201),
@@ -98,3 +105,16 @@ def test_the_papers_plan_counts_each_training_once_the_teacher_among_them(params
     runs = [path for path in expected(params, "paper") if path.endswith("run.json")]
     assert len(runs) == len(set(runs)) == 28 + 46  # both tables; figures and what goes beyond
     assert sum("/natural/" in path for path in runs) == 1
+
+
+def test_the_twin_is_plain_at_of_the_same_place(params: Params) -> None:
+    def twin(suite: str, recipe: str) -> str | None:
+        found = diagnosis_spec(params, table2_keys(params, suite, recipe)[0]).twin
+        return found and found.name
+
+    at = "demo/digits/linf/small/at/seed0"
+    assert twin("demo", "trades-rwp") == twin("demo", "rst") == twin("demo", "at-awp") == at
+    assert twin("demo", "at") is None
+    assert twin("demo", "natural") is None
+    assert twin("paper", "trades") == "paper/cifar10/linf/wrn-34-10/at/seed0"
+    assert twin("paper", "rst") is None  # another network

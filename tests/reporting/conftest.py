@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rwp.config.evaluations import evaluation_spec
+from rwp.config.evaluations import diagnosis_spec, evaluation_spec
 from rwp.config.figures import figure_names, landscape_spec
 from rwp.config.load import check_params
 from rwp.config.schema import Params
@@ -86,16 +86,23 @@ class Project:
         return folder
 
     def write_record(
-        self, key: RunKey, name: str, count: int, *, examples: int = 400, **changes: Any
+        self,
+        key: RunKey,
+        name: str,
+        count: int,
+        *,
+        examples: int = 400,
+        place: str = "best",
+        **changes: Any,
     ) -> Path:
-        """Write the record of one attack on the best checkpoint."""
-        spec = evaluation_spec(self.params, key, attacks=(name,))
+        """Write the record of one attack on the best checkpoint, or on that of `place`."""
+        spec = evaluation_spec(self.params, key, attacks=(name,), checkpoint=place)
         clean = changes.get("num_clean_correct", max(count, round(0.95 * examples)))
         record = {
             "format": "rwp.evaluation/1",
             "fingerprint": "cd34" * 16,
             "key": key.model_dump(mode="json"),
-            "checkpoint": "best",
+            "checkpoint": place,
             "checkpoint_sha256": "0" * 64,
             "data_sha256": "1" * 64,
             "attack": spec.attacks[0].model_dump(mode="json"),
@@ -117,6 +124,27 @@ class Project:
         path = self.root / spec.record(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record), encoding="utf-8")
+        return path
+
+    def write_diagnosis(self, key: RunKey, level: str = "green", **changes: Any) -> Path:
+        """Write the verdict on the records that lie there."""
+        spec = diagnosis_spec(self.params, key)
+        records = {
+            attack.name: json.loads((self.root / spec.evaluation.record(attack.name)).read_text())
+            for attack in spec.evaluation.attacks
+        }
+        content = {
+            "format": "rwp.diagnosis/1",
+            "fingerprint": "ef56" * 4,
+            "level": level,
+            "gap": 4.0,
+            "band": {"green": 6.5, "red": 9.0, "source": "nothing is published"},
+            "reasons": [{"level": level, "text": "PGD is 4.0 points above AutoAttack"}],
+            "follow_up": None,
+            "records": {name: record["fingerprint"] for name, record in records.items()},
+        } | changes
+        path = self.root / spec.path
+        path.write_text(json.dumps(content), encoding="utf-8")
         return path
 
     def table1_keys(self, recipe: str, threat: str = "linf") -> list[RunKey]:
@@ -176,6 +204,7 @@ class Project:
                 for attack, count in zip(suite.evaluation.attacks, counts, strict=True):
                     weak = recipe == "natural" and attack != "natural"
                     self.write_record(key, attack, 4 if weak else count + 2 * position)
+                self.write_diagnosis(key)
 
 
 @pytest.fixture

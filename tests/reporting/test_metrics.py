@@ -46,3 +46,15 @@ def test_the_terminal_shows_table_1_as_well(demo: Project) -> None:
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(terminal_table(table1(demo.params, "demo", root=demo.root), title="Table 1"))
     assert re.search(r"L2 +│ AT-RWP │ digits +│ 56.00 │ 50.00", console.export_text())
+
+
+def test_table_2_with_its_verdicts_fits_into_80_columns(demo: Project) -> None:
+    demo.write_all()
+    reasons = [{"level": "red", "text": "one step fools more than many"}]
+    demo.write_diagnosis(demo.table2_keys("rst-rwp")[0], "red", reasons=reasons)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(terminal_table(table2(demo.params, "demo", root=demo.root), title="Table 2"))
+    text = console.export_text()
+    assert re.search(r"RST-RWP +│ +94.00 │.* 55.00 │ red", text)
+    assert "RST-RWP seed 0: red: one step fools more than many" in text
+    assert "…" not in text

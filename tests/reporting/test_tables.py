@@ -16,7 +16,7 @@ from rwp.reporting.tables import table1, table2, write_table1, write_table2
 from .conftest import Project
 from .settings import PARAMS
 
-TABLE2_COLUMNS = ["defense", "natural", "fgsm", "pgd20", "pgd100", "cw", "aa"]
+TABLE2_COLUMNS = ["defense", "natural", "fgsm", "pgd20", "pgd100", "cw", "aa", "verdict"]
 
 
 def seeds_project(tmp_path: Path, seeds: list[int]) -> Project:
@@ -63,7 +63,7 @@ def test_fewer_than_six_epochs_have_no_mean_of_six(demo: Project) -> None:
     assert pd.isna(row["last_epochs_mean"])
 
 
-def test_table2_has_nine_rows_and_seven_columns_of_percent(demo: Project) -> None:
+def test_table2_has_nine_rows_six_columns_of_percent_and_a_verdict(demo: Project) -> None:
     demo.write_all()
     path, _ = write_table2(demo.params, "demo", root=demo.root)
     frame = pd.read_csv(path)
@@ -72,7 +72,7 @@ def test_table2_has_nine_rows_and_seven_columns_of_percent(demo: Project) -> Non
         f"{base}{suffix}" for base in ("AT", "TRADES", "RST") for suffix in ("", "-AWP", "-RWP")
     ]
     # 360, 260, 220, 216, 212 and 204 of 400 images
-    assert path.read_text().splitlines()[1] == "AT,90.00,65.00,55.00,54.00,53.00,51.00"
+    assert path.read_text().splitlines()[1] == "AT,90.00,65.00,55.00,54.00,53.00,51.00,green"
     assert not frame.isna().any().any()
 
 
@@ -126,7 +126,7 @@ def test_attacks_beyond_the_papers_follow_after_aa(tmp_path: Path) -> None:
     attacks["pgd-20-restarts"] = {"kind": "pgd", "num_steps": 20, "num_restarts": 5}
     del attacks["fgsm"]
     table = table2(check_params(content), "demo", root=tmp_path)
-    assert list(table.frame.columns) == [*TABLE2_COLUMNS, "pgd-20-restarts"]
+    assert list(table.frame.columns) == [*TABLE2_COLUMNS[:-1], "pgd-20-restarts", "verdict"]
     fgsm = table.details.query("attack == 'fgsm'")
     assert fgsm["reason"].str.contains("not among the attacks of the suite").all()
 

@@ -35,7 +35,7 @@ def committed_project(project: Project, committed: dict[str, Any]) -> Project:
 def test_the_demo(committed_project: Project) -> None:
     jobs = planned(committed_project)
     assert jobs["train"] == 13  # 9 defenses, 3 more under L2, the teacher
-    assert jobs["evaluate_demo"] == jobs["autoattack_demo"] == 10
+    assert jobs["evaluate_demo"] == jobs["autoattack_demo"] == jobs["diagnose"] == 10
     assert jobs["table1"] == jobs["table2"] == jobs["report"] == jobs["pseudo_label"] == 1
     assert jobs["figure"] == 2
 
@@ -48,7 +48,7 @@ def test_the_papers_tables(committed_project: Project) -> None:
     }
     second = planned(committed_project, "results/table2.csv")
     assert second["train"] == 9 + 1  # and the teacher
-    assert second["autoattack_paper"] == 9
+    assert second["autoattack_paper"] == second["diagnose"] == 9
 
 
 def test_the_papers_figures(committed_project: Project) -> None:

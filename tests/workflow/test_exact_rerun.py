@@ -46,7 +46,7 @@ TABLES = {"table1": 1, "table2": 1, "report": 1}
 CHANGES: dict[str, tuple[Any, dict[str, int]]] = {
     "c_min": (
         lambda demo: demo["perturbations"]["rwp"].update(c_min={"digits": 1.5}),
-        {"train": 1, "evaluate_demo": 1, "figure": 2, **TABLES},
+        {"train": 1, "evaluate_demo": 1, "diagnose": 1, "figure": 2, **TABLES},
     ),
     "gamma of AWP, which no run uses": (
         lambda demo: demo["perturbations"]["awp"].update(gamma=0.5),
@@ -54,15 +54,15 @@ CHANGES: dict[str, tuple[Any, dict[str, int]]] = {
     ),
     "steps of an attack": (
         lambda demo: demo["evaluation"]["attacks"]["pgd-100"].update(num_steps=5),
-        {"evaluate_demo": 2, "table2": 1, "report": 1},
+        {"evaluate_demo": 2, "diagnose": 2, "table2": 1, "report": 1},
     ),
     "epochs": (
         lambda demo: demo["training"].update(epochs=4),
-        {"train": 2, "evaluate_demo": 2, "figure": 2, **TABLES},
+        {"train": 2, "evaluate_demo": 2, "diagnose": 2, "figure": 2, **TABLES},
     ),
     "a seed more": (
         lambda demo: demo.update(seeds=[0, 1]),
-        {"train": 2, "evaluate_demo": 2, "figure": 2, **TABLES},
+        {"train": 2, "evaluate_demo": 2, "diagnose": 2, "figure": 2, **TABLES},
     ),
 }
 
@@ -94,7 +94,12 @@ def test_exactly_what_depends_on_a_setting(name: str, unchanged: CopiedProject) 
             {"table1", "table2", "report"},
             marks=pytest.mark.slow,
         ),
-        ("training/tally.py", "0.5, 1.0, 1.5", "0.4, 1.0, 1.5", {"train", "evaluate_demo"}),
+        (
+            "training/tally.py",
+            "0.5, 1.0, 1.5",
+            "0.4, 1.0, 1.5",
+            {"train", "evaluate_demo", "diagnose"},
+        ),
     ],
 )
 def test_exactly_what_depends_on_a_line_of_code(
@@ -136,7 +141,7 @@ def test_a_failed_retraining_leaves_no_old_number_behind(unchanged: CopiedProjec
     data.write_bytes(hidden)
     jobs = planned(unchanged)
     assert jobs["train"] >= 1
-    assert {"evaluate_demo", "table2"} <= set(jobs)
+    assert {"evaluate_demo", "diagnose", "table2"} <= set(jobs)
     assert unchanged.run("dvc", "repro").returncode == 0
     record = json.loads((unchanged.folder / RUNS / "at-rwp/seed0/run.json").read_text())
     assert record["spec"]["perturbation"]["c_min"] == 1.2

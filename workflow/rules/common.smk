@@ -12,7 +12,7 @@ shell.prefix(
     f"export PYTHONPATH='{SOURCE}' PATH='{Path(sys.executable).parent}':\"$PATH\"; "
 )
 
-from rwp.config.evaluations import attack_names, evaluation_spec
+from rwp.config.evaluations import attack_names, diagnosis_spec, evaluation_spec
 from rwp.config.figures import (
     BEYOND,
     beyond_runs,
@@ -98,10 +98,21 @@ def run_files(keys):
     ]
 
 
-def records(key, attacks=None):
-    """The records of a run's best network, of all attacks unless some are named."""
-    spec = evaluation_spec(PARAMS, key, attacks=attacks)
+def records(key, attacks=None, checkpoint="best"):
+    """The records of one of a run's networks, of all attacks unless some are named."""
+    chosen = {"checkpoint": checkpoint}  # a keyword of Snakemake's at a line's start
+    spec = evaluation_spec(PARAMS, key, attacks=attacks, **chosen)
     return [str(spec.record(attack.name)) for attack in spec.attacks]
+
+
+def diagnosis_of(wildcards):
+    chosen = {"checkpoint": wildcards.checkpoint}
+    return diagnosis_spec(PARAMS, key_of(wildcards), **chosen)
+
+
+def twin_network(spec):
+    """The network that lends adversarial images, if there is one."""
+    return [str(spec.twin_checkpoint)] if spec.twin else []
 
 
 def training_jobs():
@@ -229,7 +240,11 @@ def table2_inputs(suite):
     return [
         path
         for key in table2_runs(PARAMS, suite)
-        for path in (run_file(key, "run.json"), *records(key))
+        for path in (
+            run_file(key, "run.json"),
+            *records(key),
+            str(diagnosis_spec(PARAMS, key).path),
+        )
     ]
 
 

@@ -1,5 +1,5 @@
-# Attacks on a run's network. The cheap attacks on one network share a job, since starting one
-# takes longer than FGSM; AutoAttack has its own.
+# Attacks on a run's network, and the verdict on them. The cheap attacks on one network share a
+# job, since starting one takes longer than FGSM; AutoAttack has its own.
 for suite, slow in evaluation_jobs():
 
     rule:
@@ -37,6 +37,33 @@ for suite, slow in evaluation_jobs():
         shell:
             "python -m rwp evaluate --resolved {params.spec:q} --fingerprint {params.fingerprint}"
             " > {log} 2>&1"
+
+
+# Reads the records; where they raise doubt, it attacks again, also with images made for plain AT.
+rule diagnose:
+    input:
+        lambda w: records(key_of(w), None, w.checkpoint),
+        network=f"{RUN}/{{checkpoint}}.pt",
+        test="data/{dataset}/test.pt",
+        twin=lambda w: twin_network(diagnosis_of(w)),
+    output:
+        f"{RUN}/evaluation/{{checkpoint}}/diagnosis.json",
+    log:
+        f"logs/evaluate/{RUN}/evaluation/{{checkpoint}}/diagnosis.log",
+    conda:
+        "../envs/rwp.yaml"
+    resources:
+        gpu=1,
+    params:
+        spec=lambda w: diagnosis_of(w).canonical(),
+        fingerprint=lambda w: fingerprints.diagnosis_fingerprint(
+            diagnosis_of(w), PARAMS
+        ),
+    message:
+        "Judging {wildcards.recipe} ({wildcards.dataset}, {wildcards.threat}) by its records"
+    shell:
+        "python -m rwp diagnose --resolved {params.spec:q} --fingerprint {params.fingerprint}"
+        " > {log} 2>&1"
 
 
 # The loss around a run's checkpoints, for the figures that show it.

@@ -29,6 +29,7 @@ rule table2:
     output:
         table="{base}/table2.csv",
         details="{base}/table2_details.csv",
+        comparisons="{base}/comparisons.csv",
     log:
         "logs/tables/{base}/table2.log",
     localrule: True

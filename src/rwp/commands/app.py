@@ -11,7 +11,7 @@ from rwp.commands import (
     data,
     diagnose,
     evaluate,
-    external,
+    export,
     figure,
     landscape,
     plan,
@@ -41,7 +41,7 @@ app.command("pseudo-label")(pseudo_label.pseudo_label)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(diagnose.diagnose)
-app.command()(external.export)
+app.command()(export.export)
 app.command()(table.table)
 app.command()(landscape.landscape)
 app.command()(figure.figure)

@@ -12,7 +12,7 @@ from rwp.errors import UserError
 
 if TYPE_CHECKING:
     from rwp.config.schema import Params
-    from rwp.config.specs import RunKey
+    from rwp.config.specs import EvaluationSpec, RunKey
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The settings file.")]
 SuiteName = Annotated[str, typer.Option(help="Suite of params.yaml: demo, quick, paper or yours.")]
@@ -67,3 +67,28 @@ def find_run(
         network=network,
         seed=seed,
     )
+
+
+def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -> EvaluationSpec:
+    """The evaluation of a network that the pipeline trained, from the run.json beside it."""
+    from rwp.config.evaluations import evaluation_spec
+    from rwp.config.specs import RunKey
+    from rwp.files import read_object
+
+    if checkpoint is None:
+        raise UserError("--checkpoint: expected a network, got none; e.g. results/.../best.pt")
+    if not checkpoint.exists():
+        raise UserError(f"{checkpoint}: expected a checkpoint, found no file; train it first")
+    if checkpoint.name not in ("best.pt", "best_on_test.pt", "last.pt"):
+        raise UserError(
+            f"{checkpoint}: expected best.pt, best_on_test.pt or last.pt in a run's folder, got"
+            f" {checkpoint.name}; for weights from elsewhere add --arch NAME"
+        )
+    record = checkpoint.parent / "run.json"
+    key = RunKey.parse(read_object(record).get("key"), where=str(record))
+    if (Path.cwd() / key.directory).resolve() != checkpoint.parent.resolve():
+        raise UserError(
+            f"{checkpoint}: expected the run below {key.directory}, got another folder;"
+            f" run from the project that trained it"
+        )
+    return evaluation_spec(params, key, checkpoint=checkpoint.stem, attacks=attacks or None)

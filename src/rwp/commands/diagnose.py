@@ -7,38 +7,49 @@ from typing import Annotated
 
 import typer
 
-from rwp.commands.common import DEFAULT_PARAMS, ParamsFile
-from rwp.commands.evaluate import spec_of
+from rwp.commands.common import DEFAULT_PARAMS, Fingerprint, ParamsFile, Resolved, spec_of
 
 
 def diagnose(
-    checkpoint: Annotated[Path, typer.Argument(help="A run's best.pt with all its records.")],
-    twin: Annotated[
-        Path | None, typer.Option(help="A network to borrow adversarial images from: plain AT's.")
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="A run's best.pt with all its records.")
     ] = None,
+    twin: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another network to borrow adversarial images from than the suite's plain AT;"
+            " `rwp verify` then counts the verdict as stale."
+        ),
+    ] = None,
+    resolved: Resolved = None,
+    fingerprint: Fingerprint = None,
     params_file: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Look for masked gradients in a network's records; attack harder unless all is green.
 
     Writes diagnosis.json beside the records. docs/evaluation.md says what the verdicts rest on.
     """
-    from rwp.config.load import load_params
-    from rwp.config.trainings import train_spec
+    from rwp.config.evaluations import DiagnosisSpec
     from rwp.gpu import claim
-    from rwp.provenance.chain import evaluation_fingerprint
 
-    params = load_params(params_file)
-    spec = spec_of(params, checkpoint, ())
+    if resolved is not None and fingerprint is not None:
+        spec = DiagnosisSpec.parse(resolved, where="--resolved")
+    else:
+        from rwp.config.evaluations import diagnosis_spec
+        from rwp.config.load import load_params
+        from rwp.provenance.chain import diagnosis_fingerprint, merkle
+
+        params = load_params(params_file)
+        evaluation = spec_of(params, checkpoint, ())
+        spec = diagnosis_spec(params, evaluation.key, checkpoint=evaluation.checkpoint)
+        fingerprint = diagnosis_fingerprint(spec, params)
+        if twin is not None:
+            fingerprint = merkle("by hand", fingerprint, str(twin))
     with claim() as device:
         from rwp.evaluation.diagnosis import diagnose_checkpoint, read_diagnosis
 
         path = diagnose_checkpoint(
-            spec,
-            objective=train_spec(params, spec.key).objective.loss,
-            root=Path.cwd(),
-            fingerprint=evaluation_fingerprint(spec, params),
-            twin=twin,
-            device=device,
+            spec, root=Path.cwd(), fingerprint=fingerprint, twin=twin, device=device
         )
     verdict = read_diagnosis(path)
     print(f"{verdict['level']}  {path}")

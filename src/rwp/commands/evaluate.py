@@ -7,18 +7,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rwp.commands.common import DEFAULT_PARAMS, Fingerprint, ParamsFile, Resolved, SuiteName
+from rwp.commands.common import (
+    DEFAULT_PARAMS,
+    Fingerprint,
+    ParamsFile,
+    Resolved,
+    SuiteName,
+    spec_of,
+)
 from rwp.commands.external import evaluate_elsewhere
-from rwp.errors import UserError
+from rwp.commands.workers import helpers
 
 if TYPE_CHECKING:
-    from rwp.config.schema import Params
     from rwp.config.specs import EvaluationSpec
 
 
 def evaluate(
     checkpoint: Annotated[
-        Path | None, typer.Option(help="A run's best.pt or last.pt, or, with --arch, any weights.")
+        Path | None,
+        typer.Option(help="A run's network: best.pt, best_on_test.pt, last.pt; with --arch, any."),
     ] = None,
     attack: Annotated[
         list[str] | None, typer.Option(help="Only this attack of the suite; may be repeated.")
@@ -34,6 +41,9 @@ def evaluate(
     output: Annotated[
         Path, typer.Option(help="Folder for the records of a model from elsewhere.")
     ] = Path("results/external"),
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that divide AutoAttack, e.g. one per GPU.")
+    ] = 1,
     suite: SuiteName = "demo",
     resolved: Resolved = None,
     fingerprint: Fingerprint = None,
@@ -43,47 +53,48 @@ def evaluate(
 
     A run's own network is attacked as its suite in params.yaml says, and the records lie beside
     it. Published weights (--arch, --layout) and models of your own (--model) are evaluated on a
-    data set of ours; clean accuracy is printed first, before hours are spent.
+    data set of ours; clean accuracy is printed first, before hours are spent. The same command
+    on several machines that share the project's folder divides AutoAttack between them.
     """
     from rwp.config.load import load_params
-    from rwp.gpu import claim
 
-    root = Path.cwd()
     if resolved is not None and fingerprint is not None:
         from rwp.config.specs import EvaluationSpec
 
-        spec = EvaluationSpec.parse(resolved, where="--resolved")
-    else:
-        params = load_params(params_file)
-        if model is not None or arch is not None:
-            with claim() as device:
-                paths = evaluate_elsewhere(
-                    params,
-                    checkpoint=checkpoint,
-                    arch=arch,
-                    layout=layout,
-                    model=model,
-                    suite=suite,
-                    dataset=dataset,
-                    attacks=tuple(attack or ()),
-                    output=output,
-                    device=device,
-                )
-            _show(paths)
-            return
+        _evaluate_run(EvaluationSpec.parse(resolved, where="--resolved"), fingerprint, workers)
+        return
+    params, attacks = load_params(params_file), tuple(attack or ())
+    if model is None and arch is None:
         from rwp.provenance.chain import evaluation_fingerprint
 
-        spec = spec_of(params, checkpoint, tuple(attack or ()))
-        fingerprint = evaluation_fingerprint(spec, params)
-    _evaluate_run(spec, root, fingerprint)
+        spec = spec_of(params, checkpoint, attacks)
+        _evaluate_run(spec, evaluation_fingerprint(spec, params), workers)
+        return
+    paths = evaluate_elsewhere(
+        params,
+        checkpoint=checkpoint,
+        arch=arch,
+        layout=layout,
+        model=model,
+        suite=suite,
+        dataset=dataset,
+        attacks=attacks,
+        output=output,
+        workers=workers,
+    )
+    _show(paths)
 
 
-def _evaluate_run(spec: EvaluationSpec, root: Path, fingerprint: str) -> None:
+def _evaluate_run(spec: EvaluationSpec, fingerprint: str, workers: int) -> None:
     from rwp.files import read_object
     from rwp.gpu import claim
     from rwp.panels import evaluation_metrics
 
-    with claim() as device:
+    root = Path.cwd()
+    slow = tuple(attack for attack in spec.attacks if attack.kind == "autoattack")
+    shared = spec.model_copy(update={"attacks": slow}).canonical()
+    words = ["evaluate", "--resolved", shared, "--fingerprint", fingerprint]
+    with helpers(workers - 1 if slow else 0, words), claim() as device:
         from rwp.evaluation.jobs import evaluate_checkpoint
         from rwp.tracking import log_evaluation
 
@@ -97,37 +108,16 @@ def _evaluate_run(spec: EvaluationSpec, root: Path, fingerprint: str) -> None:
 
 
 def _show(paths: list[Path]) -> dict[str, float]:
-    """Print the accuracy under each attack."""
+    """Print the accuracy under each attack, and what is odd about the network."""
     from rwp.evaluation.records import read_record
 
     accuracies = {}
+    warnings: dict[str, None] = {}
     for path in paths:
         record = read_record(path)
         accuracies[record.attack.name] = record.robust_accuracy
         print(f"{record.attack.name:>16}  {record.robust_accuracy:7.2%}  {path}")
+        warnings |= dict.fromkeys(record.warnings)
+    for warning in warnings:
+        print(f"warning: {warning}")
     return accuracies
-
-
-def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -> EvaluationSpec:
-    """The evaluation of a network that the pipeline trained, from the run.json beside it."""
-    from rwp.config.evaluations import evaluation_spec
-    from rwp.config.specs import RunKey
-    from rwp.files import read_object
-
-    if checkpoint is None:
-        raise UserError("--checkpoint: expected a network, got none; e.g. results/.../best.pt")
-    if not checkpoint.exists():
-        raise UserError(f"{checkpoint}: expected a checkpoint, found no file; train it first")
-    if checkpoint.name not in ("best.pt", "last.pt"):
-        raise UserError(
-            f"{checkpoint}: expected best.pt or last.pt in a run's folder, got"
-            f" {checkpoint.name}; for weights from elsewhere add --arch NAME"
-        )
-    record = checkpoint.parent / "run.json"
-    key = RunKey.parse(read_object(record).get("key"), where=str(record))
-    if (Path.cwd() / key.directory).resolve() != checkpoint.parent.resolve():
-        raise UserError(
-            f"{checkpoint}: expected the run below {key.directory}, got another folder;"
-            f" run from the project that trained it"
-        )
-    return evaluation_spec(params, key, checkpoint=checkpoint.stem, attacks=attacks or None)

@@ -26,12 +26,16 @@ def table(
     output: Annotated[Path | None, typer.Option(help="Another file, for the table alone.")] = None,
     params_file: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
-    """Write a table as CSV, its details beside it, and print it; what is not built stays empty."""
+    """Write a table as CSV, its details beside it, and print it; what is not built stays empty.
+
+    With Table 2 goes comparisons.csv: its defenses in pairs, on the same images.
+    """
     from rich.console import Console
 
     from rwp.config.load import load_params
     from rwp.reporting import tables
     from rwp.reporting.beyond import beyond
+    from rwp.reporting.comparisons import write_comparisons
     from rwp.reporting.metrics import terminal_table
 
     params, root = load_params(params_file), Path.cwd()
@@ -49,3 +53,5 @@ def table(
     elif not show:
         for path in tables.write_table(result, suite, name.value, root):
             print(path)
+        if name is TableName.table2:
+            print(write_comparisons(params, suite, root=root))

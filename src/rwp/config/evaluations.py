@@ -1,10 +1,32 @@
-"""From params.yaml to the spec of an evaluation."""
+"""From params.yaml to the spec of an evaluation and of the verdict on it."""
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+from typing import Literal
+
 from rwp.config.lookup import Lookup, choose, dataset_spec, step_size, threat_spec
 from rwp.config.schema import AttackEntry, Params, Suite
-from rwp.config.specs import AttackSpec, EvaluationSpec, RunKey
+from rwp.config.specs import AttackSpec, EvaluationSpec, RunKey, Spec
+from rwp.config.tables import table2_runs
+
+
+class DiagnosisSpec(Spec):
+    """The verdict on one evaluation; the twin lends adversarial images where there is doubt."""
+
+    evaluation: EvaluationSpec  # all attacks of its suite
+    objective: Literal["natural", "at", "trades", "mart"]
+    twin: RunKey | None
+
+    @property
+    def path(self) -> PurePosixPath:
+        """Where the verdict lies, relative to the project."""
+        return self.evaluation.record("diagnosis")
+
+    @property
+    def twin_checkpoint(self) -> PurePosixPath | None:
+        """The network that lends images, relative to the project."""
+        return None if self.twin is None else self.twin.directory / "best.pt"
 
 
 def attack_names(suite: Suite, *, slow: bool) -> tuple[str, ...]:
@@ -59,3 +81,36 @@ def evaluation_spec(
         num_examples=suite.evaluation.num_examples,
         seed=suite.evaluation.seed,
     )
+
+
+def diagnosis_spec(params: Params, key: RunKey, *, checkpoint: str = "best") -> DiagnosisSpec:
+    """Resolve the verdict on one checkpoint, which stands on all attacks of its suite."""
+    return DiagnosisSpec(
+        evaluation=evaluation_spec(params, key, checkpoint=checkpoint),
+        objective=_objective(params, key),
+        twin=_twin(params, key),
+    )
+
+
+def _objective(params: Params, key: RunKey) -> Literal["natural", "at", "trades", "mart"]:
+    suite = params.suites[key.suite]
+    return suite.objectives[suite.recipes[key.recipe].objective].loss
+
+
+def _twin(params: Params, key: RunKey) -> RunKey | None:
+    """Plain AT of the same place, where Table 2 has it; natural and AT itself have no twin."""
+    suite = params.suites[key.suite]
+
+    def is_plain_at(other: RunKey) -> bool:
+        return suite.recipes[other.recipe].perturbation is None and (
+            _objective(params, other) == "at"
+        )
+
+    if is_plain_at(key) or _objective(params, key) == "natural":
+        return None
+    alike = (
+        other
+        for other in table2_runs(params, key.suite)
+        if other == key.model_copy(update={"recipe": other.recipe}) and is_plain_at(other)
+    )
+    return next(alike, None)

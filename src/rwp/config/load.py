@@ -16,6 +16,7 @@ from rwp.config.fields import Frozen
 from rwp.config.lookup import choose
 from rwp.config.results import SweepEntry
 from rwp.config.schema import Params, Suite
+from rwp.config.specs import Spec
 from rwp.errors import UserError
 
 _SHOWN = 80  # characters of a wrong value
@@ -105,12 +106,12 @@ def _short(value: Any) -> str:
 
 
 def _similar(parts: list[str]) -> str:
-    """A guess at the key that was meant, among the fields of all models."""
+    """A guess at the key that was meant, among the fields of all models that people write."""
     known: set[str] = set()
     todo: list[type[BaseModel]] = [Frozen]
     while todo:
         model = todo.pop()
-        todo.extend(model.__subclasses__())
+        todo.extend(found for found in model.__subclasses__() if not issubclass(found, Spec))
         known |= set(model.model_fields)
     close = difflib.get_close_matches(parts[-1], sorted(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else "; remove it"

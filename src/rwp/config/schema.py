@@ -149,6 +149,12 @@ class EvaluationEntry(Frozen):
     num_examples: PositiveInt | None = None  # none: the whole test split
     seed: Count
 
+    @model_validator(mode="after")
+    def _no_attack_is_called_diagnosis(self) -> EvaluationEntry:
+        if "diagnosis" in self.attacks:
+            raise ValueError("attacks: expected another name, got diagnosis, which the verdict has")
+        return self
+
 
 class Suite(Frozen):
     """One complete set of experiments."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from rwp.config.evaluations import evaluation_spec
+from rwp.config.evaluations import DiagnosisSpec, diagnosis_spec, evaluation_spec
 from rwp.config.figures import BEYOND, beyond_runs, figure_runs
 from rwp.config.lookup import run_key
 from rwp.config.schema import Params
@@ -17,6 +17,7 @@ from rwp.errors import UserError
 
 TABLES = ("table1", "table2")
 REPORT = ("report", "metrics")  # written together
+COMPARISONS = "comparisons"  # written with table 2
 CHECKPOINTS = ("best", "best_on_test", "last")
 _SUFFIXES = (".csv", ".svg", ".png", ".html", ".json")
 
@@ -28,6 +29,7 @@ class Needs:
     trainings: tuple[RunKey, ...] = ()
     evaluations: tuple[EvaluationSpec, ...] = ()  # their trainings are among the others
     landscapes: tuple[tuple[str, str], ...] = ()  # suite, figure
+    verdicts: tuple[DiagnosisSpec, ...] = ()  # their evaluations are among the others
 
 
 def together(several: Iterable[Needs]) -> Needs:
@@ -37,6 +39,7 @@ def together(several: Iterable[Needs]) -> Needs:
         tuple(dict.fromkeys(key for part in parts for key in part.trainings)),
         tuple(dict.fromkeys(spec for part in parts for spec in part.evaluations)),
         tuple(dict.fromkeys(item for part in parts for item in part.landscapes)),
+        tuple(dict.fromkeys(spec for part in parts for spec in part.verdicts)),
     )
 
 
@@ -56,7 +59,7 @@ def part_needs(params: Params, suite_name: str, part: str) -> Needs:
     if part == "table1":
         return Needs(tuple(table1_runs(params, suite_name)))
     if part == "table2":
-        return _evaluated(params, table2_runs(params, suite_name), None)
+        return _judged(params, table2_runs(params, suite_name), checkpoint="best")
     if part == BEYOND and suite.beyond is not None:
         return _evaluated(params, beyond_runs(params, suite_name), suite.beyond.attacks)
     runs = tuple(figure_runs(params, suite_name, part))
@@ -78,6 +81,8 @@ def target_needs(params: Params, target: str) -> Needs:
         if path.parent == base and path.suffix in _SUFFIXES:
             if part in REPORT:
                 return suite_needs(params, name)
+            if part == COMPARISONS:
+                return part_needs(params, name, "table2")
             if part in parts:
                 return part_needs(params, name, part)
         if path.parent == base / "landscapes" and part in parts:
@@ -94,6 +99,13 @@ def _evaluated(params: Params, keys: Sequence[RunKey], attacks: tuple[str, ...] 
     return Needs(tuple(keys), tuple(evaluation_spec(params, key, attacks=attacks) for key in keys))
 
 
+def _judged(params: Params, keys: Sequence[RunKey], *, checkpoint: str) -> Needs:
+    verdicts = tuple(diagnosis_spec(params, key, checkpoint=checkpoint) for key in keys)
+    twins = tuple(spec.twin for spec in verdicts if spec.twin is not None)
+    evaluations = tuple(spec.evaluation for spec in verdicts)
+    return Needs((*keys, *twins), evaluations, verdicts=verdicts)
+
+
 def _run_needs(params: Params, suite_name: str, target: str, parts: Sequence[str]) -> Needs:
     """A run's folder, one of its files, or the record of one attack."""
     seed = re.fullmatch(r"seed(\d+)", parts[4]) if len(parts) > 4 else None
@@ -105,6 +117,8 @@ def _run_needs(params: Params, suite_name: str, target: str, parts: Sequence[str
     names = dict(zip(("dataset", "threat", "network", "recipe"), parts[:4], strict=True))
     key = run_key(params, suite_name, seed=int(seed[1]), **names)
     if len(parts) == 8 and parts[5] == "evaluation" and parts[6] in CHECKPOINTS:
+        if parts[7] == "diagnosis.json":
+            return _judged(params, [key], checkpoint=parts[6])
         attacks = (parts[7].removesuffix(".json"),)
         spec = evaluation_spec(params, key, checkpoint=parts[6], attacks=attacks)
         return Needs((key,), (spec,))

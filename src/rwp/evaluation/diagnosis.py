@@ -4,100 +4,116 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from rwp.config.specs import EvaluationSpec
-from rwp.data.images import ImageSet
+from rwp.config.evaluations import DiagnosisSpec
 from rwp.errors import UserError
-from rwp.evaluation.diagnostics import Verdict, judge
-from rwp.evaluation.followup import FollowUp, follow_up
-from rwp.evaluation.jobs import first_examples
+from rwp.evaluation.diagnostics import FollowUp, Verdict, judge
 from rwp.evaluation.records import EvaluationRecord, read_record
 from rwp.files import read_json, write_json
-from rwp.training.checkpoint import load_network
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT = "rwp.diagnosis/1"
 _FOLLOW_UP_EXAMPLES = 500  # standard error of a share: at most 2.2 points
 
 
 def diagnose_checkpoint(
-    spec: EvaluationSpec,
+    spec: DiagnosisSpec,
     *,
-    objective: str,
     root: Path,
     fingerprint: str,
     twin: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> Path:
-    """Judge the records that `spec` names; attack again unless all is green; write the verdict.
+    """Judge the records of one evaluation; attack again unless all is green; write the verdict.
 
     Args:
-        spec: the evaluation whose records exist.
-        objective: natural, at, trades or mart.
+        spec: whose records exist.
         root: the project's folder.
         fingerprint: goes into the file.
-        twin: a checkpoint to borrow adversarial images from, e.g. that of plain AT.
+        twin: a checkpoint to borrow adversarial images from, instead of the twin of `spec`.
         device: where to run.
 
     Returns:
         The file, `diagnosis.json` beside the records.
 
     Raises:
-        UserError: a record is missing or damaged.
+        UserError: a record is missing or damaged, or the twin is missing.
     """
-    records = [read_record(root / spec.record(attack.name)) for attack in spec.attacks]
-    verdict = judge(records, dataset=spec.key.dataset, objective=objective)
-    found = None
-    if verdict.level != "green" and objective != "natural":
+    evaluation = spec.evaluation
+    records = [read_record(root / evaluation.record(attack.name)) for attack in evaluation.attacks]
+    dataset, found = evaluation.key.dataset, None
+    verdict = judge(records, dataset=dataset, objective=spec.objective)
+    if verdict.level != "green" and spec.objective != "natural":
+        if twin is None and spec.twin_checkpoint is not None:
+            twin = root / spec.twin_checkpoint
         found = _follow_up(spec, records, root=root, twin=twin, device=device)
-        verdict = judge(records, dataset=spec.key.dataset, objective=objective, follow_up=found)
-    path = root / spec.record("diagnosis")
-    write_json(path, _as_json(verdict, found, fingerprint))
+        verdict = judge(records, dataset=dataset, objective=spec.objective, follow_up=found)
+    path = root / spec.path
+    write_json(path, _as_json(verdict, found, records, fingerprint))
     return path
 
 
 def _follow_up(
-    spec: EvaluationSpec,
+    spec: DiagnosisSpec,
     records: list[EvaluationRecord],
     *,
     root: Path,
     twin: Path | None,
     device: torch.device | str,
 ) -> FollowUp:
+    # Most verdicts are green and written without torch, whose import takes longer than they do.
+    from rwp.data.images import ImageSet
+    from rwp.evaluation.followup import follow_up
+    from rwp.evaluation.jobs import first_examples
+    from rwp.training.checkpoint import load_network
+
+    evaluation = spec.evaluation
     attack = next((record.attack for record in records if record.attack.kind == "pgd"), None)
     if attack is None:
         raise UserError(
-            f"{spec.key.name}: expected a PGD among the attacks, got none; "
+            f"{evaluation.key.name}: expected a PGD among the attacks, got none; "
             "add one under evaluation.attacks"
         )
-    data = root / "data" / spec.key.dataset / "test.pt"
+    if twin is not None and not twin.exists():
+        raise UserError(
+            f"{twin}: expected the twin that lends adversarial images, found no file; "
+            "train it first, or name another network with --twin"
+        )
+    data = root / "data" / evaluation.key.dataset / "test.pt"
     images = ImageSet.load(data)
-    count = min(_FOLLOW_UP_EXAMPLES, spec.num_examples or len(images), len(images))
-    model, _ = load_network(root / spec.key.directory / f"{spec.checkpoint}.pt", device=device)
+    count = min(_FOLLOW_UP_EXAMPLES, evaluation.num_examples or len(images), len(images))
+    checkpoint = root / evaluation.key.directory / f"{evaluation.checkpoint}.pt"
     return follow_up(
-        model,
+        load_network(checkpoint, device=device)[0],
         first_examples(images, count, data),
         attack,
-        batch_size=spec.batch_size,
-        seed=spec.seed,
+        batch_size=evaluation.batch_size,
+        seed=evaluation.seed,
         device=device,
         twin=None if twin is None else load_network(twin, device=device)[0],
     )
 
 
-def _as_json(verdict: Verdict, found: FollowUp | None, fingerprint: str) -> dict[str, Any]:
+def _as_json(
+    verdict: Verdict,
+    found: FollowUp | None,
+    records: list[EvaluationRecord],
+    fingerprint: str,
+) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "fingerprint": fingerprint,
         **asdict(verdict),
         "follow_up": None if found is None else asdict(found),
+        "records": {record.attack.name: record.fingerprint for record in records},
     }
 
 
 def read_diagnosis(path: Path | str) -> dict[str, Any]:
-    """The content of a diagnosis: level, gap, band, reasons, follow_up.
+    """The content of a diagnosis: level, gap, band, reasons, follow_up, records.
 
     Raises:
         UserError: the file is missing or of another kind.

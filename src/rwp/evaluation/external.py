@@ -20,11 +20,13 @@ from rwp.core.models.converters import LAYOUTS, convert_state
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_outcomes
-from rwp.evaluation.jobs import first_examples, record_of, run_attacks
+from rwp.evaluation.jobs import first_examples, is_done, record_of, run_attacks
 from rwp.evaluation.records import write_record
 from rwp.evaluation.suite import AttackResult
 from rwp.files import sha256_file
 from rwp.training.checkpoint import FORMAT, load_network, load_weights, read_weights_file
+
+_FINGERPRINT = "external"  # nothing of ours stands behind these models
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ def load_checkpoint(
             f"{path}: expected the network and the layout ({', '.join(LAYOUTS)}) of a foreign "
             f"checkpoint, got {layout}; name them with --arch and --layout"
         )
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path}: expected a table of weights, got {type(content).__name__}; "
+            "save the state_dict alone"
+        )
     normalized = LAYOUTS[layout].normalization == "outside" or (
         LAYOUTS[layout].normalization == "buffers" and _has_normalization(content)
     )
@@ -116,15 +123,29 @@ def load_factory(text: str, *, device: torch.device | str = "cpu") -> ExternalMo
             f"--model: expected {factory_name!r} in the module {module_name!r}, got {error}; "
             "check both names and the current folder"
         ) from error
+    except Exception as error:  # somebody else's code may fail in any way
+        raise UserError(
+            f"--model: expected to import {module_name}, got {_in_one_line(error)}; run it alone"
+        ) from error
     finally:
         sys.path.remove(str(Path.cwd()))
-    model = factory() if callable(factory) else factory
+    try:
+        model = factory() if callable(factory) else factory
+    except Exception as error:
+        raise UserError(
+            f"--model: expected {text} to return a model when called without arguments, got "
+            f"{_in_one_line(error)}; call it alone"
+        ) from error
     if not isinstance(model, nn.Module):
         raise UserError(
             f"--model: expected {text} to return a torch.nn.Module, got {type(model).__name__}; "
             "return the model itself"
         )
     return ExternalModel(model.to(device), factory_name, _hash_of(model))
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _hash_of(model: nn.Module) -> str:
@@ -152,6 +173,9 @@ def evaluate_external(
 ) -> list[Path]:
     """Evaluate a model from elsewhere; `on_clean` gets the clean accuracy before any attack.
 
+    A record that is there already, of the same model, images and settings, is left alone, and
+    AutoAttack goes on with the batch it was at.
+
     Returns:
         The records, `<out>/<attack>.json`; they have no run key.
 
@@ -164,12 +188,15 @@ def evaluate_external(
     if on_clean is not None:
         on_clean(float(clean.mean()))
     hashes = {"checkpoint_sha256": external.sha256, "data_sha256": sha256_file(data)}
-    paths: list[Path] = []
+    identity = hashes | {"seed": seed, "batch_size": batch_size, "num_examples": len(images)}
+
+    def is_needed(attack: AttackSpec) -> bool:
+        return not is_done(out / f"{attack.name}.json", attack, _FINGERPRINT, identity)
 
     def write(result: AttackResult) -> None:
         record = record_of(
             result,
-            fingerprint="external",
+            fingerprint=_FINGERPRINT,
             key=None,
             checkpoint=external.name,
             hashes=hashes,
@@ -177,30 +204,36 @@ def evaluate_external(
             batch_size=batch_size,
             device=device,
         )
-        paths.append(out / f"{result.attack.name}.json")
-        write_record(paths[-1], record)
+        write_record(out / f"{result.attack.name}.json", record)
 
+    folder = "-".join(str(part)[:16] for part in identity.values())
     run_attacks(
         external.model,
         images,
-        attacks,
+        [attack for attack in attacks if is_needed(attack)],
         batch_size=batch_size,
         seed=seed,
         device=device,
-        state=state / external.sha256[:16] / hashes["data_sha256"][:16] / f"{seed}-{batch_size}",
+        state=state / folder,
         on_result=write,
+        is_needed=is_needed,
     )
-    return paths
+    return [out / f"{attack.name}.json" for attack in attacks]
 
 
 def _try_one_image(external: ExternalModel, images: ImageSet, device: torch.device | str) -> None:
     batch, labels = batch_of(images, 0, 1, device)
     try:
         with borrowed(external.model, device):
-            checked_logits(external.model, batch, labels)
-    except (RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            num_classes = checked_logits(external.model, batch, labels * 0).shape[1]
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UserError(
             f"{external.name}: expected a model of images of shape {images.shape} in [0, 1], "
-            f"got an error on the first one ({reason}); choose the data set it was trained on"
+            f"got an error on the first one ({_in_one_line(error)}); choose the data set it was "
+            "trained on"
         ) from error
+    if num_classes < images.num_classes:
+        raise UserError(
+            f"{external.name}: expected logits of {images.num_classes} classes, got {num_classes}; "
+            "choose the data set it was trained on"
+        )

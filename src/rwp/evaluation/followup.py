@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,28 +19,16 @@ from rwp.core.attacks import pgd
 from rwp.core.losses import cross_entropy
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
+from rwp.evaluation.diagnostics import FollowUp
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits
+from rwp.evaluation.records import Flags
 from rwp.evaluation.suite import threat_model
 from rwp.rng import generator_for
 
-_MORE_STEPS, _RESTARTS = 100, 5
+_MORE_STEPS, _RESTARTS = 100, 3
 _SCALES = (1.0, 10.0)  # spread that the rescaled logits of each image are given
 _LARGEST = {"linf": 0.5, "l2": 5.0}  # L-inf 0.5 turns every image into the same gray one
 _DOUBLINGS = 12
-
-
-@dataclass(frozen=True)
-class FollowUp:
-    """Shares of the images; robust ones unless said otherwise."""
-
-    base: float  # PGD as in the table
-    longer: float  # 100 steps, 5 restarts, worst iterate
-    rescaled: float  # PGD on logits brought to a common spread, worst of two spreads
-    transfer: float | None  # PGD images of the twin, none without one
-    zero_gradients: float  # of all images: the loss has no gradient at the clean image
-    sweep: tuple[tuple[float, float], ...]  # (radius, robust), doubling up to the largest radius
-    chance: float  # share of the most frequent class
-    num_examples: int
 
 
 def follow_up(
@@ -68,14 +57,13 @@ def follow_up(
     """
     run = _Runner(model, images, attack, batch_size, seed, device)
     base = run.robust(pgd)
-    longer = partial(pgd, num_restarts=_RESTARTS, keep="worst")
-    rescaled = min(run.robust(partial(pgd, loss=_rescaled(scale))) for scale in _SCALES)
+    rescaled = [run.robust(partial(pgd, loss=_rescaled(scale))).mean() for scale in _SCALES]
     counts = images.class_counts()
     return FollowUp(
-        base=base,
-        longer=run.robust(longer, num_steps=max(_MORE_STEPS, attack.num_steps or 0)),
-        rescaled=rescaled,
-        transfer=None if twin is None else run.robust(pgd, source=twin),
+        base=float(base.mean()),
+        longer=float(run.longer(base).mean()),
+        rescaled=float(min(rescaled)),
+        transfer=None if twin is None else float(run.robust(pgd, source=twin).mean()),
         zero_gradients=run.zero_gradients(),
         sweep=run.sweep(),
         chance=max(counts) / len(images),
@@ -110,13 +98,20 @@ class _Runner:
         threat: ThreatModel | None = None,
         step_size: float | None = None,
         source: nn.Module | None = None,
-    ) -> float:
-        """Share of images that are right before and after; `source` is attacked instead."""
+        among: Flags | None = None,
+        restart: int = 0,
+    ) -> Flags:
+        """Which images are right before and after; `source` is attacked instead of the model.
+
+        Only images in `among` are attacked, all others count as fooled.
+        """
         attacked = source or self.model
-        robust = 0
+        robust = np.zeros(len(self.images), dtype=np.bool_)
+        chosen = np.flatnonzero(np.ones_like(robust) if among is None else among)
+        images = self.images.select(torch.from_numpy(chosen))
         with borrowed(self.model, self.device), borrowed(attacked, self.device):
-            for place, start in enumerate(range(0, len(self.images), self.batch_size)):
-                batch, labels = batch_of(self.images, start, self.batch_size, self.device)
+            for place, start in enumerate(range(0, len(images), self.batch_size)):
+                batch, labels = batch_of(images, start, self.batch_size, self.device)
                 adversarial = attack(
                     attacked,
                     batch,
@@ -124,12 +119,22 @@ class _Runner:
                     threat=threat or threat_model(self.attack),
                     step_size=step_size or self.attack.step,
                     num_steps=num_steps or self.attack.num_steps or 0,
-                    generator=generator_for(self.seed, "follow-up", place),
+                    generator=generator_for(self.seed, "follow-up", restart, place),
                 )
                 before = checked_logits(self.model, batch, labels).argmax(dim=1) == labels
                 after = checked_logits(self.model, adversarial, labels).argmax(dim=1) == labels
-                robust += int((before & after).sum())
-        return robust / len(self.images)
+                index = chosen[start : start + self.batch_size]
+                robust[index] = (before & after).cpu().numpy()
+        return robust
+
+    def longer(self, robust: Flags) -> Flags:
+        """What is left of the robust images after more steps, several times from anew."""
+        num_steps = max(_MORE_STEPS, self.attack.num_steps or 0)
+        for restart in range(1, _RESTARTS + 1):
+            robust = self.robust(
+                partial(pgd, keep="worst"), num_steps=num_steps, among=robust, restart=restart
+            )
+        return robust
 
     def sweep(self) -> tuple[tuple[float, float], ...]:
         """Robust accuracy at doubling radii, up to 0 or to the largest radius that makes sense.
@@ -142,7 +147,8 @@ class _Runner:
             size = min(radius * 2**doubling, largest)
             threat = ThreatModel(self.attack.threat.norm, size)
             step = self.attack.step * size / radius
-            accuracy = self.robust(partial(pgd, keep="worst"), threat=threat, step_size=step)
+            attack = partial(pgd, keep="worst")
+            accuracy = float(self.robust(attack, threat=threat, step_size=step).mean())
             points.append((size, accuracy))
             if accuracy == 0 or size >= largest:
                 break

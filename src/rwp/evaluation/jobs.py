@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +17,7 @@ from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.autoattack import autoattack
 from rwp.evaluation.records import EvaluationRecord, pack, read_record, write_record
+from rwp.evaluation.shards import clear_folder, shared_folder
 from rwp.evaluation.suite import AttackResult, evaluate
 from rwp.files import sha256_file
 from rwp.provenance.chain import record_fingerprint
@@ -36,6 +36,8 @@ def evaluate_checkpoint(
 
     A record that is there already, of the same fingerprint and files, is left alone; so a job
     that was killed goes on with the attack it was at, and AutoAttack with the batch it was at.
+    Any number of these may run at once, on any machines that see the same folders: they divide
+    AutoAttack's batches between them, and the record has the bits of one that works alone.
 
     Args:
         spec: what to run.
@@ -49,16 +51,10 @@ def evaluate_checkpoint(
             the attacks refuse. No record is written for an attack that did not finish.
     """
     job = _Job(spec, root, device)
-    pending = [
-        attack
-        for attack in spec.attacks
-        if not _is_done(
-            root / spec.record(attack.name),
-            attack,
-            record_fingerprint(fingerprint, attack),
-            job.hashes,
-        )
-    ]
+
+    def is_needed(attack: AttackSpec) -> bool:
+        expected = record_fingerprint(fingerprint, attack)
+        return not is_done(root / spec.record(attack.name), attack, expected, job.hashes)
 
     def write(result: AttackResult) -> None:
         record = record_of(
@@ -73,29 +69,23 @@ def evaluate_checkpoint(
         )
         write_record(root / spec.record(result.attack.name), record)
 
+    pending = [attack for attack in spec.attacks if is_needed(attack)]
     if pending:
-        run_attacks(job.model(), job.images, pending, **job.settings(state), on_result=write)
+        run_attacks(
+            job.model(),
+            job.images,
+            pending,
+            batch_size=spec.batch_size,
+            seed=spec.seed,
+            device=device,
+            state=job.state(state),
+            on_result=write,
+            is_needed=is_needed,
+        )
     for attack in spec.attacks:
         # Not the whole folder: a job with other attacks on the same checkpoint may be running.
-        shutil.rmtree(job.state(state) / attack_id(attack), ignore_errors=True)
+        clear_folder(job.state(state) / attack_id(attack))
     return [root / spec.record(attack.name) for attack in spec.attacks]
-
-
-def share_autoattack(
-    spec: EvaluationSpec, *, root: Path, state: Path, device: torch.device | str = "cpu"
-) -> None:
-    """Work on the AutoAttack batches of `spec` together with all others that do.
-
-    Any number of these may run at once, on any machines that see the same `state` folder; each
-    returns when all batches are done. `evaluate_checkpoint` then finds them and writes the
-    record, the same bits as if it had worked alone.
-
-    Raises:
-        UserError: as `evaluate_checkpoint`.
-    """
-    job = _Job(spec, root, device)
-    shared = [attack for attack in spec.attacks if attack.kind == "autoattack"]
-    run_attacks(job.model(), job.images, shared, **job.settings(state), on_result=lambda _: None)
 
 
 class _Job:
@@ -132,15 +122,6 @@ class _Job:
             )
         return model
 
-    def settings(self, state: Path) -> dict[str, Any]:
-        """What `run_attacks` wants to know besides the model, the images and the attacks."""
-        return {
-            "batch_size": self.spec.batch_size,
-            "seed": self.spec.seed,
-            "device": self.device,
-            "state": self.state(state),
-        }
-
     def state(self, folder: Path) -> Path:
         """A folder for this evaluation alone: what decides its bits is in the name."""
         identity = [*self.hashes.values(), self.spec.seed, self.spec.batch_size, len(self.images)]
@@ -158,16 +139,26 @@ def run_attacks(
     device: torch.device | str,
     state: Path | None,
     on_result: Callable[[AttackResult], None],
+    is_needed: Callable[[AttackSpec], bool] = lambda _: True,
 ) -> None:
-    """Run cheap attacks first, then AutoAttack; `on_result` gets each result when it is there."""
+    """Run cheap attacks first, then AutoAttack; `on_result` gets each result when it is there.
+
+    `is_needed` is asked before AutoAttack starts: others who share `state` may be done with it.
+    """
     shared: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device}
     cheap = [attack for attack in attacks if attack.kind != "autoattack"]
     if cheap:
         evaluate(model, images, cheap, **shared, on_result=on_result)
     for attack in attacks:
-        if attack.kind == "autoattack":
-            own = None if state is None else state / attack_id(attack)
-            on_result(autoattack(model, images, attack, **shared, state=own))
+        if attack.kind != "autoattack":
+            continue
+        if state is None:
+            on_result(autoattack(model, images, attack, **shared))
+            continue
+        own = state / attack_id(attack)
+        with shared_folder(own):
+            if is_needed(attack):
+                on_result(autoattack(model, images, attack, **shared, state=own))
 
 
 def attack_id(attack: AttackSpec) -> str:
@@ -227,7 +218,8 @@ def record_of(
     )
 
 
-def _is_done(path: Path, attack: AttackSpec, fingerprint: str, hashes: dict[str, str]) -> bool:
+def is_done(path: Path, attack: AttackSpec, fingerprint: str, identity: dict[str, Any]) -> bool:
+    """Whether a record is there, of this attack, fingerprint and identity (field -> value)."""
     if not path.exists():
         return False
     try:
@@ -237,5 +229,5 @@ def _is_done(path: Path, attack: AttackSpec, fingerprint: str, hashes: dict[str,
     return (
         record.attack == attack
         and record.fingerprint == fingerprint
-        and all(getattr(record, name) == value for name, value in hashes.items())
+        and all(getattr(record, name) == value for name, value in identity.items())
     )

@@ -6,7 +6,9 @@ does not matter which process computes it, when, or whether two happen to do so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,3 +104,58 @@ def _locked(
             outcome = compute(index)
             save_outcome(path, index, outcome)
         return outcome
+
+
+@contextmanager
+def shared_folder(state: Path) -> Iterator[None]:
+    """Work in a folder of batches that any number of processes may share.
+
+    Who leaves last in good order removes the folder; after a failure it stays, to go on from.
+    Processes that were killed do not count, as their locks are free.
+    """
+    state.parent.mkdir(parents=True, exist_ok=True)
+    with _gate(state):
+        presence = _sign_in(state)
+    try:
+        yield
+    except BaseException:
+        presence.release()
+        raise
+    with _gate(state):
+        presence.release()
+        _remove_if_left(state)
+
+
+def clear_folder(state: Path) -> None:
+    """Remove a folder of batches unless someone is at work in it."""
+    if state.exists():
+        with _gate(state):
+            _remove_if_left(state)
+
+
+def _gate(state: Path) -> FileLock:
+    # Beside the folder, so that nobody comes in while it is removed.
+    return FileLock(f"{state}.lock")
+
+
+def _sign_in(state: Path) -> FileLock:
+    state.mkdir(exist_ok=True)
+    place = 0
+    while True:
+        lock = FileLock(state / f"worker-{place}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            place += 1
+        else:
+            return lock
+
+
+def _remove_if_left(state: Path) -> None:
+    for path in state.glob("worker-*.lock"):
+        try:
+            with FileLock(path, timeout=0):
+                pass
+        except Timeout:
+            return
+    shutil.rmtree(state, ignore_errors=True)

@@ -12,8 +12,6 @@ from scipy import stats
 from rwp.errors import UserError
 from rwp.evaluation.records import Flags
 
-_DRAWS_AT_ONCE = 64  # bootstrap resamples held in memory together
-
 
 @dataclass(frozen=True)
 class Interval:
@@ -111,28 +109,25 @@ def bootstrap_difference(
     _same_length([*first, *second])
     if not first or not second:
         raise UserError("bootstrap: expected at least one seed per recipe, got none; train first")
-    rng = np.random.default_rng(seed)
-    ours, theirs = np.stack(first).astype(np.float64), np.stack(second).astype(np.float64)
-    draws = [
-        _resampled(ours, theirs, min(_DRAWS_AT_ONCE, num_resamples - done), rng)
-        for done in range(0, num_resamples, _DRAWS_AT_ONCE)
-    ]
+    ours, theirs = np.stack(first), np.stack(second)
+    draws = _resampled(ours, theirs, num_resamples, np.random.default_rng(seed))
     tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(draws), [tail, 1 - tail])
+    low, high = np.quantile(draws, [tail, 1 - tail])
     return Interval(float(ours.mean() - theirs.mean()), float(low), float(high))
 
 
 def _resampled(
-    ours: NDArray[np.float64], theirs: NDArray[np.float64], count: int, rng: np.random.Generator
+    ours: NDArray[np.bool_], theirs: NDArray[np.bool_], count: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
+    # Images with the same outcomes everywhere are interchangeable: how often each kind of image
+    # was drawn says as much as which images were, and there are few kinds.
     num_images = ours.shape[1]
-    # How often each image was drawn says as much as which ones were, and sums faster.
-    times = rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=count)
+    kinds, sizes = np.unique(np.vstack([ours, theirs]), axis=1, return_counts=True)
+    times = rng.multinomial(num_images, sizes / num_images, size=count)
     means = []
-    for flags in (ours, theirs):
+    for flags in (kinds[: len(ours)], kinds[len(ours) :]):
         seeds = rng.multinomial(len(flags), np.full(len(flags), 1 / len(flags)), size=count)
-        weights = seeds / len(flags)
-        means.append(((weights @ flags) * times).sum(axis=1) / num_images)
+        means.append(((seeds / len(flags)) @ flags * times).sum(axis=1) / num_images)
     return means[0] - means[1]
 
 

@@ -14,6 +14,7 @@ from rwp.provenance.codehash import code_hash
 
 if TYPE_CHECKING:
     from rwp.config.definitions import DatasetSpec, UnlabeledSpec
+    from rwp.config.evaluations import DiagnosisSpec
     from rwp.config.schema import Params
     from rwp.config.specs import (
         AttackSpec,
@@ -80,6 +81,21 @@ def record_fingerprint(evaluation: str, attack: AttackSpec) -> str:
     return merkle("record", evaluation, attack.canonical())
 
 
+def diagnosis_fingerprint(spec: DiagnosisSpec, params: Params) -> str:
+    """Of the verdict on an evaluation; it holds all records, and the twin's training."""
+    from rwp.config.trainings import train_spec
+
+    evaluation = evaluation_fingerprint(spec.evaluation, params)
+    twin = spec.twin and training_fingerprint(train_spec(params, spec.twin), params)
+    return merkle(
+        "diagnosis",
+        spec.objective,
+        code_hash("rwp.evaluation.diagnosis"),
+        *(record_fingerprint(evaluation, attack) for attack in spec.evaluation.attacks),
+        twin or "",
+    )
+
+
 class _Hashable:
     """Params by identity, so that results can be kept while one set of settings is in use."""
 
@@ -120,7 +136,7 @@ def landscape_fingerprint(spec: LandscapeSpec, params: Params) -> str:
 # What is drawn or written from runs, by the module that does it; all else is a figure.
 _MAKERS = {
     "table1": "rwp.reporting.tables",
-    "table2": "rwp.reporting.tables",
+    "table2": "rwp.reporting.comparisons",  # which stands on the tables
     "beyond": "rwp.reporting.beyond",
     "report": "rwp.reporting.report",
 }
@@ -141,7 +157,7 @@ def table_fingerprint(params: Params, suite_name: str, name: str) -> str:
         return merkle(*parts, suite.table1.model_dump_json(), *_trainings(params, runs))
     if name == "table2":
         runs = table2_runs(params, suite_name)
-        return merkle(*parts, suite.table2.model_dump_json(), *_records(params, runs))
+        return merkle(*parts, suite.table2.model_dump_json(), *_verdicts(params, runs))
     if name == "beyond":
         return merkle(*parts, *_beyond(params, suite_name))
     return merkle(*parts, *_figure(params, suite_name, name))
@@ -153,9 +169,14 @@ def _trainings(params: Params, keys: list[RunKey]) -> list[str]:
     return [training_fingerprint(train_spec(params, key), params) for key in keys]
 
 
-def _records(
-    params: Params, keys: list[RunKey], attacks: tuple[str, ...] | None = None
-) -> list[str]:
+def _verdicts(params: Params, keys: list[RunKey]) -> list[str]:
+    """Each of them holds the records that it judges."""
+    from rwp.config.evaluations import diagnosis_spec
+
+    return [diagnosis_fingerprint(diagnosis_spec(params, key), params) for key in keys]
+
+
+def _records(params: Params, keys: list[RunKey], attacks: tuple[str, ...] | None) -> list[str]:
     from rwp.config.evaluations import evaluation_spec
 
     return [

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rwp.config.evaluations import DiagnosisSpec
 from rwp.config.figures import landscape_spec
 from rwp.config.schema import Params
 from rwp.config.specs import (
@@ -21,7 +22,7 @@ from rwp.config.trainings import pseudo_label_spec, train_spec
 from rwp.files import read_object
 from rwp.provenance import chain
 
-Kind = Literal["training", "labeling", "landscape", "record"]
+Kind = Literal["training", "labeling", "landscape", "record", "verdict"]
 State = Literal["done", "stale", "to do"]
 
 
@@ -32,7 +33,7 @@ class Expected:
     kind: Kind
     path: str  # relative to the project
     fingerprint: str
-    spec: TrainSpec | PseudoLabelSpec | LandscapeSpec | EvaluationSpec
+    spec: TrainSpec | PseudoLabelSpec | LandscapeSpec | EvaluationSpec | DiagnosisSpec
     attack: AttackSpec | None = None  # of a record
 
     def state(self, root: Path) -> State:
@@ -52,6 +53,10 @@ def expected_results(params: Params, needs: Needs) -> list[Expected]:
             for spec, path in _landscapes(params, needs)
         ),
         *(result for spec in needs.evaluations for result in _records(params, spec)),
+        *(
+            Expected("verdict", str(spec.path), chain.diagnosis_fingerprint(spec, params), spec)
+            for spec in needs.verdicts
+        ),
     ]
     return list({result.path: result for result in found}.values())
 

@@ -42,6 +42,12 @@ def table_gaps(table1: Table, table2: Table, beyond: Table | None) -> list[Gap]:
             names = ", ".join(row["attack"] for row in rows)
             command = fill([row["record"] for row in rows if row["record"]], status)
             found.append(_gap(f"Table 2: {rows[0]['defense']}: {names}", rows[0], command))
+    for row in {row["run"]: row for row in records(table2.details)}.values():
+        status = row["verdict_status"]
+        if status not in (OK, row["status"]):
+            unjudged = row | {"status": status, "reason": row["verdict_reasons"]}
+            where = f"Table 2: {row['defense']}: verdict"
+            found.append(_gap(where, unjudged, fill([row["diagnosis"]], status)))
     for row in records(beyond.details) if beyond else ():
         if row["status"] != OK:
             where = f"{BEYOND_TITLE}: {row['method']}, {row['dataset']}"

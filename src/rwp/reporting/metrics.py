@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MISSING = "-"
 LABELS = ("group", *TABLE_LABELS, "network")
+WORDS = ("verdict",)  # columns of Table 2 that are no numbers
+SHORT = {"aa": "AA"}  # with it Table 2 fits into 80 columns
 
 
 def metrics(params: Params, suite_name: str, *, root: Path | str = ".") -> dict[str, Any]:
@@ -57,14 +59,19 @@ def terminal_table(table: Table, *, title: str) -> TerminalTable:
     from rich.text import Text
 
     labels, numbers = _shown_labels(table), _means(table)
+    words = [name for name in WORDS if name in table.frame]
     grouped = "group" in table.frame
-    notes = Text("\n".join(["accuracy in percent", *_notes(table)]))
-    shown = TerminalTable(title=title, caption=notes, caption_justify="left")
+    headings = COLUMN_LABELS | SHORT if words else COLUMN_LABELS
+    unit = "accuracy in percent" + ("; AA: AutoAttack" if words else "")
+    notes = Text("\n".join([unit, *_notes(table)]))
+    shown = TerminalTable(title=title, caption=notes, caption_justify="left", show_edge=False)
     for name in labels:
-        words = name.replace("_", " ")
-        shown.add_column(words, no_wrap=not grouped, min_width=16 if grouped else None)
+        title = name.replace("_", " ")
+        shown.add_column(title, no_wrap=not grouped, min_width=16 if grouped else None)
     for name in numbers:
-        shown.add_column(COLUMN_LABELS.get(name, name.replace("_", " ")), justify="right")
+        shown.add_column(headings.get(name, name.replace("_", " ")), justify="right")
+    for name in words:
+        shown.add_column(name, no_wrap=True)
     group = None
     for row in table.frame.to_dict("records"):
         if row.get("group") != group:
@@ -75,7 +82,8 @@ def terminal_table(table: Table, *, title: str) -> TerminalTable:
             _count(row[name]) if name in PASSES else _cell(row[name], row.get(f"{name}{STD}"))
             for name in numbers
         ]
-        shown.add_row(*(row[name] for name in labels), *cells)
+        judged = [row[name] if isinstance(row[name], str) else MISSING for name in words]
+        shown.add_row(*(row[name] for name in labels), *cells, *judged)
     for defense, accuracies in reference_rows(table).items():
         shown.add_section()
         shown.add_row(f"{defense} (ref.)", *(_cell(accuracies[name]) for name in numbers))
@@ -114,7 +122,7 @@ def averages(table: Table) -> dict[str, dict[str, float]]:
 
 def _means(table: Table) -> list[str]:
     """The columns of numbers, without those of their spread."""
-    names = [str(name) for name in table.frame if name not in LABELS]
+    names = [str(name) for name in table.frame if name not in (*LABELS, *WORDS)]
     return [name for name in names if not name.endswith(STD)]
 
 
@@ -141,4 +149,6 @@ def _notes(table: Table) -> list[str]:
             notes[f"{place}: {row['status']}: {row['reason']}"] = None
         if row.get("warning"):
             notes[f"{place}: {row['warning']}"] = None
+        if row.get("verdict") in ("amber", "red"):
+            notes[f"{place}: {row['verdict_reasons']}"] = None
     return list(notes)

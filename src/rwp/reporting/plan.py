@@ -24,6 +24,7 @@ KINDS = {
     "labeling": "pseudo-labels",
     "landscape": "landscapes",
     "record": "attacks",
+    "verdict": "verdicts",
 }
 _HEADER = ("", "done", "stale", "to do", "forward", "backward", "hours")
 

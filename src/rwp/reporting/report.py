@@ -16,13 +16,23 @@ from rwp.files import write_text
 from rwp.reporting.beyond import beyond
 from rwp.reporting.beyond_view import beyond_view
 from rwp.reporting.cells import COLUMN_LABELS, NORM_LABELS, attack_columns
+from rwp.reporting.checkpoints import other_checkpoints
 from rwp.reporting.compare import NOT_COMPARABLE, compare_table1, compare_table2
+from rwp.reporting.comparisons import comparisons
 from rwp.reporting.gaps import figure_gaps, table_gaps
 from rwp.reporting.images import given_figures, own_figures, reported_figures
 from rwp.reporting.measurements import OK
 from rwp.reporting.origins import origin_rows
 from rwp.reporting.tables import Table, records, table1, table2
-from rwp.reporting.views import BROKEN, KINDS, SIGNS, table1_view, table2_view
+from rwp.reporting.views import (
+    BROKEN,
+    KINDS,
+    SIGNS,
+    comparison_rows,
+    table1_view,
+    table2_view,
+    verdict_rows,
+)
 
 
 def write_report(
@@ -86,6 +96,9 @@ def _context(
         "table1": table1_view(first, compared1),
         "table2": table2_view(second, compared2, columns),
         "beyond": beyond_view(third) if third else None,
+        "judged": verdict_rows(second),
+        "others": other_checkpoints(params, suite_name, root=root),
+        "pairs": comparison_rows(comparisons(params, suite_name, root=root)),
         "columns": [COLUMN_LABELS.get(column, column) for column in columns.values()],
         "counts": _counts(first, second, third),
         "figure_counts": {"drawn": len(drawn), "all": len(shown)},

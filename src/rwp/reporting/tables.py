@@ -18,6 +18,7 @@ from rwp.reporting.cells import attack_columns, table1_rows, table2_rows
 from rwp.reporting.costs import run_costs
 from rwp.reporting.measurements import OK, Measurement, measure
 from rwp.reporting.runs import Run, read_run
+from rwp.reporting.verdicts import SEPARATOR, joint_accuracy, read_judged, worst_level
 
 # The paper's "last" is the mean over this many final epochs wherever it can be traced to a log.
 LAST_EPOCHS = 6
@@ -108,8 +109,10 @@ def run_numbers(run: Run) -> dict[str, Any]:
 def table2(params: Params, suite_name: str, *, root: Path | str = ".") -> Table:
     """Accuracy of the best checkpoints under each attack, as in the paper's Table 2.
 
-    A cell is the mean over the suite's seeds and stays empty until each has a number. The details
-    also hold the suite's naturally trained reference, which the frame leaves out.
+    A cell is the mean over the suite's seeds and stays empty until each has a number; the verdict
+    is the worst of them. The details also hold the suite's naturally trained reference, which the
+    frame leaves out, and what a network's records say together: the accuracy under all attacks
+    at once, and the verdict with its reasons.
     """
     suite = get_suite(params, suite_name)
     columns = attack_columns(suite)
@@ -126,8 +129,9 @@ def table2(params: Params, suite_name: str, *, root: Path | str = ".") -> Table:
                 column: [row["accuracy"] for row in seeds if row["attack"] == attack]
                 for attack, column in columns.items()
             }
-            rows.append({"defense": defense} | averaged(by_attack))
-    return Table(numeric(rows, LABELS), _details(details, (*COUNTS, *PASSES)))
+            verdict = worst_level([row["verdict"] for row in seeds])
+            rows.append({"defense": defense} | averaged(by_attack) | {"verdict": verdict})
+    return Table(numeric(rows, (*LABELS, "verdict")), _details(details, (*COUNTS, *PASSES)))
 
 
 def _table2_details(
@@ -135,7 +139,19 @@ def _table2_details(
 ) -> list[dict[str, Any]]:
     run = read_run(params, key, root=root)
     found = [measure(params, key, run, name, root=root, checkpoint="best") for name in attacks]
-    return [_table2_detail(item, run, _stronger_than_expected(item, found)) for item in found]
+    judged = read_judged(params, key, run, found, root=root)
+    together = {
+        "all_attacks": joint_accuracy(found),
+        "gap": judged.gap,
+        "verdict": judged.level,
+        "verdict_status": judged.status,
+        "verdict_reasons": SEPARATOR.join(judged.reasons) or judged.reason,
+        "band_source": judged.band_source,
+        "diagnosis": judged.path,
+    }
+    return [
+        _table2_detail(item, run, _stronger_than_expected(item, found)) | together for item in found
+    ]
 
 
 def _table2_detail(item: Measurement, run: Run, warning: str) -> dict[str, Any]:

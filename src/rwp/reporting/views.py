@@ -14,11 +14,14 @@ from rwp.reporting.costs import duration
 from rwp.reporting.measurements import OK
 from rwp.reporting.metrics import averages
 from rwp.reporting.tables import MEASURES, Row, Table, records, records_by
+from rwp.reporting.verdicts import SEPARATOR, worst_level
 
 SIGNS = {WITHIN: "✓", ABOVE: "▲", BELOW: "▼"}
 ORIGIN_SIGNS = {"imported": "†", "unclear": "‡"}
 # Tints: what chance allows, what it does not, what is not there, what cannot be true.
 KINDS = {WITHIN: "within", ABOVE: "outside", BELOW: "outside"}
+LEVEL_SIGNS = {"green": "✓", "amber": "!", "red": "✗"}
+LEVEL_KINDS = {"green": "within", "amber": "doubtful", "red": "outside"}
 NO_NUMBER = "\N{EN DASH}"
 BROKEN = ("inconsistent", "stale", "collapsed", "diverged")
 
@@ -75,12 +78,41 @@ def table2_view(table: Table, comparison: pd.DataFrame, columns: dict[str, str])
         ]
         gap = numbers["pgd20"] - numbers["aa"]
         shown = Cell(f"{gap:.2f}") if math.isfinite(gap) else Cell(NO_NUMBER)
-        cost = cost_cell(seeds[defense, next(iter(columns))])
-        reference = defense not in own
+        networks = seeds[defense, next(iter(columns))]
         rows.append(
-            {"defense": defense, "cells": [*cells, shown], "cost": cost, "reference": reference}
+            {
+                "defense": defense,
+                "cells": [*cells, _all_attacks(networks), shown],
+                "verdict": _verdict_cell(networks),
+                "cost": cost_cell(networks),
+                "reference": defense not in own,
+            }
         )
     return rows
+
+
+def _all_attacks(networks: Sequence[Row]) -> Cell:
+    """The share of images right under every attack of the suite, image by image."""
+    values = [row["all_attacks"] for row in networks]
+    return Cell(NO_NUMBER) if None in values else Cell(f"{statistics.fmean(values):.2f}")
+
+
+def _verdict_cell(networks: Sequence[Row]) -> Cell:
+    """The worst verdict over seeds, in words, with what speaks against the numbers."""
+    for row in networks:
+        if row["verdict_status"] != OK:
+            status = row["verdict_status"]
+            return Cell(status, "broken" if status in BROKEN else "missing")
+    level = worst_level([row["verdict"] for row in networks])
+    if level is None:
+        return Cell(NO_NUMBER, "missing")
+    doubts = [
+        f"seed {row['seed']}: {reason}" if len(networks) > 1 else reason
+        for row in networks
+        for reason in row["verdict_reasons"].split(SEPARATOR)
+        if reason.startswith(("amber", "red"))
+    ]
+    return Cell(f"{LEVEL_SIGNS[level]} {level}", LEVEL_KINDS[level], tuple(doubts))
 
 
 def _cell(
@@ -120,6 +152,32 @@ def _spread(seeds: Sequence[Row], column: str) -> str:
     if "interval_low" in seeds[0]:
         return f"{seeds[0]['interval_low']:.1f} to {seeds[0]['interval_high']:.1f}"
     return ""
+
+
+def verdict_rows(table: Table) -> list[Row]:
+    """One row per judged network: every reason, and what the usual gap rests on."""
+    rows = {row["run"]: row for row in records(table.details) if row["verdict"] is not None}
+    return [
+        {
+            **{name: row[name] for name in ("defense", "seed", "gap", "band_source")},
+            "cell": _verdict_cell([row]),
+            "reasons": list(filter(None, row["verdict_reasons"].split(SEPARATOR))),
+        }
+        for row in rows.values()
+    ]
+
+
+def comparison_rows(comparison: pd.DataFrame) -> list[Row]:
+    """Pairs of defenses with what McNemar's test says about them in words."""
+    return [row | {"finding": _finding(row)} for row in records(comparison)]
+
+
+def _finding(row: Row) -> str:
+    """Whether a difference is more than chance: by the interval, over seeds, or by the test."""
+    chance = row["low"] <= 0 <= row["high"] if row["p_holm"] is None else row["p_holm"] > 0.05
+    if chance:
+        return "chance could do it"
+    return f"{row['defense' if row['difference'] > 0 else 'against']} is better"
 
 
 def cost_cell(seeds: Sequence[Row]) -> Cell:

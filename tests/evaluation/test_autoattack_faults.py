@@ -1,0 +1,156 @@
+"""AutoAttack at full length as a user runs it, killed with -9 and shared: the package's flags."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pyautoattack import AutoAttack
+from torch import nn
+
+from rwp.config.definitions import DatasetSpec
+from rwp.config.specs import EvaluationSpec, RunKey, ThreatSpec
+from rwp.data.images import ImageSet
+from rwp.evaluation.autoattack import VERSIONS
+from rwp.evaluation.records import read_record, robust_flags
+from rwp.files import write_json
+from rwp.training.checkpoint import save_network
+from tests.conftest import ROOT
+from tests.evaluation.conftest import _digits
+from tests.evaluation.samples import NETWORK, autoattack_spec, small_network
+
+BATCH, SEED, EPSILON = 8, 0, "0.02"
+KEY = RunKey(suite="demo", dataset="digits", threat="linf", network="small", recipe="at", seed=0)
+SPEC = EvaluationSpec(
+    key=KEY,
+    checkpoint="best",
+    data=DatasetSpec(source="digits", test_share=0.2),
+    attacks=(autoattack_spec(threat=ThreatSpec(norm="linf", epsilon=EPSILON)),),
+    batch_size=BATCH,
+    num_examples=None,
+    seed=SEED,
+)
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    """A small network after a minute-long life: 150 steps against FGSM."""
+    training, model = _digits(slice(300, 1797)), small_network()
+    pixels, draw = training.images.float() / 255, torch.Generator().manual_seed(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(150):
+        index = torch.randint(len(training), (128,), generator=draw)
+        images, labels = pixels[index].requires_grad_(), training.labels[index]
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(images), labels), images)
+        adversarial = (images.detach() + float(EPSILON) * gradient.sign()).clamp(0, 1)
+        optimizer.zero_grad()
+        F.cross_entropy(model.train()(adversarial), labels).backward()
+        optimizer.step()
+        model.eval()
+    return model
+
+
+@pytest.fixture(scope="module")
+def predicted(network: nn.Module, images: ImageSet) -> ImageSet:
+    """Images labeled by the network itself, so that all are right at first."""
+    with torch.no_grad():
+        return ImageSet(images.images, network(images.images.float() / 255).argmax(dim=1), 10)
+
+
+@pytest.fixture(scope="module")
+def expected(network: nn.Module, predicted: ImageSet) -> np.ndarray:
+    """The package's own loop: unsharded, uninterrupted, on the network as it comes."""
+    attack = AutoAttack(
+        copy.deepcopy(network), norm="Linf", eps=float(EPSILON), version="standard", seed=SEED
+    )
+    with torch.random.fork_rng():
+        _, found = attack.run_standard_evaluation(
+            predicted.images.float() / 255, predicted.labels, batch_size=BATCH
+        )
+    flags = (found == predicted.labels).numpy()
+    assert 2 * BATCH < flags.sum() < len(flags)  # three batches in every attack
+    return flags
+
+
+@pytest.fixture
+def root(tmp_path: Path, network: nn.Module, predicted: ImageSet) -> Path:
+    run = tmp_path / KEY.directory
+    save_network(run / "best.pt", network, network=NETWORK, epoch=7)
+    write_json(run / "run.json", {})
+    predicted.save(tmp_path / "data" / "digits" / "test.pt")
+    return tmp_path
+
+
+def start(root: Path, *words: str) -> subprocess.Popen[str]:
+    command = ("evaluate", "--resolved", SPEC.canonical(), "--fingerprint", "f", *words)
+    return subprocess.Popen(
+        [sys.executable, "-m", "rwp", *command],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(root: Path, batch: str, process: subprocess.Popen[str]) -> None:
+    """Until the file of a batch is there; the process then works on a later one."""
+    while not any((root / ".state").rglob(f"{batch}.pt")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    assert "autoattack" in output
+
+
+def assert_same(root: Path, expected: np.ndarray) -> None:
+    record = read_record(root / SPEC.record("autoattack"))
+    assert np.array_equal(robust_flags(record), expected)
+    assert list(record.parts) == list(VERSIONS["standard"])
+    assert list((root / ".state").rglob("*.pt")) == []
+
+
+def test_killed_in_each_of_the_four_attacks(root: Path, expected: np.ndarray) -> None:
+    for name in VERSIONS["standard"]:
+        process = start(root)
+        wait_for(root, f"{name}-0", process)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(60) == -signal.SIGKILL
+        assert not (root / SPEC.record("autoattack")).exists()
+        assert not any((root / ".state").rglob(f"{name}-2.pt"))
+    finish(start(root))
+    assert_same(root, expected)
+
+
+def test_two_processes_share_and_one_is_killed(root: Path, expected: np.ndarray) -> None:
+    both = [start(root), start(root)]
+    wait_for(root, "apgd-t-1", both[0])
+    both[0].send_signal(signal.SIGKILL)
+    assert both[0].wait(60) == -signal.SIGKILL
+    finish(both[1])
+    assert_same(root, expected)
+
+
+def test_workers_divide_the_work(root: Path, expected: np.ndarray) -> None:
+    process = start(root, "--workers", "2")
+    seen = 0
+    while process.poll() is None:
+        seen = max(seen, len(list((root / ".state").rglob("worker-*.lock"))))
+        time.sleep(0.05)
+    finish(process)
+    assert seen == 2
+    assert_same(root, expected)
