@@ -54,7 +54,8 @@ def choose(table: dict[str, T], name: str, what: str, where: str = "params.yaml"
         known = ", ".join([*names[:_SHOWN], *close] if more else names) + more or "nothing"
         article = "an" if what[0] in "aeiou" else "a"
         raise UserError(
-            f"{where}: expected {article} {what} ({known}), got {str(name)[:80]!r}; check the spelling"
+            f"{where}: expected {article} {what} ({known}), got {str(name)[:80]!r};"
+            f" check the spelling"
         )
     return table[name]
 
