@@ -25,6 +25,7 @@ from rwp.config.load import load_params
 from rwp.config.lookup import run_key
 from rwp.config.specs import TrainSpec
 from rwp.config.trainings import train_spec
+from rwp.panels import panel_name
 from rwp.tracking import Tracker, connect
 from rwp.training.recorder import Row
 
@@ -69,7 +70,8 @@ def count(options: argparse.Namespace, when: str) -> None:
     """Print what is on the server."""
     client, experiment = connect(Path.cwd(), "demo")
     runs = client.search_runs([experiment], max_results=1000)
-    points = [len(client.get_metric_history(run.info.run_id, "train_loss")) for run in runs]
+    name = panel_name("train_loss")
+    points = [len(client.get_metric_history(run.info.run_id, name)) for run in runs]
     finished = sum(run.info.status == "FINISHED" for run in runs)
     wanted = options.processes * options.epochs
     print(f"{when}: {len(runs)} runs, {finished} finished; {sum(points)} epochs of {wanted}")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from benchmarks.local_servers import mlflow_server, postgres, postgres_programs
 
+from rwp.panels import panel_name
 from tests.conftest import ROOT, Project
 
 pytestmark = [
@@ -62,11 +63,11 @@ def test_trainings_and_evaluations_log_to_the_server(
         assert (run.info.status == "FINISHED") == (record["status"] == "finished")
         lines = (folder / "history.jsonl").read_text().splitlines()
         history = {row["epoch"]: row["train_loss"] for row in map(json.loads, lines)}
-        curve = client.get_metric_history(run.info.run_id, "train_loss")
+        curve = client.get_metric_history(run.info.run_id, panel_name("train_loss"))
         if record["status"] != "finished":
             history.popitem()  # the epoch at which the guards stopped it is in the file alone
         assert {point.step: point.value for point in curve} == pytest.approx(history)
-    assert "best_fgsm" in runs["0"].data.metrics
+    assert "evaluation_best/fgsm" in runs["0"].data.metrics
 
 
 CONNECT = """

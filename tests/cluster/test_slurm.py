@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -82,7 +83,11 @@ def test_the_demo_goes_through_slurm(
     targets = [f"results/demo/{name}" for name in ("table1.csv", "table2.csv", "report.html")]
     text = finish(on_slurm(*targets), project_with_data, 1200)
     assert all((project_with_data.folder / target).exists() for target in targets)
-    assert text.count("has been submitted with SLURM jobid") == 4  # tables are made on the spot
+    submitted = re.findall(r"slurm_logs/rule_([a-z0-9_]+)/\S*\)", text)
+    # Tables, figures and the report are made on the spot, and no job needed a second attempt.
+    kinds = {"train_demo", "train_demo_kept0", "evaluate_demo", "diagnose"}
+    assert set(submitted) == kinds
+    assert len(submitted) == 6
     assert project_with_data.run("rwp", "verify").returncode == 0
     for record in project_with_data.folder.rglob("run.json"):
         found = json.loads(record.read_text())

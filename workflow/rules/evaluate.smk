@@ -52,8 +52,11 @@ rule diagnose:
         f"logs/evaluate/{RUN}/evaluation/{{checkpoint}}/diagnosis.log",
     conda:
         "../envs/rwp.yaml"
+    threads: 1
     resources:
         gpu=1,
+        mem_mb=16000,
+        runtime=240,
     params:
         spec=lambda w: diagnosis_of(w).canonical(),
         fingerprint=lambda w: fingerprints.diagnosis_fingerprint(
