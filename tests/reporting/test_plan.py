@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from rwp.config.lookup import run_key
 from rwp.config.schema import Params
 from rwp.config.specs import TrainSpec
 from rwp.config.targets import suite_needs, target_needs, together
+from rwp.config.trainings import train_spec
 from rwp.errors import UserError
 from rwp.provenance.expected import expected_results
-from rwp.reporting.passes import data_size, training_cost, training_passes
+from rwp.reporting.passes import DataSize, data_size, training_cost, training_passes
 from rwp.reporting.plan import plan_jobs, plan_lines
 from rwp.reporting.rates import Place, all_rates, own_rates, rates_on, shipped_rates
 
@@ -122,3 +124,13 @@ def test_without_a_rate_a_plan_has_no_hours_and_says_so(demo: Project) -> None:
     lines = list(plan_lines(jobs, device=None, origin=origin))
     assert lines[-1].startswith("Hours: name a device")
     assert not all_rates(demo.params, demo.root) or shipped_rates()
+
+
+def test_a_loss_of_two_passes_goes_back_through_both(params: Params) -> None:
+    """TRADES per image and step: PGD-10, its clean pass, and the two passes of the loss."""
+    place = {"dataset": "cifar10", "threat": "linf", "seed": 0}
+    spec = train_spec(params, run_key(params, "paper", recipe="trades", **place))
+    cost = training_cost(spec, DataSize(50_000, 0, "32x32x3"))
+    images = 200 * 50_000
+    found = (cost.forward / images, cost.attack / images, cost.weights / images)
+    assert found == pytest.approx((10 + 1 + 2, 10, 2))

@@ -110,10 +110,18 @@ def _epoch_images(spec: TrainSpec, num_train: int) -> int:
 
 
 def training_cost(spec: TrainSpec, size: DataSize) -> Passes:
-    """Of images: the training and what it measures after each epoch."""
+    """Of images: the training and what it measures after each epoch.
+
+    A backward pass runs back through all forward passes of its loss, and the attack on the
+    divergence looks at the clean images once; run.json counts neither.
+    """
     num_images = _epoch_images(spec, size.num_train)
-    per_batch = training_passes(spec, num_train=size.num_train)
-    cost = per_batch * (num_images / steps_per_epoch(spec, num_train=size.num_train))
+    steps = steps_per_epoch(spec, num_train=size.num_train)
+    batches = training_passes(spec, num_train=size.num_train)
+    loss = spec.objective.loss
+    clean = steps * spec.optimization.epochs if loss == "trades" else 0
+    weights = batches.weights * _OUTER_PASSES[loss]
+    cost = Passes(batches.forward + clean, batches.attack, weights) * (num_images / steps)
     measured = round(size.num_train * spec.held_out_fraction)
     measured += size.num_test if spec.needs_test else 0
     each = Passes(1) if spec.monitor is None else _attacked(spec.monitor)
