@@ -93,10 +93,14 @@ def test_hours_are_rates_times_passes_and_nothing_else(demo: Project, tmp_path: 
 def test_own_trainings_give_rates_of_their_device(demo: Project) -> None:
     demo.write_all()
     rate = own_rates(demo.params, demo.root)[Place("cpu", "small", "8x8x1")]
-    # Each 12.5 s for 2,100 passes of a batch: of 970 / 8 images, for RST (3 of 13) of 128
+    # Each 12.5 s for 2,100 passes of a batch: of 970 / 8 images, for RST (3 of 13) of 128. TRADES
+    # and RST go back through two passes for each that is not the attack's (8 epochs of 8 steps,
+    # RST's of 1, at 10 each), and look at the clean images once more per step.
     assert rate.origin == "13 finished trainings of this project"
     assert rate.forward == rate.attack == rate.weights
-    assert rate.forward == pytest.approx(13 * 12.5 / (2100 * (10 * 970 / 8 + 3 * 128)))
+    at, trades, rst = 2100, 1100 + 64 + 640 + 2 * 360, 1100 + 8 + 80 + 2 * 920
+    images = (7 * at + 3 * trades) * 970 / 8 + 3 * rst * 128
+    assert rate.forward == pytest.approx(13 * 12.5 / images)
     assert rate.autoattack == pytest.approx(2 / 400)
 
 

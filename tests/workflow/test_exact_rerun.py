@@ -119,14 +119,22 @@ def test_exactly_what_depends_on_a_line_of_code(
         assert jobs == {}
 
 
+_BELOW = {"table2", "report"}
+
+
 def test_files_that_are_touched_or_gone(built: CopiedProject) -> None:
     (built.folder / "data/digits/train.pt").touch()
     assert planned(built) == {}
-    table = built.folder / "results/demo/table1.csv"
-    before = table.read_bytes()
-    table.unlink()
-    assert {"table1"} <= set(planned(built)) <= {"table1", "report", "all"}
-    table.write_bytes(before)
+    for name, rule, below in (
+        ("table1.csv", "table1", {"report"}),
+        ("comparisons.csv", "table2", {"report"}),
+        ("runs/digits/linf/small/at/seed0/evaluation/best/diagnosis.json", "diagnose", _BELOW),
+    ):
+        path = built.folder / "results/demo" / name
+        before = path.read_bytes()
+        path.unlink()
+        assert {rule} <= set(planned(built)) <= {rule, *below, "all"}, name
+        path.write_bytes(before)
 
 
 def test_a_failed_retraining_leaves_no_old_number_behind(unchanged: CopiedProject) -> None:

@@ -16,7 +16,6 @@ from rwp.config.evaluations import attack_names, diagnosis_spec, evaluation_spec
 from rwp.config.figures import (
     BEYOND,
     beyond_runs,
-    figure_names,
     figure_runs,
     landscape_spec,
     reported_runs,
@@ -309,15 +308,20 @@ def suite_targets(suite):
     then not hidden by an older table, and a deleted checkpoint or record is made again.
     """
     base = base_of(suite)
-    tables = [f"{base}/{name}" for name in ("table1.csv", "table2.csv", "report.html")]
-    runs = [spec.key for spec in suite_specs(PARAMS, suite)]
-    evaluated = table2_runs(PARAMS, suite)
-    return (
-        [*tables, f"{base}/metrics.json", *reported_files(suite)]
-        + [f"{base}/{name}_details.csv" for name in ("table1", "table2")]
-        + [path for key in runs for path in training_outputs(suite, key)]
-        + [path for key in evaluated for path in records(key)]
+    names = (
+        "table1.csv",
+        "table2.csv",
+        "comparisons.csv",
+        "report.html",
+        "metrics.json",
     )
+    details = [f"{name}_details.csv" for name in ("table1", "table2")]
+    files = [f"{base}/{name}" for name in (*names, *details)]
+    files += reported_files(suite) + table2_inputs(suite)
+    if BEYOND in PARAMS.suites[suite].reported:
+        files += [f"{base}/beyond_details.csv", *beyond_inputs(suite)]
+    runs = [spec.key for spec in suite_specs(PARAMS, suite)]
+    return files + [path for key in runs for path in training_outputs(suite, key)]
 
 
 def requested_targets():

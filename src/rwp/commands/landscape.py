@@ -24,9 +24,8 @@ def landscape(
 
     The run must have kept its checkpoints: train it after the figure stands in params.yaml.
     """
-    from rwp.config.figures import figure_runs, landscape_spec
+    from rwp.config.figures import LandscapeSpec, figure_runs, landscape_spec
     from rwp.config.load import load_params
-    from rwp.config.specs import LandscapeSpec
     from rwp.errors import UserError
     from rwp.gpu import claim
     from rwp.provenance.chain import landscape_fingerprint

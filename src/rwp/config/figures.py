@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Any
 
+from rwp.config.definitions import DatasetSpec
+from rwp.config.fields import Amount, Count, PositiveFloat, PositiveInt, Share
 from rwp.config.lookup import choose, setting_key
 from rwp.config.results import LandscapeFigure, Setting
 from rwp.config.schema import Params, Suite
-from rwp.config.specs import LandscapeSpec, RunKey, TrainSpec
+from rwp.config.specs import AttackSpec, RunKey, Spec, TrainSpec, kept_checkpoint, suite_directory
 from rwp.config.tables import get_suite
 from rwp.config.trainings import landscape_key, train_spec
 
@@ -18,6 +21,31 @@ SweepRow = tuple[dict[str, Any], list[RunKey]]  # what is changed, and one run p
 _NAMES_ONLY = {"key": True, "keep_epochs": True, "perturbation": {"name": True}}
 
 _COPIED = ("epochs", "edges", "num_directions", "num_points", "radius", "num_examples")
+
+
+class LandscapeSpec(Spec):
+    """Losses of attacked training images at perturbed weights, at several checkpoints of a run."""
+
+    key: RunKey
+    data: DatasetSpec
+    attack: AttackSpec
+    held_out_fraction: Share
+    batch_size: PositiveInt
+    seed: Count
+    epochs: tuple[PositiveInt, ...]
+    edges: tuple[Amount, ...]
+    num_directions: PositiveInt
+    num_points: PositiveInt
+    radius: PositiveFloat
+    num_examples: PositiveInt | None
+
+    def checkpoint(self, epoch: int) -> PurePosixPath:
+        """The network after so many epochs, relative to the project."""
+        return kept_checkpoint(self.key, epoch)
+
+    def result(self, name: str) -> PurePosixPath:
+        """Where the losses lie that the figure of that name shows, relative to the project."""
+        return suite_directory(self.key.suite) / "landscapes" / f"{name}.csv"
 
 
 def setting_keys(params: Params, suite_name: str, setting: Setting, recipe: str) -> list[RunKey]:

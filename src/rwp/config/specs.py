@@ -219,31 +219,6 @@ class PseudoLabelSpec(Spec):
         return folder / f"{self.source}-seed{self.teacher.seed}.pt"
 
 
-class LandscapeSpec(Spec):
-    """Losses of attacked training images at perturbed weights, at several checkpoints of a run."""
-
-    key: RunKey
-    data: DatasetSpec
-    attack: AttackSpec
-    held_out_fraction: Share
-    batch_size: PositiveInt
-    seed: Count
-    epochs: tuple[PositiveInt, ...]
-    edges: tuple[Amount, ...]
-    num_directions: PositiveInt
-    num_points: PositiveInt
-    radius: PositiveFloat
-    num_examples: PositiveInt | None
-
-    def checkpoint(self, epoch: int) -> PurePosixPath:
-        """The network after so many epochs, relative to the project."""
-        return kept_checkpoint(self.key, epoch)
-
-    def result(self, name: str) -> PurePosixPath:
-        """Where the losses lie that the figure of that name shows, relative to the project."""
-        return suite_directory(self.key.suite) / "landscapes" / f"{name}.csv"
-
-
 def kept_checkpoint(key: RunKey, epoch: int) -> PurePosixPath:
     """Where a run keeps its network after so many epochs, relative to the project."""
     return key.directory / "checkpoints" / f"epoch{epoch}.pt"

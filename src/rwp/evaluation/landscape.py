@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rwp.config.specs import LandscapeSpec
+from rwp.config.figures import LandscapeSpec
 from rwp.core.attacks import pgd
 from rwp.core.landscape import filter_normalized_direction, weight_loss_landscape
 from rwp.core.losses import cross_entropy

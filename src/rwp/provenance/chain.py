@@ -15,11 +15,11 @@ from rwp.provenance.codehash import code_hash
 if TYPE_CHECKING:
     from rwp.config.definitions import DatasetSpec, UnlabeledSpec
     from rwp.config.evaluations import DiagnosisSpec
+    from rwp.config.figures import LandscapeSpec
     from rwp.config.schema import Params
     from rwp.config.specs import (
         AttackSpec,
         EvaluationSpec,
-        LandscapeSpec,
         PseudoLabelSpec,
         RunKey,
         TrainSpec,

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from rwp.config.evaluations import DiagnosisSpec
-from rwp.config.figures import landscape_spec
+from rwp.config.figures import LandscapeSpec, landscape_spec
 from rwp.config.schema import Params
 from rwp.config.specs import (
     AttackSpec,
     EvaluationSpec,
-    LandscapeSpec,
     PseudoLabelSpec,
     TrainSpec,
 )

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rwp.config.definitions import DatasetSpec
-from rwp.config.specs import AttackSpec, LandscapeSpec, TrainSpec
+from rwp.config.figures import LandscapeSpec
+from rwp.config.specs import AttackSpec, TrainSpec
 from rwp.files import read_json
 
 # Images of training and test, and the size of one: known before anything is fetched.
@@ -110,22 +111,34 @@ def _epoch_images(spec: TrainSpec, num_train: int) -> int:
 
 
 def training_cost(spec: TrainSpec, size: DataSize) -> Passes:
-    """Of images: the training and what it measures after each epoch.
-
-    A backward pass runs back through all forward passes of its loss, and the attack on the
-    divergence looks at the clean images once; run.json counts neither.
-    """
-    num_images = _epoch_images(spec, size.num_train)
-    steps = steps_per_epoch(spec, num_train=size.num_train)
-    batches = training_passes(spec, num_train=size.num_train)
-    loss = spec.objective.loss
-    clean = steps * spec.optimization.epochs if loss == "trades" else 0
-    weights = batches.weights * _OUTER_PASSES[loss]
-    cost = Passes(batches.forward + clean, batches.attack, weights) * (num_images / steps)
+    """Of images: the training and what it measures after each epoch."""
+    cost = priced(spec, training_passes(spec, num_train=size.num_train), size)
     measured = round(size.num_train * spec.held_out_fraction)
     measured += size.num_test if spec.needs_test else 0
     each = Passes(1) if spec.monitor is None else _attacked(spec.monitor)
     return cost + each * (measured * spec.optimization.epochs)
+
+
+def counted_cost(spec: TrainSpec, counted: dict[str, int], size: DataSize) -> Passes:
+    """Of images: what a finished training's run.json counted of batches, measuring left out."""
+    steps = spec.optimization.epochs * steps_per_epoch(spec, num_train=size.num_train)
+    attack = steps * ((spec.attack.num_steps or 0) if spec.attack else 0)
+    batches = Passes(counted["forward"], attack, counted["backward"] - attack)
+    return priced(spec, batches, size)
+
+
+def priced(spec: TrainSpec, batches: Passes, size: DataSize) -> Passes:
+    """Passes of a training's batches as passes of images.
+
+    A backward pass runs back through all forward passes of its loss, and the attack on the
+    divergence looks at the clean images once; run.json counts neither.
+    """
+    steps = steps_per_epoch(spec, num_train=size.num_train)
+    loss = spec.objective.loss
+    clean = steps * spec.optimization.epochs if loss == "trades" else 0
+    weights = batches.weights * _OUTER_PASSES[loss]
+    images = _epoch_images(spec, size.num_train) / steps
+    return Passes(batches.forward + clean, batches.attack, weights) * images
 
 
 def record_cost(attack: AttackSpec, *, num_images: int) -> Passes | None:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rwp.config.figures import LandscapeSpec
 from rwp.config.schema import Params
-from rwp.config.specs import EvaluationSpec, LandscapeSpec, TrainSpec
+from rwp.config.specs import EvaluationSpec, TrainSpec
 from rwp.provenance.expected import Expected
 from rwp.reporting.passes import (
     DataSize,

@@ -11,7 +11,7 @@ from rwp.config.schema import Params
 from rwp.config.specs import RunKey, TrainSpec
 from rwp.errors import UserError
 from rwp.files import read_json
-from rwp.reporting.passes import Passes, data_size, steps_per_epoch
+from rwp.reporting.passes import Passes, counted_cost, data_size
 
 SHIPPED = Path(__file__).parent / "rates.csv"
 
@@ -129,14 +129,12 @@ def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
     size = data_size(key.dataset, spec.data, root)
     if size is None or params.networks.get(key.network) != spec.architecture:
         return None
-    trained_on = size.num_train - round(size.num_train * spec.held_out_fraction)
-    per_step = trained_on / steps_per_epoch(spec, num_train=size.num_train)
-    images = spec.optimization.batch_size if spec.unlabeled else per_step
+    cost = counted_cost(spec, document["passes"], size)
     record = _autoattack(path.parent, str(document["device"]))
     return _Timing(
         place=Place(str(document["device"]), key.network, size.image),
         seconds=float(document["seconds"]),
-        passes=images * sum(document["passes"].values()),
+        passes=cost.forward + cost.backward,
         attack_seconds=float(record["seconds"]) if record else 0.0,
         attack_images=int(record["num_examples"]) if record else 0,
     )
