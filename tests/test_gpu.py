@@ -116,7 +116,7 @@ def test_gpu_0_of_another_allocation_is_another_gpu(second: str, waits: bool) ->
     first = start(2, CUDA_VISIBLE_DEVICES="0", SLURM_JOB_ID="70")
     assert first.stderr is not None
     taken = first.stderr.readline()
-    other = start(0, CUDA_VISIBLE_DEVICES="0", SLURM_JOB_ID=second)
+    other = start(0.1, CUDA_VISIBLE_DEVICES="0", SLURM_JOB_ID=second)
     texts = [other.communicate(timeout=60)[1], taken + first.communicate(timeout=60)[1]]
     assert most_at_once(held(texts), "0") == (1 if waits else 2)
 
