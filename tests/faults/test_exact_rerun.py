@@ -45,6 +45,10 @@ def run(project: CopiedProject, engine: str) -> Jobs:
     return jobs_in(found.stdout + found.stderr)
 
 
+def place_of(key: RunKey) -> str:
+    return f"{key.recipe} ({key.dataset}, {key.threat})"
+
+
 class Expected:
     """Which jobs a person would expect, from the settings alone."""
 
@@ -71,13 +75,16 @@ class Expected:
         return f"Training {key.recipe} on {key.dataset} {where}"
 
     def evaluations(self, *recipes: str, seeds: tuple[int, ...] = (0,)) -> Jobs:
-        """Attacks on runs of Table 2, and what shows their outcome."""
+        """Attacks on runs of Table 2, the verdict on them, and what shows their outcome."""
         measured = self.runs(recipes, seeds) & self.tables["table2"]
-        jobs = Counter(
-            f"Running the cheap attacks on {key.recipe} ({key.dataset}, {key.threat})"
-            for key in measured
-        )
+        jobs = Counter(f"Running the cheap attacks on {place_of(key)}" for key in measured)
+        jobs += self.verdicts(*recipes, seeds=seeds)
         return jobs + self.written("table2", "report") if measured else jobs
+
+    def verdicts(self, *recipes: str, seeds: tuple[int, ...] = (0,)) -> Jobs:
+        """On runs of Table 2."""
+        measured = self.runs(recipes, seeds) & self.tables["table2"]
+        return Counter(f"Judging {place_of(key)} by its records" for key in measured)
 
     def written(self, *names: str) -> Jobs:
         ends = {"report": "html"}
@@ -172,7 +179,12 @@ CHANGES = (
         delete("results/demo/table2.csv"),
         lambda x: x.written("table2", "report"),
     ),
-    Change("a checkpoint deleted", delete(f"{RUN}/best.pt"), lambda x: x.of_runs("at")),
+    Change(
+        "a checkpoint deleted",
+        delete(f"{RUN}/best.pt"),
+        # The verdict on a defense may need images made for AT.
+        lambda x: x.of_runs("at") | x.verdicts(*DEFENSES),
+    ),
     Change(
         "a record deleted",
         delete(f"{RUN}/evaluation/best/fgsm.json"),
