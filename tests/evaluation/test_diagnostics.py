@@ -11,7 +11,7 @@ from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import autoattack as module
 from rwp.evaluation.diagnosis import diagnose_checkpoint, read_diagnosis
-from rwp.evaluation.diagnostics import FollowUp, band_for, judge
+from rwp.evaluation.diagnostics import DOUBTFUL, FollowUp, band_for, judge
 from rwp.evaluation.followup import follow_up
 from rwp.evaluation.jobs import evaluate_checkpoint, run_attacks
 from rwp.evaluation.records import write_record
@@ -105,8 +105,17 @@ def test_square_beating_those_with_gradients_counts(won: int, level: str):
     assert verdict.level == level
 
 
-def test_natural_networks_are_not_expected_to_resist():
-    assert judge(records(100, 0), dataset="cifar10", objective="natural").level == "green"
+@pytest.mark.parametrize(("left", "level"), [(0, "weak"), (49, "weak"), (50, "green")])
+def test_a_network_without_robustness_is_weak(left: int, level: str):
+    attacked = records(100, left, clean=[True] * 500 + [False] * 500)
+    verdict = judge(attacked, dataset="cifar10", objective="natural")
+    assert verdict.level == level
+    if level == "weak":
+        expected = f"leaves {left / 10:.1f} % of 50.0 %: there is no robustness to judge"
+        assert verdict.reasons[0].text.endswith(expected)
+
+
+def test_no_record_no_verdict():
     with pytest.raises(UserError, match="expected records"):
         judge([], dataset="cifar10", objective="at")
 
@@ -179,7 +188,7 @@ def test_follow_up_runs_only_where_in_doubt(trained: Project):
         written = diagnose_checkpoint(spec, root=trained.root, fingerprint="f")
         content = read_diagnosis(written)
         assert (content["follow_up"] is not None) == doubtful
-        assert (content["level"] == "green") == (not doubtful)
+        assert content["level"] in (DOUBTFUL if doubtful else ("weak",))
         assert content["records"]["pgd-20"] == "f"
     with pytest.raises(UserError, match="expected a diagnosis"):
         read_diagnosis(trained.root / trained.spec.record("pgd-20"))

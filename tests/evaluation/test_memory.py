@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -24,10 +25,20 @@ def test_known_images_are_not_computed_again():
         first = model(images)
         again = model(images[[3, 1, 1]])
         mixed = model(torch.cat([images[:2], torch.rand(1, 1, 8, 8)]))
-    assert counting.seen == 6 + 16  # one new image, in a batch that was filled up
+    assert counting.seen == 6 + 1
     assert torch.equal(again, first[[3, 1, 1]])
     assert torch.equal(mixed[:2], first[:2])
     assert (model.asked, model.computed) == (12, 7)
+
+
+@pytest.mark.parametrize(("new", "computed"), [(7, 7), (9, 10), (33, 40), (65, 80), (200, 208)])
+def test_few_sizes_of_batches_occur(new: int, computed: int):
+    counting = Counting(linear_model())
+    model = RememberingModel(counting)
+    with torch.no_grad():
+        model(torch.rand(1, 1, 8, 8))
+        model(torch.rand(new, 1, 8, 8))
+    assert counting.seen == 1 + computed
 
 
 def test_answers_belong_to_the_caller():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rwp.config.evaluations import DiagnosisSpec
 from rwp.errors import UserError
-from rwp.evaluation.diagnostics import FollowUp, Verdict, judge
+from rwp.evaluation.diagnostics import DOUBTFUL, FollowUp, Verdict, judge
 from rwp.evaluation.records import EvaluationRecord, read_record
 from rwp.files import read_json, write_json
 
@@ -27,7 +27,7 @@ def diagnose_checkpoint(
     twin: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> Path:
-    """Judge the records of one evaluation; attack again unless all is green; write the verdict.
+    """Judge the records of one evaluation; attack again where in doubt; write the verdict.
 
     Args:
         spec: whose records exist.
@@ -46,7 +46,7 @@ def diagnose_checkpoint(
     records = [read_record(root / evaluation.record(attack.name)) for attack in evaluation.attacks]
     dataset, found = evaluation.key.dataset, None
     verdict = judge(records, dataset=dataset, objective=spec.objective)
-    if verdict.level != "green" and spec.objective != "natural":
+    if verdict.level in DOUBTFUL and spec.objective != "natural":
         if twin is None and spec.twin_checkpoint is not None:
             twin = root / spec.twin_checkpoint
         found = _follow_up(spec, records, root=root, twin=twin, device=device)

@@ -14,8 +14,9 @@ from typing import Literal
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord
 
-Level = Literal["green", "amber", "red"]
-_ORDER: tuple[Level, ...] = ("green", "amber", "red")
+Level = Literal["green", "weak", "amber", "red"]
+LEVELS: tuple[Level, ...] = ("green", "weak", "amber", "red")  # from the best to the worst
+DOUBTFUL: tuple[Level, ...] = ("amber", "red")  # those that speak against the numbers
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ _FEWEST = 3  # images; one or two of a small set may turn on a lucky start
 # falls by 14 and more (Zhang et al., 2021; Hitaj et al., 2021).
 _RESCALED, _RESCALED_MUCH = 3.5, 10.0
 _SQUARE = 0.2  # points by which Square Attack may win; the package warns above it
+_LITTLE = 0.1  # share of the images that are right without an attack
 _FEW_ZERO_GRADIENTS, _MANY_ZERO_GRADIENTS = 0.01, 0.10  # shares of the images
 
 
@@ -158,13 +160,13 @@ def judge(
     if objective != "natural":
         reasons += _single_step_reasons(by_kind)
         reasons += _follow_up_reasons(follow_up) if follow_up else []
-    reasons += _alarm_reasons(records)
+    reasons += _weak_reasons(records) + _alarm_reasons(records)
     return Verdict(_worst(reasons), gap, band, tuple(reasons))
 
 
 def _worst(reasons: Sequence[Reason]) -> Level:
     found = {reason.level for reason in reasons}
-    return next((level for level in reversed(_ORDER) if level in found), "green")
+    return next((level for level in reversed(LEVELS) if level in found), "green")
 
 
 def _shortest_by_kind(records: Sequence[EvaluationRecord]) -> Mapping[str, EvaluationRecord]:
@@ -191,6 +193,15 @@ def _single_step_reasons(by_kind: Mapping[str, EvaluationRecord]) -> list[Reason
     if lead <= _NOTICEABLE:
         return []
     return [Reason("red", f"one step fools more than many: FGSM is {lead:.1f} points below PGD")]
+
+
+def _weak_reasons(records: Sequence[EvaluationRecord]) -> list[Reason]:
+    """Nothing is hidden where nothing resists; that is no praise."""
+    worst = min(records, key=lambda record: record.num_robust)
+    if worst.num_robust >= _LITTLE * worst.num_clean_correct:
+        return []
+    left = f"{100 * worst.robust_accuracy:.1f} % of {100 * worst.clean_accuracy:.1f} %"
+    return [Reason("weak", f"{worst.attack.name} leaves {left}: there is no robustness to judge")]
 
 
 def _alarm_reasons(records: Sequence[EvaluationRecord]) -> list[Reason]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 _SLOTS = 1 << 18
-_MULTIPLE = 16  # batches are filled up to a multiple of this
+_MULTIPLE = 16  # batches are filled up to a multiple of this, small ones of less
 _SEED = 20221  # of the hash; any number will do
 
 
@@ -52,9 +52,11 @@ class RememberingModel(nn.Module):
 def _padded(index: Tensor) -> Tensor:
     """The index with its first entry repeated, so that few different batch sizes occur.
 
-    Convolution libraries prepare a kernel per size, which takes longer than running it here.
+    Convolution libraries prepare a kernel per size, which takes longer than running it here. At
+    most a quarter is added.
     """
-    missing = -len(index) % _MULTIPLE
+    multiple = min(_MULTIPLE, 1 << max(0, len(index).bit_length() - 3))
+    missing = -len(index) % multiple
     return torch.cat([index, index[:1].expand(missing)])
 
 

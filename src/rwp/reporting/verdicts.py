@@ -11,11 +11,11 @@ from rwp.config.schema import Params
 from rwp.config.specs import RunKey
 from rwp.errors import UserError
 from rwp.evaluation.diagnosis import read_diagnosis
+from rwp.evaluation.diagnostics import LEVELS, Level
 from rwp.evaluation.records import worst_case
 from rwp.reporting.measurements import OK, Measurement
 from rwp.reporting.runs import Run
 
-LEVELS = ("green", "amber", "red")
 SEPARATOR = " | "  # between the reasons in a cell of a CSV file
 
 
@@ -30,7 +30,7 @@ class Judged:
     path: str
     status: str
     reason: str = ""
-    level: str | None = None  # green, amber, red
+    level: Level | None = None
     gap: float | None = None  # PGD-20 less AutoAttack, in points
     band_source: str = ""  # what the usual gap rests on
     reasons: tuple[str, ...] = ()  # "level: text"

@@ -20,8 +20,8 @@ SIGNS = {WITHIN: "✓", ABOVE: "▲", BELOW: "▼"}
 ORIGIN_SIGNS = {"imported": "†", "unclear": "‡"}
 # Tints: what chance allows, what it does not, what is not there, what cannot be true.
 KINDS = {WITHIN: "within", ABOVE: "outside", BELOW: "outside"}
-LEVEL_SIGNS = {"green": "✓", "amber": "!", "red": "✗"}
-LEVEL_KINDS = {"green": "within", "amber": "doubtful", "red": "outside"}
+LEVEL_SIGNS = {"green": "✓", "weak": "○", "amber": "!", "red": "✗"}
+LEVEL_KINDS = {"green": "within", "weak": "missing", "amber": "doubtful", "red": "outside"}
 NO_NUMBER = "\N{EN DASH}"
 BROKEN = ("inconsistent", "stale", "collapsed", "diverged")
 
@@ -110,7 +110,7 @@ def _verdict_cell(networks: Sequence[Row]) -> Cell:
         f"seed {row['seed']}: {reason}" if len(networks) > 1 else reason
         for row in networks
         for reason in row["verdict_reasons"].split(SEPARATOR)
-        if reason.startswith(("amber", "red"))
+        if not reason.startswith("green")
     ]
     return Cell(f"{LEVEL_SIGNS[level]} {level}", LEVEL_KINDS[level], tuple(doubts))
 
