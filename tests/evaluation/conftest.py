@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import nn
 
 from rwp.config.definitions import DatasetSpec
 from rwp.config.specs import EvaluationSpec, RunKey
 from rwp.data.images import ImageSet
 from rwp.training.checkpoint import save_network
-from tests.evaluation.samples import NETWORK, RandomFeatures, attack, small_network
+from tests.evaluation.samples import NETWORK, RandomFeatures, attack, digits_part, small_network
 
 _KEY = RunKey(suite="demo", dataset="digits", threat="linf", network="small", recipe="at", seed=0)
 
@@ -29,23 +28,16 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def _digits(part: slice) -> ImageSet:
-    found = load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))[part]
-    pixels = torch.tensor(found.images[order] * 15).round().to(torch.uint8)
-    return ImageSet(pixels.unsqueeze(1), torch.tensor(found.target[order]), 10)
-
-
 @pytest.fixture(scope="session")
 def images() -> ImageSet:
     """40 digits that the network was not trained on."""
-    return _digits(slice(0, 40))
+    return digits_part(slice(0, 40))
 
 
 @pytest.fixture(scope="session")
 def robust_model() -> nn.Module:
     """Ridge regression on random features: robust by its small weights, and fitted at once."""
-    training = _digits(slice(300, 1797))
+    training = digits_part(slice(300, 1797))
     model = RandomFeatures().eval()
     with torch.no_grad():
         features = model.features(training.images.float() / 255)

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from pyautoattack import AutoAttack
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from rwp.config.specs import AttackSpec, ThreatSpec
 from rwp.core.models import build_network
+from rwp.data.images import ImageSet
 from rwp.evaluation.records import EvaluationRecord, pack
 
 THREAT = ThreatSpec(norm="linf", epsilon="0.1")
@@ -147,3 +149,11 @@ def small_network() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return build_network("preact_resnet", **rest, **shape).eval()
+
+
+def digits_part(part: slice) -> ImageSet:
+    """Of the digits in a fixed order."""
+    found = load_digits()
+    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))[part]
+    pixels = torch.tensor(found.images[order] * 15).round().to(torch.uint8)
+    return ImageSet(pixels.unsqueeze(1), torch.tensor(found.target[order]), 10)

@@ -20,36 +20,12 @@ PROBABILITIES = (
 )
 TRAIN_MODE = "the model was handed over in train mode; it was evaluated in eval mode"
 
-_WIDE = 64  # input channels
-
 
 @contextmanager
 def borrowed(model: nn.Module, device: torch.device | str) -> Iterator[None]:
     """The model as attacks want it: eval mode, frozen weights, 32 bits; put back afterwards."""
-    exact, fast = precision_context("fp32", device), _channels_last(model, device)
-    with evaluation_mode(model), frozen_weights(model), exact, fast:
+    with evaluation_mode(model), frozen_weights(model), precision_context("fp32", device):
         yield
-
-
-@contextmanager
-def _channels_last(model: nn.Module, device: torch.device | str) -> Iterator[None]:
-    """On CPUs, the kernels of wide networks with the channels innermost.
-
-    Some processors convolve up to half as fast again by it, and others as fast as before; the
-    narrow kernels of small networks lose a third.
-    """
-    kernels = [kernel for kernel in model.parameters() if kernel.ndim == 4]
-    widest = max((kernel.shape[1] for kernel in kernels), default=0)
-    if torch.device(device).type != "cpu" or widest < _WIDE:
-        kernels = []
-    found = [kernel.data for kernel in kernels]
-    for kernel in kernels:
-        kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
-    try:
-        yield
-    finally:
-        for kernel, data in zip(kernels, found, strict=True):
-            kernel.data = data
 
 
 def batch_of(
