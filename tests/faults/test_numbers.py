@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from rwp.panels import panel_name
 from rwp.tracking import connect
 from rwp.training import jobs, watch
 from rwp.training.checkpoint import load_network
@@ -58,6 +59,10 @@ def test_the_dag_goes_on_around_them(
             assert run.info.status == ("FINISHED" if status == "finished" else "FAILED")
             assert run.data.tags["outcome"] == status
             load_network(project.folder / RUNS / recipe / "seed0/last.pt")
+            if status != "diverged":  # the last epoch of a collapse is told as well
+                history = (project.folder / RUNS / recipe / "seed0/history.jsonl").read_text()
+                points = client.get_metric_history(run.info.run_id, panel_name("learning_rate"))
+                assert len(points) == len(history.splitlines())
         with (project.folder / "results/demo/table2.csv").open() as stream:
             rows = {row["defense"]: row for row in csv.DictReader(stream)}
         assert float(rows["AT"]["pgd20"]) >= 0

@@ -187,6 +187,8 @@ def _run(
                 recorder.epoch(row)
                 progress.epoch(row)
         except Stopped as verdict:
+            if verdict.status == "collapsed":
+                recorder.epoch(history[-1])  # which is in order; that of a divergence is not
             return _stopped(training, state, history, verdict)
     return "finished", None
 
