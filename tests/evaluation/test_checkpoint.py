@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,18 @@ def test_broken_files(tmp_path: Path, content: bytes | None, message: str):
     path.write_bytes(path.read_bytes()[:2000] if content is None else content)
     with pytest.raises(UserError, match=message):
         load_network(path)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_a_bare_pickle_is_refused_in_one_line(
+    tmp_path: Path, protocol: int, recwarn: pytest.WarningsRecorder
+):
+    path = tmp_path / "best.pt"
+    path.write_bytes(pickle.dumps(Payload(tmp_path / "ran"), protocol=protocol))
+    with pytest.raises(UserError, match="other objects or code, which was not run"):
+        load_network(path)
+    assert list(recwarn) == []
+    assert not (tmp_path / "ran").exists()
 
 
 def test_missing_and_foreign_files(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,9 @@ def read_weights_file(path: Path | str) -> Any:
         UserError: the file is missing, cut short, or holds more than plain data and tensors.
     """
     try:
-        return torch.load(Path(path), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch asks to file an issue about other pickles
+            warnings.simplefilter("ignore")
+            return torch.load(Path(path), map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path}: expected a checkpoint, found no file; train it first") from error
     except pickle.UnpicklingError as error:
