@@ -26,12 +26,12 @@ from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.evaluation import autoattack as our_module
 from rwp.evaluation.autoattack import autoattack as our_autoattack
+from rwp.evaluation.records import Flags
 
 # All four attacks at full length on the digits of the demo.
 COUNT, BATCH, SEED, EPSILON = 256, 256, 0, "0.1"
 TARGET = 1.5
 SHARED_BATCH = 64  # so that there is something to share
-
 
 # PreAct ResNet-18 on 32 x 32 images: all lengths by this factor, which keeps their proportions.
 SHORTER, FEW = 50, 16
@@ -54,11 +54,7 @@ def autoattack(setting: Setting) -> Iterator[Result]:
         ours_s=ours_s,
         reference_s=reference_s,
         target=TARGET,
-        notes={
-            "images": COUNT,
-            "robust": int(ours.robust.sum()),
-            "flags_that_differ": int((theirs.numpy() != ours.robust).sum()),
-        },
+        notes=_notes(ours.robust, theirs),
     )
 
 
@@ -74,7 +70,7 @@ def autoattack_all_cores(setting: Setting) -> Iterator[Result]:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             found = [pool.submit(_share, model, images, Path(folder)) for _ in range(workers)]
-            robust = torch.from_numpy(found[0].result())
+            robust = found[0].result()
     ours_s = time.perf_counter() - started
     started = time.perf_counter()
     theirs = _package(model, images, setting.device, batch_size=SHARED_BATCH)
@@ -82,17 +78,11 @@ def autoattack_all_cores(setting: Setting) -> Iterator[Result]:
         "autoattack_all_cores",
         ours_s=ours_s,
         reference_s=time.perf_counter() - started,
-        target=TARGET,
-        notes={
-            "images": COUNT,
-            "robust": int(robust.sum()),
-            "flags_that_differ": int((theirs != robust).sum()),
-            "workers": workers,
-        },
+        notes={**_notes(robust, theirs), "workers": workers},
     )
 
 
-def _share(model: nn.Module, images: ImageSet, state: Path) -> Any:
+def _share(model: nn.Module, images: ImageSet, state: Path) -> Flags:
     torch.set_num_threads(1)
     found = our_autoattack(
         model,
@@ -128,12 +118,13 @@ def autoattack_preact_resnet_18(setting: Setting) -> Iterator[Result]:
         "autoattack_preact_resnet_18",
         ours_s=ours_s,
         reference_s=time.perf_counter() - started,
-        notes={
-            "images": FEW,
-            "robust": int(ours.robust.sum()),
-            "flags_that_differ": int((theirs.numpy() != ours.robust).sum()),
-        },
+        notes=_notes(ours.robust, theirs),
     )
+
+
+def _notes(ours: Flags, theirs: Flags) -> dict[str, float | str]:
+    differ = int((ours != theirs).sum())
+    return {"images": len(ours), "robust": int(ours.sum()), "flags_that_differ": differ}
 
 
 def _standard(epsilon: str) -> AttackSpec:
@@ -159,12 +150,12 @@ def _package(
     kind: type[AutoAttack] = AutoAttack,
     epsilon: float = float(EPSILON),
     batch_size: int = BATCH,
-) -> torch.Tensor:
+) -> Flags:
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
     pixels, labels = images.images.to(device).float() / 255, images.labels.to(device)
     attack = kind(model, norm="Linf", eps=epsilon, version="standard", seed=SEED, device=device)
     _, found = attack.run_standard_evaluation(pixels, labels, batch_size=batch_size)
-    return (found == labels).cpu()
+    return (found == labels).cpu().numpy()
 
 
 def _digits(part: slice) -> ImageSet:

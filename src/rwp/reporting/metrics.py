@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rwp.config.schema import Params
 from rwp.config.specs import suite_directory
 from rwp.config.tables import get_suite
+from rwp.evaluation.diagnostics import DOUBTFUL
 from rwp.files import write_json
 from rwp.reporting.averaging import STD
 from rwp.reporting.cells import COLUMN_LABELS, PAPER_COLUMNS, attack_columns
@@ -149,6 +150,6 @@ def _notes(table: Table) -> list[str]:
             notes[f"{place}: {row['status']}: {row['reason']}"] = None
         if row.get("warning"):
             notes[f"{place}: {row['warning']}"] = None
-        if row.get("verdict") in ("amber", "red"):
+        if row.get("verdict") in DOUBTFUL:
             notes[f"{place}: {row['verdict_reasons']}"] = None
     return list(notes)
