@@ -27,9 +27,9 @@ from rwp.config.specs import AttackSpec
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_outcomes
-from rwp.evaluation.memory import RememberingModel
 from rwp.evaluation.records import Flags
 from rwp.evaluation.shards import BatchOutcome, shared_batches
+from rwp.evaluation.square import OwnPaceSquare
 from rwp.evaluation.suite import AttackResult, check_adversarial, recheck
 
 VERSIONS = {
@@ -130,6 +130,7 @@ def _prepare(problem: _Problem, names: Sequence[str]) -> tuple[AutoAttack, tuple
         seed=problem.seed,
         device=problem.device,
     )
+    runner.square = OwnPaceSquare.like(runner.square)
     batch, labels = batch_of(problem.images, 0, problem.batch_size, problem.device)
     num_classes = checked_logits(problem.model, batch, labels).shape[1]
     if num_classes < _MIN_CLASSES:
@@ -230,8 +231,6 @@ def _perturb(runner: AutoAttack, name: str, images: Tensor, labels: Tensor) -> T
         attack.loss = "ce"
     if name == "fab-t":
         attack.targeted, attack.n_restarts = True, 1
-    if name == "square":
-        attack.predict = RememberingModel(runner.model)
     return attack.perturb(images, labels)
 
 
