@@ -53,7 +53,7 @@ FIELDS = (
     "command",
     "attack_backward_seconds",  # to the images alone, as attacks need it
 )
-SQUARE_FILL = 16  # images: Square's batches are filled up to a multiple (RememberingModel)
+COUNTED = 16  # images that the passes are counted on
 TINY = "1/1000000"  # a radius in which no image is lost, so that all run the whole length
 
 
@@ -176,7 +176,7 @@ def autoattack_seconds(
 ) -> tuple[float, str]:
     """Per image that survives, and how it was found: by running it, or as a sum of passes."""
     device, measured = torch.device(options.device), name in options.autoattack
-    count = options.autoattack_images if measured else SQUARE_FILL
+    count = options.autoattack_images if measured else COUNTED
     counted = name if measured else STAND_IN
     forwards, backwards, seconds = autoattack_passes(counted, count, device)
     law = forwards * forward + backwards * attack_backward
