@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
 from typing import Any
 
@@ -91,6 +92,20 @@ def test_a_target_that_cannot_be_built(target: str, project: Project) -> None:
     line = result.stderr.strip().splitlines()[-1]
     assert line.startswith(f"error: {target}: ")
     assert BAD_TARGETS[target] in line
+
+
+@pytest.mark.parametrize("place", ["results/demo/runs/digits/linf/small/at/seed0", "data"])
+def test_a_file_in_a_folders_place(place: str, project: Project) -> None:
+    path = project.folder / place
+    shutil.rmtree(path, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("notes")
+    result = project.snakemake("results/demo/table2.csv")
+    assert result.returncode == 2
+    line = result.stderr.strip().splitlines()[-1]
+    assert line == f"error: {place}: expected a folder, got a file; move it away"
+    assert "Traceback" not in result.stderr
+    assert path.read_text() == "notes"
 
 
 def test_settings_that_cannot_run_are_one_line(project: Project) -> None:

@@ -1,6 +1,7 @@
 # Helpers of all rules: checked settings, paths, and what goes into a job's parameters.
 # A job's `spec` is its own slice of params.yaml as one line of JSON; its `fingerprint` holds
 # those of everything upstream, so a stale file below a change is always known to be stale.
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,12 +164,22 @@ def training_param(suite, key, what):
             return num_gpus(PARAMS, run)
         spec = train_spec(PARAMS, run)
         if what == "input":
+            check_folder(run.directory)
             return training_inputs(spec)
         if what == "spec":
             return spec.canonical()
         return fingerprints.training_fingerprint(spec, PARAMS)
 
     return of
+
+
+def check_folder(folder):
+    """Where a file stands in a folder's place, Snakemake's own message is a page long."""
+    found = next(
+        place for place in (folder, *folder.parents) if os.path.lexists(place)
+    )
+    if not os.path.isdir(found):
+        leave(f"{found}: expected a folder, got a file; move it away")
 
 
 def training_message(key):
@@ -335,6 +346,8 @@ def requested_targets():
 
 def check_targets():
     """Say in one line that a target cannot be built, and why, before any DAG is thought of."""
+    for folder in ("data", "logs", "results"):
+        check_folder(Path(folder))
     for target in requested_targets():
         if target in {known.name for known in workflow.rules} or Path(target).exists():
             continue
