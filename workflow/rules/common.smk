@@ -175,9 +175,7 @@ def training_param(suite, key, what):
 
 def check_folder(folder):
     """Where a file stands in a folder's place, Snakemake's own message is a page long."""
-    found = next(
-        place for place in (folder, *folder.parents) if os.path.lexists(place)
-    )
+    found = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     if not os.path.isdir(found):
         leave(f"{found}: expected a folder, got a file; move it away")
 
