@@ -1,40 +1,72 @@
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
+from rwp.evaluation import square
 from rwp.evaluation.square import OwnPaceSquare
+
+Shape = tuple[int, int, int]
 
 
 class SameBitsInAnyBatch(nn.Module):
     """Two layers whose sums do not depend on the other images of a batch; counts images."""
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    def __init__(self, shape: Shape, *, digits: int | None = None) -> None:
         super().__init__()
         draw = torch.Generator().manual_seed(1)
-        self.first = torch.randn(24, *shape, generator=draw)
+        self.first = nn.Parameter(torch.randn(24, *shape, generator=draw))
         self.second = torch.randn(10, 24, generator=draw)
-        self.seen = 0
+        self.digits, self.seen = digits, 0
 
     def forward(self, images: Tensor) -> Tensor:
         self.seen += len(images)
         hidden = torch.stack([(images * part).flatten(1).sum(dim=1) for part in self.first], dim=1)
-        return torch.stack([(hidden.tanh() * part).sum(dim=1) for part in self.second], dim=1)
+        logits = torch.stack([(hidden.tanh() * part).sum(dim=1) for part in self.second], dim=1)
+        return logits if self.digits is None else logits.round(decimals=self.digits)
+
+
+@dataclass
+class Outcome:
+    images: Tensor
+    queries: Tensor  # gone through per image, in a run on all of them
+    asked: int
+
+
+def pictures(count: int, shape: Shape) -> Tensor:
+    return torch.rand(count, *shape, generator=torch.Generator().manual_seed(0))
 
 
 def both(
-    model: nn.Module, images: Tensor, *, epsilon: float, norm: str = "Linf", queries: int = 400
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels, the package's adversarial images and ours."""
+    model: SameBitsInAnyBatch,
+    images: Tensor,
+    *,
+    epsilon: float,
+    queries: int = 400,
+    **settings: Any,
+) -> tuple[Outcome, Outcome]:
+    """What the package does and what we do."""
     with torch.no_grad():
         labels = model(images).argmax(dim=1)
-    attack = SquareAttack(
-        model, norm=norm, n_queries=queries, eps=epsilon, seed=3, resc_schedule=False, device="cpu"
-    )
-    model.seen = 0
-    theirs = attack.perturb(images.clone(), labels)
-    model.theirs, model.seen = model.seen, 0
-    return labels, theirs, OwnPaceSquare.like(attack).perturb(images.clone(), labels)
+    settings = {"norm": "Linf", "seed": 3, "resc_schedule": False, "device": "cpu"} | settings
+    package = SquareAttack(model, n_queries=queries, eps=epsilon, **settings)
+    found = []
+    for attack in (package, OwnPaceSquare.like(package)):
+        model.seen = 0
+        adversarial = attack.perturb(images.clone(), labels)
+        torch.manual_seed(3)
+        counts, _ = attack.attack_single_run(images.clone(), labels)
+        found.append(Outcome(adversarial, counts.long(), model.seen))
+    return found[0], found[1]
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few queries hardly recur, so that the package would be compared with itself."""
+    monkeypatch.setattr(square, "_WORTH", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -44,38 +76,92 @@ def both(
         ((1, 8, 8), 0.0001),  # all resist
         ((1, 8, 8), 0.5),  # the stripes of the start fool most
         ((3, 12, 12), 0.006),
-        ((3, 12, 9), 0.006),  # not a square
-        ((1, 2, 2), 0.02),  # a first window wider than what is left beside it
+        ((3, 12, 9), 0.006),
+        ((3, 12, 4), 0.01),  # narrower than the first windows would be
+        ((1, 2, 2), 0.02),  # as wide as the first windows
     ],
 )
-def test_images_are_the_packages_bit_for_bit(shape: tuple[int, int, int], epsilon: float):
-    model = SameBitsInAnyBatch(shape)
-    images = torch.rand(40, *shape, generator=torch.Generator().manual_seed(0))
-    labels, theirs, ours = both(model, images, epsilon=epsilon)
-    assert torch.equal(ours, theirs)
-    fooled = (model(ours).argmax(dim=1) != labels).sum()
+@pytest.mark.usefixtures("always")
+def test_images_are_the_packages_bit_for_bit(shape: Shape, epsilon: float):
+    model, images = SameBitsInAnyBatch(shape), pictures(40, shape)
+    labels = model(images).argmax(dim=1)
+    theirs, ours = both(model, images, epsilon=epsilon)
+    assert torch.equal(ours.images, theirs.images)
+    assert torch.equal(ours.queries, theirs.queries)
+    assert ours.asked < theirs.asked
+    fooled = (model(ours.images).argmax(dim=1) != labels).sum()
     assert fooled == 0 if epsilon == 0.0001 else fooled > 0
-    assert float((ours - images).abs().max()) <= epsilon + 1e-6
+    assert float((ours.images - images).abs().max()) <= epsilon + 1e-6
 
 
-def test_queries_that_cannot_help_are_not_asked():
-    model = SameBitsInAnyBatch((1, 8, 8))
-    images = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    both(model, images, epsilon=0.0001, queries=5000)
-    assert model.seen < 0.25 * model.theirs
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"p_init": 0.005},  # windows that would round to nothing
+        {"resc_schedule": True},
+        {"queries": 1},
+        {"queries": 0},
+        {"n_restarts": 3},
+        {"loss": "ce"},
+        {"targeted": True},
+        {"norm": "L2", "epsilon": 0.1},
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("always")
+def test_any_setting_is_the_packages(settings: dict[str, Any]):
+    model, images = SameBitsInAnyBatch((1, 10, 10)), pictures(12, (1, 10, 10))
+    theirs, ours = both(model, images, **{"epsilon": 0.01, "queries": 150} | settings)
+    assert torch.equal(ours.images, theirs.images)
+    assert torch.equal(ours.queries, theirs.queries)
 
 
+@pytest.mark.usefixtures("always")
+def test_an_image_on_the_boundary_counts_as_fooled():
+    model = SameBitsInAnyBatch((1, 8, 8), digits=0)  # whole logits, many of them equal
+    theirs, ours = both(model, pictures(60, (1, 8, 8)), epsilon=0.01)
+    assert torch.equal(ours.images, theirs.images)
+    assert torch.equal(ours.queries, theirs.queries)
+
+
+@pytest.mark.usefixtures("always")
+def test_a_restart_begins_where_the_package_stopped_drawing():
+    model = SameBitsInAnyBatch((1, 8, 8), digits=0)
+    for seed in range(30):
+        theirs, ours = both(
+            model, pictures(2, (1, 8, 8)), epsilon=0.01, queries=20, n_restarts=3, seed=seed
+        )
+        assert torch.equal(ours.images, theirs.images)
+
+
+@pytest.mark.usefixtures("always")
 def test_one_image_alone():
+    theirs, ours = both(SameBitsInAnyBatch((1, 8, 8)), pictures(1, (1, 8, 8)), epsilon=0.01)
+    assert torch.equal(ours.images, theirs.images)
+
+
+def test_on_digits_one_query_in_eight_is_asked():
     model = SameBitsInAnyBatch((1, 8, 8))
-    images = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    _, theirs, ours = both(model, images, epsilon=0.01)
-    assert torch.equal(ours, theirs)
+    theirs, ours = both(model, pictures(20, (1, 8, 8)), epsilon=0.0001, queries=5000)
+    assert ours.asked < 0.125 * theirs.asked
 
 
-def test_l2_is_the_packages_own():
-    model = SameBitsInAnyBatch((1, 10, 10))
-    images = torch.rand(8, 1, 10, 10, generator=torch.Generator().manual_seed(0))
-    _, theirs, ours = both(model, images, epsilon=0.1, norm="L2", queries=60)
-    assert torch.equal(ours, theirs)
-    assert not torch.equal(ours, images)
-    assert model.seen == model.theirs
+def test_colored_photographs_are_left_to_the_package():
+    model = SameBitsInAnyBatch((3, 16, 16))
+    theirs, ours = both(model, pictures(12, (3, 16, 16)), epsilon=0.006, queries=200)
+    assert ours.asked == theirs.asked
+    assert torch.equal(ours.images, theirs.images)
+    assert not torch.equal(ours.images, pictures(12, (3, 16, 16)))
+
+
+@pytest.mark.usefixtures("always")
+def test_no_graph_is_kept():
+    model, images = SameBitsInAnyBatch((1, 8, 8)), pictures(4, (1, 8, 8))
+    _, ours = both(model, images, epsilon=0.01, queries=50)
+    assert not ours.images.requires_grad
+    labels = model(images).argmax(dim=1)
+    attack = OwnPaceSquare(model, eps=0.01, n_queries=50, seed=0, device="cpu")
+    attack.init_hyperparam(images)
+    counts, found = attack.attack_single_run(images, labels)
+    assert counts.grad_fn is None
+    assert found.grad_fn is None

@@ -3,8 +3,7 @@
 The attack changes one window of an image per query and keeps the change if it lowers the margin.
 Its windows and signs are drawn in advance and are the same for all images of a batch. So an image
 can pass over the queries that cannot help it, without waiting for the others: those that leave it
-as it is, and those that were refused since its last change. On 8 x 8 digits that is nine in ten,
-on 32 x 32 photographs next to none.
+as it is, and those that were refused since its last change. On 8 x 8 digits that is nine in ten.
 """
 
 from __future__ import annotations
@@ -17,12 +16,15 @@ from pyautoattack.square import SquareAttack
 from torch import Tensor
 
 _AHEAD = 64  # queries looked through at once for one that was not refused
+_WORTH = 0.75  # kinds per query; colored photographs have more, and little to pass over
 
 
 class OwnPaceSquare(SquareAttack):
     """The package's attack, its draws and decisions, with fewer calls of the model.
 
-    Exact for models that give the same image the same logits; under L2 it is the package's own.
+    Exact for models that give an image the same logits in any batch. It is for what AutoAttack
+    asks: L-inf, untargeted, the margin, one restart. Other settings, and images so large that
+    windows hardly recur, are left to the package.
     """
 
     @classmethod
@@ -32,16 +34,24 @@ class OwnPaceSquare(SquareAttack):
         ours.__dict__.update(vars(attack))
         return ours
 
+    @torch.no_grad()
     def attack_single_run(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Attack images (batch, channels, height, width) with labels (batch,).
 
         Returns:
             Queries gone through per image, and the images with the least margin found.
         """
-        if self.norm != "Linf":
+        usual = self.norm == "Linf" and self.loss == "margin" and not self.targeted
+        if not usual or self.n_restarts != 1:
             return super().attack_single_run(x, y)
+        before = torch.get_rng_state()
         stripes = self.random_choice([len(x), x.shape[1], 1, x.shape[3]])
-        search = _Search(self, x, y, start=torch.clamp(x + self.eps * stripes, 0.0, 1.0))
+        queries = _Queries.draw(self, x)
+        if queries.num_kinds > _WORTH * self.n_queries:
+            torch.set_rng_state(before)
+            return super().attack_single_run(x, y)
+        start = torch.clamp(x + self.eps * stripes, 0.0, 1.0)
+        search = _Search(self, queries, x, y, start=start)
         while len(active := search.active()):
             search.ask(*search.next_queries(active))
         return search.place + 1, search.best
@@ -51,7 +61,8 @@ class OwnPaceSquare(SquareAttack):
 class _Queries:
     """All windows in order: number i covers `size` rows and columns from `row`, `column`.
 
-    `kind` is the same number for equal queries; entries past the last are of a kind of their own.
+    `kind` is the same number for equal queries, below `num_kinds`. It goes on past the last query
+    with a kind that is never refused, so that looking ahead stops there.
     """
 
     size: Tensor
@@ -59,6 +70,7 @@ class _Queries:
     column: Tensor
     signs: Tensor
     kind: Tensor
+    num_kinds: int
 
     @classmethod
     def draw(cls, attack: SquareAttack, images: Tensor) -> _Queries:
@@ -71,25 +83,38 @@ class _Queries:
         row, column = ((height - size) * draws[:, 0]).long(), ((width - size) * draws[:, 1]).long()
         signs = torch.sign(2 * draws[:, 2:] - 1)
         whole = torch.cat([torch.stack([size, row, column], dim=1), signs.long()], dim=1)
-        _, kind = torch.unique(whole, dim=0, return_inverse=True)
-        kind = torch.cat([kind, torch.full((_AHEAD,), int(kind.max()) + 1)])
-        return cls(*(part.to(images.device) for part in (size, row, column, signs, kind)))
+        distinct, kind = torch.unique(whole, dim=0, return_inverse=True)
+        kind = torch.cat([kind, torch.full((_AHEAD,), len(distinct))])
+        size, row, column, signs, kind = (
+            part.to(images.device) for part in (size, row, column, signs, kind)
+        )
+        return cls(size, row, column, signs, kind, len(distinct))
 
 
 class _Search:
-    # Where each image of a batch is.
-    def __init__(self, attack: SquareAttack, images: Tensor, labels: Tensor, *, start: Tensor):
-        self._attack, self._labels = attack, labels
+    """A batch under attack: per image the best version so far and the place in the queries.
+
+    `_refused[i, k]`: a query of kind k does not lower the margin of `best[i]`.
+    """
+
+    def __init__(
+        self,
+        attack: SquareAttack,
+        queries: _Queries,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        start: Tensor,
+    ) -> None:
+        self._attack, self._queries, self._labels = attack, queries, labels
         self._low, self._high = images - attack.eps, images + attack.eps
-        self._queries = _Queries.draw(attack, images)
-        self._rows, self._columns = (
-            torch.arange(length, device=images.device) for length in images.shape[2:]
-        )
-        self._ahead = torch.arange(_AHEAD, device=images.device)
+        device = images.device
+        self._rows, self._columns = (torch.arange(side, device=device) for side in images.shape[2:])
+        self._ahead = torch.arange(_AHEAD, device=device)
         self.best, self.place = start, torch.zeros_like(labels)
         self._margin, _ = attack.margin_and_loss(start, labels)
-        kinds = int(self._queries.kind.max()) + 1
-        self._refused = torch.zeros(len(images), kinds, dtype=torch.bool, device=images.device)
+        shape = (len(images), queries.num_kinds + 1)
+        self._refused = torch.zeros(shape, dtype=torch.bool, device=device)
 
     def active(self) -> Tensor:
         """Images that resist and have queries left."""
@@ -97,17 +122,23 @@ class _Search:
         return resisting.nonzero().squeeze(1)
 
     def next_queries(self, active: Tensor) -> tuple[Tensor, Tensor]:
-        """Go on to queries that may help; at most a quarter of the images is left where it is."""
+        """The images that have found a query worth asking, as that query wants them.
+
+        The model is called once three quarters of the images have: the last ones take many small
+        steps to get there, and go on with theirs beside the next call.
+        """
         index, asked = active[:0], self.best[:0]
         searching = active
         while 4 * len(searching) > len(active):
-            searching = self._past_refused(searching)
+            self._pass_over_refused(searching)
+            searching = searching[self.place[searching] < self._attack.n_queries]
             candidates = self._changed(searching)
-            differs = (candidates != self.best[searching]).flatten(1).any(dim=1)
-            index = torch.cat([index, searching[differs]])
-            asked = torch.cat([asked, candidates[differs]])
-            searching = searching[~differs]
-            self._refuse(searching)
+            worth = (candidates != self.best[searching]).flatten(1).any(dim=1)
+            worth &= ~self._refused[searching, self._queries.kind[self.place[searching]]]
+            index = torch.cat([index, searching[worth]])
+            asked = torch.cat([asked, candidates[worth]])
+            searching = searching[~worth]
+            self._refuse_and_go_on(searching)
         return index, asked
 
     def ask(self, index: Tensor, asked: Tensor) -> None:
@@ -120,18 +151,17 @@ class _Search:
         self.best[better], self._margin[better] = asked[lower], margin[lower]
         self._refused[better] = False  # also what was taken: asked again, it may round otherwise
         self.place[better] += 1
-        self._refuse(index[~lower])
+        self._refuse_and_go_on(index[~lower])
 
-    def _refuse(self, index: Tensor) -> None:
+    def _refuse_and_go_on(self, index: Tensor) -> None:
         self._refused[index, self._queries.kind[self.place[index]]] = True
         self.place[index] += 1
 
-    def _past_refused(self, index: Tensor) -> Tensor:
-        """Move on to the first query that was not refused; without those that reach the end."""
+    def _pass_over_refused(self, index: Tensor) -> None:
+        """On to the first query that was not refused, or _AHEAD queries on if there is none."""
         kinds = self._queries.kind[self.place[index].unsqueeze(1) + self._ahead]
         refused = self._refused[index.unsqueeze(1), kinds]
         self.place[index] += refused.long().cumprod(dim=1).sum(dim=1)
-        return index[self.place[index] < self._attack.n_queries]
 
     def _changed(self, index: Tensor) -> Tensor:
         """The images as their next query wants them."""
