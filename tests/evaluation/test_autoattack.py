@@ -67,6 +67,31 @@ def test_flags_are_the_packages_own_in_l2(robust_model, images, monkeypatch):
     assert np.array_equal(result.robust, wanted)
 
 
+class LongSquare(AutoAttack):
+    """Square Attack alone, long enough for windows to recur."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.square.n_queries, self.attacks_to_run = 1500, ["square"]
+
+
+def test_square_asks_the_model_less_often_to_the_same_end(robust_model, images, monkeypatch):
+    monkeypatch.setattr(module, "AutoAttack", LongSquare)
+    monkeypatch.setitem(VERSIONS, "standard", ("square",))
+    calls = []
+    hook = robust_model.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        spec = autoattack_spec()
+        result = autoattack(robust_model, images, spec, batch_size=BATCH, seed=SEED, device="cpu")
+        ours = len(calls)
+        wanted = package_flags(robust_model, images, kind=LongSquare)
+    finally:
+        hook.remove()
+    assert np.array_equal(result.robust, wanted)
+    assert 0 < result.robust.sum() < result.clean_correct.sum()
+    assert ours < 0.7 * (len(calls) - ours)
+
+
 def test_killed_in_each_attack_then_shared_gives_the_same_flags(
     robust_model, images, expected, tmp_path: Path
 ):
