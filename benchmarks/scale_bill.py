@@ -32,7 +32,7 @@ from rwp.config.trainings import train_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = {"cifar10": (50000, 10000), "cifar100": (50000, 10000), "svhn": (73257, 26032)}
-AUTOATTACK = (7294, 1910)  # forward and backward passes of a survivor at 32x32 (scale_rates.py)
+AUTOATTACK = (7865, 1910)  # forward and backward passes of a survivor at 32x32 (scale_rates.py)
 FIRST_ATTACK = 101  # APGD-CE, at which nearly all that is not robust is lost
 
 
