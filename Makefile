@@ -5,8 +5,6 @@ STAMP := $(VENV)/.installed
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null)
 CORES ?= 2
-DEMO := results/demo/table1.csv results/demo/table2.csv results/demo/report.html
-DEMO_FULL := results/demo-full/table1.csv results/demo-full/table2.csv results/demo-full/report.html
 # Snakemake's lock outlives a killed Snakemake; under a lock that does not, it can be taken away.
 ALONE := $(shell command -v flock >/dev/null && echo flock --nonblock --conflict-exit-code 75 --no-fork .state/demo.lock)
 # A bar on a terminal, a line per job elsewhere.
@@ -38,10 +36,10 @@ endif
 extra-%: setup
 	@$(or $(UV),$(VENV)/uv/bin/uv) pip install -q --python $(BIN)/python --require-hashes -r workflow/envs/$*.lock
 
-# The first argument is the suite, the second its targets.
+# The argument is the suite.
 define build
 	@mkdir -p .state
-	@$(ALONE) sh -c 'snakemake --unlock >/dev/null 2>&1; snakemake --cores $(CORES) $(2) $(PROGRESS)' \
+	@$(ALONE) sh -c 'snakemake --unlock >/dev/null 2>&1; snakemake --cores $(CORES) suite_$(1) $(PROGRESS)' \
 		|| { test $$? -ne 75 || echo "make: a demo is at work here; wait for it" >&2; exit 2; }
 	@rwp table table2 --suite $(1) --show
 	@echo "Report:  $(CURDIR)/results/$(1)/report.html"
@@ -49,10 +47,10 @@ define build
 endef
 
 demo: setup
-	$(call build,demo,$(DEMO))
+	$(call build,demo)
 
 demo-full: setup
-	$(call build,demo-full,$(DEMO_FULL))
+	$(call build,demo-full)
 
 test: setup
 	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not faults and not slurm and not kubernetes and not mlflow_server" --cov --cov-report term

@@ -28,4 +28,14 @@ rule all:
         [suite_targets(name) for name in PARAMS.build],
 
 
+# `snakemake suite_demo`: all that one suite leaves, whatever `build` says.
+for suite in PARAMS.suites:
+
+    rule:
+        name:
+            f"suite_{suite}"
+        input:
+            whole_suite(suite),
+
+
 check_targets()

@@ -44,25 +44,32 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     temporary: Path | None = None
     lock = -1
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(target)
-        lock, temporary = _locked_temporary(target)
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        _to_disk(temporary)
-        temporary.replace(target)
-        _to_disk(target.parent)
+        with _explained(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(target)
+            lock, temporary = _locked_temporary(target)
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            _to_disk(temporary)
+            temporary.replace(target)
+            _to_disk(target.parent)
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if lock >= 0:
+            os.close(lock)
+
+
+@contextmanager
+def _explained(target: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if error.errno in _ADVICE:
             raise UserError(
                 f"{target}: expected a writable place, got {error.strerror}; {_ADVICE[error.errno]}"
             ) from error
         raise
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        if lock >= 0:
-            os.close(lock)
 
 
 def _locked_temporary(target: Path) -> tuple[int, Path]:
@@ -110,6 +117,16 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def make_folder(path: Path | str) -> None:
+    """Make a folder and those above it, unless they are there.
+
+    Raises:
+        UserError: a file in the way, no permission.
+    """
+    with _explained(Path(path)):
+        Path(path).mkdir(parents=True, exist_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:

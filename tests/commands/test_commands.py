@@ -53,6 +53,9 @@ def test_bad_names_and_files_are_one_line_each(project: Project) -> None:
         ("data fetch mnist", "expected a data set or unlabeled source", "'mnist'"),
         ("pseudo-label --recipe at", "expected one with unlabeled data, got 'at'"),
         ("evaluate --checkpoint nowhere/best.pt", "expected a checkpoint, found no file"),
+        ("evaluate --checkpoint a/best.pt --suite paper", "--suite: expected none for a run"),
+        ("evaluate --checkpoint a/best.pt --output b", "--output: expected none for a run"),
+        ("evaluate --checkpoint a.pt --model b:c", "expected either --model or --checkpoint"),
         ("table --suite papr", "expected a suite", "'papr'"),
     ]
     for words, *parts in cases:

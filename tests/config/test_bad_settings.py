@@ -63,6 +63,10 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: demo(s).update(trian=1),
         r"suites\.demo\.trian: expected a known key, got 'trian'; did you mean 'train",
     ),
+    "misspelt key of a needed one": (
+        lambda s: demo(s).update(seds=demo(s).pop("seeds")),
+        r"suites\.demo\.seds: expected a known key, got 'seds'; did you mean 'seeds'",
+    ),
     "missing key": (
         lambda s: demo(s).pop("seeds"),
         r"suites\.demo\.seeds: expected a value, got none; add it",
@@ -134,6 +138,7 @@ def test_one_clear_line(name: str, settings: dict[str, Any]) -> None:
         ("a: 2020-01-01", r"expected numbers, texts, lists and tables"),
         ("\x00\x01", r"expected YAML"),
         ("a: 2022-13-45", r"expected YAML, got month must be in 1\.\.12"),
+        ("a: 1\nb: {c: 2, c: 3}", "expected YAML, got the key 'c' twice at line 2"),
         ("a: &a [*a]", r"expected numbers, texts, lists and tables"),
         ("[" * 20_000, r"expected (YAML|a table)"),
     ],

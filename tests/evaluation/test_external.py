@@ -65,6 +65,8 @@ def test_our_own_checkpoint_needs_no_names(tmp_path: Path):
     save_network(tmp_path / "best.pt", small_network(), network=NETWORK, epoch=0)
     found = load(tmp_path / "best.pt", architecture=None, layout=None)
     assert found.name == "best"
+    with pytest.raises(UserError, match="expected no --arch and no --layout"):
+        load(tmp_path / "best.pt")
 
 
 @pytest.mark.parametrize(
@@ -144,5 +146,7 @@ def test_finished_records_of_the_same_model_are_left_alone(
     again = evaluate(ExternalModel(robust_model, "theirs", "abc"), tmp_path, images)
     assert again[0].stat().st_mtime_ns == before[0]
     assert read_record(again[1]).attack == PGD
-    other = evaluate(ExternalModel(robust_model, "others", "xyz"), tmp_path, images)
-    assert read_record(other[0]).checkpoint_sha256 == "xyz"
+    first[1].write_text("{}")  # damaged
+    with pytest.raises(UserError, match="got one of another model; name another folder"):
+        evaluate(ExternalModel(robust_model, "others", "xyz"), tmp_path, images)
+    assert read_record(first[0]).checkpoint_sha256 == "abc"

@@ -116,7 +116,7 @@ def test_missing_cells_are_marked_with_the_command_that_fills_them(demo: Project
         in text
     )
     assert f"snakemake --cores all {base}/l2/small/at-rwp/seed0/run.json" in text
-    assert "snakemake --cores all results/demo/report.html" in text
+    assert "snakemake --cores all suite_demo" in text
     # Table 2 and its details, Table 1, the run
     assert Page(text).texts("missing").count("missing") == 2 * 2 + 6 + 1
 

@@ -11,6 +11,7 @@ import pytest
 
 from rwp.config.load import check_params
 from rwp.errors import UserError
+from rwp.files import sha256_file
 from rwp.reporting.tables import table1, table2, write_table1, write_table2
 
 from .conftest import Project
@@ -171,6 +172,25 @@ def test_a_record_that_cannot_be_true_gives_no_number(
     assert row["status"] == status
     assert reason in row["reason"]
     assert pd.isna(table.frame.loc[0, "pgd20"])
+
+
+def test_a_record_of_another_file_than_the_other_records_gives_no_number(demo: Project) -> None:
+    demo.write_all()
+    (key,) = demo.table2_keys("at")
+    best = demo.root / key.directory / "best.pt"
+    best.write_bytes(b"weights")
+    right = sha256_file(best)
+    for attack in demo.params.suites["demo"].evaluation.attacks:
+        demo.write_record(key, attack, 220, checkpoint_sha256=right)
+    demo.write_record(key, "pgd-20", 221, checkpoint_sha256="another")
+    rows = table2(demo.params, "demo", root=demo.root).details.query("defense == 'AT'")
+    rows = rows.set_index("attack")
+    assert rows.loc["pgd-20", "status"] == "inconsistent"
+    assert rows.loc["pgd-20", "reason"] == "made with another file than best.pt"
+    assert set(rows.drop("pgd-20")["status"]) == {"ok"}
+    best.unlink()
+    frame = table2(demo.params, "demo", root=demo.root).frame
+    assert frame.loc[0, ["natural", "pgd20", "aa"]].isna().all()
 
 
 def test_a_record_of_another_step_count_is_stale(demo: Project) -> None:

@@ -41,6 +41,12 @@ def test_the_demo(committed_project: Project) -> None:
     assert jobs["figure"] == 2
 
 
+def test_a_suite_as_one_target(committed_project: Project) -> None:
+    jobs, named = planned(committed_project), planned(committed_project, "suite_demo")
+    assert jobs.pop("all") == named.pop("suite_demo") == 1
+    assert jobs == named
+
+
 def test_the_papers_tables(committed_project: Project) -> None:
     assert planned(committed_project, "results/table1.csv") == {
         "fetch": 3,

@@ -333,6 +333,10 @@ def suite_targets(suite):
     return files + [path for key in runs for path in training_outputs(suite, key)]
 
 
+def whole_suite(suite):
+    return lambda _: suite_targets(suite)
+
+
 def requested_targets():
     """The targets on the command line; while rules are read, Snakemake does not tell them."""
     if Path(sys.argv[0]).name != "snakemake":

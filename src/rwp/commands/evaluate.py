@@ -17,12 +17,14 @@ from rwp.commands.common import (
 )
 from rwp.commands.external import evaluate_elsewhere
 from rwp.commands.workers import helpers
+from rwp.errors import UserError
 
 if TYPE_CHECKING:
     from rwp.config.specs import EvaluationSpec
 
 
 def evaluate(
+    context: typer.Context,
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="A run's network: best.pt, best_on_test.pt, last.pt; with --arch, any."),
@@ -65,6 +67,7 @@ def evaluate(
         return
     params, attacks = load_params(params_file), tuple(attack or ())
     if model is None and arch is None:
+        _refuse_for_own_runs(context, "suite", "dataset", "output", "layout")
         from rwp.provenance.chain import evaluation_fingerprint
 
         spec = spec_of(params, checkpoint, attacks)
@@ -83,6 +86,18 @@ def evaluate(
         workers=workers,
     )
     _show(paths)
+
+
+def _refuse_for_own_runs(context: typer.Context, *names: str) -> None:
+    """A run's suite in params.yaml says all of this; ignored options would mislead."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UserError(
+                f"--{name}: expected none for a run of this project, which its suite in "
+                f"params.yaml decides on, got {context.params[name]}; leave it out, or name a "
+                "model from elsewhere with --arch or --model"
+            )
 
 
 def _evaluate_run(spec: EvaluationSpec, fingerprint: str, workers: int) -> None:

@@ -35,6 +35,11 @@ def evaluate_elsewhere(
         raise UserError(
             "evaluate: expected --checkpoint FILE or --model MODULE:FACTORY, got neither; name one"
         )
+    if model is not None and (checkpoint, arch, layout) != (None, None, None):
+        raise UserError(
+            "evaluate: expected either --model or --checkpoint, --arch and --layout, got both; "
+            "leave one out"
+        )
     entry = choose(params.suites, suite, "suite", "--suite")
     name = dataset or entry.table2.dataset
     choose(params.datasets, name, "data set", "--dataset")

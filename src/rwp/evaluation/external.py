@@ -21,7 +21,7 @@ from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_outcomes
 from rwp.evaluation.jobs import first_examples, is_done, record_of, run_attacks
-from rwp.evaluation.records import write_record
+from rwp.evaluation.records import read_record, write_record
 from rwp.evaluation.suite import AttackResult
 from rwp.files import sha256_file
 from rwp.training.checkpoint import FORMAT, load_network, load_weights, read_weights_file
@@ -66,6 +66,11 @@ def load_checkpoint(
     """
     content = read_weights_file(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
+        if architecture is not None or layout is not None:
+            raise UserError(
+                f"{path}: expected no --arch and no --layout, as this file says itself what "
+                "network it is of, got one; leave them out"
+            )
         model, _ = load_network(path, device=device)
         return ExternalModel(model, path.stem, sha256_file(path))
     if architecture is None or layout not in LAYOUTS:
@@ -206,6 +211,7 @@ def evaluate_external(
         )
         write_record(out / f"{result.attack.name}.json", record)
 
+    _refuse_others(out, external)
     folder = "-".join(str(part)[:16] for part in identity.values())
     run_attacks(
         external.model,
@@ -219,6 +225,20 @@ def evaluate_external(
         is_needed=is_needed,
     )
     return [out / f"{attack.name}.json" for attack in attacks]
+
+
+def _refuse_others(out: Path, external: ExternalModel) -> None:
+    """A folder holds the records of one model: those of another may have taken hours."""
+    for path in sorted(out.glob("*.json")):
+        try:
+            found = read_record(path)
+        except UserError:
+            continue  # damaged ones are made again
+        if found.checkpoint_sha256 != external.sha256:
+            raise UserError(
+                f"{path}: expected a record of {external.name}, got one of another model; "
+                "name another folder with --output"
+            )
 
 
 def _try_one_image(external: ExternalModel, images: ImageSet, device: torch.device | str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rwp.config.schema import Params
 from rwp.config.specs import EvaluationSpec, RunKey
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, read_record
-from rwp.files import read_json
+from rwp.files import read_json, sha256_file
 from rwp.reporting.runs import Run, check_format
 
 RECORD_FORMAT = "rwp.evaluation/1"
@@ -81,6 +82,24 @@ def measure(
     if changed:
         return Measurement(attack, key, name, "stale", changed)
     return Measurement(attack, key, name, OK, "", record)
+
+
+def of_one_network(found: Sequence[Measurement], checkpoint: Path) -> list[Measurement]:
+    """The records of one run; where they are of different files, those of another are marked.
+
+    Which are right tells the checkpoint itself; without it none can be trusted.
+    """
+    hashes = {item.record.checkpoint_sha256 for item in found if item.record}
+    if len(hashes) < 2:
+        return list(found)
+    right = sha256_file(checkpoint) if checkpoint.exists() else None
+    reason = f"made with another file than {checkpoint.name}"
+    return [
+        replace(item, status="inconsistent", reason=reason, record=None)
+        if item.record and item.record.checkpoint_sha256 != right
+        else item
+        for item in found
+    ]
 
 
 def _refuse_lite(path: Path, document: dict[str, Any]) -> None:

@@ -92,7 +92,6 @@ def _context(
     return {
         "name": suite_name,
         "suite": suite,
-        "folder": str(suite_directory(suite_name)),
         "table1": table1_view(first, compared1),
         "table2": table2_view(second, compared2, columns),
         "beyond": beyond_view(third) if third else None,
