@@ -51,7 +51,7 @@ def _loader() -> Any:
     # The C parser, where libyaml is there, takes a tenth of the time.
     base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-    class Loader(base):  # type: ignore[valid-type, misc]
+    class Loader(base):  # type: ignore[valid-type]
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen = set()
             for key, _ in node.value:
