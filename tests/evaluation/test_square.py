@@ -126,10 +126,10 @@ def test_an_image_on_the_boundary_counts_as_fooled():
 
 @pytest.mark.usefixtures("always")
 def test_a_restart_begins_where_the_package_stopped_drawing():
-    model = SameBitsInAnyBatch((1, 8, 8), digits=0)
-    for seed in range(30):
+    model = SameBitsInAnyBatch((1, 8, 8), digits=-1)  # so coarse that margins of zero are usual
+    for seed in range(5):
         theirs, ours = both(
-            model, pictures(2, (1, 8, 8)), epsilon=0.01, queries=20, n_restarts=3, seed=seed
+            model, pictures(2, (1, 8, 8)), epsilon=0.05, queries=20, n_restarts=3, seed=seed
         )
         assert torch.equal(ours.images, theirs.images)
 
