@@ -15,7 +15,7 @@ from rwp.errors import UserError
 from rwp.reporting.averaging import average_rows, averaged, numeric
 from rwp.reporting.cells import PAPER_COLUMNS, recipe_label
 from rwp.reporting.costs import COSTS, run_costs
-from rwp.reporting.measurements import OK, measure
+from rwp.reporting.measurements import OK, measurements
 from rwp.reporting.runs import read_run
 from rwp.reporting.tables import PASSES, Table, run_numbers
 
@@ -63,7 +63,7 @@ def _detail(
 ) -> dict[str, Any]:
     run = read_run(params, key, root=root)
     numbers = run_numbers(run)
-    found = [measure(params, key, run, name, root=root, checkpoint="best") for name in attacks]
+    found = measurements(params, key, run, attacks, root=root, checkpoint="best")
     gaps = [(item.status, item.reason) for item in found if item.status != OK]
     status, reason = (run.status, run.reason) if not run.finished else (gaps or [(OK, "")])[0]
     return {

@@ -8,7 +8,7 @@ from typing import Any
 from rwp.config.schema import Params
 from rwp.config.tables import get_suite
 from rwp.reporting.cells import attack_columns, table2_rows
-from rwp.reporting.measurements import OK, measure
+from rwp.reporting.measurements import OK, measurements
 from rwp.reporting.runs import read_run
 
 OTHERS = ("best_on_test", "last")
@@ -28,10 +28,7 @@ def other_checkpoints(
         for key in keys:
             run = read_run(params, key, root=root)
             for checkpoint in OTHERS:
-                found = [
-                    measure(params, key, run, name, root=root, checkpoint=checkpoint)
-                    for name in attacks
-                ]
+                found = measurements(params, key, run, attacks, root=root, checkpoint=checkpoint)
                 if any(item.status == OK for item in found):
                     shares = [item.accuracy for item in found]
                     rows.append(

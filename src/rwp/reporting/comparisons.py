@@ -16,7 +16,7 @@ from rwp.config.tables import get_suite, table2_keys
 from rwp.evaluation.records import Flags, robust_flags
 from rwp.evaluation.statistics import bootstrap_difference, mcnemar
 from rwp.reporting.cells import attack_columns, method_label
-from rwp.reporting.measurements import measure
+from rwp.reporting.measurements import measurements
 from rwp.reporting.runs import read_run
 from rwp.reporting.tables import write_frame
 
@@ -78,10 +78,10 @@ def _outcomes(
     for key in keys:
         run = read_run(params, key, root=root)
         own: Outcomes = {}
-        for name in attacks:
-            record = measure(params, key, run, name, root=root, checkpoint="best").record
-            if record is not None:
-                own[name, key.seed] = (record.data_sha256, robust_flags(record))
+        for item in measurements(params, key, run, attacks, root=root, checkpoint="best"):
+            if item.record is not None:
+                flags = robust_flags(item.record)
+                own[item.attack, key.seed] = (item.record.data_sha256, flags)
         if len(own) == len(attacks) and _same_images(list(own.values())):
             flags = np.logical_and.reduce([flags for _, flags in own.values()])
             own[ALL_ATTACKS, key.seed] = (next(iter(own.values()))[0], flags)

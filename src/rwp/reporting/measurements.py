@@ -51,14 +51,29 @@ class Measurement:
         return float(found.low), float(found.high)
 
 
-def measure(
-    params: Params, key: RunKey, run: Run, attack: str, *, root: Path | str, checkpoint: str
-) -> Measurement:
-    """Read the record of one attack on one run.
+def measurements(
+    params: Params,
+    key: RunKey,
+    run: Run,
+    attacks: Sequence[str],
+    *,
+    root: Path | str,
+    checkpoint: str,
+) -> list[Measurement]:
+    """Read the records of several attacks on one checkpoint of a run.
+
+    Where they are of different files, those of another file than the checkpoint give no number.
 
     Raises:
-        UserError: the record is no JSON, of an unknown format, or of AutoAttack's lite version.
+        UserError: a record is no JSON, of an unknown format, or of AutoAttack's lite version.
     """
+    found = [_measure(params, key, run, name, root=root, checkpoint=checkpoint) for name in attacks]
+    return _of_one_file(found, Path(root) / key.directory / f"{checkpoint}.pt")
+
+
+def _measure(
+    params: Params, key: RunKey, run: Run, attack: str, *, root: Path | str, checkpoint: str
+) -> Measurement:
     suite = params.suites[key.suite]
     if attack not in suite.evaluation.attacks:
         reason = f"{attack} is not among the attacks of the suite {key.suite}"
@@ -84,14 +99,11 @@ def measure(
     return Measurement(attack, key, name, OK, "", record)
 
 
-def of_one_network(found: Sequence[Measurement], checkpoint: Path) -> list[Measurement]:
-    """The records of one run; where they are of different files, those of another are marked.
-
-    Which are right tells the checkpoint itself; without it none can be trusted.
-    """
+def _of_one_file(found: list[Measurement], checkpoint: Path) -> list[Measurement]:
+    # Which are right the checkpoint itself tells; without it none can be trusted.
     hashes = {item.record.checkpoint_sha256 for item in found if item.record}
     if len(hashes) < 2:
-        return list(found)
+        return found
     right = sha256_file(checkpoint) if checkpoint.exists() else None
     reason = f"made with another file than {checkpoint.name}"
     return [

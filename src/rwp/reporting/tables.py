@@ -16,7 +16,7 @@ from rwp.files import atomic_write
 from rwp.reporting.averaging import average_rows, averaged, numeric
 from rwp.reporting.cells import attack_columns, table1_rows, table2_rows
 from rwp.reporting.costs import run_costs
-from rwp.reporting.measurements import OK, Measurement, measure, of_one_network
+from rwp.reporting.measurements import OK, Measurement, measurements
 from rwp.reporting.runs import Run, read_run
 from rwp.reporting.verdicts import SEPARATOR, joint_accuracy, read_judged, worst_level
 
@@ -138,8 +138,7 @@ def _table2_details(
     params: Params, key: RunKey, attacks: Sequence[str], root: Path | str
 ) -> list[dict[str, Any]]:
     run = read_run(params, key, root=root)
-    found = [measure(params, key, run, name, root=root, checkpoint="best") for name in attacks]
-    found = of_one_network(found, Path(root) / key.directory / "best.pt")
+    found = measurements(params, key, run, attacks, root=root, checkpoint="best")
     judged = read_judged(params, key, run, found, root=root)
     together = {
         "all_attacks": joint_accuracy(found),
