@@ -107,6 +107,10 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: demo(s).update(held_out_fraction=0),
         r"selection held_out: expected a held_out_fraction above 0, got 0",
     ),
+    "two ways to take a part": (
+        lambda s: demo(s)["evaluation"].update(num_examples=40, first_examples=40),
+        r"evaluation: expected num_examples \(stratified\) or first_examples .*got both",
+    ),
     "the same seed twice": (
         lambda s: demo(s).update(seeds=[0, 0]),
         r"seeds: expected distinct seeds, got \[0, 0\]",

@@ -8,7 +8,7 @@ from rwp.errors import UserError
 from rwp.evaluation import autoattack as module
 from rwp.evaluation import jobs
 from rwp.evaluation.jobs import evaluate_checkpoint
-from rwp.evaluation.records import clean_flags, read_record, robust_flags
+from rwp.evaluation.records import clean_flags, read_record, robust_flags, unpack
 from rwp.evaluation.shards import clear_folder, shared_folder
 from rwp.files import sha256_file
 from rwp.provenance.chain import record_fingerprint
@@ -120,11 +120,26 @@ def test_who_comes_when_others_are_done_starts_nothing(trained: Project, monkeyp
     assert list((trained.root / ".state").rglob("*.pt")) == []
 
 
-def test_only_the_first_examples(trained: Project, images: ImageSet):
-    record = read_record(run(trained, num_examples=10)[0])
-    assert record.num_examples == 10
+def test_a_part_has_every_class_and_is_named_in_the_record(trained: Project, images: ImageSet):
+    by_class = images.select(images.labels.argsort())  # as image folders lie
+    by_class.save(trained.root / "data" / "digits" / "test.pt")
+    record = read_record(run(trained, num_examples=20)[0])
+    assert record.num_examples == 20
+    assert record.part is not None
+    taken = by_class.select(torch.from_numpy(unpack(record.part.mask, 40)).nonzero().flatten())
+    assert min(taken.class_counts()) >= 1
+    assert (record.part.rule, record.part.size, record.part.of) == ("stratified", 20, 40)
+    assert read_record(run(trained, num_examples=20, part_seed=1)[0]).part != record.part
     with pytest.raises(UserError, match="expected at least 99 images, got 40"):
         run(trained, num_examples=99)
+    with pytest.raises(UserError, match="every class among first_examples: 20, got none of class"):
+        run(trained, first_examples=20)
+
+
+def test_the_first_in_the_published_order_have_their_own_name(trained: Project, images: ImageSet):
+    record = read_record(run(trained, first_examples=30)[0])
+    assert record.part is not None
+    assert unpack(record.part.mask, 40).tolist() == [True] * 30 + [False] * 10
 
 
 def test_network_of_another_data_set(trained: Project):

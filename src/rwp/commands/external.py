@@ -73,6 +73,8 @@ def evaluate_elsewhere(
             batch_size=entry.evaluation.batch_size,
             seed=entry.evaluation.seed,
             num_examples=entry.evaluation.num_examples,
+            first_examples=entry.evaluation.first_examples,
+            part_seed=entry.evaluation.part_seed,
             device=device,
             on_clean=lambda accuracy: print(f"clean accuracy {accuracy:.2%}", flush=True),
         )

@@ -79,6 +79,8 @@ def evaluation_spec(
         ),
         batch_size=suite.evaluation.batch_size,
         num_examples=suite.evaluation.num_examples,
+        first_examples=suite.evaluation.first_examples,
+        part_seed=suite.evaluation.part_seed,
         seed=suite.evaluation.seed,
     )
 

@@ -38,6 +38,7 @@ class LandscapeSpec(Spec):
     num_points: PositiveInt
     radius: PositiveFloat
     num_examples: PositiveInt | None
+    part_seed: Count = 0
 
     def checkpoint(self, epoch: int) -> PurePosixPath:
         """The network after so many epochs, relative to the project."""
@@ -128,6 +129,7 @@ def landscape_spec(params: Params, suite_name: str, name: str) -> LandscapeSpec:
         held_out_fraction=training.held_out_fraction,
         batch_size=suite.evaluation.batch_size,
         seed=suite.evaluation.seed,
+        part_seed=suite.evaluation.part_seed,
         **copied,
     )
 

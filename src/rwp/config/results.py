@@ -130,7 +130,7 @@ class LandscapeFigure(Setting):
     num_directions: PositiveInt
     num_points: PositiveInt
     radius: PositiveFloat  # the largest mu
-    num_examples: PositiveInt | None = None  # of the training images; none: all of them
+    num_examples: PositiveInt | None = None  # of the training images, by class; none: all
 
 
 FigureEntry = Annotated[

@@ -146,8 +146,19 @@ class EvaluationEntry(Frozen):
 
     attacks: dict[Name, AttackEntry]
     batch_size: PositiveInt
-    num_examples: PositiveInt | None = None  # none: the whole test split
+    num_examples: PositiveInt | None = None  # stratified by class; none: the whole test split
+    first_examples: PositiveInt | None = None  # instead: the first in the published order
+    part_seed: Count = 0  # which images num_examples draws, for all recipes and seeds
     seed: Count
+
+    @model_validator(mode="after")
+    def _one_part(self) -> EvaluationEntry:
+        if self.num_examples and self.first_examples:
+            raise ValueError(
+                f"expected num_examples (stratified) or first_examples (in the published order), "
+                f"got both ({self.num_examples} and {self.first_examples}); leave one out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _no_attack_is_called_diagnosis(self) -> EvaluationEntry:

@@ -234,6 +234,8 @@ class EvaluationSpec(Spec):
     batch_size: PositiveInt
     num_examples: PositiveInt | None
     seed: Count
+    first_examples: PositiveInt | None = None
+    part_seed: Count = 0
 
     def record(self, attack: str) -> PurePosixPath:
         """Where the record of one attack lies, relative to the project."""

@@ -66,8 +66,9 @@ def _follow_up(
 ) -> FollowUp:
     # Most verdicts are green and written without torch, whose import takes longer than they do.
     from rwp.data.images import ImageSet
+    from rwp.data.parts import take_part
     from rwp.evaluation.followup import follow_up
-    from rwp.evaluation.jobs import first_examples
+    from rwp.evaluation.jobs import part_of
     from rwp.training.checkpoint import load_network
 
     evaluation = spec.evaluation
@@ -83,12 +84,14 @@ def _follow_up(
             "train it first, or name another network with --twin"
         )
     data = root / "data" / evaluation.key.dataset / "test.pt"
-    images = ImageSet.load(data)
-    count = min(_FOLLOW_UP_EXAMPLES, evaluation.num_examples or len(images), len(images))
+    images = part_of(evaluation, ImageSet.load(data), data)[0]
+    if len(images) > _FOLLOW_UP_EXAMPLES:
+        count = max(_FOLLOW_UP_EXAMPLES, len(images.labels.unique()))
+        images, _ = take_part(images, num_examples=count, seed=evaluation.part_seed, source=data)
     checkpoint = root / evaluation.key.directory / f"{evaluation.checkpoint}.pt"
     return follow_up(
         load_network(checkpoint, device=device)[0],
-        first_examples(images, count, data),
+        images,
         attack,
         batch_size=evaluation.batch_size,
         seed=evaluation.seed,

@@ -18,9 +18,10 @@ from rwp.config.specs import AttackSpec
 from rwp.core.models import build_network
 from rwp.core.models.converters import LAYOUTS, convert_state
 from rwp.data.images import ImageSet
+from rwp.data.parts import take_part
 from rwp.errors import UserError
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_outcomes
-from rwp.evaluation.jobs import first_examples, is_done, record_of, run_attacks
+from rwp.evaluation.jobs import is_done, part_record, record_of, run_attacks
 from rwp.evaluation.records import read_record, write_record
 from rwp.evaluation.suite import AttackResult
 from rwp.files import sha256_file
@@ -173,6 +174,8 @@ def evaluate_external(
     batch_size: int,
     seed: int,
     num_examples: int | None = None,
+    first_examples: int | None = None,
+    part_seed: int = 0,
     device: torch.device | str = "cpu",
     on_clean: Callable[[float], None] | None = None,
 ) -> list[Path]:
@@ -187,13 +190,23 @@ def evaluate_external(
     Raises:
         UserError: a model that does not take these images, or what the attacks refuse.
     """
-    images = first_examples(ImageSet.load(data), num_examples, data)
+    images, part = take_part(
+        ImageSet.load(data),
+        num_examples=num_examples,
+        first_examples=first_examples,
+        seed=part_seed,
+        source=data,
+    )
     _try_one_image(external, images, device)
     clean, _ = clean_outcomes(external.model, images, batch_size=batch_size, device=device)
     if on_clean is not None:
         on_clean(float(clean.mean()))
-    hashes = {"checkpoint_sha256": external.sha256, "data_sha256": sha256_file(data)}
-    identity = hashes | {"seed": seed, "batch_size": batch_size, "num_examples": len(images)}
+    hashes: dict[str, Any] = {
+        "checkpoint_sha256": external.sha256,
+        "data_sha256": sha256_file(data),
+        "part": part_record(part),
+    }
+    identity = hashes | {"seed": seed, "batch_size": batch_size}
 
     def is_needed(attack: AttackSpec) -> bool:
         return not is_done(out / f"{attack.name}.json", attack, _FINGERPRINT, identity)
@@ -212,7 +225,8 @@ def evaluate_external(
         write_record(out / f"{result.attack.name}.json", record)
 
     _refuse_others(out, external)
-    folder = "-".join(str(part)[:16] for part in identity.values())
+    words = (external.sha256, hashes["data_sha256"], seed, batch_size, part.identity()["sha256"])
+    folder = "-".join(str(word)[:16] for word in words)
     run_attacks(
         external.model,
         images,

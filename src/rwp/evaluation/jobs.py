@@ -14,9 +14,10 @@ from torch import nn
 
 from rwp.config.specs import AttackSpec, EvaluationSpec, RunKey
 from rwp.data.images import ImageSet
+from rwp.data.parts import Part, take_part
 from rwp.errors import UserError
 from rwp.evaluation.autoattack import autoattack
-from rwp.evaluation.records import EvaluationRecord, pack, read_record, write_record
+from rwp.evaluation.records import EvaluationRecord, PartRecord, pack, read_record, write_record
 from rwp.evaluation.shards import clear_folder, shared_folder
 from rwp.evaluation.suite import AttackResult, evaluate
 from rwp.files import sha256_file
@@ -95,7 +96,7 @@ class _Job:
         self.spec, self.device = spec, device
         self._checkpoint = root / spec.key.directory / f"{spec.checkpoint}.pt"
         data = root / "data" / spec.key.dataset / "test.pt"
-        self.images = first_examples(ImageSet.load(data), spec.num_examples, data)
+        self.images, part = part_of(spec, ImageSet.load(data), data)
         if not self._checkpoint.exists():
             raise UserError(
                 f"{self._checkpoint}: expected a checkpoint, found no file; train it first"
@@ -103,6 +104,7 @@ class _Job:
         self.hashes: dict[str, Any] = {
             "checkpoint_sha256": sha256_file(self._checkpoint),
             "data_sha256": sha256_file(data),
+            "part": part_record(part),
         }
 
     def model(self) -> nn.Module:
@@ -124,7 +126,8 @@ class _Job:
 
     def state(self, folder: Path) -> Path:
         """A folder for this evaluation alone: what decides its bits is in the name."""
-        identity = [*self.hashes.values(), self.spec.seed, self.spec.batch_size, len(self.images)]
+        hashes = [str(value) for value in self.hashes.values()]
+        identity = [*hashes, self.spec.seed, self.spec.batch_size, len(self.images)]
         text = json.dumps([identity, version("pyautoattack")])
         return folder / hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -166,19 +169,25 @@ def attack_id(attack: AttackSpec) -> str:
     return f"{attack.name}-{hashlib.sha256(attack.canonical().encode()).hexdigest()[:8]}"
 
 
-def first_examples(images: ImageSet, count: int | None, source: Path | str) -> ImageSet:
-    """The first `count` images, as leaderboards take them; none: all of them.
+def part_of(spec: EvaluationSpec, images: ImageSet, source: Path | str) -> tuple[ImageSet, Part]:
+    """The test images that `spec` looks at.
 
     Raises:
-        UserError: there are fewer.
+        UserError: there are fewer, or a class would be missing.
     """
-    if count is None:
-        return images
-    if count > len(images):
-        raise UserError(
-            f"{source}: expected at least {count} images, got {len(images)}; lower num_examples"
-        )
-    return images.select(torch.arange(count))
+    return take_part(
+        images,
+        num_examples=spec.num_examples,
+        first_examples=spec.first_examples,
+        seed=spec.part_seed,
+        source=source,
+    )
+
+
+def part_record(part: Part) -> PartRecord:
+    """A part as a record names it."""
+    mask = "" if part.rule == "all" else pack(part.flags())
+    return PartRecord(**part.identity(), mask=mask)
 
 
 def record_of(

@@ -19,9 +19,9 @@ from rwp.core.landscape import filter_normalized_direction, weight_loss_landscap
 from rwp.core.losses import cross_entropy
 from rwp.core.lsc import loss_groups
 from rwp.data.images import ImageSet
+from rwp.data.parts import take_part
 from rwp.data.splits import HELD_OUT_SEED, held_out_split
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits
-from rwp.evaluation.jobs import first_examples
 from rwp.evaluation.suite import threat_model
 from rwp.files import write_json, write_text
 from rwp.rng import generator_for
@@ -62,7 +62,9 @@ def measure_landscape(
     if spec.held_out_fraction:
         kept, _ = held_out_split(images.labels, fraction=spec.held_out_fraction, seed=HELD_OUT_SEED)
         images = images.select(kept)
-    images = first_examples(images, spec.num_examples, path)
+    images, part = take_part(
+        images, num_examples=spec.num_examples, seed=spec.part_seed, source=path
+    )
     rows = [
         {"epoch": epoch, **row}
         for epoch in spec.epochs
@@ -74,8 +76,8 @@ def measure_landscape(
     writer.writerows(rows)
     write_text(output, stream.getvalue())
     record = {"format": FORMAT, "fingerprint": fingerprint, "spec": spec.model_dump(mode="json")}
-    seconds = round(time.monotonic() - started, 3)
-    write_json(output.with_suffix(".json"), record | {"seconds": seconds})
+    more = {"part": part.identity(), "seconds": round(time.monotonic() - started, 3)}
+    write_json(output.with_suffix(".json"), record | more)
     return output
 
 

@@ -45,6 +45,17 @@ def unpack(text: str, count: int) -> Flags:
     return np.unpackbits(packed, count=count).astype(np.bool_)
 
 
+class PartRecord(Frozen):
+    """Which images of the data set an evaluation looked at."""
+
+    rule: Literal["all", "stratified", "first"]
+    seed: Count | None  # of the stratified draw
+    size: PositiveInt
+    of: PositiveInt  # images of the whole set
+    sha256: str  # of the images' places in the set
+    mask: str  # one bit per image of the set: taken or not; empty where all are
+
+
 class EvaluationRecord(Frozen):
     """The outcome of one attack on one checkpoint.
 
@@ -60,6 +71,7 @@ class EvaluationRecord(Frozen):
     data_sha256: str
     attack: AttackSpec
     num_examples: PositiveInt
+    part: PartRecord | None = None  # none: a record of an earlier version
     num_clean_correct: Count
     num_robust: Count
     clean_bits: str
@@ -140,7 +152,7 @@ def worst_case(records: Sequence[EvaluationRecord]) -> Flags:
         raise UserError("records: expected at least one, got none; evaluate first")
     first = records[0]
     for other in records[1:]:
-        _same(first, other, "checkpoint_sha256", "data_sha256", "num_examples")
+        _same(first, other, "checkpoint_sha256", "data_sha256", "num_examples", "part")
         if other.attack.threat != first.attack.threat and other.attack.kind != "natural":
             raise UserError(
                 "records: expected one threat model, got "

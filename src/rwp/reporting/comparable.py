@@ -43,7 +43,8 @@ def table2_difference(params: Params, defense: str, key: RunKey, attack: str) ->
         return "the paper has no such attack"
     if ours.attacks != theirs.attacks:
         return "other settings of the attack"
-    return "" if ours.num_examples == theirs.num_examples else "another number of test images"
+    parts = [(spec.num_examples, spec.first_examples) for spec in (ours, theirs)]
+    return "" if parts[0] == parts[1] else "another part of the test images"
 
 
 def _training_difference(params: Params, key: RunKey, paper_key: RunKey) -> str:

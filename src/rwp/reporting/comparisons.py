@@ -81,7 +81,8 @@ def _outcomes(
         for item in measurements(params, key, run, attacks, root=root, checkpoint="best"):
             if item.record is not None:
                 flags = robust_flags(item.record)
-                own[item.attack, key.seed] = (item.record.data_sha256, flags)
+                part = item.record.part.sha256 if item.record.part else ""
+                own[item.attack, key.seed] = (f"{item.record.data_sha256} {part}", flags)
         if len(own) == len(attacks) and _same_images(list(own.values())):
             flags = np.logical_and.reduce([flags for _, flags in own.values()])
             own[ALL_ATTACKS, key.seed] = (next(iter(own.values()))[0], flags)

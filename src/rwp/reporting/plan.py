@@ -89,7 +89,8 @@ def _job(result: Expected, root: Path, rates: Rates) -> Job:
 
 
 def _num_images(spec: TrainSpec | EvaluationSpec | LandscapeSpec, size: DataSize) -> int:
-    return getattr(spec, "num_examples", None) or size.num_test
+    first = getattr(spec, "first_examples", None)
+    return first or getattr(spec, "num_examples", None) or size.num_test
 
 
 def _passes(result: Expected, size: DataSize) -> Passes | None:
