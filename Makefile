@@ -13,7 +13,7 @@ PROGRESS := $(shell test -t 2 && echo --logger rich || echo --quiet rules reason
 EXTRAS := slurm kubernetes remotes server
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo demo-full test test-slow test-faults test-robustbench test-slurm test-kubernetes test-mlflow-server audit lint format bench scale image ui lock clean
+.PHONY: setup demo demo-full test test-slow test-faults test-gpu test-robustbench test-slurm test-kubernetes test-mlflow-server audit lint format bench scale image ui lock clean
 
 setup: $(STAMP)
 
@@ -56,10 +56,15 @@ test: setup
 	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not faults and not slurm and not kubernetes and not mlflow_server" --cov --cov-report term
 
 test-slow: setup
-	@python -m pytest -m "slow and not faults"
+	@python -m pytest -n $(CORES) --dist loadgroup -m "slow and not faults"
 
+# All of the fault matrix, or with RWP_FAULTS_SAMPLE=TEXT a part of it, drawn from that text.
 test-faults: setup
-	@python -m pytest -n $(CORES) --dist loadfile -m "faults" tests/faults
+	@python -m pytest -n $(CORES) --dist loadgroup -m faults tests/faults
+
+# On a machine with an NVIDIA GPU.
+test-gpu: setup
+	@python -m pytest -m gpu
 
 # A Slurm of one node on the loopback, from Debian's packages; stops what it starts. As root.
 test-slurm: extra-slurm

@@ -22,6 +22,18 @@ from rwp.config.load import check_params
 from rwp.config.schema import Params
 
 ROOT = Path(__file__).resolve().parents[1]
+COLLECTED = pytest.StashKey[list[tuple[str, frozenset[str]]]]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Note all tests with their markers, before any is left out; those of faults/ get theirs."""
+    for item in items:
+        if ROOT / "tests" / "faults" in item.path.parents:
+            item.add_marker("faults")
+            item.add_marker(pytest.mark.timeout(2400))
+    config.stash[COLLECTED] = [
+        (item.nodeid, frozenset(mark.name for mark in item.iter_markers())) for item in items
+    ]
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rwp.errors import UserError
-from rwp.files import atomic_write, read_json, read_object, write_json, write_text
+from rwp.files import atomic_write, check_place, read_json, read_object, write_json, write_text
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,27 @@ def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("")
     with pytest.raises(UserError, match="a file stands where a folder is needed"):
         write_json(tmp_path / "results" / "table.json", {})
+
+
+def test_a_place_is_looked_at_and_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_place(tmp_path / "results" / "run")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "run").mkdir()
+    check_place(tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "gone"):
+        for folder in (tmp_path / name, tmp_path / name / "run"):
+            with pytest.raises(UserError, match=f"{name}.*a file stands where a folder is needed"):
+                check_place(folder)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may do all
+    with pytest.raises(UserError, match=r"results/run: .*no permission to write there"):
+        check_place(tmp_path / "results" / "run")
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_RDONLY))
+    with pytest.raises(UserError, match="the file system is read-only"):
+        check_place(tmp_path / "results" / "run")
 
 
 def test_nan_is_no_json(tmp_path: Path) -> None:

@@ -119,14 +119,22 @@ def _umask() -> int:
     return current
 
 
-def make_folder(path: Path | str) -> None:
-    """Make a folder and those above it, unless they are there.
+def check_place(folder: Path | str) -> None:
+    """See that a folder can be made, without making it: a run's folder says that the run is over.
 
     Raises:
-        UserError: a file in the way, no permission.
+        UserError: a file in the way, no permission, a read-only file system.
     """
-    with _explained(Path(path)):
-        Path(path).mkdir(parents=True, exist_ok=True)
+    nearest = Path(folder)
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    with _explained(Path(folder)):
+        if not nearest.is_dir():
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if os.statvfs(nearest).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def write_text(path: Path | str, text: str) -> None:

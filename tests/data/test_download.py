@@ -7,8 +7,6 @@ from tests.data.samples import sha256
 CONTENT = bytes(range(256)) * 5000
 CHECK = checksum("sha256", sha256(CONTENT))
 
-pytestmark = pytest.mark.faults
-
 
 @pytest.fixture
 def url(server):

@@ -17,8 +17,6 @@ from tests.data.samples import (
     write_tree,
 )
 
-pytestmark = pytest.mark.faults
-
 
 @pytest.mark.parametrize("fault", ["flipped", "short", "html", "missing"])
 def test_a_bad_official_file_is_refused_and_leaves_nothing(tmp_path, server, monkeypatch, fault):

@@ -121,7 +121,6 @@ BAD_TREES = {
 }
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("fault", BAD_TREES)
 @pytest.mark.parametrize("pack", ["folder", "t.zip", "t.tar"])
 def test_a_bad_tree_is_named_in_one_line(tmp_path, tree, fault, pack):
@@ -133,7 +132,6 @@ def test_a_bad_tree_is_named_in_one_line(tmp_path, tree, fault, pack):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.faults
 def test_an_empty_class_folder_is_named(tmp_path, tree):
     write_tree(tmp_path, tree)
     (tmp_path / "train" / "fox").mkdir()
@@ -141,7 +139,6 @@ def test_an_empty_class_folder_is_named(tmp_path, tree):
         load(tmp_path)
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("left", ["train", "test", None])
 def test_a_missing_split_is_named(tmp_path, tree, left):
     files = {key: data for key, data in tree.items() if left and key.startswith(left)}
@@ -152,7 +149,6 @@ def test_a_missing_split_is_named(tmp_path, tree, left):
         load(tmp_path / "elsewhere")
 
 
-@pytest.mark.faults
 def test_one_unreadable_image_among_ten_thousand_is_found(tmp_path):
     """Through the worker processes: the error crosses from there as one line."""
     good = image_file(pixels(1, 0, 4)[0])
@@ -169,7 +165,6 @@ def test_one_unreadable_image_among_ten_thousand_is_found(tmp_path):
     assert time.monotonic() - start < 30
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("name", ["../outside.png", "/tmp/outside.png", "train/../../outside.png"])
 @pytest.mark.parametrize("pack", ["t.zip", "t.tar.gz"])
 def test_an_archive_that_escapes_its_folder_is_refused(tmp_path, tree, name, pack):
@@ -180,7 +175,6 @@ def test_an_archive_that_escapes_its_folder_is_refused(tmp_path, tree, name, pac
     assert set(tmp_path.parent.rglob("outside.png")) == before
 
 
-@pytest.mark.faults
 def test_an_archive_with_a_link_is_refused(tmp_path, tree):
     path = tmp_path / "t.tar"
     path.write_bytes(tar_of(tree, "w"))
@@ -192,7 +186,6 @@ def test_an_archive_with_a_link_is_refused(tmp_path, tree):
         load(path)
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("name", ["t.tar", "t.tar.gz", "t.tar.xz", "t.zip"])
 def test_a_truncated_or_foreign_archive_is_refused(tmp_path, tree, name):
     path = packed(tmp_path / name, tree)

@@ -60,7 +60,6 @@ def test_wrong_tensors_are_refused(bad, message):
         ImageSet(bad, labels(0, 1), 2)
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("kept", [0, 10, 300, -1])
 def test_a_truncated_file_is_named(tmp_path, kept):
     path = tmp_path / "train.pt"
@@ -70,7 +69,6 @@ def test_a_truncated_file_is_named(tmp_path, kept):
         ImageSet.load(path)
 
 
-@pytest.mark.faults
 def test_foreign_and_missing_files_are_named(tmp_path):
     torch.save({"weights": torch.zeros(3)}, tmp_path / "model.pt")
     with pytest.raises(UserError, match=r"model\.pt: expected an image set .*another kind"):
@@ -79,7 +77,6 @@ def test_foreign_and_missing_files_are_named(tmp_path):
         ImageSet.load(tmp_path / "none.pt")
 
 
-@pytest.mark.faults
 def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "train.pt"
     old = ImageSet(images(), labels(0, 1, 0, 1, 0, 1), 2)

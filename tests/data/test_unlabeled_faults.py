@@ -19,8 +19,6 @@ from tests.data.samples import (
     write_tree,
 )
 
-pytestmark = pytest.mark.faults
-
 
 def assert_nothing_left(root):
     assert not list((root / "unlabeled").glob("*"))

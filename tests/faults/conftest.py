@@ -15,10 +15,9 @@ from filelock import FileLock
 from rwp.config.load import check_params
 from rwp.config.schema import Params
 from tests.conftest import ROOT, Project, tiny_settings
-from tests.faults import ledger
+from tests.faults import ledger, sample
 from tests.faults.processes import Undisturbed, read_undisturbed, train_undisturbed
 
-HERE = Path(__file__).parent
 STATE = ROOT / ".state"
 
 
@@ -35,11 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
 _STARTED = pytest.StashKey[float]()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker("faults")
-            item.add_marker(pytest.mark.timeout(2400))
+def pytest_report_header() -> str:
+    return sample.headline()
 
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:

@@ -28,6 +28,7 @@ from rwp.training.state import RunState
 from tests.conftest import Project
 from tests.faults.ledger import attempt
 from tests.faults.processes import Result, Undisturbed, finish, leftovers, rwp, start
+from tests.faults.sample import sample
 from tests.faults.victim import plant_in_writes
 
 SEED = 20221
@@ -120,7 +121,8 @@ def test_every_write_may_fail(
     whole = without_clocks(folder)
     assert count
     for fault, (number, moment) in ERRORS.items():
-        for place in range(1, len(count) + 1):
+        places = range(1, len(count) + 1)
+        for place in sample(f"{step} {fault}", places, 1):
             start_over()
 
             def fail(number: int = number) -> None:
@@ -148,7 +150,7 @@ def _plan(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a small disk")
-@pytest.mark.parametrize("kilobytes", [150, 300, 450, 600, 900, 1300])
+@pytest.mark.parametrize("kilobytes", sample("disks", [150, 300, 450, 600, 900, 1300], 2))
 def test_a_disk_that_is_really_full(
     kilobytes: int, place: Project, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from rwp.config.trainings import pseudo_label_spec
 from rwp.provenance.links import own_files
 from tests.faults.ledger import attempt
 from tests.faults.processes import Undisturbed
+from tests.faults.sample import share
 
 SCALARS = st.one_of(
     st.none(),
@@ -46,7 +47,7 @@ VALUES = st.recursive(
 
 def fuzz(examples: int) -> Callable[..., Any]:
     return settings(
-        max_examples=examples,
+        max_examples=share(examples),
         deadline=None,
         derandomize=True,
         database=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -33,6 +34,7 @@ from tests.faults.processes import (
     start,
     victim,
 )
+from tests.faults.sample import sample
 
 KILLS = 3  # per recipe
 
@@ -69,7 +71,7 @@ def kill_points(recipe: str, num_steps: int, count: int = KILLS) -> list[tuple[i
     return [(draw.randint(1, share), draw.random() < 0.5) for _ in range(count)]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", sample("killed recipes", RECIPES, 3))
 def test_killed_at_random_batches(
     recipe: str, crime_scene: Project, undisturbed: Undisturbed
 ) -> None:
@@ -80,7 +82,7 @@ def test_killed_at_random_batches(
     seconds = 0 if sorted(undisturbed.results).index(recipe) % 2 else 300
     command = ("train", "--recipe", recipe)
     role = "teacher" if recipe == "natural" else "training"
-    points = kill_points(recipe, undisturbed.num_steps[recipe])
+    points = sample(f"kill {recipe}", kill_points(recipe, undisturbed.num_steps[recipe]), 1)
     with attempt(f"kill -9 of a {role} at a random batch", len(points)):
         for count, before in points:
             plan = {"kill_after_steps": count, "before": before, "checkpoint_seconds": seconds}
@@ -101,15 +103,16 @@ def test_killed_while_labeling(crime_scene: Project, undisturbed: Undisturbed) -
     assert mix is not None
     labels = project.folder / pseudo_label_spec(mix).path
     whole = labels.read_bytes()
-    for moment in ("begun", "written", "named"):
-        for number in (1, 2):  # the labels, their summary
-            shutil.rmtree(labels.parent)
-            with attempt("kill -9 of a pseudo-label job at each of its writes"):
-                plan = {"kill_at_write": number, "moment": moment}
-                finish(start(project, victim(plan, "pseudo-label")), code=-signal.SIGKILL)
-                finish(start(project, rwp("pseudo-label")))
-                assert labels.read_bytes() == whole
-                assert leftovers(labels.parent) == []
+    # Of two writes: the labels, their summary.
+    moments = list(itertools.product(("begun", "written", "named"), (1, 2)))
+    for moment, number in sample("killed labelings", moments, 2):
+        shutil.rmtree(labels.parent)
+        with attempt("kill -9 of a pseudo-label job at each of its writes"):
+            plan = {"kill_at_write": number, "moment": moment}
+            finish(start(project, victim(plan, "pseudo-label")), code=-signal.SIGKILL)
+            finish(start(project, rwp("pseudo-label")))
+            assert labels.read_bytes() == whole
+            assert leftovers(labels.parent) == []
 
 
 def test_killed_while_attacking(crime_scene: Project, undisturbed: Undisturbed) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.conftest import tiny_settings
 from tests.faults.conftest import new_project
 from tests.faults.ledger import attempt
 from tests.faults.processes import Undisturbed, leftovers
+from tests.faults.sample import sample
 
 RUNS = "results/demo/runs/digits/linf/small"
 BAD = {"trades": "diverged", "still": "collapsed"}  # a rate of 1e30, and one of 1e-12
@@ -106,8 +108,11 @@ PLANTS = {
 }
 
 
-@pytest.mark.parametrize("fault", PLANTS)
-@pytest.mark.parametrize("looks", ["within the epoch", "at its end"])
+LOOKS = ("within the epoch", "at its end")
+PLANTED = sample("planted", list(itertools.product(PLANTS, LOOKS)), 4)
+
+
+@pytest.mark.parametrize(("fault", "looks"), PLANTED)
 def test_stopped_within_an_epoch(
     fault: str,
     looks: str,

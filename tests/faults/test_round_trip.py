@@ -13,9 +13,11 @@ import pytest
 
 from rwp.training.checkpoint import load_network
 from tests.faults.ledger import attempt
+from tests.faults.sample import sample
 from tests.faults.test_exact_rerun import Expected, Jobs, planned, run, setting
 from tests.workflow.repository import CopiedProject, new_repository, small_settings
 
+pytestmark = pytest.mark.xdist_group("versions")  # which cost minutes to make
 TIMEOUT = 1800
 RUNS = "results/demo/runs/digits/linf/small"
 OLD, NEW, TRIED = 2.3, 1.5, 1.2  # c_min of the first commit, of the second, of an experiment
@@ -140,7 +142,10 @@ def damaged(cache: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("link", ["copy", "reflink", "hardlink", "symlink"])
+LINKS = ["copy", "reflink", "hardlink", "symlink"]
+
+
+@pytest.mark.parametrize("link", sample("links", LINKS, 2))
 def test_link_types(link: str, versions: tuple[CopiedProject, Jobs], tmp_path: Path) -> None:
     """Files from the cache can be written over by the pipeline, and the cache stays whole."""
     fresh = clone(versions[0], tmp_path / "clone")

@@ -13,6 +13,7 @@ from rwp.panels import panel_name
 from tests.conftest import Project
 from tests.faults.ledger import attempt
 from tests.faults.processes import Result, Undisturbed, finish, rwp, spec_of, start
+from tests.faults.sample import sample
 from tests.faults.servers import KINDS, RealServer, bad_server
 from tests.faults.test_kills import WAIT, long_project, wait_for
 
@@ -45,7 +46,7 @@ def usual_seconds(undisturbed: Undisturbed) -> float:
     return seconds
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sample("servers", KINDS, 2))
 def test_a_bad_server(
     kind: str, place: Project, undisturbed: Undisturbed, usual_seconds: float
 ) -> None:

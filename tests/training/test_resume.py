@@ -131,6 +131,7 @@ def test_sigterm_saves_and_leaves(
     with pytest.raises(Interrupted):
         train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
     assert len(steps) == 5
+    assert not (tmp_path / "parts").exists()  # a run's folder says that the run is over
     resumed = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
     assert_same(whole, resumed)
     per_epoch = len(steps) / spec.optimization.epochs

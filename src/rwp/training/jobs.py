@@ -15,7 +15,7 @@ from rwp.core.precision import flush_denormals
 from rwp.data.images import ImageSet
 from rwp.data.splits import HELD_OUT_SEED, held_out_split
 from rwp.errors import UserError
-from rwp.files import make_folder, write_json
+from rwp.files import check_place, write_json
 from rwp.progress import Progress
 from rwp.rng import derived_seed
 from rwp.training.batches import Batches
@@ -66,7 +66,7 @@ def train_run(
     files = RunFiles(output or root / spec.key.directory)
     state = RunState(root / ".state" / spec.key.name / fingerprint, group)
     inputs = input_paths(spec, root)
-    make_folder(files.folder)  # before days of training, not after them
+    check_place(files.folder)  # before days of training, not after them
     with state.locked(), stop_signals() as stop:
         training, network = prepare(spec, inputs, torch.device(device), group)
         history = _resume(training, state, recorder)

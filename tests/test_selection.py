@@ -1,0 +1,108 @@
+"""The tests of the tests: each is run by a target of the Makefile, and by CI wherever CI can."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import COLLECTED, ROOT
+
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+# What CI's machine has not: these tests have targets of their own.
+ELSEWHERE = {"gpu", "slurm", "kubernetes", "mlflow_server", "robustbench"}
+Found = tuple[str, frozenset[str]]  # a test's name, and its markers
+
+
+class _Marks(dict[str, bool]):
+    """Names that are not among a test's markers are false."""
+
+    def __missing__(self, name: str) -> bool:
+        return False
+
+
+class Selection:
+    """What one call of pytest in the Makefile runs."""
+
+    def __init__(self, command: str) -> None:
+        words = shlex.split(command)
+        self.expression = words[words.index("-m") + 1] if "-m" in words else "True"
+        self.paths = tuple(word for word in words if word.split("/")[0] == "tests")
+
+    def takes(self, found: Found) -> bool:
+        name, marks = found
+        inside = not self.paths or name.startswith(self.paths)
+        # pytest's own syntax: names of markers, and, or, not, parentheses.
+        return inside and bool(eval(self.expression, {}, _Marks(dict.fromkeys(marks, True))))
+
+
+def selections(makefile: str) -> dict[str, Selection]:
+    """By target: its call of pytest."""
+    text, found, target = makefile.replace("\\\n", " "), {}, ""
+    for line in text.splitlines():
+        if heading := re.match(r"([\w-]+):", line):
+            target = heading[1]
+        if line.startswith("\t") and (call := re.search(r"python -m pytest (.*)$", line)):
+            found[target] = Selection(call[1])
+    return found
+
+
+def orphans(targets: Iterable[Selection], tests: Iterable[Found]) -> list[str]:
+    """The tests that none of the targets runs."""
+    chosen = list(targets)
+    return [found[0] for found in tests if not any(target.takes(found) for target in chosen)]
+
+
+def test_every_test_is_run_by_a_target(request: pytest.FixtureRequest) -> None:
+    """Of those collected in this session: of all, where pytest is given no path."""
+    assert orphans(selections(MAKEFILE).values(), request.config.stash[COLLECTED]) == []
+
+
+def test_ci_runs_every_test_that_needs_no_other_machine(request: pytest.FixtureRequest) -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    called = {word for line in script.splitlines() if "make " in line for word in line.split()}
+    here = [found for found in request.config.stash[COLLECTED] if not found[1] & ELSEWHERE]
+    targets = [found for name, found in selections(MAKEFILE).items() if name in called]
+    assert orphans(targets, here) == []
+
+
+def test_a_test_that_nothing_runs_is_noticed() -> None:
+    """As once: tests marked `faults` outside the folder that `make test-faults` named."""
+    makefile = (
+        "test: setup\n\t@python -m pytest -n 2 -m 'not slow and not faults' --cov\n"
+        "test-faults: setup\n\t@FILE=x python -m pytest \\\n\t\t-m faults tests/faults\n"
+    )
+    targets = selections(makefile)
+    assert list(targets) == ["test", "test-faults"]
+    tests = [
+        ("tests/data/test_a.py::test_a", frozenset({"faults"})),
+        ("tests/data/test_a.py::test_b", frozenset({"parametrize"})),
+        ("tests/faults/test_c.py::test_c", frozenset({"faults", "slow"})),
+        ("tests/core/test_d.py::test_d", frozenset({"slow"})),
+    ]
+    assert orphans(targets.values(), tests) == [tests[0][0], tests[3][0]]
+
+
+def _functions(path: Path) -> list[str]:
+    """The functions of a module and of its classes, each with its class."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    bodies = [("", tree.body)]
+    bodies += [(f"{node.name}.", node.body) for node in tree.body if isinstance(node, ast.ClassDef)]
+    return [
+        prefix + node.name
+        for prefix, body in bodies
+        for node in body
+        if isinstance(node, ast.FunctionDef)
+    ]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda p: p.stem)
+def test_every_function_named_as_a_test_is_collected(path: Path) -> None:
+    """None in a file that pytest does not read, and no name twice, of which the last one counts."""
+    tests = [name for name in _functions(path) if name.startswith("test_")]
+    assert path.name.startswith("test_") or not tests
+    assert sorted(set(tests)) == sorted(tests)
