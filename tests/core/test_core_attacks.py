@@ -152,6 +152,28 @@ def test_kl_attack_raises_the_divergence_and_ignores_labels(network, batch, thre
         assert (kl_divergence(clean, network(found)) > weak).all()
 
 
+@THREATS
+def test_a_step_of_the_kl_attack_follows_the_divergence_from_the_clean_output(
+    network, batch, threat
+):
+    """KL(clean || adversarial), not the other way round: one step, by its definition."""
+    network.eval()
+    start = batch.adversarial.clone().requires_grad_()
+    clean, adversarial = (network(x).log_softmax(dim=1) for x in (batch.images, start))
+    divergence = (clean.detach().exp() * (clean.detach() - adversarial)).sum()
+    (gradient,) = torch.autograd.grad(divergence, start)
+    if threat.norm == "l2":
+        direction = gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    else:
+        direction = gradient.sign()
+    roomy = ThreatModel(threat.norm, 20 * threat.epsilon if threat.norm == "linf" else 5.0)
+    found = kl_attack(
+        network, *batch[::2], threat=roomy, step_size=1e-3, num_steps=1, start=start.detach()
+    )
+    expected = (start + 1e-3 * direction).clamp(0, 1)
+    torch.testing.assert_close(found, expected.detach(), rtol=0, atol=1e-9)
+
+
 def test_keep_worst_prefers_a_misclassified_iterate(network, batch):
     network.eval()
     options = {"threat": LINF, "step_size": 0.04, "num_steps": 6}

@@ -7,6 +7,8 @@ import pytest
 import torch
 from tests.reference import check_golden
 
+from rwp import core
+
 ARCHIVE = Path(check_golden.__file__).with_name("weight_perturbation.npz")
 
 
@@ -29,6 +31,24 @@ def test_the_partial_mask_is_partial(archive):
     partial = check_golden.replay(archive, "at_rwp_partial", torch.float64)
     key = "conv1.weight"
     assert not np.allclose(full[f"at_rwp_all/v/{key}"], partial[f"at_rwp_partial/v/{key}"])
+
+
+def test_no_loss_lies_on_the_threshold(archive, monkeypatch):
+    """Or the mask, and with it every array of the case, would hang on a processor's last bit."""
+    margins = []
+
+    def perturb_weights(model, losses, perturbation):
+        def watched():
+            found = losses()
+            margins.append(float((found.criterion - perturbation.c_min).abs().min()))
+            return found
+
+        return core.perturb_weights(model, watched, perturbation)
+
+    monkeypatch.setattr(check_golden, "perturb_weights", perturb_weights)
+    check_golden.replay(archive, "at_rwp_partial", torch.float64)
+    assert len(margins) == 3 * check_golden.NUM_WEIGHT_STEPS
+    assert min(margins) > 5e-7
 
 
 @pytest.mark.parametrize(

@@ -66,3 +66,17 @@ def test_wrong_shapes_are_refused():
 
 def test_importing_the_core_is_light():
     assert run(LIGHT) == "[]\n[]\n"
+
+
+def test_settings_come_without_torch():
+    """A plan of all trainings is made of them, and importing torch takes seconds."""
+    script = "import sys, rwp.core.settings, rwp.core.threat; print('torch' in sys.modules)"
+    assert run(script) == "False\n"
+
+
+def test_every_name_of_the_core_is_there():
+    script = "from rwp import core; print(all(getattr(core, name) for name in core.__all__))"
+    assert run(script) == "True\n"
+    assert run("from rwp import core\ntry: core.fgms\nexcept AttributeError as e: print(e)") == (
+        "module 'rwp.core' has no attribute 'fgms'\n"
+    )

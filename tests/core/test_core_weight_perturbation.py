@@ -17,6 +17,7 @@ from rwp.core import (
     robust_weight_perturbation,
     shifted_weights,
 )
+from rwp.core.weight_perturbation import select
 from rwp.core.weights import perturbed_tensors
 
 
@@ -54,7 +55,6 @@ def test_awp_is_one_layer_scoped_unmasked_step(network, batch):
 def test_presets():
     assert WeightPerturbation.none().perturbs_nothing
     rwp = WeightPerturbation.rwp(gamma=0.01, c_min=1.5, num_weight_steps=10)
-    assert WeightPerturbation.mlcat_wp(gamma=0.01, num_weight_steps=10) == rwp
     assert (rwp.norm_scope, rwp.mask) == ("model", "below")
 
 
@@ -79,8 +79,6 @@ def test_no_perturbation_runs_nothing(network, zero):
     ],
 )
 def test_masks_select_by_the_criterion(mask, bounds):
-    from rwp.core.perturbation import select
-
     losses = torch.tensor([0.0, 1.2, 1.39, 1.4, 1.5, 3.0, torch.nan])
     expected = {
         "below": [1, 1, 1, 0, 0, 0, 0],

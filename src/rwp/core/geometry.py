@@ -1,14 +1,12 @@
 """The set of allowed images around given ones: projecting, stepping, starting points."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from rwp.core.checks import check_choice, check_start
+from rwp.core.settings import RandomStart, check_choice
 from rwp.core.threat import ThreatModel
-
-RandomStart = Literal["uniform", "gaussian", "off_ball", "none"]
 
 # Published constants: the spread of the start in TRADES, the guard of the L2 step in
 # adversarial training, the half-width of the SVHN L2 start.
@@ -65,16 +63,23 @@ def _per_example(images: Tensor) -> tuple[int, ...]:
 
 
 def starting_point(
-    ball: NormBall, kind: RandomStart, generator: torch.Generator | None, given: Tensor | None
+    ball: NormBall,
+    kind: RandomStart,
+    generator: torch.Generator | None,
+    given: Tensor | None,
+    *,
+    check: bool = True,
 ) -> Tensor:
     """The given point, projected (for "off_ball" into [0, 1] alone), or else a random one.
+
+    `check` asks whether a given point is finite, which waits for its device.
 
     Raises:
         ValueError: as `random_point`, or a given point of another shape or not finite.
     """
     if given is None:
         return random_point(ball, kind, generator)
-    check_start(given, ball.center)
+    _check_start(given, ball.center, finite=check)
     return given.detach().clamp(0.0, 1.0) if kind == "off_ball" else ball.project(given.detach())
 
 
@@ -123,3 +128,13 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
     noise = torch.empty(like.shape, dtype=like.dtype, device=generator.device)
     return noise.normal_(generator=generator).to(like.device)
+
+
+def _check_start(start: Tensor, images: Tensor, *, finite: bool) -> None:
+    if start.shape != images.shape:
+        raise ValueError(
+            f"start: expected the images' shape {tuple(images.shape)}, got {tuple(start.shape)}; "
+            "pass one start per image"
+        )
+    if finite and not bool(start.isfinite().all()):
+        raise ValueError("start: expected finite pixels, got NaN or infinity; pass a valid start")

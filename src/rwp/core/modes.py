@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-BatchNormMode = Literal["eval", "train"]
+from rwp.core.settings import BatchNormMode
 
 
 def _norm_layers(model: nn.Module) -> list[_NormBase]:

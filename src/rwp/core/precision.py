@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
-from rwp.core.checks import check_choice
-
-Precision = Literal["fp32", "tf32", "bf16"]
+from rwp.core.settings import Precision, check_choice
 
 
 @contextmanager

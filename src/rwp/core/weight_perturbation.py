@@ -9,16 +9,18 @@ with the norms taken per layer or over the whole model. The mask is decided anew
 every step; once it selects no example, v stays as it is.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rwp.core.group import ALONE, Group
 from rwp.core.modes import RunningStatistics, untracked_statistics
 from rwp.core.objectives.base import ExampleLosses
-from rwp.core.perturbation import WeightPerturbation, select
 from rwp.core.perturbation_result import PerturbationDiagnostics, PerturbedWeights
+from rwp.core.settings import WeightPerturbation
 from rwp.core.weights import borrowed_weights, perturbed_tensors, shifted_weights
 
 __all__ = [
@@ -193,3 +195,39 @@ def robust_weight_perturbation(
     """RWP: up to `num_steps` steps on the examples below c_min, ||v|| = gamma ||w||."""
     perturbation = WeightPerturbation.rwp(gamma=gamma, c_min=c_min, num_weight_steps=num_steps)
     return perturb_weights(model, losses, perturbation)
+
+
+def select(
+    losses: Float[Tensor, " batch"],
+    perturbation: WeightPerturbation,
+    generator: torch.Generator | None,
+    group: Group = ALONE,
+) -> Bool[Tensor, " batch"]:
+    """The examples whose loss the perturbation raises.
+
+    The random mask is drawn for the batch of all processes of the group.
+
+    Raises:
+        ValueError: a random mask without a generator.
+    """
+    if perturbation.mask == "all":
+        return torch.ones_like(losses, dtype=torch.bool)
+    if perturbation.mask == "above":
+        return losses >= _given(perturbation.c_min)
+    if perturbation.mask == "range":
+        return (losses >= _given(perturbation.c_min)) & (losses < _given(perturbation.c_max))
+    below = losses < _given(perturbation.c_min)
+    if perturbation.mask == "below":
+        return below
+    if generator is None:
+        raise ValueError(
+            "generator: expected a torch.Generator for the random mask, got None; pass one"
+        )
+    batch_size = group.total(len(losses))
+    draw = torch.rand(batch_size, generator=generator, device=generator.device)
+    return group.part(draw.argsort().argsort().to(losses.device)) < group.total(below.sum())
+
+
+def _given(threshold: float | None) -> float:
+    # __post_init__ has made sure of it; this is for the type checker.
+    return math.nan if threshold is None else threshold

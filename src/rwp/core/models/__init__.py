@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import nn
 
-from rwp.core.checks import check_choice, check_count
 from rwp.core.models.normalization import Normalization
 from rwp.core.models.preact_resnet import PreActResNet
 from rwp.core.models.wide_resnet import WideResNet
+from rwp.core.settings import check_choice, check_count
 
 __all__ = ["Normalization", "PreActResNet", "WideResNet", "build_network"]
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from rwp.core.checks import check_choice
+from rwp.core.settings import check_choice
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _PARALLEL_PREFIX = "module."

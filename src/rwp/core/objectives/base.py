@@ -1,19 +1,18 @@
 """What a recipe minimises, as the weight perturbation and the training loop see it."""
 
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rwp.core.geometry import RandomStart
+from rwp.core.gradient_tally import GradientTally
 from rwp.core.losses import cross_entropy, full_precision
-from rwp.core.modes import BatchNormMode
+from rwp.core.settings import BatchNormMode, Criterion, RandomStart
 from rwp.core.threat import ThreatModel
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int[Tensor, " batch"]
-Criterion = Literal["objective", "adversarial_ce"]
 
 
 class ExampleLosses(NamedTuple):
@@ -51,6 +50,8 @@ class Objective(Protocol):
         generator: torch.Generator,
         bn_mode: BatchNormMode,
         start: Images | None = None,
+        gradients: GradientTally | None = None,
+        check_inputs: bool = True,
     ) -> Images:
         """The adversarial images to train on; the model comes back as it was."""
         ...

@@ -6,16 +6,15 @@ from typing import Any
 from torch import nn
 
 from rwp.core.attacks import pgd
-from rwp.core.geometry import RandomStart
 from rwp.core.losses import mart_loss
 from rwp.core.objectives.base import (
-    Criterion,
     ExampleLosses,
     Images,
     Labels,
     example_losses,
     forward,
 )
+from rwp.core.settings import Criterion, RandomStart
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from rwp.core.geometry import RandomStart
 from rwp.core.losses import cross_entropy
 from rwp.core.objectives.base import ExampleLosses, Images, Labels, example_losses, forward
+from rwp.core.settings import RandomStart
 
 
 @dataclass(frozen=True)

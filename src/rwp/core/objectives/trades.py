@@ -6,17 +6,16 @@ from typing import Any
 from torch import nn
 
 from rwp.core.attacks import kl_attack
-from rwp.core.geometry import RandomStart
 from rwp.core.losses import trades_loss
 from rwp.core.modes import repeated_statistics
 from rwp.core.objectives.base import (
-    Criterion,
     ExampleLosses,
     Images,
     Labels,
     example_losses,
     forward,
 )
+from rwp.core.settings import Criterion, RandomStart
 
 
 @dataclass(frozen=True)

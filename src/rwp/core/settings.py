@@ -1,21 +1,76 @@
-"""The options of a weight perturbation, and which examples its mask selects."""
+"""The settings that the core's functions take: words, numbers, and what is refused of them.
+
+Nothing here imports torch, so that a plan can be made and checked without it. Every word that
+such a setting may take is listed here and nowhere else.
+"""
 
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
-
-from rwp.core.checks import check_choice
-from rwp.core.group import ALONE, Group
-
-NormScope = Literal["layer", "model"]
+BatchNormMode = Literal["eval", "train"]
+Criterion = Literal["objective", "adversarial_ce"]
+Keep = Literal["last", "worst"]
+Loss = Literal["natural", "at", "trades", "mart"]
 Mask = Literal["all", "below", "range", "above", "random"]
+NormScope = Literal["layer", "model"]
+Precision = Literal["fp32", "tf32", "bf16"]
+RandomStart = Literal["uniform", "gaussian", "off_ball", "none"]
 
-# The threshold of MLCAT-WP (Yu et al., 2022), the same mechanism at another c_min.
-MLCAT_C_MIN = 1.5
+
+def check_count(name: str, value: int) -> None:
+    """Refuse a count below one."""
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}; name a positive count")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a word that is none of `choices`."""
+    if value not in choices:
+        expected = ", ".join(choices)
+        raise ValueError(f"{name}: expected one of {expected}, got {value!r}; name one of them")
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What training minimizes.
+
+    Attributes:
+        loss: "natural", "at", "trades" (also RST: the same on mixed batches) or "mart".
+        beta: weight of the divergence; TRADES and MART only.
+        criterion: what the mask of the weight perturbation looks at: the "objective" itself, or
+            the cross-entropy of the adversarial image. They differ for TRADES and MART.
+        clean_updates: TRADES only: how often the clean pass counts in the running statistics, 2
+            (its published code, and the default) or 1 (RST's).
+        random_start: start of the attack; None for the published one ("uniform" for AT,
+            "gaussian" for TRADES and MART).
+
+    Raises:
+        ValueError: an unknown word, beta missing or given in vain.
+    """
+
+    loss: Loss
+    beta: float | None = None
+    criterion: Criterion = "objective"
+    clean_updates: int | None = None
+    random_start: RandomStart | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("objective", self.loss, get_args(Loss))
+        check_choice("criterion", self.criterion, get_args(Criterion))
+        if self.random_start is not None:
+            check_choice("random_start", self.random_start, get_args(RandomStart))
+        beta, takes_beta = self.beta, self.loss in ("trades", "mart")
+        if takes_beta and (beta is None or not math.isfinite(beta) or beta < 0):
+            raise ValueError(f"beta: expected a weight >= 0 for {self.loss}, got {beta}; name one")
+        if not takes_beta and beta is not None:
+            raise ValueError(f"beta: expected none for {self.loss}, got {beta}; remove it")
+        updates = self.clean_updates
+        if updates is not None and (self.loss != "trades" or updates not in (1, 2)):
+            raise ValueError(
+                f"clean_updates: expected 1 or 2, with trades, got {updates} with {self.loss}; "
+                "remove it"
+            )
 
 
 @dataclass(frozen=True)
@@ -100,44 +155,3 @@ class WeightPerturbation:
             mask="below",
             c_min=c_min,
         )
-
-    @classmethod
-    def mlcat_wp(cls, *, gamma: float, num_weight_steps: int) -> "WeightPerturbation":
-        """MLCAT-WP (Yu et al., 2022): RWP at c_min = 1.5."""
-        return cls.rwp(gamma=gamma, c_min=MLCAT_C_MIN, num_weight_steps=num_weight_steps)
-
-
-def select(
-    losses: Float[Tensor, " batch"],
-    perturbation: WeightPerturbation,
-    generator: torch.Generator | None,
-    group: Group = ALONE,
-) -> Bool[Tensor, " batch"]:
-    """The examples whose loss the perturbation raises.
-
-    The random mask is drawn for the batch of all processes of the group.
-
-    Raises:
-        ValueError: a random mask without a generator.
-    """
-    if perturbation.mask == "all":
-        return torch.ones_like(losses, dtype=torch.bool)
-    if perturbation.mask == "above":
-        return losses >= _given(perturbation.c_min)
-    if perturbation.mask == "range":
-        return (losses >= _given(perturbation.c_min)) & (losses < _given(perturbation.c_max))
-    below = losses < _given(perturbation.c_min)
-    if perturbation.mask == "below":
-        return below
-    if generator is None:
-        raise ValueError(
-            "generator: expected a torch.Generator for the random mask, got None; pass one"
-        )
-    batch_size = group.total(len(losses))
-    draw = torch.rand(batch_size, generator=generator, device=generator.device)
-    return group.part(draw.argsort().argsort().to(losses.device)) < group.total(below.sum())
-
-
-def _given(threshold: float | None) -> float:
-    # __post_init__ has made sure of it; this is for the type checker.
-    return math.nan if threshold is None else threshold
