@@ -20,7 +20,6 @@ from torch import nn
 
 from benchmarks.problem import network, pictures
 from benchmarks.registry import Result, Setting, benchmark
-from rwp.config.specs import AttackSpec, ThreatSpec
 from rwp.core.attacks import pgd
 from rwp.core.models import build_network
 from rwp.core.threat import ThreatModel
@@ -28,6 +27,7 @@ from rwp.data.images import ImageSet
 from rwp.evaluation import autoattack as our_module
 from rwp.evaluation.autoattack import autoattack as our_autoattack
 from rwp.evaluation.records import Flags
+from rwp.training.spec import AttackSpec, ThreatSpec
 
 # All four attacks at full length on digits like the demo's, in the package's own batches.
 COUNT, BATCH, SEED, EPSILON = 500, 250, 0, "0.1"

@@ -24,11 +24,10 @@ import torch
 
 from benchmarks.counting import forward_flops
 from benchmarks.scale_rates import NETWORKS, RATES, network, pictures
-from rwp.config.evaluations import evaluation_spec
-from rwp.config.load import load_params
-from rwp.config.specs import AttackSpec, RunKey, TrainSpec
-from rwp.config.tables import table1_runs, table2_runs
-from rwp.config.trainings import train_spec
+from rwp.pipeline.load import load_params
+from rwp.pipeline.resolve import evaluation_spec, train_spec
+from rwp.pipeline.suites import table1_runs, table2_runs
+from rwp.training.spec import AttackSpec, RunKey, TrainSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = {"cifar10": (50000, 10000), "cifar100": (50000, 10000), "svhn": (73257, 26032)}

@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.run import describe
-from rwp.config.specs import AttackSpec, ThreatSpec
 from rwp.core import build_network, flush_denormals
 from rwp.data.images import ImageSet
 from rwp.evaluation.autoattack import autoattack
+from rwp.training.spec import AttackSpec, ThreatSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 RATES = ROOT / "src" / "rwp" / "reporting" / "rates.csv"

@@ -21,13 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "src"))
 
 from benchmarks.local_servers import mlflow_server, postgres
-from rwp.config.load import load_params
-from rwp.config.lookup import run_key
-from rwp.config.specs import TrainSpec
-from rwp.config.trainings import train_spec
 from rwp.panels import panel_name
+from rwp.pipeline.load import load_params
+from rwp.pipeline.resolve import run_key, train_spec
 from rwp.tracking import Tracker, connect
 from rwp.training.recorder import Row
+from rwp.training.spec import TrainSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = 12  # in each row

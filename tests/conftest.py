@@ -18,8 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import yaml
 
-from rwp.config.load import check_params
-from rwp.config.schema import Params
+from rwp.pipeline.load import check_params
+from rwp.pipeline.settings import Params
 
 ROOT = Path(__file__).resolve().parents[1]
 COLLECTED = pytest.StashKey[list[tuple[str, frozenset[str]]]]()

@@ -6,9 +6,8 @@ import pytest
 from benchmarks.scale_bill import jobs_of, makespan, rates, step_passes
 from benchmarks.scale_rates import NETWORKS
 
-from rwp.config.lookup import run_key
-from rwp.config.schema import Params
-from rwp.config.trainings import train_spec
+from rwp.pipeline.resolve import run_key, train_spec
+from rwp.pipeline.settings import Params
 
 # In forward passes, a backward pass to the weights being two and one to the images one.
 DOCUMENTED = {

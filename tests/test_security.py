@@ -6,16 +6,16 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
-from rwp.config.load import check_params
-from rwp.config.lookup import run_key
-from rwp.config.specs import PseudoLabelSpec, RunKey, TrainSpec
-from rwp.config.trainings import train_spec
 from rwp.errors import UserError
+from rwp.pipeline.load import check_params
+from rwp.pipeline.resolve import run_key, train_spec
+from rwp.training.spec import PseudoLabelSpec, RunKey, TrainSpec
 from tests.conftest import ROOT, Project
 
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -83,11 +83,12 @@ def test_a_resolved_slice_cannot_leave_the_project(project: Project) -> None:
     params = check_params(content)
     place = {"dataset": "digits", "threat": "linf", "seed": 0}
     spec = train_spec(params, run_key(params, "demo", recipe="rst", **place))
-    slice_ = spec.model_dump(mode="json")
+    slice_ = spec.document()
     slice_["unlabeled"]["source"] = "../../outside"
     with pytest.raises(UserError, match=r"fault at unlabeled\.source"):
         TrainSpec.parse(slice_, where="--resolved")
-    labeling = {name: slice_["unlabeled"][name] for name in PseudoLabelSpec.model_fields}
+    labels = [field.name for field in fields(PseudoLabelSpec)]
+    labeling = {name: slice_["unlabeled"][name] for name in labels}
     with pytest.raises(UserError, match="fault at source"):
         PseudoLabelSpec.parse(labeling, where="--resolved")
     words = ("train", "--resolved", spec.canonical(), "--fingerprint", "../../outside")

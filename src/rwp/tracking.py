@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rwp.config.specs import TrainSpec
 from rwp.errors import UserError
 from rwp.panels import panel_metrics, panel_name
 from rwp.patience import Patience
 from rwp.training.recorder import Row
+from rwp.training.spec import TrainSpec
 
 log = logging.getLogger("rwp.tracking")
 
@@ -137,11 +137,13 @@ class Tracker:
             "fingerprint": self.fingerprint,
             "current": "true",
             "commit": self.commit or "unknown",
-            **{name: str(value) for name, value in key.model_dump().items()},
+            **{name: str(value) for name, value in key.document().items()},
         }
         name = f"{key.recipe} {key.dataset} {key.threat} {key.network} seed{key.seed}"
         run = client.create_run(experiment, run_name=name, tags=tags)
-        params = _flat(self.spec.model_dump(mode="json", exclude={"key"}))
+        settings = self.spec.document()
+        del settings["key"]
+        params = _flat(settings)
         from mlflow.entities import Param
 
         client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in params.items()])

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Project
-from tests.workflow.test_exact_rerun import small_settings
+from tests.pipeline.test_exact_rerun import small_settings
 
 RUN = "results/demo/runs/digits/linf/small/at-rwp/seed0"
 SMALL_NODE = (

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from rwp.config.definitions import DatasetSpec, UnlabeledSpec
 from rwp.data.images import ImageSet
+from rwp.data.spec import DatasetSpec, UnlabeledSpec
 
 CLASSES = ["cat", "dog", "eel"]
 LABELS = np.array([0, 3, 9, 2])

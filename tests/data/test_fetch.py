@@ -118,7 +118,7 @@ def test_an_image_folder_is_a_data_set_like_any_other(tmp_path):
 
 
 def test_the_declared_names_are_those_of_the_configuration(tmp_path):
-    definition = dataset("digits").model_copy(update={"source": "imagenet"})
+    definition = dataset("digits").replace(source="imagenet")
     with pytest.raises(
         UserError, match=r"datasets\.mine\.source: expected digits, .* got imagenet"
     ):

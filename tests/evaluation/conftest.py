@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rwp.config.definitions import DatasetSpec
-from rwp.config.specs import EvaluationSpec, RunKey
 from rwp.data.images import ImageSet
+from rwp.data.spec import DatasetSpec
+from rwp.evaluation.spec import EvaluationSpec
 from rwp.training.checkpoint import save_network
+from rwp.training.spec import RunKey
 from tests.evaluation.samples import NETWORK, RandomFeatures, attack, digits_part, small_network
 
 _KEY = RunKey(suite="demo", dataset="digits", threat="linf", network="small", recipe="at", seed=0)

@@ -10,10 +10,10 @@ from pyautoattack import AutoAttack
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from rwp.config.specs import AttackSpec, ThreatSpec
 from rwp.core.models import build_network
 from rwp.data.images import ImageSet
 from rwp.evaluation.records import EvaluationRecord, pack
+from rwp.training.spec import AttackSpec, ThreatSpec
 
 THREAT = ThreatSpec(norm="linf", epsilon="0.1")
 NETWORK: dict[str, Any] = {

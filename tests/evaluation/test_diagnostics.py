@@ -5,8 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from rwp.config.evaluations import DiagnosisSpec
-from rwp.config.specs import RunKey
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import autoattack as module
@@ -15,7 +13,9 @@ from rwp.evaluation.diagnostics import DOUBTFUL, FollowUp, band_for, judge
 from rwp.evaluation.followup import follow_up
 from rwp.evaluation.jobs import evaluate_checkpoint, run_attacks
 from rwp.evaluation.records import write_record
+from rwp.evaluation.spec import DiagnosisSpec
 from rwp.training.checkpoint import save_network
+from rwp.training.spec import RunKey
 from tests.evaluation.conftest import Project
 from tests.evaluation.samples import (
     NETWORK,
@@ -166,7 +166,7 @@ def test_masked_network_is_red(front, robust_model: nn.Module, images: ImageSet)
 
 def diagnosis_of(project: Project, *, twin: RunKey | None = None) -> DiagnosisSpec:
     attacks = (*project.spec.attacks, autoattack_spec())
-    evaluation = project.spec.model_copy(update={"attacks": attacks})
+    evaluation = project.spec.replace(attacks=attacks)
     return DiagnosisSpec(evaluation=evaluation, objective="at", twin=twin)
 
 
@@ -196,7 +196,7 @@ def test_follow_up_runs_only_where_in_doubt(trained: Project):
 
 def test_the_twin_lends_its_images_and_has_to_be_there(trained: Project):
     write_records(trained, robust=40)
-    twin = trained.spec.key.model_copy(update={"recipe": "other"})
+    twin = trained.spec.key.replace(recipe="other")
     spec = diagnosis_of(trained, twin=twin)
     with pytest.raises(UserError, match="expected the twin that lends adversarial images"):
         diagnose_checkpoint(spec, root=trained.root, fingerprint="f")
@@ -212,7 +212,7 @@ def test_a_green_verdict_needs_no_torch(trained: Project):
     write_records(trained, robust=0)
     program = (
         "import sys; from pathlib import Path\n"
-        "from rwp.config.evaluations import DiagnosisSpec\n"
+        "from rwp.evaluation.spec import DiagnosisSpec\n"
         "from rwp.evaluation.diagnosis import diagnose_checkpoint\n"
         "spec = DiagnosisSpec.parse(sys.argv[1], where='here')\n"
         "diagnose_checkpoint(spec, root=Path.cwd(), fingerprint='f')\n"

@@ -5,8 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from rwp.config.definitions import WideResNetSpec
-from rwp.config.specs import RunKey
 from rwp.core.models import build_network
 from rwp.errors import UserError
 from rwp.evaluation.export import Submission, export_robustbench
@@ -14,6 +12,7 @@ from rwp.evaluation.external import load_checkpoint
 from rwp.evaluation.records import EvaluationRecord
 from rwp.files import sha256_file
 from rwp.training.checkpoint import save_network
+from rwp.training.spec import RunKey, WideResNetSpec
 from tests.evaluation.samples import NETWORK, attack, autoattack_spec, record, small_network
 
 WIDE = {

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from rwp.config.definitions import PreActResNetSpec
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.external import (
@@ -15,6 +14,7 @@ from rwp.evaluation.external import (
 )
 from rwp.evaluation.records import read_record
 from rwp.training.checkpoint import save_network
+from rwp.training.spec import PreActResNetSpec
 from tests.evaluation.samples import NETWORK, attack, small_network, three_classes
 
 ARCHITECTURE = PreActResNetSpec(family="preact_resnet", blocks=(1,), width=4)

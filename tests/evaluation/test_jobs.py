@@ -11,7 +11,7 @@ from rwp.evaluation.jobs import evaluate_checkpoint
 from rwp.evaluation.records import clean_flags, read_record, robust_flags, unpack
 from rwp.evaluation.shards import clear_folder, shared_folder
 from rwp.files import sha256_file
-from rwp.provenance.chain import record_fingerprint
+from rwp.pipeline.state import record_fingerprint
 from rwp.training.checkpoint import load_network, save_network
 from tests.evaluation.conftest import Project
 from tests.evaluation.samples import (
@@ -24,7 +24,7 @@ from tests.evaluation.samples import (
 
 
 def run(project: Project, **changes) -> list[Path]:
-    spec = project.spec.model_copy(update=changes)
+    spec = project.spec.replace(**changes)
     return evaluate_checkpoint(
         spec, root=project.root, fingerprint="f1", state=project.root / ".state"
     )

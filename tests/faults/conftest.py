@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from rwp.config.load import check_params
-from rwp.config.schema import Params
+from rwp.pipeline.load import check_params
+from rwp.pipeline.settings import Params
 from tests.conftest import ROOT, Project, tiny_settings
 from tests.faults import ledger, sample
 from tests.faults.processes import Undisturbed, read_undisturbed, train_undisturbed

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from rwp.config.load import load_params
-from rwp.config.lookup import run_key
-from rwp.config.schema import Params
-from rwp.config.specs import TrainSpec
-from rwp.config.trainings import train_spec
+from rwp.pipeline.load import load_params
+from rwp.pipeline.resolve import run_key, train_spec
+from rwp.pipeline.settings import Params
+from rwp.training.spec import TrainSpec
 from rwp.training.work import TIMINGS
 from tests.conftest import ROOT, Project
 
@@ -78,8 +77,7 @@ def spec_of(params: Params, recipe: str) -> TrainSpec:
 _TRAIN_ALL = """
 import json, sys
 from pathlib import Path
-from rwp.config.load import load_params
-from rwp.config.trainings import pseudo_label_spec
+from rwp.pipeline.load import load_params
 from rwp.training.jobs import train_run
 from rwp.training.loop import Training
 from rwp.training.pseudo_labels import write_pseudo_labels
@@ -93,7 +91,7 @@ params, root = load_params(), Path.cwd()
 for recipe in json.loads(sys.argv[1]):
     spec = spec_of(params, recipe)
     if spec.unlabeled is not None:
-        labels = pseudo_label_spec(spec.unlabeled)
+        labels = spec.unlabeled.labeling
         if not (root / labels.path).exists():
             write_pseudo_labels(labels, root=root, fingerprint="labels")
     train_run(spec, root=root, fingerprint="undisturbed")

@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from pyautoattack import AutoAttack
 from torch import nn
 
-from rwp.config.definitions import DatasetSpec
-from rwp.config.specs import EvaluationSpec, RunKey, ThreatSpec
 from rwp.data.images import ImageSet
+from rwp.data.spec import DatasetSpec
 from rwp.evaluation.autoattack import VERSIONS
 from rwp.evaluation.records import read_record, robust_flags
+from rwp.evaluation.spec import EvaluationSpec
 from rwp.files import write_json
 from rwp.training.checkpoint import save_network
+from rwp.training.spec import RunKey, ThreatSpec
 from tests.conftest import ROOT
 from tests.evaluation.samples import NETWORK, autoattack_spec, digits_part, small_network
 from tests.faults.ledger import attempt

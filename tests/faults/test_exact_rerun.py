@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from rwp.config.figures import figure_runs
-from rwp.config.load import check_params
-from rwp.config.specs import RunKey
-from rwp.config.tables import table1_runs, table2_runs
-from rwp.config.trainings import train_spec
+from rwp.pipeline.load import check_params
+from rwp.pipeline.resolve import train_spec
+from rwp.pipeline.suites import figure_runs, table1_runs, table2_runs
+from rwp.training.spec import RunKey
 from tests.faults.ledger import attempt
 from tests.faults.sample import sample
-from tests.workflow.repository import CopiedProject, new_repository, small_settings
+from tests.pipeline.repository import CopiedProject, new_repository, small_settings
 
 pytestmark = pytest.mark.xdist_group("exact re-run")  # one project, one change after another
 Jobs = Counter[str]

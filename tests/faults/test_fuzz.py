@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from rwp.commands.app import main
-from rwp.config.load import load_params
-from rwp.config.specs import EvaluationSpec, PseudoLabelSpec, TrainSpec
-from rwp.config.trainings import pseudo_label_spec
-from rwp.provenance.links import own_files
+from rwp.evaluation.spec import EvaluationSpec
+from rwp.pipeline.links import own_files
+from rwp.pipeline.load import load_params
+from rwp.training.spec import PseudoLabelSpec, TrainSpec
 from tests.faults.ledger import attempt
 from tests.faults.processes import Undisturbed
 from tests.faults.sample import share
@@ -157,21 +157,21 @@ def test_any_bytes_as_settings(inside: Path) -> None:
 
 
 def slices(undisturbed: Undisturbed) -> dict[str, dict[str, Any]]:
-    from rwp.config.evaluations import evaluation_spec
+    from rwp.pipeline.resolve import evaluation_spec
 
     params = load_params(undisturbed.project.folder / "params.yaml")
     training = undisturbed.spec("rst-rwp")
     assert training.unlabeled is not None
-    labeling = pseudo_label_spec(training.unlabeled)
+    labeling = training.unlabeled.labeling
     cheap = ("natural", "fgsm")
     evaluation = evaluation_spec(params, undisturbed.spec("at").key, attacks=cheap)
-    train = training.model_dump(mode="json")
+    train = training.document()
     train["optimization"] |= {"epochs": 1, "batch_size": 128}  # half a second each
     train["unlabeled"]["epoch_size"] = 256
     return {
         "train": train,
-        "pseudo-label": labeling.model_dump(mode="json"),
-        "evaluate": evaluation.model_dump(mode="json"),
+        "pseudo-label": labeling.document(),
+        "evaluate": evaluation.document(),
     }
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import yaml
 
-from rwp.config.trainings import pseudo_label_spec
 from rwp.panels import panel_name
 from rwp.tracking import connect
 from tests.conftest import Project
@@ -101,7 +100,7 @@ def test_killed_while_labeling(crime_scene: Project, undisturbed: Undisturbed) -
     project = crime_scene
     mix = undisturbed.spec("rst").unlabeled
     assert mix is not None
-    labels = project.folder / pseudo_label_spec(mix).path
+    labels = project.folder / mix.labeling.path
     whole = labels.read_bytes()
     # Of two writes: the labels, their summary.
     moments = list(itertools.product(("begun", "written", "named"), (1, 2)))

@@ -15,7 +15,7 @@ from rwp.training.checkpoint import load_network
 from tests.faults.ledger import attempt
 from tests.faults.sample import sample
 from tests.faults.test_exact_rerun import Expected, Jobs, planned, run, setting
-from tests.workflow.repository import CopiedProject, new_repository, small_settings
+from tests.pipeline.repository import CopiedProject, new_repository, small_settings
 
 pytestmark = pytest.mark.xdist_group("versions")  # which cost minutes to make
 TIMEOUT = 1800

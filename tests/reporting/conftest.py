@@ -11,17 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rwp.config.evaluations import diagnosis_spec, evaluation_spec
-from rwp.config.figures import figure_names, landscape_spec
-from rwp.config.load import check_params
-from rwp.config.schema import Params
-from rwp.config.specs import RunKey
-from rwp.config.targets import suite_needs
-from rwp.config.trainings import train_spec
 from rwp.evaluation.records import pack
+from rwp.pipeline.load import check_params
+from rwp.pipeline.resolve import evaluation_spec, landscape_spec, train_spec
+from rwp.pipeline.settings import Params
+from rwp.pipeline.suites import diagnosis_spec, figure_names, suite_needs
 from rwp.reporting.cells import method_label, table1_rows, table2_rows
 from rwp.reporting.report import render_report
 from rwp.reporting.suite_figures import write_suite_figure
+from rwp.training.spec import RunKey
 
 from .settings import PARAMS, paper_content, shown_content
 
@@ -68,8 +66,8 @@ class Project:
             "status": status,
             "reason": reason,
             "fingerprint": "ab12" * 16,
-            "key": key.model_dump(mode="json"),
-            "spec": train_spec(self.params, key).model_dump(mode="json"),
+            "key": key.document(),
+            "spec": train_spec(self.params, key).document(),
             "commit": "0123456789abcdef0123456789abcdef01234567",
             "versions": {"torch": "2.15.0"},
             "device": "cpu",
@@ -101,11 +99,11 @@ class Project:
         record = {
             "format": "rwp.evaluation/1",
             "fingerprint": "cd34" * 16,
-            "key": key.model_dump(mode="json"),
+            "key": key.document(),
             "checkpoint": place,
             "checkpoint_sha256": "0" * 64,
             "data_sha256": "1" * 64,
-            "attack": spec.attacks[0].model_dump(mode="json"),
+            "attack": spec.attacks[0].document(),
             "num_examples": examples,
             "num_clean_correct": clean,
             "num_robust": count,

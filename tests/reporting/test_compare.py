@@ -8,7 +8,7 @@ import json
 import pandas as pd
 import pytest
 
-from rwp.config.load import check_params
+from rwp.pipeline.load import check_params
 from rwp.reporting.compare import compare_table1, compare_table2, judge
 from rwp.reporting.published import published_curve, published_table1, published_table2
 from rwp.reporting.tables import table1, table2

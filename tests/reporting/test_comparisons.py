@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from rwp.config.load import check_params
+from rwp.pipeline.load import check_params
 from rwp.reporting import report
 from rwp.reporting.comparisons import COLUMNS, comparisons, write_comparisons
 from rwp.reporting.report import render_report

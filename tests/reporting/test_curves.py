@@ -7,8 +7,8 @@ import copy
 import pandas as pd
 import pytest
 
-from rwp.config.load import check_params
 from rwp.errors import UserError
+from rwp.pipeline.load import check_params
 from rwp.reporting.curves import CurveComparison, compare_curve, curve_band, overlay
 from rwp.reporting.published import published_curve, published_curves
 

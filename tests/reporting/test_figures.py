@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
-from rwp.config.figures import sweep_rows
-from rwp.config.results import Setting
 from rwp.errors import UserError
+from rwp.pipeline.settings import Setting
+from rwp.pipeline.suites import sweep_rows
 from rwp.reporting import figures, panels
 from rwp.reporting.curves import compare_curve
 from rwp.reporting.style import COLORS, LINES, MARKERS, looks, write_figure

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from rwp.config.lookup import run_key
-from rwp.config.schema import Params
-from rwp.config.specs import TrainSpec
-from rwp.config.targets import suite_needs, target_needs, together
-from rwp.config.trainings import train_spec
 from rwp.errors import UserError
-from rwp.provenance.expected import expected_results
+from rwp.pipeline.expected import expected_results
+from rwp.pipeline.resolve import run_key, train_spec
+from rwp.pipeline.settings import Params
+from rwp.pipeline.suites import suite_needs, target_needs, together
 from rwp.reporting.passes import DataSize, data_size, training_cost, training_passes
 from rwp.reporting.plan import plan_jobs, plan_lines
 from rwp.reporting.rates import Place, all_rates, own_rates, rates_on, shipped_rates
+from rwp.training.spec import TrainSpec
 
 from .conftest import Project
 

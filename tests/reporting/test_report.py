@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from rwp.config.load import check_params
+from rwp.pipeline.load import check_params
 from rwp.reporting import report
 from rwp.reporting.published import published_table2
 from rwp.reporting.report import render_report, write_report

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rwp.config.figures import beyond_rows
-from rwp.config.load import check_params
+from rwp.pipeline.load import check_params
+from rwp.pipeline.suites import beyond_rows
 from rwp.reporting import report
 from rwp.reporting.beyond import beyond
 from rwp.reporting.beyond_view import beyond_view

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from rwp.config.schema import Params
-from rwp.config.targets import target_needs
-from rwp.provenance.expected import expected_results
+from rwp.pipeline.expected import expected_results
+from rwp.pipeline.settings import Params
+from rwp.pipeline.suites import target_needs
 from rwp.reporting.passes import Passes
 from rwp.reporting.plan import plan_jobs
 from tests.conftest import ROOT

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rwp.config.load import check_params
 from rwp.errors import UserError
 from rwp.files import sha256_file
+from rwp.pipeline.load import check_params
 from rwp.reporting.tables import table1, table2, write_table1, write_table2
 
 from .conftest import Project

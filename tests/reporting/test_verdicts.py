@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rwp.config.load import check_params
+from rwp.pipeline.load import check_params
 from rwp.reporting import report
 from rwp.reporting.checkpoints import other_checkpoints
 from rwp.reporting.gaps import table_gaps

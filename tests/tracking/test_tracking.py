@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from rwp.config.schema import Params
-from rwp.config.specs import TrainSpec
 from rwp.errors import UserError
 from rwp.panels import LOSS_GROUPS, evaluation_metrics, panel_metrics
+from rwp.pipeline.settings import Params
 from rwp.tracking import Tracker, connect, log_evaluation
 from rwp.training.jobs import train_run
+from rwp.training.spec import TrainSpec
 from rwp.training.tally import GROUP_EDGES
 from tests.training.conftest import shared_root, spec_of, tiny  # noqa: F401 (fixtures)
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from rwp.config.load import check_params
-from rwp.config.lookup import run_key
-from rwp.config.schema import Params
-from rwp.config.specs import TrainSpec
-from rwp.config.trainings import pseudo_label_spec, train_spec
+from rwp.pipeline.load import check_params
+from rwp.pipeline.resolve import run_key, train_spec
+from rwp.pipeline.settings import Params
 from rwp.training.jobs import train_run
 from rwp.training.pseudo_labels import write_pseudo_labels
+from rwp.training.spec import TrainSpec
 from tests.conftest import tiny_settings
 
 
@@ -36,5 +35,5 @@ def shared_root(tmp_path_factory: pytest.TempPathFactory, digits: Path, tiny: Pa
     train_run(teacher, root=root, fingerprint="teacher")
     mix = spec_of(tiny, "rst").unlabeled
     assert mix is not None
-    write_pseudo_labels(pseudo_label_spec(mix), root=root, fingerprint="labels")
+    write_pseudo_labels(mix.labeling, root=root, fingerprint="labels")
     return root

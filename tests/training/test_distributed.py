@@ -13,9 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rwp.config.load import check_params
-from rwp.config.schema import Params
-from rwp.config.specs import TrainSpec
 from rwp.core import (
     ALONE,
     ExampleLosses,
@@ -26,10 +23,13 @@ from rwp.core import (
     perturb_weights,
 )
 from rwp.errors import UserError
+from rwp.pipeline.load import check_params
+from rwp.pipeline.settings import Params
 from rwp.training import jobs
 from rwp.training.jobs import Interrupted, input_paths, prepare, train_run
 from rwp.training.loop import Training
 from rwp.training.parts import check_same_weights
+from rwp.training.spec import TrainSpec
 from rwp.training.work import TIMINGS
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
@@ -288,7 +288,7 @@ def test_what_several_processes_cannot_do_is_refused(
     size: int, compiled: bool, message: str, shared_root: Path, brief: Params
 ) -> None:
     spec = spec_of(brief, "at")
-    optimization = spec.optimization.model_copy(update={"compile": compiled})
-    spec = spec.model_copy(update={"optimization": optimization})
+    optimization = spec.optimization.replace(compile=compiled)
+    spec = spec.replace(optimization=optimization)
     with pytest.raises(UserError, match=message):
         prepare(spec, input_paths(spec, shared_root), torch.device("cpu"), Several(size))

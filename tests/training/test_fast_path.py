@@ -14,11 +14,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from rwp.config.load import check_params
-from rwp.config.schema import Params
 from rwp.core.batch_statistics import normalize_together
 from rwp.core.group import ALONE, Group, Processes
 from rwp.core.precision import autotuned_convolutions
+from rwp.pipeline.load import check_params
+from rwp.pipeline.settings import Params
 from rwp.training.jobs import input_paths, prepare, train_run
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of

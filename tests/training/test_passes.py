@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from rwp.config.load import check_params
-from rwp.config.schema import Params
-from rwp.config.specs import TrainSpec
 from rwp.data.images import ImageSet
+from rwp.pipeline.load import check_params
+from rwp.pipeline.settings import Params
 from rwp.reporting.passes import training_passes
 from rwp.training.jobs import input_paths, prepare
+from rwp.training.spec import TrainSpec
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
 

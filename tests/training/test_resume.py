@@ -12,8 +12,8 @@ import pytest
 import torch
 from filelock import FileLock
 
-from rwp.config.schema import Params
 from rwp.errors import UserError
+from rwp.pipeline.settings import Params
 from rwp.training import loop, watch
 from rwp.training.jobs import Interrupted, train_run
 from rwp.training.loop import Training

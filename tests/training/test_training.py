@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from rwp.config.load import check_params
-from rwp.config.schema import Params
-from rwp.config.specs import OptimizationSpec
 from rwp.data.batches import epoch_batches
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
+from rwp.pipeline.load import check_params
+from rwp.pipeline.settings import Params
 from rwp.training import watch
 from rwp.training.checkpoint import load_network
 from rwp.training.guards import Stopped, check_epoch
@@ -23,6 +22,7 @@ from rwp.training.jobs import input_paths, train_run
 from rwp.training.loop import Training
 from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.schedules import learning_rate
+from rwp.training.spec import OptimizationSpec
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
 

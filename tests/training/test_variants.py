@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from rwp.config.figures import landscape_spec
-from rwp.config.load import check_params
-from rwp.config.schema import Params
-from rwp.config.specs import TrainSpec
 from rwp.core.lsc import loss_groups
 from rwp.evaluation.landscape import measure_landscape
+from rwp.pipeline.load import check_params
+from rwp.pipeline.resolve import landscape_spec
+from rwp.pipeline.settings import Params
 from rwp.training.checkpoint import load_network
 from rwp.training.jobs import train_run
 from rwp.training.loop import Training
+from rwp.training.spec import TrainSpec
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
 
@@ -33,9 +33,9 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def short(spec: TrainSpec, **changes: Any) -> TrainSpec:
     """One epoch of a few steps."""
-    optimization = spec.optimization.model_copy(update={"epochs": 1})
+    optimization = spec.optimization.replace(epochs=1)
     few = {"optimization": optimization, "keep_epochs": (), "held_out_fraction": 0.8}
-    return spec.model_copy(update=few | changes)
+    return spec.replace(**few | changes)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,9 @@ def test_removed_examples_leave_momentum_and_decay(
 ) -> None:
     """Where a whole batch is removed, weights only decay: exactly (1 - lr * decay) each step."""
     spec = short(spec_of(tiny, "at"), remove_below=1e6)
-    optimization = spec.optimization.model_copy(update={"momentum": 0.0, "schedule": "constant"})
-    spec = spec.model_copy(update={"optimization": optimization})
-    start = short(spec, optimization=optimization.model_copy(update={"learning_rate": 1e-12}))
+    optimization = spec.optimization.replace(momentum=0.0, schedule="constant")
+    spec = spec.replace(optimization=optimization)
+    start = short(spec, optimization=optimization.replace(learning_rate=1e-12))
     untouched = train_run(start, root=shared_root, fingerprint="start", output=tmp_path / "start")
     folder = train_run(spec, root=shared_root, fingerprint="all", output=tmp_path / "all")
     assert rows(folder)[0]["share_removed"] == 1

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode
 
-from rwp.config.schema import Params
 from rwp.core import build_network
+from rwp.pipeline.settings import Params
 from rwp.training.jobs import input_paths, prepare
 from rwp.training.work import forward_flops, summary
 from tests.training.conftest import spec_of

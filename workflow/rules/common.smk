@@ -13,24 +13,28 @@ shell.prefix(
     f"export PYTHONPATH='{SOURCE}' PATH='{Path(sys.executable).parent}':\"$PATH\"; "
 )
 
-from rwp.config.evaluations import attack_names, diagnosis_spec, evaluation_spec
-from rwp.config.figures import (
+from rwp.errors import UserError
+from rwp.pipeline import state as fingerprints
+from rwp.pipeline.links import own_files
+from rwp.pipeline.load import check_params, read_yaml
+from rwp.pipeline.resolve import (
+    attack_names,
+    evaluation_spec,
+    landscape_spec,
+    num_gpus,
+    run_key,
+    train_spec,
+)
+from rwp.pipeline.suites import (
     BEYOND,
     beyond_runs,
+    diagnosis_spec,
     figure_runs,
-    landscape_spec,
     reported_runs,
+    table1_runs,
+    table2_runs,
 )
-from rwp.config.load import check_params, read_yaml
-from rwp.config.lookup import run_key
-from rwp.config.specs import kept_checkpoint, suite_directory
-from rwp.config.tables import table1_runs, table2_runs
-from rwp.config.trainings import num_gpus, pseudo_label_spec, train_spec
-from rwp.errors import UserError
-from rwp.provenance import (
-    chain as fingerprints,
-)  # Snakemake itself needs the name `chain`
-from rwp.provenance.links import own_files
+from rwp.training.spec import kept_checkpoint, suite_directory
 
 own_files(Path(".snakemake/metadata"))
 
@@ -228,7 +232,7 @@ def pseudo_spec(wildcards):
         key = run_key(PARAMS, suite, recipe=recipe, threat=threat, **place)
         mix = train_spec(PARAMS, key).unlabeled
         if mix is not None and mix.source == wildcards.source:
-            return pseudo_label_spec(mix)
+            return mix.labeling
     raise WorkflowError(
         f"no recipe of suite {suite} uses the source {wildcards.source}"
     )
@@ -240,7 +244,7 @@ def training_inputs(spec):
     files = [f"data/{spec.key.dataset}/{split}.pt" for split in splits]
     if spec.unlabeled is not None:
         files.append(f"data/unlabeled/{spec.unlabeled.source}.pt")
-        files.append(str(pseudo_label_spec(spec.unlabeled).path))
+        files.append(str(spec.unlabeled.labeling.path))
     return files
 
 

@@ -11,8 +11,9 @@ import typer
 from rwp.errors import UserError
 
 if TYPE_CHECKING:
-    from rwp.config.schema import Params
-    from rwp.config.specs import EvaluationSpec, RunKey
+    from rwp.evaluation.spec import EvaluationSpec
+    from rwp.pipeline.settings import Params
+    from rwp.training.spec import RunKey
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The settings file.")]
 SuiteName = Annotated[str, typer.Option(help="Suite of params.yaml: demo, quick, paper or yours.")]
@@ -55,7 +56,8 @@ def find_run(
     seed: int,
 ) -> RunKey:
     """The run that names on a command line mean; what is left out is that of table 2."""
-    from rwp.config.lookup import choose, run_key
+    from rwp.pipeline.resolve import run_key
+    from rwp.pipeline.settings import choose
 
     table2 = choose(params.suites, suite, "suite", "--suite").table2
     return run_key(
@@ -71,9 +73,9 @@ def find_run(
 
 def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -> EvaluationSpec:
     """The evaluation of a network that the pipeline trained, from the run.json beside it."""
-    from rwp.config.evaluations import evaluation_spec
-    from rwp.config.specs import RunKey
     from rwp.files import read_object
+    from rwp.pipeline.resolve import evaluation_spec
+    from rwp.training.spec import RunKey
 
     if checkpoint is None:
         raise UserError("--checkpoint: expected a network, got none; e.g. results/.../best.pt")

@@ -24,7 +24,7 @@ def fetch(
     params_file: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Fetch, verify and convert one data set or unlabeled source into data/NAME."""
-    from rwp.config.load import load_params
+    from rwp.pipeline.load import load_params
 
     params = load_params(params_file)
     if name in params.datasets:

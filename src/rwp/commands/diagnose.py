@@ -29,15 +29,15 @@ def diagnose(
 
     Writes diagnosis.json beside the records. docs/evaluation.md says what the verdicts rest on.
     """
-    from rwp.config.evaluations import DiagnosisSpec
+    from rwp.evaluation.spec import DiagnosisSpec
     from rwp.gpu import claim
 
     if resolved is not None and fingerprint is not None:
         spec = DiagnosisSpec.parse(resolved, where="--resolved")
     else:
-        from rwp.config.evaluations import diagnosis_spec
-        from rwp.config.load import load_params
-        from rwp.provenance.chain import diagnosis_fingerprint, merkle
+        from rwp.pipeline.load import load_params
+        from rwp.pipeline.state import diagnosis_fingerprint, merkle
+        from rwp.pipeline.suites import diagnosis_spec
 
         params = load_params(params_file)
         evaluation = spec_of(params, checkpoint, ())

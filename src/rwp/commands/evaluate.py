@@ -20,7 +20,7 @@ from rwp.commands.workers import helpers
 from rwp.errors import UserError
 
 if TYPE_CHECKING:
-    from rwp.config.specs import EvaluationSpec
+    from rwp.evaluation.spec import EvaluationSpec
 
 
 def evaluate(
@@ -58,17 +58,17 @@ def evaluate(
     data set of ours; clean accuracy is printed first, before hours are spent. The same command
     on several machines that share the project's folder divides AutoAttack between them.
     """
-    from rwp.config.load import load_params
+    from rwp.pipeline.load import load_params
 
     if resolved is not None and fingerprint is not None:
-        from rwp.config.specs import EvaluationSpec
+        from rwp.evaluation.spec import EvaluationSpec
 
         _evaluate_run(EvaluationSpec.parse(resolved, where="--resolved"), fingerprint, workers)
         return
     params, attacks = load_params(params_file), tuple(attack or ())
     if model is None and arch is None:
         _refuse_for_own_runs(context, "suite", "dataset", "output", "layout")
-        from rwp.provenance.chain import evaluation_fingerprint
+        from rwp.pipeline.state import evaluation_fingerprint
 
         spec = spec_of(params, checkpoint, attacks)
         _evaluate_run(spec, evaluation_fingerprint(spec, params), workers)
@@ -107,7 +107,7 @@ def _evaluate_run(spec: EvaluationSpec, fingerprint: str, workers: int) -> None:
 
     root = Path.cwd()
     slow = tuple(attack for attack in spec.attacks if attack.kind == "autoattack")
-    shared = spec.model_copy(update={"attacks": slow}).canonical()
+    shared = spec.replace(attacks=slow).canonical()
     words = ["evaluate", "--resolved", shared, "--fingerprint", fingerprint]
     with helpers(workers - 1 if slow else 0, words), claim() as device:
         from rwp.evaluation.jobs import evaluate_checkpoint

@@ -9,9 +9,9 @@ from rwp.commands.workers import helpers
 from rwp.errors import UserError
 
 if TYPE_CHECKING:
-    from rwp.config.schema import Params
-    from rwp.config.specs import AttackSpec
     from rwp.evaluation.external import ExternalModel
+    from rwp.pipeline.settings import Params
+    from rwp.training.spec import AttackSpec
 
 
 def evaluate_elsewhere(
@@ -28,8 +28,8 @@ def evaluate_elsewhere(
     workers: int = 1,
 ) -> list[Path]:
     """Evaluate published weights or a factory's model on a data set of ours."""
-    from rwp.config.lookup import choose
     from rwp.gpu import claim
+    from rwp.pipeline.settings import choose
 
     if model is None and checkpoint is None:
         raise UserError(
@@ -90,9 +90,9 @@ def _load(
     data: Path,
     device: str,
 ) -> ExternalModel:
-    from rwp.config.lookup import choose
     from rwp.data.images import ImageSet
     from rwp.evaluation.external import load_checkpoint, load_factory
+    from rwp.pipeline.settings import choose
 
     if model is not None:
         return load_factory(model, device=device)
@@ -113,9 +113,9 @@ def _attacks(
     params: Params, suite: str, dataset: str, network: str, names: tuple[str, ...]
 ) -> list[AttackSpec]:
     """The suite's attacks under the threat model of its Table 2."""
-    from rwp.config.evaluations import attack_spec
-    from rwp.config.lookup import choose
-    from rwp.config.specs import RunKey
+    from rwp.pipeline.resolve import attack_spec
+    from rwp.pipeline.settings import choose
+    from rwp.training.spec import RunKey
 
     entry = params.suites[suite]
     threat = entry.table2.threat_model

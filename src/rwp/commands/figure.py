@@ -16,7 +16,7 @@ def figure(
     params_file: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Draw a figure from what is there: NAME.csv (its data), NAME.svg and NAME.png."""
-    from rwp.config.load import load_params
+    from rwp.pipeline.load import load_params
     from rwp.reporting.suite_figures import write_suite_figure
 
     params = load_params(params_file)

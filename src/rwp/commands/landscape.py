@@ -24,11 +24,13 @@ def landscape(
 
     The run must have kept its checkpoints: train it after the figure stands in params.yaml.
     """
-    from rwp.config.figures import LandscapeSpec, figure_runs, landscape_spec
-    from rwp.config.load import load_params
     from rwp.errors import UserError
+    from rwp.evaluation.spec import LandscapeSpec
     from rwp.gpu import claim
-    from rwp.provenance.chain import landscape_fingerprint
+    from rwp.pipeline.load import load_params
+    from rwp.pipeline.resolve import landscape_spec
+    from rwp.pipeline.state import landscape_fingerprint
+    from rwp.pipeline.suites import figure_runs
 
     if resolved is not None and fingerprint is not None:
         spec = LandscapeSpec.parse(resolved, where="--resolved")

@@ -31,9 +31,9 @@ def plan(
     Nothing is started. Hours come from rates that were measured: by finished trainings of this
     project on that device, or by the benchmarks that ship with it. Without a rate there are none.
     """
-    from rwp.config.load import load_params
-    from rwp.config.targets import suite_needs, target_needs, together
-    from rwp.provenance.expected import expected_results
+    from rwp.pipeline.expected import expected_results
+    from rwp.pipeline.load import load_params
+    from rwp.pipeline.suites import suite_needs, target_needs, together
     from rwp.reporting.plan import plan_jobs, plan_lines
 
     params, root = load_params(params_file), Path.cwd()

@@ -33,11 +33,11 @@ def pseudo_label(
     Needs the teacher (rwp train --recipe natural) and the images (rwp data fetch NAME).
     Prints the teacher's test accuracy and, where the source ships labels, the agreement.
     """
-    from rwp.config.load import load_params
-    from rwp.config.specs import PseudoLabelSpec
-    from rwp.config.trainings import pseudo_label_spec, train_spec
     from rwp.gpu import claim
-    from rwp.provenance.chain import pseudo_label_fingerprint
+    from rwp.pipeline.load import load_params
+    from rwp.pipeline.resolve import train_spec
+    from rwp.pipeline.state import pseudo_label_fingerprint
+    from rwp.training.spec import PseudoLabelSpec
 
     if resolved is not None and fingerprint is not None:
         spec = PseudoLabelSpec.parse(resolved, where="--resolved")
@@ -49,7 +49,7 @@ def pseudo_label(
             raise UserError(
                 f"--recipe: expected one with unlabeled data, got {recipe!r}; try --recipe rst"
             )
-        spec = pseudo_label_spec(mix)
+        spec = mix.labeling
         fingerprint = pseudo_label_fingerprint(spec, params)
     with claim() as device:
         from rwp.training.pseudo_labels import write_pseudo_labels

@@ -16,7 +16,7 @@ def report(
     params_file: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Write report.html and metrics.json of a suite; what is not built yet is marked as missing."""
-    from rwp.config.load import load_params
+    from rwp.pipeline.load import load_params
     from rwp.reporting.metrics import write_metrics
     from rwp.reporting.report import write_report
 

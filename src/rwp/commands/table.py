@@ -32,7 +32,7 @@ def table(
     """
     from rich.console import Console
 
-    from rwp.config.load import load_params
+    from rwp.pipeline.load import load_params
     from rwp.reporting import tables
     from rwp.reporting.beyond import beyond
     from rwp.reporting.comparisons import write_comparisons

@@ -23,10 +23,10 @@ def sync(
 
     The history.jsonl of each run is the truth; MLflow is its mirror.
     """
-    from rwp.config.specs import TrainSpec
     from rwp.errors import UserError
     from rwp.reporting.runs import read_run_folder
     from rwp.tracking import Tracker
+    from rwp.training.spec import TrainSpec
 
     records = sorted(folder.rglob("run.json"))
     if not records:

@@ -51,11 +51,11 @@ def train(
     Writes last.pt, best.pt, history.jsonl and run.json to the run's folder below results/.
     Fetch the data first: rwp data fetch NAME. Several GPUs hold a share of each batch each.
     """
-    from rwp.config.load import load_params
-    from rwp.config.specs import TrainSpec
-    from rwp.config.trainings import train_spec
     from rwp.gpu import ask_for_determinism
-    from rwp.provenance.chain import training_fingerprint
+    from rwp.pipeline.load import load_params
+    from rwp.pipeline.resolve import train_spec
+    from rwp.pipeline.state import training_fingerprint
+    from rwp.training.spec import TrainSpec
 
     root = Path.cwd()
     if resolved is not None and fingerprint is not None:

@@ -20,9 +20,9 @@ def verify(
 
     Needs neither Snakemake's nor DVC's memory. Results that are not built yet are counted only.
     """
-    from rwp.config.load import load_params
-    from rwp.config.targets import suite_needs
-    from rwp.provenance.expected import expected_results
+    from rwp.pipeline.expected import expected_results
+    from rwp.pipeline.load import load_params
+    from rwp.pipeline.suites import suite_needs
 
     params, root = load_params(params_file), Path.cwd()
     current, stale, missing = 0, [], 0

@@ -19,7 +19,7 @@ from rwp.data.splits import stratified_split
 from rwp.errors import UserError
 
 if TYPE_CHECKING:
-    from rwp.config.definitions import DatasetSpec
+    from rwp.data.spec import DatasetSpec
 
 
 def fetch_dataset(

@@ -16,7 +16,7 @@ from rwp.errors import UserError
 from rwp.files import read_json
 
 if TYPE_CHECKING:
-    from rwp.config.definitions import UnlabeledSpec
+    from rwp.data.spec import UnlabeledSpec
 
 _NOT_STATED = "not stated; ask whoever made it"
 _NO_TINYIMAGES = (

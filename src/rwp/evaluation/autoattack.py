@@ -23,7 +23,6 @@ import torch
 from pyautoattack import AutoAttack, checks
 from torch import Tensor, nn
 
-from rwp.config.specs import AttackSpec
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_outcomes
@@ -31,6 +30,7 @@ from rwp.evaluation.records import Flags
 from rwp.evaluation.shards import BatchOutcome, shared_batches
 from rwp.evaluation.square import OwnPaceSquare
 from rwp.evaluation.suite import AttackResult, check_adversarial, recheck
+from rwp.training.spec import AttackSpec
 
 VERSIONS = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),

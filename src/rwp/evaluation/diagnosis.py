@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rwp.config.evaluations import DiagnosisSpec
 from rwp.errors import UserError
 from rwp.evaluation.diagnostics import DOUBTFUL, FollowUp, Verdict, judge
 from rwp.evaluation.records import EvaluationRecord, read_record
+from rwp.evaluation.spec import DiagnosisSpec
 from rwp.files import read_json, write_json
 
 if TYPE_CHECKING:

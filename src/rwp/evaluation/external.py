@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from rwp.config.definitions import NetworkSpec
-from rwp.config.specs import AttackSpec
 from rwp.core.models import build_network
 from rwp.core.models.converters import LAYOUTS, convert_state
 from rwp.data.images import ImageSet
@@ -26,6 +24,7 @@ from rwp.evaluation.records import read_record, write_record
 from rwp.evaluation.suite import AttackResult
 from rwp.files import sha256_file
 from rwp.training.checkpoint import FORMAT, load_network, load_weights, read_weights_file
+from rwp.training.spec import AttackSpec, NetworkSpec
 
 _FINGERPRINT = "external"  # nothing of ours stands behind these models
 
@@ -87,7 +86,7 @@ def load_checkpoint(
     normalized = LAYOUTS[layout].normalization == "outside" or (
         LAYOUTS[layout].normalization == "buffers" and _has_normalization(content)
     )
-    shape = architecture.model_dump()
+    shape = dict(vars(architecture))
     try:
         with torch.random.fork_rng(devices=[]):
             model = build_network(

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rwp.config.specs import AttackSpec
 from rwp.core.attacks import pgd
 from rwp.core.losses import cross_entropy
 from rwp.core.threat import ThreatModel
@@ -24,6 +23,7 @@ from rwp.evaluation.forward import batch_of, borrowed, checked_logits
 from rwp.evaluation.records import Flags
 from rwp.evaluation.suite import threat_model
 from rwp.rng import generator_for
+from rwp.training.spec import AttackSpec
 
 _MORE_STEPS, _RESTARTS = 100, 3
 _SCALES = (1.0, 10.0)  # spread that the rescaled logits of each image are given

@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from rwp.config.specs import AttackSpec, EvaluationSpec, RunKey
 from rwp.data.images import ImageSet
 from rwp.data.parts import Part, take_part
 from rwp.errors import UserError
 from rwp.evaluation.autoattack import autoattack
 from rwp.evaluation.records import EvaluationRecord, PartRecord, pack, read_record, write_record
 from rwp.evaluation.shards import clear_folder, shared_folder
+from rwp.evaluation.spec import EvaluationSpec, record_fingerprint
 from rwp.evaluation.suite import AttackResult, evaluate
 from rwp.files import sha256_file
-from rwp.provenance.chain import record_fingerprint
 from rwp.training.checkpoint import load_network
+from rwp.training.spec import AttackSpec, RunKey
 
 
 def evaluate_checkpoint(

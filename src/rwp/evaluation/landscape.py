@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rwp.config.figures import LandscapeSpec
 from rwp.core.attacks import pgd
 from rwp.core.landscape import filter_normalized_direction, weight_loss_landscape
 from rwp.core.losses import cross_entropy
@@ -22,6 +21,7 @@ from rwp.data.images import ImageSet
 from rwp.data.parts import take_part
 from rwp.data.splits import HELD_OUT_SEED, held_out_split
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits
+from rwp.evaluation.spec import LandscapeSpec
 from rwp.evaluation.suite import threat_model
 from rwp.files import write_json, write_text
 from rwp.rng import generator_for
@@ -75,7 +75,7 @@ def measure_landscape(
     writer.writeheader()
     writer.writerows(rows)
     write_text(output, stream.getvalue())
-    record = {"format": FORMAT, "fingerprint": fingerprint, "spec": spec.model_dump(mode="json")}
+    record = {"format": FORMAT, "fingerprint": fingerprint, "spec": spec.document()}
     more = {"part": part.identity(), "seconds": round(time.monotonic() - started, 3)}
     write_json(output.with_suffix(".json"), record | more)
     return output

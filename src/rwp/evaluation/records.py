@@ -15,12 +15,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rwp.config.fields import Count, Frozen, PositiveInt
-from rwp.config.specs import AttackSpec, RunKey
 from rwp.errors import UserError
 from rwp.files import read_json, write_json
+from rwp.spec import Count, PositiveInt
+from rwp.training.spec import AttackSpec, RunKey
 
 Flags = NDArray[np.bool_]
 
@@ -43,6 +43,12 @@ def unpack(text: str, count: int) -> Flags:
     if len(packed) != (count + 7) // 8:
         raise ValueError(f"expected bits for {count} examples, got {8 * len(packed)}")
     return np.unpackbits(packed, count=count).astype(np.bool_)
+
+
+class Frozen(BaseModel):
+    """Base of what a record holds: immutable, no unknown keys, no conversion of strings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class PartRecord(Frozen):

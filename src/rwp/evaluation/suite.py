@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rwp.config.specs import AttackSpec
 from rwp.core.attacks import cw, cw_zero_masked, fgsm, fgsm_random_start, pgd
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
@@ -22,6 +21,7 @@ from rwp.errors import UserError
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_outcomes
 from rwp.evaluation.records import Flags
 from rwp.rng import generator_for
+from rwp.training.spec import AttackSpec
 
 SLACK = 1e-5  # rounding that a perturbation may show beyond its radius; a gray level is 4e-3
 

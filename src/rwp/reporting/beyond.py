@@ -7,17 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from rwp.config.figures import beyond_rows
-from rwp.config.schema import Params
-from rwp.config.specs import RunKey
-from rwp.config.tables import get_suite
 from rwp.errors import UserError
+from rwp.pipeline.settings import Params, get_suite
+from rwp.pipeline.suites import beyond_rows
 from rwp.reporting.averaging import average_rows, averaged, numeric
 from rwp.reporting.cells import PAPER_COLUMNS, recipe_label
 from rwp.reporting.costs import COSTS, run_costs
 from rwp.reporting.measurements import OK, measurements
 from rwp.reporting.runs import read_run
 from rwp.reporting.tables import PASSES, Table, run_numbers
+from rwp.training.spec import RunKey
 
 FROM_TRAINING = ("best", "last", "best_on_test", "robust_overfitting_gap")
 LABELS = ("group", "method", "dataset", "threat_model", "network")

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from rwp.config.schema import Params, Suite
-from rwp.config.specs import RunKey
-from rwp.config.tables import get_suite, table1_keys, table2_keys
+from rwp.pipeline.settings import Params, Suite, get_suite
+from rwp.pipeline.suites import table1_keys, table2_keys
+from rwp.training.spec import RunKey
 
 PAPER_SUITE = "paper"
 

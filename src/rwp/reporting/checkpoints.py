@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rwp.config.schema import Params
-from rwp.config.tables import get_suite
+from rwp.pipeline.settings import Params, get_suite
 from rwp.reporting.cells import attack_columns, table2_rows
 from rwp.reporting.measurements import OK, measurements
 from rwp.reporting.runs import read_run

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from rwp.config.evaluations import evaluation_spec
-from rwp.config.schema import Params
-from rwp.config.specs import RunKey, TrainSpec
-from rwp.config.trainings import train_spec
+from dataclasses import fields
+
 from rwp.errors import UserError
+from rwp.pipeline.resolve import evaluation_spec, train_spec
+from rwp.pipeline.settings import Params
 from rwp.reporting.cells import PAPER_SUITE, table1_rows, table2_rows
+from rwp.training.spec import RunKey, TrainSpec
 
 # Test images of the paper's data sets, for the binomial error of what training measured.
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "svhn": 26_032}
@@ -54,10 +55,10 @@ def _training_difference(params: Params, key: RunKey, paper_key: RunKey) -> str:
     unlabeled = ours.unlabeled
     if unlabeled is not None and unlabeled.definition.kind != PAPER_UNLABELED:
         return f"other unlabeled images ({unlabeled.source})"
-    fields = [
+    different = [
         name
-        for name in TrainSpec.model_fields
+        for name in (field.name for field in fields(TrainSpec))
         # A teacher's key names its suite and seed, which say nothing about its settings.
         if name not in ("key", "unlabeled") and getattr(ours, name) != getattr(theirs, name)
     ]
-    return f"other settings ({', '.join(fields)})" if fields else ""
+    return f"other settings ({', '.join(different)})" if different else ""

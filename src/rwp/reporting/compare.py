@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from rwp.config.schema import Params
-from rwp.config.tables import get_suite
+from rwp.pipeline.settings import Params, get_suite
 from rwp.reporting.cells import attack_columns, table1_rows, table2_rows
 from rwp.reporting.comparable import TEST_IMAGES, table1_difference, table2_difference
 from rwp.reporting.measurements import OK

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rwp.config.schema import Params
-from rwp.config.specs import RunKey, suite_directory
-from rwp.config.tables import get_suite, table2_keys
 from rwp.evaluation.records import Flags, robust_flags
 from rwp.evaluation.statistics import bootstrap_difference, mcnemar
+from rwp.pipeline.settings import Params, get_suite
+from rwp.pipeline.suites import table2_keys
 from rwp.reporting.cells import attack_columns, method_label
 from rwp.reporting.measurements import measurements
 from rwp.reporting.runs import read_run
 from rwp.reporting.tables import write_frame
+from rwp.training.spec import RunKey, suite_directory
 
 ALL_ATTACKS = "all attacks"  # right under each of them
 ALL_SEEDS = "all"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from pydantic import ValidationError
 
-from rwp.config.specs import TrainSpec
 from rwp.errors import UserError
 from rwp.reporting.published import AWP_LOGS, published_curve, published_curves
 from rwp.reporting.runs import Run, read_run_folder
+from rwp.training.spec import TrainSpec
 
 # Chosen on the published logs themselves: with these, none of the independent runs of one setting
 # leaves the band of another, while AT leaves AWP's, and other learning rates or schedules leave
@@ -127,14 +125,14 @@ def published_setting(run: Run) -> str:
         UserError: there is none, as for RWP, TRADES with AWP and RST.
     """
     try:
-        spec = TrainSpec.model_validate_json(json.dumps(run.document.get("spec")))
-    except ValidationError as error:
+        spec = TrainSpec.parse(run.document.get("spec"), where=str(run.path))
+    except UserError as error:
         raise UserError(
             f"{run.path}: expected the settings of a training in run.json, got none that fit;"
             f" name the published log with --setting"
         ) from error
     method = _method(spec)
-    shape = tuple(spec.architecture.model_dump().values())
+    shape = tuple(vars(spec.architecture).values())
     network = _NETWORKS.get(shape)
     setting = f"{spec.data.source}_{spec.threat.norm if spec.threat else 'none'}/{network}_{method}"
     if method is None or network is None or published_curve(setting).empty:

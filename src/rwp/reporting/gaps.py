@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rwp.config.figures import figure_names, landscape_spec
-from rwp.config.schema import Params
-from rwp.config.specs import suite_directory
-from rwp.config.tables import get_suite
+from rwp.pipeline.resolve import landscape_spec
+from rwp.pipeline.settings import Params, get_suite
+from rwp.pipeline.suites import figure_names
 from rwp.reporting.cells import recipe_label
 from rwp.reporting.measurements import OK
 from rwp.reporting.origins import BEYOND_TITLE, part_label, runs_of
 from rwp.reporting.runs import read_run
 from rwp.reporting.tables import Row, Table, records, records_by
+from rwp.training.spec import suite_directory
 
 FAILED = ("collapsed", "diverged")  # no command mends these
 

@@ -11,10 +11,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rwp.config.figures import figure_names
-from rwp.config.schema import Params
-from rwp.config.specs import RunKey, suite_directory
-from rwp.config.tables import get_suite
+from rwp.pipeline.settings import Params, get_suite
+from rwp.pipeline.suites import figure_names
 from rwp.reporting import figures as draw
 from rwp.reporting.cells import COLUMN_LABELS, NORM_LABELS, dataset_label
 from rwp.reporting.gaps import Gap, fill
@@ -23,6 +21,7 @@ from rwp.reporting.metrics import averages
 from rwp.reporting.origins import part_label, runs_of
 from rwp.reporting.style import picture
 from rwp.reporting.tables import Table
+from rwp.training.spec import RunKey, suite_directory
 
 # Figures that have a file of their own in the suite's folder, and what they show.
 CAPTIONS = {

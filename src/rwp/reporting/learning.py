@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from rwp.config.schema import Params
-from rwp.config.specs import RunKey
-from rwp.config.tables import get_suite
+from rwp.pipeline.settings import Params, get_suite
 from rwp.reporting.cells import method_label, table1_rows
 from rwp.reporting.runs import read_run
+from rwp.training.spec import RunKey
 
 SPLITS = {
     "test": "test_robust_accuracy",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rwp.config.evaluations import evaluation_spec
-from rwp.config.schema import Params
-from rwp.config.specs import EvaluationSpec, RunKey
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, read_record
+from rwp.evaluation.spec import EvaluationSpec
 from rwp.files import read_json, sha256_file
+from rwp.pipeline.resolve import evaluation_spec
+from rwp.pipeline.settings import Params
 from rwp.reporting.runs import Run, check_format
+from rwp.training.spec import RunKey
 
 RECORD_FORMAT = "rwp.evaluation/1"
 OK = "ok"
@@ -131,9 +132,9 @@ def _changed(record: EvaluationRecord, spec: EvaluationSpec) -> str:
         return f"made for the run {record.key.name if record.key else 'of another project'}"
     if record.checkpoint != spec.checkpoint:
         return f"made with the checkpoint {record.checkpoint}"
-    fields = [
+    different = [
         name
-        for name in type(attack).model_fields
+        for name in (field.name for field in fields(attack))
         if getattr(attack, name) != getattr(record.attack, name)
     ]
-    return f"made with another {', '.join(fields)} of the attack" if fields else ""
+    return f"made with another {', '.join(different)} of the attack" if different else ""

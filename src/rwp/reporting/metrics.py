@@ -6,16 +6,15 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rwp.config.schema import Params
-from rwp.config.specs import suite_directory
-from rwp.config.tables import get_suite
 from rwp.evaluation.diagnostics import DOUBTFUL
 from rwp.files import write_json
+from rwp.pipeline.settings import Params, get_suite
 from rwp.reporting.averaging import STD
 from rwp.reporting.cells import COLUMN_LABELS, PAPER_COLUMNS, attack_columns
 from rwp.reporting.measurements import OK
 from rwp.reporting.tables import LABELS as TABLE_LABELS
 from rwp.reporting.tables import MEASURES, PASSES, Table, table1, table2
+from rwp.training.spec import suite_directory
 
 if TYPE_CHECKING:
     from rich.table import Table as TerminalTable

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rwp.config.figures import BEYOND, beyond_runs, figure_runs
-from rwp.config.schema import Params
-from rwp.config.specs import RunKey
-from rwp.config.tables import get_suite, table1_runs, table2_runs
+from rwp.pipeline.settings import Params, get_suite
+from rwp.pipeline.suites import BEYOND, beyond_runs, figure_runs, table1_runs, table2_runs
 from rwp.reporting.cells import recipe_label
 from rwp.reporting.runs import read_run
+from rwp.training.spec import RunKey
 
 BEYOND_TITLE = "Beyond the paper"
 

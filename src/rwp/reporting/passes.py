@@ -11,10 +11,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from rwp.config.definitions import DatasetSpec
-from rwp.config.figures import LandscapeSpec
-from rwp.config.specs import AttackSpec, TrainSpec
+from rwp.data.spec import DatasetSpec
+from rwp.evaluation.spec import LandscapeSpec
 from rwp.files import read_json
+from rwp.training.spec import AttackSpec, TrainSpec
 
 # Images of training and test, and the size of one: known before anything is fetched.
 _SOURCES = {

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rwp.config.figures import LandscapeSpec
-from rwp.config.schema import Params
-from rwp.config.specs import EvaluationSpec, TrainSpec
-from rwp.provenance.expected import Expected
+from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
+from rwp.pipeline.expected import Expected
+from rwp.pipeline.settings import Params
 from rwp.reporting.passes import (
     DataSize,
     Passes,
@@ -19,6 +18,7 @@ from rwp.reporting.passes import (
     training_cost,
 )
 from rwp.reporting.rates import Place, Rates, all_rates, rates_on
+from rwp.training.spec import TrainSpec
 
 KINDS = {
     "training": "trainings",

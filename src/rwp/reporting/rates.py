@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rwp.config.schema import Params
-from rwp.config.specs import RunKey, TrainSpec
 from rwp.errors import UserError
 from rwp.files import read_json
+from rwp.pipeline.settings import Params
 from rwp.reporting.passes import Passes, counted_cost, data_size
+from rwp.training.spec import RunKey, TrainSpec
 
 SHIPPED = Path(__file__).parent / "rates.csv"
 

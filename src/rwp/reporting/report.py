@@ -8,11 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from rwp.config.figures import BEYOND
-from rwp.config.schema import Params, Suite
-from rwp.config.specs import suite_directory
-from rwp.config.tables import get_suite
 from rwp.files import write_text
+from rwp.pipeline.settings import Params, Suite, get_suite
+from rwp.pipeline.suites import BEYOND
 from rwp.reporting.beyond import beyond
 from rwp.reporting.beyond_view import beyond_view
 from rwp.reporting.cells import COLUMN_LABELS, NORM_LABELS, attack_columns
@@ -33,6 +31,7 @@ from rwp.reporting.views import (
     table2_view,
     verdict_rows,
 )
+from rwp.training.spec import suite_directory
 
 
 def write_report(

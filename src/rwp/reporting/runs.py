@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rwp.config.schema import Params
-from rwp.config.specs import RunKey
-from rwp.config.trainings import train_spec
 from rwp.errors import UserError
 from rwp.files import read_json
+from rwp.pipeline.resolve import train_spec
+from rwp.pipeline.settings import Params
+from rwp.training.spec import RunKey
 
 RUN_FORMAT = "rwp.run/1"
 
@@ -46,7 +46,7 @@ class Run:
 def read_run(params: Params, key: RunKey, *, root: Path | str) -> Run:
     """Read a run of this project; one trained with other settings than today's is "stale"."""
     run = read_run_folder(Path(root) / key.directory, name=str(key.directory))
-    then, now = run.document.get("spec"), train_spec(params, key).model_dump(mode="json")
+    then, now = run.document.get("spec"), train_spec(params, key).document()
     if not run.finished or then == now:
         return run
     changed = [name for name in now if not isinstance(then, dict) or then.get(name) != now[name]]

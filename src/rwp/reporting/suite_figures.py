@@ -9,13 +9,18 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rwp.config.figures import landscape_spec, setting_keys, sweep_rows
-from rwp.config.lookup import choose
-from rwp.config.results import CurvesFigure, LandscapeFigure, RemovalFigure, SweepFigure
-from rwp.config.schema import Params
-from rwp.config.specs import RunKey, suite_directory
-from rwp.config.tables import get_suite
 from rwp.errors import UserError
+from rwp.pipeline.resolve import landscape_spec
+from rwp.pipeline.settings import (
+    CurvesFigure,
+    LandscapeFigure,
+    Params,
+    RemovalFigure,
+    SweepFigure,
+    choose,
+    get_suite,
+)
+from rwp.pipeline.suites import setting_keys, sweep_rows
 from rwp.reporting import figures as draw
 from rwp.reporting.cells import change_label, method_label, value_label
 from rwp.reporting.learning import curve_frame
@@ -25,6 +30,7 @@ from rwp.reporting.runs import read_run
 from rwp.reporting.style import write_figure
 from rwp.reporting.sweeps import draw_sweep
 from rwp.reporting.tables import LAST_EPOCHS, run_numbers
+from rwp.training.spec import RunKey, suite_directory
 
 # What a sweep shows of each run, by its name in the tables.
 _SWEEP_COLUMNS = ["name", "value", "measure", "seed", "accuracy", "status", "run"]

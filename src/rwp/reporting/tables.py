@@ -9,16 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from rwp.config.schema import Params
-from rwp.config.specs import RunKey, suite_directory
-from rwp.config.tables import get_suite
 from rwp.files import atomic_write
+from rwp.pipeline.settings import Params, get_suite
 from rwp.reporting.averaging import average_rows, averaged, numeric
 from rwp.reporting.cells import attack_columns, table1_rows, table2_rows
 from rwp.reporting.costs import run_costs
 from rwp.reporting.measurements import OK, Measurement, measurements
 from rwp.reporting.runs import Run, read_run
 from rwp.reporting.verdicts import SEPARATOR, joint_accuracy, read_judged, worst_level
+from rwp.training.spec import RunKey, suite_directory
 
 # The paper's "last" is the mean over this many final epochs wherever it can be traced to a log.
 LAST_EPOCHS = 6

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rwp.config.evaluations import diagnosis_spec
-from rwp.config.schema import Params
-from rwp.config.specs import RunKey
 from rwp.errors import UserError
 from rwp.evaluation.diagnosis import read_diagnosis
 from rwp.evaluation.diagnostics import LEVELS, Level
 from rwp.evaluation.records import worst_case
+from rwp.pipeline.settings import Params
+from rwp.pipeline.suites import diagnosis_spec
 from rwp.reporting.measurements import OK, Measurement
 from rwp.reporting.runs import Run
+from rwp.training.spec import RunKey
 
 SEPARATOR = " | "  # between the reasons in a cell of a CSV file
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rwp.config.specs import AttackSpec, TrainSpec
 from rwp.core.geometry import NormBall, random_point
 from rwp.core.group import Group
 from rwp.core.objectives import Objective
@@ -15,6 +14,7 @@ from rwp.core.threat import ThreatModel
 from rwp.data.batches import epoch_batches, mixed_batches
 from rwp.data.images import ImageSet
 from rwp.data.transfer import send
+from rwp.training.spec import AttackSpec, TrainSpec
 
 Indices = tuple[Tensor, Tensor | None]  # labeled and pseudo-labeled images of one step
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from rwp.config.specs import TrainSpec
 from rwp.core.batch_statistics import normalize_together
 from rwp.core.group import ALONE, Group
 from rwp.core.precision import flush_denormals
@@ -28,6 +27,7 @@ from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.recorder import Recorder, Row, SilentRecorder
 from rwp.training.run_record import RunFiles, input_hashes, run_record
 from rwp.training.signals import stop_signals
+from rwp.training.spec import TrainSpec
 from rwp.training.state import RunState, write_history
 from rwp.training.watch import Interrupted, Watch
 
@@ -97,10 +97,8 @@ def input_paths(spec: TrainSpec, root: Path) -> dict[str, Path]:
     if spec.needs_test:
         paths["test"] = folder / "test.pt"
     if spec.unlabeled is not None:
-        from rwp.config.trainings import pseudo_label_spec
-
         paths["unlabeled"] = root / "data" / "unlabeled" / f"{spec.unlabeled.source}.pt"
-        paths["pseudo_labels"] = root / pseudo_label_spec(spec.unlabeled).path
+        paths["pseudo_labels"] = root / spec.unlabeled.labeling.path
     for role, path in paths.items():
         if not path.exists():
             raise UserError(f"{path}: expected the {role} images, found none; build it first")
@@ -125,7 +123,7 @@ def prepare(
     if spec.unlabeled is not None:
         pseudo = load_pseudo_labeled(inputs["unlabeled"], inputs["pseudo_labels"])
     network = {
-        "architecture": spec.architecture.model_dump(mode="json"),
+        "architecture": spec.architecture.document(),
         "num_classes": labeled.num_classes,
         "in_channels": labeled.shape[0],
         "mean": list(spec.data.mean) if spec.normalize and spec.data.mean else None,

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rwp.config.specs import TrainSpec
 from rwp.core.batch_statistics import average_statistics
 from rwp.core.group import ALONE, Group
 from rwp.core.lsc import keep_high_loss
@@ -37,6 +36,7 @@ from rwp.training.parts import (
 from rwp.training.position import Progress
 from rwp.training.recorder import Row
 from rwp.training.schedules import learning_rate
+from rwp.training.spec import TrainSpec
 from rwp.training.tally import Tally
 from rwp.training.work import Passes, forward_flops, timed
 
@@ -69,7 +69,7 @@ class Training:
         self.objective = objective_of(spec)
         self.perturbation = weight_perturbation_of(spec)
         self.optimizer = optimizer_of(spec, model)
-        self.policy = Augmentation(**spec.augmentation.model_dump())
+        self.policy = Augmentation(**spec.augmentation.document())
         self.progress = Progress()
         self.tally = Tally(device, group)
         self.average = moving_average_of(spec, model)

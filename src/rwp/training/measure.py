@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from rwp.config.specs import AttackSpec
 from rwp.core.attacks import pgd
 from rwp.core.group import ALONE, Group
 from rwp.core.modes import batch_norm_mode
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
+from rwp.training.spec import AttackSpec
 
 _BATCH = 512  # images are independent in eval mode, so the size changes no result beyond rounding
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from rwp.config.specs import TrainSpec, kept_checkpoint
 from rwp.training.checkpoint import save_network
 from rwp.training.loop import Training
 from rwp.training.parts import selection_keys
 from rwp.training.recorder import Row
 from rwp.training.run_record import RunFiles, copy_file
+from rwp.training.spec import TrainSpec, kept_checkpoint
 from rwp.training.state import RunState
 
 

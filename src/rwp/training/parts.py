@@ -6,12 +6,12 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from rwp.config.specs import TrainSpec
 from rwp.core.group import Group
 from rwp.core.objectives import Objective, make_objective
 from rwp.core.weight_perturbation import WeightPerturbation
 from rwp.errors import UserError
 from rwp.training.batches import Batches
+from rwp.training.spec import TrainSpec
 
 
 def check_group(spec: TrainSpec, batches: Batches, group: Group) -> None:
@@ -70,7 +70,9 @@ def weight_perturbation_of(spec: TrainSpec) -> WeightPerturbation | None:
     """How weights are perturbed, if they are."""
     if spec.perturbation is None:
         return None
-    return WeightPerturbation(**spec.perturbation.model_dump(exclude={"name", "warmup_epochs"}))
+    options = spec.perturbation.document()
+    del options["name"], options["warmup_epochs"]
+    return WeightPerturbation(**options)
 
 
 def optimizer_of(spec: TrainSpec, model: nn.Module) -> torch.optim.SGD:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from rwp.config.specs import PseudoLabelSpec
 from rwp.data.images import ImageSet
 from rwp.data.pseudo_labels import agreement, pseudo_label, select_pseudo_labels
 from rwp.errors import UserError
 from rwp.files import atomic_write, write_json
 from rwp.training.checkpoint import load_network, read_weights_file
+from rwp.training.spec import PseudoLabelSpec
 
 FORMAT = "rwp.pseudo_labels/1"
 _BATCH = 512
@@ -50,7 +50,7 @@ def write_pseudo_labels(
     summary = {
         "format": FORMAT,
         "fingerprint": fingerprint,
-        "spec": spec.model_dump(mode="json"),
+        "spec": spec.document(),
         "num_images": len(labels),
         "num_kept": len(kept),
         "class_counts": torch.bincount(labels[kept], minlength=test.num_classes).tolist(),

@@ -60,8 +60,8 @@ def run_record(
     return {
         "format": FORMAT,
         **outcome,
-        "key": training.spec.key.model_dump(mode="json"),
-        "spec": training.spec.model_dump(mode="json"),
+        "key": training.spec.key.document(),
+        "spec": training.spec.document(),
         "commit": commit(),
         "versions": versions(),
         "device": device_name(training.device),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from rwp.config.specs import OptimizationSpec
+from rwp.training.spec import OptimizationSpec
 
 
 def learning_rate(spec: OptimizationSpec, *, epoch: int, step: int, num_steps: int) -> float:

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from rwp.config.load import check_params, load_params
-from rwp.config.lookup import run_key
-from rwp.config.trainings import train_spec
 from rwp.errors import UserError
+from rwp.pipeline.load import check_params, load_params
+from rwp.pipeline.resolve import run_key, train_spec
 
 Change = Callable[[dict[str, Any]], Any]
 

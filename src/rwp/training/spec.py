@@ -1,55 +1,37 @@
-"""What one step needs, with every choice made: the canonical slice of params.yaml behind a job."""
+"""Settings of one training, with every choice made, and where its files lie."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal, Self
+from typing import Literal
 
-from pydantic import ValidationError
-
-from rwp.config.definitions import DatasetSpec, NetworkSpec, UnlabeledSpec
-from rwp.config.fields import (
+from rwp.data.spec import AugmentationSpec, DatasetSpec, UnlabeledSpec
+from rwp.spec import (
     Amount,
     Count,
-    Frozen,
     Name,
     PositiveFloat,
     PositiveInt,
     Radius,
     Share,
+    Spec,
     radius_value,
 )
-from rwp.errors import UserError
+
+Norm = Literal["linf", "l2"]
+Loss = Literal["natural", "at", "trades", "mart"]
+Criterion = Literal["objective", "adversarial_ce"]
+NormScope = Literal["layer", "model"]
+Mask = Literal["all", "below", "range", "above", "random"]
+RandomStart = Literal["uniform", "gaussian", "off_ball", "none"]
+BatchNormMode = Literal["train", "eval"]
+Schedule = Literal["piecewise_by_step", "piecewise_by_epoch", "cosine_by_epoch", "constant"]
+Precision = Literal["fp32", "tf32", "bf16"]
+Selection = Literal["held_out", "test"]
 
 
-class Spec(Frozen):
-    """Base of the resolved slices; `canonical` is what is hashed and handed to a command."""
-
-    def canonical(self) -> str:
-        """One line of JSON with sorted keys: equal specs give equal text."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-
-    @classmethod
-    def parse(cls, content: str | Any, *, where: str) -> Self:
-        """Read a slice back, from its line of JSON or from a parsed part of a record.
-
-        Raises:
-            UserError: it is another kind of text or lacks a part; `where` says whose it was.
-        """
-        text = content if isinstance(content, str) else json.dumps(content)
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the text"
-            message = first["msg"].removeprefix("Value error, ")
-            raise UserError(
-                f"{where}: expected a complete {cls.__name__}, got a fault at {place}"
-                f" ({message}); build it again"
-            ) from error
-
-
+@dataclass(frozen=True, kw_only=True)
 class RunKey(Spec):
     """The coordinates of a training. They become folders, so they are names and nothing else."""
 
@@ -80,10 +62,41 @@ def suite_directory(suite: str) -> PurePosixPath:
     return root if suite == "paper" else root / suite
 
 
+def kept_checkpoint(key: RunKey, epoch: int) -> PurePosixPath:
+    """Where a run keeps its network after so many epochs, relative to the project."""
+    return key.directory / "checkpoints" / f"epoch{epoch}.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreActResNetSpec(Spec):
+    """PreAct ResNet (He et al., 2016): stages of basic blocks, width doubling with each stage."""
+
+    family: Literal["preact_resnet"]
+    blocks: tuple[PositiveInt, ...]
+    width: PositiveInt
+
+
+@dataclass(frozen=True, kw_only=True)
+class WideResNetSpec(Spec):
+    """Wide ResNet (Zagoruyko & Komodakis, 2016) of a depth 6n + 4."""
+
+    family: Literal["wide_resnet"]
+    depth: PositiveInt
+    widen_factor: PositiveInt
+
+    def __post_init__(self) -> None:
+        if (self.depth - 4) % 6:
+            raise ValueError(f"expected a depth of 6n + 4, got {self.depth}")
+
+
+NetworkSpec = PreActResNetSpec | WideResNetSpec
+
+
+@dataclass(frozen=True, kw_only=True)
 class ThreatSpec(Spec):
     """A norm and a radius; the radius is kept as it was written."""
 
-    norm: Literal["linf", "l2"]
+    norm: Norm
     epsilon: Radius
 
     @property
@@ -92,6 +105,7 @@ class ThreatSpec(Spec):
         return radius_value(self.epsilon)
 
 
+@dataclass(frozen=True, kw_only=True)
 class AttackSpec(Spec):
     """One attack with its sizes resolved."""
 
@@ -103,8 +117,8 @@ class AttackSpec(Spec):
     num_restarts: PositiveInt = 1
     kappa: Amount | None = None
     version: str | None = None
-    random_start: Literal["uniform", "gaussian", "off_ball", "none"] | None = None
-    bn_mode: Literal["train", "eval"] = "eval"
+    random_start: RandomStart | None = None
+    bn_mode: BatchNormMode = "eval"
 
     @property
     def step(self) -> float:
@@ -114,54 +128,49 @@ class AttackSpec(Spec):
         return radius_value(self.step_size)
 
 
+@dataclass(frozen=True, kw_only=True)
 class ObjectiveSpec(Spec):
     """The loss that is minimized."""
 
-    loss: Literal["natural", "at", "trades", "mart"]
+    loss: Loss
     beta: Amount | None
     clean_updates: Literal[1, 2]
-    criterion: Literal["objective", "adversarial_ce"]
+    criterion: Criterion
 
 
+@dataclass(frozen=True, kw_only=True)
 class PerturbationSpec(Spec):
     """The weight perturbation, and how many epochs pass before it starts."""
 
     name: Name
     gamma: PositiveFloat
     num_weight_steps: PositiveInt
-    norm_scope: Literal["layer", "model"]
-    mask: Literal["all", "below", "range", "above", "random"]
-    c_min: Amount | None
-    c_max: Amount | None
+    norm_scope: NormScope
+    mask: Mask
+    c_min: Amount | None  # nats
+    c_max: Amount | None  # nats
     warmup_epochs: Count
 
 
+@dataclass(frozen=True, kw_only=True)
 class OptimizationSpec(Spec):
     """SGD and its schedule."""
 
     epochs: PositiveInt
     batch_size: PositiveInt
     learning_rate: PositiveFloat
-    schedule: Literal["piecewise_by_step", "piecewise_by_epoch", "cosine_by_epoch", "constant"]
+    schedule: Schedule
     decay_epochs: tuple[PositiveInt, ...]
     decay_factor: PositiveFloat
     momentum: Amount
     nesterov: bool
     weight_decay: Amount
-    precision: Literal["fp32", "tf32", "bf16"]
+    precision: Precision
     batch_statistics: Literal["batch", "share"]
     compile: bool
 
 
-class AugmentationSpec(Spec):
-    """Random crop, flip and rotation of the training images."""
-
-    crop_padding: Count
-    padding_mode: Literal["zero", "reflect"]
-    flip: bool
-    rotation_degrees: Amount
-
-
+@dataclass(frozen=True, kw_only=True)
 class UnlabeledMix(Spec):
     """The pseudo-labeled part of each batch."""
 
@@ -174,7 +183,19 @@ class UnlabeledMix(Spec):
     min_confidence: Share | None
     per_class: PositiveInt | None
 
+    @property
+    def labeling(self) -> PseudoLabelSpec:
+        """The step that labels the images."""
+        return PseudoLabelSpec(
+            source=self.source,
+            definition=self.definition,
+            teacher=self.teacher,
+            min_confidence=self.min_confidence,
+            per_class=self.per_class,
+        )
 
+
+@dataclass(frozen=True, kw_only=True)
 class TrainSpec(Spec):
     """Everything that decides the bits of one training."""
 
@@ -189,7 +210,7 @@ class TrainSpec(Spec):
     optimization: OptimizationSpec
     augmentation: AugmentationSpec
     unlabeled: UnlabeledMix | None
-    selection: Literal["held_out", "test"]
+    selection: Selection
     held_out_fraction: Share
     test_curve: bool
     monitor: AttackSpec | None  # the attack measured after each epoch; none: clean accuracy
@@ -203,6 +224,7 @@ class TrainSpec(Spec):
         return self.test_curve or self.selection == "test"
 
 
+@dataclass(frozen=True, kw_only=True)
 class PseudoLabelSpec(Spec):
     """Labels that one teacher gives to one unlabeled source."""
 
@@ -217,26 +239,3 @@ class PseudoLabelSpec(Spec):
         """Where the labels lie, relative to the project."""
         folder = suite_directory(self.teacher.suite) / "pseudo_labels" / self.teacher.dataset
         return folder / f"{self.source}-seed{self.teacher.seed}.pt"
-
-
-def kept_checkpoint(key: RunKey, epoch: int) -> PurePosixPath:
-    """Where a run keeps its network after so many epochs, relative to the project."""
-    return key.directory / "checkpoints" / f"epoch{epoch}.pt"
-
-
-class EvaluationSpec(Spec):
-    """Attacks on one checkpoint of one run."""
-
-    key: RunKey
-    checkpoint: Literal["best", "best_on_test", "last"]
-    data: DatasetSpec
-    attacks: tuple[AttackSpec, ...]
-    batch_size: PositiveInt
-    num_examples: PositiveInt | None
-    seed: Count
-    first_examples: PositiveInt | None = None
-    part_seed: Count = 0
-
-    def record(self, attack: str) -> PurePosixPath:
-        """Where the record of one attack lies, relative to the project."""
-        return self.key.directory / "evaluation" / self.checkpoint / f"{attack}.json"

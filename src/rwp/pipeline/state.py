@@ -6,37 +6,23 @@ job's parameters, everything below a changed step is known to be stale until it 
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from rwp.provenance.codehash import code_hash
+from rwp.evaluation.spec import record_fingerprint
+from rwp.pipeline.code import code_hash
+from rwp.spec import merkle
 
 if TYPE_CHECKING:
-    from rwp.config.definitions import DatasetSpec, UnlabeledSpec
-    from rwp.config.evaluations import DiagnosisSpec
-    from rwp.config.figures import LandscapeSpec
-    from rwp.config.schema import Params
-    from rwp.config.specs import (
-        AttackSpec,
-        EvaluationSpec,
-        PseudoLabelSpec,
-        RunKey,
-        TrainSpec,
-    )
-
-
-def merkle(*parts: str) -> str:
-    """Hash an ordered list of texts (16 hexadecimal digits)."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(f"{len(part)}:{part}".encode())
-    return digest.hexdigest()[:16]
+    from rwp.data.spec import DatasetSpec, UnlabeledSpec
+    from rwp.evaluation.spec import DiagnosisSpec, EvaluationSpec, LandscapeSpec
+    from rwp.pipeline.settings import Frozen, Params
+    from rwp.training.spec import PseudoLabelSpec, RunKey, TrainSpec
 
 
 def dataset_fingerprint(name: str, definition: DatasetSpec) -> str:
     """Of the files under data/<name>. Where they are copied from does not count: bytes do."""
-    settings = definition.model_dump_json(exclude={"mirror", "mean", "std"})
+    settings = definition.canonical(without=("mirror", "mean", "std"))
     return merkle("dataset", name, settings, code_hash("rwp.data.fetch"))
 
 
@@ -45,7 +31,7 @@ def unlabeled_fingerprint(name: str, definition: UnlabeledSpec, params: Params) 
     upstream = ""
     if definition.dataset is not None:
         upstream = dataset_fingerprint(definition.dataset, params.datasets[definition.dataset])
-    settings = definition.model_dump_json(exclude={"license"})
+    settings = definition.canonical(without=("license",))
     return merkle("unlabeled", name, settings, code_hash("rwp.data.unlabeled"), upstream)
 
 
@@ -56,7 +42,7 @@ def training_fingerprint(spec: TrainSpec, params: Params) -> str:
 
 def pseudo_label_fingerprint(spec: PseudoLabelSpec, params: Params) -> str:
     """Of a file of pseudo-labels; it holds the teacher's training."""
-    from rwp.config.trainings import train_spec
+    from rwp.pipeline.resolve import train_spec
 
     return merkle(
         "pseudo-labels",
@@ -69,21 +55,16 @@ def pseudo_label_fingerprint(spec: PseudoLabelSpec, params: Params) -> str:
 
 def evaluation_fingerprint(spec: EvaluationSpec, params: Params) -> str:
     """Of an evaluation, whichever attacks share its job; it holds the training it looks at."""
-    from rwp.config.trainings import train_spec
+    from rwp.pipeline.resolve import train_spec
 
     training = training_fingerprint(train_spec(params, spec.key), params)
-    settings = spec.model_copy(update={"attacks": ()}).canonical()
+    settings = spec.replace(attacks=()).canonical()
     return merkle("evaluation", settings, code_hash("rwp.evaluation.jobs"), training)
-
-
-def record_fingerprint(evaluation: str, attack: AttackSpec) -> str:
-    """Of the record of one attack of an evaluation with that fingerprint."""
-    return merkle("record", evaluation, attack.canonical())
 
 
 def diagnosis_fingerprint(spec: DiagnosisSpec, params: Params) -> str:
     """Of the verdict on an evaluation; it holds all records, and the twin's training."""
-    from rwp.config.trainings import train_spec
+    from rwp.pipeline.resolve import train_spec
 
     evaluation = evaluation_fingerprint(spec.evaluation, params)
     twin = spec.twin and training_fingerprint(train_spec(params, spec.twin), params)
@@ -94,6 +75,10 @@ def diagnosis_fingerprint(spec: DiagnosisSpec, params: Params) -> str:
         *(record_fingerprint(evaluation, attack) for attack in spec.evaluation.attacks),
         twin or "",
     )
+
+
+def _text(entry: Frozen) -> str:
+    return entry.model_dump_json(exclude_defaults=True)
 
 
 class _Hashable:
@@ -111,7 +96,6 @@ class _Hashable:
 
 @lru_cache(maxsize=4096)
 def _training_fingerprint(spec: TrainSpec, hashable: _Hashable) -> str:
-    from rwp.config.trainings import pseudo_label_spec
 
     params = hashable.params
     parts = [
@@ -121,13 +105,13 @@ def _training_fingerprint(spec: TrainSpec, hashable: _Hashable) -> str:
         dataset_fingerprint(spec.key.dataset, spec.data),
     ]
     if spec.unlabeled is not None:
-        parts.append(pseudo_label_fingerprint(pseudo_label_spec(spec.unlabeled), params))
+        parts.append(pseudo_label_fingerprint(spec.unlabeled.labeling, params))
     return merkle(*parts)
 
 
 def landscape_fingerprint(spec: LandscapeSpec, params: Params) -> str:
     """Of a weight-loss landscape; it holds the training whose checkpoints it looks at."""
-    from rwp.config.trainings import train_spec
+    from rwp.pipeline.resolve import train_spec
 
     training = training_fingerprint(train_spec(params, spec.key), params)
     return merkle("landscape", spec.canonical(), code_hash("rwp.evaluation.landscape"), training)
@@ -145,7 +129,7 @@ _FIGURES = "rwp.reporting.suite_figures"
 
 def table_fingerprint(params: Params, suite_name: str, name: str) -> str:
     """Of a table, figure or the report of a suite: it holds all runs and evaluations below."""
-    from rwp.config.tables import table1_runs, table2_runs
+    from rwp.pipeline.suites import table1_runs, table2_runs
 
     suite = params.suites[suite_name]
     parts = [name, suite_name, code_hash(_MAKERS.get(name, _FIGURES))]
@@ -154,30 +138,30 @@ def table_fingerprint(params: Params, suite_name: str, name: str) -> str:
         return merkle(*parts, *(table_fingerprint(params, suite_name, part) for part in shown))
     if name == "table1":
         runs = table1_runs(params, suite_name)
-        return merkle(*parts, suite.table1.model_dump_json(), *_trainings(params, runs))
+        return merkle(*parts, _text(suite.table1), *_trainings(params, runs))
     if name == "table2":
         runs = table2_runs(params, suite_name)
-        return merkle(*parts, suite.table2.model_dump_json(), *_verdicts(params, runs))
+        return merkle(*parts, _text(suite.table2), *_verdicts(params, runs))
     if name == "beyond":
         return merkle(*parts, *_beyond(params, suite_name))
     return merkle(*parts, *_figure(params, suite_name, name))
 
 
 def _trainings(params: Params, keys: list[RunKey]) -> list[str]:
-    from rwp.config.trainings import train_spec
+    from rwp.pipeline.resolve import train_spec
 
     return [training_fingerprint(train_spec(params, key), params) for key in keys]
 
 
 def _verdicts(params: Params, keys: list[RunKey]) -> list[str]:
     """Each of them holds the records that it judges."""
-    from rwp.config.evaluations import diagnosis_spec
+    from rwp.pipeline.suites import diagnosis_spec
 
     return [diagnosis_fingerprint(diagnosis_spec(params, key), params) for key in keys]
 
 
 def _records(params: Params, keys: list[RunKey], attacks: tuple[str, ...] | None) -> list[str]:
-    from rwp.config.evaluations import evaluation_spec
+    from rwp.pipeline.resolve import evaluation_spec
 
     return [
         record_fingerprint(evaluation_fingerprint(spec, params), attack)
@@ -187,23 +171,27 @@ def _records(params: Params, keys: list[RunKey], attacks: tuple[str, ...] | None
 
 
 def _beyond(params: Params, suite_name: str) -> list[str]:
-    from rwp.config.figures import beyond_runs
+    from rwp.pipeline.suites import beyond_runs
 
     entry, keys = params.suites[suite_name].beyond, beyond_runs(params, suite_name)
     if entry is None:
         return []
     return [
-        entry.model_dump_json(),
+        _text(entry),
         *_trainings(params, keys),
         *_records(params, keys, entry.attacks),
     ]
 
 
 def _figure(params: Params, suite_name: str, name: str) -> list[str]:
-    from rwp.config.figures import figure_runs, landscape_spec
+    from rwp.pipeline.resolve import landscape_spec
+    from rwp.pipeline.suites import figure_runs
 
     figure = params.suites[suite_name].figures[name]
-    parts = [figure.model_dump_json(), *_trainings(params, figure_runs(params, suite_name, name))]
+    parts = [
+        _text(figure),
+        *_trainings(params, figure_runs(params, suite_name, name)),
+    ]
     if figure.kind == "landscape":
         parts.append(landscape_fingerprint(landscape_spec(params, suite_name, name), params))
     return parts

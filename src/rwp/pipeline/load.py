@@ -5,19 +5,16 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from rwp.config.checks import check_results
-from rwp.config.expand import expanded
-from rwp.config.fields import Frozen
-from rwp.config.lookup import choose
-from rwp.config.results import SweepEntry
-from rwp.config.schema import Params, Suite
-from rwp.config.specs import Spec
+from rwp.data.spec import DatasetSpec, UnlabeledSpec
 from rwp.errors import UserError
+from rwp.pipeline.settings import Change, Frozen, Params, Setting, Suite, SweepEntry, choose
+from rwp.training.spec import PreActResNetSpec, WideResNetSpec
 
 _SHOWN = 80  # characters of a wrong value
 
@@ -126,13 +123,15 @@ def _short(value: Any) -> str:
 
 
 def _similar(parts: list[str]) -> str:
-    """A guess at the key that was meant, among the fields of all models that people write."""
+    """A guess at the key that was meant, among the fields of all tables that people write."""
     known: set[str] = set()
     todo: list[type[BaseModel]] = [Frozen]
     while todo:
         model = todo.pop()
-        todo.extend(found for found in model.__subclasses__() if not issubclass(found, Spec))
+        todo.extend(model.__subclasses__())
         known |= set(model.model_fields)
+    for spec in (DatasetSpec, UnlabeledSpec, PreActResNetSpec, WideResNetSpec):
+        known |= {field.name for field in fields(spec)}
     close = difflib.get_close_matches(parts[-1], sorted(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else "; remove it"
 
@@ -168,7 +167,7 @@ def _check_suite(params: Params, suite: Suite, where: str) -> None:
             choose(suite.recipes, teacher, "recipe", f"{at}.teacher_recipe")
             for source in objective.unlabeled.source.values():
                 choose(params.unlabeled, source, "unlabeled source", f"{at}.source")
-    check_results(params, suite, where)
+    _check_results(params, suite, where)
     for table, datasets, threats in (
         ("table1", suite.table1.datasets, suite.table1.threat_models),
         ("table2", (suite.table2.dataset,), (suite.table2.threat_model,)),
@@ -210,3 +209,136 @@ def _settings_tables(model: BaseModel, path: str = "") -> Iterator[tuple[str, di
                     yield from _settings_tables(entry, f"{at}.{key}")
             else:
                 yield at, value
+
+
+def _check_results(params: Params, suite: Suite, where: str) -> None:
+    """Look up every name in a suite's sweeps, figures and table `beyond`.
+
+    Raises:
+        UserError: with the key, what was expected, what was found.
+    """
+    for name, sweep in suite.sweeps.items():
+        at = f"{where}.sweeps.{name}"
+        choose(suite.recipes, sweep.recipe, "recipe", f"{at}.recipe")
+        for setting, values in sweep.vary.items():
+            choose(dict(Change.model_fields), setting, "setting", f"{at}.vary")
+            if not values:
+                raise UserError(f"{at}.vary.{setting}: expected values, got none; add one")
+    for name, recipe in suite.recipes.items():
+        _check_change(f"{where}.recipes.{name}", recipe.change, recipe.perturbation)
+    for name, figure in suite.figures.items():
+        at = f"{where}.figures.{name}"
+        _check_setting(params, suite, figure, at)
+        if figure.kind in ("sweep", "removal"):
+            choose(suite.sweeps, figure.sweep, "sweep", f"{at}.sweep")
+        for role in ("recipes", "references"):
+            for recipe_name in getattr(figure, role, ()):
+                choose(suite.recipes, recipe_name, "recipe", f"{at}.{role}")
+        if figure.kind == "landscape":
+            choose(suite.recipes, figure.recipe, "recipe", f"{at}.recipe")
+            _check_epochs(suite, figure.epochs, at)
+    _check_beyond(params, suite, where)
+
+
+def _check_change(where: str, change: Change, perturbation: str | None) -> None:
+    given = change.model_dump(exclude_none=True, exclude={"remove_below"})
+    if given and perturbation is None:
+        raise UserError(
+            f"{where}: expected a perturbation to change {', '.join(given)} of, got none; name one"
+        )
+
+
+def _check_setting(params: Params, suite: Suite, setting: Setting, where: str) -> None:
+    if setting.dataset is not None:
+        choose(params.datasets, setting.dataset, "data set", f"{where}.dataset")
+    if setting.threat_model is not None:
+        choose(suite.threat_models, setting.threat_model, "threat model", f"{where}.threat_model")
+    if setting.network is not None:
+        choose(params.networks, setting.network, "network", f"{where}.network")
+
+
+def _check_epochs(suite: Suite, epochs: tuple[int, ...], where: str) -> None:
+    longest = max(suite.training.epochs.values())
+    for epoch in epochs:
+        if epoch > longest:
+            raise UserError(
+                f"{where}.epochs: expected at most the {longest} epochs of a training, got {epoch};"
+                f" lower it"
+            )
+
+
+def _check_beyond(params: Params, suite: Suite, where: str) -> None:
+    known = dict.fromkeys([*suite.figures, *(["beyond"] if suite.beyond else [])])
+    for name in suite.reported:
+        choose(known, name, "figure", f"{where}.reported")
+    if suite.beyond is None:
+        return
+    for name in suite.beyond.attacks:
+        choose(suite.evaluation.attacks, name, "attack", f"{where}.beyond.attacks")
+    for group in suite.beyond.groups:
+        at = f"{where}.beyond.groups ({group.title})"
+        _check_setting(params, suite, group, at)
+        for recipe in group.recipes:
+            choose(suite.recipes, recipe, "recipe", f"{at}.recipes")
+        for sweep in group.sweeps:
+            choose(suite.sweeps, sweep, "sweep", f"{at}.sweeps")
+
+
+EXTENDS = "extends"
+
+
+def expanded(content: dict[str, Any], where: str) -> dict[str, Any]:
+    """The settings with every suite complete and with a recipe for each combination of a sweep.
+
+    A suite that `extends` another has that one's settings; tables are merged key by key, all
+    else is replaced. What is malformed is left for the check of the settings to name.
+
+    Raises:
+        UserError: a suite extends one that is not there, or itself in the end.
+    """
+    suites = content.get("suites")
+    if not isinstance(suites, dict):
+        return content
+    complete = {name: _complete(suites, name, (), where) for name in suites}
+    return content | {
+        "suites": {name: _with_sweep_recipes(suite) for name, suite in complete.items()}
+    }
+
+
+def _complete(suites: dict[str, Any], name: str, below: tuple[str, ...], where: str) -> Any:
+    own = suites[name]
+    if not isinstance(own, dict) or EXTENDS not in own:
+        return own
+    parent, at = own[EXTENDS], f"{where}: suites.{name}.{EXTENDS}"
+    if not isinstance(parent, str) or parent not in suites:
+        known = ", ".join(map(str, suites))
+        raise UserError(f"{at}: expected a suite ({known}), got {parent!r}; check the spelling")
+    if parent in (*below, name):
+        raise UserError(f"{at}: expected another suite, got a circle; remove one `{EXTENDS}`")
+    inherited = _complete(suites, parent, (*below, name), where)
+    return _merged(inherited, {key: value for key, value in own.items() if key != EXTENDS})
+
+
+def _merged(base: Any, change: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(change, dict):
+        return change
+    return base | {key: _merged(base.get(key), value) for key, value in change.items()}
+
+
+def _with_sweep_recipes(suite: Any) -> Any:
+    if not isinstance(suite, dict) or not isinstance(suite.get("recipes"), dict):
+        return suite
+    sweeps = suite.get("sweeps")
+    recipes = dict(suite["recipes"])
+    for entry in sweeps.values() if isinstance(sweeps, dict) else ():
+        try:
+            sweep = SweepEntry.model_validate_json(json.dumps(entry))
+        except (ValidationError, TypeError, ValueError):
+            continue
+        base = recipes.get(sweep.recipe)
+        if not isinstance(base, dict) or not isinstance(base.get("change", {}), dict):
+            continue
+        for change in sweep.changes():
+            both = base.get("change", {}) | change
+            recipes.setdefault(sweep.name_of(change), base | {"change": both})
+    return suite | {"recipes": recipes}

@@ -1,15 +1,17 @@
-"""Definitions that suites share: data sets, unlabeled sources, networks."""
+"""Settings of data: where images come from, and how they are changed while training."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from pydantic import Field, model_validator
+from rwp.spec import Amount, Count, Name, PositiveInt, Share, Spec
 
-from rwp.config.fields import Frozen, Name, PositiveInt, Share
+PaddingMode = Literal["zero", "reflect"]
 
 
-class DatasetSpec(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec(Spec):
     """Where labeled images come from and how their channels are normalized."""
 
     source: Literal["digits", "cifar10", "cifar100", "svhn", "image_folder"]
@@ -21,18 +23,17 @@ class DatasetSpec(Frozen):
     mean: tuple[float, ...] | None = None  # per channel, on [0, 1] pixels
     std: tuple[float, ...] | None = None
 
-    @model_validator(mode="after")
-    def _complete(self) -> DatasetSpec:
+    def __post_init__(self) -> None:
         if self.source == "image_folder" and self.path is None:
             raise ValueError("expected a path for an image_folder, got none; add path: FOLDER")
         if self.source == "digits" and not self.test_share:
             raise ValueError("expected a test_share for digits, got none; add test_share: 0.25")
         if (self.mean is None) != (self.std is None):
             raise ValueError("expected mean and std together, got one of them; add the other")
-        return self
 
 
-class UnlabeledSpec(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class UnlabeledSpec(Spec):
     """Where RST's unlabeled images come from."""
 
     kind: Literal["holdout", "tinyimages-500k", "npz", "svhn-extra", "image_folder"]
@@ -44,26 +45,11 @@ class UnlabeledSpec(Frozen):
     image_size: PositiveInt | None = None
 
 
-class PreActResNetSpec(Frozen):
-    """PreAct ResNet (He et al., 2016): stages of basic blocks, width doubling with each stage."""
+@dataclass(frozen=True, kw_only=True)
+class AugmentationSpec(Spec):
+    """Random crop, flip and rotation of the training images."""
 
-    family: Literal["preact_resnet"]
-    blocks: tuple[PositiveInt, ...]
-    width: PositiveInt
-
-
-class WideResNetSpec(Frozen):
-    """Wide ResNet (Zagoruyko & Komodakis, 2016) of a depth 6n + 4."""
-
-    family: Literal["wide_resnet"]
-    depth: PositiveInt
-    widen_factor: PositiveInt
-
-    @model_validator(mode="after")
-    def _depth(self) -> WideResNetSpec:
-        if (self.depth - 4) % 6:
-            raise ValueError(f"expected a depth of 6n + 4, got {self.depth}")
-        return self
-
-
-NetworkSpec = Annotated[PreActResNetSpec | WideResNetSpec, Field(discriminator="family")]
+    crop_padding: Count
+    padding_mode: PaddingMode
+    flip: bool
+    rotation_degrees: Amount

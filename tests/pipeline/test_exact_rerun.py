@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Project
-from tests.workflow.repository import CopiedProject, new_repository, small_settings
-from tests.workflow.test_dag import planned
+from tests.pipeline.repository import CopiedProject, new_repository, small_settings
+from tests.pipeline.test_dag import planned
 
 RUNS = "results/demo/runs/digits/linf/small"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rwp.provenance.links import own_files
+from rwp.pipeline.links import own_files
 
 
 def test_links_become_files_and_the_cache_is_left_alone(tmp_path: Path) -> None:

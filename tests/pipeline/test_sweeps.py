@@ -6,12 +6,18 @@ from typing import Any
 
 import pytest
 
-from rwp.config.figures import beyond_rows, figure_runs, reported_runs, sweep_rows
-from rwp.config.load import check_params
-from rwp.config.schema import Params
-from rwp.config.tables import table1_runs, table2_runs
-from rwp.config.trainings import train_spec
 from rwp.errors import UserError
+from rwp.pipeline.load import check_params
+from rwp.pipeline.resolve import train_spec
+from rwp.pipeline.settings import Params
+from rwp.pipeline.suites import (
+    beyond_rows,
+    figure_runs,
+    reported_runs,
+    sweep_rows,
+    table1_runs,
+    table2_runs,
+)
 
 
 def test_a_sweep_changes_its_setting_and_nothing_else(params: Params) -> None:
@@ -22,7 +28,7 @@ def test_a_sweep_changes_its_setting_and_nothing_else(params: Params) -> None:
         spec = train_spec(params, key)
         assert spec.perturbation is not None
         assert spec.perturbation.num_weight_steps == change["num_weight_steps"]
-        same = spec.perturbation.model_copy(update={"num_weight_steps": 0})
+        same = spec.perturbation.replace(num_weight_steps=0)
         assert base in (None, same)
         base = same
 

@@ -7,19 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rwp.config.evaluations import DiagnosisSpec
-from rwp.config.figures import LandscapeSpec, landscape_spec
-from rwp.config.schema import Params
-from rwp.config.specs import (
-    AttackSpec,
-    EvaluationSpec,
-    PseudoLabelSpec,
-    TrainSpec,
-)
-from rwp.config.targets import Needs
-from rwp.config.trainings import pseudo_label_spec, train_spec
+from rwp.evaluation.spec import DiagnosisSpec, EvaluationSpec, LandscapeSpec
 from rwp.files import read_object
-from rwp.provenance import chain
+from rwp.pipeline import state as chain
+from rwp.pipeline.resolve import landscape_spec, train_spec
+from rwp.pipeline.settings import Params
+from rwp.pipeline.suites import Needs
+from rwp.training.spec import AttackSpec, PseudoLabelSpec, TrainSpec
 
 Kind = Literal["training", "labeling", "landscape", "record", "verdict"]
 State = Literal["done", "stale", "to do"]
@@ -68,7 +62,7 @@ def _trainings(params: Params, needs: Needs) -> Iterator[Expected]:
     teachers = [train_spec(params, mix.teacher) for mix in mixes]
     for spec in dict.fromkeys(teachers):
         yield _training(params, spec)
-    for labeling in dict.fromkeys(pseudo_label_spec(mix) for mix in mixes):
+    for labeling in dict.fromkeys(mix.labeling for mix in mixes):
         path = str(labeling.path.with_suffix(".json"))
         fingerprint = chain.pseudo_label_fingerprint(labeling, params)
         yield Expected("labeling", path, fingerprint, labeling)

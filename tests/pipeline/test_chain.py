@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 
-from rwp.config.evaluations import diagnosis_spec
-from rwp.config.load import check_params
-from rwp.config.schema import Params
-from rwp.config.tables import table2_keys
-from rwp.config.targets import suite_needs
-from rwp.provenance.chain import table_fingerprint
-from rwp.provenance.expected import expected_results
+from rwp.pipeline.expected import expected_results
+from rwp.pipeline.load import check_params
+from rwp.pipeline.settings import Params
+from rwp.pipeline.state import table_fingerprint
+from rwp.pipeline.suites import diagnosis_spec, suite_needs, table2_keys
 
 
 def demo(content: dict[str, Any]) -> dict[str, Any]:

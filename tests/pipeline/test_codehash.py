@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rwp.provenance import codehash
+from rwp.pipeline import code as codehash
 
 FILES = {
     "attacks.py": '"""Attacks."""\n\ndef step(x):\n    """One step."""\n    return x + 1\n',

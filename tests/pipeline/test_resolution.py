@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
-from rwp.config.evaluations import evaluation_spec
-from rwp.config.fields import pick, radius_value
-from rwp.config.load import check_params
-from rwp.config.lookup import run_key
-from rwp.config.schema import Params
-from rwp.config.specs import TrainSpec
-from rwp.config.tables import table1_runs, table2_runs
-from rwp.config.trainings import train_spec
+from rwp.evaluation.spec import EvaluationSpec
+from rwp.pipeline.load import check_params
+from rwp.pipeline.resolve import evaluation_spec, run_key, train_spec
+from rwp.pipeline.settings import Params, pick
+from rwp.pipeline.suites import table1_runs, table2_runs
+from rwp.spec import radius_value
+from rwp.training.spec import TrainSpec
 
 
 def resolve(params: Params, recipe: str, dataset: str, threat: str, **more: Any) -> TrainSpec:
@@ -122,9 +121,9 @@ def test_one_spec_is_one_line_and_comes_back_equal(params: Params) -> None:
             spec = train_spec(params, key)
             text = spec.canonical()
             assert "\n" not in text
-            assert TrainSpec.model_validate_json(text) == spec
+            assert TrainSpec.parse(text, where="here") == spec
             evaluation = evaluation_spec(params, key)
-            assert type(evaluation).model_validate_json(evaluation.canonical()) == evaluation
+            assert EvaluationSpec.parse(evaluation.canonical(), where="here") == evaluation
 
 
 def test_spelling_of_the_file_changes_nothing(settings: dict[str, Any], params: Params) -> None:

@@ -1,1 +1,0 @@
-"""params.yaml, checked: what the user wrote (schema) becomes what each step needs (specs)."""

@@ -1,0 +1,83 @@
+"""Settings of what is done with a trained network: attacks, the verdict on them, the landscape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+from rwp.data.spec import DatasetSpec
+from rwp.spec import Amount, Count, PositiveFloat, PositiveInt, Share, Spec, merkle
+from rwp.training.spec import AttackSpec, Loss, RunKey, kept_checkpoint, suite_directory
+
+Checkpoint = Literal["best", "best_on_test", "last"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSpec(Spec):
+    """Attacks on one checkpoint of one run."""
+
+    key: RunKey
+    checkpoint: Checkpoint
+    data: DatasetSpec
+    attacks: tuple[AttackSpec, ...]
+    batch_size: PositiveInt
+    num_examples: PositiveInt | None
+    seed: Count
+    first_examples: PositiveInt | None = None
+    part_seed: Count = 0
+
+    def record(self, attack: str) -> PurePosixPath:
+        """Where the record of one attack lies, relative to the project."""
+        return self.key.directory / "evaluation" / self.checkpoint / f"{attack}.json"
+
+
+def record_fingerprint(evaluation: str, attack: AttackSpec) -> str:
+    """Of the record of one attack of an evaluation with that fingerprint."""
+    return merkle("record", evaluation, attack.canonical())
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosisSpec(Spec):
+    """The verdict on one evaluation; the twin lends adversarial images where there is doubt."""
+
+    evaluation: EvaluationSpec  # all attacks of its suite
+    objective: Loss
+    twin: RunKey | None
+
+    @property
+    def path(self) -> PurePosixPath:
+        """Where the verdict lies, relative to the project."""
+        return self.evaluation.record("diagnosis")
+
+    @property
+    def twin_checkpoint(self) -> PurePosixPath | None:
+        """The network that lends images, relative to the project."""
+        return None if self.twin is None else self.twin.directory / "best.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandscapeSpec(Spec):
+    """Losses of attacked training images at perturbed weights, at several checkpoints of a run."""
+
+    key: RunKey
+    data: DatasetSpec
+    attack: AttackSpec
+    held_out_fraction: Share
+    batch_size: PositiveInt
+    seed: Count
+    epochs: tuple[PositiveInt, ...]
+    edges: tuple[Amount, ...]
+    num_directions: PositiveInt
+    num_points: PositiveInt
+    radius: PositiveFloat
+    num_examples: PositiveInt | None
+    part_seed: Count = 0
+
+    def checkpoint(self, epoch: int) -> PurePosixPath:
+        """The network after so many epochs, relative to the project."""
+        return kept_checkpoint(self.key, epoch)
+
+    def result(self, name: str) -> PurePosixPath:
+        """Where the losses lie that the figure of that name shows, relative to the project."""
+        return suite_directory(self.key.suite) / "landscapes" / f"{name}.csv"

@@ -1,0 +1,420 @@
+"""From params.yaml to the settings of one step: every table of settings looked up, once, here."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from rwp.data.spec import AugmentationSpec, DatasetSpec
+from rwp.errors import UserError
+from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
+from rwp.pipeline.settings import (
+    AttackEntry,
+    Change,
+    LandscapeFigure,
+    Params,
+    PerturbationEntry,
+    Setting,
+    Suite,
+    choose,
+    get_suite,
+    pick,
+)
+from rwp.training.spec import (
+    AttackSpec,
+    ObjectiveSpec,
+    OptimizationSpec,
+    PerturbationSpec,
+    RunKey,
+    ThreatSpec,
+    TrainSpec,
+    UnlabeledMix,
+)
+
+T = TypeVar("T")
+
+_COPIED = ("epochs", "edges", "num_directions", "num_points", "radius", "num_examples")
+
+
+class Lookup:
+    """Reads tables of settings for one run and names the key when a value is missing."""
+
+    def __init__(self, suite: str, *names: str) -> None:
+        self.suite, self.names = suite, names
+
+    def optional(self, table: dict[str, T] | None, key: str) -> T | None:
+        """The value for this run, or none; a UserError where two keys contradict each other."""
+        try:
+            return pick(table, self.names)
+        except ValueError as error:
+            raise UserError(f"params.yaml: suites.{self.suite}.{key}: {error}") from error
+
+    def __call__(self, table: dict[str, T] | None, key: str) -> T:
+        """The value for this run; a UserError that names `key` where there is none."""
+        value = self.optional(table, key)
+        if value is None:
+            raise UserError(
+                f"params.yaml: suites.{self.suite}.{key}: expected a value for"
+                f" {'/'.join(self.names)}, got none; add one, or a default"
+            )
+        return value
+
+
+def is_natural(suite: Suite, recipe: str) -> bool:
+    """Whether a recipe trains without an attack."""
+    return suite.objectives[suite.recipes[recipe].objective].loss == "natural"
+
+
+def run_key(
+    params: Params,
+    suite_name: str,
+    *,
+    recipe: str,
+    dataset: str,
+    threat: str,
+    seed: int,
+    network: str | None = None,
+) -> RunKey:
+    """The coordinates of a run; names are checked, the network is the suite's unless given.
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    suite = choose(params.suites, suite_name, "suite", "params.yaml: suites")
+    where = f"params.yaml: suites.{suite_name}"
+    entry = choose(suite.recipes, recipe, "recipe", f"{where}.recipes")
+    choose(params.datasets, dataset, "data set", "params.yaml: datasets")
+    if is_natural(suite, recipe):
+        threat = "none"
+    else:
+        choose(suite.threat_models, threat, "threat model", f"{where}.threat_models")
+    look = Lookup(suite_name, dataset, threat, entry.objective)
+    network = network or look(suite.network, "network")
+    choose(params.networks, network, "network", "params.yaml: networks")
+    return RunKey(
+        suite=suite_name, dataset=dataset, threat=threat, network=network, recipe=recipe, seed=seed
+    )
+
+
+def setting_key(
+    suite: Suite, suite_name: str, setting: Setting, recipe: str, *, seed: int
+) -> RunKey:
+    """The run of a recipe in a figure's or table's setting; what is not given is Table 2's."""
+    dataset = setting.dataset or suite.table2.dataset
+    threat = setting.threat_model or suite.table2.threat_model
+    if is_natural(suite, recipe):
+        threat = "none"
+    look = Lookup(suite_name, dataset, threat, suite.recipes[recipe].objective)
+    return RunKey(
+        suite=suite_name,
+        dataset=dataset,
+        threat=threat,
+        network=setting.network or look(suite.network, "network"),
+        recipe=recipe,
+        seed=seed,
+    )
+
+
+def dataset_spec(params: Params, key: RunKey) -> DatasetSpec:
+    """The data set of a run, without its mirror: where bytes are copied from decides nothing."""
+    return params.datasets[key.dataset].replace(mirror=None)
+
+
+def threat_spec(suite: Suite, key: RunKey) -> ThreatSpec:
+    """The threat model of a run, as it is evaluated."""
+    entry = suite.threat_models[key.threat]
+    look = Lookup(key.suite, key.dataset, key.threat, key.network)
+    epsilon = look(entry.epsilon, f"threat_models.{key.threat}.epsilon")
+    return ThreatSpec(norm=entry.norm, epsilon=epsilon)
+
+
+def step_size(suite: Suite, key: RunKey) -> str:
+    """The usual attack step under the threat model of a run, as written."""
+    look = Lookup(key.suite, key.dataset, key.threat, key.network)
+    where = f"threat_models.{key.threat}.step_size"
+    return look(suite.threat_models[key.threat].step_size, where)
+
+
+def train_spec(params: Params, key: RunKey) -> TrainSpec:
+    """Resolve one training."""
+    suite = params.suites[key.suite]
+    recipe = suite.recipes[key.recipe]
+    objective = suite.objectives[recipe.objective]
+    look = Lookup(key.suite, key.dataset, key.threat, key.network, recipe.objective)
+    natural = key.threat == "none"
+    threat = None if natural else threat_spec(suite, key)
+    perturbation = perturbation_spec(suite, key)
+    criterion = recipe.change.criterion
+    if criterion is None and recipe.perturbation is not None:
+        criterion = suite.perturbations[recipe.perturbation].criterion
+    return TrainSpec(
+        key=key,
+        data=dataset_spec(params, key),
+        architecture=params.networks[key.network],
+        normalize=look(suite.training.normalize, "training.normalize"),
+        threat=threat,
+        objective=ObjectiveSpec(
+            loss=objective.loss,
+            beta=objective.beta,
+            clean_updates=objective.clean_updates,
+            criterion=criterion or "objective",
+        ),
+        perturbation=perturbation,
+        attack=None if threat is None else _training_attack(suite, key, look),
+        optimization=_optimization(suite, look),
+        augmentation=_augmentation(suite, look),
+        unlabeled=_unlabeled_mix(params, key, look),
+        selection=suite.selection,
+        held_out_fraction=suite.held_out_fraction,
+        test_curve=suite.test_curve,
+        monitor=None if threat is None else _monitor(suite, key, threat, look),
+        remove_below=recipe.change.remove_below,
+        average_decay=recipe.average_decay,
+        keep_epochs=kept_epochs(suite, key),
+    )
+
+
+def num_gpus(params: Params, key: RunKey) -> int:
+    """How many GPUs share the training; no part of its settings, as it decides no number."""
+    suite = params.suites[key.suite]
+    objective = suite.recipes[key.recipe].objective
+    look = Lookup(key.suite, key.dataset, key.threat, key.network, objective)
+    return look.optional(suite.training.gpus, "training.gpus") or 1
+
+
+def kept_epochs(suite: Suite, key: RunKey) -> tuple[int, ...]:
+    """The epochs after which a run keeps its network: those that a landscape looks at."""
+    kept: set[int] = set()
+    for figure in suite.figures.values():
+        if figure.kind == "landscape" and landscape_key(suite, key.suite, figure) == key:
+            kept |= set(figure.epochs)
+    return tuple(sorted(kept))
+
+
+def landscape_key(suite: Suite, suite_name: str, figure: LandscapeFigure) -> RunKey:
+    """The training whose checkpoints a landscape looks at: that of the suite's first seed."""
+    return setting_key(suite, suite_name, figure, figure.recipe, seed=suite.seeds[0])
+
+
+def perturbation_spec(suite: Suite, key: RunKey) -> PerturbationSpec | None:
+    """The weight perturbation of a run.
+
+    Raises:
+        UserError: its mask needs a loss range that is not given for this setting.
+    """
+    recipe = suite.recipes[key.recipe]
+    name = recipe.perturbation
+    if name is None:
+        return None
+    entry = _changed(suite.perturbations[name], recipe.change)
+    where = f"perturbations.{name}"
+    look = Lookup(key.suite, key.dataset, key.threat, key.network, recipe.objective)
+    needs_min, needs_max = entry.mask != "all", entry.mask == "range"
+    return PerturbationSpec(
+        name=name,
+        gamma=look(entry.gamma, f"{where}.gamma"),
+        num_weight_steps=look(entry.num_weight_steps, f"{where}.num_weight_steps"),
+        norm_scope=entry.norm_scope,
+        mask=entry.mask,
+        c_min=look(entry.c_min, f"{where}.c_min") if needs_min else None,
+        c_max=look(entry.c_max, f"{where}.c_max") if needs_max else None,
+        warmup_epochs=look(entry.warmup_epochs, f"{where}.warmup_epochs"),
+    )
+
+
+def _changed(entry: PerturbationEntry, change: Change) -> PerturbationEntry:
+    """A perturbation with a recipe's own settings in place of its own."""
+    tables = ("gamma", "num_weight_steps", "c_min")
+    given = {name: getattr(change, name) for name in (*tables, "norm_scope", "mask")}
+    if change.loss_range is not None:
+        given["mask"], (given["c_min"], c_max) = "range", change.loss_range
+        entry = entry.model_copy(update={"c_max": {"default": c_max}})
+    update = {
+        name: {"default": value} if name in tables else value
+        for name, value in given.items()
+        if value is not None
+    }
+    return entry.model_copy(update=update)
+
+
+def _training_attack(suite: Suite, key: RunKey, look: Lookup) -> AttackSpec:
+    threat, training = threat_spec(suite, key), suite.training
+    epsilon = look.optional(training.attack_epsilon, "training.attack_epsilon")
+    own_step = look.optional(training.attack_step_size, "training.attack_step_size")
+    return AttackSpec(
+        name="training",
+        kind=suite.objectives[suite.recipes[key.recipe].objective].loss,
+        threat=ThreatSpec(norm=threat.norm, epsilon=epsilon or threat.epsilon),
+        step_size=own_step or step_size(suite, key),
+        num_steps=suite.recipes[key.recipe].attack_num_steps
+        or look(training.attack_num_steps, "training.attack_num_steps"),
+        random_start=look.optional(training.attack_random_start, "training.attack_random_start"),
+        bn_mode=look(training.attack_bn_mode, "training.attack_bn_mode"),
+    )
+
+
+def _monitor(suite: Suite, key: RunKey, threat: ThreatSpec, look: Lookup) -> AttackSpec:
+    """PGD on the test or held-out images; where training starts off the ball, so does this."""
+    start = look.optional(suite.training.attack_random_start, "training.attack_random_start")
+    return AttackSpec(
+        random_start=start,
+        name=f"pgd-{suite.monitor_num_steps}",
+        kind="pgd",
+        threat=threat,
+        step_size=step_size(suite, key),
+        num_steps=suite.monitor_num_steps,
+    )
+
+
+def _optimization(suite: Suite, look: Lookup) -> OptimizationSpec:
+    entry = suite.training
+    tables = ("epochs", "batch_size", "learning_rate", "schedule", "momentum", "nesterov")
+    values = {name: look(getattr(entry, name), f"training.{name}") for name in tables}
+    return OptimizationSpec(
+        **values,
+        weight_decay=look(entry.weight_decay, "training.weight_decay"),
+        decay_epochs=entry.decay_epochs,
+        decay_factor=entry.decay_factor,
+        precision=entry.precision,
+        batch_statistics=entry.batch_statistics,
+        compile=entry.compile,
+    )
+
+
+def _augmentation(suite: Suite, look: Lookup) -> AugmentationSpec:
+    entry = suite.training
+    names = ("crop_padding", "padding_mode", "flip", "rotation_degrees")
+    return AugmentationSpec(
+        **{name: look(getattr(entry, name), f"training.{name}") for name in names}
+    )
+
+
+def _unlabeled_mix(params: Params, key: RunKey, look: Lookup) -> UnlabeledMix | None:
+    suite = params.suites[key.suite]
+    objective_name = suite.recipes[key.recipe].objective
+    entry = suite.objectives[objective_name].unlabeled
+    if entry is None:
+        return None
+    where = f"objectives.{objective_name}.unlabeled"
+    source = look(entry.source, f"{where}.source")
+    teacher = run_key(
+        params,
+        key.suite,
+        recipe=entry.teacher_recipe,
+        dataset=key.dataset,
+        threat="none",
+        seed=key.seed,
+        network=look(entry.teacher_network, f"{where}.teacher_network"),
+    )
+    return UnlabeledMix(
+        source=source,
+        definition=choose(params.unlabeled, source, "unlabeled source", "params.yaml: unlabeled"),
+        fraction=entry.fraction,
+        weight=entry.weight,
+        epoch_size=look(entry.epoch_size, f"{where}.epoch_size"),
+        teacher=teacher,
+        min_confidence=entry.min_confidence,
+        per_class=entry.per_class,
+    )
+
+
+def declared(params: Params, key: RunKey) -> RunKey:
+    """The run of an earlier recipe that has the very settings of this one, so is the same run.
+
+    So a sweep of c_min shares its run at 1.7 with AT-RWP, and the corners of a grid between AWP
+    and RWP are AWP's and RWP's own.
+    """
+    suite = params.suites[key.suite]
+    objective = suite.recipes[key.recipe].objective
+    settings = _settings(train_spec(params, key))
+    for recipe, entry in suite.recipes.items():
+        if recipe == key.recipe:
+            return key
+        if entry.objective == objective:
+            other = key.replace(recipe=recipe)
+            if _settings(train_spec(params, other)) == settings:
+                return other
+    return key
+
+
+def _settings(spec: TrainSpec) -> TrainSpec:
+    perturbation = spec.perturbation and spec.perturbation.replace(name="any")
+    key = spec.key.replace(recipe="any")
+    return spec.replace(key=key, keep_epochs=(), perturbation=perturbation)
+
+
+def attack_names(suite: Suite, *, slow: bool) -> tuple[str, ...]:
+    """The attacks of one job: the cheap ones share a job, AutoAttack has its own."""
+    attacks = suite.evaluation.attacks.items()
+    return tuple(name for name, entry in attacks if (entry.kind == "autoattack") == slow)
+
+
+def attack_spec(
+    suite: Suite, key: RunKey, name: str, entry: AttackEntry, threat_name: str
+) -> AttackSpec:
+    """Resolve one attack of the evaluation under a threat model of the suite."""
+    at = key.replace(threat=threat_name)
+    look = Lookup(key.suite, key.dataset, threat_name, key.network)
+    steps = entry.kind not in ("natural", "fgsm", "autoattack")
+    own = look.optional(entry.step_size, f"evaluation.attacks.{name}.step_size")
+    return AttackSpec(
+        name=name,
+        kind=entry.kind,
+        threat=threat_spec(suite, at),
+        step_size=(own or step_size(suite, at)) if steps else None,
+        num_steps=entry.num_steps,
+        num_restarts=entry.num_restarts,
+        kappa=entry.kappa,
+        version=entry.version,
+    )
+
+
+def evaluation_spec(
+    params: Params,
+    key: RunKey,
+    *,
+    checkpoint: str = "best",
+    attacks: tuple[str, ...] | None = None,
+    threat: str | None = None,
+) -> EvaluationSpec:
+    """Resolve the attacks on one checkpoint (all of the suite's, unless named)."""
+    suite = params.suites[key.suite]
+    table = suite.evaluation.attacks
+    threat_name = threat or (suite.table2.threat_model if key.threat == "none" else key.threat)
+    names = tuple(table) if attacks is None else attacks
+    where = f"params.yaml: suites.{key.suite}.evaluation.attacks"
+    entries = {name: choose(table, name, "attack", where) for name in names}
+    return EvaluationSpec(
+        key=key,
+        checkpoint=checkpoint,  # type: ignore[arg-type]
+        data=dataset_spec(params, key),
+        attacks=tuple(
+            attack_spec(suite, key, name, entry, threat_name) for name, entry in entries.items()
+        ),
+        batch_size=suite.evaluation.batch_size,
+        num_examples=suite.evaluation.num_examples,
+        first_examples=suite.evaluation.first_examples,
+        part_seed=suite.evaluation.part_seed,
+        seed=suite.evaluation.seed,
+    )
+
+
+def landscape_spec(params: Params, suite_name: str, name: str) -> LandscapeSpec:
+    """The measurement behind a landscape figure; its attack is the training's, in eval mode."""
+    suite = get_suite(params, suite_name)
+    figure = suite.figures[name]
+    if not isinstance(figure, LandscapeFigure):
+        raise ValueError(f"{name}: expected a landscape, got {figure.kind}")
+    training = train_spec(params, landscape_key(suite, suite_name, figure))
+    if training.attack is None:
+        raise ValueError(f"{name}: expected an adversarially trained recipe, got {figure.recipe}")
+    copied = {field: getattr(figure, field) for field in _COPIED}
+    return LandscapeSpec(
+        key=training.key,
+        data=training.data,
+        attack=training.attack.replace(bn_mode="eval"),
+        held_out_fraction=training.held_out_fraction,
+        batch_size=suite.evaluation.batch_size,
+        seed=suite.evaluation.seed,
+        part_seed=suite.evaluation.part_seed,
+        **copied,
+    )

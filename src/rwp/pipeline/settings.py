@@ -1,0 +1,408 @@
+"""The shape of params.yaml. Every table here is written by a person; see params.yaml itself."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from itertools import product
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from rwp.data.spec import DatasetSpec, PaddingMode, UnlabeledSpec
+from rwp.errors import UserError
+from rwp.spec import Amount, Count, Name, PositiveFloat, PositiveInt, Radius, Share
+from rwp.training.spec import (
+    BatchNormMode,
+    Criterion,
+    Loss,
+    Mask,
+    NetworkSpec,
+    Norm,
+    NormScope,
+    Precision,
+    RandomStart,
+    Schedule,
+    Selection,
+)
+
+T = TypeVar("T")
+
+_NAMES_SHOWN = 24  # in a message; and the most similar one, where there are more
+
+
+class Frozen(BaseModel):
+    """Base of every model here: immutable, no unknown keys, no silent conversion of strings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _settings_table(value: Any) -> Any:
+    """Write a plain value as the table {"default": value}."""
+    return value if isinstance(value, dict) else {"default": value}
+
+
+# A value, or a table from settings to values: {default: 0.1, svhn: 0.01, at/cifar10: 0.2}.
+# A key names a data set, threat model, network or objective, or several joined by "/".
+By = Annotated[dict[str, T], BeforeValidator(_settings_table)]
+
+
+def pick(table: dict[str, T] | None, names: Iterable[str]) -> T | None:
+    """The value of the most specific key whose parts are all among `names`, else the default.
+
+    Raises:
+        ValueError: two keys of equal length fit and say different things.
+    """
+    present = set(names)
+    fits = [key for key in table or {} if key != "default" and set(key.split("/")) <= present]
+    if not fits:
+        return (table or {}).get("default")
+    length = max(key.count("/") for key in fits)
+    longest = [key for key in fits if key.count("/") == length]
+    values = [table[key] for key in longest]  # type: ignore[index]
+    if any(value != values[0] for value in values):
+        raise ValueError(
+            f"expected one value, got {' and '.join(longest)} which both fit;"
+            f" add a key that joins them with '/'"
+        )
+    return values[0]
+
+
+def choose(table: dict[str, T], name: str, what: str, where: str = "params.yaml") -> T:
+    """Look up a name that a person typed.
+
+    Raises:
+        UserError: the name is unknown; the message lists those that exist.
+    """
+    if name not in table:
+        names = list(table)
+        close = difflib.get_close_matches(str(name), names, n=1)
+        more = ", ..." if len(names) > _NAMES_SHOWN else ""
+        known = ", ".join([*names[:_NAMES_SHOWN], *close] if more else names) + more or "nothing"
+        article = "an" if what[0] in "aeiou" else "a"
+        raise UserError(
+            f"{where}: expected {article} {what} ({known}), got {str(name)[:80]!r};"
+            f" check the spelling"
+        )
+    return table[name]
+
+
+Split = Literal["test", "held-out", "train"]
+
+
+class Change(Frozen):
+    """Settings in which a recipe differs from its objective and perturbation; none: as there."""
+
+    gamma: PositiveFloat | None = None
+    num_weight_steps: PositiveInt | None = None
+    norm_scope: NormScope | None = None
+    mask: Mask | None = None
+    c_min: Amount | None = None  # nats
+    loss_range: tuple[Amount, Amount] | None = None  # nats: mask `range` from, to
+    criterion: Criterion | None = None
+    remove_below: Amount | None = None  # nats
+
+    @model_validator(mode="after")
+    def _range(self) -> Change:
+        if self.loss_range and self.loss_range[0] >= self.loss_range[1]:
+            raise ValueError(f"loss_range: expected [low, high], got {list(self.loss_range)}")
+        return self
+
+
+class SweepEntry(Frozen):
+    """Trainings that differ from a recipe's in some settings, one per combination of values."""
+
+    recipe: Name
+    vary: dict[Name, tuple[Any, ...]]
+
+    def changes(self) -> list[dict[str, Any]]:
+        """The combinations, the last setting varying fastest."""
+        return [
+            dict(zip(self.vary, values, strict=True)) for values in product(*self.vary.values())
+        ]
+
+    def name_of(self, change: dict[str, Any]) -> str:
+        """The recipe of one combination, such as at-rwp-c_min-1.5."""
+        return "-".join([self.recipe, *(f"{name}-{_text(v)}" for name, v in change.items())])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "-".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+class Table1Entry(Frozen):
+    """Best and last robust accuracy by data set and threat model."""
+
+    datasets: tuple[Name, ...]
+    threat_models: tuple[Name, ...]
+    recipes: tuple[Name, ...]
+    network: By[Name]
+
+
+class Table2Entry(Frozen):
+    """Accuracy of the best checkpoint under each attack."""
+
+    dataset: Name
+    threat_model: Name
+    recipes: tuple[Name, ...]
+    network: By[Name]
+    reference_recipe: Name | None = None  # a naturally trained network, to compare with
+
+
+class Setting(Frozen):
+    """Where trainings stand; what is not given is that of Table 2, the network the suite's."""
+
+    dataset: Name | None = None
+    threat_model: Name | None = None
+    network: Name | None = None
+
+
+class BeyondGroup(Setting):
+    """Rows of the table `beyond` that share a setting: recipes, and all of some sweeps."""
+
+    title: str
+    recipes: tuple[Name, ...] = ()
+    sweeps: tuple[Name, ...] = ()
+
+
+class BeyondEntry(Frozen):
+    """Rivals and variants that the paper does not have, on an equal footing, with their cost."""
+
+    attacks: tuple[Name, ...]
+    groups: tuple[BeyondGroup, ...]
+
+
+class CurvesFigure(Setting):
+    """Robust accuracy by epoch."""
+
+    kind: Literal["curves"]
+    recipes: tuple[Name, ...]
+    splits: tuple[Split, ...]
+
+
+class SweepFigure(Setting):
+    """Robust accuracy by a setting that a sweep varies; other recipes as level lines."""
+
+    kind: Literal["sweep"]
+    sweep: Name
+    label: str  # of the axis
+    references: tuple[Name, ...] = ()
+
+
+class RemovalFigure(Setting):
+    """Learning curves without low-loss examples, with the share removed, beside those with."""
+
+    kind: Literal["removal"]
+    sweep: Name
+
+
+class LandscapeFigure(Setting):
+    """Loss by loss group along random directions of the weights, at several checkpoints."""
+
+    kind: Literal["landscape"]
+    recipe: Name
+    epochs: tuple[PositiveInt, ...]  # epochs done at each checkpoint
+    edges: tuple[Amount, ...]  # nats, of the loss groups
+    num_directions: PositiveInt
+    num_points: PositiveInt
+    radius: PositiveFloat  # the largest mu
+    num_examples: PositiveInt | None = None  # of the training images, by class; none: all
+
+
+FigureEntry = Annotated[
+    CurvesFigure | SweepFigure | RemovalFigure | LandscapeFigure, Field(discriminator="kind")
+]
+
+
+class ThreatModelEntry(Frozen):
+    """What the attacker may do: a norm and a radius on [0, 1] pixels; its usual step size."""
+
+    norm: Norm
+    epsilon: By[Radius]
+    step_size: By[Radius]
+
+
+class TrainingEntry(Frozen):
+    """How networks are trained; each value may differ by data set, threat model, objective."""
+
+    epochs: By[PositiveInt]
+    batch_size: By[PositiveInt]
+    learning_rate: By[PositiveFloat]
+    schedule: By[Schedule]
+    decay_epochs: tuple[PositiveInt, ...]
+    decay_factor: PositiveFloat
+    momentum: By[Amount]
+    nesterov: By[bool]
+    weight_decay: By[Amount]
+    normalize: By[bool]
+    crop_padding: By[Count]
+    padding_mode: By[PaddingMode]
+    flip: By[bool]
+    rotation_degrees: By[Amount]
+    precision: Precision
+    attack_num_steps: By[PositiveInt]
+    attack_bn_mode: By[BatchNormMode]
+    attack_epsilon: By[Radius] | None = None  # where training uses another radius than the threat
+    attack_step_size: By[Radius] | None = None
+    attack_random_start: By[RandomStart] | None = None  # none: the objective's own
+    gpus: By[PositiveInt] | None = None  # for one training, each with its share of every batch
+    batch_statistics: Literal["batch", "share"] = "batch"  # of several GPUs' batch normalization
+    compile: bool = False  # torch.compile; changes the last digits
+
+
+class UnlabeledEntry(Frozen):
+    """RST's unlabeled part of each batch and the teacher that labels it."""
+
+    source: By[Name]
+    fraction: Share  # share of each batch that is pseudo-labeled
+    weight: PositiveFloat  # lambda of Eq. 6
+    epoch_size: By[PositiveInt]  # images drawn in what is called an epoch
+    teacher_recipe: Name
+    teacher_network: By[Name]
+    min_confidence: Share | None = None  # pseudo-labels below it are left out
+    per_class: PositiveInt | None = None  # so many of each class, the most confident ones
+
+
+class ObjectiveEntry(Frozen):
+    """What is minimized: a loss, its settings, and unlabeled data where it uses them."""
+
+    loss: Loss
+    beta: Amount | None = None
+    clean_updates: Literal[1, 2] = 1  # times the clean pass counts in the running statistics
+    unlabeled: UnlabeledEntry | None = None
+
+    @model_validator(mode="after")
+    def _beta(self) -> ObjectiveEntry:
+        if (self.loss in ("trades", "mart")) != (self.beta is not None):
+            raise ValueError(
+                f"expected beta with the losses trades and mart and no other, got loss {self.loss}"
+                f" with beta {self.beta}"
+            )
+        return self
+
+
+class PerturbationEntry(Frozen):
+    """How weights are perturbed; AWP and RWP differ in mask, steps and norm scope."""
+
+    gamma: By[PositiveFloat]
+    num_weight_steps: By[PositiveInt]
+    norm_scope: NormScope
+    mask: Mask
+    c_min: By[Amount] | None = None  # nats
+    c_max: By[Amount] | None = None  # nats
+    criterion: Criterion = "objective"  # what c_min is compared with
+    warmup_epochs: By[Count]  # epochs at the start without perturbation
+
+
+class RecipeEntry(Frozen):
+    """A defense: an objective and a weight perturbation (none if not given)."""
+
+    objective: Name
+    perturbation: Name | None = None
+    change: Change = Change()
+    average_decay: Share | None = None  # the moving average of the weights is what is measured
+    attack_num_steps: PositiveInt | None = None  # none: that of the training
+
+
+class AttackEntry(Frozen):
+    """An attack of the evaluation; sizes come from the threat model unless given here."""
+
+    kind: Literal[
+        "natural", "fgsm", "fgsm_random_start", "pgd", "cw", "cw_zero_masked", "autoattack"
+    ]
+    num_steps: PositiveInt | None = None
+    num_restarts: PositiveInt = 1
+    step_size: By[Radius] | None = None
+    kappa: Amount | None = None
+    version: Literal["standard", "lite"] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> AttackEntry:
+        needed = {"pgd": ("num_steps",), "cw": ("num_steps", "kappa")}
+        for name in needed.get(self.kind.removesuffix("_zero_masked"), ()):
+            if getattr(self, name) is None:
+                raise ValueError(f"expected {name} for {self.kind}, got none; add {name}")
+        return self
+
+
+class EvaluationEntry(Frozen):
+    """Which attacks are run, on how many test images, in what batches."""
+
+    attacks: dict[Name, AttackEntry]
+    batch_size: PositiveInt
+    num_examples: PositiveInt | None = None  # stratified by class; none: the whole test split
+    first_examples: PositiveInt | None = None  # instead: the first in the published order
+    part_seed: Count = 0  # which images num_examples draws, for all recipes and seeds
+    seed: Count
+
+    @model_validator(mode="after")
+    def _one_part(self) -> EvaluationEntry:
+        if self.num_examples and self.first_examples:
+            raise ValueError(
+                f"expected num_examples (stratified) or first_examples (in the published order), "
+                f"got both ({self.num_examples} and {self.first_examples}); leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_attack_is_called_diagnosis(self) -> EvaluationEntry:
+        if "diagnosis" in self.attacks:
+            raise ValueError("attacks: expected another name, got diagnosis, which the verdict has")
+        return self
+
+
+class Suite(Frozen):
+    """One complete set of experiments."""
+
+    description: str
+    seeds: tuple[Count, ...]
+    selection: Selection  # where `best` is chosen
+    held_out_fraction: Share
+    test_curve: bool  # measure the test split each epoch (never used to choose, if held_out)
+    monitor_num_steps: PositiveInt  # PGD steps of the per-epoch measurement
+    threat_models: dict[Name, ThreatModelEntry]
+    network: By[Name]
+    training: TrainingEntry
+    objectives: dict[Name, ObjectiveEntry]
+    perturbations: dict[Name, PerturbationEntry]
+    recipes: dict[Name, RecipeEntry]
+    evaluation: EvaluationEntry
+    table1: Table1Entry
+    table2: Table2Entry
+    beyond: BeyondEntry | None = None
+    sweeps: dict[Name, SweepEntry] = Field(default_factory=dict)
+    figures: dict[Name, FigureEntry] = Field(default_factory=dict)
+    reported: tuple[Name, ...] = ()  # the figures and `beyond`, if the report waits for them
+
+    @model_validator(mode="after")
+    def _selection(self) -> Suite:
+        if self.selection == "held_out" and not self.held_out_fraction:
+            raise ValueError("selection held_out: expected a held_out_fraction above 0, got 0")
+        if self.selection == "test" and self.held_out_fraction:
+            raise ValueError("selection test: expected held_out_fraction 0, got more")
+        if self.selection == "test" and not self.test_curve:
+            raise ValueError("selection test: expected test_curve true, got false")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: expected distinct seeds, got {list(self.seeds)}")
+        return self
+
+
+class Params(Frozen):
+    """params.yaml as a whole."""
+
+    build: tuple[Name, ...]  # the suites that `snakemake` without a target and `dvc repro` build
+    datasets: dict[Name, DatasetSpec]
+    unlabeled: dict[Name, UnlabeledSpec]
+    networks: dict[Name, Annotated[NetworkSpec, Field(discriminator="family")]]
+    suites: dict[Name, Suite]
+
+
+def get_suite(params: Params, name: str) -> Suite:
+    """The suite of that name.
+
+    Raises:
+        UserError: there is none; the message lists the others.
+    """
+    return choose(params.suites, name, "suite", "params.yaml: suites")

@@ -1,1 +1,0 @@
-"""Fingerprints: one hash that says what a result stands on."""

@@ -1,0 +1,193 @@
+"""Settings as frozen dataclasses: what one step needs, with every choice made.
+
+Only the standard library is imported here, so that settings stand beside their owners and a bare
+machine with PyTorch can train. pydantic, where it is there, checks them by the same annotations
+when they are read back from text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from fractions import Fraction
+from functools import cache
+from typing import Annotated, Any, ClassVar, Self
+
+from rwp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of a field's value, which pydantic calls after its own or, if `before`, ahead."""
+
+    function: Callable[[Any], Any]
+    before: bool = False
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        make = (
+            core_schema.no_info_before_validator_function
+            if self.before
+            else core_schema.no_info_after_validator_function
+        )
+        return make(self.function, handler(source))
+
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_SHOWN = 80  # characters of a wrong value
+_LONGEST_RADIUS = 64  # characters
+_LONG_EXPONENT = re.compile(r"[eE][+-]?\d{3}")  # a fraction of such integers takes forever
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        got = repr(value) if len(repr(value)) <= _SHOWN else f"{value!r:.{_SHOWN}}..."
+        raise ValueError(
+            f"expected a name of lower-case letters, digits, '.', '_' and '-', got {got}"
+        )
+    return value
+
+
+def _positive(value: float) -> float:
+    if value <= 0:
+        raise ValueError(f"expected a number above 0, got {value}")
+    return value
+
+
+def _not_negative(value: float) -> float:
+    if value < 0:
+        raise ValueError(f"expected 0 or more, got {value}")
+    return value
+
+
+def _share(value: float) -> float:
+    if not 0 <= value < 1:
+        raise ValueError(f"expected a share in [0, 1), got {value}")
+    return value
+
+
+def radius_value(text: str) -> float:
+    """The number behind "8/255", "0.031" or "0.5".
+
+    Raises:
+        ValueError: it is no such text; one with an exponent of many digits is not tried.
+    """
+    if len(text) > _LONGEST_RADIUS or _LONG_EXPONENT.search(text):
+        raise ValueError(f"expected a radius such as 8/255, got {text[:_LONGEST_RADIUS]!r}")
+    return float(Fraction(text.replace(" ", "")))
+
+
+def _radius_text(value: Any) -> str:
+    """Keep a radius as it was written; a bare number becomes its shortest text."""
+    text = repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    try:
+        number = radius_value(text)
+    except (ValueError, TypeError, AttributeError, ArithmeticError):
+        raise ValueError(f"expected a radius such as 8/255, got {value!r}") from None
+    if not 0 < number <= 1:
+        hint = f"; did you mean {text}/255?" if 1 < number <= 255 else ""
+        raise ValueError(f"expected a radius in (0, 1] on [0, 1] pixels, got {text}{hint}")
+    return text.replace(" ", "")
+
+
+# Names become folders and words of a command line, so they are kept to harmless characters.
+Name = Annotated[str, Check(_name)]
+Radius = Annotated[str, Check(_radius_text, before=True)]
+PositiveInt = Annotated[int, Check(_positive)]
+PositiveFloat = Annotated[float, Check(_positive)]
+Count = Annotated[int, Check(_not_negative)]
+Amount = Annotated[float, Check(_not_negative)]
+Share = Annotated[float, Check(_share)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """Base of all settings of a step."""
+
+    # For pydantic: no unknown keys, no silent conversion of strings.
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = {
+        "extra": "forbid",
+        "strict": True,
+        "allow_inf_nan": False,
+    }
+
+    def canonical(self, *, without: tuple[str, ...] = ()) -> str:
+        """One line of JSON with sorted keys: equal settings give equal text.
+
+        What has its default is left out, so that a setting which is new to the program changes
+        no text, and so no fingerprint, where nobody uses it.
+        """
+        kept = {name: value for name, value in _changed(self).items() if name not in without}
+        return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+
+    def document(self) -> dict[str, Any]:
+        """All settings, as a record holds them: tables, lists, texts and numbers."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+    def replace(self, **changes: Any) -> Self:
+        """The same settings but for `changes`."""
+        return replace(self, **changes)
+
+    @classmethod
+    def parse(cls, content: str | Any, *, where: str) -> Self:
+        """Read settings back, from their line of JSON or from a parsed part of a record.
+
+        Raises:
+            UserError: it is another kind of text or lacks a part; `where` says whose it was.
+        """
+        from pydantic import ValidationError
+
+        text = content if isinstance(content, str) else json.dumps(content)
+        try:
+            found: Self = _reader(cls).validate_json(text)  # type: ignore[arg-type]
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the text"
+            message = first["msg"].removeprefix("Value error, ")
+            raise UserError(
+                f"{where}: expected a complete {cls.__name__}, got a fault at {place}"
+                f" ({message}); build it again"
+            ) from error
+        return found
+
+
+@cache
+def _reader(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.document()
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _changed(value: Any) -> Any:
+    """The value in JSON's terms, without those fields that have their defaults."""
+    if isinstance(value, tuple):
+        return [_changed(item) for item in value]
+    if not is_dataclass(value):
+        return value
+    return {
+        field.name: _changed(getattr(value, field.name))
+        for field in fields(value)
+        if getattr(value, field.name) != _default(field)
+    }
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def merkle(*parts: str) -> str:
+    """Hash an ordered list of texts (16 hexadecimal digits)."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{len(part)}:{part}".encode())
+    return digest.hexdigest()[:16]
