@@ -280,12 +280,12 @@ def test_processes_that_drift_apart_are_found() -> None:
 @pytest.mark.parametrize(
     ("size", "compiled", "message"),
     [
-        (100, False, "expected at most 85 processes, as many as the smallest batch has images"),
-        (2, True, "expected training.compile false with several GPUs, got true"),
+        (100, "off", "expected at most 85 processes, as many as the smallest batch has images"),
+        (2, "graphs", "expected training.compile off with several GPUs, got graphs"),
     ],
 )
 def test_what_several_processes_cannot_do_is_refused(
-    size: int, compiled: bool, message: str, shared_root: Path, brief: Params
+    size: int, compiled: str, message: str, shared_root: Path, brief: Params
 ) -> None:
     spec = spec_of(brief, "at")
     optimization = spec.optimization.replace(compile=compiled)

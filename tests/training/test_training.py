@@ -40,7 +40,7 @@ def schedule(name: str, **changes: Any) -> OptimizationSpec:
         "weight_decay": 5e-4,
         "precision": "fp32",
         "batch_statistics": "batch",
-        "compile": False,
+        "compile": "off",
     }
     return OptimizationSpec(**(values | changes))
 

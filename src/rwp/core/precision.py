@@ -26,8 +26,10 @@ def precision_context(name: Precision, device: torch.device | str) -> Iterator[N
     found = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee" if name == "fp32" else "tf32"
+    kind = torch.device(device).type
+    kind = kind if torch.amp.is_autocast_available(kind) else "cpu"  # meta has none
     try:
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=name == "bf16"):
+        with torch.autocast(kind, torch.bfloat16, enabled=name == "bf16"):
             yield
     finally:
         for backend, setting in zip(backends, found, strict=True):
@@ -38,11 +40,13 @@ def precision_context(name: Precision, device: torch.device | str) -> Iterator[N
 def autotuned_convolutions(device: torch.device | str) -> Iterator[None]:
     """Let an NVIDIA GPU try the algorithms of each convolution once and keep the fastest.
 
-    For batches of one size: every new size is tried anew. The setting found is put back.
+    For batches of one size: every new size is tried anew. The setting found is put back. Not
+    where deterministic algorithms were asked for: which algorithm is fastest differs each time.
     """
     backend = torch.backends.cudnn
     found = backend.benchmark
-    backend.benchmark = found or torch.device(device).type == "cuda"
+    wanted = found or torch.device(device).type == "cuda"
+    backend.benchmark = wanted and not torch.are_deterministic_algorithms_enabled()
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Small tensors on their way to a GPU, without waiting for what it is doing."""
+"""Tensors on their way to a GPU, in the layout it likes and without waiting for what it does."""
 
 from __future__ import annotations
 
@@ -11,3 +11,14 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def images_of(pixels: Tensor, device: torch.device) -> Tensor:
+    """Bytes (batch, channels, height, width) as images in [0, 1] on `device`.
+
+    A GPU gets the layout in which its convolutions are fastest; the numbers are the same.
+    """
+    images = pixels.to(device).float() / 255
+    if device.type == "cuda":
+        return images.contiguous(memory_format=torch.channels_last)
+    return images

@@ -14,6 +14,7 @@ from rwp.errors import UserError
 from rwp.spec import Amount, Count, Name, PositiveFloat, PositiveInt, Radius, Share
 from rwp.training.spec import (
     BatchNormMode,
+    Compilation,
     Criterion,
     Loss,
     Mask,
@@ -28,6 +29,8 @@ from rwp.training.spec import (
 
 T = TypeVar("T")
 
+# YAML reads the word off as false.
+_YAML_OFF = BeforeValidator(lambda value: "off" if value is False else value)
 _NAMES_SHOWN = 24  # in a message; and the most similar one, where there are more
 
 
@@ -249,7 +252,7 @@ class TrainingEntry(Frozen):
     attack_random_start: By[RandomStart] | None = None  # none: the objective's own
     gpus: By[PositiveInt] | None = None  # for one training, each with its share of every batch
     batch_statistics: Literal["batch", "share"] = "batch"  # of several GPUs' batch normalization
-    compile: bool = False  # torch.compile; changes the last digits
+    compile: Annotated[Compilation, _YAML_OFF] = "off"  # torch.compile; changes the last digits
 
 
 class UnlabeledEntry(Frozen):

@@ -6,7 +6,8 @@ any step and taken up again from the weights, the optimizer and two counters.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,13 +22,14 @@ from rwp.core.threat import ThreatModel
 from rwp.core.weight_perturbation import PerturbedWeights, perturb_weights, shifted_weights
 from rwp.data.augmentation import Augmentation, augment
 from rwp.data.images import ImageSet
+from rwp.data.transfer import images_of
 from rwp.rng import generator_for
 from rwp.training.batches import Batch, Batches, Indices, attack_start
 from rwp.training.compilation import compiled
 from rwp.training.measure import measure
+from rwp.training.moving_average import MovingAverage
 from rwp.training.parts import (
     check_same_weights,
-    moving_average_of,
     objective_of,
     optimizer_of,
     selection_keys,
@@ -72,8 +74,13 @@ class Training:
         self.policy = Augmentation(**spec.augmentation.document())
         self.progress = Progress()
         self.tally = Tally(device, group)
-        self.average = moving_average_of(spec, model)
-        self.runner = compiled(model) if spec.optimization.compile else model
+        decay = spec.average_decay
+        self.average = None if decay is None else MovingAverage(model, decay=decay)
+        how = spec.optimization.compile
+        self.runner = compiled(model, how)
+        self.measured_runner = self.runner
+        if self.average is not None:
+            self.measured_runner = compiled(self.average.module, how)
         self.passed = Passes(self.runner, forward_flops(model, batches.images[:1].float()))
 
     @property
@@ -90,17 +97,19 @@ class Training:
         """Take the epoch's remaining steps, calling back after each."""
         self.model.train()
         plan = self.batches.plan(self.progress.epoch)
-        precision = self.spec.optimization.precision
         for step in range(self.progress.step, len(plan)):
             self._set_learning_rate(step, len(plan))
-            with (
-                timed(self.progress.work, "seconds"),
-                precision_context(precision, self.device),
-                autotuned_convolutions(self.device),
-            ):
-                self._step(plan[step])
+            with timed(self.progress.work, "seconds"):
+                self._step_in_precision(plan[step])
             self.progress.step = step + 1
             after_step()
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """What is trained and what is measured run in the suite's precision alike."""
+        precision = self.spec.optimization.precision
+        with precision_context(precision, self.device), autotuned_convolutions(self.device):
+            yield
 
     def _set_learning_rate(self, step: int, num_steps: int) -> None:
         rate = learning_rate(
@@ -109,16 +118,25 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
+    @property
+    def _drawing_device(self) -> torch.device:
+        """Where noise is drawn: here, or on the CPU for a device without a generator (meta)."""
+        return self.device if self.device.type in ("cpu", "cuda") else torch.device("cpu")
+
     def _generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
         where = (purpose, self.progress.epoch, self.progress.step)
         return generator_for(self.spec.key.seed, *where, device=device)
+
+    def _step_in_precision(self, indices: Indices) -> None:
+        with self._arithmetic():
+            self._step(indices)
 
     def _step(self, indices: Indices) -> None:
         self.passed.start()
         with timed(self.progress.work, "loading_seconds"):
             whole = self.batches.load(indices)
             images = augment(whole.images, self.policy, generator=self._generator("augment"))
-            images = images.float() / 255
+            images = images_of(images, self.device)
             batch = whole.part(images, self.group)
         adversarial = self._attack(batch, images)
 
@@ -132,13 +150,13 @@ class Training:
             outer = losses() if reusable is None else reusable
             kept = self._kept(outer)
             loss = _weighted_mean(outer.objective, batch.weights, kept)
-            self.optimizer.zero_grad(set_to_none=True)
             share = len(batch.labels) / len(whole.labels)
             (loss * share).backward()
             self._add_up_gradients()
             self.optimizer.step()  # at w + v, as published; v is taken back on leaving
+            self.optimizer.zero_grad(set_to_none=True)  # memory of a CUDA graph is taken again
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.average.update(self.model)
         self.progress.passes["backward"] += 1
         self.progress.passes["forward"] += self.passed.forward
         self.progress.work.flops += self.passed.take(perturbed) / share
@@ -161,7 +179,7 @@ class Training:
         if attack is None:
             return batch.images
         self.progress.passes["backward"] += attack.num_steps or 0
-        generator = self._generator("attack", self.device)
+        generator = self._generator("attack", self._drawing_device)
         return self.objective.attack(
             self.runner,
             batch.images,
@@ -180,7 +198,7 @@ class Training:
             return None
         if self.progress.epoch < settings.warmup_epochs:
             return None
-        generator = self._generator("mask", self.device)
+        generator = self._generator("mask", self._drawing_device)
         perturbed = perturb_weights(
             self.runner, losses, perturbation, generator=generator, group=self.group
         )
@@ -194,23 +212,29 @@ class Training:
         row: Row = {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         row |= self.tally.row()
         num_images = float(self.tally.state()["images"])
-        for name, split in self.splits.items():
-            accuracies = measure(
-                self.measured,
-                split,
-                self.spec.monitor,
-                generator=lambda index, name=name: generator_for(
-                    self.spec.key.seed, "measure", name, epoch, index, device=self.device
-                ),
-                device=self.device,
-                group=self.group,
-                after_batch=after_batch,
-            )
-            row |= {f"{name}_{key}": value for key, value in accuracies.items()}
+        with self._arithmetic():
+            for name in self.splits:
+                row |= self._measure(name, after_batch)
         row |= self.progress.work.row(num_images, self.device)
         self.progress.next_epoch()
         self.tally = Tally(self.device, self.group)
         return row
+
+    def _measure(self, name: str, after_batch: Callable[[], None]) -> Row:
+        where = ("measure", name, self.progress.epoch)
+        accuracies = measure(
+            self.measured_runner,
+            self.splits[name],
+            self.spec.monitor,
+            generator=lambda index: generator_for(
+                self.spec.key.seed, *where, index, device=self._drawing_device
+            ),
+            device=self.device,
+            group=self.group,
+            after_batch=after_batch,
+            one_shape=True if self.spec.optimization.compile != "off" else None,
+        )
+        return {f"{name}_{key}": value for key, value in accuracies.items()}
 
     def improved(self, row: Row) -> list[str]:
         """The checkpoints for which this epoch's network is the best so far; they are noted."""

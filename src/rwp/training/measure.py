@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from rwp.core.group import ALONE, Group
 from rwp.core.modes import batch_norm_mode
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
+from rwp.data.transfer import images_of
 from rwp.training.spec import AttackSpec
 
 _BATCH = 512  # images are independent in eval mode, so the size changes no result beyond rounding
@@ -26,46 +27,83 @@ def measure(
     device: torch.device,
     group: Group = ALONE,
     after_batch: Callable[[], None] = lambda: None,
+    one_shape: bool | None = None,
 ) -> dict[str, float]:
     """Shares of correctly classified images, before and after the attack (last iterate).
 
-    `generator(i)` gives the randomness of batch i; `after_batch` may raise, to leave early. Images
-    that are wrong without an attack count as not robust and are not attacked. The processes of a
-    group take turns at the batches.
+    Images that are wrong without an attack count as not robust. The processes of a group take
+    turns at the batches. The caller names the precision: this runs in the one it finds.
+
+    Args:
+        model: called as it is, compiled or not; its modes are put back.
+        split: the images.
+        attack: none where clean accuracy is all that is asked for.
+        generator: `generator(i)` gives the randomness of batch i.
+        device: where the model is.
+        group: the processes that share the batches.
+        after_batch: may raise, to leave early.
+        one_shape: attack the images that are wrong already, too, in batches of one size; nothing
+            is read back before the end. Otherwise they are left out, which needs a look at each
+            batch. None: on everything but a CPU.
     """
-    clean = robust = 0
+    one_shape = device.type != "cpu" if one_shape is None else one_shape
+    counts = torch.zeros(2, dtype=torch.int64, device=device)
     was_training = model.training
     model.eval()
     try:
-        for index, start in enumerate(range(0, len(split), _BATCH)):
+        for index, (rows, fresh) in enumerate(_batches(len(split), one_shape=one_shape)):
             if index % group.size != group.rank:
                 continue
-            images = split.images[start : start + _BATCH].to(device).float() / 255
-            labels = split.labels[start : start + _BATCH].to(device)
+            images = images_of(split.images[rows], device)
+            labels = split.labels[rows].to(device)
             correct = _correct(model, images, labels)
-            clean += int(correct.sum())
-            if attack is not None and correct.any():
-                images, labels = images[correct], labels[correct]
-                adversarial = pgd(
-                    model,
-                    images,
-                    labels,
-                    threat=ThreatModel(attack.threat.norm, attack.threat.radius),
-                    step_size=attack.step,
-                    num_steps=attack.num_steps or 0,
-                    generator=generator(index),
-                    random_start=attack.random_start or "uniform",
-                    bn_mode="eval",
-                )
-                robust += int(_correct(model, adversarial, labels).sum())
+            counts[0] += correct[fresh].sum()
+            if attack is not None:
+                if not one_shape:
+                    images, labels = images[correct], labels[correct]
+                if len(labels):
+                    adversarial = _attacked(model, images, labels, attack, generator(index))
+                    robust = _correct(model, adversarial, labels)
+                    counts[1] += (robust & correct)[fresh].sum() if one_shape else robust.sum()
             after_batch()
     finally:
         model.train(was_training)
-    clean, robust = group.total(clean), group.total(robust)
+    clean, robust_count = group.total(counts).tolist()
     accuracies = {"clean_accuracy": clean / len(split)}
     if attack is not None:
-        accuracies["robust_accuracy"] = robust / len(split)
+        accuracies["robust_accuracy"] = robust_count / len(split)
     return accuracies
+
+
+def _batches(size: int, *, one_shape: bool) -> Iterator[tuple[slice, slice]]:
+    """The rows of each batch, and which of them no batch before had.
+
+    Of one shape, the last batch reaches back for as many images as it lacks.
+    """
+    for start in range(0, size, _BATCH):
+        stop = min(start + _BATCH, size)
+        first = max(0, stop - _BATCH) if one_shape else start
+        yield slice(first, stop), slice(start - first, None)
+
+
+def _attacked(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: AttackSpec,
+    generator: torch.Generator,
+) -> Tensor:
+    return pgd(
+        model,
+        images,
+        labels,
+        threat=ThreatModel(attack.threat.norm, attack.threat.radius),
+        step_size=attack.step,
+        num_steps=attack.num_steps or 0,
+        generator=generator,
+        random_start=attack.random_start or "uniform",
+        bn_mode="eval",
+    )
 
 
 @torch.no_grad()

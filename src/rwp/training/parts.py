@@ -1,10 +1,9 @@
-"""The parts that a spec puts together: objective, perturbation, optimizer, moving average."""
+"""The parts that a spec puts together: objective, perturbation, optimizer."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rwp.core.group import Group
 from rwp.core.objectives import Objective, make_objective
@@ -28,10 +27,10 @@ def check_group(spec: TrainSpec, batches: Batches, group: Group) -> None:
             f"{spec.key.name}: expected at most {smallest} processes, as many as the smallest batch"
             f" has images, got {group.size}; use fewer GPUs"
         )
-    if spec.optimization.compile:
+    if spec.optimization.compile != "off":
         raise UserError(
-            f"{spec.key.name}: expected training.compile false with several GPUs, got true; turn"
-            f" one of them off"
+            f"{spec.key.name}: expected training.compile off with several GPUs, got"
+            f" {spec.optimization.compile}; turn one of them off"
         )
 
 
@@ -85,14 +84,6 @@ def optimizer_of(spec: TrainSpec, model: nn.Module) -> torch.optim.SGD:
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
     )
-
-
-def moving_average_of(spec: TrainSpec, model: nn.Module) -> AveragedModel | None:
-    """An exponential moving average of weights and running statistics, one update per step."""
-    if spec.average_decay is None:
-        return None
-    average = get_ema_multi_avg_fn(spec.average_decay)
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
 def selection_keys(spec: TrainSpec) -> dict[str, str]:

@@ -29,6 +29,7 @@ BatchNormMode = Literal["train", "eval"]
 Schedule = Literal["piecewise_by_step", "piecewise_by_epoch", "cosine_by_epoch", "constant"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Selection = Literal["held_out", "test"]
+Compilation = Literal["off", "default", "graphs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +168,7 @@ class OptimizationSpec(Spec):
     weight_decay: Amount
     precision: Precision
     batch_statistics: Literal["batch", "share"]
-    compile: bool
+    compile: Compilation
 
 
 @dataclass(frozen=True, kw_only=True)

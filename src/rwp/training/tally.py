@@ -32,6 +32,7 @@ class Tally:
         )
         self.sums = {name: zero.clone() for name in names}
         self.groups = torch.zeros(len(GROUP_EDGES) + 1, dtype=torch.float64, device=device)
+        self.numbers = torch.arange(len(self.groups), device=device)
 
     def add(
         self,
@@ -51,7 +52,8 @@ class Tally:
         sums["loss"] += losses.sum()
         sums["correct"] += (outer.logits.detach().argmax(1) == labels).sum()
         groups = torch.bucketize(losses.float(), self.edges, right=True)
-        self.groups += torch.bincount(groups, minlength=len(self.groups))
+        # Not bincount, which reads the largest group back from the device.
+        self.groups += (groups.unsqueeze(1) == self.numbers).sum(0)
         if c_min is not None:
             sums["below"] += (outer.criterion.detach() < c_min).sum()
         if kept is not None:

@@ -1,0 +1,171 @@
+"""In what arithmetic a training runs and is measured; the settings are watched, so on any machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from rwp.pipeline.settings import Params
+from rwp.training.spec import AttackSpec, TrainSpec
+from rwp.core.models import build_network
+from rwp.core.objectives import ExampleLosses
+from rwp.core.precision import autotuned_convolutions
+from rwp.data.images import ImageSet
+from rwp.training.jobs import input_paths, prepare
+from rwp.training.measure import measure
+from rwp.training.moving_average import MovingAverage
+from rwp.training.tally import GROUP_EDGES, Tally
+from tests.training.conftest import spec_of
+
+BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+
+
+def with_optimization(spec: TrainSpec, **changes: Any) -> TrainSpec:
+    optimization = spec.optimization.model_copy(update={"epochs": 1} | changes)
+    return spec.model_copy(update={"optimization": optimization, "keep_epochs": ()})
+
+
+class Watched(torch.nn.Module):
+    """A network that notes the arithmetic of each of its passes."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.seen: set[tuple[Any, ...]] = set()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        settings = [backend.fp32_precision for backend in BACKENDS]
+        autocast = torch.is_autocast_enabled("cpu")
+        self.seen.add((*settings, autocast, torch.backends.cudnn.benchmark))
+        return self.network(images)
+
+
+@pytest.fixture
+def determinism() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "tf32")],
+)
+@pytest.mark.parametrize("recipe", ["at-rwp", "at-ema"])
+def test_what_is_measured_runs_in_the_precision_of_the_training(
+    recipe: str, precision: str, expected: str, shared_root: Path, tiny: Params
+) -> None:
+    spec = with_optimization(spec_of(tiny, recipe), precision=precision)
+    training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))
+    arithmetic = (expected, expected, precision == "bf16", False)
+    trained = training.runner = Watched(training.model)
+    training._step_in_precision(training.batches.plan(0)[0])
+    assert trained.seen == {arithmetic}
+    measured = training.measured_runner = Watched(training.measured)
+    row = training.finish_epoch()
+    assert measured.seen == {arithmetic}
+    assert {"held_out_robust_accuracy", "test_robust_accuracy"} <= row.keys()
+
+
+@pytest.mark.usefixtures("determinism")
+@pytest.mark.parametrize("found", [False, True])
+def test_a_deterministic_training_tries_no_algorithms(
+    found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is fastest differs from one time to the next, and so would the bits."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", found)
+    with autotuned_convolutions("cuda"):
+        assert torch.backends.cudnn.benchmark is False
+    assert torch.backends.cudnn.benchmark is found
+
+
+@pytest.mark.usefixtures("determinism")
+def test_no_step_and_no_measurement_of_a_deterministic_training_tunes(
+    shared_root: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = with_optimization(spec_of(tiny, "at-rwp"))
+    training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))
+    training.runner = training.measured_runner = watched = Watched(training.model)
+    # As on a GPU, where the loop would otherwise switch it on.
+    monkeypatch.setattr(
+        "rwp.training.loop.autotuned_convolutions", lambda device: autotuned_convolutions("cuda")
+    )
+    training._step_in_precision(training.batches.plan(0)[0])
+    training.finish_epoch()
+    assert watched.seen == {("ieee", "ieee", False, False)}
+
+
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    shape = {"blocks": (1,), "width": 4, "mean": None, "std": None}
+    return build_network("preact_resnet", num_classes=10, in_channels=1, **shape)
+
+
+@pytest.mark.parametrize("size", [100, 512, 700, 1100])
+def test_batches_of_one_shape_count_each_image_once(size: int) -> None:
+    """A GPU attacks all images of a batch; wrong ones and those of an earlier batch do not count."""
+    generator = torch.Generator().manual_seed(size)
+    pixels = torch.randint(256, (size, 1, 6, 6), generator=generator, dtype=torch.uint8)
+    model = network().eval()
+    with torch.no_grad():
+        answers = model(pixels.float() / 255).argmax(1)
+    labels = torch.where(torch.rand(size, generator=generator) < 0.7, answers, 3)
+    split = ImageSet(pixels, labels, 10)
+    step = {"threat": {"norm": "linf", "epsilon": "0.02"}, "step_size": "0.01", "num_steps": 2}
+    attack = AttackSpec.model_validate({"name": "a", "kind": "pgd", "random_start": "none", **step})
+    found = [
+        measure(
+            model,
+            split,
+            attack,
+            generator=lambda index: torch.Generator(),
+            device=torch.device("cpu"),
+            one_shape=one_shape,
+        )
+        for one_shape in (False, True)
+    ]
+    assert found[0] == found[1]
+    assert found[0]["clean_accuracy"] == pytest.approx((answers == labels).double().mean().item())
+    assert 0 < found[0]["robust_accuracy"] < found[0]["clean_accuracy"]
+
+
+def test_the_moving_average_is_torchs_to_the_bit() -> None:
+    model = network().train()
+    ours = MovingAverage(model, decay=0.9)
+    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(5):
+        images = torch.rand(8, 1, 6, 6, generator=torch.Generator().manual_seed(step))
+        model(images).square().sum().backward()
+        optimizer.step()
+        ours.update(model)
+        theirs.update_parameters(model)
+    expected = theirs.module.state_dict()
+    found = ours.module.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    restored = MovingAverage(network(), decay=0.9)
+    restored.load_state_dict(ours.state_dict())
+    restored.update(model)
+    ours.update(model)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            ours.module.state_dict().values(), restored.module.state_dict().values(), strict=True
+        )
+    )
+
+
+def test_the_histogram_of_losses_counts_every_group() -> None:
+    losses = torch.tensor([0.0, 0.49, 0.5, 1.0, 1.2, 1.9, 2.0, 2.7, 3.0, 50.0, torch.inf, torch.nan])
+    tally = Tally(torch.device("cpu"))
+    outer = ExampleLosses(losses, losses, torch.zeros(len(losses), 10))
+    tally.add(outer, torch.zeros(len(losses), dtype=torch.long), c_min=None, perturbed=None)
+    expected = [2, 1, 2, 1, 1, 1, 4]  # up to each of the edges, and what lies above
+    assert len(GROUP_EDGES) + 1 == len(expected)
+    assert tally.state()["groups"].tolist() == expected
