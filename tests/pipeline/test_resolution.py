@@ -55,6 +55,32 @@ def test_paper_threat_models(
 
 
 @pytest.mark.parametrize(
+    ("recipe", "threat", "dataset", "expected"),
+    [
+        ("at-rwp", "linf", "cifar10", (None, "last", "8/255", "2/255")),
+        ("at", "l2", "svhn", ("off_ball", "last", "128/255", "15/255")),
+        ("trades-rwp", "linf", "cifar10", ("gaussian", "last", "8/255", "2/255")),
+        ("rst", "linf", "cifar10", ("none", "worst", "0.031", "0.007")),
+        ("rst-awp", "linf", "cifar10", ("none", "worst", "0.031", "0.007")),
+    ],
+)
+def test_the_paper_chooses_best_as_each_script_measures_it(
+    params: Params, recipe: str, threat: str, dataset: str, expected: tuple[str | None, ...]
+) -> None:
+    monitor = resolve(params, recipe, dataset, threat).monitor
+    assert monitor is not None
+    found = (monitor.random_start, monitor.keep, monitor.threat.epsilon, monitor.step_size)
+    assert found == expected
+
+
+def test_other_suites_measure_every_recipe_alike(params: Params) -> None:
+    for suite, entry in params.suites.items():
+        if suite != "paper":
+            own = [name for name in type(entry.training).model_fields if name.startswith("monitor")]
+            assert all(getattr(entry.training, name) is None for name in own)
+
+
+@pytest.mark.parametrize(
     ("dataset", "threat", "recipe", "c_min", "warmup", "gamma", "steps"),
     [
         ("cifar10", "linf", "at-rwp", 1.7, 0, 0.01, 10),

@@ -26,8 +26,8 @@ BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
 
 
 def with_optimization(spec: TrainSpec, **changes: Any) -> TrainSpec:
-    optimization = spec.optimization.model_copy(update={"epochs": 1} | changes)
-    return spec.model_copy(update={"optimization": optimization, "keep_epochs": ()})
+    optimization = spec.optimization.replace(**{"epochs": 1} | changes)
+    return spec.replace(optimization=optimization, keep_epochs=())
 
 
 class Watched(torch.nn.Module):
@@ -106,6 +106,34 @@ def network() -> torch.nn.Module:
     return build_network("preact_resnet", num_classes=10, in_channels=1, **shape)
 
 
+class Waves(torch.nn.Module):
+    """Two classes, by the brightness, that follow one another closer than an attack steps."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        wave = (100 * images.mean((1, 2, 3))).cos()
+        return torch.stack([wave, -wave], 1)
+
+
+def test_some_images_are_fooled_only_on_the_way() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (400, 1, 6, 6), generator=generator, dtype=torch.uint8)
+    model = Waves()
+    answers = model(pixels.float() / 255).argmax(1)
+    step = {"threat": {"norm": "linf", "epsilon": "0.05"}, "step_size": "0.04", "num_steps": 4}
+    counts = {}
+    for keep in ("last", "worst"):
+        words = {"name": "a", "kind": "pgd", "random_start": "none", "keep": keep}
+        counts[keep] = measure(
+            model,
+            ImageSet(pixels, answers, 2),
+            AttackSpec.parse(words | step, where="test"),
+            generator=lambda index: torch.Generator(),
+            device=torch.device("cpu"),
+        )
+    assert counts["last"]["clean_accuracy"] == counts["worst"]["clean_accuracy"] == 1
+    assert counts["worst"]["robust_accuracy"] < counts["last"]["robust_accuracy"] - 0.1
+
+
 @pytest.mark.parametrize("size", [100, 512, 700, 1100])
 def test_batches_of_one_shape_count_each_image_once(size: int) -> None:
     """A GPU attacks all images of a batch; wrong ones and those of an earlier batch do not count."""
@@ -117,7 +145,7 @@ def test_batches_of_one_shape_count_each_image_once(size: int) -> None:
     labels = torch.where(torch.rand(size, generator=generator) < 0.7, answers, 3)
     split = ImageSet(pixels, labels, 10)
     step = {"threat": {"norm": "linf", "epsilon": "0.02"}, "step_size": "0.01", "num_steps": 2}
-    attack = AttackSpec.model_validate({"name": "a", "kind": "pgd", "random_start": "none", **step})
+    attack = AttackSpec.parse({"name": "a", "kind": "pgd", "random_start": "none", **step}, where="test")
     found = [
         measure(
             model,
@@ -162,7 +190,9 @@ def test_the_moving_average_is_torchs_to_the_bit() -> None:
 
 
 def test_the_histogram_of_losses_counts_every_group() -> None:
-    losses = torch.tensor([0.0, 0.49, 0.5, 1.0, 1.2, 1.9, 2.0, 2.7, 3.0, 50.0, torch.inf, torch.nan])
+    losses = torch.tensor(
+        [0.0, 0.49, 0.5, 1.0, 1.2, 1.9, 2.0, 2.7, 3.0, 50.0, torch.inf, torch.nan]
+    )
     tally = Tally(torch.device("cpu"))
     outer = ExampleLosses(losses, losses, torch.zeros(len(losses), 10))
     tally.add(outer, torch.zeros(len(losses), dtype=torch.long), c_min=None, perturbed=None)

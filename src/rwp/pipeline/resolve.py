@@ -254,14 +254,20 @@ def _training_attack(suite: Suite, key: RunKey, look: Lookup) -> AttackSpec:
 
 def _monitor(suite: Suite, key: RunKey, threat: ThreatSpec, look: Lookup) -> AttackSpec:
     """PGD on the test or held-out images; where training starts off the ball, so does this."""
-    start = look.optional(suite.training.attack_random_start, "training.attack_random_start")
+    training = suite.training
+    epsilon = look.optional(training.monitor_epsilon, "training.monitor_epsilon")
+    own_step = look.optional(training.monitor_step_size, "training.monitor_step_size")
+    start = look.optional(training.monitor_random_start, "training.monitor_random_start")
+    if start is None:
+        start = look.optional(training.attack_random_start, "training.attack_random_start")
     return AttackSpec(
         random_start=start,
         name=f"pgd-{suite.monitor_num_steps}",
         kind="pgd",
-        threat=threat,
-        step_size=step_size(suite, key),
+        threat=threat if epsilon is None else ThreatSpec(norm=threat.norm, epsilon=epsilon),
+        step_size=own_step or step_size(suite, key),
         num_steps=suite.monitor_num_steps,
+        keep=look.optional(training.monitor_keep, "training.monitor_keep") or "last",
     )
 
 

@@ -16,6 +16,7 @@ from rwp.training.spec import (
     BatchNormMode,
     Compilation,
     Criterion,
+    Keep,
     Loss,
     Mask,
     NetworkSpec,
@@ -250,6 +251,10 @@ class TrainingEntry(Frozen):
     attack_epsilon: By[Radius] | None = None  # where training uses another radius than the threat
     attack_step_size: By[Radius] | None = None
     attack_random_start: By[RandomStart] | None = None  # none: the objective's own
+    monitor_epsilon: By[Radius] | None = None  # of what is measured each epoch; none: the threat's
+    monitor_step_size: By[Radius] | None = None
+    monitor_random_start: By[RandomStart] | None = None  # none: the training attack's, or uniform
+    monitor_keep: By[Keep] | None = None  # worst: right at every iterate; none: the last one
     gpus: By[PositiveInt] | None = None  # for one training, each with its share of every batch
     batch_statistics: Literal["batch", "share"] = "batch"  # of several GPUs' batch normalization
     compile: Annotated[Compilation, _YAML_OFF] = "off"  # torch.compile; changes the last digits

@@ -29,7 +29,7 @@ def measure(
     after_batch: Callable[[], None] = lambda: None,
     one_shape: bool | None = None,
 ) -> dict[str, float]:
-    """Shares of correctly classified images, before and after the attack (last iterate).
+    """Shares of correctly classified images, before and after the attack.
 
     Images that are wrong without an attack count as not robust. The processes of a group take
     turns at the batches. The caller names the precision: this runs in the one it finds.
@@ -103,6 +103,7 @@ def _attacked(
         generator=generator,
         random_start=attack.random_start or "uniform",
         bn_mode="eval",
+        keep=attack.keep,
     )
 
 

@@ -26,6 +26,7 @@ NormScope = Literal["layer", "model"]
 Mask = Literal["all", "below", "range", "above", "random"]
 RandomStart = Literal["uniform", "gaussian", "off_ball", "none"]
 BatchNormMode = Literal["train", "eval"]
+Keep = Literal["last", "worst"]
 Schedule = Literal["piecewise_by_step", "piecewise_by_epoch", "cosine_by_epoch", "constant"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Selection = Literal["held_out", "test"]
@@ -120,6 +121,7 @@ class AttackSpec(Spec):
     version: str | None = None
     random_start: RandomStart | None = None
     bn_mode: BatchNormMode = "eval"
+    keep: Keep = "last"  # of all iterates of a run, the start included
 
     @property
     def step(self) -> float:
@@ -168,7 +170,7 @@ class OptimizationSpec(Spec):
     weight_decay: Amount
     precision: Precision
     batch_statistics: Literal["batch", "share"]
-    compile: Compilation
+    compile: Compilation = "off"
 
 
 @dataclass(frozen=True, kw_only=True)
