@@ -1,4 +1,4 @@
-"""In what arithmetic a training runs and is measured; the settings are watched, so on any machine."""
+"""The arithmetic in which a training runs and is measured: its settings, watched on any machine."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_some_images_are_fooled_only_on_the_way() -> None:
 
 @pytest.mark.parametrize("size", [100, 512, 700, 1100])
 def test_batches_of_one_shape_count_each_image_once(size: int) -> None:
-    """A GPU attacks all images of a batch; wrong ones and those of an earlier batch do not count."""
+    """Images that are wrong already, or were in an earlier batch, are attacked and do not count."""
     generator = torch.Generator().manual_seed(size)
     pixels = torch.randint(256, (size, 1, 6, 6), generator=generator, dtype=torch.uint8)
     model = network().eval()
