@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,17 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from rwp.pipeline.settings import Params
-from rwp.training.spec import AttackSpec, TrainSpec
 from rwp.core.models import build_network
 from rwp.core.objectives import ExampleLosses
 from rwp.core.precision import autotuned_convolutions
 from rwp.data.images import ImageSet
+from rwp.errors import UserError
+from rwp.pipeline.settings import Params
+from rwp.training.batches import Batches
 from rwp.training.jobs import input_paths, prepare
 from rwp.training.measure import measure
 from rwp.training.moving_average import MovingAverage
+from rwp.training.spec import AttackSpec, TrainSpec
 from rwp.training.tally import GROUP_EDGES, Tally
 from tests.training.conftest import spec_of
 
@@ -145,7 +148,9 @@ def test_batches_of_one_shape_count_each_image_once(size: int) -> None:
     labels = torch.where(torch.rand(size, generator=generator) < 0.7, answers, 3)
     split = ImageSet(pixels, labels, 10)
     step = {"threat": {"norm": "linf", "epsilon": "0.02"}, "step_size": "0.01", "num_steps": 2}
-    attack = AttackSpec.parse({"name": "a", "kind": "pgd", "random_start": "none", **step}, where="test")
+    attack = AttackSpec.parse(
+        {"name": "a", "kind": "pgd", "random_start": "none", **step}, where="test"
+    )
     found = [
         measure(
             model,
@@ -199,3 +204,24 @@ def test_the_histogram_of_losses_counts_every_group() -> None:
     expected = [2, 1, 2, 1, 1, 1, 4]  # up to each of the edges, and what lies above
     assert len(GROUP_EDGES) + 1 == len(expected)
     assert tally.state()["groups"].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("role", "label", "message"),
+    [
+        ("labeled", -1, "from 0 to 9, got -1 (unlabeled)"),
+        ("pseudo", -1, "from 0 to 9, got -1 (unlabeled)"),
+        ("pseudo", 10, "from 0 to 9, got 10;"),
+    ],
+)
+def test_labels_are_looked_at_once_when_loaded(
+    role: str, label: int, message: str, tiny: Params
+) -> None:
+    """No step looks again: on a GPU that would wait for all that is under way."""
+    pixels = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
+    good = ImageSet(pixels, torch.arange(20) % 10, 10)
+    bad = ImageSet(pixels, torch.where(torch.arange(20) == 7, label, good.labels), 11)
+    bad = ImageSet(pixels, bad.labels, 10) if label < 0 else bad
+    labeled, pseudo = (bad, good) if role == "labeled" else (good, bad)
+    with pytest.raises(UserError, match=re.escape(message)):
+        Batches(spec_of(tiny, "rst"), labeled, pseudo, device=torch.device("cpu"))

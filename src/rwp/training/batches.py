@@ -14,6 +14,7 @@ from rwp.core.threat import ThreatModel
 from rwp.data.batches import epoch_batches, mixed_batches
 from rwp.data.images import ImageSet
 from rwp.data.transfer import send
+from rwp.errors import UserError
 from rwp.training.spec import AttackSpec, TrainSpec
 
 Indices = tuple[Tensor, Tensor | None]  # labeled and pseudo-labeled images of one step
@@ -51,6 +52,23 @@ def attack_start(
     return group.part(random_point(ball, objective.random_start, generator))
 
 
+def check_labels(part: ImageSet, *, num_classes: int, name: str) -> None:
+    """Refuse a set with unlabeled images or more classes; once, so that no step looks again.
+
+    Pixels need no look: bytes become images in [0, 1] whatever they are.
+
+    Raises:
+        UserError: a label is -1 or none of the network's classes.
+    """
+    low, high = (int(value) for value in part.labels.aminmax()) if len(part) else (0, 0)
+    if low < 0 or high >= num_classes:
+        wrong = low if low < 0 else high
+        raise UserError(
+            f"{name}: expected labels from 0 to {num_classes - 1}, got {wrong}"
+            f"{' (unlabeled)' if low < 0 else ''}; fetch or label the images again"
+        )
+
+
 class Batches:
     """Labeled images, mixed with pseudo-labeled ones where the recipe asks for it."""
 
@@ -65,6 +83,8 @@ class Batches:
         self.spec, self.mix, self.device = spec, spec.unlabeled, device
         self.num_labeled = len(labeled)
         parts = [labeled] if pseudo_labeled is None else [labeled, pseudo_labeled]
+        for part in parts:
+            check_labels(part, num_classes=labeled.num_classes, name=spec.key.name)
         self.num_pseudo = sum(len(part) for part in parts) - len(labeled)
         self.images = torch.cat([part.images for part in parts]).to(device)
         self.labels = torch.cat([part.labels for part in parts]).to(device)

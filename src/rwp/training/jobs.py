@@ -17,7 +17,7 @@ from rwp.errors import UserError
 from rwp.files import check_place, write_json
 from rwp.progress import Progress
 from rwp.rng import derived_seed
-from rwp.training.batches import Batches
+from rwp.training.batches import Batches, check_labels
 from rwp.training.checkpoint import new_network, save_network
 from rwp.training.guards import Stopped, check_epoch, fault_of
 from rwp.training.loop import Training
@@ -119,6 +119,7 @@ def prepare(
         labeled, splits["held_out"] = labeled.select(kept), labeled.select(taken)
     if spec.needs_test:
         splits["test"] = ImageSet.load(inputs["test"])
+        check_labels(splits["test"], num_classes=labeled.num_classes, name=spec.key.name)
     pseudo = None
     if spec.unlabeled is not None:
         pseudo = load_pseudo_labeled(inputs["unlabeled"], inputs["pseudo_labels"])

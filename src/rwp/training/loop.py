@@ -190,6 +190,7 @@ class Training:
             generator=generator,
             bn_mode=attack.bn_mode,
             start=attack_start(whole, self.objective, attack, generator, self.group),
+            check_inputs=False,  # Batches has looked at all of them
         )
 
     def _perturb(self, losses: Callable[[], ExampleLosses]) -> PerturbedWeights | None:

@@ -104,6 +104,7 @@ def _attacked(
         random_start=attack.random_start or "uniform",
         bn_mode="eval",
         keep=attack.keep,
+        check_inputs=False,  # bytes as images are in [0, 1], and a training checks its labels
     )
 
 
