@@ -5,7 +5,12 @@ import pytest
 from scipy import stats
 
 from rwp.errors import UserError
-from rwp.evaluation.statistics import bootstrap_difference, interval, mcnemar, over_seeds
+from rwp.evaluation.statistics import (
+    bootstrap_difference,
+    crossed_difference,
+    interval,
+    mcnemar,
+)
 
 
 def test_interval_is_wilsons():
@@ -24,15 +29,6 @@ def test_interval_at_the_ends():
         interval(0, 0)
 
 
-def test_spread_over_seeds():
-    found = over_seeds([0.5, 0.7])
-    assert (found.mean, found.count) == (pytest.approx(0.6), 2)
-    assert found.deviation == pytest.approx(math.sqrt(0.02))
-    assert math.isnan(over_seeds([0.5]).deviation)
-    with pytest.raises(UserError, match="expected at least one value"):
-        over_seeds([])
-
-
 def test_mcnemar_counts_only_images_that_differ():
     first = np.array([True] * 50 + [True] * 9 + [False] * 1 + [False] * 40)
     second = np.array([True] * 50 + [False] * 9 + [True] * 1 + [False] * 40)
@@ -47,33 +43,73 @@ def test_paired_bootstrap_is_tighter_than_two_intervals():
     second = rng.random(2000) < 0.5
     first = second.copy()
     first[rng.choice(np.flatnonzero(~second), 60, replace=False)] = True
-    found = bootstrap_difference([first], [second], num_resamples=500, seed=0)
+    found = bootstrap_difference(first, second, num_resamples=500, seed=0)
     assert found.estimate == pytest.approx(0.03)
     assert 0.02 < found.low < 0.03 < found.high < 0.04
     assert interval(int(second.sum()), 2000).high > interval(int(first.sum()), 2000).low
 
 
-def test_bootstrap_sees_the_spread_over_seeds():
+def test_seeds_that_disagree_make_the_interval_wide():
     rng = np.random.default_rng(0)
     second = rng.random(2000) < 0.5
     lucky, unlucky = second | (rng.random(2000) < 0.2), second & (rng.random(2000) < 0.8)
-    found = bootstrap_difference([lucky, unlucky], [second] * 2, num_resamples=500, seed=0)
-    assert found.low < -0.05 < 0.05 < found.high
-    again = bootstrap_difference([lucky, unlucky], [second] * 2, num_resamples=500, seed=0)
-    assert again == found
+    found = crossed_difference([lucky, unlucky], [second] * 2)
+    assert found.low < -0.5 < 0.5 < found.high  # t of one degree of freedom: 12.7 errors
+    assert found.p_value > 0.9
+
+
+def test_over_seeds_by_hand():
+    # Images split 2:1:1, all seeds alike: the variance is that of the images alone.
+    first = np.repeat([True, True, False, False], 100)
+    second = np.repeat([True, False, False, False], 100)
+    found = crossed_difference([first] * 3, [second] * 3)
+    error = math.sqrt(0.1875 / 399)  # of 0.25 with 399 degrees of freedom
+    assert found.estimate == 0.25
+    assert found.high - found.estimate == pytest.approx(stats.t.ppf(0.975, 399) * error)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(0.25 / error, 399))
+    same = crossed_difference([first] * 2, [first] * 2)
+    assert (same.estimate, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+
+
+def test_over_seeds_the_paired_t_test_where_images_say_nothing():
+    count = 1_000_000
+    gains = [0.02, 0.05, 0.03]
+    second = np.zeros(count, dtype=bool)
+    first = [np.arange(count) % count < gain * count for gain in gains]
+    found = crossed_difference(first, [second] * 3)
+    paired = stats.ttest_1samp(gains, 0.0)
+    assert found.p_value == pytest.approx(paired.pvalue, rel=0.05)
+    low, high = paired.confidence_interval()
+    assert (found.low, found.high) == pytest.approx((low, high), rel=0.03)
+
+
+def test_over_three_seeds_the_interval_covers_what_it_says():
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(400):
+        skill = rng.random(300)
+        draws = [
+            rng.random(300) < np.clip(skill + rng.normal(0, 0.03), 0, 1) for _ in range(6)
+        ]  # no recipe is better than the other
+        found = crossed_difference(draws[:3], draws[3:])
+        held += found.low <= 0 <= found.high
+        assert (found.p_value < 0.05) == (not found.low <= 0 <= found.high)
+    assert held >= 0.93 * 400
 
 
 def test_outcomes_of_other_images_are_refused():
     with pytest.raises(UserError, match="outcomes of the same images"):
         mcnemar(np.ones(3, dtype=bool), np.ones(4, dtype=bool))
-    with pytest.raises(UserError, match="at least one seed"):
-        bootstrap_difference([], [np.ones(3, dtype=bool)], num_resamples=10, seed=0)
+    with pytest.raises(UserError, match="outcomes of the same images"):
+        bootstrap_difference(np.ones(3), np.ones(4), num_resamples=10, seed=0)
+    with pytest.raises(UserError, match="two or more of either recipe, as many of both"):
+        crossed_difference([np.ones(3, dtype=bool)], [np.ones(3, dtype=bool)])
 
 
 def test_bootstrap_by_kinds_of_images_is_that_over_images():
     rng = np.random.default_rng(3)
     first, second = rng.random(500) < 0.6, rng.random(500) < 0.5
-    found = bootstrap_difference([first], [second], num_resamples=4000, seed=0)
+    found = bootstrap_difference(first, second, num_resamples=4000, seed=0)
     draws = rng.integers(0, 500, size=(4000, 500))
     naive = first[draws].mean(axis=1) - second[draws].mean(axis=1)
     low, high = np.quantile(naive, [0.025, 0.975])

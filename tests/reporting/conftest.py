@@ -16,9 +16,11 @@ from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import evaluation_spec, landscape_spec, train_spec
 from rwp.pipeline.settings import Params
 from rwp.pipeline.suites import diagnosis_spec, figure_names, suite_needs
-from rwp.reporting.cells import method_label, table1_rows, table2_rows
+from rwp.reporting.figures import write_suite_figure
+from rwp.reporting.labels import method_label
 from rwp.reporting.report import render_report
-from rwp.reporting.suite_figures import write_suite_figure
+from rwp.reporting.results import Results, read_results
+from rwp.reporting.tables import table1_rows, table2_rows
 from rwp.training.spec import RunKey
 
 from .settings import PARAMS, paper_content, shown_content
@@ -145,6 +147,10 @@ class Project:
         path.write_text(json.dumps(content), encoding="utf-8")
         return path
 
+    def results(self, *parts: str) -> Results:
+        """What lies there now: all that the report shows, unless parts are named."""
+        return read_results(self.params, self.suite, root=self.root, parts=parts or None)
+
     def table1_keys(self, recipe: str, threat: str = "linf") -> list[RunKey]:
         """The runs of one row of Table 1, on its last data set."""
         dataset = self.params.suites[self.suite].table1.datasets[-1]
@@ -171,7 +177,7 @@ class Project:
         for _, name in needs.landscapes:
             self.write_landscape(name)
         for name in figure_names(suite):
-            write_suite_figure(self.params, self.suite, name, root=self.root)
+            write_suite_figure(self.results(name), name)
 
     def write_landscape(self, name: str) -> None:
         """Losses that rise more steeply the smaller a group's loss is."""
@@ -247,4 +253,4 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> str:
     root = tmp_path_factory.mktemp("project")
     project = Project(root, check_params(copy.deepcopy(PARAMS)), "demo")
     project.write_all()
-    return render_report(project.params, "demo", root=root)
+    return render_report(project.results())

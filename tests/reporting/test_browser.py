@@ -42,7 +42,7 @@ addEventListener("load", () => {{
 @pytest.fixture(scope="module")
 def page(everything: Project) -> str:
     """A report with every section and every kind of figure."""
-    return render_report(everything.params, "demo", root=everything.root)
+    return render_report(everything.results())
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")

@@ -11,11 +11,10 @@ from matplotlib.axes import Axes
 from rwp.errors import UserError
 from rwp.pipeline.settings import Setting
 from rwp.pipeline.suites import sweep_rows
-from rwp.reporting import figures, panels
-from rwp.reporting.curves import compare_curve
-from rwp.reporting.style import COLORS, LINES, MARKERS, looks, write_figure
-from rwp.reporting.suite_figures import write_suite_figure
-from rwp.reporting.sweeps import draw_sweep
+from rwp.reporting import drawing
+from rwp.reporting.drawing import COLORS, LINES, MARKERS, draw_sweep, looks, write_figure
+from rwp.reporting.figures import write_suite_figure
+from rwp.reporting.published_curves import beside_published
 
 from .conftest import Project
 
@@ -48,7 +47,7 @@ def test_series_differ_in_more_than_color() -> None:
 
 def test_learning_curves_of_a_project(demo: Project) -> None:
     demo.write_all()
-    paths = write_suite_figure(demo.params, "demo", "fig3c", root=demo.root)
+    paths = write_suite_figure(demo.results("fig3c"), "fig3c")
     assert [path.name for path in paths] == ["fig3c.csv", "fig3c.svg", "fig3c.png"]
     frame = pd.read_csv(paths[0])
     assert set(frame["method"]) == {"AT", "AT-AWP", "AT-RWP"}
@@ -62,10 +61,7 @@ def test_learning_curves_of_a_project(demo: Project) -> None:
 def test_equal_frames_give_equal_bytes(demo: Project) -> None:
     demo.write_all()
     first, again = (
-        [
-            path.read_bytes()
-            for path in write_suite_figure(demo.params, "demo", "fig1b", root=demo.root)
-        ]
+        [path.read_bytes() for path in write_suite_figure(demo.results("fig1b"), "fig1b")]
         for _ in range(2)
     )
     assert again == first
@@ -74,12 +70,12 @@ def test_equal_frames_give_equal_bytes(demo: Project) -> None:
 
 def test_a_figure_without_runs_says_which_to_train(demo: Project) -> None:
     with pytest.raises(UserError, match="expected trained runs, got none; train results/"):
-        write_suite_figure(demo.params, "demo", "fig3c", root=demo.root)
+        write_suite_figure(demo.results("fig3c"), "fig3c")
 
 
 def test_a_sweep_shares_the_run_that_has_its_value_anyway(demo: Project) -> None:
     demo.write_all()  # AT-RWP at 1.7, not at 1.5
-    paths = write_suite_figure(demo.params, "demo", "fig3a", root=demo.root)
+    paths = write_suite_figure(demo.results("fig3a"), "fig3a")
     frame = pd.read_csv(paths[0])
     swept = frame[frame["name"].isna()]
     assert set(swept[swept["status"] == "missing"]["value"]) == {1.5}
@@ -114,13 +110,13 @@ def test_a_value_whose_training_failed_is_marked_and_the_others_stay(demo: Proje
     demo.write_all()
     low, high = [keys for _, keys in sweep_rows(demo.params, "demo", Setting(), "c-min")]
     demo.write_run(low[0], [0.1] * 6, status="collapsed", reason="constant class")
-    frame = pd.read_csv(write_suite_figure(demo.params, "demo", "fig3a", root=demo.root)[0])
+    frame = pd.read_csv(write_suite_figure(demo.results("fig3a"), "fig3a")[0])
     swept = frame[frame["name"].isna()].set_index("run")
     assert swept.loc[str(low[0].directory), "status"] == "collapsed"
     assert swept["accuracy"].notna().sum() == 2  # best and last of the other
     assert set(swept.loc[str(high[0].directory), "status"]) == {"ok"}
     demo.write_run(high[0], [0.1] * 6, status="diverged", reason="the training loss is nan")
-    paths = write_suite_figure(demo.params, "demo", "fig3a", root=demo.root)
+    paths = write_suite_figure(demo.results("fig3a"), "fig3a")
     assert "diverged" in paths[0].read_text()  # drawn all the same, so that a report can be built
     failed = pd.DataFrame([{"value": 0.9, "measure": None, "seed": 0, "status": "collapsed"}])
     figure = draw_sweep(pd.concat([sweep_frame().assign(status="ok"), failed]), x_label="c_min")
@@ -143,7 +139,7 @@ def test_removal_shows_accuracy_above_and_share_below() -> None:
         for epoch in range(4)
         for series in ("train", "test", "removed")
     ]
-    figure = panels.removal_curves(pd.DataFrame(rows))
+    figure = drawing.removal_curves(pd.DataFrame(rows))
     assert [axes.get_title() for axes in figure.axes[:2]] == ["L-inf", "L2"]
     assert len(figure.axes) == 4
     assert labels(figure.axes[0]) == ["train", "test"]
@@ -157,7 +153,7 @@ def test_landscape_has_a_panel_per_checkpoint_and_a_line_per_group() -> None:
         for group in ("0-0.5", "0.5-1")
         for offset in (-1.0, 0.0, 1.0)
     ]
-    figure = panels.landscape_panels(pd.DataFrame(rows))
+    figure = drawing.landscape_panels(pd.DataFrame(rows))
     assert [len(axes.get_lines()) for axes in figure.axes] == [2, 2, 2, 2, 0, 0]
     assert list(figure.axes[0].get_lines()[0].get_ydata()) == [1.0, 0.0, 1.0]
 
@@ -168,8 +164,8 @@ def test_a_landscape_is_cut_where_every_network_is_broken() -> None:
         for group, height in (("0-0.5", 20.0), ("2.5-3", 5.0))
         for step in range(-10, 11)
     ]
-    (axes,) = panels.landscape_panels(pd.DataFrame(rows)).axes
-    assert axes.get_ylim()[1] == panels.CUT
+    (axes,) = drawing.landscape_panels(pd.DataFrame(rows)).axes
+    assert axes.get_ylim()[1] == drawing.CUT
     assert axes.get_xlim()[1] == pytest.approx(0.7, abs=0.05)  # 5 * 0.7^2 is just under 2.5
 
 
@@ -181,7 +177,7 @@ def test_a_missing_accuracy_is_left_out_of_the_attack_figure() -> None:
             "accuracy": [50.0, None],
         }
     )
-    (axes,) = figures.attacks(frame).axes
+    (axes,) = drawing.attacks(frame).axes
     assert list(axes.get_lines()[0].get_xdata()) == [50.0]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["AT", "AT-RWP"]
 
@@ -189,6 +185,6 @@ def test_a_missing_accuracy_is_left_out_of_the_attack_figure() -> None:
 def test_the_overlay_marks_where_the_curve_leaves(demo: Project) -> None:
     (key,) = demo.table1_keys("at")
     folder = demo.write_run(key, [0.9] * 8)
-    comparison = compare_curve(folder, setting="cifar10_linf/preactresnet18_standard")
-    (axes,) = figures.curve_overlay(comparison).axes
+    comparison = beside_published(folder, setting="cifar10_linf/preactresnet18_standard")
+    (axes,) = drawing.curve_overlay(comparison).axes
     assert "leaves at epoch 0" in labels(axes)

@@ -10,7 +10,7 @@ import pytest
 
 from rwp.pipeline.load import check_params
 from rwp.reporting import report
-from rwp.reporting.published import published_table2
+from rwp.reporting.paper import published_table2
 from rwp.reporting.report import render_report, write_report
 
 from .conftest import Project
@@ -97,7 +97,7 @@ def test_numbers_intervals_and_the_reference_are_shown(full: str) -> None:
 
 def test_equal_results_give_equal_bytes_wherever_they_lie(demo: Project, full: str) -> None:
     demo.write_all()
-    path = write_report(demo.params, "demo", root=demo.root)
+    path = write_report(demo.results())
     assert path == demo.root / "results/demo/report.html"
     assert path.read_text(encoding="utf-8") == full
 
@@ -109,7 +109,7 @@ def test_missing_cells_are_marked_with_the_command_that_fills_them(demo: Project
     (folder / "evaluation/best/pgd-20.json").unlink()
     (folder / "evaluation/best/fgsm.json").unlink()
     (demo.root / demo.table1_keys("at-rwp", "l2")[0].directory / "run.json").unlink()
-    text = render_report(demo.params, "demo", root=demo.root)
+    text = render_report(demo.results())
     base = "results/demo/runs/digits"
     assert (
         f"snakemake --cores all {base}/linf/small/at/seed0/evaluation/best/{{fgsm,pgd-20}}.json"
@@ -123,7 +123,7 @@ def test_missing_cells_are_marked_with_the_command_that_fills_them(demo: Project
 
 @pytest.mark.usefixtures("_no_pictures")
 def test_an_empty_suite_renders(demo: Project) -> None:
-    text = render_report(demo.params, "demo", root=demo.root)
+    text = render_report(demo.results())
     assert "0 of 66 numbers" in text
     assert "no training has finished an epoch" in text
 
@@ -135,12 +135,12 @@ def test_a_planted_wrong_number_is_red(paper: Project) -> None:
     row = published_table2()["AT"]
     for attack, column in (("pgd-20", "pgd20"), ("cw-100", "cw")):
         paper.write_record(key, attack, round(100 * row[column]), examples=10_000)
-    page = Page(render_report(paper.params, "paper", root=paper.root))
+    page = Page(render_report(paper.results()))
     assert not any("below" in text and "56" in text for text in page.texts("outside"))
     assert any(text.startswith("56.10") for text in page.texts("within"))
 
     paper.write_record(key, "pgd-20", 5510, examples=10_000)
-    page = Page(render_report(paper.params, "paper", root=paper.root))
+    page = Page(render_report(paper.results()))
     red = [text for text in page.texts("outside") if text.startswith("55.10")]
     assert red
     assert "▼ below" in red[0]
@@ -154,7 +154,7 @@ def test_what_cannot_be_true_is_an_alarm(demo: Project) -> None:
     (key,) = demo.table2_keys("at")
     demo.write_record(key, "autoattack", 300)
     demo.write_record(key, "fgsm", 260, num_robust=270)
-    text = render_report(demo.params, "demo", root=demo.root)
+    text = render_report(demo.results())
     assert "AutoAttack leaves 88 more images correct than cw-100" in text
     assert text.count('class="alarm"') == 2
     broken = Page(text).texts("broken")
@@ -167,7 +167,7 @@ def test_a_collapsed_training_shows_its_reason_and_no_number(demo: Project) -> N
     demo.write_all()
     (key,) = demo.table2_keys("rst")
     demo.write_run(key, [0.1] * 6, status="collapsed", reason="constant class in 3 epochs")
-    text = render_report(demo.params, "demo", root=demo.root)
+    text = render_report(demo.results())
     assert Page(text).texts("broken").count("collapsed") >= 6
     assert "constant class in 3 epochs" in text
     assert "the training itself has to go well first" in text
@@ -181,7 +181,7 @@ def test_texts_from_files_cannot_become_markup(demo: Project) -> None:
     demo.write_all()
     (key,) = demo.table2_keys("at")
     demo.write_run(key, [0.1] * 6, status="diverged", reason='"><img src=x onerror=alert(2)>')
-    page = Page(render_report(demo.params, "demo", root=demo.root))
+    page = Page(render_report(demo.results()))
     assert not {"script", "img"} & set(page.tags)
 
 
@@ -191,7 +191,7 @@ def test_stored_figures_are_taken_into_the_page(demo: Project) -> None:
     figure = demo.root / "results/demo/fig3a.svg"
     figure.parent.mkdir(parents=True, exist_ok=True)
     figure.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
-    text = render_report(demo.params, "demo", root=demo.root)
+    text = render_report(demo.results())
     assert "Figure 3a: robust accuracy by c_min" in text
     assert len(Page(text).images) == 1
-    assert not Page(render_report(demo.params, "demo", root=demo.root, figures=[])).images
+    assert not Page(render_report(demo.results(), figures=[])).images

@@ -12,12 +12,10 @@ import pytest
 from rwp.pipeline.load import check_params
 from rwp.pipeline.suites import beyond_rows
 from rwp.reporting import report
-from rwp.reporting.beyond import beyond
-from rwp.reporting.beyond_view import beyond_view
-from rwp.reporting.metrics import terminal_table
+from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.report import render_report
-from rwp.reporting.suite_figures import write_suite_figure
-from rwp.reporting.tables import table1, table2, write_table
+from rwp.reporting.summaries import terminal_table
+from rwp.reporting.tables import beyond, table1, table2, write_table
 
 from .conftest import Project
 from .settings import shown_content
@@ -31,7 +29,7 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_no_pictures")
 def test_a_complete_suite_shows_all_figures_and_what_goes_beyond(everything: Project) -> None:
-    text = render_report(everything.params, "demo", root=everything.root)
+    text = render_report(everything.results())
     page = Page(text)
     assert len(page.images) == 4  # those reported; fig3c is not drawn
     assert {"fig1b", "fig2", "fig3a", "fig4b", "beyond"} <= set(page.ids)
@@ -51,7 +49,7 @@ def test_a_complete_suite_shows_all_figures_and_what_goes_beyond(everything: Pro
 @pytest.mark.usefixtures("_no_pictures")
 def test_figures_that_are_missing_are_marked_with_their_command(shown: Project) -> None:
     shown.write_all()
-    text = html.unescape(render_report(shown.params, "demo", root=shown.root))
+    text = html.unescape(render_report(shown.results()))
     for name in ("fig1b", "fig2", "fig3a", "fig4b"):
         assert f"<code>snakemake --cores all results/demo/{name}.svg</code>" in text
     assert "0 of 4 figures are drawn" in text
@@ -68,16 +66,16 @@ def test_a_run_of_a_figure_that_collapsed_is_named_and_the_rest_is_shown(filled:
     rows = {recipe: keys for _, recipe, keys in beyond_rows(filled.params, "demo")}
     (key,) = rows["at-rwp-c_min-1.5"]
     filled.write_run(key, [0.1] * 6, status="collapsed", reason="constant class in 3 epochs")
-    text = render_report(filled.params, "demo", root=filled.root)
+    text = render_report(filled.results())
     page = Page(text)
     assert len(page.images) == 4
     (at,) = rows["at"]
     filled.write_run(at, [0.1] * 6, status="collapsed", reason="constant class in 3 epochs")
-    drawn = write_suite_figure(filled.params, "demo", "fig2", root=filled.root)
+    drawn = write_suite_figure(filled.results("fig2"), "fig2")
     assert "after epoch 4 (collapsed)" in drawn[0].read_text()
     assert "Figure 3a: 1 of 3 trainings (AT-RWP: c_min 1.5): collapsed: constant class" in text
     assert page.texts("broken").count("collapsed") == 6 + 1  # its row beyond, and the run itself
-    view = beyond_view(beyond(filled.params, "demo", root=filled.root))
+    view = report.beyond_groups(beyond(filled.results()))
     assert [group["title"] for group in view["groups"]] == ["Rivals", "Thresholds"]
     failed, fine = view["groups"][1]["rows"]
     assert {cell.text for cell in failed["cells"]} == {"collapsed"}
@@ -96,28 +94,28 @@ def test_with_seeds_tables_are_means_and_deviations(tmp_path: Path) -> None:
     project.write_record(first, "pgd-20", 200)
     project.write_record(second, "pgd-20", 208)  # 50 and 52 percent of 400
     project.write_run(second, [0.2, 0.35, 0.45, 0.5, 0.56, 0.5, 0.48, 0.42])
-    table = table2(project.params, "demo", root=tmp_path)
+    table = table2(project.results())
     row = table.frame.iloc[0]
     assert (row["pgd20"], row["pgd20_std"]) == (pytest.approx(51.0), pytest.approx(2**0.5))
     path, _ = write_table(table, "demo", "table2", tmp_path)
     assert path.read_text().startswith("defense,natural,natural_std,fgsm,fgsm_std,pgd20,pgd20_std")
-    one = table1(project.params, "demo", root=tmp_path).frame.iloc[0]
+    one = table1(project.results()).frame.iloc[0]
     assert (one["best"], one["best_std"]) == (pytest.approx(54.0), pytest.approx(8**0.5))
     assert one["robust_overfitting_gap_std"] == pytest.approx(32**0.5)
-    third = beyond(project.params, "demo", root=tmp_path).frame
+    third = beyond(project.results()).frame
     assert third.loc[0, "best_std"] == pytest.approx(8**0.5)
     assert "training_hours_std" not in third
     cells = [list(column.cells) for column in terminal_table(table, title="").columns]
     assert cells[3][0] == "51.0 ± 1.4"
-    page = Page(render_report(project.params, "demo", root=tmp_path))
+    page = Page(render_report(project.results()))
     assert any(text.startswith("51.00± 1.41 over 2 seeds") for _, text in page.cells)
 
 
 def test_costs_stand_in_the_details(demo: Project) -> None:
     demo.write_all()
     for table in (
-        table1(demo.params, "demo", root=demo.root),
-        table2(demo.params, "demo", root=demo.root),
+        table1(demo.results()),
+        table2(demo.results()),
     ):
         row = table.details.iloc[0]
         assert (row["forward_passes"], row["backward_passes"]) == (1100, 1000)
@@ -131,6 +129,6 @@ def test_a_wrong_count_in_a_record_is_red_wherever_it_is_shown(filled: Project) 
     path = filled.root / key.directory / "evaluation/best/autoattack.json"
     record = json.loads(path.read_text()) | {"num_robust": 250}
     path.write_text(json.dumps(record))
-    text = render_report(filled.params, "demo", root=filled.root)
+    text = render_report(filled.results())
     assert Page(text).texts("broken").count("inconsistent") == 3  # Table 2, its details, and beyond
     assert "Table 2: AT: autoattack, seed 0: inconsistent" in text

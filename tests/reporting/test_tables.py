@@ -12,7 +12,8 @@ import pytest
 from rwp.errors import UserError
 from rwp.files import sha256_file
 from rwp.pipeline.load import check_params
-from rwp.reporting.tables import table1, table2, write_table1, write_table2
+from rwp.reporting.results import read_results
+from rwp.reporting.tables import table1, table2, write_table
 
 from .conftest import Project
 from .settings import PARAMS
@@ -31,7 +32,7 @@ def test_table1_separates_held_out_choice_from_choice_on_test(demo: Project) -> 
     curve = [0.10, 0.30, 0.50, 0.48, 0.46, 0.44, 0.42, 0.41]
     held_out = [0.10, 0.30, 0.40, 0.49, 0.40, 0.40, 0.40, 0.40]  # chooses epoch 3, test epoch 2
     demo.write_run(key, curve, held_out=held_out)
-    frame = table1(demo.params, "demo", root=demo.root).frame
+    frame = table1(demo.results()).frame
     row = frame[(frame.threat_model == "Linf") & (frame.method == "AT")].iloc[0]
     assert row["best"] == pytest.approx(48.0)
     assert row["best_on_test"] == pytest.approx(50.0)
@@ -43,7 +44,7 @@ def test_table1_separates_held_out_choice_from_choice_on_test(demo: Project) -> 
 
 def test_table1_file_has_the_promised_columns_and_two_decimals(demo: Project) -> None:
     demo.write_all()
-    path, details = write_table1(demo.params, "demo", root=demo.root)
+    path, details = write_table(table1(demo.results()), "demo", "table1", demo.root)
     lines = path.read_text().splitlines()
     assert lines[0] == (
         "threat_model,method,dataset,best,last,best_on_test,selection_optimism,"
@@ -59,14 +60,14 @@ def test_table1_file_has_the_promised_columns_and_two_decimals(demo: Project) ->
 def test_fewer_than_six_epochs_have_no_mean_of_six(demo: Project) -> None:
     (key,) = demo.table1_keys("at")
     demo.write_run(key, [0.1, 0.2, 0.3])
-    row = table1(demo.params, "demo", root=demo.root).frame.iloc[0]
+    row = table1(demo.results()).frame.iloc[0]
     assert row["last"] == pytest.approx(30.0)
     assert pd.isna(row["last_epochs_mean"])
 
 
 def test_table2_has_nine_rows_six_columns_of_percent_and_a_verdict(demo: Project) -> None:
     demo.write_all()
-    path, _ = write_table2(demo.params, "demo", root=demo.root)
+    path, _ = write_table(table2(demo.results()), "demo", "table2", demo.root)
     frame = pd.read_csv(path)
     assert list(frame.columns) == TABLE2_COLUMNS
     assert list(frame["defense"]) == [
@@ -82,7 +83,7 @@ def test_table2_cell_is_the_mean_over_seeds(tmp_path: Path) -> None:
     for key, count in zip(project.table2_keys("at"), (200, 210), strict=True):
         project.write_run(key, [0.5] * 6)
         project.write_record(key, "pgd-20", count)
-    table = table2(project.params, "demo", root=tmp_path)
+    table = table2(project.results())
     assert table.frame.loc[0, "pgd20"] == pytest.approx(51.25)
     seeds = table.details.query("defense == 'AT' and attack == 'pgd-20'")
     assert list(seeds["num_robust"]) == [200, 210]
@@ -94,7 +95,7 @@ def test_one_missing_seed_leaves_the_cell_empty(tmp_path: Path) -> None:
     first, _ = project.table2_keys("at")
     project.write_run(first, [0.5] * 6)
     project.write_record(first, "pgd-20", 200)
-    table = table2(project.params, "demo", root=tmp_path)
+    table = table2(project.results())
     assert pd.isna(table.frame.loc[0, "pgd20"])
     statuses = table.details.query("defense == 'AT' and attack == 'pgd-20'")["status"]
     assert list(statuses) == ["ok", "missing"]
@@ -105,7 +106,7 @@ def test_a_failed_training_gives_an_empty_cell_with_its_reason(demo: Project, st
     demo.write_all()
     (key,) = demo.table2_keys("trades")
     demo.write_run(key, [0.1] * 6, status=status, reason="robust accuracy 0.1 for 3 epochs")
-    table = table2(demo.params, "demo", root=demo.root)
+    table = table2(demo.results())
     row = table.frame.set_index("defense").loc["TRADES"]
     assert row.isna().all()
     reasons = table.details.query("defense == 'TRADES'")
@@ -115,7 +116,7 @@ def test_a_failed_training_gives_an_empty_cell_with_its_reason(demo: Project, st
 
 def test_the_natural_reference_is_in_the_details_only(demo: Project) -> None:
     demo.write_all()
-    table = table2(demo.params, "demo", root=demo.root)
+    table = table2(demo.results())
     assert "Natural" not in set(table.frame["defense"])
     natural = table.details.query("defense == 'Natural' and attack == 'pgd-20'")
     assert list(natural["num_robust"]) == [4]
@@ -126,7 +127,7 @@ def test_attacks_beyond_the_papers_follow_after_aa(tmp_path: Path) -> None:
     attacks = content["suites"]["demo"]["evaluation"]["attacks"]
     attacks["pgd-20-restarts"] = {"kind": "pgd", "num_steps": 20, "num_restarts": 5}
     del attacks["fgsm"]
-    table = table2(check_params(content), "demo", root=tmp_path)
+    table = table2(read_results(check_params(content), "demo", root=tmp_path))
     assert list(table.frame.columns) == [*TABLE2_COLUMNS[:-1], "pgd-20-restarts", "verdict"]
     fgsm = table.details.query("attack == 'fgsm'")
     assert fgsm["reason"].str.contains("not among the attacks of the suite").all()
@@ -138,14 +139,14 @@ def test_autoattack_lite_is_refused(demo: Project) -> None:
     attack = {"name": "autoattack", "kind": "autoattack", "version": "lite"}
     demo.write_record(key, "autoattack", 200, attack=attack)
     with pytest.raises(UserError, match="expected AutoAttack's standard version, got 'lite'"):
-        table2(demo.params, "demo", root=demo.root)
+        table2(demo.results())
 
 
 def test_autoattack_above_pgd_is_marked(demo: Project) -> None:
     demo.write_all()
     (key,) = demo.table2_keys("at")
     demo.write_record(key, "autoattack", 219)  # PGD-100 leaves 216, CW-100 212 correct
-    details = table2(demo.params, "demo", root=demo.root).details
+    details = table2(demo.results()).details
     row = details.query("defense == 'AT' and attack == 'autoattack'").iloc[0]
     assert row["warning"] == "AutoAttack leaves 7 more images correct than cw-100"
     assert not details.query("attack != 'autoattack'")["warning"].any()
@@ -167,7 +168,7 @@ def test_a_record_that_cannot_be_true_gives_no_number(
     demo.write_all()
     (key,) = demo.table2_keys("at")
     demo.write_record(key, "pgd-20", 220, **changes)
-    table = table2(demo.params, "demo", root=demo.root)
+    table = table2(demo.results())
     row = table.details.query("defense == 'AT' and attack == 'pgd-20'").iloc[0]
     assert row["status"] == status
     assert reason in row["reason"]
@@ -183,13 +184,13 @@ def test_a_record_of_another_file_than_the_other_records_gives_no_number(demo: P
     for attack in demo.params.suites["demo"].evaluation.attacks:
         demo.write_record(key, attack, 220, checkpoint_sha256=right)
     demo.write_record(key, "pgd-20", 221, checkpoint_sha256="another")
-    rows = table2(demo.params, "demo", root=demo.root).details.query("defense == 'AT'")
+    rows = table2(demo.results()).details.query("defense == 'AT'")
     rows = rows.set_index("attack")
     assert rows.loc["pgd-20", "status"] == "inconsistent"
     assert rows.loc["pgd-20", "reason"] == "made with another file than best.pt"
     assert set(rows.drop("pgd-20")["status"]) == {"ok"}
     best.unlink()
-    frame = table2(demo.params, "demo", root=demo.root).frame
+    frame = table2(demo.results()).frame
     assert frame.loc[0, ["natural", "pgd20", "aa"]].isna().all()
 
 
@@ -198,7 +199,7 @@ def test_a_record_of_another_step_count_is_stale(demo: Project) -> None:
     (key,) = demo.table2_keys("at")
     attack = json.loads(demo.write_record(key, "pgd-20", 220).read_text())["attack"]
     demo.write_record(key, "pgd-20", 220, attack=attack | {"num_steps": 5})
-    details = table2(demo.params, "demo", root=demo.root).details
+    details = table2(demo.results()).details
     row = details.query("defense == 'AT' and attack == 'pgd-20'").iloc[0]
     assert (row["status"], row["reason"]) == ("stale", "made with another num_steps of the attack")
 
@@ -208,11 +209,11 @@ def test_unknown_formats_are_refused(demo: Project) -> None:
     folder = demo.write_run(key, [0.5] * 6)
     demo.write_record(key, "pgd-20", 200, format="rwp.evaluation/9")
     with pytest.raises(UserError, match=r"expected the format rwp\.evaluation/1, got 'rwp\.eval"):
-        table2(demo.params, "demo", root=demo.root)
+        table2(demo.results())
     document = json.loads((folder / "run.json").read_text()) | {"format": "rwp.run/2"}
     (folder / "run.json").write_text(json.dumps(document))
     with pytest.raises(UserError, match=r"run\.json: expected the format rwp\.run/1"):
-        table1(demo.params, "demo", root=demo.root)
+        table1(demo.results())
 
 
 def test_a_run_that_contradicts_its_history_is_not_used(demo: Project) -> None:
@@ -221,7 +222,7 @@ def test_a_run_that_contradicts_its_history_is_not_used(demo: Project) -> None:
     document = json.loads((folder / "run.json").read_text())
     document["best"]["test_robust_accuracy"] = 0.7
     (folder / "run.json").write_text(json.dumps(document))
-    row = table1(demo.params, "demo", root=demo.root).details.iloc[0]
+    row = table1(demo.results()).details.iloc[0]
     assert row["status"] == "inconsistent"
     assert "test_robust_accuracy 0.7 at epoch 0, history.jsonl 0.5" in row["reason"]
 
@@ -231,11 +232,11 @@ def test_a_run_of_other_settings_is_stale_in_both_tables(demo: Project) -> None:
     content = copy.deepcopy(PARAMS)
     content["suites"]["demo"]["perturbations"]["rwp"]["c_min"] = 2.2
     params = check_params(content)
-    first = table1(params, "demo", root=demo.root)
+    first = table1(read_results(params, "demo", root=demo.root))
     stale = first.details[first.details["status"] == "stale"]
     assert set(stale["method"]) == {"AT-RWP"}
     assert set(stale["reason"]) == {"trained with another perturbation"}
-    second = table2(params, "demo", root=demo.root).frame.set_index("defense")
+    second = table2(read_results(params, "demo", root=demo.root)).frame.set_index("defense")
     assert list(second.index[second["aa"].isna()]) == ["AT-RWP", "TRADES-RWP", "RST-RWP"]
 
 
@@ -245,4 +246,4 @@ def test_a_history_that_is_cut_is_refused(demo: Project) -> None:
     text = (folder / "history.jsonl").read_text()
     (folder / "history.jsonl").write_text(text[:-20])
     with pytest.raises(UserError, match="got something else at line 6"):
-        table1(demo.params, "demo", root=demo.root)
+        table1(demo.results())

@@ -12,10 +12,9 @@ import pytest
 
 from rwp.pipeline.load import check_params
 from rwp.reporting import report
-from rwp.reporting.checkpoints import other_checkpoints
 from rwp.reporting.gaps import table_gaps
 from rwp.reporting.report import render_report
-from rwp.reporting.tables import Table, table1, table2
+from rwp.reporting.tables import Table, other_checkpoints, table1, table2
 
 from .conftest import Project
 from .settings import PARAMS
@@ -33,7 +32,7 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def table2_of(project: Project) -> Table:
-    return table2(project.params, "demo", root=project.root)
+    return table2(project.results())
 
 
 def details_of(project: Project, defense: str) -> pd.Series:
@@ -43,7 +42,7 @@ def details_of(project: Project, defense: str) -> pd.Series:
 
 def verdict_texts(project: Project) -> tuple[list[str], list[str]]:
     """The verdicts of Table 2 in the report, and the reasons below its rows."""
-    page = Page(render_report(project.params, "demo", root=project.root))
+    page = Page(render_report(project.results()))
     return page.texts("verdict"), page.texts("why")
 
 
@@ -72,12 +71,12 @@ def test_the_worst_seed_gives_the_verdict(tmp_path: Path) -> None:
     project = Project(tmp_path, check_params(content), "demo")
     project.write_all()
     project.write_diagnosis(project.table2_keys("at")[1], "red", reasons=[DOUBT[0]])
-    assert table2(project.params, "demo", root=tmp_path).frame.loc[0, "verdict"] == "red"
+    assert table2(project.results()).frame.loc[0, "verdict"] == "red"
     shown, reasons = verdict_texts(project)
     assert shown[0] == "✗ red"
     assert reasons == ["seed 1: amber: PGD is 7.0 points above AutoAttack"]
     project.write_diagnosis(project.table2_keys("at")[0]).unlink()
-    assert pd.isna(table2(project.params, "demo", root=tmp_path).frame.loc[0, "verdict"])
+    assert pd.isna(table2(project.results()).frame.loc[0, "verdict"])
 
 
 @pytest.mark.parametrize(
@@ -101,7 +100,7 @@ def test_a_verdict_that_is_none_is_marked_and_said_how_to_get(
     assert row["verdict_status"] == status
     assert reason in row["verdict_reasons"]
     assert row["accuracy"] == 90.0  # the numbers stay
-    (gap,) = table_gaps(table1(demo.params, "demo", root=demo.root), table2_of(demo), None)
+    (gap,) = table_gaps(table1(demo.results()), table2_of(demo), None)
     force = " --force" if status == "inconsistent" else ""
     assert (gap.where, gap.status) == ("Table 2: AT: verdict, seed 0", status)
     assert gap.command == f"snakemake --cores all{force} {path.relative_to(demo.root)}"
@@ -133,18 +132,18 @@ def test_the_worst_case_counts_images_that_survive_every_attack(demo: Project) -
 
 def test_other_checkpoints_stand_below_the_table_where_they_have_records(demo: Project) -> None:
     demo.write_all()
-    before = render_report(demo.params, "demo", root=demo.root)
+    before = render_report(demo.results())
     assert "Other checkpoints" not in before
     (key,) = demo.table2_keys("trades-rwp")
     demo.write_record(key, "pgd-20", 199, place="last")
     demo.write_record(key, "fgsm", 271, place="best_on_test")
     (at,) = demo.table2_keys("at")
     demo.write_record(at, "pgd-20", 300, place="last", checkpoint="best")  # cannot be
-    (on_test, last) = other_checkpoints(demo.params, "demo", root=demo.root)
+    (on_test, last) = other_checkpoints(demo.results())
     assert (on_test["defense"], on_test["checkpoint"]) == ("TRADES-RWP", "best on test")
     assert on_test["accuracies"] == [None, 67.75, None, None, None, None]
     assert last["accuracies"] == [None, None, 49.75, None, None, None]
-    text = render_report(demo.params, "demo", root=demo.root)
+    text = render_report(demo.results())
     assert "Other checkpoints" in text
     assert '<td class="number">49.75</td>' in text
     assert table2_of(demo).frame.loc[0, "pgd20"] == pytest.approx(55.0)

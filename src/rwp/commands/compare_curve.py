@@ -21,11 +21,10 @@ def compare_curve(
     ] = None,
 ) -> None:
     """Name the first epoch in which a run leaves the band of the published curve, and draw both."""
-    from rwp.reporting.curves import compare_curve as compare
-    from rwp.reporting.figures import curve_overlay
-    from rwp.reporting.style import write_figure
+    from rwp.reporting.drawing import curve_overlay, write_figure
+    from rwp.reporting.published_curves import beside_published
 
-    comparison = compare(run, setting=setting)
-    print(comparison.text())
-    for path in write_figure(curve_overlay(comparison), comparison.frame, output or run / PICTURE):
+    beside = beside_published(run, setting=setting)
+    print(beside.text())
+    for path in write_figure(curve_overlay(beside), beside.frame, output or run / PICTURE):
         print(path)

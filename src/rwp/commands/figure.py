@@ -17,8 +17,9 @@ def figure(
 ) -> None:
     """Draw a figure from what is there: NAME.csv (its data), NAME.svg and NAME.png."""
     from rwp.pipeline.load import load_params
-    from rwp.reporting.suite_figures import write_suite_figure
+    from rwp.reporting.figures import write_suite_figure
+    from rwp.reporting.results import read_results
 
-    params = load_params(params_file)
-    for path in write_suite_figure(params, suite, name, root=Path.cwd()):
+    results = read_results(load_params(params_file), suite, root=Path.cwd(), parts=[name])
+    for path in write_suite_figure(results, name):
         print(path)

@@ -17,10 +17,11 @@ def report(
 ) -> None:
     """Write report.html and metrics.json of a suite; what is not built yet is marked as missing."""
     from rwp.pipeline.load import load_params
-    from rwp.reporting.metrics import write_metrics
     from rwp.reporting.report import write_report
+    from rwp.reporting.results import read_results
+    from rwp.reporting.summaries import write_metrics
 
-    params, root = load_params(params_file), Path.cwd()
-    print(write_report(params, suite, root=root, path=output))
+    results = read_results(load_params(params_file), suite, root=Path.cwd())
+    print(write_report(results, path=output))
     if output is None:
-        print(write_metrics(params, suite, root=root))
+        print(write_metrics(results))

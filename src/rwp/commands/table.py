@@ -34,24 +34,24 @@ def table(
 
     from rwp.pipeline.load import load_params
     from rwp.reporting import tables
-    from rwp.reporting.beyond import beyond
-    from rwp.reporting.comparisons import write_comparisons
-    from rwp.reporting.metrics import terminal_table
+    from rwp.reporting.pairs import write_pairs
+    from rwp.reporting.results import read_results
+    from rwp.reporting.summaries import terminal_table
 
-    params, root = load_params(params_file), Path.cwd()
+    results = read_results(load_params(params_file), suite, root=Path.cwd(), parts=[name.value])
     build = {
         TableName.table1: tables.table1,
         TableName.table2: tables.table2,
-        TableName.beyond: beyond,
+        TableName.beyond: tables.beyond,
     }[name]
     title = f"{name.value}, suite {suite}: accuracy in percent"
-    result = build(params, suite, root=root)
+    result = build(results)
     Console().print(terminal_table(result, title=title))
     if output is not None:
         tables.write_frame(output, result.frame)
         print(output)
     elif not show:
-        for path in tables.write_table(result, suite, name.value, root):
+        for path in tables.write_table(result, suite, name.value, results.root):
             print(path)
         if name is TableName.table2:
-            print(write_comparisons(params, suite, root=root))
+            print(write_pairs(results))

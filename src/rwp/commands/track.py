@@ -24,7 +24,7 @@ def sync(
     The history.jsonl of each run is the truth; MLflow is its mirror.
     """
     from rwp.errors import UserError
-    from rwp.reporting.runs import read_run_folder
+    from rwp.reporting.results import read_run_folder
     from rwp.tracking import Tracker
     from rwp.training.spec import TrainSpec
 

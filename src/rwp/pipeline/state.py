@@ -120,11 +120,11 @@ def landscape_fingerprint(spec: LandscapeSpec, params: Params) -> str:
 # What is drawn or written from runs, by the module that does it; all else is a figure.
 _MAKERS = {
     "table1": "rwp.reporting.tables",
-    "table2": "rwp.reporting.comparisons",  # which stands on the tables
-    "beyond": "rwp.reporting.beyond",
+    "table2": "rwp.reporting.pairs",  # which stands on the tables
+    "beyond": "rwp.reporting.tables",
     "report": "rwp.reporting.report",
 }
-_FIGURES = "rwp.reporting.suite_figures"
+_FIGURES = "rwp.reporting.figures"
 
 
 def table_fingerprint(params: Params, suite_name: str, name: str) -> str:

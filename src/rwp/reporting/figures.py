@@ -1,122 +1,323 @@
-"""Figures drawn from tidy frames: learning curves, attacks, and a curve over another."""
+"""The figures of a suite: what each shows as a frame, its files, its place in the report."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import base64
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from rwp.reporting.curves import CurveComparison
-from rwp.reporting.style import LINES, figure_style, looks, marker_spacing, new_figure
+from rwp.errors import UserError
+from rwp.pipeline.resolve import landscape_spec
+from rwp.pipeline.settings import CurvesFigure, RemovalFigure, Setting, SweepFigure
+from rwp.pipeline.suites import figure_names, setting_keys, sweep_rows, table1_runs
+from rwp.reporting import drawing
+from rwp.reporting.drawing import picture, write_figure
+from rwp.reporting.gaps import Gap, fill
+from rwp.reporting.labels import (
+    COLUMN_LABELS,
+    NORM_LABELS,
+    change_label,
+    dataset_label,
+    method_label,
+    part_label,
+    value_label,
+)
+from rwp.reporting.results import LAST_EPOCHS, OK, Results, Row, runs_of
+from rwp.reporting.summaries import averages
+from rwp.reporting.tables import Table
+from rwp.training.spec import RunKey, suite_directory
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+SPLITS = {
+    "test": "test_robust_accuracy",
+    "held-out": "held_out_robust_accuracy",
+    "train": "train_robust_accuracy",
+}
+# What a sweep shows of each run, by its name in the tables.
+_SWEEP_COLUMNS = ["name", "value", "measure", "seed", "accuracy", "status", "run"]
+SHOWN = {"best": "best", "last_epochs_mean": f"mean of the last {LAST_EPOCHS} epochs"}
+# Figures that have a file of their own in the suite's folder, and what they show.
+CAPTIONS = {
+    "fig1a": "Figure 1a: robust accuracy by the size of AWP's weight perturbation",
+    "fig1b": "Figure 1b: learning curve of AT",
+    "fig1c": "Figure 1c: AWP restricted to one range of the loss",
+    "fig2": "Figure 2: weight loss landscape by loss group",
+    "fig3a": "Figure 3a: robust accuracy by c_min",
+    "fig3b": "Figure 3b: robust accuracy by the number of weight steps",
+    "fig3c": "Figure 3c: learning curves of AT, AT-AWP and AT-RWP",
+    "fig4a": "Figure 4a: AT without low-loss examples, and the share removed",
+    "fig4b": "Figure 4b: AT without low-loss examples, and the share removed",
+    "fig4c": "Figure 4c: AT without low-loss examples, and the share removed",
+    "fig4d": "Figure 4d: AT without low-loss examples, and the share removed",
+}
+# How to read a picture, by the kind of figure.
+READING = {
+    "curves": "Robust accuracy after each epoch, under the attack of the training log.",
+    "sweep": "Best epoch and mean of the last six; level lines are other recipes, in the same line"
+    " styles. A cross marks a value whose training has no number.",
+    "removal": "Above: accuracy without the removed examples, and test accuracy of plain training;"
+    " below: the share of examples removed in each epoch.",
+    "landscape": "Change of the mean loss of each loss group of the adversarial training images as"
+    " the weights move along random directions; steeper means more overfitted (section 3). Large"
+    " losses are cut off.",
+}
 
 
-def learning_curves(frame: pd.DataFrame, *, title: str = "") -> Figure:
-    """Robust accuracy by epoch.
+def write_suite_figure(results: Results, name: str) -> list[Path]:
+    """Write NAME.csv, NAME.svg and NAME.png into the suite's folder.
 
-    `frame`: method, split ("test", "held-out", "train"), seed, epoch (from 0), accuracy (percent).
-    Methods differ in color and marker, splits in line style; with several seeds the line is their
-    mean, the shade their range.
+    Raises:
+        UserError: nothing of it is there yet.
     """
-    methods, splits = names_in(frame["method"]), names_in(frame["split"])
-    method_looks = looks(methods)
-    split_lines: dict[str, Any] = dict(zip(splits, LINES, strict=False))
-    with figure_style():
-        figure, (axes,) = new_figure(size=(6.6, 4.0))
-        for method in methods:
-            for split in splits:
-                chosen = frame[(frame["method"] == method) & (frame["split"] == split)]
-                if len(chosen):
-                    style = method_looks[method] | {"linestyle": split_lines[split]}
-                    line_over_seeds(axes, chosen, "epoch", "accuracy", style)
-        _epochs(axes)
-        axes.set(ylabel="robust accuracy (%)", title=title)
-        keys = [Line2D([], [], label=method, **method_looks[method]) for method in methods]
-        keys += [
-            Line2D([], [], color="#555555", linestyle=split_lines[split], label=split)
-            for split in splits
+    entry = results.suite.figures[name]
+    if isinstance(entry, CurvesFigure):
+        frame, figure = _curves(results, entry)
+    elif isinstance(entry, SweepFigure):
+        frame, figure = _sweep(results, entry)
+    elif isinstance(entry, RemovalFigure):
+        frame, figure = _removal(results, entry)
+    else:
+        frame, figure = _landscape(results, name)
+    return write_figure(figure, frame, results.root / suite_directory(results.suite_name) / name)
+
+
+def _keys(results: Results, setting: Setting, recipe: str) -> list[RunKey]:
+    """The runs of a recipe in a figure's setting, one per seed."""
+    return setting_keys(results.params, results.suite_name, setting, recipe)
+
+
+def _need(frame: pd.DataFrame, keys: Sequence[RunKey]) -> None:
+    if frame.empty:
+        folders = ", ".join(str(key.directory) for key in keys)
+        raise UserError(f"figure: expected trained runs, got none; train {folders} first")
+
+
+def _curves(results: Results, entry: CurvesFigure) -> tuple[pd.DataFrame, Figure]:
+    keys = [key for recipe in entry.recipes for key in _keys(results, entry, recipe)]
+    frame = curve_frame(results, keys, splits=entry.splits)
+    _need(frame, keys)
+    return frame, drawing.learning_curves(frame)
+
+
+def _sweep(results: Results, entry: SweepFigure) -> tuple[pd.DataFrame, Figure]:
+    """Best and last by value; other recipes beside them as the rows that have a name."""
+    rows: list[Row] = []
+    keys: list[RunKey] = []
+    for change, runs in sweep_rows(results.params, results.suite_name, entry, entry.sweep):
+        keys += runs
+        rows += _numbers(results, runs, value=_value(change), name="")
+    for recipe in entry.references:
+        runs = _keys(results, entry, recipe)
+        rows += _numbers(results, runs, value=None, name=method_label(recipe))
+    frame = pd.DataFrame(rows, columns=_SWEEP_COLUMNS)
+    swept = frame[frame["name"] == ""].drop(columns="name")
+    _need(swept[swept["status"] != "missing"], keys)  # failed ones are shown as such
+    known = frame[(frame["name"] != "") & (frame["status"] == OK)]
+    references = known.groupby(["name", "measure"], sort=False)["accuracy"].mean()
+    figure = drawing.draw_sweep(
+        swept.assign(value=swept["value"].infer_objects()),
+        x_label=entry.label,
+        references=references.reset_index() if len(references) else None,
+    )
+    return frame, figure
+
+
+def _value(change: dict[str, Any]) -> float | str:
+    """One number as it is; a range or several settings as a text."""
+    values = list(change.values())
+    if len(values) == 1 and isinstance(values[0], int | float):
+        return values[0]
+    return ", ".join(map(value_label, values))
+
+
+def _numbers(results: Results, keys: Sequence[RunKey], *, value: Any, name: str) -> list[Row]:
+    """Both measures of each run; a run without numbers is one row that says why."""
+    rows = []
+    for key in keys:
+        run = results.runs[key]
+        numbers = run.numbers
+        place = {"name": name, "value": value, "seed": key.seed, "run": run.name}
+        found = [
+            place | {"measure": label, "accuracy": numbers[measure], "status": OK}
+            for measure, label in SHOWN.items()
+            if numbers.get(measure) is not None
         ]
-        axes.legend(handles=keys, ncols=2)
-    return figure
+        rows += found or [place | {"status": numbers.get("status") or run.status}]
+    return rows
 
 
-def attacks(frame: pd.DataFrame, *, title: str = "") -> Figure:
-    """Accuracy of each defense under each attack, one row per defense.
+def _removal(results: Results, entry: RemovalFigure) -> tuple[pd.DataFrame, Figure]:
+    """Per threshold: test and train curves of the run, that of plain training, share removed."""
+    sweep = results.suite.sweeps[entry.sweep]
+    plain = _keys(results, entry, sweep.recipe)
+    rows: list[Row] = []
+    keys = [*plain]
+    for change, runs in sweep_rows(results.params, results.suite_name, entry, entry.sweep):
+        keys += runs
+        panel = change_label(change)
+        shown = {"test": runs, "train": runs, f"{method_label(sweep.recipe)}, test": plain}
+        for series, series_keys in shown.items():
+            split = series.rpartition(", ")[2]
+            curve = curve_frame(results, series_keys, splits=[split])
+            mean = curve.groupby("epoch")["accuracy"].mean()
+            rows += [
+                {"panel": panel, "series": series, "epoch": e, "value": v} for e, v in mean.items()
+            ]
+        rows += _removed(results, runs, panel)
+    frame = pd.DataFrame(rows, columns=["panel", "epoch", "series", "value"])
+    _need(frame, keys)
+    return frame, drawing.removal_curves(frame)
 
-    `frame`: defense, attack, accuracy (percent); rows without a number are left out.
+
+def _removed(results: Results, keys: Sequence[RunKey], panel: str) -> list[Row]:
+    shares = pd.DataFrame(
+        [
+            {"epoch": row["epoch"], "value": 100 * row["share_removed"]}
+            for run in (results.runs[key] for key in keys)
+            if run.status not in ("stale", "inconsistent")
+            for row in run.history
+            if "share_removed" in row
+        ],
+        columns=["epoch", "value"],
+    )
+    mean = shares.groupby("epoch")["value"].mean()
+    return [
+        {"panel": panel, "series": "removed", "epoch": epoch, "value": value}
+        for epoch, value in mean.items()
+    ]
+
+
+def _landscape(results: Results, name: str) -> tuple[pd.DataFrame, Figure]:
+    spec = landscape_spec(results.params, results.suite_name, name)
+    path = results.root / spec.result(name)
+    if not path.exists():
+        raise UserError(
+            f"{path}: expected measured losses, found none; run: rwp landscape {name}"
+            f" --suite {results.suite_name}"
+        )
+    measured = pd.read_csv(path)
+    run = results.runs[spec.key]
+    mark = "" if run.finished else f" ({run.status})"
+    frame = measured.assign(panel=[f"after epoch {epoch}{mark}" for epoch in measured["epoch"]])
+    columns = ["panel", "epoch", "group", "offset", "change", "loss", "num_examples"]
+    return frame[columns], drawing.landscape_panels(frame)
+
+
+def curve_frame(results: Results, keys: Sequence[RunKey], *, splits: Sequence[str]) -> pd.DataFrame:
+    """method, split, seed, epoch (from 0), accuracy (percent) of all epochs done so far.
+
+    A run whose numbers no longer fit its settings is left out.
     """
-    defenses, names = names_in(frame["defense"]), names_in(frame["attack"])
-    attack_looks = looks(names)
-    with figure_style():
-        figure, (axes,) = new_figure(size=(6.6, 0.34 * len(defenses) + 1.5))
-        for name in names:
-            chosen = frame[(frame["attack"] == name)].dropna(subset="accuracy")
-            rows = [defenses.index(defense) for defense in chosen["defense"]]
-            axes.plot(chosen["accuracy"], rows, linestyle="", label=name, **attack_looks[name])
-        axes.set_yticks(range(len(defenses)), defenses)
-        axes.set_ylim(len(defenses) - 0.5, -0.5)  # the first on top, no marker on the edge
-        axes.set(xlabel="accuracy (%)", title=title)
-        figure.legend(loc="outside lower center", ncols=min(6, max(1, len(names))))
-    return figure
+    rows: list[Row] = []
+    for key in keys:
+        run = results.runs[key]
+        if run.status in ("stale", "inconsistent"):
+            continue
+        rows += [
+            {
+                "method": method_label(key.recipe),
+                "split": split,
+                "seed": key.seed,
+                "epoch": row["epoch"],
+                "accuracy": 100 * row[SPLITS[split]],
+            }
+            for row in run.history
+            for split in splits
+            if SPLITS[split] in row
+        ]
+    return pd.DataFrame(rows, columns=["method", "split", "seed", "epoch", "accuracy"])
 
 
-def curve_overlay(comparison: CurveComparison) -> Figure:
-    """A run's curve over the published one and its band."""
-    frame = comparison.frame
-    every = marker_spacing(len(frame))
-    with figure_style():
-        figure, (axes,) = new_figure(size=(6.6, 4.0))
-        axes.fill_between(
-            frame["epoch"], frame["low"], frame["high"], color="#cccccc", alpha=0.6, label="band"
+# In the report, as pictures that lie inside the page
+
+
+def reported_figures(results: Results, gaps: Sequence[Gap]) -> Iterator[Row]:
+    """The suite's figures: those that its report waits for, and others that are drawn already.
+
+    Each has a caption, how to read it, a uri (none where it is not drawn), the command that draws
+    it, and what it lacks.
+    """
+    suite, base = results.suite, suite_directory(results.suite_name)
+    waited = figure_names(suite)
+    for name in dict.fromkeys([*waited, *suite.figures]):
+        path = results.root / base / f"{name}.svg"
+        if not path.exists() and name not in waited:
+            continue
+        label = part_label(name)
+        yield {
+            "name": name,
+            "caption": f"{CAPTIONS.get(name, label)} ({_place(results, name)})",
+            "reading": READING[suite.figures[name].kind],
+            "uri": _data_uri(path.read_bytes()) if path.exists() else None,
+            "command": fill([str(base / f"{name}.svg")], "missing"),
+            "lacks": [gap for gap in gaps if gap.where.partition(":")[0] == label],
+        }
+
+
+def _place(results: Results, name: str) -> str:
+    """Data, threat model and network of a figure's runs."""
+    key = runs_of(results.params, results.suite_name, name)[0]
+    suite = results.suite
+    data = dataset_label(results.params, suite, key.dataset)
+    return f"{data}, {NORM_LABELS[suite.threat_models[key.threat].norm]}, {key.network}"
+
+
+def own_figures(results: Results, second: Table) -> Iterator[Row]:
+    """Table 2 as a picture, and those learning curves of Table 1 that are no figure of the paper.
+
+    Each is a uri and a caption.
+    """
+    accuracies = pd.DataFrame(
+        [
+            {"defense": defense, "attack": COLUMN_LABELS.get(column, column), "accuracy": value}
+            for defense, numbers in averages(second).items()
+            for column, value in numbers.items()
+        ]
+    )
+    if accuracies["accuracy"].notna().any():
+        yield _image(
+            drawing.attacks(accuracies),
+            "Accuracy of each defense under each attack; the numbers are those of Table 2",
         )
-        for name, (label, line) in {
-            "published": (f"published: {comparison.setting}", "--"),
-            "ours": (comparison.run, "-"),
-        }.items():
-            style = looks(("ours", "published"))[name]
-            axes.plot(
-                frame["epoch"], frame[name], linestyle=line, label=label, markevery=every, **style
-            )
-        first = comparison.first_outside
-        if first is not None:
-            axes.axvline(first, color="#555555", linestyle=":", label=f"leaves at epoch {first}")
-        _epochs(axes)
-        axes.set(ylabel="robust test accuracy (%)")
-        axes.legend()
-    return figure
+    runs = table1_runs(results.params, results.suite_name)
+    table = results.suite.table1
+    usual = results.suite.table2.dataset
+    usual = usual if usual in table.datasets else table.datasets[-1]
+    for threat, dataset in product(table.threat_models, table.datasets):
+        if (threat, dataset) == (table.threat_models[0], usual):
+            continue  # figure 3c
+        keys = [key for key in runs if (key.threat, key.dataset) == (threat, dataset)]
+        frame = curve_frame(results, keys, splits=("test", "held-out"))
+        if not frame.empty:
+            caption = f"Robust accuracy by epoch and method ({dataset}, {threat})"
+            yield _image(drawing.learning_curves(frame), caption)
 
 
-def _epochs(axes: Axes) -> None:
-    """Label an axis of epochs, which are whole."""
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("epoch")
+def given_figures(paths: Sequence[Path]) -> Iterator[Row]:
+    """SVG files that a caller wants to see, as `reported_figures` gives them."""
+    for path in paths:
+        caption = CAPTIONS.get(path.stem, path.stem)
+        yield _shown(_data_uri(path.read_bytes()), caption) | {"name": path.stem}
 
 
-def names_in(column: pd.Series) -> list[str]:
-    """Distinct values in the order of the frame."""
-    return [str(value) for value in column.drop_duplicates()]
+def _image(figure: Figure, caption: str) -> Row:
+    return _shown(_data_uri(picture(figure, "svg")), caption)
 
 
-def line_over_seeds(
-    axes: Axes,
-    frame: pd.DataFrame,
-    x: str,
-    y: str,
-    style: dict[str, object],
-    *,
-    every: int | None = None,
-) -> None:
-    """The mean over seeds as a line; their range as a shade, where there are several."""
-    grouped = frame.groupby(x, sort=True)[y]
-    mean = grouped.mean()
-    spacing = every or marker_spacing(len(mean))
-    axes.plot(mean.index, mean, markevery=spacing, **style)  # type: ignore[arg-type]
-    if (grouped.size() > 1).any():
-        axes.fill_between(
-            mean.index.to_numpy(), grouped.min(), grouped.max(), color=style["color"], alpha=0.15
-        )
+def _shown(uri: str, caption: str) -> Row:
+    return {
+        "name": "",
+        "caption": caption,
+        "reading": "",
+        "uri": uri,
+        "command": "",
+        "lacks": [],
+    }
+
+
+def _data_uri(svg: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rwp.pipeline.resolve import landscape_spec
-from rwp.pipeline.settings import Params, get_suite
 from rwp.pipeline.suites import figure_names
-from rwp.reporting.cells import recipe_label
-from rwp.reporting.measurements import OK
-from rwp.reporting.origins import BEYOND_TITLE, part_label, runs_of
-from rwp.reporting.runs import read_run
-from rwp.reporting.tables import Row, Table, records, records_by
+from rwp.reporting.labels import BEYOND_TITLE, part_label, recipe_label
+from rwp.reporting.results import OK, Results, Row, records, records_by, runs_of
+from rwp.reporting.tables import Table
 from rwp.training.spec import suite_directory
 
 FAILED = ("collapsed", "diverged")  # no command mends these
@@ -55,29 +51,29 @@ def table_gaps(table1: Table, table2: Table, beyond: Table | None) -> list[Gap]:
     return found
 
 
-def figure_gaps(params: Params, suite_name: str, *, root: Path | str) -> Iterator[Gap]:
+def figure_gaps(results: Results) -> Iterator[Gap]:
     """Reported figures that are not drawn or lack runs, and the runs that have no curve."""
-    suite, base = get_suite(params, suite_name), suite_directory(suite_name)
+    suite, base = results.suite, suite_directory(results.suite_name)
     for name in figure_names(suite):
         label, command = part_label(name), fill([f"{base}/{name}.svg"], "missing")
-        keys = runs_of(params, suite_name, name)
-        runs = [(key, read_run(params, key, root=root)) for key in keys]
+        keys = runs_of(results.params, results.suite_name, name)
+        runs = [(key, results.runs[key]) for key in keys]
         for status in dict.fromkeys(run.status for _, run in runs if not run.finished):
             rest = [(key, run) for key, run in runs if run.status == status]
             methods = ", ".join(dict.fromkeys(recipe_label(suite, key.recipe) for key, _ in rest))
             reasons = "; ".join(dict.fromkeys(run.reason for _, run in rest))
             where = f"{label}: {len(rest)} of {len(runs)} trainings ({methods})"
             yield Gap(where, status, reasons, "" if status in FAILED else command)
-        drawn = (Path(root) / base / f"{name}.svg").exists()
+        drawn = (results.root / base / f"{name}.svg").exists()
         if all(run.finished for _, run in runs) and not drawn:
-            landscape = (
-                suite.figures[name].kind == "landscape"
-                and not (
-                    Path(root) / landscape_spec(params, suite_name, name).result(name)
-                ).exists()
-            )
+            landscape = suite.figures[name].kind == "landscape" and not _measured(results, name)
             reason = "the landscape is not measured yet" if landscape else "not drawn yet"
             yield Gap(label, "missing", reason, command)
+
+
+def _measured(results: Results, name: str) -> bool:
+    spec = landscape_spec(results.params, results.suite_name, name)
+    return (results.root / spec.result(name)).exists()
 
 
 def fill(targets: Sequence[str], status: str) -> str:

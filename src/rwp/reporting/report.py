@@ -2,62 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from rwp.files import write_text
-from rwp.pipeline.settings import Params, Suite, get_suite
 from rwp.pipeline.suites import BEYOND
-from rwp.reporting.beyond import beyond
-from rwp.reporting.beyond_view import beyond_view
-from rwp.reporting.cells import COLUMN_LABELS, NORM_LABELS, attack_columns
-from rwp.reporting.checkpoints import other_checkpoints
-from rwp.reporting.compare import NOT_COMPARABLE, compare_table1, compare_table2
-from rwp.reporting.comparisons import comparisons
+from rwp.reporting.figures import given_figures, own_figures, reported_figures
 from rwp.reporting.gaps import figure_gaps, table_gaps
-from rwp.reporting.images import given_figures, own_figures, reported_figures
-from rwp.reporting.measurements import OK
-from rwp.reporting.origins import origin_rows
-from rwp.reporting.tables import Table, records, table1, table2
-from rwp.reporting.views import (
-    BROKEN,
-    KINDS,
-    SIGNS,
-    comparison_rows,
-    table1_view,
-    table2_view,
-    verdict_rows,
+from rwp.reporting.labels import (
+    COLUMN_LABELS,
+    NORM_LABELS,
+    attack_columns,
+    part_label,
+    recipe_label,
 )
-from rwp.training.spec import suite_directory
+from rwp.reporting.pairs import pairs
+from rwp.reporting.paper import (
+    ABOVE,
+    BELOW,
+    NOT_COMPARABLE,
+    PAPER_MEASURES,
+    PLACE,
+    WITHIN,
+    table1_beside_paper,
+    table2_beside_paper,
+)
+from rwp.reporting.results import (
+    MEASURES,
+    OK,
+    Results,
+    Row,
+    records,
+    records_by,
+    runs_of,
+    worst_level,
+)
+from rwp.reporting.summaries import averages
+from rwp.reporting.tables import (
+    COSTS,
+    FROM_TRAINING,
+    SEPARATOR,
+    STD,
+    Table,
+    beyond,
+    other_checkpoints,
+    table1,
+    table2,
+)
+from rwp.training.spec import RunKey, suite_directory
+
+SIGNS = {WITHIN: "✓", ABOVE: "▲", BELOW: "▼"}
+ORIGIN_SIGNS = {"imported": "†", "unclear": "‡"}
+# Tints: what chance allows, what it does not, what is not there, what cannot be true.
+KINDS = {WITHIN: "within", ABOVE: "outside", BELOW: "outside"}
+LEVEL_SIGNS = {"green": "✓", "weak": "○", "amber": "!", "red": "✗"}
+LEVEL_KINDS = {"green": "within", "weak": "missing", "amber": "doubtful", "red": "outside"}
+NO_NUMBER = "\N{EN DASH}"
+BROKEN = ("inconsistent", "stale", "collapsed", "diverged")
+_TRAINING_LABELS = {
+    "best": "Best",
+    "last": "Last",
+    "best_on_test": "Best on test",
+    "robust_overfitting_gap": "Gap",
+}
+_PLACE = ("dataset", "threat_model", "network")
 
 
 def write_report(
-    params: Params,
-    suite_name: str,
-    *,
-    root: Path | str = ".",
-    path: Path | str | None = None,
-    figures: Sequence[Path] | None = None,
+    results: Results, *, path: Path | str | None = None, figures: Sequence[Path] | None = None
 ) -> Path:
     """Write the report of a suite (report.html in its folder, unless a path is given).
 
     `figures` are SVG files to show; by default those that the suite reports or has drawn.
     """
-    target = Path(path or Path(root) / suite_directory(suite_name) / "report.html")
-    write_text(target, render_report(params, suite_name, root=root, figures=figures))
+    target = Path(path or results.root / suite_directory(results.suite_name) / "report.html")
+    write_text(target, render_report(results, figures=figures))
     return target
 
 
-def render_report(
-    params: Params,
-    suite_name: str,
-    *,
-    root: Path | str = ".",
-    figures: Sequence[Path] | None = None,
-) -> str:
+def render_report(results: Results, *, figures: Sequence[Path] | None = None) -> str:
     """The report as HTML that needs no other file and no network."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -68,54 +97,49 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    context = _context(params, suite_name, root, figures)
+    context = _context(results, figures)
     return environment.get_template("report.html.j2").render(context) + "\n"
 
 
-def _context(
-    params: Params, suite_name: str, root: Path | str, figures: Sequence[Path] | None
-) -> dict[str, Any]:
-    suite = get_suite(params, suite_name)
-    first, second = table1(params, suite_name, root=root), table2(params, suite_name, root=root)
-    third = beyond(params, suite_name, root=root) if BEYOND in suite.reported else None
-    compared1 = compare_table1(params, suite_name, first)
-    compared2 = compare_table2(params, suite_name, second)
+def _context(results: Results, figures: Sequence[Path] | None) -> dict[str, Any]:
+    suite = results.suite
+    first, second = table1(results), table2(results)
+    third = beyond(results) if BEYOND in suite.reported else None
+    paper1, paper2 = table1_beside_paper(results, first), table2_beside_paper(results, second)
     columns = attack_columns(suite)
-    missing_figures = list(figure_gaps(params, suite_name, root=root))
+    missing_figures = list(figure_gaps(results))
     shown = list(
-        reported_figures(params, suite_name, missing_figures, root=root)
-        if figures is None
-        else given_figures(figures)
+        reported_figures(results, missing_figures) if figures is None else given_figures(figures)
     )
     drawn = [figure for figure in shown if figure["uri"]]
     return {
-        "name": suite_name,
+        "name": results.suite_name,
         "suite": suite,
-        "table1": table1_view(first, compared1),
-        "table2": table2_view(second, compared2, columns),
-        "beyond": beyond_view(third) if third else None,
-        "judged": verdict_rows(second),
-        "others": other_checkpoints(params, suite_name, root=root),
-        "pairs": comparison_rows(comparisons(params, suite_name, root=root)),
+        "table1": _table1_rows(first, paper1),
+        "table2": _table2_rows(second, paper2, columns),
+        "beyond": beyond_groups(third) if third else None,
+        "judged": _verdict_rows(second),
+        "others": other_checkpoints(results),
+        "pairs": records(pairs(results)),
         "columns": [COLUMN_LABELS.get(column, column) for column in columns.values()],
         "counts": _counts(first, second, third),
         "figure_counts": {"drawn": len(drawn), "all": len(shown)},
-        "verdicts": pd.concat([compared1, compared2])["verdict"].value_counts().to_dict(),
-        "elsewhere1": _not_comparable(compared1),
-        "elsewhere2": _not_comparable(compared2),
+        "verdicts": pd.concat([paper1, paper2])["verdict"].value_counts().to_dict(),
+        "elsewhere1": _not_comparable(paper1),
+        "elsewhere2": _not_comparable(paper2),
         "signs": SIGNS,
         "kinds": KINDS | dict.fromkeys(BROKEN, "broken"),
         "broken": BROKEN,
-        "compared1": records(compared1),
-        "compared2": records(compared2),
+        "paper1": records(paper1),
+        "paper2": records(paper2),
         "gaps": [*table_gaps(first, second, third), *missing_figures],
         "warnings": _warnings(second),
-        "figures": [*own_figures(params, suite_name, second, root=root), *shown],
-        "runs": list(origin_rows(params, suite_name, _evaluated(second, third), root=root)),
+        "figures": [*own_figures(results, second), *shown],
+        "runs": list(_origin_rows(results, _evaluated(second, third))),
         "details": records(second.details),
         "beyond_details": records(third.details) if third else [],
         "settings": list(_flat(suite.model_dump(mode="json", exclude_none=True))),
-        "protocol": _protocol(params, suite, second),
+        "protocol": _protocol(results, second),
     }
 
 
@@ -130,10 +154,10 @@ def _counts(*tables: Table | None) -> dict[str, int]:
     return {"filled": int((status == OK).sum()), "all": len(status)}
 
 
-def _not_comparable(compared: pd.DataFrame) -> str:
+def _not_comparable(beside: pd.DataFrame) -> str:
     """Why a table is not compared with the paper, where no cell of it is."""
-    reasons = compared[compared["verdict"] == NOT_COMPARABLE]["reason"].unique()
-    judged = compared["band"].notna().any()
+    reasons = beside[beside["verdict"] == NOT_COMPARABLE]["reason"].unique()
+    judged = beside["band"].notna().any()
     return "" if judged else "; ".join(reasons)
 
 
@@ -145,8 +169,9 @@ def _warnings(table: Table) -> list[str]:
     ]
 
 
-def _protocol(params: Params, suite: Suite, table: Table) -> str:
+def _protocol(results: Results, table: Table) -> str:
     """What a reader must know to quote a number of Table 2."""
+    suite = results.suite
     entry = suite.table2
     threat = suite.threat_models[entry.threat_model]
     counts = sorted({int(count) for count in table.details["num_examples"].dropna()})
@@ -171,3 +196,238 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     else:
         for key, entry in value.items():
             yield from _flat(entry, f"{path}.{key}".lstrip("."))
+
+
+# Cells: every number with its interval and verdict
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell as it is shown; `kind` picks its tint, the notes stand below in small print."""
+
+    text: str
+    kind: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def _table1_rows(table: Table, beside: pd.DataFrame) -> list[Row]:
+    """Per row its labels and a cell for each measure; the paper stands below its own two."""
+    seeds = records_by(table.details, *PLACE)
+    against = records_by(beside, *PLACE, "measure")
+    judged = bool(beside["band"].notna().any())
+    paper = {ours: name for name, ours in PAPER_MEASURES.items()}
+    rows = []
+    for row in records(table.frame):
+        place = tuple(row[name] for name in PLACE)
+        cells = [
+            _cell(
+                row[name],
+                seeds[place],
+                name,
+                against[*place, paper[name]][0] if name in paper else None,
+                judged=judged,
+            )
+            for name in MEASURES
+        ]
+        rows.append(dict(zip(PLACE, place, strict=True)) | {"cells": cells})
+    return rows
+
+
+def _table2_rows(table: Table, beside: pd.DataFrame, columns: dict[str, str]) -> list[Row]:
+    """Per row the defense and a cell for each attack; the natural reference comes last."""
+    seeds = records_by(table.details, "defense", "attack")
+    against = records_by(beside, "defense", "attack")
+    judged = bool(beside["band"].notna().any())
+    own = set(table.frame["defense"])
+    rows = []
+    for defense, numbers in averages(table).items():
+        cells = [
+            _cell(
+                numbers[column],
+                seeds[defense, attack],
+                "accuracy",
+                against[defense, attack][0],
+                judged=judged,
+            )
+            for attack, column in columns.items()
+        ]
+        gap = numbers["pgd20"] - numbers["aa"]
+        shown = Cell(f"{gap:.2f}") if math.isfinite(gap) else Cell(NO_NUMBER)
+        networks = seeds[defense, next(iter(columns))]
+        rows.append(
+            {
+                "defense": defense,
+                "cells": [*cells, _all_attacks(networks), shown],
+                "verdict": _verdict_cell(networks),
+                "cost": _cost_cell(networks),
+                "reference": defense not in own,
+            }
+        )
+    return rows
+
+
+def _all_attacks(networks: Sequence[Row]) -> Cell:
+    """The share of images right under every attack of the suite, image by image."""
+    values = [row["all_attacks"] for row in networks]
+    return Cell(NO_NUMBER) if None in values else Cell(f"{statistics.fmean(values):.2f}")
+
+
+def _verdict_cell(networks: Sequence[Row]) -> Cell:
+    """The worst verdict over seeds, in words, with what speaks against the numbers."""
+    for row in networks:
+        if row["verdict_status"] != OK:
+            status = row["verdict_status"]
+            return Cell(status, "broken" if status in BROKEN else "missing")
+    level = worst_level([row["verdict"] for row in networks])
+    if level is None:
+        return Cell(NO_NUMBER, "missing")
+    doubts = [
+        f"seed {row['seed']}: {reason}" if len(networks) > 1 else reason
+        for row in networks
+        for reason in row["verdict_reasons"].split(SEPARATOR)
+        if not reason.startswith("green")
+    ]
+    return Cell(f"{LEVEL_SIGNS[level]} {level}", LEVEL_KINDS[level], tuple(doubts))
+
+
+def _cell(
+    value: float | None, seeds: Sequence[Row], column: str, against: Row | None, *, judged: bool
+) -> Cell:
+    for row in seeds:
+        if row["status"] != OK:
+            return Cell(row["status"], "broken" if row["status"] in BROKEN else "missing")
+    if value is None:
+        return Cell(NO_NUMBER, "missing")
+    notes = [spread] if (spread := _spread(seeds, column)) else []
+    too_strong = any("AutoAttack leaves" in row.get("warning", "") for row in seeds)
+    kind = "broken" if too_strong else ""
+    if against is not None and against["verdict"] != NOT_COMPARABLE:
+        kind = kind or KINDS[against["verdict"]]
+        notes += _against_paper(against)
+    elif against is not None and judged:
+        notes.append("not comparable")
+    return Cell(f"{value:.2f}", kind, tuple(notes))
+
+
+def _against_paper(row: Row) -> list[str]:
+    logged = f", log {row['log']:.2f}" if row.get("log") is not None else ""
+    difference = round(row["difference"], 2) + 0.0  # no minus before a zero
+    return [
+        f"{SIGNS[row['verdict']]} {row['verdict']}",
+        f"paper{ORIGIN_SIGNS.get(row['origin'], '')} {row['paper']:.2f}{logged}",
+        f"{difference:+.2f} ± {row['band']:.2f}",
+    ]
+
+
+def _spread(seeds: Sequence[Row], column: str) -> str:
+    """What chance makes of a cell: deviation over seeds, or one evaluation's interval."""
+    if len(seeds) > 1:
+        deviation = statistics.stdev(row[column] for row in seeds)
+        return f"± {deviation:.2f} over {len(seeds)} seeds"
+    if "interval_low" in seeds[0]:
+        return f"{seeds[0]['interval_low']:.1f} to {seeds[0]['interval_high']:.1f}"
+    return ""
+
+
+def _verdict_rows(table: Table) -> list[Row]:
+    """One row per judged network: every reason, and what the usual gap rests on."""
+    rows = {row["run"]: row for row in records(table.details) if row["verdict"] is not None}
+    return [
+        {
+            **{name: row[name] for name in ("defense", "seed", "gap", "band_source")},
+            "cell": _verdict_cell([row]),
+            "reasons": list(filter(None, row["verdict_reasons"].split(SEPARATOR))),
+        }
+        for row in rows.values()
+    ]
+
+
+def _cost_cell(seeds: Sequence[Row]) -> Cell:
+    """Forward and backward passes of a training, and its time below; means over seeds."""
+    known = [row for row in seeds if row["forward_passes"] is not None]
+    if not known:
+        return Cell(NO_NUMBER)
+    passes = statistics.fmean(row["forward_passes"] + row["backward_passes"] for row in known)
+    hours = statistics.fmean(row["training_hours"] for row in known)
+    return Cell(f"{passes:,.0f}", "", (_duration(hours),))
+
+
+def _duration(hours: float) -> str:
+    """A length of time with a unit that suits it: 12.5 s, 8.1 min, 3.20 h."""
+    seconds = 3600 * hours
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if hours < 1.7 else f"{hours:,.2f} h"
+
+
+# Sections
+
+
+def beyond_groups(table: Table) -> dict[str, Any]:
+    """Column labels, and per group its title, its place where rows share one, and its rows."""
+    columns = [
+        str(name)
+        for name in table.frame
+        if name not in ("group", "method", *_PLACE, *COSTS) and not str(name).endswith(STD)
+    ]
+    seeds = records_by(table.details, "group", "method")
+    groups: dict[str, dict[str, Any]] = {}
+    for row in records(table.frame):
+        place = ", ".join(row[name] for name in _PLACE)
+        group = groups.setdefault(row["group"], {"title": row["group"], "places": {}, "rows": []})
+        group["places"][place] = None
+        own = seeds[row["group"], row["method"]]
+        cells = [_beyond_cell(row, name, own) for name in columns]
+        group["rows"].append({"method": row["method"], "cells": cells, "cost": _cost_cell(own)})
+    for group in groups.values():
+        group["place"] = "; ".join(group["places"])
+    labels = [_TRAINING_LABELS.get(name) or COLUMN_LABELS.get(name, name) for name in columns]
+    num_seeds = table.details["seed"].nunique()
+    return {
+        "columns": labels,
+        "num_training": len(FROM_TRAINING),
+        "num_seeds": num_seeds,
+        "groups": list(groups.values()),
+    }
+
+
+def _beyond_cell(row: Row, name: str, seeds: list[Row]) -> Cell:
+    """A mean with its deviation; where a seed has no number, why."""
+    if row[name] is None:
+        for seed in seeds:
+            if seed["status"] != OK:
+                return Cell(seed["status"], "broken" if seed["status"] in BROKEN else "missing")
+        return Cell(NO_NUMBER, "missing")
+    deviation = row.get(f"{name}{STD}")
+    notes = () if deviation is None else (f"± {deviation:.2f}",)
+    return Cell(f"{row[name]:.2f}", "", notes)
+
+
+def _shown_runs(results: Results) -> dict[RunKey, list[str]]:
+    """Run -> the tables and figures of the report that show it."""
+    shown: dict[RunKey, list[str]] = {}
+    for part in ("table1", "table2", *results.suite.reported):
+        for key in runs_of(results.params, results.suite_name, part):
+            shown.setdefault(key, []).append(part_label(part))
+    return shown
+
+
+def _origin_rows(results: Results, seconds: Mapping[str, float]) -> Iterator[Row]:
+    """Costs and origin of every shown run; `seconds`: what its evaluations took, by its name."""
+    for key, shown in _shown_runs(results).items():
+        run = results.runs[key]
+        document = run.document
+        yield {
+            "method": recipe_label(results.suite, key.recipe),
+            "key": key,
+            "shown": ", ".join(shown),
+            "status": run.status,
+            "epochs": len(run.history),
+            "passes": document.get("passes") or {},
+            "evaluation_seconds": float(seconds.get(run.name, 0.0)),
+            **{
+                name: document.get(name)
+                for name in ("seconds", "parameters", "device", "commit", "fingerprint")
+            },
+            "run": run.name,
+        }

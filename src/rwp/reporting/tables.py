@@ -1,41 +1,49 @@
-"""Tables 1 and 2 of a suite: frames in percent, and beside them where each number comes from."""
+"""Table 1, Table 2 and the table beyond the paper: in percent, and where each number comes from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from rwp.errors import UserError
 from rwp.files import atomic_write
-from rwp.pipeline.settings import Params, get_suite
-from rwp.reporting.averaging import average_rows, averaged, numeric
-from rwp.reporting.cells import attack_columns, table1_rows, table2_rows
-from rwp.reporting.costs import run_costs
-from rwp.reporting.measurements import OK, Measurement, measurements
-from rwp.reporting.runs import Run, read_run
-from rwp.reporting.verdicts import SEPARATOR, joint_accuracy, read_judged, worst_level
+from rwp.pipeline.settings import Params
+from rwp.pipeline.suites import beyond_rows, get_suite, table1_keys, table2_keys
+from rwp.reporting.labels import (
+    PAPER_COLUMNS,
+    attack_columns,
+    dataset_label,
+    method_label,
+    recipe_label,
+    threat_label,
+)
+from rwp.reporting.results import (
+    MEASURES,
+    OK,
+    OTHER_CHECKPOINTS,
+    Results,
+    Row,
+    joint_accuracy,
+    worst_level,
+)
 from rwp.training.spec import RunKey, suite_directory
 
-# The paper's "last" is the mean over this many final epochs wherever it can be traced to a log.
-LAST_EPOCHS = 6
-
-MEASURES = (
-    "best",
-    "last",
-    "best_on_test",
-    "selection_optimism",
-    "last_epochs_mean",
-    "robust_overfitting_gap",
-)
-Row = dict[Any, Any]
+STD = "_std"  # what the column of a deviation adds to that of its mean
+SEPARATOR = " | "  # between the reasons in a cell of a CSV file
 
 LABELS = ("threat_model", "method", "dataset", "defense")
 EPOCHS = ("best_epoch", "best_on_test_epoch", "num_epochs")
 COUNTS = ("num_examples", "num_robust")
 PASSES = ("forward_passes", "backward_passes")
+COSTS = (*PASSES, "training_hours")
+FROM_TRAINING = ("best", "last", "best_on_test", "robust_overfitting_gap")  # in the table beyond
+BEYOND_LABELS = ("group", "method", "dataset", "threat_model", "network")
 
 
 @dataclass(frozen=True)
@@ -46,23 +54,51 @@ class Table:
     details: pd.DataFrame  # one row per seed (and attack): numbers, status, reason, origin
 
 
-def table1(params: Params, suite_name: str, *, root: Path | str = ".") -> Table:
+# Which runs stand behind each row
+
+
+def table1_rows(params: Params, suite_name: str) -> Iterator[tuple[dict[str, str], list[RunKey]]]:
+    """The rows of Table 1: their labels, and the runs behind each, one per seed."""
+    suite = get_suite(params, suite_name)
+    table = suite.table1
+    for threat, recipe, dataset in product(table.threat_models, table.recipes, table.datasets):
+        labels = {
+            "threat_model": threat_label(suite, threat),
+            "method": method_label(recipe),
+            "dataset": dataset_label(params, suite, dataset),
+        }
+        place = {"threat": threat, "recipe": recipe, "dataset": dataset}
+        yield labels, table1_keys(params, suite_name, **place)
+
+
+def table2_rows(params: Params, suite_name: str) -> Iterator[tuple[str, list[RunKey]]]:
+    """The rows of Table 2, the reference last: defense, and the runs behind it, one per seed."""
+    table = get_suite(params, suite_name).table2
+    for recipe in dict.fromkeys([*table.recipes, *filter(None, [table.reference_recipe])]):
+        yield method_label(recipe), table2_keys(params, suite_name, recipe)
+
+
+# Table 1
+
+
+def table1(results: Results) -> Table:
     """Robust accuracy at the selected and at the final epoch, by threat model, data set, recipe.
 
     A cell is the mean over the suite's seeds and stays empty until each has a number; with
     several seeds, their standard deviation stands beside it (`best_std`).
     """
     rows, details = [], []
-    for labels, keys in table1_rows(params, suite_name):
-        seeds = [labels | _table1_detail(key, read_run(params, key, root=root)) for key in keys]
+    for labels, keys in table1_rows(results.params, results.suite_name):
+        seeds = [labels | _training_detail(results, key) for key in keys]
         details += seeds
-        rows.append(labels | average_rows(seeds, MEASURES))
-    return Table(numeric(rows, LABELS), _details(details, (*EPOCHS, *PASSES)))
+        rows.append(labels | _average_rows(seeds, MEASURES))
+    return Table(_numeric(rows, LABELS), _details(details, (*EPOCHS, *PASSES)))
 
 
-def _table1_detail(key: RunKey, run: Run) -> dict[str, Any]:
+def _training_detail(results: Results, key: RunKey) -> Row:
     """The numbers of one run, in percent, as its training measured them."""
-    detail: dict[str, Any] = {
+    run = results.runs[key]
+    detail: Row = {
         "seed": key.seed,
         **dict.fromkeys(MEASURES),
         "best_epoch": None,
@@ -73,39 +109,16 @@ def _table1_detail(key: RunKey, run: Run) -> dict[str, Any]:
         "fingerprint": run.document.get("fingerprint"),
         "commit": run.document.get("commit"),
         "seconds": run.document.get("seconds"),
-        **run_costs(run),
+        **run.costs,
         "run": run.name,
     }
-    return detail | run_numbers(run)
+    return detail | run.numbers
 
 
-def run_numbers(run: Run) -> dict[str, Any]:
-    """What a finished run measured by itself, in percent, or why it has no numbers."""
-    if not run.finished:
-        return {}
-    percent = [
-        100 * row["test_robust_accuracy"] for row in run.history if "test_robust_accuracy" in row
-    ]
-    if len(percent) < len(run.history):
-        reason = "the test split was not measured in each epoch (test_curve)"
-        return {"status": "missing", "reason": reason}
-    top = max(range(len(percent)), key=percent.__getitem__)
-    best, last = percent[run.best_epoch], percent[-1]
-    tail = percent[-LAST_EPOCHS:]
-    return {
-        "status": OK,
-        "best": best,
-        "last": last,
-        "best_on_test": percent[top],
-        "selection_optimism": percent[top] - best,
-        "last_epochs_mean": sum(tail) / LAST_EPOCHS if len(tail) == LAST_EPOCHS else None,
-        "robust_overfitting_gap": best - last,
-        "best_epoch": run.best_epoch,
-        "best_on_test_epoch": top,
-    }
+# Table 2
 
 
-def table2(params: Params, suite_name: str, *, root: Path | str = ".") -> Table:
+def table2(results: Results) -> Table:
     """Accuracy of the best checkpoints under each attack, as in the paper's Table 2.
 
     A cell is the mean over the suite's seeds and stays empty until each has a number; the verdict
@@ -113,32 +126,29 @@ def table2(params: Params, suite_name: str, *, root: Path | str = ".") -> Table:
     frame leaves out, and what a network's records say together: the accuracy under all attacks
     at once, and the verdict with its reasons.
     """
-    suite = get_suite(params, suite_name)
-    columns = attack_columns(suite)
+    columns = attack_columns(results.suite)
     rows, details = [], []
-    for defense, keys in table2_rows(params, suite_name):
+    for defense, keys in table2_rows(results.params, results.suite_name):
         seeds = [
             {"defense": defense} | detail
             for key in keys
-            for detail in _table2_details(params, key, list(columns), root)
+            for detail in _attack_details(results, key, columns)
         ]
         details += seeds
-        if keys[0].recipe in suite.table2.recipes:
-            by_attack = {
+        if keys[0].recipe in results.suite.table2.recipes:
+            by_attack: dict[str, list[float | None]] = {
                 column: [row["accuracy"] for row in seeds if row["attack"] == attack]
                 for attack, column in columns.items()
             }
             verdict = worst_level([row["verdict"] for row in seeds])
-            rows.append({"defense": defense} | averaged(by_attack) | {"verdict": verdict})
-    return Table(numeric(rows, (*LABELS, "verdict")), _details(details, (*COUNTS, *PASSES)))
+            rows.append({"defense": defense} | _averaged(by_attack) | {"verdict": verdict})
+    return Table(_numeric(rows, (*LABELS, "verdict")), _details(details, (*COUNTS, *PASSES)))
 
 
-def _table2_details(
-    params: Params, key: RunKey, attacks: Sequence[str], root: Path | str
-) -> list[dict[str, Any]]:
-    run = read_run(params, key, root=root)
-    found = measurements(params, key, run, attacks, root=root, checkpoint="best")
-    judged = read_judged(params, key, run, found, root=root)
+def _attack_details(results: Results, key: RunKey, attacks: Iterable[str]) -> list[Row]:
+    """One row per attack on the best network of a run, with what its records say together."""
+    run, judged = results.runs[key], results.verdicts[key]
+    found = [row for row in results.outcomes(key) if row["attack"] in attacks]
     together = {
         "all_attacks": joint_accuracy(found),
         "gap": judged.gap,
@@ -148,83 +158,134 @@ def _table2_details(
         "band_source": judged.band_source,
         "diagnosis": judged.path,
     }
+    numbers = ("attack", "seed", *COUNTS, "accuracy", "interval_low", "interval_high")
     return [
-        _table2_detail(item, run, _stronger_than_expected(item, found)) | together for item in found
+        {name: row[name] for name in (*numbers, "status", "reason", "warning", "fingerprint")}
+        | {"commit": run.document.get("commit"), "seconds": row["seconds"]}
+        | run.costs
+        | {"checkpoint": row["checkpoint"], "run": row["run"], "record": row["record"]}
+        | together
+        for row in found
     ]
 
 
-def _table2_detail(item: Measurement, run: Run, warning: str) -> dict[str, Any]:
-    record, (low, high) = item.record, item.interval or (None, None)
-    warnings = [*(record.warnings if record else ()), *([warning] if warning else [])]
-    if record and record.num_nan:
-        warnings.append(f"{record.num_nan} pixels of the adversarial images are NaN")
+def other_checkpoints(results: Results) -> list[Row]:
+    """One row per network of Table 2 and other checkpoint that has a record.
+
+    `accuracies` are in percent, in the order of the attack columns; none where nothing was run.
+    No table waits for these records; `snakemake RUN/evaluation/last/pgd-20.json` makes one.
+    """
+    rows = []
+    for defense, keys in table2_rows(results.params, results.suite_name):
+        for key, checkpoint in product(keys, OTHER_CHECKPOINTS):
+            found = {row["attack"]: row for row in results.outcomes(key, checkpoint)}
+            if any(row["status"] == OK for row in found.values()):
+                accuracies = [found[name]["accuracy"] for name in attack_columns(results.suite)]
+                rows.append(
+                    {
+                        "defense": defense,
+                        "checkpoint": checkpoint.replace("_", " "),
+                        "seed": key.seed,
+                        "accuracies": accuracies,
+                    }
+                )
+    return rows
+
+
+# Beyond the paper
+
+
+def beyond(results: Results) -> Table:
+    """Rivals and variants that the paper does not have, with what they cost.
+
+    Per row: robust accuracy while training, the attacks on the best network, and the cost. A cell
+    is the mean over the suite's seeds and stays empty until each has a number; with several seeds,
+    their standard deviation stands beside it, but for costs.
+
+    Raises:
+        UserError: the suite has no such table.
+    """
+    suite = results.suite
+    entry = suite.beyond
+    if entry is None:
+        raise UserError(
+            f"params.yaml: suites.{results.suite_name}.beyond: expected groups of rows, got none;"
+            f" add some"
+        )
+    columns = [PAPER_COLUMNS.get(name, name) for name in entry.attacks]
+    rows, details = [], []
+    for group, recipe, keys in beyond_rows(results.params, results.suite_name):
+        seeds = [_beyond_detail(results, key, entry.attacks) for key in keys]
+        labels = {
+            "group": group,
+            "method": recipe_label(suite, recipe),
+            "dataset": keys[0].dataset,
+            "threat_model": keys[0].threat,
+            "network": keys[0].network,
+        }
+        details += [labels | seed for seed in seeds]
+        means = _average_rows(seeds, (*FROM_TRAINING, *columns))
+        costs = {name: _averaged({name: [row[name] for row in seeds]})[name] for name in COSTS}
+        rows.append(labels | means | costs)
+    return Table(_numeric(rows, BEYOND_LABELS), _details(details, PASSES))
+
+
+def _beyond_detail(results: Results, key: RunKey, attacks: Sequence[str]) -> Row:
+    run = results.runs[key]
+    by_attack = {row["attack"]: row for row in results.outcomes(key)}
+    found = [by_attack[attack] for attack in attacks]
+    gaps = [(row["status"], row["reason"]) for row in found if row["status"] != OK]
+    status, reason = (run.status, run.reason) if not run.finished else (gaps or [(OK, "")])[0]
     return {
-        "attack": item.attack,
-        "seed": item.key.seed,
-        "num_examples": record.num_examples if record else None,
-        "num_robust": record.num_robust if record else None,
-        "accuracy": _percent(item.accuracy),
-        "interval_low": _percent(low),
-        "interval_high": _percent(high),
-        "status": item.status,
-        "reason": item.reason,
-        "warning": "; ".join(warnings),
-        "fingerprint": record.fingerprint if record else None,
-        "commit": run.document.get("commit"),
-        "seconds": record.seconds if record else None,
-        **run_costs(run),
-        "checkpoint": "best",
+        "seed": key.seed,
+        "status": status,
+        "reason": reason,
+        **{name: run.numbers.get(name) for name in FROM_TRAINING},
+        **{PAPER_COLUMNS.get(row["attack"], row["attack"]): row["accuracy"] for row in found},
+        **run.costs,
         "run": run.name,
-        "record": item.path,
+        "commit": run.document.get("commit"),
+        "fingerprint": run.document.get("fingerprint"),
+        "evaluation_seconds": sum(row["seconds"] or 0 for row in found),
+        "records": " ".join(row["record"] for row in found),
     }
 
 
-def _stronger_than_expected(item: Measurement, found: Sequence[Measurement]) -> str:
-    """AutoAttack that leaves more images standing than a weaker attack points to a fault."""
-    if item.attack != "autoattack" or item.record is None:
-        return ""
-    margins = {
-        other.attack: item.record.num_robust - other.record.num_robust
-        for other in found
-        if other.record and other.record.num_examples == item.record.num_examples
-    }
-    weaker = max(margins, key=margins.__getitem__)
-    if margins[weaker] <= 0:
-        return ""
-    return f"AutoAttack leaves {margins[weaker]} more images correct than {weaker}"
+# Means over seeds
 
 
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
+def _averaged(columns: Mapping[str, Sequence[float | None]]) -> dict[str, float | None]:
+    """Per column its mean over seeds and, where there are several seeds, their deviation (n - 1).
+
+    Both stay empty as long as one seed has no number.
+    """
+    cells: dict[str, float | None] = {}
+    for name, values in columns.items():
+        known = [value for value in values if value is not None]
+        complete = bool(values) and len(known) == len(values)
+        cells[name] = statistics.fmean(known) if complete else None
+        if len(values) > 1:
+            cells[f"{name}{STD}"] = statistics.stdev(known) if complete else None
+    return cells
 
 
-def _details(rows: list[dict[str, Any]], counts: Iterable[str]) -> pd.DataFrame:
+def _average_rows(seeds: Sequence[Row], names: Iterable[str]) -> dict[str, Any]:
+    """`_averaged` for some columns of the rows of a run's seeds."""
+    return _averaged({name: [row.get(name) for row in seeds] for name in names})
+
+
+def _numeric(rows: Sequence[Row], labels: Iterable[str]) -> pd.DataFrame:
+    """A frame whose number columns are numbers even where all of them are missing."""
+    frame = pd.DataFrame(rows)
+    return frame.astype(dict.fromkeys(frame.columns.difference(list(labels)), float))
+
+
+def _details(rows: Sequence[Row], counts: Iterable[str]) -> pd.DataFrame:
     """A frame whose counts stay whole numbers where some are missing."""
     return pd.DataFrame(rows).astype(dict.fromkeys(counts, "Int64"))
 
 
-def records(frame: pd.DataFrame) -> list[Row]:
-    """The rows of a frame; a missing value is none."""
-    rows = frame.astype(object).where(frame.notna(), None)
-    return [dict(zip(rows.columns, row, strict=True)) for row in rows.to_numpy()]
-
-
-def records_by(frame: pd.DataFrame, *columns: str) -> dict[tuple[Any, ...], list[Row]]:
-    """The rows of a frame by the values of some columns."""
-    found: dict[tuple[Any, ...], list[Row]] = {}
-    for row in records(frame):
-        found.setdefault(tuple(row[name] for name in columns), []).append(row)
-    return found
-
-
-def write_table1(params: Params, suite_name: str, *, root: Path | str = ".") -> list[Path]:
-    """Write table1.csv and table1_details.csv into the suite's folder."""
-    return write_table(table1(params, suite_name, root=root), suite_name, "table1", root)
-
-
-def write_table2(params: Params, suite_name: str, *, root: Path | str = ".") -> list[Path]:
-    """Write table2.csv and table2_details.csv into the suite's folder."""
-    return write_table(table2(params, suite_name, root=root), suite_name, "table2", root)
+# Files
 
 
 def write_table(table: Table, suite_name: str, name: str, root: Path | str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The tables' numbers as nested JSON for `dvc metrics`, and as a table for a terminal."""
+"""The tables in short: as nested JSON for `dvc metrics`, and as a table for a terminal."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from rwp.evaluation.diagnostics import DOUBTFUL
 from rwp.files import write_json
-from rwp.pipeline.settings import Params, get_suite
-from rwp.reporting.averaging import STD
-from rwp.reporting.cells import COLUMN_LABELS, PAPER_COLUMNS, attack_columns
-from rwp.reporting.measurements import OK
+from rwp.reporting.labels import COLUMN_LABELS, PAPER_COLUMNS, attack_columns
+from rwp.reporting.results import MEASURES, OK, Results
 from rwp.reporting.tables import LABELS as TABLE_LABELS
-from rwp.reporting.tables import MEASURES, PASSES, Table, table1, table2
+from rwp.reporting.tables import PASSES, STD, Table, table1, table2
 from rwp.training.spec import suite_directory
 
 if TYPE_CHECKING:
@@ -25,19 +23,18 @@ WORDS = ("verdict",)  # columns of Table 2 that are no numbers
 SHORT = {"aa": "AA"}  # with it Table 2 fits into 80 columns
 
 
-def metrics(params: Params, suite_name: str, *, root: Path | str = ".") -> dict[str, Any]:
+def metrics(results: Results) -> dict[str, Any]:
     """Both tables in percent: table2.DEFENSE.ATTACK and table1.THREAT.DATASET.METHOD.MEASURE.
 
     Cells without a number are left out.
     """
     first: dict[str, Any] = {}
-    for row in table1(params, suite_name, root=root).frame.to_dict("records"):
+    for row in table1(results).frame.to_dict("records"):
         place = first.setdefault(row["threat_model"], {}).setdefault(row["dataset"], {})
         place[row["method"]] = _numbers(row, MEASURES)
-    columns = tuple(attack_columns(get_suite(params, suite_name)).values())
+    columns = tuple(attack_columns(results.suite).values())
     second = {
-        row["defense"]: _numbers(row, columns)
-        for row in table2(params, suite_name, root=root).frame.to_dict("records")
+        row["defense"]: _numbers(row, columns) for row in table2(results).frame.to_dict("records")
     }
     return {"table2": second, "table1": first}
 
@@ -46,10 +43,10 @@ def _numbers(row: dict[Any, Any], columns: tuple[str, ...]) -> dict[str, float]:
     return {name: round(row[name], 2) for name in columns if math.isfinite(row[name])}
 
 
-def write_metrics(params: Params, suite_name: str, *, root: Path | str = ".") -> Path:
+def write_metrics(results: Results) -> Path:
     """Write metrics.json into the suite's folder."""
-    path = Path(root) / suite_directory(suite_name) / "metrics.json"
-    write_json(path, metrics(params, suite_name, root=root))
+    path = results.root / suite_directory(results.suite_name) / "metrics.json"
+    write_json(path, metrics(results))
     return path
 
 

@@ -9,8 +9,14 @@ import pytest
 
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
-from rwp.reporting.curves import CurveComparison, compare_curve, curve_band, overlay
-from rwp.reporting.published import published_curve, published_curves
+from rwp.reporting.published_curves import (
+    BesidePublished,
+    beside_published,
+    curve_band,
+    overlay,
+    published_curve,
+    published_curves,
+)
 
 from .conftest import Project
 from .settings import paper_content
@@ -25,7 +31,7 @@ def against(reference: str, setting: str, source: str, *, reference_source: str)
     )
     ours = published_curve(setting, source)["test_robust_accuracy"]
     frame = overlay(ours, band)
-    return CurveComparison("run", reference, reference_source, frame, len(band)).first_outside
+    return BesidePublished("run", reference, reference_source, frame, len(band)).first_outside
 
 
 @pytest.mark.parametrize(
@@ -79,7 +85,7 @@ def test_the_first_epoch_outside_is_named(resnet: Project) -> None:
     curve = list(published_curve(AT)["test_robust_accuracy"])[:60]
     curve[20] -= 0.3  # one bad epoch is chance
     curve[40:] = [value - 0.3 for value in curve[40:]]  # twenty are not
-    found = compare_curve(resnet.write_run(key, curve))
+    found = beside_published(resnet.write_run(key, curve))
     assert found.setting == AT
     assert found.first_outside == 40
     assert "60 of 200 epochs" in found.text()
@@ -91,7 +97,7 @@ def test_the_first_epoch_outside_is_named(resnet: Project) -> None:
 def test_an_equal_curve_never_leaves(resnet: Project) -> None:
     (key,) = resnet.table1_keys("at-awp", "l2")
     curve = list(published_curve("cifar10_l2/preactresnet18_awp")["test_robust_accuracy"])
-    found = compare_curve(resnet.write_run(key, curve))
+    found = beside_published(resnet.write_run(key, curve))
     assert found.first_outside is None
     assert found.frame["inside"].all()
     assert "never leaves the band" in found.text()
@@ -101,12 +107,12 @@ def test_what_cannot_be_compared_says_so(resnet: Project, demo: Project) -> None
     (key,) = resnet.table1_keys("at-rwp")
     folder = resnet.write_run(key, [0.5] * 6)
     with pytest.raises(UserError, match=r"got at-rwp on cifar10; name another log with --setting"):
-        compare_curve(folder)
-    assert compare_curve(folder, setting=AT).setting == AT
+        beside_published(folder)
+    assert beside_published(folder, setting=AT).setting == AT
     with pytest.raises(UserError, match="expected a published log of csdongxian/AWP, got 'x'"):
-        compare_curve(folder, setting="x")
+        beside_published(folder, setting="x")
     with pytest.raises(UserError, match="expected a run with a history"):
-        compare_curve(demo.root / "nothing")
+        beside_published(demo.root / "nothing")
 
 
 def test_band_is_the_neighborhood_and_two_errors() -> None:

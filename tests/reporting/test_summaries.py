@@ -8,7 +8,7 @@ import re
 
 from rich.console import Console
 
-from rwp.reporting.metrics import metrics, terminal_table, write_metrics
+from rwp.reporting.summaries import metrics, terminal_table, write_metrics
 from rwp.reporting.tables import table1, table2
 
 from .conftest import Project
@@ -16,7 +16,7 @@ from .conftest import Project
 
 def test_metrics_hold_the_tables_numbers_and_leave_out_missing_ones(demo: Project) -> None:
     demo.write_all()
-    path = write_metrics(demo.params, "demo", root=demo.root)
+    path = write_metrics(demo.results())
     found = json.loads(path.read_text())
     assert path == demo.root / "results/demo/metrics.json"
     assert found["table2"]["AT"] == {
@@ -25,7 +25,7 @@ def test_metrics_hold_the_tables_numbers_and_leave_out_missing_ones(demo: Projec
     assert found["table1"]["Linf"]["digits"]["AT"]["best"] == 52.0
     (key,) = demo.table2_keys("at")
     (demo.root / key.directory / "evaluation/best/fgsm.json").unlink()
-    assert "fgsm" not in metrics(demo.params, "demo", root=demo.root)["table2"]["AT"]
+    assert "fgsm" not in metrics(demo.results())["table2"]["AT"]
 
 
 def test_the_terminal_shows_the_table_its_reference_and_what_is_missing(demo: Project) -> None:
@@ -33,7 +33,7 @@ def test_the_terminal_shows_the_table_its_reference_and_what_is_missing(demo: Pr
     (key,) = demo.table2_keys("rst-rwp")
     (demo.root / key.directory / "run.json").unlink()
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(terminal_table(table2(demo.params, "demo", root=demo.root), title="Table 2"))
+    console.print(terminal_table(table2(demo.results()), title="Table 2"))
     text = console.export_text()
     assert "AutoAttack" in text
     assert "90.00" in text
@@ -44,7 +44,7 @@ def test_the_terminal_shows_the_table_its_reference_and_what_is_missing(demo: Pr
 def test_the_terminal_shows_table_1_as_well(demo: Project) -> None:
     demo.write_all()
     console = Console(width=140, record=True, file=io.StringIO())
-    console.print(terminal_table(table1(demo.params, "demo", root=demo.root), title="Table 1"))
+    console.print(terminal_table(table1(demo.results()), title="Table 1"))
     assert re.search(r"L2 +│ AT-RWP │ digits +│ 56.00 │ 50.00", console.export_text())
 
 
@@ -53,7 +53,7 @@ def test_table_2_with_its_verdicts_fits_into_80_columns(demo: Project) -> None:
     reasons = [{"level": "red", "text": "one step fools more than many"}]
     demo.write_diagnosis(demo.table2_keys("rst-rwp")[0], "red", reasons=reasons)
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(terminal_table(table2(demo.params, "demo", root=demo.root), title="Table 2"))
+    console.print(terminal_table(table2(demo.results()), title="Table 2"))
     text = console.export_text()
     assert re.search(r"RST-RWP +│ +94.00 │.* 55.00 │ red", text)
     assert "RST-RWP seed 0: red: one step fools more than many" in text

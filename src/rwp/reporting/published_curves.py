@@ -1,17 +1,21 @@
-"""A run's learning curve over the published one of the same setting."""
+"""The training logs that the AWP authors and others published, and a run's curve over its own."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 from rwp.errors import UserError
-from rwp.reporting.published import AWP_LOGS, published_curve, published_curves
-from rwp.reporting.runs import Run, read_run_folder
+from rwp.reporting.results import Run, read_run_folder
 from rwp.training.spec import TrainSpec
+
+PUBLISHED = Path(__file__).parent / "published"  # published/README.md tells the origin
+
+AWP_LOGS = "csdongxian/AWP"
 
 # Chosen on the published logs themselves: with these, none of the independent runs of one setting
 # leaves the band of another, while AT leaves AWP's, and other learning rates or schedules leave
@@ -28,8 +32,21 @@ _NETWORKS = {
 }
 
 
+@cache
+def published_curves() -> pd.DataFrame:
+    """The published training logs, as fractions: source, setting, epoch (from 0), accuracies."""
+    return pd.read_csv(PUBLISHED / "curves.csv.gz")
+
+
+def published_curve(setting: str, source: str = AWP_LOGS) -> pd.DataFrame:
+    """One published log, indexed by epoch; empty where there is none of that name."""
+    curves = published_curves()
+    chosen = curves[(curves["source"] == source) & (curves["setting"] == setting)]
+    return chosen.set_index("epoch")
+
+
 @dataclass(frozen=True)
-class CurveComparison:
+class BesidePublished:
     """A run beside a published log; accuracies in percent, epochs from 0."""
 
     run: str
@@ -68,9 +85,9 @@ class CurveComparison:
         return "\n".join(lines)
 
 
-def compare_curve(
+def beside_published(
     folder: Path | str, *, setting: str | None = None, source: str = AWP_LOGS
-) -> CurveComparison:
+) -> BesidePublished:
     """Lay a run's robust test accuracy over the published log of its setting.
 
     Raises:
@@ -95,7 +112,7 @@ def compare_curve(
     images = _IMAGES.get(setting.split("_")[0], 10_000)
     band = curve_band(published["test_robust_accuracy"], num_examples=images)
     ours = pd.Series({row["epoch"]: row["test_robust_accuracy"] for row in run.history})
-    return CurveComparison(run.name, setting, source, overlay(ours, band), len(published))
+    return BesidePublished(run.name, setting, source, overlay(ours, band), len(published))
 
 
 def overlay(ours: pd.Series, band: pd.DataFrame) -> pd.DataFrame:

@@ -9,8 +9,14 @@ import pandas as pd
 import pytest
 
 from rwp.pipeline.load import check_params
-from rwp.reporting.compare import compare_table1, compare_table2, judge
-from rwp.reporting.published import published_curve, published_table1, published_table2
+from rwp.reporting.paper import (
+    judge,
+    published_table1,
+    published_table2,
+    table1_beside_paper,
+    table2_beside_paper,
+)
+from rwp.reporting.published_curves import published_curve
 from rwp.reporting.tables import table1, table2
 
 from .conftest import Project
@@ -62,11 +68,11 @@ def test_published_tables_are_the_papers() -> None:
 def test_the_demo_is_other_data_so_nothing_is_compared(demo: Project) -> None:
     demo.write_all()
     demo.params = check_params(paper_content())
-    second = compare_table2(demo.params, "demo", table2(demo.params, "demo", root=demo.root))
+    second = table2_beside_paper(demo.results(), table2(demo.results()))
     row = cell(second, defense="AT", attack="pgd-20")
     assert (row["verdict"], row["reason"]) == ("not comparable", "other data (digits)")
     assert (row["paper"], row["ours"]) == (56.10, pytest.approx(55.0))
-    first = compare_table1(demo.params, "demo", table1(demo.params, "demo", root=demo.root))
+    first = table1_beside_paper(demo.results(), table1(demo.results()))
     assert set(first["verdict"]) == {"not comparable"}
 
 
@@ -79,7 +85,7 @@ def test_a_shorter_schedule_on_the_same_data_is_not_comparable(demo: Project) ->
     (key,) = project.table2_keys("at")
     project.write_run(key, [0.5] * 4)
     project.write_record(key, "pgd-20", 200)
-    frame = compare_table2(params, "demo", table2(params, "demo", root=demo.root))
+    frame = table2_beside_paper(project.results(), table2(project.results()))
     row = cell(frame, defense="AT", attack="pgd-20")
     assert row["verdict"] == "not comparable"
     assert row["reason"].startswith("other settings (optimization")
@@ -89,19 +95,19 @@ def test_the_paper_suite_is_judged_and_a_planted_number_stands_out(paper: Projec
     (key,) = paper.table2_keys("at")
     paper.write_run(key, [0.56] * 6)
     paper.write_record(key, "pgd-20", 5611, examples=10_000)
-    frame = compare_table2(paper.params, "paper", table2(paper.params, "paper", root=paper.root))
+    frame = table2_beside_paper(paper.results(), table2(paper.results()))
     row = cell(frame, defense="AT", attack="pgd-20")
     assert (row["verdict"], row["paper"]) == ("within", 56.10)
     assert row["difference"] == pytest.approx(0.01)
 
     paper.write_record(key, "pgd-20", 6511, examples=10_000)  # someone planted nine points
-    frame = compare_table2(paper.params, "paper", table2(paper.params, "paper", root=paper.root))
+    frame = table2_beside_paper(paper.results(), table2(paper.results()))
     assert cell(frame, defense="AT", attack="pgd-20")["verdict"] == "above"
 
     path = paper.write_record(key, "pgd-20", 5611, examples=10_000)
     record = json.loads(path.read_text()) | {"num_robust": 5911}  # or only the count
     path.write_text(json.dumps(record))
-    frame = compare_table2(paper.params, "paper", table2(paper.params, "paper", root=paper.root))
+    frame = table2_beside_paper(paper.results(), table2(paper.results()))
     assert cell(frame, defense="AT", attack="pgd-20")["verdict"] == "inconsistent"
     assert cell(frame, defense="AT", attack="fgsm")["verdict"] == "missing"
 
@@ -110,7 +116,7 @@ def test_table1_compares_the_papers_measures_with_paper_and_log(paper: Project) 
     (key,) = paper.table1_keys("at")  # CIFAR-10
     # best 52.79 as published; the last six have the published mean, 44.44
     paper.write_run(key, [0.30, 0.5279, 0.4444, 0.4544, 0.4344, 0.4444, 0.4544, 0.4344])
-    frame = compare_table1(paper.params, "paper", table1(paper.params, "paper", root=paper.root))
+    frame = table1_beside_paper(paper.results(), table1(paper.results()))
     place = {"threat_model": "Linf", "method": "AT", "dataset": "CIFAR-10"}
     best = cell(frame, **place, measure="best")
     last = cell(frame, **place, measure="last")
@@ -126,7 +132,7 @@ def test_rst_on_other_unlabeled_images_is_not_comparable(paper: Project) -> None
     (key,) = paper.table2_keys("rst")
     paper.write_run(key, [0.6] * 6)
     paper.write_record(key, "pgd-20", 6260, examples=10_000)
-    frame = compare_table2(paper.params, "paper", table2(paper.params, "paper", root=paper.root))
+    frame = table2_beside_paper(paper.results(), table2(paper.results()))
     row = cell(frame, defense="RST", attack="pgd-20")
     assert row["reason"] == "other unlabeled images (rest)"
 
@@ -134,7 +140,7 @@ def test_rst_on_other_unlabeled_images_is_not_comparable(paper: Project) -> None
 def test_a_failed_seed_decides_the_verdict(paper: Project) -> None:
     (key,) = paper.table2_keys("at")
     paper.write_run(key, [0.1] * 6, status="collapsed", reason="constant class")
-    frame = compare_table2(paper.params, "paper", table2(paper.params, "paper", root=paper.root))
+    frame = table2_beside_paper(paper.results(), table2(paper.results()))
     row = cell(frame, defense="AT", attack="autoattack")
     assert (row["verdict"], row["reason"]) == ("collapsed", "seed 0: constant class")
 
@@ -143,5 +149,5 @@ def test_without_the_papers_suite_nothing_is_compared(demo: Project) -> None:
     content = copy.deepcopy(paper_content())
     del content["suites"]["paper"]
     demo.write_all()
-    frame = compare_table2(demo.params, "demo", table2(demo.params, "demo", root=demo.root))
+    frame = table2_beside_paper(demo.results(), table2(demo.results()))
     assert set(frame["verdict"]) == {"not comparable"}

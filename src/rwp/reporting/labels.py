@@ -1,16 +1,10 @@
-"""Which runs and attacks stand behind each cell of the tables, and how people write them."""
+"""How people write what has a short name in params.yaml: defenses, attacks, data, figures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import product
 from typing import Any
 
-from rwp.pipeline.settings import Params, Suite, get_suite
-from rwp.pipeline.suites import table1_keys, table2_keys
-from rwp.training.spec import RunKey
-
-PAPER_SUITE = "paper"
+from rwp.pipeline.settings import Params, Suite
 
 # The attacks of the paper's Table 2 and their columns; any other attack keeps its own name.
 PAPER_COLUMNS = {
@@ -31,12 +25,7 @@ COLUMN_LABELS = {
 }
 NORM_LABELS = {"linf": "Linf", "l2": "L2"}
 DATASET_LABELS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}
-
-
-def method_label(recipe: str) -> str:
-    """A recipe as the paper writes it: at-rwp is AT-RWP."""
-    return "Natural" if recipe == "natural" else recipe.upper()
-
+BEYOND_TITLE = "Beyond the paper"
 
 # The settings that a sweep may vary, as a label names them.
 _CHANGES = {
@@ -49,6 +38,11 @@ _CHANGES = {
     "criterion": "masked on {}",
     "remove_below": "losses below {} removed",
 }
+
+
+def method_label(recipe: str) -> str:
+    """A recipe as the paper writes it: at-rwp is AT-RWP."""
+    return "Natural" if recipe == "natural" else recipe.upper()
 
 
 def recipe_label(suite: Suite, recipe: str) -> str:
@@ -95,22 +89,12 @@ def attack_columns(suite: Suite) -> dict[str, str]:
     return PAPER_COLUMNS | extra
 
 
-def table1_rows(params: Params, suite_name: str) -> Iterator[tuple[dict[str, str], list[RunKey]]]:
-    """The rows of Table 1: their labels, and the runs behind each, one per seed."""
-    suite = get_suite(params, suite_name)
-    table = suite.table1
-    for threat, recipe, dataset in product(table.threat_models, table.recipes, table.datasets):
-        labels = {
-            "threat_model": threat_label(suite, threat),
-            "method": method_label(recipe),
-            "dataset": dataset_label(params, suite, dataset),
-        }
-        place = {"threat": threat, "recipe": recipe, "dataset": dataset}
-        yield labels, table1_keys(params, suite_name, **place)
-
-
-def table2_rows(params: Params, suite_name: str) -> Iterator[tuple[str, list[RunKey]]]:
-    """The rows of Table 2, the reference last: defense, and the runs behind it, one per seed."""
-    table = get_suite(params, suite_name).table2
-    for recipe in dict.fromkeys([*table.recipes, *filter(None, [table.reference_recipe])]):
-        yield method_label(recipe), table2_keys(params, suite_name, recipe)
+def part_label(part: str) -> str:
+    """A table or figure as people call it: table1 is Table 1, fig3a is Figure 3a."""
+    if part == "beyond":
+        return BEYOND_TITLE
+    for prefix, word in (("table", "Table"), ("fig", "Figure")):
+        number = part.removeprefix(prefix)
+        if number != part and number[:1].isdigit():
+            return f"{word} {number}"
+    return part

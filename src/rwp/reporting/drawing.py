@@ -1,0 +1,412 @@
+"""Pictures of tidy frames, and how they look and are written: data, vector and raster.
+
+Series differ in color, line style and marker, so that none is told apart by color alone. Colors
+are those of Okabe and Ito (2008), which people with color vision deficiencies can tell apart; the
+yellow is left out, being too faint on white.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from rwp.files import atomic_write
+from rwp.reporting.labels import value_label
+from rwp.reporting.results import OK
+from rwp.reporting.tables import write_frame
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from rwp.reporting.published_curves import BesidePublished
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":")
+
+LOG_SPAN = 20  # values that span more than this many times are shown on a logarithmic axis
+_LONG = 7  # letters from which labels of texts are slanted
+# About what guessing among ten classes costs: above it a network is broken, however it was
+# trained, and the differences that matter would be flat lines.
+CUT = 2.5
+
+_SETTINGS: dict[str, Any] = {
+    "font.size": 10,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",  # looks the same where the font is not installed
+    "svg.hashsalt": "rwp",  # the same frame gives the same bytes
+}
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Draw in the project's style; matplotlib's own settings are restored on exit."""
+    with matplotlib.rc_context(_SETTINGS):  # type: ignore[arg-type]
+        yield
+
+
+def new_figure(*, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of panels that fits a page's width, and its panels row by row."""
+    size = options.pop("size", (3.4 * columns + 2.2 * (columns == 1), 2.9 * rows + 0.6))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, list(panels.flat)
+
+
+def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Name -> color and marker, in a fixed order."""
+    pairs = islice(zip(cycle(COLORS), cycle(MARKERS), strict=False), len(names))
+    return {
+        name: {"color": color, "marker": marker}
+        for name, (color, marker) in zip(names, pairs, strict=True)
+    }
+
+
+def marker_spacing(count: int) -> int:
+    """Mark about ten points of a long line, every point of a short one."""
+    return max(1, count // 10)
+
+
+def write_figure(figure: Figure, frame: pd.DataFrame, stem: Path | str) -> list[Path]:
+    """Write STEM.csv (the data), STEM.svg and STEM.png; equal frames give equal bytes."""
+    stem = Path(stem)
+    write_frame(stem.with_name(f"{stem.name}.csv"), frame, float_format="%.6g")
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("csv", "svg", "png")]
+    for path in paths[1:]:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(picture(figure, path.suffix[1:]))
+    return paths
+
+
+def picture(figure: Figure, kind: str) -> bytes:
+    """The figure as "svg" or "png"; equal figures give equal bytes."""
+    silent: dict[str, dict[str, None]] = {"svg": {"Date": None}, "png": {"Software": None}}
+    with figure_style(), io.BytesIO() as stream:
+        figure.savefig(stream, format=kind, dpi=160, metadata=silent[kind])
+        return stream.getvalue()
+
+
+# Curves
+
+
+def learning_curves(frame: pd.DataFrame, *, title: str = "") -> Figure:
+    """Robust accuracy by epoch.
+
+    `frame`: method, split ("test", "held-out", "train"), seed, epoch (from 0), accuracy (percent).
+    Methods differ in color and marker, splits in line style; with several seeds the line is their
+    mean, the shade their range.
+    """
+    methods, splits = names_in(frame["method"]), names_in(frame["split"])
+    method_looks = looks(methods)
+    split_lines: dict[str, Any] = dict(zip(splits, LINES, strict=False))
+    with figure_style():
+        figure, (axes,) = new_figure(size=(6.6, 4.0))
+        for method in methods:
+            for split in splits:
+                chosen = frame[(frame["method"] == method) & (frame["split"] == split)]
+                if len(chosen):
+                    style = method_looks[method] | {"linestyle": split_lines[split]}
+                    line_over_seeds(axes, chosen, "epoch", "accuracy", style)
+        _epochs(axes)
+        axes.set(ylabel="robust accuracy (%)", title=title)
+        keys = [Line2D([], [], label=method, **method_looks[method]) for method in methods]
+        keys += [
+            Line2D([], [], color="#555555", linestyle=split_lines[split], label=split)
+            for split in splits
+        ]
+        axes.legend(handles=keys, ncols=2)
+    return figure
+
+
+def attacks(frame: pd.DataFrame, *, title: str = "") -> Figure:
+    """Accuracy of each defense under each attack, one row per defense.
+
+    `frame`: defense, attack, accuracy (percent); rows without a number are left out.
+    """
+    defenses, names = names_in(frame["defense"]), names_in(frame["attack"])
+    attack_looks = looks(names)
+    with figure_style():
+        figure, (axes,) = new_figure(size=(6.6, 0.34 * len(defenses) + 1.5))
+        for name in names:
+            chosen = frame[(frame["attack"] == name)].dropna(subset="accuracy")
+            rows = [defenses.index(defense) for defense in chosen["defense"]]
+            axes.plot(chosen["accuracy"], rows, linestyle="", label=name, **attack_looks[name])
+        axes.set_yticks(range(len(defenses)), defenses)
+        axes.set_ylim(len(defenses) - 0.5, -0.5)  # the first on top, no marker on the edge
+        axes.set(xlabel="accuracy (%)", title=title)
+        figure.legend(loc="outside lower center", ncols=min(6, max(1, len(names))))
+    return figure
+
+
+def curve_overlay(beside: BesidePublished) -> Figure:
+    """A run's curve over the published one and its band."""
+    frame = beside.frame
+    every = marker_spacing(len(frame))
+    with figure_style():
+        figure, (axes,) = new_figure(size=(6.6, 4.0))
+        axes.fill_between(
+            frame["epoch"], frame["low"], frame["high"], color="#cccccc", alpha=0.6, label="band"
+        )
+        for name, (label, line) in {
+            "published": (f"published: {beside.setting}", "--"),
+            "ours": (beside.run, "-"),
+        }.items():
+            style = looks(("ours", "published"))[name]
+            axes.plot(
+                frame["epoch"], frame[name], linestyle=line, label=label, markevery=every, **style
+            )
+        first = beside.first_outside
+        if first is not None:
+            axes.axvline(first, color="#555555", linestyle=":", label=f"leaves at epoch {first}")
+        _epochs(axes)
+        axes.set(ylabel="robust test accuracy (%)")
+        axes.legend()
+    return figure
+
+
+def _epochs(axes: Axes) -> None:
+    """Label an axis of epochs, which are whole."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch")
+
+
+def names_in(column: pd.Series) -> list[str]:
+    """Distinct values in the order of the frame."""
+    return [str(value) for value in column.drop_duplicates()]
+
+
+def line_over_seeds(
+    axes: Axes,
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    style: dict[str, object],
+    *,
+    every: int | None = None,
+) -> None:
+    """The mean over seeds as a line; their range as a shade, where there are several."""
+    grouped = frame.groupby(x, sort=True)[y]
+    mean = grouped.mean()
+    spacing = every or marker_spacing(len(mean))
+    axes.plot(mean.index, mean, markevery=spacing, **style)  # type: ignore[arg-type]
+    if (grouped.size() > 1).any():
+        axes.fill_between(
+            mean.index.to_numpy(), grouped.min(), grouped.max(), color=style["color"], alpha=0.15
+        )
+
+
+# Sweeps of a setting
+
+
+def draw_sweep(
+    frame: pd.DataFrame,
+    *,
+    x_label: str,
+    y_label: str = "robust accuracy (%)",
+    references: pd.DataFrame | None = None,
+) -> Figure:
+    """Best and last by value.
+
+    `frame`: value (a number, or a text such as a loss range, in the order of the frame), measure
+    ("best", "last"), seed, accuracy (percent), and, where runs may have none, status: those that
+    are not "ok" are crosses on the axis, with the status in words. `references`: name, measure,
+    accuracy: other recipes, drawn as level lines in the line style of the measure.
+    """
+    places = frame.assign(place=_places(frame["value"]))
+    fine = places["status"] == OK if "status" in places else places["accuracy"].notna()
+    measures = names_in(places[fine]["measure"])
+    others = [] if references is None else names_in(references["name"])
+    styles = looks([*measures, *others])
+    lines = dict(zip(measures, LINES, strict=False))
+    with figure_style():
+        figure, (axes,) = new_figure(size=(6.6, 4.3))
+        for measure in measures:
+            chosen = places[fine & (places["measure"] == measure)]
+            style = styles[measure] | {"linestyle": lines[measure], "label": measure}
+            line_over_seeds(axes, chosen, "place", "accuracy", style, every=1)
+        for row in [] if references is None else references.to_dict("records"):
+            _level(axes, row["accuracy"], styles[row["name"]], lines.get(row["measure"], "-"))
+        _label_values(axes, frame["value"])
+        _mark_failed(axes, places[~fine])
+        axes.set(xlabel=x_label, ylabel=y_label)
+        keys: list[Any] = axes.get_legend_handles_labels()[0]
+        keys += [Line2D([], [], linewidth=1.1, label=name, **styles[name]) for name in others]
+        figure.legend(handles=keys, loc="outside lower center", ncols=max(1, min(4, len(keys))))
+    return figure
+
+
+def _places(values: pd.Series) -> pd.Series:
+    """Numbers are their own place on an axis; texts stand one after the other."""
+    if pd.api.types.is_numeric_dtype(values):
+        return values
+    return values.astype(str).map({name: place for place, name in enumerate(names_in(values))})
+
+
+def _label_values(axes: Axes, values: pd.Series) -> None:
+    """A tick for each value that was tried, and none between them."""
+    if not pd.api.types.is_numeric_dtype(values):
+        names = names_in(values)
+        axes.set_xticks(range(len(names)), names)
+        if max(map(len, names)) > _LONG:
+            axes.tick_params(axis="x", labelrotation=30)
+            for label in axes.get_xticklabels():
+                label.set_horizontalalignment("right")
+        return
+    if values.min() > 0 and values.max() > LOG_SPAN * values.min():
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+    tried: Sequence[float] = sorted(values.unique())
+    axes.set_xticks(tried, [value_label(value) for value in tried])
+
+
+def _level(axes: Axes, accuracy: float, style: dict[str, Any], line: str) -> None:
+    """A level line, marked at both ends so that it is not told by its color alone."""
+    axes.plot(
+        [0, 1],
+        [accuracy, accuracy],
+        transform=axes.get_yaxis_transform(),
+        linestyle=line,
+        linewidth=1.1,
+        clip_on=False,
+        **style,
+    )
+
+
+def _mark_failed(axes: Axes, failed: pd.DataFrame) -> None:
+    """A cross at the foot of the axis for each value whose run has no number, and why."""
+    for _, rows in failed.groupby("place"):
+        place = float(rows["place"].iloc[0])
+        axes.plot(
+            place, 0.04, "x", color="#8c1414", markersize=7, transform=axes.get_xaxis_transform()
+        )
+        axes.annotate(
+            ", ".join(names_in(rows["status"])),
+            (place, 0.08),
+            xycoords=axes.get_xaxis_transform(),
+            rotation=90,
+            color="#8c1414",
+            fontsize=8,
+            ha="center",
+            va="bottom",
+        )
+
+
+# Several panels
+
+
+def removal_curves(frame: pd.DataFrame) -> Figure:
+    """Training without low-loss examples: accuracy above, share removed below, a column per panel.
+
+    `frame`: panel, epoch (from 0), series, value (percent). The series "removed" is the share of
+    examples left out; all others are accuracies.
+    """
+    panels = list(frame["panel"].drop_duplicates())
+    accuracies = [name for name in frame["series"].drop_duplicates() if name != "removed"]
+    accuracy_looks = looks(accuracies)
+    with figure_style():
+        figure, axes = new_figure(
+            rows=2, columns=len(panels), sharex="col", sharey="row", height_ratios=(2, 1)
+        )
+        for column, panel in enumerate(panels):
+            chosen = frame[frame["panel"] == panel]
+            upper, lower = axes[column], axes[len(panels) + column]
+            for name, line in zip(accuracies, LINES * len(accuracies), strict=False):
+                curve = chosen[chosen["series"] == name]
+                upper.plot(
+                    curve["epoch"],
+                    curve["value"],
+                    linestyle=line,
+                    markevery=marker_spacing(len(curve)),
+                    label=name,
+                    **accuracy_looks[name],
+                )
+            removed = chosen[chosen["series"] == "removed"]
+            lower.fill_between(removed["epoch"], removed["value"], color="#999999", step="mid")
+            upper.set_title(str(panel))
+            lower.set(xlabel="epoch")
+            lower.set_ylim(bottom=0)
+        axes[0].set_ylabel("robust accuracy (%)")
+        axes[len(panels)].set_ylabel("removed (%)")
+        axes[0].legend()
+    return figure
+
+
+def landscape_panels(frame: pd.DataFrame) -> Figure:
+    """Loss along a random direction of the weights, by loss group, one panel per checkpoint.
+
+    `frame`: panel (a checkpoint), group (a range of the loss, such as "0.5-1"), offset (mu),
+    change (mean loss at w + mu d minus that at w, nats), num_examples of the group. The picture
+    is cut at `CUT` nats, and at the offset from which on all curves are above.
+    """
+    panels = list(frame["panel"].drop_duplicates())
+    groups = list(frame["group"].drop_duplicates())
+    group_looks = looks(groups)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    with figure_style():
+        figure, axes = new_figure(rows=rows, columns=columns, sharex=True, sharey=True)
+        for place, panel in zip(axes, panels, strict=False):
+            chosen = frame[frame["panel"] == panel]
+            for group, line in zip(groups, LINES * len(groups), strict=False):
+                curve = chosen[chosen["group"] == group].sort_values("offset")
+                place.plot(
+                    curve["offset"],
+                    curve["change"],
+                    linestyle=line,
+                    markevery=marker_spacing(len(curve)),
+                    label=group,
+                    **group_looks[group],
+                )
+            place.set_title(str(panel))
+        _cut(axes[0], frame)
+        for place in axes[max(0, len(panels) - columns) : len(panels)]:
+            place.tick_params(labelbottom=True)
+        for place in axes[len(panels) :]:
+            place.set_axis_off()
+        figure.supxlabel("offset along the direction, in lengths of each filter")
+        figure.supylabel("change of the mean loss (nats)")
+        known: dict[str, Any] = {}
+        for place in axes[: len(panels)]:
+            handles, labels = place.get_legend_handles_labels()
+            known |= dict(zip(labels, handles, strict=True))
+        # Above: below stands the label that the panels share.
+        title = "loss group (nats)"
+        figure.legend(
+            [known[group] for group in groups],
+            groups,
+            loc="outside upper center",
+            ncols=min(6, len(groups)),
+            title=title,
+        )
+    return figure
+
+
+def _cut(axes: Axes, frame: pd.DataFrame) -> None:
+    """Show where curves differ; all panels share these limits."""
+    shown = frame[frame["change"] <= CUT]
+    if len(shown) == len(frame) or shown.empty:
+        return
+    widest = 1.02 * shown["offset"].abs().max()
+    axes.set_xlim(-widest, widest)
+    axes.set_ylim(min(0.0, shown["change"].min()) - 0.05 * CUT, CUT)

@@ -1,0 +1,187 @@
+"""Defense against defense on the same images: does weight perturbation help, beyond chance?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rwp.errors import UserError
+from rwp.evaluation.records import EvaluationRecord, Flags, robust_flags, worst_case
+from rwp.evaluation.statistics import bootstrap_difference, crossed_difference, mcnemar
+from rwp.pipeline.suites import table2_keys
+from rwp.reporting.labels import attack_columns, method_label
+from rwp.reporting.results import Results
+from rwp.reporting.tables import write_frame
+from rwp.training.spec import suite_directory
+
+ALL_ATTACKS = "all attacks"  # right under each of them
+ALL_SEEDS = "all"
+LEVEL = 0.05  # of the whole family of tests
+_RESAMPLES, _SEED = 2000, 0  # the limits then move by a tenth of a point from seed to seed
+# Why a row is not tested.
+ONE_START = "one random start: not tested"
+ONE_STEP = "one step: not tested"
+ONE_NETWORK = "one of several seeds: not tested"
+CHANCE = "chance could do it"
+COLUMNS = (
+    "defense",
+    "against",
+    "attack",
+    "seed",
+    "num_examples",
+    "difference",
+    "low",
+    "high",
+    "only_defense",
+    "only_against",
+    "p_value",
+    "p_holm",
+    "num_tests",
+    "finding",
+)
+# (attack, seed) -> which images, and for each whether it is right before and after
+Outcomes = dict[tuple[str, int], tuple[str, Flags]]
+
+
+def pairs(results: Results) -> pd.DataFrame:
+    """Each pair of Table 2's defenses that share an objective, under each attack.
+
+    `difference` is defense less against, in points, with its 95 % interval: a bootstrap over
+    images where one network stands for each defense, over images and training seeds in the row of
+    all seeds. `only_defense` images are right under the first alone, `only_against` under the
+    second alone. `p_value` is McNemar's, or that of `crossed_difference` over seeds.
+
+    A test needs an outcome that no random start decides: without an attack, under AutoAttack, or
+    under all attacks at once where AutoAttack is one of them. Where there are several training
+    seeds, only the row of all seeds is tested. `p_holm` is corrected for all tests of the frame
+    together (Holm, 1979), `num_tests`. A pair without all its records, or with records of other
+    images, has no row.
+    """
+    suite = results.suite
+    tested = _tested(results)
+    attacks = [name for name in attack_columns(suite) if name in suite.evaluation.attacks]
+    outcomes = {recipe: _outcomes(results, recipe, attacks) for recipe in suite.table2.recipes}
+    rows: list[dict[str, Any]] = []
+    for against, defense in combinations(suite.table2.recipes, 2):
+        if suite.recipes[against].objective != suite.recipes[defense].objective:
+            continue
+        names = {"defense": method_label(defense), "against": method_label(against)}
+        for attack in [*attacks, ALL_ATTACKS]:
+            rows += [
+                names | {"attack": attack, "finding": tested[attack]} | row
+                for row in _pair(
+                    outcomes[defense],
+                    outcomes[against],
+                    attack,
+                    suite.seeds,
+                    test=not tested[attack],
+                )
+            ]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    p_values = frame["p_value"].astype(float)
+    frame = frame.assign(p_holm=holm(p_values), num_tests=int(p_values.notna().sum()))
+    frame["finding"] = [_finding(row) for row in frame.to_dict("records")]
+    return frame
+
+
+def _tested(results: Results) -> dict[str, str]:
+    """Attack -> why no finding can rest on it; an empty text where one can."""
+    reasons = {}
+    for row in results.attacks.to_dict("records"):
+        if row["kind"] == "fgsm":
+            reasons[row["attack"]] = ONE_STEP
+        elif row["random_start"]:
+            reasons[row["attack"]] = ONE_START
+        else:
+            reasons[row["attack"]] = ""
+    ensemble = (results.attacks["kind"] == "autoattack").any()
+    return reasons | {ALL_ATTACKS: "" if ensemble else ONE_START}
+
+
+def _outcomes(results: Results, recipe: str, attacks: Sequence[str]) -> Outcomes:
+    found: Outcomes = {}
+    for key in table2_keys(results.params, results.suite_name, recipe):
+        own: list[EvaluationRecord] = [
+            row["outcome"]
+            for row in results.outcomes(key)
+            if row["outcome"] is not None and row["attack"] in attacks
+        ]
+        for record in own:
+            place = (record.attack.name, key.seed)
+            found[place] = (_images(record), robust_flags(record))
+        if len(own) == len(attacks):
+            try:
+                found[ALL_ATTACKS, key.seed] = (_images(own[0]), worst_case(own))
+            except UserError:  # of other images or files: they say nothing together
+                continue
+    return found
+
+
+def _images(record: EvaluationRecord) -> str:
+    """What the outcomes are of: the data set, and which part of it."""
+    return f"{record.data_sha256} {record.part.sha256 if record.part else ''}"
+
+
+def _pair(
+    defense: Outcomes, against: Outcomes, attack: str, seeds: Sequence[int], *, test: bool
+) -> Iterator[dict[str, Any]]:
+    """One row per seed, and one of all seeds where there are several."""
+    places = [(attack, seed) for seed in seeds]
+    if not all(place in defense and place in against for place in places):
+        return
+    outcomes = [table[place] for place in places for table in (defense, against)]
+    if len({(images, len(flags)) for images, flags in outcomes}) > 1:
+        return
+    first = [defense[place][1] for place in places]
+    second = [against[place][1] for place in places]
+    for seed, one, other in zip(seeds, first, second, strict=True):
+        found = bootstrap_difference(one, other, num_resamples=_RESAMPLES, seed=_SEED)
+        counts = mcnemar(one, other)
+        row = _points(found.estimate, found.low, found.high) | {
+            "seed": str(seed),
+            "num_examples": len(one),
+            "only_defense": counts.only_first,
+            "only_against": counts.only_second,
+        }
+        if len(seeds) > 1:
+            yield row | {"finding": ONE_NETWORK}
+        else:
+            yield row | ({"p_value": counts.p_value} if test else {})
+    if len(seeds) > 1:
+        over = crossed_difference(first, second)
+        row = _points(over.estimate, over.low, over.high)
+        row |= {"seed": ALL_SEEDS, "num_examples": len(first[0])}
+        yield row | ({"p_value": over.p_value} if test else {})
+
+
+def _points(estimate: float, low: float, high: float) -> dict[str, Any]:
+    return {"difference": 100 * estimate, "low": 100 * low, "high": 100 * high}
+
+
+def holm(p_values: pd.Series) -> pd.Series:
+    """The p-values times the number of tests that are left, in rising order (Holm, 1979)."""
+    ordered = p_values.dropna().sort_values()
+    factors = np.arange(len(ordered), 0, -1)
+    return (ordered * factors).cummax().clip(upper=1.0).reindex(p_values.index)
+
+
+def _finding(row: Mapping[Any, Any]) -> str:
+    """What a test says in words; of one training seed, it speaks of two networks alone."""
+    if pd.isna(row["p_holm"]):
+        return str(row["finding"])
+    if row["p_holm"] > LEVEL:
+        return CHANCE
+    better = row["defense" if row["difference"] > 0 else "against"]
+    return f"{better} is better" if row["seed"] == ALL_SEEDS else f"this {better} network is better"
+
+
+def write_pairs(results: Results) -> Path:
+    """Write comparisons.csv into the suite's folder."""
+    path = results.root / suite_directory(results.suite_name) / "comparisons.csv"
+    write_frame(path, pairs(results), float_format="%.4g")
+    return path

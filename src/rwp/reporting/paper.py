@@ -1,0 +1,218 @@
+"""The paper's tables, and ours beside them: difference and verdict, cell by cell."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+
+import pandas as pd
+
+from rwp.errors import UserError
+from rwp.pipeline.resolve import evaluation_spec, train_spec
+from rwp.pipeline.settings import Params
+from rwp.reporting.labels import PAPER_COLUMNS, attack_columns
+from rwp.reporting.published_curves import PUBLISHED, published_curve
+from rwp.reporting.results import LAST_EPOCHS, OK, Results, Row, records_by
+from rwp.reporting.tables import Table, table1_rows, table2_rows
+from rwp.training.spec import RunKey
+
+PAPER_SUITE = "paper"
+
+# What the paper calls best is chosen on the test split; its last, wherever it can be traced, is
+# the mean of the final epochs.
+PAPER_MEASURES = {"best": "best_on_test", "last": "last_epochs_mean"}
+
+# What names a row of Table 1.
+PLACE = ("threat_model", "method", "dataset")
+
+# Test images of the paper's data sets, for the binomial error of what training measured.
+TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "svhn": 26_032}
+
+# The unlabeled images of the paper's RST rows.
+PAPER_UNLABELED = "tinyimages-500k"
+
+WITHIN, ABOVE, BELOW = "within", "above", "below"
+NOT_COMPARABLE, MISSING = "not comparable", "missing"
+
+
+@cache
+def published_table1() -> dict[tuple[str, ...], Row]:
+    """(threat_model, method, dataset) -> best, last (percent), log, origin, note."""
+    rows = _read("table1.csv", ("best", "last"))
+    return {(row["threat_model"], row["method"], row["dataset"]): row for row in rows}
+
+
+@cache
+def published_table2() -> dict[str, Row]:
+    """Defense -> its accuracy under each attack (percent), origin, note."""
+    rows = _read("table2.csv", tuple(PAPER_COLUMNS.values()))
+    return {row["defense"]: row for row in rows}
+
+
+def _read(name: str, numbers: tuple[str, ...]) -> list[Row]:
+    with (PUBLISHED / name).open(encoding="utf-8", newline="") as stream:
+        return [
+            {column: float(text) if column in numbers else text for column, text in row.items()}
+            for row in csv.DictReader(stream)
+        ]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Ours against the paper's, in percentage points; `band` is what chance allows.
+
+    `verdict` is within, above, below or not comparable; or the status of the seed that has no
+    number: missing, stale, inconsistent, collapsed, diverged.
+    """
+
+    verdict: str
+    ours: float | None = None
+    difference: float | None = None
+    band: float | None = None
+    reason: str = ""
+
+
+def judge(ours: Sequence[float], paper: float, *, num_examples: int) -> Verdict:
+    """Compare the mean over seeds with a published figure (both in percent).
+
+    Chance allows the larger of two standard deviations over seeds (known from two seeds on) and
+    the binomial standard error of one evaluation on `num_examples` images.
+    """
+    mean = statistics.fmean(ours)
+    share = mean / 100
+    binomial = 100 * math.sqrt(share * (1 - share) / num_examples)
+    band = max(2 * statistics.stdev(ours) if len(ours) > 1 else 0.0, binomial)
+    difference = mean - paper
+    # Published figures carry two decimals, so the comparison is made on two decimals.
+    if round(abs(difference), 2) <= round(band, 2):
+        return Verdict(WITHIN, mean, difference, band)
+    return Verdict(ABOVE if difference > 0 else BELOW, mean, difference, band)
+
+
+def table1_beside_paper(results: Results, table: Table) -> pd.DataFrame:
+    """One row per cell of Table 1 that the paper has: paper, log, ours, difference, verdict."""
+    published, rows = published_table1(), []
+    by_place = records_by(table.details, *PLACE)
+    for labels, keys in table1_rows(results.params, results.suite_name):
+        paper = published.get(tuple(labels.values()))
+        difference = _difference_in_table1(results, labels, keys[0])
+        seeds = by_place[tuple(labels.values())]
+        images = TEST_IMAGES.get(results.params.datasets[keys[0].dataset].source, 0)
+        for measure, ours in PAPER_MEASURES.items():
+            value = paper[measure] if paper else None
+            found = _verdict(seeds, ours, value, difference, images)
+            rows.append(
+                labels
+                | {"measure": measure, "paper": value, "log": _logged(paper, measure)}
+                | asdict(found)
+                | _origin(paper)
+            )
+    return pd.DataFrame(rows)
+
+
+def table2_beside_paper(results: Results, table: Table) -> pd.DataFrame:
+    """One row per cell of Table 2: paper, ours, difference, verdict."""
+    published, rows = published_table2(), []
+    by_place = records_by(table.details, "defense", "attack")
+    for defense, keys in table2_rows(results.params, results.suite_name):
+        paper = published.get(defense)
+        for attack, column in attack_columns(results.suite).items():
+            value = paper.get(column) if paper else None
+            seeds = by_place[defense, attack]
+            images = min(row["num_examples"] or 0 for row in seeds)
+            found = _verdict(
+                seeds,
+                "accuracy",
+                value,
+                _difference_in_table2(results, defense, keys[0], attack),
+                images,
+            )
+            rows.append(
+                {"defense": defense, "attack": attack, "column": column, "paper": value}
+                | asdict(found)
+                | _origin(paper)
+            )
+    return pd.DataFrame(rows)
+
+
+def _verdict(
+    seeds: Sequence[Row], column: str, paper: float | None, difference: str, images: int
+) -> Verdict:
+    """The verdict on one cell; a seed without a number decides it."""
+    for row in seeds:
+        if row["status"] != OK:
+            return Verdict(row["status"], reason=f"seed {row['seed']}: {row['reason']}")
+    values = [row[column] for row in seeds]
+    if None in values:
+        return Verdict(MISSING, reason=f"needs {LAST_EPOCHS} epochs")
+    mean = statistics.fmean(values)
+    if paper is None or difference or not images:
+        return Verdict(NOT_COMPARABLE, ours=mean, reason=difference or "the paper has no such cell")
+    return judge(values, paper, num_examples=images)
+
+
+def _logged(paper: Row | None, measure: str) -> float | None:
+    """What the log says that a published row was taken from."""
+    if not paper or not paper["log"]:
+        return None
+    curve = 100 * published_curve(paper["log"])["test_robust_accuracy"]
+    return float(curve.max() if measure == "best" else curve.tail(LAST_EPOCHS).mean())
+
+
+def _origin(paper: Row | None) -> Row:
+    return {name: paper[name] if paper else "" for name in ("origin", "note")}
+
+
+# Whether a run of some suite repeats what the paper measured, and if not, what is different
+
+
+def _difference_in_table1(results: Results, labels: dict[str, str], key: RunKey) -> str:
+    """How a row's training differs from the paper's, or an empty text."""
+    if PAPER_SUITE not in results.params.suites:
+        return "the paper's settings are not in params.yaml"
+    for theirs, keys in table1_rows(results.params, PAPER_SUITE):
+        if theirs == labels:
+            return _training_difference(results.params, key, keys[0])
+    return f"other data ({key.dataset})"
+
+
+def _difference_in_table2(results: Results, defense: str, key: RunKey, attack: str) -> str:
+    """How a cell's training or evaluation differs from the paper's, or an empty text."""
+    params = results.params
+    if PAPER_SUITE not in params.suites:
+        return "the paper's settings are not in params.yaml"
+    keys = dict(table2_rows(params, PAPER_SUITE)).get(defense)
+    if keys is None:
+        return "the paper has no such row"
+    found = _training_difference(params, key, keys[0])
+    if found:
+        return found
+    try:
+        ours = evaluation_spec(params, key, attacks=(attack,))
+        theirs = evaluation_spec(params, keys[0], attacks=(attack,))
+    except UserError:
+        return "the paper has no such attack"
+    if ours.attacks != theirs.attacks:
+        return "other settings of the attack"
+    parts = [(spec.num_examples, spec.first_examples) for spec in (ours, theirs)]
+    return "" if parts[0] == parts[1] else "another part of the test images"
+
+
+def _training_difference(params: Params, key: RunKey, paper_key: RunKey) -> str:
+    if params.datasets[key.dataset].source != params.datasets[paper_key.dataset].source:
+        return f"other data ({key.dataset})"
+    ours, theirs = train_spec(params, key), train_spec(params, paper_key)
+    unlabeled = ours.unlabeled
+    if unlabeled is not None and unlabeled.definition.kind != PAPER_UNLABELED:
+        return f"other unlabeled images ({unlabeled.source})"
+    fields = [
+        name
+        for name, value in vars(ours).items()
+        # A teacher's key names its suite and seed, which say nothing about its settings.
+        if name not in ("key", "unlabeled") and getattr(theirs, name) != value
+    ]
+    return f"other settings ({', '.join(fields)})" if fields else ""

@@ -1,0 +1,560 @@
+"""Everything that a suite left under results/, read once.
+
+`read_results` gives one tidy frame, a row per run, checkpoint and attack, and beside it what each
+training and each verdict says of itself. Tables, pairs and figures are made of these alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rwp.errors import UserError
+from rwp.evaluation.diagnosis import read_diagnosis
+from rwp.evaluation.diagnostics import LEVELS, Level
+from rwp.evaluation.records import EvaluationRecord, read_record, worst_case
+from rwp.evaluation.spec import EvaluationSpec
+from rwp.evaluation.statistics import interval
+from rwp.files import read_json, sha256_file
+from rwp.pipeline.resolve import evaluation_spec, train_spec
+from rwp.pipeline.settings import Params, Suite
+from rwp.pipeline.suites import (
+    BEYOND,
+    beyond_runs,
+    figure_runs,
+    get_suite,
+    table1_runs,
+    table2_runs,
+)
+from rwp.reporting.labels import attack_columns
+from rwp.training.spec import RunKey
+
+RUN_FORMAT = "rwp.run/1"
+RECORD_FORMAT = "rwp.evaluation/1"
+OK = "ok"  # the status of what has a number
+
+# The paper's "last" is the mean over this many final epochs wherever it can be traced to a log.
+LAST_EPOCHS = 6
+# What a training measures of itself, in percent and points.
+MEASURES = (
+    "best",
+    "last",
+    "best_on_test",
+    "selection_optimism",
+    "last_epochs_mean",
+    "robust_overfitting_gap",
+)
+OTHER_CHECKPOINTS = ("best_on_test", "last")  # those that no table waits for
+
+Row = dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What lies there of a suite; nothing is read again after `read_results`.
+
+    `attacks` has a row per run, checkpoint and attack:
+
+    - key, checkpoint, attack, seed, run (the folder), record (the file);
+    - kind of the attack, and whether its outcome depends on a random start;
+    - status ("ok", "missing", "stale", "inconsistent", or that of the run) and reason;
+    - num_examples, num_robust, accuracy, interval_low, interval_high (95 %, in percent), seconds;
+    - warning, fingerprint, and outcome: the record itself, with the bit of each image.
+    """
+
+    params: Params
+    suite_name: str
+    root: Path
+    runs: Mapping[RunKey, Run]
+    attacks: pd.DataFrame
+    verdicts: Mapping[RunKey, Judged]
+
+    @property
+    def suite(self) -> Suite:
+        """The settings of the suite."""
+        return self.params.suites[self.suite_name]
+
+    def outcomes(self, key: RunKey, checkpoint: str = "best") -> list[Row]:
+        """The rows of one network, in the order in which the attacks stand in Table 2."""
+        chosen = self.attacks[
+            (self.attacks["run"] == str(key.directory)) & (self.attacks["checkpoint"] == checkpoint)
+        ]
+        return records(chosen)
+
+
+def read_results(
+    params: Params,
+    suite_name: str,
+    *,
+    root: Path | str = ".",
+    parts: Sequence[str] | None = None,
+) -> Results:
+    """Read what tables and figures of a suite show: all that its report does, unless named.
+
+    Raises:
+        UserError: there is no such suite or part, or a file is cut or of an unknown format.
+    """
+    suite, root = get_suite(params, suite_name), Path(root)
+    parts = ("table1", "table2", *suite.reported) if parts is None else parts
+    keys = {part: runs_of(params, suite_name, part) for part in parts}
+    shown = dict.fromkeys(key for part in parts for key in keys[part])
+    runs = {key: read_run(params, key, root=root) for key in shown}
+    in_table2 = keys.get("table2", [])
+    wanted = dict.fromkeys(in_table2, tuple(attack_columns(suite)))
+    for key in keys.get(BEYOND, []):
+        more = suite.beyond.attacks if suite.beyond else ()
+        wanted[key] = tuple(dict.fromkeys((*wanted.get(key, ()), *more)))
+    rows: list[Row] = []
+    for key, attacks in wanted.items():
+        rows += _read_attacks(params, key, runs[key], attacks, root, "best")
+    for key in in_table2:
+        for checkpoint in OTHER_CHECKPOINTS:
+            rows += _read_attacks(params, key, runs[key], wanted[key], root, checkpoint)
+    frame = pd.DataFrame(rows, columns=_COLUMNS).astype(dict.fromkeys(_COUNTS, "Int64"))
+    verdicts = {key: _read_verdict(params, key, runs[key], rows, root) for key in in_table2}
+    return Results(params, suite_name, root, runs, frame, verdicts)
+
+
+def runs_of(params: Params, suite_name: str, part: str) -> list[RunKey]:
+    """The runs behind one table or figure, each once."""
+    found = {"table1": table1_runs, "table2": table2_runs, BEYOND: beyond_runs}.get(part)
+    keys = found(params, suite_name) if found else figure_runs(params, suite_name, part)
+    return list(dict.fromkeys(keys))
+
+
+def records(frame: pd.DataFrame) -> list[Row]:
+    """The rows of a frame; a missing value is none."""
+    rows = frame.astype(object).where(frame.notna(), None)
+    return [dict(zip(rows.columns, row, strict=True)) for row in rows.to_numpy()]
+
+
+def records_by(frame: pd.DataFrame, *columns: str) -> dict[tuple[Any, ...], list[Row]]:
+    """The rows of a frame by the values of some columns."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in records(frame):
+        found.setdefault(tuple(row[name] for name in columns), []).append(row)
+    return found
+
+
+# Trainings: run.json and history.jsonl
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training as its folder tells it; nothing here is computed.
+
+    `status` is "finished", "collapsed", "diverged", "inconsistent" (its files contradict each
+    other), "stale" (see `read_run`), or "missing" where no run.json lies.
+    """
+
+    path: Path  # the folder
+    name: str  # the folder as people write it, relative to the project
+    status: str
+    reason: str = ""
+    document: dict[str, Any] = field(default_factory=dict)  # run.json
+    history: list[dict[str, Any]] = field(default_factory=list)  # one row per epoch, from epoch 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether its numbers may enter a table."""
+        return self.status == "finished"
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch that the training selected, counted from 0."""
+        return int(self.document["best"]["epoch"])
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What a finished run measured by itself, in percent, or why it has no numbers."""
+        if not self.finished:
+            return {}
+        percent = [
+            100 * row["test_robust_accuracy"]
+            for row in self.history
+            if "test_robust_accuracy" in row
+        ]
+        if len(percent) < len(self.history):
+            reason = "the test split was not measured in each epoch (test_curve)"
+            return {"status": "missing", "reason": reason}
+        top = max(range(len(percent)), key=percent.__getitem__)
+        best, last = percent[self.best_epoch], percent[-1]
+        tail = percent[-LAST_EPOCHS:]
+        return {
+            "status": OK,
+            "best": best,
+            "last": last,
+            "best_on_test": percent[top],
+            "selection_optimism": percent[top] - best,
+            "last_epochs_mean": sum(tail) / LAST_EPOCHS if len(tail) == LAST_EPOCHS else None,
+            "robust_overfitting_gap": best - last,
+            "best_epoch": self.best_epoch,
+            "best_on_test_epoch": top,
+        }
+
+    @property
+    def costs(self) -> dict[str, Any]:
+        """Passes over a batch, hours of its steps, and the device; none of an unfinished run."""
+        document = self.document if self.finished else {}
+        passes, seconds = document.get("passes") or {}, document.get("seconds")
+        return {
+            "forward_passes": passes.get("forward"),
+            "backward_passes": passes.get("backward"),
+            "training_hours": None if seconds is None else seconds / 3600,
+            "device": document.get("device"),
+        }
+
+
+def read_run(params: Params, key: RunKey, *, root: Path | str) -> Run:
+    """Read a run of this project; one trained with other settings than today's is "stale"."""
+    run = read_run_folder(Path(root) / key.directory, name=str(key.directory))
+    then, now = run.document.get("spec"), train_spec(params, key).document()
+    if not run.finished or then == now:
+        return run
+    changed = [name for name in now if not isinstance(then, dict) or then.get(name) != now[name]]
+    return replace(run, status="stale", reason=f"trained with another {', '.join(changed)}")
+
+
+def read_run_folder(folder: Path | str, *, name: str | None = None) -> Run:
+    """Read a run's folder.
+
+    Raises:
+        UserError: run.json or history.jsonl is cut, or of a format this version does not know.
+    """
+    path = Path(folder)
+    name = name or str(folder)
+    history = read_history(path / "history.jsonl")
+    if not (path / "run.json").exists():
+        done = f"; {len(history)} epochs are done" if history else ""
+        return Run(path, name, "missing", f"this training has not finished{done}", {}, history)
+    document = read_json(path / "run.json")
+    check_format(path / "run.json", document, RUN_FORMAT)
+    status, reason = document.get("status", ""), document.get("reason") or ""
+    if status == "finished":
+        status, reason = _check_history(path, document, history)
+    elif status not in ("collapsed", "diverged"):
+        raise UserError(
+            f"{path / 'run.json'}: expected the status finished, collapsed or diverged,"
+            f" got {status!r}; train this run again"
+        )
+    return Run(path, name, status, reason, document, history)
+
+
+def _check_history(
+    path: Path, document: dict[str, Any], history: list[dict[str, Any]]
+) -> tuple[str, str]:
+    """Whether a finished run's curve is whole and says what run.json says."""
+    where = path / "history.jsonl"
+    epochs = [row.get("epoch") for row in history]
+    if not history or epochs != list(range(len(history))):
+        raise UserError(
+            f"{where}: expected one row per epoch from 0 on, got {len(history)} rows;"
+            f" train this run again"
+        )
+    for name in ("best", "last"):
+        row = document.get(name) or {}
+        epoch = row.get("epoch")
+        if not isinstance(epoch, int) or not 0 <= epoch < len(history):
+            raise UserError(
+                f"{path / 'run.json'}: expected the {name} epoch among {len(history)} epochs,"
+                f" got {epoch!r}; train this run again"
+            )
+        for measure, value in row.items():
+            if measure in history[epoch] and history[epoch][measure] != value:
+                return "inconsistent", (
+                    f"run.json gives {measure} {value} at epoch {epoch}, history.jsonl"
+                    f" {history[epoch][measure]}"
+                )
+    for row in history:
+        for measure, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                return "diverged", f"{measure} is not finite at epoch {row['epoch']}"
+    return "finished", ""
+
+
+def read_history(path: Path | str) -> list[dict[str, Any]]:
+    """The rows of history.jsonl; none where there is no file yet.
+
+    Raises:
+        UserError: a line is not a JSON object.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    rows = []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+            raise UserError(
+                f"{path}: expected one JSON object with its epoch per line, got something else at"
+                f" line {number}; train this run again"
+            )
+        rows.append(row)
+    return rows
+
+
+def check_format(path: Path, document: Any, expected: str) -> None:
+    """Refuse a document of another kind or of a later version.
+
+    Raises:
+        UserError: `document` does not carry the format `expected`.
+    """
+    found = document.get("format") if isinstance(document, dict) else None
+    if found != expected:
+        raise UserError(
+            f"{path}: expected the format {expected}, got {found!r};"
+            f" read it with the version of rwp that wrote it, or build it again"
+        )
+
+
+# Evaluations: one record per attack
+
+_COUNTS = ("num_examples", "num_robust")
+_COLUMNS = [
+    "key",
+    "checkpoint",
+    "attack",
+    "seed",
+    "run",
+    "record",
+    "kind",
+    "random_start",
+    "status",
+    "reason",
+    *_COUNTS,
+    "accuracy",
+    "interval_low",
+    "interval_high",
+    "seconds",
+    "warning",
+    "fingerprint",
+    "outcome",
+]
+# Kinds of attack whose outcome no random start decides: none at all, or, for AutoAttack, an
+# ensemble with restarts.
+_START_DOES_NOT_MATTER = ("natural", "fgsm", "autoattack")
+
+
+def _read_attacks(
+    params: Params,
+    key: RunKey,
+    run: Run,
+    attacks: Sequence[str],
+    root: Path,
+    checkpoint: str,
+) -> list[Row]:
+    """One row per attack on one checkpoint.
+
+    Where records are of different files, those of another file than the checkpoint give no number.
+
+    Raises:
+        UserError: a record is no JSON, of an unknown format, or of AutoAttack's lite version.
+    """
+    rows = [_read_attack(params, key, run, name, root, checkpoint) for name in attacks]
+    _leave_out_other_files(rows, root / key.directory / f"{checkpoint}.pt")
+    for row in rows:
+        _add_numbers(row)
+    _warn_of_autoattack(rows)
+    return rows
+
+
+def _read_attack(
+    params: Params, key: RunKey, run: Run, attack: str, root: Path, checkpoint: str
+) -> Row:
+    row = dict.fromkeys(_COLUMNS) | {
+        "key": key,
+        "checkpoint": checkpoint,
+        "attack": attack,
+        "seed": key.seed,
+        "run": run.name,
+        "record": "",
+        "kind": "",
+        "warning": "",
+    }
+    if attack not in params.suites[key.suite].evaluation.attacks:
+        reason = f"{attack} is not among the attacks of the suite {key.suite}"
+        return row | {"status": "missing", "reason": reason}
+    spec = evaluation_spec(params, key, checkpoint=checkpoint, attacks=(attack,))
+    kind, start = spec.attacks[0].kind, spec.attacks[0].random_start
+    name = str(spec.record(attack))
+    row |= {
+        "record": name,
+        "kind": kind,
+        "random_start": kind not in _START_DOES_NOT_MATTER and start != "none",
+    }
+    if not run.finished:
+        return row | {"status": run.status, "reason": run.reason}
+    path = root / name
+    if not path.exists():
+        return row | {"status": "missing", "reason": "this attack has not been run"}
+    document = read_json(path)
+    check_format(path, document, RECORD_FORMAT)
+    _refuse_lite(path, document)
+    try:
+        record = read_record(path)
+    except UserError as error:
+        # The table is made without it; the report shows the cell in red.
+        return row | {"status": "inconsistent", "reason": str(error).removeprefix(f"{path}: ")}
+    changed = _changed(record, spec)
+    if changed:
+        return row | {"status": "stale", "reason": changed}
+    return row | {"status": OK, "reason": "", "outcome": record}
+
+
+def _leave_out_other_files(rows: list[Row], checkpoint: Path) -> None:
+    # Which are right the checkpoint itself tells; without it none can be trusted.
+    hashes = {row["outcome"].checkpoint_sha256 for row in rows if row["outcome"]}
+    if len(hashes) < 2:
+        return
+    right = sha256_file(checkpoint) if checkpoint.exists() else None
+    reason = f"made with another file than {checkpoint.name}"
+    for row in rows:
+        if row["outcome"] and row["outcome"].checkpoint_sha256 != right:
+            row |= {"status": "inconsistent", "reason": reason, "outcome": None}
+
+
+def _add_numbers(row: Row) -> None:
+    record: EvaluationRecord | None = row["outcome"]
+    if record is None:
+        return
+    found = interval(record.num_robust, record.num_examples)
+    row |= {
+        "num_examples": record.num_examples,
+        "num_robust": record.num_robust,
+        "accuracy": 100 * record.robust_accuracy,
+        "interval_low": 100 * found.low,
+        "interval_high": 100 * found.high,
+        "seconds": record.seconds,
+        "warning": "; ".join(_warnings(record)),
+        "fingerprint": record.fingerprint,
+    }
+
+
+def _warnings(record: EvaluationRecord) -> Iterator[str]:
+    """What a reader must know before using a record's number."""
+    yield from record.warnings
+    if record.num_nan:
+        yield f"{record.num_nan} pixels of the adversarial images are NaN"
+
+
+def _warn_of_autoattack(rows: list[Row]) -> None:
+    """AutoAttack that leaves more images standing than a weaker attack points to a fault."""
+    own = [row for row in rows if row["outcome"] is not None]
+    for row in own:
+        if row["attack"] != "autoattack":
+            continue
+        margins = {
+            other["attack"]: row["num_robust"] - other["num_robust"]
+            for other in own
+            if other["num_examples"] == row["num_examples"]
+        }
+        weaker = max(margins, key=margins.__getitem__)
+        if margins[weaker] > 0:
+            text = f"AutoAttack leaves {margins[weaker]} more images correct than {weaker}"
+            row["warning"] = "; ".join(filter(None, [row["warning"], text]))
+
+
+def _refuse_lite(path: Path, document: dict[str, Any]) -> None:
+    """AutoAttack's number is the standard version's; a part of it would look too robust."""
+    attack = document.get("attack") or {}
+    if attack.get("kind") == "autoattack" and attack.get("version") != "standard":
+        raise UserError(
+            f"{path}: expected AutoAttack's standard version, got {attack.get('version')!r};"
+            f" evaluate again with version: standard"
+        )
+
+
+def _changed(record: EvaluationRecord, spec: EvaluationSpec) -> str:
+    """How a record's settings differ from those of params.yaml, or an empty text."""
+    attack = spec.attacks[0]
+    if record.key != spec.key:
+        return f"made for the run {record.key.name if record.key else 'of another project'}"
+    if record.checkpoint != spec.checkpoint:
+        return f"made with the checkpoint {record.checkpoint}"
+    fields = [name for name, value in vars(attack).items() if getattr(record.attack, name) != value]
+    return f"made with another {', '.join(fields)} of the attack" if fields else ""
+
+
+def joint_accuracy(rows: Sequence[Row]) -> float | None:
+    """Percent of the images that are right under all attacks at once.
+
+    None where an attack of the suite has no number, or where its records are of different files.
+    """
+    own = [row for row in rows if row["record"]]
+    found = [row["outcome"] for row in own if row["outcome"]]
+    if not found or len(found) < len(own):
+        return None
+    try:
+        return 100 * float(worst_case(found).mean())
+    except UserError:
+        return None
+
+
+# Verdicts: one file per network
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The verdict on one network; `path` is its file's in the project.
+
+    `status` is that of an attack's row: "ok", "missing", "stale" (of other records than those that
+    lie beside it), "inconsistent" (not a diagnosis), or the run's own where it did not finish.
+    """
+
+    path: str
+    status: str
+    reason: str = ""
+    level: Level | None = None
+    gap: float | None = None  # PGD-20 less AutoAttack, in points
+    band_source: str = ""  # what the usual gap rests on
+    reasons: tuple[str, ...] = ()  # "level: text"
+
+
+def _read_verdict(params: Params, key: RunKey, run: Run, rows: Sequence[Row], root: Path) -> Judged:
+    """The verdict on a run's best network, and whether it is of the records among `rows`."""
+    name = str(diagnosis_spec(params, key).path)
+    if not run.finished:
+        return Judged(name, run.status, run.reason)
+    path = root / name
+    if not path.exists():
+        return Judged(name, "missing", "these records have not been judged")
+    try:
+        content = read_diagnosis(path)
+        judged = Judged(
+            name,
+            OK,
+            level=LEVELS[LEVELS.index(content["level"])],
+            gap=content["gap"],
+            band_source=(content["band"] or {}).get("source", ""),
+            reasons=tuple(f"{entry['level']}: {entry['text']}" for entry in content["reasons"]),
+        )
+        known = content["records"]
+    except UserError as error:
+        return Judged(name, "inconsistent", str(error).removeprefix(f"{path}: "))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return Judged(name, "inconsistent", "expected a complete diagnosis, got a part of one")
+    others = [
+        row["attack"]
+        for row in rows
+        if row["key"] == key and row["checkpoint"] == "best" and row["outcome"]
+        if known.get(row["attack"]) != row["fingerprint"]
+    ]
+    if others:
+        return Judged(name, "stale", f"judged by other records of {', '.join(others)}")
+    return judged
+
+
+def worst_level(levels: Sequence[str | None]) -> str | None:
+    """The worst verdict over seeds; none as long as one of them has none."""
+    known = [level for level in levels if level is not None]
+    return max(known, key=LEVELS.index) if known and len(known) == len(levels) else None

@@ -1,0 +1,221 @@
+"""Pairs of defenses on the same images: counted by hand, and never of other images."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from rwp.pipeline.load import check_params
+from rwp.reporting import report
+from rwp.reporting.pairs import COLUMNS, pairs, write_pairs
+from rwp.reporting.report import render_report
+
+from .conftest import Project
+from .settings import PARAMS
+
+
+def bits(flags: np.ndarray) -> str:
+    return base64.b64encode(np.packbits(flags).tobytes()).decode()
+
+
+def pair(frame: pd.DataFrame, defense: str, against: str, attack: str) -> pd.DataFrame:
+    return frame.query("defense == @defense and against == @against and attack == @attack")
+
+
+def write_flags(
+    project: Project, recipe: str, flags: np.ndarray, seed: int = 0, attack: str = "autoattack"
+) -> None:
+    """A record of an attack with these outcomes, below a clean accuracy of 100 %."""
+    key = project.table2_keys(recipe)[seed]
+    every = np.ones_like(flags)
+    project.write_record(
+        key,
+        attack,
+        int(flags.sum()),
+        num_clean_correct=len(flags),
+        clean_bits=bits(every),
+        robust_bits=bits(flags),
+    )
+
+
+def test_pairs_share_an_objective_and_images(demo: Project) -> None:
+    demo.write_all()
+    frame = pairs(demo.results())
+    assert list(frame.columns) == list(COLUMNS)
+    assert len(frame) == 9 * 7  # three pairs of each objective; six attacks and all together
+    assert set(frame["defense"].str.split("-").str[0] == frame["against"].str.split("-").str[0])
+    row = pair(frame, "AT-RWP", "AT", "autoattack").iloc[0]
+    # 208 images against 204, the same ones but for four
+    assert row["difference"] == pytest.approx(1.0)
+    assert (row["only_defense"], row["only_against"]) == (4, 0)
+    assert row["p_value"] == pytest.approx(2 * 0.5**4)
+    assert 0 < row["low"] < 1 < row["high"]
+
+
+def test_mcnemar_by_hand(demo: Project) -> None:
+    demo.write_all()
+    base = np.arange(400) < 200
+    better, worse = base.copy(), base.copy()
+    better[300:312] = True
+    worse[0:3] = False
+    for recipe, flags in (("at", base), ("at-awp", better), ("at-rwp", worse)):
+        write_flags(demo, recipe, flags)
+    row = pair(pairs(demo.results()), "AT-RWP", "AT-AWP", "autoattack").iloc[0]
+    assert (row["only_defense"], row["only_against"]) == (0, 15)
+    assert row["p_value"] == pytest.approx(stats.binomtest(0, 15).pvalue)
+
+
+def test_the_family_of_tests_is_the_one_that_is_shown(demo: Project) -> None:
+    demo.write_all()
+    rng = np.random.default_rng(0)
+    for recipe in demo.params.suites["demo"].table2.recipes:
+        write_flags(demo, recipe, rng.random(400) < 0.5 + 0.1 * rng.random())
+    frame = pairs(demo.results())
+    tested = frame[frame["p_value"].notna()].sort_values("p_value")
+    assert set(tested["attack"]) == {"natural", "autoattack", "all attacks"}
+    assert len(tested) == 27  # three tests of each of nine pairs
+    assert set(frame["num_tests"]) == {27}
+    so_far = 0.0
+    for rank, (_, row) in enumerate(tested.iterrows()):
+        so_far = max(so_far, min(1.0, (27 - rank) * row["p_value"]))
+        assert row["p_holm"] == pytest.approx(so_far)
+    assert frame[frame["p_value"].isna()]["p_holm"].isna().all()
+
+
+def test_no_finding_hangs_on_one_random_start(
+    demo: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "own_figures", lambda *_, **__: iter(()))
+    demo.write_all()
+    # One lucky start of each attack with random starts; AutoAttack finds the two alike.
+    lucky, unlucky = np.arange(400) < 230, np.arange(400) < 205
+    for recipe, flags in (("trades-rwp", lucky), ("trades-awp", unlucky)):
+        for attack in ("pgd-20", "pgd-100", "cw-100", "fgsm"):
+            write_flags(demo, recipe, flags, attack=attack)
+        write_flags(demo, recipe, np.arange(400) < 200)
+    frame = pairs(demo.results())
+    rows = frame.query("defense == 'TRADES-RWP' and against == 'TRADES-AWP'").set_index("attack")
+    for attack in ("pgd-20", "pgd-100", "cw-100"):
+        assert rows.loc[attack, "difference"] == pytest.approx(6.25)
+        assert rows.loc[attack, "low"] > 0
+        assert pd.isna(rows.loc[attack, "p_value"])
+        assert rows.loc[attack, "finding"] == "one random start: not tested"
+    assert rows.loc["fgsm", "finding"] == "one step: not tested"
+    assert rows.loc["autoattack", "finding"] == "chance could do it"
+    assert "TRADES-RWP network is better" not in render_report(demo.results())
+
+
+def test_without_autoattack_the_worst_case_hangs_on_its_starts_too(demo: Project) -> None:
+    content = copy.deepcopy(PARAMS)
+    attacks = content["suites"]["demo"]["evaluation"]["attacks"]
+    for name in ("autoattack", "pgd-100", "cw-100"):
+        del attacks[name]
+    project = Project(demo.root, check_params(content), "demo")
+    for recipe in ("at", "at-rwp"):
+        (key,) = project.table2_keys(recipe)
+        project.write_run(key, [0.5] * 6)
+        for attack in attacks:
+            project.write_record(key, attack, 360)
+    for recipe, count in (("at-rwp", 390), ("at", 10)):
+        write_flags(project, recipe, np.arange(400) < count, attack="pgd-20")
+    frame = pairs(project.results())
+    for attack in ("pgd-20", "all attacks"):
+        row = pair(frame, "AT-RWP", "AT", attack).iloc[0]
+        assert row["finding"] == "one random start: not tested"
+    assert set(frame["num_tests"]) == {1}  # without an attack
+
+
+def test_seeds_have_a_row_each_and_one_together_that_is_tested(tmp_path: Path) -> None:
+    content = copy.deepcopy(PARAMS)
+    content["suites"]["demo"]["seeds"] = [0, 1]
+    project = Project(tmp_path, check_params(content), "demo")
+    project.write_all()
+    rng = np.random.default_rng(0)
+    for seed in (0, 1):
+        write_flags(project, "at", rng.random(400) < 0.5, seed)
+        write_flags(project, "at-rwp", rng.random(400) < (0.3, 0.8)[seed], seed)
+    frame = pairs(project.results())
+    rows = pair(frame, "AT-RWP", "AT", "autoattack")
+    assert list(rows["seed"]) == ["0", "1", "all"]
+    lone, together = rows.iloc[0], rows.iloc[2]
+    assert together["difference"] == pytest.approx(rows["difference"].iloc[:2].mean())
+    # Seeds that disagree by 50 points make the joint interval wider than that of one seed.
+    assert together["high"] - together["low"] > 2 * (lone["high"] - lone["low"])
+    assert list(rows["p_value"].isna()) == [True, True, False]
+    assert together["finding"] == "chance could do it"
+    assert set(frame["num_tests"]) == {27}
+
+
+def test_over_seeds_a_defense_is_better_of_one_seed_a_network(tmp_path: Path) -> None:
+    content = copy.deepcopy(PARAMS)
+    content["suites"]["demo"]["seeds"] = [0, 1, 2]
+    project = Project(tmp_path, check_params(content), "demo")
+    project.write_all()
+    for seed in range(3):
+        write_flags(project, "at", np.arange(400) < 100 + seed, seed)
+        write_flags(project, "at-rwp", np.arange(400) < 200, seed)
+    rows = pair(pairs(project.results()), "AT-RWP", "AT", "autoattack")
+    assert list(rows["finding"]) == ["one of several seeds: not tested"] * 3 + ["AT-RWP is better"]
+
+
+def test_records_that_are_missing_or_of_other_images_make_no_pair(demo: Project) -> None:
+    demo.write_all()
+    (key,) = demo.table2_keys("at")
+    demo.write_record(key, "fgsm", 260, data_sha256="2" * 64)
+    (demo.root / key.directory / "evaluation/best/pgd-20.json").unlink()
+    frame = pairs(demo.results())
+    for attack in ("fgsm", "pgd-20", "all attacks"):
+        assert pair(frame, "AT-RWP", "AT", attack).empty
+    assert len(pair(frame, "AT-RWP", "AT", "cw-100")) == 1
+    assert len(pair(frame, "AT-RWP", "AT-AWP", "fgsm")) == 1
+
+
+def test_the_file_keeps_small_p_values_and_an_empty_suite_has_a_head(demo: Project) -> None:
+    path = write_pairs(demo.results())
+    assert path == demo.root / "results/demo/comparisons.csv"
+    assert path.read_text() == ",".join(COLUMNS) + "\n"
+    demo.write_all()
+    write_flags(demo, "at", np.arange(400) < 100)
+    write_pairs(demo.results())
+    row = pair(pd.read_csv(path), "AT-RWP", "AT", "autoattack").iloc[0]
+    assert 0 < row["p_value"] < 1e-20
+
+
+def test_the_report_says_which_difference_is_more_than_chance(
+    demo: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "own_figures", lambda *_, **__: iter(()))
+    demo.write_all()
+    write_flags(demo, "at", np.arange(400) < 100)
+    text = render_report(demo.results())
+    assert "this AT-RWP network is better" in text
+    assert "chance could do it" in text
+
+
+def test_the_papers_size_takes_seconds(demo: Project) -> None:
+    demo.write_all()
+    rng = np.random.default_rng(0)
+    for recipe in demo.params.suites["demo"].table2.recipes:
+        (key,) = demo.table2_keys(recipe)
+        for attack in demo.params.suites["demo"].evaluation.attacks:
+            flags = rng.random(10_000) < 0.5
+            demo.write_record(
+                key,
+                attack,
+                int(flags.sum()),
+                examples=10_000,
+                num_clean_correct=10_000,
+                clean_bits=bits(np.ones(10_000, dtype=bool)),
+                robust_bits=bits(flags),
+            )
+    began = time.process_time()
+    frame = pairs(demo.results())
+    assert len(frame) == 63
+    assert time.process_time() - began < 10
