@@ -106,7 +106,7 @@ def _context(results: Results, figures: Sequence[Path] | None) -> dict[str, Any]
     first, second = table1(results), table2(results)
     third = beyond(results) if BEYOND in suite.reported else None
     paper1, paper2 = table1_beside_paper(results, first), table2_beside_paper(results, second)
-    columns = attack_columns(suite)
+    columns, found = attack_columns(suite), records(pairs(results))
     missing_figures = list(figure_gaps(results))
     shown = list(
         reported_figures(results, missing_figures) if figures is None else given_figures(figures)
@@ -120,7 +120,9 @@ def _context(results: Results, figures: Sequence[Path] | None) -> dict[str, Any]
         "beyond": beyond_groups(third) if third else None,
         "judged": _verdict_rows(second),
         "others": other_checkpoints(results),
-        "pairs": records(pairs(results)),
+        "pairs": found,
+        "tested": [row for row in found if row["p_value"] is not None],
+        "untested": [row for row in found if row["p_value"] is None],
         "columns": [COLUMN_LABELS.get(column, column) for column in columns.values()],
         "counts": _counts(first, second, third),
         "figure_counts": {"drawn": len(drawn), "all": len(shown)},

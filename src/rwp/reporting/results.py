@@ -27,6 +27,7 @@ from rwp.pipeline.settings import Params, Suite
 from rwp.pipeline.suites import (
     BEYOND,
     beyond_runs,
+    diagnosis_spec,
     figure_runs,
     get_suite,
     table1_runs,
