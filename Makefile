@@ -120,9 +120,7 @@ scale: setup
 
 # MLflow on this machine only, over the local store.
 ui: setup
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
-		mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
-		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db
+	@rwp ui
 
 # The container of docs/cluster.md, with whatever builds one here.
 BUILDER = $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))

@@ -1,6 +1,7 @@
 """What MLflow calls the measurements of an epoch: the part before the slash names a panel.
 
-The names in history.jsonl stay as they are; these are for people who look at curves.
+The names in history.jsonl stay as they are; these are for people who look at curves. Accuracies
+are in percent here, as in the tables; history.jsonl and the records have shares.
 """
 
 from __future__ import annotations
@@ -44,9 +45,19 @@ def panel_metrics(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             for group, share in zip(LOSS_GROUPS, value, strict=True):
                 yield f"loss_group/{group}", float(share)
         elif name != "epoch" and isinstance(value, int | float):
-            yield panel_name(name), float(value)
+            percent = name.endswith("_accuracy")
+            yield panel_name(name), 100 * float(value) if percent else float(value)
 
 
 def evaluation_metrics(checkpoint: str, accuracies: Mapping[str, float]) -> dict[str, float]:
-    """Accuracies under attacks, a panel for each checkpoint that is evaluated."""
-    return {f"evaluation_{checkpoint}/{name}": value for name, value in accuracies.items()}
+    """Accuracies under attacks in percent, a panel for each checkpoint that is evaluated."""
+    return {f"{checkpoint}/{name}": 100 * value for name, value in accuracies.items()}
+
+
+# The columns of MLflow's list of runs when a suite's page opens.
+COLUMNS = (
+    "best/natural",
+    "best/pgd-20",
+    "best/autoattack",
+    *map(panel_name, ("held_out_robust_accuracy", "test_robust_accuracy")),
+)

@@ -6,6 +6,7 @@ tags, so that a resumed training goes on in the run it began.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rwp.errors import UserError
-from rwp.panels import panel_metrics, panel_name
+from rwp.panels import COLUMNS, panel_metrics, panel_name
 from rwp.patience import Patience
 from rwp.training.recorder import Row
 from rwp.training.spec import TrainSpec
@@ -37,6 +38,18 @@ _DEFAULTS = {
 }
 _CHUNK = 900  # metrics per request; the server takes 1000
 _STATUS = {"finished": "FINISHED", "interrupted": "KILLED"}
+# A shared view of the list of runs, as MLflow keeps those that people share: which columns, how
+# wide, sorted by what. A link names it.
+_VIEW_NAME = "accuracy"
+_VIEW_TAG = f"mlflow.sharedViewState.{_VIEW_NAME}"
+_VIEW = json.dumps(
+    {
+        "selectedColumns": [f"metrics.`{name}`" for name in COLUMNS],
+        "columnWidths": {"run_name": 330},
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+    }
+)
 
 
 def tracking_uri(root: Path) -> str:
@@ -89,10 +102,7 @@ class Tracker:
             count = len(self._rows)
             self._finish(status, {})
         except Exception as error:
-            raise UserError(
-                f"{tracking_uri(self.root)}: expected a tracking server, got"
-                f" {_reason(error)}; start it, or check MLFLOW_TRACKING_URI"
-            ) from error
+            raise _no_server(self.root, error) from error
         return count
 
     def _try(self, action: Callable[..., None], *arguments: Any) -> None:
@@ -130,7 +140,8 @@ class Tracker:
 
     def _create(self, client: Any, experiment: str) -> str:
         key = self.spec.key
-        for old in client.search_runs([experiment], f"tags.run = '{key.name}'"):
+        earlier = client.search_runs([experiment], f"tags.run = '{key.name}'")
+        for old in earlier:
             client.set_tag(old.info.run_id, "current", "false")
         tags = {
             "run": key.name,
@@ -140,6 +151,8 @@ class Tracker:
             **{name: str(value) for name, value in key.document().items()},
         }
         name = f"{key.recipe} {key.dataset} {key.threat} {key.network} seed{key.seed}"
+        if earlier:  # trained before, under other settings or code
+            name = f"{key.recipe} #{len(earlier) + 1} {name.removeprefix(key.recipe).strip()}"
         run = client.create_run(experiment, run_name=name, tags=tags)
         settings = self.spec.document()
         del settings["key"]
@@ -173,24 +186,28 @@ class Tracker:
         self._client.set_terminated(self.run_id, _STATUS.get(status, "FAILED"))
 
 
-def connect(root: Path, suite: str) -> tuple[Any, str]:
-    """A client and the id of the suite's experiment, both made if need be."""
+def _client(root: Path) -> Any:
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     for chatty in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
+    return MlflowClient(tracking_uri=tracking_uri(root))
+
+
+def connect(root: Path, suite: str) -> tuple[Any, str]:
+    """A client and the id of the suite's experiment, both made if need be."""
     uri = tracking_uri(root)
     with _creation_lock(root, uri):
-        client = MlflowClient(tracking_uri=uri)
+        client = _client(root)
         name = f"rwp-{suite}"
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             return client, experiment.experiment_id
         artifacts = (root.resolve() / "mlruns").as_uri() if uri.startswith("sqlite") else None
         # The kind decides what MLflow shows first: runs and curves, not traces of chat models.
-        tags = {"mlflow.experimentKind": "custom_model_development"}
+        tags = {"mlflow.experimentKind": "custom_model_development", _VIEW_TAG: _VIEW}
         try:
             return client, client.create_experiment(name, artifact_location=artifacts, tags=tags)
         except Exception:  # on a server, which our lock does not cover, another job was faster
@@ -198,6 +215,33 @@ def connect(root: Path, suite: str) -> tuple[Any, str]:
             if experiment is None:
                 raise
             return client, experiment.experiment_id
+
+
+def page_links(root: Path, address: str) -> dict[str, str]:
+    """By suite: the page of its runs with the columns of accuracies, on a server at `address`.
+
+    Raises:
+        UserError: MLFLOW_TRACKING_URI names a server that does not answer.
+    """
+    links = {}
+    try:
+        client = _client(root)
+        for experiment in client.search_experiments(filter_string="name LIKE 'rwp-%'"):
+            if _VIEW_TAG not in experiment.tags:  # made by an earlier version
+                client.set_experiment_tag(experiment.experiment_id, _VIEW_TAG, _VIEW)
+            query = f"workflowType=machine_learning&viewStateShareKey={_VIEW_NAME}"
+            page = f"{address}/#/experiments/{experiment.experiment_id}/runs?{query}"
+            links[experiment.name.removeprefix("rwp-")] = page
+    except Exception as error:
+        raise _no_server(root, error) from error
+    return dict(sorted(links.items()))
+
+
+def _no_server(root: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{tracking_uri(root)}: expected a tracking server, got {_reason(error)}; start it, or"
+        f" check MLFLOW_TRACKING_URI"
+    )
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import pytest
 from rwp.errors import UserError
 from rwp.panels import LOSS_GROUPS, evaluation_metrics, panel_metrics
 from rwp.pipeline.settings import Params
-from rwp.tracking import Tracker, connect, log_evaluation
+from rwp.tracking import Tracker, connect, log_evaluation, page_links
 from rwp.training.jobs import train_run
 from rwp.training.spec import TrainSpec
 from rwp.training.tally import GROUP_EDGES
@@ -73,7 +73,7 @@ def test_one_run_with_parameters_tags_and_curves(spec: TrainSpec, tmp_path: Path
     curve = client.get_metric_history(run.info.run_id, "loss/train")
     assert [(point.step, point.value) for point in curve] == [(0, 2.0), (1, 1.0)]
     assert run.data.metrics["loss_group/0.5-1.0"] == 0.75
-    assert run.data.metrics["evaluation_best/pgd-20"] == 0.5
+    assert run.data.metrics["best/pgd-20"] == 50
 
 
 def test_every_panel_of_an_epoch(shared_root: Path, tmp_path: Path, spec: TrainSpec) -> None:  # noqa: F811
@@ -106,6 +106,33 @@ def test_other_settings_get_a_run_of_their_own(spec: TrainSpec, tmp_path: Path) 
     client, _ = connect(tmp_path, "demo")
     assert client.get_run(old.run_id).data.tags["current"] == "false"
     assert client.get_run(new.run_id).data.tags["current"] == "true"
+    names = [client.get_run(one.run_id).info.run_name for one in (old, new)]
+    assert names == ["at-rwp digits linf small seed0", "at-rwp #2 digits linf small seed0"]
+
+
+def test_accuracies_are_in_percent_throughout() -> None:
+    found = dict(panel_metrics({"epoch": 3, "test_robust_accuracy": 0.25, "norm_ratio": 0.01}))
+    assert found == {"accuracy/test_robust": 25.0, "weight_perturbation/norm_ratio": 0.01}
+    assert evaluation_metrics("last", {"natural": 0.5}) == {"last/natural": 50.0}
+
+
+def test_a_link_opens_each_suite_with_its_accuracies(spec: TrainSpec, tmp_path: Path) -> None:
+    assert page_links(tmp_path, "http://127.0.0.1:1") == {}
+    client, experiment = connect(tmp_path, "demo")
+    link = page_links(tmp_path, "http://127.0.0.1:1")["demo"]
+    assert link.startswith(f"http://127.0.0.1:1/#/experiments/{experiment}/runs?")
+    name = link.partition("viewStateShareKey=")[2]
+    view = json.loads(client.get_experiment(experiment).tags[f"mlflow.sharedViewState.{name}"])
+    assert "metrics.`best/autoattack`" in view["selectedColumns"]
+    client.delete_experiment_tag(experiment, f"mlflow.sharedViewState.{name}")  # an older store
+    page_links(tmp_path, "http://127.0.0.1:1")
+    assert f"mlflow.sharedViewState.{name}" in client.get_experiment(experiment).tags
+
+
+def test_pages_of_a_server_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"expected a tracking server, got .*start it"):
+        page_links(tmp_path, "http://127.0.0.1:9")
 
 
 def test_eight_processes_create_the_store_at_once(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from rwp.commands import (
     table,
     track,
     train,
+    ui,
     verify,
 )
 from rwp.errors import UserError
@@ -50,6 +51,7 @@ app.command("compare-curve")(compare_curve.compare_curve)
 app.command()(report.report)
 app.command()(plan.plan)
 app.command()(verify.verify)
+app.command()(ui.ui)
 
 
 def main() -> None:
