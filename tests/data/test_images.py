@@ -92,3 +92,16 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         ImageSet(images().flip(0), labels(1, 0, 1, 0, 1, 0), 2).save(path)
     assert torch.equal(ImageSet.load(path).images, old.images)
     assert [file.name for file in tmp_path.iterdir()] == ["train.pt"]
+
+
+def test_channel_statistics_are_those_of_the_pixels():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (5000, 3, 2, 3), dtype=torch.uint8, generator=generator)
+    pixels[:, 1] //= 4
+    mean, std = ImageSet(pixels, torch.arange(5000) % 7, 7).channel_statistics()
+    exact = pixels.double() / 255
+    assert mean == pytest.approx(exact.mean((0, 2, 3)).tolist(), abs=1e-6)
+    assert std == pytest.approx(exact.std((0, 2, 3), unbiased=False).tolist(), abs=1e-6)
+    pixels[:, 2] = 9
+    with pytest.raises(UserError, match="got one value throughout channel 2"):
+        ImageSet(pixels, torch.arange(5000) % 7, 7).channel_statistics()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params, load_params
 from rwp.pipeline.resolve import run_key, train_spec
+from rwp.pipeline.suites import target_needs
+from rwp.strict_yaml import read_yaml
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -106,6 +109,70 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: demo(s).update(held_out_fraction=0),
         r"selection held_out: expected a held_out_fraction above 0, got 0",
     ),
+    "a decay after the last epoch": (
+        lambda s: demo(s)["training"].update(decay_epochs=[10, 16]),
+        r"training: decay_epochs: expected epochs before the end of training \(16 epochs\), got 16",
+    ),
+    "a decay that goes backwards": (
+        lambda s: demo(s)["training"].update(decay_epochs=[14, 10]),
+        r"decay_epochs: expected rising epochs, got \[14, 10\]; order them",
+    ),
+    "a learning rate that would grow": (
+        lambda s: demo(s)["training"].update(decay_factor=10),
+        r"decay_factor: expected a number below 1, .* got 10; did you mean 0\.1\?",
+    ),
+    "a mean per channel of another kind of image": (
+        lambda s: s["datasets"]["digits"].update(mean=[0.3] * 3, std=[0.4] * 3),
+        r"digits: mean: expected 1 numbers, one per channel of digits, got 3; correct it, or leave",
+    ),
+    "a mean on the bytes": (
+        lambda s: s["datasets"]["cifar10"].update(mean=[125.3, 123.0, 113.9]),
+        r"cifar10: mean: expected numbers in \[0, 1\] .*, got 125\.3; did you mean 0\.4914\?",
+    ),
+    "a std of nothing": (
+        lambda s: s["datasets"]["cifar10"].update(std=[0.2, 0.0, 0.2]),
+        r"cifar10: std: expected numbers in \(0, 1\] on \[0, 1\] pixels, got 0",
+    ),
+    "mean and std of different length": (
+        lambda s: s["datasets"]["cifar10-jpeg"].update(std=[0.2]),
+        r"std: expected as many numbers as mean has \(3\), got 1; give one per channel",
+    ),
+    "a path that nobody reads": (
+        lambda s: s["datasets"]["cifar10"].update(path="data/mine"),
+        r"cifar10: expected no path for cifar10, where it would have no effect, got data/mine",
+    ),
+    "steps of an attack that takes one": (
+        lambda s: demo(s)["evaluation"]["attacks"]["fgsm"].update(num_steps=20),
+        r"attacks\.fgsm.*: expected no num_steps for fgsm, where it would have no effect, got 20",
+    ),
+    "restarts of AutoAttack": (
+        lambda s: demo(s)["evaluation"]["attacks"]["autoattack"].update(num_restarts=5),
+        r"expected no num_restarts for autoattack, where it would have no effect, got 5",
+    ),
+    "a loss range for AWP": (
+        lambda s: demo(s)["perturbations"]["awp"].update(c_min=1.7),
+        r"perturbations\.awp: expected no c_min and c_max with mask all",
+    ),
+    "a recipe's loss range for AWP": (
+        lambda s: demo(s)["recipes"]["at-awp"].update(change={"c_min": 1.7}),
+        r"recipes\.at-awp\.change\.c_min: expected none with mask all.*got 1\.7",
+    ),
+    "numbers in quotes": (
+        lambda s: demo(s)["training"].update(batch_size="64"),
+        r"batch_size.*expected integer, got '64'; write 64 without quotes",
+    ),
+    "a text in a number's place": (
+        lambda s: demo(s)["training"].update(momentum="1e-1"),
+        r"momentum.*expected number, got '1e-1'; write 0\.1 without quotes",
+    ),
+    "a word for true": (
+        lambda s: demo(s)["training"].update(flip="yes"),
+        r"flip.*expected boolean, got 'yes'; write true or false",
+    ),
+    "a single seed": (
+        lambda s: demo(s).update(seeds=0),
+        r"seeds: expected.*, got 0; write it as a list: \[0\]",
+    ),
     "two ways to take a part": (
         lambda s: demo(s)["evaluation"].update(num_examples=40, first_examples=40),
         r"evaluation: expected num_examples \(stratified\) or first_examples .*got both",
@@ -151,6 +218,99 @@ def test_file_that_is_no_settings_file(tmp_path: Path, text: str, message: str) 
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         load_params(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seeds: [010]", "got 010 at line 1, which YAML 1.1 reads as 8; write 10, or 8 if that"),
+        ("a: 08", "without leading zeros, got 08 at line 1, .* a text; write 8"),
+        ("a: 0o17", "got 0o17 at line 1, which YAML 1.1 reads as a text and YAML 1.2 as 15; wri"),
+        ("a: 0x1F", "got 0x1F at line 1, which YAML 1.1 reads as 31; write 31"),
+        ("\na: 1e-1", "got 1e-1 at line 2, which YAML 1.1 reads as a text; write 1.0e-1"),
+        ("a: 2E5", r"got 2E5 at line 1, .*; write 2.0e\+5"),
+        ("a: [yes]", "got yes at line 1, .* as true and YAML 1.2 as a text; write true, or"),
+        ("a: Off", 'got Off at line 1, .* as false .*; write false, or "Off" in quotes'),
+        ("a: 1:30", 'got 1:30 at line 1, .* as 90 .base 60.; write "1:30" in quotes, or 90'),
+        ("a: 1_000", "got 1_000 at line 1, which YAML 1.1 reads as 1000; write 1000"),
+        ("a: 2020-01-01", 'got 2020-01-01 at line 1, .* a date; write "2020-01-01" in quotes'),
+        ("a: .inf", "expected a finite number, got .inf at line 1"),
+        ("a: .NaN", "expected a finite number, got .NaN at line 1"),
+        ("a: ~", "got ~ at line 1, which YAML reads as null; write null, or leave the key out"),
+        ("a: None", "got None at line 1, .* a text; write null, or leave the key out"),
+        ("a:\nb: 1", "expected the value of 'a' to be written, got nothing at line 1"),
+        ("a: {default:0.1}", "got nothing at line 1, .*; write a space after the colon"),
+        ("a:\n  - 1\n  -", "expected an entry of the list to be written, got nothing at line 3"),
+        ("on: 1", 'expected a text as key, got on at line 1; put it in quotes: "on"'),
+        ("10: 1", 'expected a text as key, got 10 at line 1; put it in quotes: "10"'),
+        ("? [a, b]\n: 1", "expected a text as key, got a sequence at line 1"),
+        ("a: 1\n'a': 2", "the key 'a' twice at line 2"),
+        ("a: &x {b: 1}\nc: {<<: *x, <<: *x}", "the key '<<' twice at line 2"),
+        ("a:\n\tb: 1", "at line 2; indent with spaces instead of tabs"),
+        ("a: !!int '010'", "expected a value without a tag, got 010 at line 1, tagged as int"),
+        ("a: !!set {b}", "expected a list or a table without a tag, got one tagged as set"),
+        ("a: =", "got = at line 1"),
+        ("a: 1\n---\nb: 2", "expected YAML, got .* another document at line 2"),
+    ],
+)
+def test_yaml_that_can_be_read_in_two_ways(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message) as caught:
+        load_params(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_that_is_read_as_meant(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        "\ufeffa: [1, -2, 0, 0.5, .5, 1., 1.0e-1, +3, true, False, null]\n"
+        "b: ['010', \"yes\", 8/255, none, 2.0.1, 'on']\n"
+        "base: &base {x: 1, y: 2}\n"
+        "own: {<<: *base, y: 3}\n",
+        encoding="utf-8",
+    )
+    assert read_yaml(path) == {
+        "a": [1, -2, 0, 0.5, 0.5, 1.0, 0.1, 3, True, False, None],
+        "b": ["010", "yes", "8/255", "none", "2.0.1", "on"],
+        "base": {"x": 1, "y": 2},
+        "own": {"x": 1, "y": 3},
+    }
+
+
+def test_aliases_that_grow_without_bounds(tmp_path: Path) -> None:
+    names = "abcdefghi"
+    lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [
+        f"{name}: &{name} [{', '.join([f'*{below}'] * 10)}]" for below, name in pairwise(names)
+    ]
+    path = tmp_path / "params.yaml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(UserError, match="expected at most 1000000 values, got more by aliases"):
+        load_params(path)
+
+
+def test_autoattack_lite_is_refused_before_anything_is_planned(settings: dict[str, Any]) -> None:
+    demo(settings)["evaluation"]["attacks"]["autoattack"]["version"] = "lite"
+    params = check_params(settings)  # a network may be looked at with it
+    for target in (
+        "results/demo/table2.csv",
+        "results/demo/report.html",
+        "results/demo/beyond.csv",
+    ):
+        with pytest.raises(
+            UserError, match=r"autoattack\.version: expected standard for .*got lite"
+        ):
+            target_needs(params, target)
+
+
+def test_a_warm_up_that_outlasts_the_training(settings: dict[str, Any]) -> None:
+    demo(settings)["perturbations"]["rwp"]["warmup_epochs"] = {"default": 3, "trades": 16}
+    params = check_params(settings)
+    place = {"dataset": "digits", "threat": "linf", "seed": 0}
+    train_spec(params, run_key(params, "demo", recipe="at-rwp", **place))
+    with pytest.raises(UserError, match=r"rwp\.warmup_epochs: expected fewer than the 16 epochs"):
+        train_spec(params, run_key(params, "demo", recipe="trades-rwp", **place))
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_the_demo_is_other_data_so_nothing_is_compared(demo: Project) -> None:
 def test_a_shorter_schedule_on_the_same_data_is_not_comparable(demo: Project) -> None:
     content = paper_content()
     content["suites"]["demo"]["table2"]["dataset"] = "cifar10"
-    content["suites"]["demo"]["training"]["epochs"] = 4
+    content["suites"]["demo"]["training"] |= {"epochs": 4, "decay_epochs": [2, 3]}
     params = check_params(content)
     project = Project(demo.root, params, "demo")
     (key,) = project.table2_keys("at")

@@ -194,7 +194,7 @@ def compared(
 def brief(committed: dict[str, Any]) -> Params:
     """Two epochs of four steps; the second is perturbed."""
     content = tiny_settings(committed)
-    content["suites"]["demo"]["training"] |= {"epochs": 2, "batch_size": 256}
+    content["suites"]["demo"]["training"] |= {"epochs": 2, "batch_size": 256, "decay_epochs": []}
     content["suites"]["demo"]["figures"]["fig2"]["epochs"] = [2]
     return check_params(content)
 

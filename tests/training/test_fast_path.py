@@ -49,7 +49,7 @@ def test_a_compiled_training_differs_by_rounding(
     shared_root: Path, tmp_path: Path, committed: dict[str, Any]
 ) -> None:
     content = tiny_settings(committed)
-    content["suites"]["demo"]["training"] |= {"epochs": 2, "batch_size": 256}
+    content["suites"]["demo"]["training"] |= {"epochs": 2, "batch_size": 256, "decay_epochs": []}
     content["suites"]["demo"]["figures"]["fig2"]["epochs"] = [2]
     for compiled in ("off", "default", "graphs"):
         content["suites"]["demo"]["training"]["compile"] = compiled

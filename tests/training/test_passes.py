@@ -22,7 +22,7 @@ def short(committed: dict[str, Any], **rwp: Any) -> Params:
     """Trainings of one epoch that perturb the weights from the start."""
     content = tiny_settings(committed)
     demo = content["suites"]["demo"]
-    demo["training"]["epochs"] = 1
+    demo["training"] |= {"epochs": 1, "decay_epochs": []}
     demo["figures"]["fig2"]["epochs"] = [1]
     for perturbation in demo["perturbations"].values():
         perturbation["warmup_epochs"] = 0

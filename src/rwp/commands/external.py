@@ -91,20 +91,23 @@ def _load(
     device: str,
 ) -> ExternalModel:
     from rwp.data.images import ImageSet
+    from rwp.data.passport import normalization
     from rwp.evaluation.external import load_checkpoint, load_factory
     from rwp.pipeline.settings import choose
 
     if model is not None:
         return load_factory(model, device=device)
     images, definition = ImageSet.load(data), params.datasets[dataset]
+    given = (definition.mean, definition.std)
+    mean, std = normalization(data.parent) if arch and None in given else given
     return load_checkpoint(
         checkpoint or Path(),
         architecture=choose(params.networks, arch, "network", "--arch") if arch else None,
         layout=layout,
         num_classes=images.num_classes,
         in_channels=images.shape[0],
-        mean=definition.mean,
-        std=definition.std,
+        mean=mean,
+        std=std,
         device=device,
     )
 

@@ -71,6 +71,30 @@ class ImageSet:
         known = self.labels[self.labels >= 0]
         return torch.bincount(known, minlength=self.num_classes).tolist()
 
+    def channel_statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel over all pixels, on [0, 1]; 6 digits.
+
+        Raises:
+            UserError: a channel has one value throughout.
+        """
+        total = torch.zeros(self.shape[0], dtype=torch.int64)
+        squares = torch.zeros_like(total)
+        for block in self.images.split(4096):  # whole numbers: the same on any machine
+            values = block.long()
+            total += values.sum((0, 2, 3))
+            squares += values.square().sum((0, 2, 3))
+        count = self.images.numel() // self.shape[0]
+        mean = [value / count / 255 for value in total.tolist()]
+        spread = zip(total.tolist(), squares.tolist(), strict=True)
+        variance = [(count * square - value**2) / count**2 for value, square in spread]
+        if not all(variance):
+            channel = variance.index(0)
+            raise UserError(
+                f"images: expected pixels that differ, got one value throughout channel {channel}; "
+                "check the images, or do not normalize"
+            )
+        return [round(m, 6) for m in mean], [round(v**0.5 / 255, 6) for v in variance]
+
     def select(self, index: Int[Tensor, " k"]) -> ImageSet:
         """The images at `index`, in that order."""
         return ImageSet(self.images[index], self.labels[index], self.num_classes)

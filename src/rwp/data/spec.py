@@ -9,6 +9,10 @@ from rwp.spec import Amount, Count, Name, PositiveInt, Share, Spec
 
 PaddingMode = Literal["zero", "reflect"]
 
+# Settings that a source does not look at.
+_OFFICIAL = ("path", "test_share")  # sets with official files, which a `mirror` may hold
+_WITHOUT_EFFECT = {"digits": ("path",), "image_folder": ("test_share",)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec(Spec):
@@ -20,16 +24,49 @@ class DatasetSpec(Spec):
     image_size: PositiveInt | None = None  # image_folder: resize to this many pixels
     test_share: Share | None = None  # digits: share of the images that become the test split
     unlabeled_share: Share = 0.0  # share of the training images that lose their labels, for RST
-    mean: tuple[float, ...] | None = None  # per channel, on [0, 1] pixels
+    mean: tuple[float, ...] | None = None  # per channel, on [0, 1] pixels; none: computed
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.source == "image_folder" and self.path is None:
             raise ValueError("expected a path for an image_folder, got none; add path: FOLDER")
+        for name in _WITHOUT_EFFECT.get(self.source, _OFFICIAL):
+            if getattr(self, name):
+                raise ValueError(
+                    f"expected no {name} for {self.source}, where it would have no effect, got "
+                    f"{getattr(self, name)}; leave it out"
+                )
         if self.source == "digits" and not self.test_share:
             raise ValueError("expected a test_share for digits, got none; add test_share: 0.25")
         if (self.mean is None) != (self.std is None):
             raise ValueError("expected mean and std together, got one of them; add the other")
+        if self.mean is not None and self.std is not None:
+            _check_normalization(self.source, self.mean, self.std)
+
+
+def _check_normalization(source: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """One number per channel, on [0, 1] pixels."""
+    fitting = {"digits": (1,), "image_folder": (1, 3)}.get(source, (3,))
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) not in fitting:
+            expected = " or ".join(map(str, fitting))
+            raise ValueError(
+                f"{name}: expected {expected} numbers, one per channel of {source}, got "
+                f"{len(values)}; correct it, or leave mean and std out: they are then computed"
+            )
+        if len(values) != len(mean):
+            raise ValueError(
+                f"std: expected as many numbers as mean has ({len(mean)}), got {len(std)}; "
+                "give one per channel"
+            )
+    for name, values, low in (("mean", mean, 0.0), ("std", std, 1e-6)):
+        for value in values:
+            if not low <= value <= 1:
+                hint = f"; did you mean {value / 255:.4g}?" if 1 < value <= 255 else "; correct it"
+                raise ValueError(
+                    f"{name}: expected numbers in {'(0' if low else '[0'}, 1] on [0, 1] pixels, "
+                    f"got {value}{hint}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

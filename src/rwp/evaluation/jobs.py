@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -190,6 +191,14 @@ def part_record(part: Part) -> PartRecord:
     return PartRecord(**part.identity(), mask=mask)
 
 
+def misnamed(attack: AttackSpec) -> list[str]:
+    """A warning where the number in an attack's name is not that of its steps."""
+    found = re.fullmatch(r"(?:pgd|cw|fgsm|bim|mim)[a-z_-]*?-?(\d+)", attack.name)
+    if found is None or attack.num_steps in (None, int(found[1])):
+        return []
+    return [f"{attack.name} takes {attack.num_steps} steps here, not {found[1]}; rename it"]
+
+
 def record_of(
     result: AttackResult,
     *,
@@ -222,7 +231,7 @@ def record_of(
         batch_size=batch_size,
         device=torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type,
         versions={name: version(name) for name in packages},
-        warnings=result.warnings,
+        warnings=(*result.warnings, *misnamed(result.attack)),
         parts=result.parts or {},
     )
 

@@ -13,59 +13,20 @@ from pydantic import BaseModel, ValidationError
 
 from rwp.data.spec import DatasetSpec, UnlabeledSpec
 from rwp.errors import UserError
-from rwp.pipeline.settings import Change, Frozen, Params, Setting, Suite, SweepEntry, choose
+from rwp.pipeline.settings import (
+    Change,
+    Frozen,
+    Params,
+    RecipeEntry,
+    Setting,
+    Suite,
+    SweepEntry,
+    choose,
+)
+from rwp.strict_yaml import read_yaml
 from rwp.training.spec import PreActResNetSpec, WideResNetSpec
 
 _SHOWN = 80  # characters of a wrong value
-
-
-def read_yaml(path: Path | str) -> Any:
-    """Parse a YAML file.
-
-    Raises:
-        UserError: the file is missing or is not YAML.
-    """
-    import yaml
-
-    try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_loader())
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: expected the settings file, found none; run from the project's root"
-        ) from error
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        # PyYAML's own constructors raise plain errors, for 2022-13-45 for instance.
-        place = getattr(error, "problem_mark", None)
-        line = f" at line {place.line + 1}" if place else ""
-        problem = getattr(error, "problem", None) or _problem(error)
-        raise UserError(f"{path}: expected YAML, got {problem}{line}; correct that line") from error
-
-
-def _loader() -> Any:
-    """YAML's safe types; a key that is given twice is refused instead of overwritten."""
-    import yaml
-
-    # The C parser, where libyaml is there, takes a tenth of the time.
-    base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-    class Loader(base):  # type: ignore[valid-type]
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            seen = set()
-            for key, _ in node.value:
-                if key.value in seen:
-                    problem = f"the key {key.value!r} twice"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                if isinstance(key.value, str) and key.tag != "tag:yaml.org,2002:merge":
-                    seen.add(key.value)
-            return super().construct_mapping(node, deep)
-
-    return Loader
-
-
-def _problem(error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return "bytes that are no text"
-    return " ".join(str(error).split())[:_SHOWN] or type(error).__name__
 
 
 def load_params(path: Path | str = "params.yaml") -> Params:
@@ -113,7 +74,28 @@ def _first_error(error: ValidationError) -> str:
             f"{more}"
         )
     expected = message.removeprefix("Input should be ").removeprefix("a valid ")
-    return f"{key}: expected {expected}, got {got}{more}"
+    return f"{key}: expected {expected}, got {got}{_way_to_write(kind, first.get('input'))}{more}"
+
+
+def _way_to_write(kind: str, value: Any) -> str:
+    """What to do about a value of another type than was asked for, where it is known."""
+    if kind.startswith("bool"):
+        return "; write true or false"
+    if kind.startswith(("int", "float")):
+        if isinstance(value, str):
+            try:
+                return f"; write {float(value):g} without quotes"
+            except ValueError:
+                word = value.strip().lower() in ("none", "null", "")
+                return "; write null, or leave the key out" if word else "; write a number"
+        if isinstance(value, float) and kind.startswith("int"):
+            return "; write a whole number"
+        return "; write a number"
+    if kind.startswith("string") and isinstance(value, bool | int | float):
+        return f'; write "{value}" in quotes if the text is meant'
+    if kind.startswith("tuple") and not isinstance(value, list | dict):
+        return f"; write it as a list: [{value}]"
+    return ""
 
 
 def _short(value: Any) -> str:
@@ -225,7 +207,9 @@ def _check_results(params: Params, suite: Suite, where: str) -> None:
             if not values:
                 raise UserError(f"{at}.vary.{setting}: expected values, got none; add one")
     for name, recipe in suite.recipes.items():
-        _check_change(f"{where}.recipes.{name}", recipe.change, recipe.perturbation)
+        at = f"{where}.recipes.{name}"
+        _check_change(at, recipe.change, recipe.perturbation)
+        _check_mask(suite, at, recipe)
     for name, figure in suite.figures.items():
         at = f"{where}.figures.{name}"
         _check_setting(params, suite, figure, at)
@@ -245,6 +229,17 @@ def _check_change(where: str, change: Change, perturbation: str | None) -> None:
     if given and perturbation is None:
         raise UserError(
             f"{where}: expected a perturbation to change {', '.join(given)} of, got none; name one"
+        )
+
+
+def _check_mask(suite: Suite, where: str, recipe: RecipeEntry) -> None:
+    """A loss range changes nothing where all examples are perturbed on."""
+    if recipe.perturbation is None or recipe.change.c_min is None:
+        return
+    if (recipe.change.mask or suite.perturbations[recipe.perturbation].mask) == "all":
+        raise UserError(
+            f"{where}.change.c_min: expected none with mask all, where it would have no effect, "
+            f"got {recipe.change.c_min}; leave it out or choose another mask"
         )
 
 

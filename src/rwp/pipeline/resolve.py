@@ -143,6 +143,13 @@ def train_spec(params: Params, key: RunKey) -> TrainSpec:
     natural = key.threat == "none"
     threat = None if natural else threat_spec(suite, key)
     perturbation = perturbation_spec(suite, key)
+    epochs = look(suite.training.epochs, "training.epochs")
+    if perturbation is not None and perturbation.warmup_epochs >= epochs:
+        raise UserError(
+            f"params.yaml: suites.{key.suite}.perturbations.{perturbation.name}.warmup_epochs: "
+            f"expected fewer than the {epochs} epochs of {key.name}, got "
+            f"{perturbation.warmup_epochs}, so that nothing would be perturbed; lower it"
+        )
     criterion = recipe.change.criterion
     if criterion is None and recipe.perturbation is not None:
         criterion = suite.perturbations[recipe.perturbation].criterion

@@ -259,6 +259,27 @@ class TrainingEntry(Frozen):
     batch_statistics: Literal["batch", "share"] = "batch"  # of several GPUs' batch normalization
     compile: Annotated[Compilation, _YAML_OFF] = "off"  # torch.compile; changes the last digits
 
+    @model_validator(mode="after")
+    def _decay(self) -> TrainingEntry:
+        if self.decay_factor >= 1:
+            raise ValueError(
+                f"decay_factor: expected a number below 1, which the learning rate is multiplied "
+                f"by, got {self.decay_factor:g}; did you mean {1 / self.decay_factor:g}?"
+            )
+        if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
+            raise ValueError(
+                f"decay_epochs: expected rising epochs, got {list(self.decay_epochs)}; order them"
+            )
+        longest = max(self.epochs.values(), default=0)
+        decays = any(name.startswith("piecewise") for name in self.schedule.values())
+        late = [epoch for epoch in self.decay_epochs if epoch >= longest]
+        if decays and late:
+            raise ValueError(
+                f"decay_epochs: expected epochs before the end of training ({longest} epochs), got "
+                f"{late[0]}, when nothing would be left to train; lower it or raise epochs"
+            )
+        return self
+
 
 class UnlabeledEntry(Frozen):
     """RST's unlabeled part of each batch and the teacher that labels it."""
@@ -303,6 +324,15 @@ class PerturbationEntry(Frozen):
     criterion: Criterion = "objective"  # what c_min is compared with
     warmup_epochs: By[Count]  # epochs at the start without perturbation
 
+    @model_validator(mode="after")
+    def _losses(self) -> PerturbationEntry:
+        if self.mask == "all" and (self.c_min or self.c_max):
+            raise ValueError(
+                "expected no c_min and c_max with mask all, where they would have no effect, got "
+                "one; leave it out or choose another mask"
+            )
+        return self
+
 
 class RecipeEntry(Frozen):
     """A defense: an objective and a weight perturbation (none if not given)."""
@@ -312,6 +342,18 @@ class RecipeEntry(Frozen):
     change: Change = Change()
     average_decay: Share | None = None  # the moving average of the weights is what is measured
     attack_num_steps: PositiveInt | None = None  # none: that of the training
+
+
+# Settings that a kind of attack does not look at.
+_WITHOUT_EFFECT = {
+    "natural": ("num_steps", "num_restarts", "step_size", "kappa", "version"),
+    "fgsm": ("num_steps", "num_restarts", "step_size", "kappa", "version"),
+    "fgsm_random_start": ("num_steps", "kappa", "version"),
+    "pgd": ("kappa", "version"),
+    "cw": ("version",),
+    "cw_zero_masked": ("version",),
+    "autoattack": ("num_steps", "num_restarts", "step_size", "kappa"),
+}
 
 
 class AttackEntry(Frozen):
@@ -332,6 +374,12 @@ class AttackEntry(Frozen):
         for name in needed.get(self.kind.removesuffix("_zero_masked"), ()):
             if getattr(self, name) is None:
                 raise ValueError(f"expected {name} for {self.kind}, got none; add {name}")
+        for name in _WITHOUT_EFFECT[self.kind]:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"expected no {name} for {self.kind}, where it would have no effect, got "
+                    f"{getattr(self, name)}; leave it out"
+                )
         return self
 
 

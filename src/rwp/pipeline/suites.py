@@ -60,9 +60,25 @@ def table1_runs(params: Params, suite_name: str) -> list[RunKey]:
 
 def table2_runs(params: Params, suite_name: str) -> list[RunKey]:
     """All runs behind Table 2, those of the naturally trained reference last."""
-    table = get_suite(params, suite_name).table2
+    suite = get_suite(params, suite_name)
+    _check_final(suite, suite_name, suite.evaluation.attacks, "table 2")
+    table = suite.table2
     recipes = [*table.recipes, *filter(None, [table.reference_recipe])]
     return [key for recipe in recipes for key in table2_keys(params, suite_name, recipe)]
+
+
+def _check_final(suite: Suite, suite_name: str, attacks: Iterable[str], table: str) -> None:
+    """Tables refuse the shortened AutoAttack: an upper bound, for development only.
+
+    Raises:
+        UserError: one of `attacks` is that.
+    """
+    for name in attacks:
+        if suite.evaluation.attacks[name].version == "lite":
+            raise UserError(
+                f"params.yaml: suites.{suite_name}.evaluation.attacks.{name}.version: expected "
+                f"standard for {table}, got lite, an upper bound for development; write standard"
+            )
 
 
 def _row_keys(
@@ -168,6 +184,8 @@ def _distinct(runs: list[list[RunKey]]) -> list[list[RunKey]]:
 
 def beyond_runs(params: Params, suite_name: str) -> list[RunKey]:
     """All runs behind the table `beyond`, each once."""
+    suite = get_suite(params, suite_name)
+    _check_final(suite, suite_name, suite.beyond.attacks if suite.beyond else (), "table `beyond`")
     return list(
         dict.fromkeys(key for _, _, keys in beyond_rows(params, suite_name) for key in keys)
     )

@@ -111,6 +111,7 @@ def prepare(
     """Load data, build the network, and describe it for its checkpoints."""
     flush_denormals()
     labeled = ImageSet.load(inputs["train"])
+    mean, std = _normalization(spec, labeled)
     splits: dict[str, ImageSet] = {}
     if spec.held_out_fraction:
         kept, taken = held_out_split(
@@ -127,8 +128,8 @@ def prepare(
         "architecture": spec.architecture.document(),
         "num_classes": labeled.num_classes,
         "in_channels": labeled.shape[0],
-        "mean": list(spec.data.mean) if spec.normalize and spec.data.mean else None,
-        "std": list(spec.data.std) if spec.normalize and spec.data.std else None,
+        "mean": mean,
+        "std": std,
     }
     torch.manual_seed(derived_seed(spec.key.seed, "init"))  # the layers' own initialization
     model = new_network(network).to(device)
@@ -139,6 +140,26 @@ def prepare(
     batches = Batches(spec, labeled, pseudo, device=device)
     check_group(spec, batches, group)
     return Training(spec, model, batches, splits, device=device, group=group), network
+
+
+def _normalization(
+    spec: TrainSpec, images: ImageSet
+) -> tuple[list[float], list[float]] | tuple[None, None]:
+    """Mean and std by channel: of the settings, or else of the training images.
+
+    Raises:
+        UserError: there are more or fewer than channels.
+    """
+    if not spec.normalize:
+        return None, None
+    if spec.data.mean is None or spec.data.std is None:
+        return images.channel_statistics()
+    if len(spec.data.mean) != images.shape[0]:
+        raise UserError(
+            f"datasets.{spec.key.dataset}.mean: expected {images.shape[0]} numbers, one per "
+            f"channel, got {len(spec.data.mean)}; correct mean and std, or leave them out"
+        )
+    return list(spec.data.mean), list(spec.data.std)
 
 
 def _resume(training: Training, state: RunState, recorder: Recorder) -> list[Row]:
