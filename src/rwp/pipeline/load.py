@@ -22,11 +22,16 @@ from rwp.pipeline.settings import (
     Suite,
     SweepEntry,
     choose,
+    pick,
 )
 from rwp.strict_yaml import read_yaml
 from rwp.training.spec import PreActResNetSpec, WideResNetSpec
 
 _SHOWN = 80  # characters of a wrong value
+_OF_PERTURBATION = (
+    *("gamma", "num_weight_steps", "norm_scope", "mask", "c_min", "loss_range"),
+    *("criterion", "warmup_epochs"),
+)
 
 
 def load_params(path: Path | str = "params.yaml") -> Params:
@@ -208,7 +213,7 @@ def _check_results(params: Params, suite: Suite, where: str) -> None:
                 raise UserError(f"{at}.vary.{setting}: expected values, got none; add one")
     for name, recipe in suite.recipes.items():
         at = f"{where}.recipes.{name}"
-        _check_change(at, recipe.change, recipe.perturbation)
+        _check_change(at, suite, recipe)
         _check_mask(suite, at, recipe)
     for name, figure in suite.figures.items():
         at = f"{where}.figures.{name}"
@@ -224,12 +229,40 @@ def _check_results(params: Params, suite: Suite, where: str) -> None:
     _check_beyond(params, suite, where)
 
 
-def _check_change(where: str, change: Change, perturbation: str | None) -> None:
-    given = change.model_dump(exclude_none=True, exclude={"remove_below"})
-    if given and perturbation is None:
+def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
+    """A recipe changes only what it has.
+
+    Raises:
+        UserError: the setting has no effect on this recipe, or is given twice.
+    """
+    given = recipe.change.model_dump(exclude_none=True)
+    of_perturbation = [name for name in given if name in _OF_PERTURBATION]
+    if of_perturbation and recipe.perturbation is None:
         raise UserError(
-            f"{where}: expected a perturbation to change {', '.join(given)} of, got none; name one"
+            f"{where}: expected a perturbation to change {', '.join(of_perturbation)} of, got none;"
+            f" name one"
         )
+    loss = suite.objectives[recipe.objective].loss
+    schedule = pick(recipe.change.schedule or suite.training.schedule, [recipe.objective])
+    refused = {
+        "beta": "an objective with beta (trades, mart)" if loss in ("natural", "at") else None,
+        "attack_": "an objective with an attack" if loss == "natural" else None,
+        "monitor_": "an objective with an attack" if loss == "natural" else None,
+        "decay_": "a schedule with steps" if schedule in ("constant", "cosine_by_epoch") else None,
+    }
+    for name in given:
+        for prefix, expected in refused.items():
+            if expected and name.startswith(prefix):
+                got = schedule if prefix == "decay_" else loss
+                raise UserError(
+                    f"{where}.change.{name}: expected {expected}, got {got}; remove {name}"
+                )
+    for name in ("attack_num_steps", "average_decay"):
+        if name in given and getattr(recipe, name) is not None:
+            raise UserError(
+                f"{where}: expected {name} once, got it in the recipe and in its change;"
+                f" remove one of them"
+            )
 
 
 def _check_mask(suite: Suite, where: str, recipe: RecipeEntry) -> None:

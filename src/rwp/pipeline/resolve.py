@@ -15,6 +15,7 @@ from rwp.pipeline.settings import (
     PerturbationEntry,
     Setting,
     Suite,
+    TrainingEntry,
     choose,
     get_suite,
     pick,
@@ -139,6 +140,7 @@ def train_spec(params: Params, key: RunKey) -> TrainSpec:
     suite = params.suites[key.suite]
     recipe = suite.recipes[key.recipe]
     objective = suite.objectives[recipe.objective]
+    training = training_entry(suite, key)
     look = Lookup(key.suite, key.dataset, key.threat, key.network, recipe.objective)
     natural = key.threat == "none"
     threat = None if natural else threat_spec(suite, key)
@@ -157,27 +159,32 @@ def train_spec(params: Params, key: RunKey) -> TrainSpec:
         key=key,
         data=dataset_spec(params, key),
         architecture=params.networks[key.network],
-        normalize=look(suite.training.normalize, "training.normalize"),
+        normalize=look(training.normalize, "training.normalize"),
         threat=threat,
         objective=ObjectiveSpec(
             loss=objective.loss,
-            beta=objective.beta,
+            beta=objective.beta if recipe.change.beta is None else recipe.change.beta,
             clean_updates=objective.clean_updates,
             criterion=criterion or "objective",
         ),
         perturbation=perturbation,
         attack=None if threat is None else _training_attack(suite, key, look),
-        optimization=_optimization(suite, look),
-        augmentation=_augmentation(suite, look),
+        optimization=_optimization(training, look),
+        augmentation=_augmentation(training, look),
         unlabeled=_unlabeled_mix(params, key, look),
         selection=suite.selection,
         held_out_fraction=suite.held_out_fraction,
         test_curve=suite.test_curve,
         monitor=None if threat is None else _monitor(suite, key, threat, look),
         remove_below=recipe.change.remove_below,
-        average_decay=recipe.average_decay,
+        average_decay=recipe.average_decay or recipe.change.average_decay,
         keep_epochs=kept_epochs(suite, key),
     )
+
+
+def training_entry(suite: Suite, key: RunKey) -> TrainingEntry:
+    """How a run is trained: as its suite says, but for what its recipe changes."""
+    return suite.training.model_copy(update=suite.recipes[key.recipe].change.of_training)
 
 
 def num_gpus(params: Params, key: RunKey) -> int:
@@ -230,7 +237,7 @@ def perturbation_spec(suite: Suite, key: RunKey) -> PerturbationSpec | None:
 
 def _changed(entry: PerturbationEntry, change: Change) -> PerturbationEntry:
     """A perturbation with a recipe's own settings in place of its own."""
-    tables = ("gamma", "num_weight_steps", "c_min")
+    tables = ("gamma", "num_weight_steps", "c_min", "warmup_epochs")
     given = {name: getattr(change, name) for name in (*tables, "norm_scope", "mask")}
     if change.loss_range is not None:
         given["mask"], (given["c_min"], c_max) = "range", change.loss_range
@@ -244,7 +251,7 @@ def _changed(entry: PerturbationEntry, change: Change) -> PerturbationEntry:
 
 
 def _training_attack(suite: Suite, key: RunKey, look: Lookup) -> AttackSpec:
-    threat, training = threat_spec(suite, key), suite.training
+    threat, training = threat_spec(suite, key), training_entry(suite, key)
     epsilon = look.optional(training.attack_epsilon, "training.attack_epsilon")
     own_step = look.optional(training.attack_step_size, "training.attack_step_size")
     return AttackSpec(
@@ -261,7 +268,7 @@ def _training_attack(suite: Suite, key: RunKey, look: Lookup) -> AttackSpec:
 
 def _monitor(suite: Suite, key: RunKey, threat: ThreatSpec, look: Lookup) -> AttackSpec:
     """PGD on the test or held-out images; where training starts off the ball, so does this."""
-    training = suite.training
+    training = training_entry(suite, key)
     epsilon = look.optional(training.monitor_epsilon, "training.monitor_epsilon")
     own_step = look.optional(training.monitor_step_size, "training.monitor_step_size")
     start = look.optional(training.monitor_random_start, "training.monitor_random_start")
@@ -278,8 +285,7 @@ def _monitor(suite: Suite, key: RunKey, threat: ThreatSpec, look: Lookup) -> Att
     )
 
 
-def _optimization(suite: Suite, look: Lookup) -> OptimizationSpec:
-    entry = suite.training
+def _optimization(entry: TrainingEntry, look: Lookup) -> OptimizationSpec:
     tables = ("epochs", "batch_size", "learning_rate", "schedule", "momentum", "nesterov")
     values = {name: look(getattr(entry, name), f"training.{name}") for name in tables}
     return OptimizationSpec(
@@ -293,8 +299,7 @@ def _optimization(suite: Suite, look: Lookup) -> OptimizationSpec:
     )
 
 
-def _augmentation(suite: Suite, look: Lookup) -> AugmentationSpec:
-    entry = suite.training
+def _augmentation(entry: TrainingEntry, look: Lookup) -> AugmentationSpec:
     names = ("crop_padding", "padding_mode", "flip", "rotation_degrees")
     return AugmentationSpec(
         **{name: look(getattr(entry, name), f"training.{name}") for name in names}

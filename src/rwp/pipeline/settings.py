@@ -7,7 +7,15 @@ from collections.abc import Iterable
 from itertools import product
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    create_model,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
 from rwp.data.spec import DatasetSpec, PaddingMode, UnlabeledSpec
 from rwp.errors import UserError
@@ -94,25 +102,6 @@ def choose(table: dict[str, T], name: str, what: str, where: str = "params.yaml"
 Split = Literal["test", "held-out", "train"]
 
 
-class Change(Frozen):
-    """Settings in which a recipe differs from its objective and perturbation; none: as there."""
-
-    gamma: PositiveFloat | None = None
-    num_weight_steps: PositiveInt | None = None
-    norm_scope: NormScope | None = None
-    mask: Mask | None = None
-    c_min: Amount | None = None  # nats
-    loss_range: tuple[Amount, Amount] | None = None  # nats: mask `range` from, to
-    criterion: Criterion | None = None
-    remove_below: Amount | None = None  # nats
-
-    @model_validator(mode="after")
-    def _range(self) -> Change:
-        if self.loss_range and self.loss_range[0] >= self.loss_range[1]:
-            raise ValueError(f"loss_range: expected [low, high], got {list(self.loss_range)}")
-        return self
-
-
 class SweepEntry(Frozen):
     """Trainings that differ from a recipe's in some settings, one per combination of values."""
 
@@ -133,7 +122,10 @@ class SweepEntry(Frozen):
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "-".join(map(_text, value))
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    # A radius such as 8/255 becomes part of a folder's name.
+    return f"{value:g}" if isinstance(value, int | float) else str(value).replace("/", "_")
 
 
 class Table1Entry(Frozen):
@@ -279,6 +271,55 @@ class TrainingEntry(Frozen):
                 f"{late[0]}, when nothing would be left to train; lower it or raise epochs"
             )
         return self
+
+
+# A recipe may change any of them but how many GPUs share the work, which decides no number.
+CHANGEABLE = tuple(name for name in TrainingEntry.model_fields if name != "gpus")
+
+
+def _or_none(field: FieldInfo) -> Any:
+    """The same type of field, which need not be given."""
+    kind: Any = field.annotation
+    kind = Annotated[(kind, *field.metadata)] if field.metadata else kind
+    return (kind | None, None)
+
+
+_ChangeOfTraining: Any = create_model(
+    "_ChangeOfTraining",
+    __base__=Frozen,
+    **{name: _or_none(TrainingEntry.model_fields[name]) for name in CHANGEABLE},
+)
+
+
+class Change(_ChangeOfTraining):
+    """Settings in which a recipe differs from its suite, objective and perturbation.
+
+    Any setting of `training`, and these; none: as there.
+    """
+
+    gamma: PositiveFloat | None = None
+    num_weight_steps: PositiveInt | None = None
+    norm_scope: NormScope | None = None
+    mask: Mask | None = None
+    c_min: Amount | None = None  # nats
+    loss_range: tuple[Amount, Amount] | None = None  # nats: mask `range` from, to
+    criterion: Criterion | None = None
+    warmup_epochs: Count | None = None
+    remove_below: Amount | None = None  # nats
+    beta: Amount | None = None  # of TRADES and MART
+    average_decay: Share | None = None  # of the moving average of the weights
+
+    @model_validator(mode="after")
+    def _range(self) -> Change:
+        if self.loss_range and self.loss_range[0] >= self.loss_range[1]:
+            raise ValueError(f"loss_range: expected [low, high], got {list(self.loss_range)}")
+        return self
+
+    @property
+    def of_training(self) -> dict[str, Any]:
+        """The settings of the training that are given."""
+        given = ((name, getattr(self, name)) for name in CHANGEABLE)
+        return {name: value for name, value in given if value is not None}
 
 
 class UnlabeledEntry(Frozen):

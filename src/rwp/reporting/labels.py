@@ -57,7 +57,7 @@ def recipe_label(suite: Suite, recipe: str) -> str:
 def change_label(change: dict[str, Any]) -> str:
     """Changed settings in words: mask all, K2 = 1, norm per layer."""
     return ", ".join(
-        _CHANGES.get(name, f"{name} {{}}").format(value_label(value))
+        _CHANGES.get(name, f"{name.replace('_', ' ')} {{}}").format(value_label(value))
         for name, value in change.items()
     )
 
@@ -66,6 +66,8 @@ def value_label(value: Any) -> str:
     """A setting's value as it stands on an axis: a range as 0.5-1."""
     if isinstance(value, list | tuple):
         return "-".join(map(value_label, value))
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return f"{value:g}" if isinstance(value, int | float) else str(value).replace("_", " ")
 
 
