@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from rwp.reporting.cells import recipe_label
 
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import run_key, train_spec
 from rwp.pipeline.settings import CHANGEABLE, Change, Params, TrainingEntry
+from rwp.reporting.labels import recipe_label
 from rwp.training.spec import TrainSpec
 
 # For each setting: a value that the demo does not have, and where it arrives.
