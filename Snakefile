@@ -12,7 +12,8 @@ include: "workflow/rules/common.smk"
 configfile: "params.yaml"
 
 
-PARAMS = checked_params(config)
+STEPS = checked_steps(config)
+PARAMS = STEPS.params
 
 
 include: "workflow/rules/data.smk"
@@ -35,7 +36,15 @@ for suite in PARAMS.suites:
         name:
             f"suite_{suite}"
         input:
-            whole_suite(suite),
+            lambda _, suite=suite: suite_targets(suite),
 
 
-check_targets()
+for folder in ("data", "logs", "results"):
+    check_folder(Path(folder))
+for target in requested_targets():
+    find(target)
+
+
+# What DVC has linked from its cache is made this project's own before Snakemake writes over it.
+onstart:
+    own_files(Path(".snakemake/metadata"))

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from rwp.pipeline.expected import expected_results
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
-from rwp.pipeline.state import table_fingerprint
-from rwp.pipeline.suites import diagnosis_spec, suite_needs, table2_keys
+from rwp.pipeline.state import results
+from rwp.pipeline.steps import Steps, below
+from rwp.pipeline.suites import diagnosis_spec, table2_keys
 
 
 def demo(content: dict[str, Any]) -> dict[str, Any]:
@@ -20,16 +20,17 @@ def demo(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def expected(params: Params, suite: str) -> dict[str, str]:
-    results = expected_results(params, suite_needs(params, suite))
-    return {result.path: result.fingerprint for result in results}
+    found = results(below([Steps(params).report(suite)]))
+    return {result.path: result.fingerprint for result in found}
 
 
 def fingerprints(content: dict[str, Any]) -> dict[str, str]:
     params = check_params(content)
     found = expected(params, "demo")
-    return found | {
-        name: table_fingerprint(params, "demo", name) for name in ("table1", "table2", "report")
-    }
+    steps = Steps(params)
+    shown = {name: steps.table("demo", name) for name in ("table1", "table2")}
+    shown["report"] = steps.report("demo")
+    return found | {name: step.fingerprint for name, step in shown.items()}
 
 
 def recipes_of(paths: set[str]) -> set[str]:

@@ -88,6 +88,8 @@ BAD_TARGETS = {
     "results/demo/runs/digits/none/small/at/seed0/last.pt": "expected a threat model",
     "results/quick/fig4c.svg": "expected a figure (",
     "nonsense": "expected a file that the workflow makes",
+    "results/demo/runs/digits/linf/small/natural/seed0/last.pt": "expected results/demo/runs/digits"
+    "/none/small/natural/seed0/last.pt, which is the same",
 }
 
 

@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 
 from rwp.evaluation.records import pack
+from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import evaluation_spec, landscape_spec, train_spec
 from rwp.pipeline.settings import Params
-from rwp.pipeline.suites import diagnosis_spec, figure_names, suite_needs
+from rwp.pipeline.state import results
+from rwp.pipeline.steps import Steps, below
+from rwp.pipeline.suites import diagnosis_spec, figure_names
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.labels import method_label
 from rwp.reporting.report import render_report
 from rwp.reporting.results import Results, read_results
 from rwp.reporting.tables import table1_rows, table2_rows
-from rwp.training.spec import RunKey
+from rwp.training.spec import RunKey, TrainSpec
 
 from .settings import PARAMS, paper_content, shown_content
 
@@ -166,16 +169,19 @@ class Project:
     def write_figures(self) -> None:
         """All runs behind the reported figures and the table beyond, and the pictures."""
         suite = self.params.suites[self.suite]
-        needs = suite_needs(self.params, self.suite)
-        for position, key in enumerate(needs.trainings):
-            if not (self.root / key.directory / "run.json").exists():
-                self.write_run(key, [0.2, 0.4, 0.45, 0.5, 0.48, 0.47, 0.46, 0.4 + position / 500])
-        for spec in needs.evaluations:
-            for attack in spec.attacks:
-                if not (self.root / spec.record(attack.name)).exists():
-                    self.write_record(spec.key, attack.name, 210)
-        for _, name in needs.landscapes:
-            self.write_landscape(name)
+        steps = Steps(self.params)
+        found = results(below([steps.report(self.suite)]))
+        position = 0
+        for result in found:
+            spec, there = result.step.settings, (self.root / result.path).exists()
+            if isinstance(spec, TrainSpec) and not there:
+                accuracies = [0.2, 0.4, 0.45, 0.5, 0.48, 0.47, 0.46, 0.4 + position / 500]
+                self.write_run(spec.key, accuracies)
+            elif isinstance(spec, EvaluationSpec) and not there:
+                self.write_record(spec.key, Path(result.path).stem, 210)
+            elif isinstance(spec, LandscapeSpec):
+                self.write_landscape(Path(result.path).stem)
+            position += isinstance(spec, TrainSpec)
         for name in figure_names(suite):
             write_suite_figure(self.results(name), name)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from rwp.errors import UserError
-from rwp.pipeline.expected import expected_results
 from rwp.pipeline.resolve import run_key, train_spec
 from rwp.pipeline.settings import Params
-from rwp.pipeline.suites import suite_needs, target_needs, together
+from rwp.pipeline.state import Result, results
+from rwp.pipeline.steps import Steps, below
 from rwp.reporting.passes import DataSize, data_size, training_cost, training_passes
 from rwp.reporting.plan import plan_jobs, plan_lines
 from rwp.reporting.rates import Place, all_rates, own_rates, rates_on, shipped_rates
@@ -26,16 +26,24 @@ attack_backward_seconds
 """
 
 
+def found(params: Params, *targets: str) -> list[Result]:
+    steps = Steps(params)
+    return results(below(steps.find(target) for target in targets))
+
+
 def test_the_papers_at_on_cifar10_by_hand(params: Params, tmp_path: Path) -> None:
-    (key,) = target_needs(params, "results/runs/cifar10/linf/preact-resnet-18/at/seed0").trainings
-    (result,) = expected_results(params, target_needs(params, f"{key.directory}/last.pt"))
+    (result,) = found(params, "results/runs/cifar10/linf/preact-resnet-18/at/seed0")
     size = data_size("cifar10", params.datasets["cifar10"], tmp_path)
-    assert isinstance(result.spec, TrainSpec)
+    assert isinstance(result.step.settings, TrainSpec)
     assert size is not None
     # 391 steps of 10 + 1 passes in 200 epochs; PGD-20 on 10,000 images after each
-    found = training_passes(result.spec, num_train=size.num_train)
-    assert (found.forward, found.attack, found.weights) == (391 * 200 * 11, 391 * 200 * 10, 78_200)
-    cost = training_cost(result.spec, size)
+    passes = training_passes(result.step.settings, num_train=size.num_train)
+    assert (passes.forward, passes.attack, passes.weights) == (
+        391 * 200 * 11,
+        391 * 200 * 10,
+        78_200,
+    )
+    cost = training_cost(result.step.settings, size)
     assert cost.forward == pytest.approx(200 * (50_000 * 11 + 10_000 * 22))
     assert cost.backward == pytest.approx(200 * (50_000 * 11 + 10_000 * 20))
 
@@ -50,8 +58,7 @@ def test_sizes_known_by_source_are_those_of_the_files(digits: Path, params: Para
 
 def test_targets_stand_on_their_own_runs_and_share_them(params: Params) -> None:
     def runs(*targets: str) -> int:
-        needs = together(target_needs(params, target) for target in targets)
-        return len([r for r in expected_results(params, needs) if r.kind == "training"])
+        return len([r for r in found(params, *targets) if r.step.kind == "train"])
 
     assert runs("results/table1.csv") == 18
     assert runs("results/table2.csv") == 9 + 1  # the teacher
@@ -59,13 +66,12 @@ def test_targets_stand_on_their_own_runs_and_share_them(params: Params) -> None:
     assert runs("results/fig2.svg") == 1  # AT, a run of Table 1
     assert runs("results/table1.csv", "results/fig2.svg", "results/fig1b.png") == 18
     assert runs("results/report.html") == runs("results/metrics.json") == 74
-    everything = expected_results(params, suite_needs(params, "paper"))
-    kinds = {"training", "labeling", "landscape", "record", "verdict"}
-    assert {result.kind for result in everything} == kinds
-    with pytest.raises(UserError, match=r"results/fig9\.svg: expected a table, figure, report"):
-        target_needs(params, "results/fig9.svg")
+    kinds = {"train", "label", "landscape", "evaluate", "judge"}
+    assert {result.step.kind for result in found(params, "results/report.html")} == kinds
+    with pytest.raises(UserError, match="expected a figure"):
+        found(params, "results/fig9.svg")
     with pytest.raises(UserError, match="expected a recipe"):
-        target_needs(params, "results/demo/runs/digits/linf/small/at-rpw/seed0/run.json")
+        found(params, "results/demo/runs/digits/linf/small/at-rpw/seed0/run.json")
 
 
 def test_hours_are_rates_times_passes_and_nothing_else(demo: Project, tmp_path: Path) -> None:
@@ -74,11 +80,11 @@ def test_hours_are_rates_times_passes_and_nothing_else(demo: Project, tmp_path: 
     name, chosen = rates_on("big", rates)
     assert name == "Big GPU, 80 GB"
     (key,) = demo.table1_keys("at")
-    (result,) = expected_results(demo.params, target_needs(demo.params, str(key.directory / "x")))
+    (result,) = found(demo.params, str(key.directory))
     size = data_size("digits", demo.params.datasets["digits"], tmp_path)
-    assert isinstance(result.spec, TrainSpec)
+    assert isinstance(result.step.settings, TrainSpec)
     assert size is not None
-    cost = training_cost(result.spec, size)
+    cost = training_cost(result.step.settings, size)
     seconds = chosen[Place(name, "small", "8x8x1")].seconds(cost)
     assert seconds == pytest.approx(
         0.001 * cost.forward + 0.002 * cost.attack + 0.004 * cost.weights
@@ -105,13 +111,15 @@ def test_own_trainings_give_rates_of_their_device(demo: Project) -> None:
 
 def test_a_plan_says_what_is_done_stale_and_to_do(demo: Project) -> None:
     demo.write_all()
-    results = expected_results(demo.params, suite_needs(demo.params, "demo"))
-    results = [result for result in results if result.kind != "verdict"]
-    first = results[0]
+    everything = found(demo.params, "results/demo/report.html")
+    order = ("train", "label", "evaluate")
+    chosen = [result for result in everything if result.step.kind in order]
+    chosen.sort(key=lambda result: order.index(result.step.kind))
+    first = chosen[0]
     path = demo.root / first.path
     path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": first.fingerprint}))
-    (demo.root / results[-1].path).unlink()
-    jobs, origin = plan_jobs(demo.params, results, root=demo.root, device="cpu")
+    (demo.root / chosen[-1].path).unlink()
+    jobs, origin = plan_jobs(demo.params, chosen, root=demo.root, device="cpu")
     assert [job.state for job in (jobs[0], jobs[2], jobs[-1])] == ["done", "stale", "to do"]
     assert jobs[-1].hours == pytest.approx(2 / 400 * 449 / 3600)  # AutoAttack, 2 s on 400 images
     lines = list(plan_lines(jobs, device="cpu", origin=origin))
@@ -121,8 +129,8 @@ def test_a_plan_says_what_is_done_stale_and_to_do(demo: Project) -> None:
 
 
 def test_without_a_rate_a_plan_has_no_hours_and_says_so(demo: Project) -> None:
-    results = expected_results(demo.params, suite_needs(demo.params, "demo"))
-    jobs, origin = plan_jobs(demo.params, results, root=demo.root)
+    everything = found(demo.params, "results/demo/report.html")
+    jobs, origin = plan_jobs(demo.params, everything, root=demo.root)
     assert not any(job.hours for job in jobs)
     lines = list(plan_lines(jobs, device=None, origin=origin))
     assert lines[-1].startswith("Hours: name a device")

@@ -13,9 +13,7 @@ rule fetch:
     conda:
         "../envs/rwp.yaml"
     params:
-        fingerprint=lambda w: fingerprints.dataset_fingerprint(
-            w.dataset, PARAMS.datasets[w.dataset]
-        ),
+        fingerprint=ask("data/{dataset}/train.pt", "fingerprint"),
     message:
         "Fetching {wildcards.dataset}"
     shell:
@@ -24,7 +22,7 @@ rule fetch:
 
 rule fetch_unlabeled:
     input:
-        lambda w: holdout_passport(w.source),
+        ask("data/unlabeled/{source}.pt", "inputs"),
     output:
         images="data/unlabeled/{source}.pt",
         passport="data/unlabeled/{source}.json",
@@ -34,9 +32,7 @@ rule fetch_unlabeled:
     conda:
         "../envs/rwp.yaml"
     params:
-        fingerprint=lambda w: fingerprints.unlabeled_fingerprint(
-            w.source, PARAMS.unlabeled[w.source], PARAMS
-        ),
+        fingerprint=ask("data/unlabeled/{source}.pt", "fingerprint"),
     message:
         "Fetching the unlabeled images {wildcards.source}"
     shell:
@@ -45,9 +41,15 @@ rule fetch_unlabeled:
 
 rule data:
     input:
-        lambda w: sorted({path for name in PARAMS.build for path in suite_data(name)}),
+        lambda _: [
+            path
+            for name in PARAMS.build
+            for step in suite_steps(name)
+            if step.kind == "fetch"
+            for path in step.outputs
+        ],
 
 
 wildcard_constraints:
-    dataset="|".join(re.escape(name) for name in PARAMS.datasets),
-    source="|".join(re.escape(name) for name in PARAMS.unlabeled),
+    dataset=either(PARAMS.datasets),
+    source=either(PARAMS.unlabeled),

@@ -1,27 +1,28 @@
 # Attacks on a run's network, and the verdict on them. The cheap attacks on one network share a
 # job, since starting one takes longer than FGSM; AutoAttack has its own.
-for suite, slow in evaluation_jobs():
+def evaluation_rules():
+    """(name, suite, attacks, slow) for each kind of evaluation job of a suite."""
+    for suite, entry in PARAMS.suites.items():
+        for name, slow in (("evaluate", False), ("autoattack", True)):
+            if attacks := attack_names(entry, slow=slow):
+                yield f"{name}_{suite}", suite, attacks, slow
+
+
+for name, suite, attacks, slow in evaluation_rules():
+    folder = f"{run_of(suite)}/evaluation/{{checkpoint}}"
+    record = f"{folder}/{attacks[0]}.json"
 
     rule:
         name:
-            evaluation_name(suite, slow)
+            name
         input:
-            network=evaluation_path(suite, "{checkpoint}.pt"),
-            test="data/{dataset}/test.pt",
+            ask(record, "inputs"),
         output:
-            evaluation_records(suite, slow),
+            [f"{folder}/{attack}.json" for attack in attacks],
         log:
-            evaluation_path(
-                suite,
-                f"evaluation/{{checkpoint}}/{evaluation_name(suite, slow)}.log",
-                "logs/evaluate",
-            ),
+            f"logs/evaluate/{folder}/{name}.log",
         benchmark:
-            evaluation_path(
-                suite,
-                f"evaluation/{{checkpoint}}/{evaluation_name(suite, slow)}.tsv",
-                "logs/benchmarks/evaluate",
-            )
+            f"logs/benchmarks/evaluate/{folder}/{name}.tsv"
         conda:
             "../envs/rwp.yaml"
         threads: 1  # set in the job as OMP_NUM_THREADS: the bits are the same for all --cores
@@ -30,24 +31,25 @@ for suite, slow in evaluation_jobs():
             mem_mb=16000,
             runtime=720 if slow else 240,
         params:
-            spec=evaluation_param(suite, slow, "spec"),
-            fingerprint=evaluation_param(suite, slow, "fingerprint"),
+            settings=ask(record, "settings"),
+            fingerprint=ask(record, "standing"),
+            digest=ask(record, "digest"),
         message:
-            evaluation_message(slow)
+            "Attacking {input[0]}: " + ("AutoAttack" if slow else "the cheap attacks")
         shell:
-            "python -m rwp evaluate --resolved {params.spec:q} --fingerprint {params.fingerprint}"
-            " > {log} 2>&1"
+            "python -m rwp evaluate --resolved {params.settings:q}"
+            " --fingerprint {params.fingerprint} > {log} 2>&1"
+
+
+VERDICT = f"{RUN}/evaluation/{{checkpoint}}/diagnosis.json"
 
 
 # Reads the records; where they raise doubt, it attacks again, also with images made for plain AT.
 rule diagnose:
     input:
-        lambda w: records(key_of(w), None, w.checkpoint),
-        network=f"{RUN}/{{checkpoint}}.pt",
-        test="data/{dataset}/test.pt",
-        twin=lambda w: twin_network(diagnosis_of(w)),
+        ask(VERDICT, "inputs"),
     output:
-        f"{RUN}/evaluation/{{checkpoint}}/diagnosis.json",
+        VERDICT,
     log:
         f"logs/evaluate/{RUN}/evaluation/{{checkpoint}}/diagnosis.log",
     conda:
@@ -58,27 +60,26 @@ rule diagnose:
         mem_mb=16000,
         runtime=240,
     params:
-        spec=lambda w: diagnosis_of(w).canonical(),
-        fingerprint=lambda w: fingerprints.diagnosis_fingerprint(
-            diagnosis_of(w), PARAMS
-        ),
+        settings=ask(VERDICT, "settings"),
+        fingerprint=ask(VERDICT, "fingerprint"),
     message:
         "Judging {wildcards.recipe} ({wildcards.dataset}, {wildcards.threat}) by its records"
     shell:
-        "python -m rwp diagnose --resolved {params.spec:q} --fingerprint {params.fingerprint}"
-        " > {log} 2>&1"
+        "python -m rwp diagnose --resolved {params.settings:q}"
+        " --fingerprint {params.fingerprint} > {log} 2>&1"
 
 
 # The loss around a run's checkpoints, for the figures that show it.
 for suite, figure in landscapes():
+    losses = f"{base_of(suite)}/landscapes/{figure}.csv"
 
     rule:
         name:
             f"landscape_{suite}_{figure}"
         input:
-            landscape_inputs(suite, figure),
+            ask(losses, "inputs"),
         output:
-            losses=f"{base_of(suite)}/landscapes/{figure}.csv",
+            losses=losses,
             record=f"{base_of(suite)}/landscapes/{figure}.json",
         log:
             f"logs/landscapes/{base_of(suite)}/{figure}.log",
@@ -90,15 +91,13 @@ for suite, figure in landscapes():
             mem_mb=16000,
             runtime=240,
         params:
-            spec=landscape_spec(PARAMS, suite, figure).canonical(),
-            fingerprint=fingerprints.landscape_fingerprint(
-                landscape_spec(PARAMS, suite, figure), PARAMS
-            ),
+            settings=ask(losses, "settings"),
+            fingerprint=ask(losses, "fingerprint"),
         message:
             "Measuring {output.losses}"
         shell:
-            "python -m rwp landscape --resolved {params.spec:q} --fingerprint {params.fingerprint}"
-            " --output {output.losses} > {log} 2>&1"
+            "python -m rwp landscape --resolved {params.settings:q}"
+            " --fingerprint {params.fingerprint} --output {output.losses} > {log} 2>&1"
 
 
 wildcard_constraints:

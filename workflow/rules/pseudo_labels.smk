@@ -1,13 +1,12 @@
 # RST: a naturally trained teacher labels the unlabeled images.
+LABELS = "{base}/pseudo_labels/{dataset}/{source}-seed{seed}.pt"
 
 
 rule pseudo_label:
     input:
-        teacher=lambda w: run_file(pseudo_spec(w).teacher, "last.pt"),
-        images="data/unlabeled/{source}.pt",
-        test="data/{dataset}/test.pt",
+        ask(LABELS, "inputs"),
     output:
-        labels="{base}/pseudo_labels/{dataset}/{source}-seed{seed}.pt",
+        labels=LABELS,
         summary="{base}/pseudo_labels/{dataset}/{source}-seed{seed}.json",
     log:
         "logs/pseudo_labels/{base}/{dataset}/{source}-seed{seed}.log",
@@ -19,12 +18,10 @@ rule pseudo_label:
         mem_mb=16000,
         runtime=240,
     params:
-        spec=lambda w: pseudo_spec(w).canonical(),
-        fingerprint=lambda w: fingerprints.pseudo_label_fingerprint(
-            pseudo_spec(w), PARAMS
-        ),
+        settings=ask(LABELS, "settings"),
+        fingerprint=ask(LABELS, "fingerprint"),
     message:
         "Labeling {wildcards.source} by its teacher"
     shell:
-        "python -m rwp pseudo-label --resolved {params.spec:q} --fingerprint {params.fingerprint}"
-        " > {log} 2>&1"
+        "python -m rwp pseudo-label --resolved {params.settings:q}"
+        " --fingerprint {params.fingerprint} > {log} 2>&1"

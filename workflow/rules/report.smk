@@ -3,7 +3,7 @@
 
 rule table1:
     input:
-        lambda w: run_files(table1_runs(PARAMS, suite_of(w))),
+        ask("{base}/table1.csv", "inputs"),
     output:
         table="{base}/table1.csv",
         details="{base}/table1_details.csv",
@@ -13,9 +13,7 @@ rule table1:
     conda:
         "../envs/rwp.yaml"
     params:
-        fingerprint=lambda w: fingerprints.table_fingerprint(
-            PARAMS, suite_of(w), "table1"
-        ),
+        fingerprint=ask("{base}/table1.csv", "fingerprint"),
         suite=lambda w: suite_of(w),
     message:
         "Writing {output.table}"
@@ -25,7 +23,7 @@ rule table1:
 
 rule table2:
     input:
-        lambda w: table2_inputs(suite_of(w)),
+        ask("{base}/table2.csv", "inputs"),
     output:
         table="{base}/table2.csv",
         details="{base}/table2_details.csv",
@@ -36,9 +34,7 @@ rule table2:
     conda:
         "../envs/rwp.yaml"
     params:
-        fingerprint=lambda w: fingerprints.table_fingerprint(
-            PARAMS, suite_of(w), "table2"
-        ),
+        fingerprint=ask("{base}/table2.csv", "fingerprint"),
         suite=lambda w: suite_of(w),
     message:
         "Writing {output.table}"
@@ -48,7 +44,7 @@ rule table2:
 
 rule beyond:
     input:
-        lambda w: beyond_inputs(suite_of(w)),
+        ask("{base}/beyond.csv", "inputs"),
     output:
         table="{base}/beyond.csv",
         details="{base}/beyond_details.csv",
@@ -58,9 +54,7 @@ rule beyond:
     conda:
         "../envs/rwp.yaml"
     params:
-        fingerprint=lambda w: fingerprints.table_fingerprint(
-            PARAMS, suite_of(w), "beyond"
-        ),
+        fingerprint=ask("{base}/beyond.csv", "fingerprint"),
         suite=lambda w: suite_of(w),
     message:
         "Writing {output.table}"
@@ -70,7 +64,7 @@ rule beyond:
 
 rule figure:
     input:
-        lambda w: figure_inputs(suite_of(w), w.figure),
+        ask("{base}/{figure}.csv", "inputs"),
     output:
         data="{base}/{figure}.csv",
         vector="{base}/{figure}.svg",
@@ -81,9 +75,7 @@ rule figure:
     conda:
         "../envs/rwp.yaml"
     params:
-        fingerprint=lambda w: fingerprints.table_fingerprint(
-            PARAMS, suite_of(w), w.figure
-        ),
+        fingerprint=ask("{base}/{figure}.csv", "fingerprint"),
         suite=lambda w: suite_of(w),
     message:
         "Drawing {output.vector}"
@@ -93,10 +85,7 @@ rule figure:
 
 rule report:
     input:
-        "{base}/table1.csv",
-        "{base}/table2.csv",
-        lambda w: reported_files(suite_of(w)),
-        lambda w: table2_inputs(suite_of(w)),
+        ask("{base}/report.html", "inputs"),
     output:
         report="{base}/report.html",
         metrics="{base}/metrics.json",
@@ -106,9 +95,7 @@ rule report:
     conda:
         "../envs/rwp.yaml"
     params:
-        fingerprint=lambda w: fingerprints.table_fingerprint(
-            PARAMS, suite_of(w), "report"
-        ),
+        fingerprint=ask("{base}/report.html", "fingerprint"),
         suite=lambda w: suite_of(w),
     message:
         "Writing {output.report}"
@@ -117,13 +104,4 @@ rule report:
 
 
 wildcard_constraints:
-    figure="|".join(
-        sorted(
-            {
-                re.escape(name)
-                for suite in PARAMS.suites.values()
-                for name in suite.figures
-            }
-        )
-    )
-    or "none",
+    figure=either(name for s in PARAMS.suites.values() for name in s.figures),

@@ -36,13 +36,14 @@ def diagnose(
         spec = DiagnosisSpec.parse(resolved, where="--resolved")
     else:
         from rwp.pipeline.load import load_params
-        from rwp.pipeline.state import diagnosis_fingerprint, merkle
+        from rwp.pipeline.steps import Steps
         from rwp.pipeline.suites import diagnosis_spec
+        from rwp.spec import merkle
 
         params = load_params(params_file)
         evaluation = spec_of(params, checkpoint, ())
         spec = diagnosis_spec(params, evaluation.key, checkpoint=evaluation.checkpoint)
-        fingerprint = diagnosis_fingerprint(spec, params)
+        fingerprint = Steps(params).judge(evaluation.key, evaluation.checkpoint).fingerprint
         if twin is not None:
             fingerprint = merkle("by hand", fingerprint, str(twin))
     with claim() as device:

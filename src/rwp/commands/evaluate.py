@@ -68,10 +68,11 @@ def evaluate(
     params, attacks = load_params(params_file), tuple(attack or ())
     if model is None and arch is None:
         _refuse_for_own_runs(context, "suite", "dataset", "output", "layout")
-        from rwp.pipeline.state import evaluation_fingerprint
+        from rwp.pipeline.steps import Steps
 
         spec = spec_of(params, checkpoint, attacks)
-        _evaluate_run(spec, evaluation_fingerprint(spec, params), workers)
+        step = Steps(params).evaluate(spec.key, spec.checkpoint, slow=False)
+        _evaluate_run(spec, step.fingerprint, workers)
         return
     paths = evaluate_elsewhere(
         params,

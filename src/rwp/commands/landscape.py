@@ -29,7 +29,7 @@ def landscape(
     from rwp.gpu import claim
     from rwp.pipeline.load import load_params
     from rwp.pipeline.resolve import landscape_spec
-    from rwp.pipeline.state import landscape_fingerprint
+    from rwp.pipeline.steps import Steps
     from rwp.pipeline.suites import figure_runs
 
     if resolved is not None and fingerprint is not None:
@@ -41,7 +41,7 @@ def landscape(
         if kind != "landscape":
             raise UserError(f"{figure}: expected a landscape, got {kind}; see `rwp figure`")
         spec = landscape_spec(params, suite, figure)
-        fingerprint = landscape_fingerprint(spec, params)
+        fingerprint = Steps(params).landscape(suite, figure).fingerprint
     root = Path.cwd()
     with claim() as device:
         from rwp.evaluation.landscape import measure_landscape

@@ -31,17 +31,17 @@ def plan(
     Nothing is started. Hours come from rates that were measured: by finished trainings of this
     project on that device, or by the benchmarks that ship with it. Without a rate there are none.
     """
-    from rwp.pipeline.expected import expected_results
     from rwp.pipeline.load import load_params
-    from rwp.pipeline.suites import suite_needs, target_needs, together
+    from rwp.pipeline.state import results
+    from rwp.pipeline.steps import Steps, below
     from rwp.reporting.plan import plan_jobs, plan_lines
 
     params, root = load_params(params_file), Path.cwd()
     suites = [suite] if suite else [] if targets else list(params.build)
-    needs = [target_needs(params, target) for target in targets or ()]
-    needs += [suite_needs(params, name) for name in suites]
-    results = expected_results(params, together(needs))
-    jobs, origin = plan_jobs(params, results, root=root, device=device)
+    graph = Steps(params)
+    steps = [graph.find(target) for target in targets or ()]
+    steps += [graph.report(name) for name in suites]
+    jobs, origin = plan_jobs(params, results(below(steps)), root=root, device=device)
     if detail:
         for job in jobs:
             print(f"{job.state:>6}  {job.result.path}")

@@ -36,7 +36,7 @@ def pseudo_label(
     from rwp.gpu import claim
     from rwp.pipeline.load import load_params
     from rwp.pipeline.resolve import train_spec
-    from rwp.pipeline.state import pseudo_label_fingerprint
+    from rwp.pipeline.steps import Steps
     from rwp.training.spec import PseudoLabelSpec
 
     if resolved is not None and fingerprint is not None:
@@ -50,7 +50,7 @@ def pseudo_label(
                 f"--recipe: expected one with unlabeled data, got {recipe!r}; try --recipe rst"
             )
         spec = mix.labeling
-        fingerprint = pseudo_label_fingerprint(spec, params)
+        fingerprint = Steps(params).label(spec).fingerprint
     with claim() as device:
         from rwp.training.pseudo_labels import write_pseudo_labels
 

@@ -54,7 +54,7 @@ def train(
     from rwp.gpu import ask_for_determinism
     from rwp.pipeline.load import load_params
     from rwp.pipeline.resolve import train_spec
-    from rwp.pipeline.state import training_fingerprint
+    from rwp.pipeline.steps import Steps
     from rwp.training.spec import TrainSpec
 
     root = Path.cwd()
@@ -66,7 +66,7 @@ def train(
             params, suite, recipe, dataset=dataset, threat=threat, network=network, seed=seed
         )
         spec = train_spec(params, key)
-        fingerprint = training_fingerprint(spec, params)
+        fingerprint = Steps(params).train(key).fingerprint
     with _place(gpus) as (group, device):
         if deterministic:
             ask_for_determinism()

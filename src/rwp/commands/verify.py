@@ -20,17 +20,18 @@ def verify(
 
     Needs neither Snakemake's nor DVC's memory. Results that are not built yet are counted only.
     """
-    from rwp.pipeline.expected import expected_results
     from rwp.pipeline.load import load_params
-    from rwp.pipeline.suites import suite_needs
+    from rwp.pipeline.state import results
+    from rwp.pipeline.steps import Steps, below
 
     params, root = load_params(params_file), Path.cwd()
+    steps = Steps(params)
+    reports = [steps.report(name) for name in ([suite] if suite else params.build)]
     current, stale, missing = 0, [], 0
-    for name in [suite] if suite else params.build:
-        for result in expected_results(params, suite_needs(params, name)):
-            state = result.state(root)
-            current, missing = current + (state == "done"), missing + (state == "to do")
-            stale += [result.path] if state == "stale" else []
+    for result in results(below(reports)):
+        state = result.state(root)
+        current, missing = current + (state == "done"), missing + (state == "to do")
+        stale += [result.path] if state == "stale" else []
     for path in stale:
         print(f"stale: {path}")
     print(f"{current} results are up to date, {len(stale)} stale, {missing} not built")

@@ -1,20 +1,21 @@
-"""A hash of a module and of all it imports from this package.
+"""What the code of a step computes, as a hash: of its module and of all that it imports from here.
 
-Blind to comments, docstrings, formatting and annotations' spelling: only the syntax tree counts.
-Blind to infrastructure: modules that move bytes, words and log lines cannot change a number.
+Only what can change a number counts: not comments, docstrings, formatting, the texts of errors and
+log lines, annotations and what is imported for them alone. Modules that move bytes and words are
+left out as a whole.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 PACKAGE = "rwp"
-_ROOT = Path(__file__).resolve().parents[1]
 
-# What these decide is either in the resolved settings, hashed beside the code, or not a number.
+# What these decide is either in the settings, hashed beside the code, or not a number.
 INFRASTRUCTURE = (
     "rwp.commands",
     "rwp.data.download",
@@ -37,26 +38,72 @@ INFRASTRUCTURE = (
     "rwp.training.signals",
     "rwp.training.spec",
     "rwp.training.state",
+    "rwp.training.watch",
     "rwp.training.work",
 )
 
+# An exception's or a log line's words; what else stands in such a call is hashed.
+_TALK = ("warn", "warning", "info", "debug", "error", "exception", "critical", "log")
+_TALKERS = ("log", "logger", "logging", "warnings")
 
-def code_hash(*modules: str) -> str:
-    """Hash the import closure of modules such as "rwp.training.loop" (12 hexadecimal digits).
 
-    Raises:
-        ValueError: a module is not in the package.
-    """
-    todo, seen = list(modules), set()
-    while todo:
-        module = todo.pop()
-        if module not in seen and not is_infrastructure(module):
-            seen.add(module)
-            todo += _scan(module)[1]
-    digest = hashlib.sha256()
-    for module in sorted(seen):
-        digest.update(f"{module}\n{_scan(module)[0]}\n".encode())
-    return digest.hexdigest()[:12]
+class Code:
+    """The package's modules as they lie somewhere: in this checkout, or in a commit."""
+
+    def __init__(self, read: Callable[[str], str | None]) -> None:
+        """`read` gives the text of a file below the package, such as "core/lsc.py", or none."""
+        self._read = read
+        self._scans: dict[str, tuple[str, frozenset[str]]] = {}
+        self._hashes: dict[str, str] = {}
+
+    @classmethod
+    def at(cls, folder: Path) -> Code:
+        """The package that lies in a folder."""
+
+        def read(name: str) -> str | None:
+            path = folder / name
+            return path.read_text(encoding="utf-8") if path.is_file() else None
+
+        return cls(read)
+
+    def hash(self, module: str) -> str:
+        """Of a module such as "rwp.training.loop" and of all that it imports (12 digits).
+
+        Raises:
+            ValueError: the module is not in the package.
+        """
+        if module not in self._hashes:
+            digest = hashlib.sha256()
+            for name, text in self.parts(module).items():
+                digest.update(f"{name}\n{text}\n".encode())
+            self._hashes[module] = digest.hexdigest()[:12]
+        return self._hashes[module]
+
+    def parts(self, module: str) -> dict[str, str]:
+        """Module -> hash of what it computes, for a module and all that it stands on."""
+        todo, seen = [module], set()
+        while todo:
+            name = todo.pop()
+            if name not in seen and not is_infrastructure(name):
+                seen.add(name)
+                todo += self._scan(name)[1]
+        return {name: self._scan(name)[0] for name in sorted(seen)}
+
+    def _source(self, module: str) -> tuple[str | None, bool]:
+        """A module's text, and whether it is a package's face."""
+        name = "/".join(module.split(".")[1:])
+        text = self._read(f"{name}.py") if name else None
+        return (text, False) if text is not None else (self._read(f"{name}/__init__.py"), True)
+
+    def _scan(self, module: str) -> tuple[str, frozenset[str]]:
+        if module not in self._scans:
+            text, is_face = self._source(module)
+            if text is None:
+                raise ValueError(f"code: expected a module of {PACKAGE}, got {module!r}")
+            found = _Module(text, module, is_face)
+            inside = {name for name in found.imports if self._source(name)[0] is not None}
+            self._scans[module] = found.hash, frozenset(inside - {module, PACKAGE})
+        return self._scans[module]
 
 
 def is_infrastructure(module: str) -> bool:
@@ -64,39 +111,169 @@ def is_infrastructure(module: str) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in INFRASTRUCTURE)
 
 
-def _path(module: str) -> Path | None:
-    base = _ROOT.joinpath(*module.split(".")[1:])
-    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
-        if candidate.is_file():
-            return candidate
-    return None
+class _Module:
+    """The syntax tree of one module without what computes nothing."""
+
+    def __init__(self, text: str, name: str, is_face: bool) -> None:
+        self.parents = name.split(".") if is_face else name.split(".")[:-1]
+        self.tree = _Strip().visit(ast.parse(text))
+        self.is_face = is_face
+
+    @cached_property
+    def hash(self) -> str:
+        tree = _Sweep(self._used).visit(self.tree)
+        return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+    @cached_property
+    def _used(self) -> set[str] | None:
+        """The names that the tree uses or hands on; none: all of them, in a package's face."""
+        if self.is_face:
+            return None
+        names = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
+        for node in ast.walk(self.tree):
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            if any(isinstance(t, ast.Name) and t.id == "__all__" for t in targets):
+                texts = ast.walk(node)
+                names |= {str(item.value) for item in texts if isinstance(item, ast.Constant)}
+        return names
+
+    @cached_property
+    def imports(self) -> set[str]:
+        """All modules that might be meant by the imports that are used."""
+        used, found = self._used, set()
+        for module, name, known_as in self._names():
+            if used is None or known_as in used:
+                found |= {module, f"{module}.{name}"} if name else {module}
+        return {name for name in found if name.split(".")[0] == PACKAGE}
+
+    def _names(self) -> Iterator[tuple[str, str | None, str]]:
+        for node in ast.walk(self.tree):  # walks into functions, so that lazy imports count
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    yield alias.name, None, (alias.asname or alias.name).split(".")[0]
+            elif isinstance(node, ast.ImportFrom):
+                level = len(self.parents) - node.level + 1
+                base = ".".join(self.parents[:level]) if node.level else ""
+                module = ".".join(part for part in (base, node.module) if part)
+                for alias in node.names:
+                    yield module, alias.name, alias.asname or alias.name
 
 
-@cache
-def _scan(module: str) -> tuple[str, tuple[str, ...]]:
-    """The module's normalized syntax tree, and the modules of this package that it imports."""
-    path = _path(module)
-    if path is None:
-        raise ValueError(f"code_hash: expected a module of {PACKAGE}, got {module!r}")
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    is_package = path.name == "__init__.py"
-    parents = module.split(".") if is_package else module.split(".")[:-1]
-    imports: set[str] = set()
-    for node in ast.walk(tree):  # walks into functions, so that lazy imports count
-        if isinstance(node, ast.Import):
-            imports |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
-            full = ".".join(part for part in (base, node.module) if part)
-            imports |= {full, *(f"{full}.{alias.name}" for alias in node.names)}
-    inside = {name for name in imports if name.split(".")[0] == PACKAGE and _path(name)}
-    return ast.dump(_strip_docstrings(tree)), tuple(sorted(inside - {module, PACKAGE}))
+class _Strip(ast.NodeTransformer):
+    """Takes out docstrings, annotations, what is read by type checkers alone, and words."""
+
+    def __init__(self, *, in_class: bool = False, plain_class: bool = False) -> None:
+        self.in_class, self.plain_class = in_class, plain_class
+
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        node.body = _Strip()._block(node.body)
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        # A dataclass asks its annotations only which fields there are; those of a class with a
+        # base (pydantic's, a named tuple's) may be acted on.
+        inner = _Strip(in_class=True, plain_class=not node.bases)
+        node.decorator_list = [self.visit(item) for item in node.decorator_list]
+        node.body = inner._block(node.body)
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        inner = _Strip()
+        node.returns = None
+        node.args = inner.visit(node.args)
+        node.decorator_list = [self.visit(item) for item in node.decorator_list]
+        node.body = inner._block(node.body)
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        if not self.in_class:
+            if node.value is None:
+                return ast.Pass()
+            return self.visit(ast.Assign([node.target], node.value))
+        if self.plain_class and "ClassVar" not in ast.dump(node.annotation):
+            node.annotation = ast.Constant(None)
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST:
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" and not node.orelse:
+            return ast.Pass()
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        return (_Wordless() if _talks(node) else self).generic_visit(node)
+
+    def _block(self, statements: list[ast.stmt]) -> list[ast.stmt]:
+        first = statements[0] if statements else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            statements = statements[1:]  # the docstring
+        return [self.visit(statement) for statement in statements]
 
 
-def _strip_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                node.body = node.body[1:]
-    return tree
+class _Sweep(ast.NodeTransformer):
+    """Takes out what `_Strip` has emptied: imports that nothing uses, and `pass`."""
+
+    def __init__(self, used: set[str] | None) -> None:
+        self.used = used
+
+    def visit_Import(self, node: ast.Import) -> ast.AST | None:
+        return self._used_names(node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        return self._used_names(node)
+
+    def visit_Pass(self, node: ast.Pass) -> None:
+        return None
+
+    def _used_names(self, node: ast.Import | ast.ImportFrom) -> ast.AST | None:
+        used = self.used
+        if used is not None:
+            node.names = [a for a in node.names if (a.asname or a.name).split(".")[0] in used]
+        return node if node.names else None
+
+
+class _Wordless(_Strip):
+    """In an error or a log line: all texts are the same; what is called in them still counts."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        return ast.Constant("") if isinstance(node.value, str) else node
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        return _text_of(node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        parts = [item for item in ast.walk(node) if isinstance(item, ast.Constant | ast.JoinedStr)]
+        is_text = any(not isinstance(p, ast.Constant) or isinstance(p.value, str) for p in parts)
+        return _text_of(node) if is_text else self.generic_visit(node)
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
+        return _text_of(node)
+
+
+# What a text may ask of a value without changing anything.
+_FORMATS = ("len", "str", "repr", "list", "tuple", "sorted", "type", "join", "round", "map")
+
+
+def _text_of(node: ast.AST) -> ast.AST:
+    """An empty text, or the calls in it that might do more than to put words together."""
+    calls = [item for item in ast.walk(node) if isinstance(item, ast.Call)]
+    kept: list[ast.expr] = [call for call in calls if _name(call.func) not in _FORMATS]
+    return ast.Tuple(kept, ast.Load()) if kept else ast.Constant("")
+
+
+def _name(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def _talks(call: ast.Call) -> bool:
+    """Whether a call makes an error or writes a log line."""
+    if isinstance(call.func, ast.Attribute):
+        owner = getattr(call.func.value, "id", "").lstrip("_")
+        return call.func.attr in _TALK and owner in _TALKERS
+    return _name(call.func).endswith(("Error", "Warning")) or _name(call.func) == "print"
+
+
+HERE = Code.at(Path(__file__).resolve().parents[1])

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
-from rwp.pipeline.expected import Expected
 from rwp.pipeline.settings import Params
+from rwp.pipeline.state import Result
 from rwp.reporting.passes import (
     DataSize,
     Passes,
@@ -21,11 +21,11 @@ from rwp.reporting.rates import Place, Rates, all_rates, rates_on
 from rwp.training.spec import TrainSpec
 
 KINDS = {
-    "training": "trainings",
-    "labeling": "pseudo-labels",
+    "train": "trainings",
+    "label": "pseudo-labels",
     "landscape": "landscapes",
-    "record": "attacks",
-    "verdict": "verdicts",
+    "evaluate": "attacks",
+    "judge": "verdicts",
 }
 _HEADER = ("", "done", "stale", "to do", "forward", "backward", "hours")
 
@@ -34,7 +34,7 @@ _HEADER = ("", "done", "stale", "to do", "forward", "backward", "hours")
 class Job:
     """One result and what it costs; no passes or hours where they cannot be told beforehand."""
 
-    result: Expected
+    result: Result
     state: str
     passes: Passes | None  # of single images
     hours: float | None
@@ -42,7 +42,7 @@ class Job:
 
 
 def plan_jobs(
-    params: Params, results: Sequence[Expected], *, root: Path, device: str | None = None
+    params: Params, results: Sequence[Result], *, root: Path, device: str | None = None
 ) -> tuple[list[Job], str]:
     """The jobs behind results, and where their rates come from (nothing without a device).
 
@@ -62,8 +62,8 @@ def plan_jobs(
     return jobs, "\n  ".join([f"Hours on {name}, one job after the other; rates from", *origins])
 
 
-def _job(result: Expected, root: Path, rates: Rates) -> Job:
-    spec, state = result.spec, result.state(root)
+def _job(result: Result, root: Path, rates: Rates) -> Job:
+    spec, state = result.step.settings, result.state(root)
     if not isinstance(spec, TrainSpec | EvaluationSpec | LandscapeSpec):
         return Job(result, state, None, None, "")
     key = spec.key
@@ -93,8 +93,8 @@ def _num_images(spec: TrainSpec | EvaluationSpec | LandscapeSpec, size: DataSize
     return first or getattr(spec, "num_examples", None) or size.num_test
 
 
-def _passes(result: Expected, size: DataSize) -> Passes | None:
-    spec = result.spec
+def _passes(result: Result, size: DataSize) -> Passes | None:
+    spec = result.step.settings
     if isinstance(spec, TrainSpec):
         return training_cost(spec, size)
     if isinstance(spec, LandscapeSpec):
@@ -141,7 +141,7 @@ def _has_passes_rate(place: str, jobs: Sequence[Job]) -> bool:
 
 def _row(name: str, kind: str | None, jobs: Sequence[Job]) -> tuple[str, ...]:
     """Counts by state, and the cost of what is not done."""
-    chosen = [job for job in jobs if kind in (None, job.result.kind)]
+    chosen = [job for job in jobs if kind in (None, job.result.step.kind)]
     todo = [job for job in chosen if job.state != "done"]
     counts = [str(sum(job.state == state for job in chosen)) for state in _HEADER[1:4]]
     passes = sum((job.passes for job in todo if job.passes), Passes())

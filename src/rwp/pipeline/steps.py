@@ -1,0 +1,503 @@
+"""Each step of the pipeline, told once: settings, inputs, outputs, code and resources.
+
+Everything that asks what a file stands on (the rules, `rwp plan`, `rwp verify`, the report's gaps)
+asks a `Step`. A path belongs to one step, and a step names its own paths: `find` goes from the one
+to the other.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Literal, TypeVar
+
+from rwp.data.spec import DatasetSpec, UnlabeledSpec
+from rwp.errors import UserError
+from rwp.evaluation.spec import (
+    DiagnosisSpec,
+    EvaluationSpec,
+    LandscapeSpec,
+    record_fingerprint,
+)
+from rwp.pipeline.code import HERE, Code
+from rwp.pipeline.resolve import (
+    attack_names,
+    evaluation_spec,
+    landscape_spec,
+    num_gpus,
+    run_key,
+    train_spec,
+)
+from rwp.pipeline.settings import Frozen, Params, Suite, choose, get_suite
+from rwp.pipeline.suites import (
+    BEYOND,
+    beyond_runs,
+    diagnosis_spec,
+    figure_runs,
+    table1_runs,
+    table2_runs,
+)
+from rwp.spec import Spec, merkle
+from rwp.training.spec import (
+    PseudoLabelSpec,
+    RunKey,
+    TrainSpec,
+    kept_checkpoint,
+    suite_directory,
+)
+
+Kind = Literal[
+    "fetch", "train", "label", "evaluate", "judge", "landscape", "table", "figure", "report"
+]
+Settings = (
+    DatasetSpec
+    | UnlabeledSpec
+    | TrainSpec
+    | PseudoLabelSpec
+    | EvaluationSpec
+    | DiagnosisSpec
+    | LandscapeSpec
+    | Frozen
+    | None
+)
+
+# The module that does each step; a fingerprint holds the hash of it and of all that it imports.
+CODE = {
+    "fetch": "rwp.data.fetch",
+    "unlabeled": "rwp.data.unlabeled",
+    "train": "rwp.training.jobs",
+    "label": "rwp.training.pseudo_labels",
+    "evaluate": "rwp.evaluation.jobs",
+    "judge": "rwp.evaluation.diagnosis",
+    "landscape": "rwp.evaluation.landscape",
+    "table1": "rwp.reporting.tables",
+    "table2": "rwp.reporting.pairs",  # which stands on the tables
+    "beyond": "rwp.reporting.tables",
+    "figure": "rwp.reporting.figures",
+    "report": "rwp.reporting.report",
+}
+PAPER = "paper"  # whose results lie in `results` itself
+CHECKPOINTS = ("best", "best_on_test", "last")
+_BYTES_ELSEWHERE = ("mirror", "mean", "std", "license")  # decide nothing about fetched images
+_SEED = re.compile(r"seed(\d+)")
+_LABELS = re.compile(r"(?P<source>.+)-seed(?P<seed>\d+)\.(pt|json)")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One job: what it does, what it reads (each file with the step that makes it), and leaves."""
+
+    kind: Kind
+    name: str
+    settings: Settings
+    inputs: Mapping[str, Step]
+    outputs: tuple[str, ...]
+    code: str
+    record: str | None = None  # the output that carries the fingerprint, if one does
+    gpus: int = 1
+    source: Code = field(default=HERE, repr=False)
+
+    @cached_property
+    def code_hash(self) -> str:
+        """Of the code that does it."""
+        return self.source.hash(self.code)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of what it stands on; an evaluation's leaves out its attacks, as each has a record."""
+        upstream = dict.fromkeys(step.mark(path) for path, step in self.inputs.items())
+        return merkle(self.kind, self.name, self._text, self.code_hash, *upstream)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the whole job, for Snakemake: it changes where any of its outputs is stale."""
+        return merkle(*dict.fromkeys(map(self.mark, self.outputs)))
+
+    def mark(self, path: str) -> str:
+        """The fingerprint of one of the outputs."""
+        if isinstance(self.settings, EvaluationSpec):
+            stem = PurePosixPath(path).stem
+            attack = next(attack for attack in self.settings.attacks if attack.name == stem)
+            return record_fingerprint(self.fingerprint, attack)
+        return self.fingerprint
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        """The outputs that carry a fingerprint."""
+        if self.kind == "evaluate":
+            return self.outputs
+        return (self.record,) if self.record else ()
+
+    @property
+    def _text(self) -> str:
+        settings = self.settings
+        if isinstance(settings, EvaluationSpec):
+            return settings.canonical(without=("attacks",))
+        if isinstance(settings, DatasetSpec | UnlabeledSpec):
+            return settings.canonical(without=_BYTES_ELSEWHERE)
+        if isinstance(settings, Spec):
+            return settings.canonical()
+        return settings.model_dump_json(exclude_defaults=True) if settings else ""
+
+
+class Steps:
+    """The steps of one set of settings, each made once."""
+
+    def __init__(self, params: Params, source: Code = HERE) -> None:
+        self.params, self.source = params, source
+        self._made: dict[tuple[object, ...], Step] = {}
+
+    def _once(self, key: tuple[object, ...], make: Callable[[], Step]) -> Step:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def fetch(self, dataset: str) -> Step:
+        """A labeled data set."""
+        definition = choose(self.params.datasets, dataset, "data set", "params.yaml: datasets")
+        files = tuple(f"data/{dataset}/{name}" for name in ("train.pt", "test.pt", "passport.json"))
+        return self._once(
+            ("fetch", dataset),
+            lambda: Step(
+                "fetch", dataset, definition, {}, files, CODE["fetch"], source=self.source
+            ),
+        )
+
+    def fetch_unlabeled(self, source: str) -> Step:
+        """A source of unlabeled images."""
+        table = self.params.unlabeled
+        definition = choose(table, source, "unlabeled source", "params.yaml: unlabeled")
+        files = (f"data/unlabeled/{source}.pt", f"data/unlabeled/{source}.json")
+
+        def make() -> Step:
+            inputs = {}
+            if definition.dataset is not None:
+                passport = f"data/{definition.dataset}/passport.json"
+                inputs[passport] = self.fetch(definition.dataset)
+            code = CODE["unlabeled"]
+            return Step("fetch", source, definition, inputs, files, code, source=self.source)
+
+        return self._once(("unlabeled", source), make)
+
+    def train(self, key: RunKey) -> Step:
+        """A training."""
+        return self._once(("train", key), lambda: self._train(key))
+
+    def _train(self, key: RunKey) -> Step:
+        spec, data = train_spec(self.params, key), self.fetch(key.dataset)
+        splits = ["train", "test"] if spec.needs_test else ["train"]
+        inputs = {f"data/{key.dataset}/{split}.pt": data for split in splits}
+        if spec.unlabeled is not None:
+            source = spec.unlabeled.source
+            inputs[f"data/unlabeled/{source}.pt"] = self.fetch_unlabeled(source)
+            labels = spec.unlabeled.labeling
+            inputs[str(labels.path)] = self.label(labels)
+        folder, suite = str(key.directory), self.params.suites[key.suite]
+        kept = [str(kept_checkpoint(key, epoch)) for epoch in spec.keep_epochs]
+        return Step(
+            "train",
+            key.name,
+            spec,
+            inputs,
+            (*training_outputs(suite, folder), *kept),
+            CODE["train"],
+            record=f"{folder}/run.json",
+            gpus=num_gpus(self.params, key),
+            source=self.source,
+        )
+
+    def label(self, spec: PseudoLabelSpec) -> Step:
+        """A teacher labels unlabeled images."""
+
+        def make() -> Step:
+            labels, teacher = str(spec.path), spec.teacher
+            inputs = {
+                f"{teacher.directory}/last.pt": self.train(teacher),
+                f"data/unlabeled/{spec.source}.pt": self.fetch_unlabeled(spec.source),
+                f"data/{teacher.dataset}/test.pt": self.fetch(teacher.dataset),
+            }
+            record = str(spec.path.with_suffix(".json"))
+            outputs, code = (labels, record), CODE["label"]
+            return Step(
+                "label", labels, spec, inputs, outputs, code, record=record, source=self.source
+            )
+
+        return self._once(("label", spec), make)
+
+    def evaluate(self, key: RunKey, checkpoint: str, *, slow: bool) -> Step:
+        """The cheap attacks on a network, which share a job, or AutoAttack."""
+
+        def make() -> Step:
+            suite = self.params.suites[key.suite]
+            names = attack_names(suite, slow=slow)
+            spec = evaluation_spec(self.params, key, checkpoint=checkpoint, attacks=names)
+            outputs = tuple(str(spec.record(name)) for name in names)
+            name, code = f"{key.name}/{checkpoint}", CODE["evaluate"]
+            inputs = self._network(key, checkpoint)
+            return Step("evaluate", name, spec, inputs, outputs, code, source=self.source)
+
+        return self._once(("evaluate", key, checkpoint, slow), make)
+
+    def judge(self, key: RunKey, checkpoint: str) -> Step:
+        """The verdict on the records of all attacks on a network."""
+
+        def make() -> Step:
+            spec = diagnosis_spec(self.params, key, checkpoint=checkpoint)
+            inputs = self._network(key, checkpoint) | self._records(key, checkpoint)
+            if spec.twin is not None:
+                inputs[str(spec.twin_checkpoint)] = self.train(spec.twin)
+            path, code = str(spec.path), CODE["judge"]
+            name = f"{key.name}/{checkpoint}"
+            return Step("judge", name, spec, inputs, (path,), code, record=path, source=self.source)
+
+        return self._once(("judge", key, checkpoint), make)
+
+    def landscape(self, suite: str, figure: str) -> Step:
+        """Losses around a run's checkpoints, for a figure."""
+
+        def make() -> Step:
+            spec = landscape_spec(self.params, suite, figure)
+            training, dataset = self.train(spec.key), spec.key.dataset
+            inputs = {str(spec.checkpoint(epoch)): training for epoch in spec.epochs}
+            inputs[f"data/{dataset}/train.pt"] = self.fetch(dataset)
+            losses = spec.result(figure)
+            outputs = (str(losses), str(losses.with_suffix(".json")))
+            code = CODE["landscape"]
+            return Step(
+                "landscape", figure, spec, inputs, outputs, code, outputs[1], source=self.source
+            )
+
+        return self._once(("landscape", suite, figure), make)
+
+    def table(self, suite: str, name: str) -> Step:
+        """Table 1, Table 2 (with the pairs of defenses) or the table beyond the paper."""
+        return self._once(("table", suite, name), lambda: self._table(suite, name))
+
+    def _table(self, suite_name: str, name: str) -> Step:
+        suite, base = get_suite(self.params, suite_name), suite_directory(suite_name)
+        outputs = [f"{base}/{name}.csv", f"{base}/{name}_details.csv"]
+        inputs: dict[str, Step] = {}
+        settings: Frozen | None
+        if name == "table1":
+            settings, runs = suite.table1, table1_runs(self.params, suite_name)
+        elif name == "table2":
+            settings, runs = suite.table2, table2_runs(self.params, suite_name)
+            outputs.append(f"{base}/comparisons.csv")
+            for key in runs:
+                verdict = self.judge(key, "best")
+                inputs |= self._records(key, "best") | {verdict.outputs[0]: verdict}
+        elif name == BEYOND and suite.beyond is not None:
+            settings, runs = suite.beyond, beyond_runs(self.params, suite_name)
+            for key in runs:
+                records = self._records(key, "best")
+                chosen = [f"{key.directory}/evaluation/best/{a}.json" for a in suite.beyond.attacks]
+                inputs |= {path: records[path] for path in chosen}
+        else:
+            raise UserError(f"suite {suite_name}: expected a table, got {name}; it has none")
+        inputs = self._histories(runs) | inputs
+        return Step(
+            "table",
+            f"{suite_name}/{name}",
+            settings,
+            inputs,
+            tuple(outputs),
+            CODE[name],
+            source=self.source,
+        )
+
+    def figure(self, suite: str, name: str) -> Step:
+        """One figure, and its numbers."""
+
+        def make() -> Step:
+            runs = figure_runs(self.params, suite, name)
+            entry = self.params.suites[suite].figures[name]
+            if entry.kind == "landscape":
+                landscape = self.landscape(suite, name)
+                inputs: Mapping[str, Step] = {landscape.outputs[0]: landscape}
+            else:
+                inputs = self._histories(runs)
+            base, code = suite_directory(suite), CODE["figure"]
+            outputs = tuple(f"{base}/{name}.{kind}" for kind in ("csv", "svg", "png"))
+            title = f"{suite}/{name}"
+            return Step("figure", title, entry, inputs, outputs, code, source=self.source)
+
+        return self._once(("figure", suite, name), make)
+
+    def report(self, suite: str) -> Step:
+        """The report, from the tables and what they stand on."""
+
+        def make() -> Step:
+            reported = get_suite(self.params, suite).reported
+            tables = [self.table(suite, name) for name in ("table1", "table2")]
+            parts = [
+                self.table(suite, name) if name == BEYOND else self.figure(suite, name)
+                for name in reported
+            ]
+            inputs = {step.outputs[0]: step for step in tables}
+            inputs |= {next(self._shown(step)): step for step in parts}
+            inputs |= tables[1].inputs
+            base, code = suite_directory(suite), CODE["report"]
+            outputs = (f"{base}/report.html", f"{base}/metrics.json")
+            return Step("report", suite, None, inputs, outputs, code, source=self.source)
+
+        return self._once(("report", suite), make)
+
+    @staticmethod
+    def _shown(step: Step) -> Iterator[str]:
+        ending = ".svg" if step.kind == "figure" else ".csv"
+        return (path for path in step.outputs if path.endswith(ending))
+
+    def _network(self, key: RunKey, checkpoint: str) -> dict[str, Step]:
+        """A network and the test images that it is attacked on."""
+        return {
+            f"{key.directory}/{checkpoint}.pt": self.train(key),
+            f"data/{key.dataset}/test.pt": self.fetch(key.dataset),
+        }
+
+    def _records(self, key: RunKey, checkpoint: str) -> dict[str, Step]:
+        """The records of all attacks of a suite, in its order."""
+        suite = self.params.suites[key.suite]
+        slow = set(attack_names(suite, slow=True))
+        return {
+            f"{key.directory}/evaluation/{checkpoint}/{name}.json": self.evaluate(
+                key, checkpoint, slow=name in slow
+            )
+            for name in suite.evaluation.attacks
+        }
+
+    def _histories(self, keys: Iterable[RunKey]) -> dict[str, Step]:
+        """What tables and figures read of trainings."""
+        names = ("run.json", "history.jsonl")
+        return {f"{key.directory}/{name}": self.train(key) for key in keys for name in names}
+
+    def find(self, path: str) -> Step:
+        """The step that makes a file; a run's folder means its training.
+
+        Raises:
+            UserError: no step makes it, or it is another name for a file of one.
+        """
+        try:
+            step = self._named(path)
+        except UserError as error:
+            raise UserError(str(error) if path in str(error) else f"{path}: {error}") from error
+        if path in step.outputs or path == _folder(step):
+            return step
+        part = "suffix" if step.kind == "label" else "name"  # the name of labels holds a seed
+        own = {getattr(PurePosixPath(output), part): output for output in step.outputs}
+        proper = own.get(getattr(PurePosixPath(path), part))
+        if proper is None:
+            raise UserError(f"{path}: expected one of {', '.join(step.outputs)}, got another file")
+        raise UserError(f"{path}: expected {proper}, which is the same; ask for that one")
+
+    def _named(self, path: str) -> Step:
+        match posixpath.normpath(path).split("/"):
+            case ["data", "unlabeled", name]:
+                return self.fetch_unlabeled(PurePosixPath(name).stem)
+            case ["data", dataset, _]:
+                return self.fetch(dataset)
+            case ["results", suite, *rest] if rest and suite in self.params.suites:
+                return self._result(path, suite, rest)
+            case ["results", *rest] if PAPER in self.params.suites:
+                return self._result(path, PAPER, rest)
+        raise _no_step(path)
+
+    def _result(self, path: str, suite_name: str, parts: list[str]) -> Step:
+        suite, kinds = self.params.suites[suite_name], (".csv", ".svg", ".png")
+        match parts:
+            case ["runs", dataset, threat, network, recipe, seed, *rest] if _SEED.fullmatch(seed):
+                key = run_key(
+                    self.params,
+                    suite_name,
+                    dataset=dataset,
+                    threat=threat,
+                    network=network,
+                    recipe=recipe,
+                    seed=int(seed.removeprefix("seed")),
+                )
+                return self._of_run(path, key, rest)
+            case ["pseudo_labels", dataset, name] if found := _LABELS.fullmatch(name):
+                return self._labels(path, suite_name, dataset, found["source"], int(found["seed"]))
+            case ["landscapes", name]:
+                figure = PurePosixPath(name).stem
+                if figure in suite.figures and suite.figures[figure].kind == "landscape":
+                    return self.landscape(suite_name, figure)
+            case ["report.html" | "metrics.json"]:
+                return self.report(suite_name)
+            case ["comparisons.csv"]:
+                return self.table(suite_name, "table2")
+            case [name] if PurePosixPath(name).suffix in kinds:
+                stem = PurePosixPath(name).stem
+                table = stem.removesuffix("_details")
+                if table in ("table1", "table2") or (table == BEYOND and suite.beyond):
+                    return self.table(suite_name, table)
+                if stem in suite.figures or PurePosixPath(name).suffix == ".svg":
+                    return self.figure(suite_name, stem)
+        raise _no_step(path)
+
+    def _of_run(self, path: str, key: RunKey, rest: list[str]) -> Step:
+        match rest:
+            case ["evaluation", checkpoint, "diagnosis.json"] if checkpoint in CHECKPOINTS:
+                return self.judge(key, checkpoint)
+            case ["evaluation", checkpoint, name] if checkpoint in CHECKPOINTS:
+                suite = self.params.suites[key.suite]
+                attack = PurePosixPath(name).stem
+                where = f"params.yaml: suites.{key.suite}.evaluation.attacks"
+                choose(suite.evaluation.attacks, attack, "attack", where)
+                return self.evaluate(key, checkpoint, slow=attack in attack_names(suite, slow=True))
+            case [] | [_] | ["checkpoints", _]:
+                return self.train(key)
+        raise _no_step(path)
+
+    def _labels(self, path: str, suite: str, dataset: str, source: str, seed: int) -> Step:
+        """That of any recipe of the suite that uses the source."""
+        for recipe in self.params.suites[suite].recipes:
+            threat = next(iter(self.params.suites[suite].threat_models))
+            key = run_key(
+                self.params, suite, recipe=recipe, dataset=dataset, threat=threat, seed=seed
+            )
+            mix = train_spec(self.params, key).unlabeled
+            if mix is not None and mix.source == source:
+                return self.label(mix.labeling)
+        raise UserError(f"{path}: expected a source that suite {suite} uses, got {source}")
+
+
+def _no_step(path: str) -> UserError:
+    return UserError(
+        f"{path}: expected a file that the workflow makes, got another; try"
+        f" results/demo/table2.csv, or `snakemake --list` for the names of steps"
+    )
+
+
+def _folder(step: Step) -> str | None:
+    return str(PurePosixPath(step.outputs[0]).parent) if step.kind == "train" else None
+
+
+def training_outputs(suite: Suite, folder: str) -> tuple[str, ...]:
+    """The files of every training of a suite, in a run's folder or in a pattern of one.
+
+    Where the test split is measured, the epoch that is best on it is kept, too.
+    """
+    names = ["last.pt", "best.pt", "history.jsonl", "run.json"]
+    more = ["best_on_test.pt"] if suite.test_curve else []
+    return tuple(f"{folder}/{name}" for name in (*names, *more))
+
+
+def below(steps: Iterable[Step]) -> list[Step]:
+    """The steps and all that they stand on, each once, in an order in which they can be made."""
+    found: dict[Step, None] = {}
+
+    def visit(step: Step) -> None:
+        if step not in found:
+            for other in dict.fromkeys(step.inputs.values()):
+                visit(other)
+            found[step] = None
+
+    for step in steps:
+        visit(step)
+    return list(found)

@@ -1,0 +1,139 @@
+"""The code hash: what cannot change a number does not count; what can does, wherever it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rwp.pipeline.code import HERE, Code
+
+FILES = {
+    "attacks.py": '''"""Attacks."""
+from rwp.shapes import Tensor
+
+
+def step(x: Tensor, *, size: float = 0.5) -> Tensor:
+    """One step."""
+    scale: float = 1.0
+    if x is None:
+        raise ValueError(f"step: expected images, got {type(x)}; " "name some")
+    log.warning("%s: a step of %s", x, size)
+    return x + scale
+''',
+    "loop.py": """from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    rate: float
+    steps: int = 3
+
+
+def train():
+    from rwp.attacks import step  # lazy
+    return step(0)
+""",
+    "table.py": "WIDTH = 3\n",
+    "shapes.py": "Tensor = int\n",
+    "tracking.py": "URI = 1\n",
+    "uses_tracking.py": "from rwp.tracking import URI\nprint(URI)\n",
+}
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def hashes(package: Path) -> dict[str, str]:
+    code = Code.at(package)
+    return {name: code.hash(f"rwp.{name}") for name in ("loop", "table", "uses_tracking")}
+
+
+def changed(package: Path, name: str, old: str, new: str) -> set[str]:
+    before = hashes(package)
+    path = package / name
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    after = hashes(package)
+    return {key for key in after if after[key] != before[key]}
+
+
+NO_NUMBER = {
+    "a docstring": ('"""One step."""', '"""Another sentence."""'),
+    "no docstring": ('    """One step."""\n', ""),
+    "formatting and a comment": ("x + scale", "(x  +  scale)  # why"),
+    "an error's text": ("step: expected images, got", "step: no images but"),
+    "an error's text without a value": (
+        'f"step: expected images, got {type(x)}; " "name some"',
+        '"none"',
+    ),
+    "an error's text put together": ('f"step: expected images, got {type(x)}; "', '"a" + str(x) +'),
+    "a log line": ('"%s: a step of %s"', '"%s (%s)"'),
+    "types": ("x: Tensor, *, size: float = 0.5) -> Tensor", 'x, *, size: "int" = 0.5)'),
+    "a type of a variable": ("scale: float = 1.0", "scale = 1.0"),
+    "an import for types": ("from rwp.shapes import Tensor\n", ""),
+    "an import for type checkers": (
+        "from rwp.shapes import Tensor\n",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from rwp.table import WIDTH\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_NUMBER)
+def test_what_computes_nothing_does_not_count(name: str, package: Path) -> None:
+    assert changed(package, "attacks.py", *NO_NUMBER[name]) == set()
+
+
+A_NUMBER = {
+    "arithmetic": ("attacks.py", "x + scale", "x - scale"),
+    "a local number": ("attacks.py", "= 1.0", "= 1.5"),
+    "a default": ("attacks.py", "= 0.5", "= 0.25"),
+    "a condition of an error": ("attacks.py", "if x is None", "if x is not None"),
+    "another error": ("attacks.py", "ValueError", "KeyError"),
+    "a call within an error's text": ("attacks.py", "{type(x)}", "{x.pop()}"),
+    "a call within a log line": ("attacks.py", "x, size)", "x.pop(), size)"),
+    "no check": ("attacks.py", "raise ValueError", "return ValueError"),
+    "a dataclass's default": ("loop.py", "steps: int = 3", "steps: int = 4"),
+    "a dataclass's field": ("loop.py", "    rate: float\n", "    rate: float\n    more: int\n"),
+    "the fields' order": (
+        "loop.py",
+        "rate: float\n    steps: int = 3",
+        "steps: int\n    rate: float = 3",
+    ),
+    "a decorator": ("loop.py", "@dataclass(frozen=True)", "@dataclass"),
+    "where a name is from": (
+        "loop.py",
+        "from rwp.attacks import step",
+        "from rwp.table import step",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", A_NUMBER)
+def test_what_computes_counts_in_all_that_imports_it_even_lazily(name: str, package: Path) -> None:
+    assert changed(package, *A_NUMBER[name]) == {"loop"}
+
+
+def test_only_what_imports_it(package: Path) -> None:
+    assert changed(package, "table.py", "3", "4") == {"table"}
+
+
+def test_infrastructure_does_not_count(package: Path) -> None:
+    assert changed(package, "tracking.py", "URI = 1", "URI = 2") == set()
+
+
+def test_unknown_module() -> None:
+    with pytest.raises(ValueError, match=r"expected a module of rwp, got 'rwp\.nothing'"):
+        HERE.hash("rwp.nothing")
+
+
+def test_training_stands_on_the_algorithm_and_not_on_the_report() -> None:
+    seen = HERE.parts("rwp.training.jobs")
+    for needed in ("core.weight_perturbation", "core.attacks", "data.augmentation", "rng"):
+        assert f"rwp.{needed}" in seen
+    assert not {name for name in seen if "reporting" in name or "evaluation" in name}
