@@ -13,7 +13,7 @@ import pytest
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params, load_params
 from rwp.pipeline.resolve import run_key, train_spec
-from rwp.pipeline.suites import target_needs
+from rwp.pipeline.steps import Steps, below
 from rwp.strict_yaml import read_yaml
 
 Change = Callable[[dict[str, Any]], Any]
@@ -301,7 +301,7 @@ def test_autoattack_lite_is_refused_before_anything_is_planned(settings: dict[st
         with pytest.raises(
             UserError, match=r"autoattack\.version: expected standard for .*got lite"
         ):
-            target_needs(params, target)
+            below([Steps(params).find(target)])
 
 
 def test_a_warm_up_that_outlasts_the_training(settings: dict[str, Any]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from rwp.errors import UserError
 from rwp.evaluation.spec import DiagnosisSpec
 from rwp.pipeline.resolve import (
     Lookup,
