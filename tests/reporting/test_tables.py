@@ -240,6 +240,27 @@ def test_a_run_of_other_settings_is_stale_in_both_tables(demo: Project) -> None:
     assert list(second.index[second["aa"].isna()]) == ["AT-RWP", "TRADES-RWP", "RST-RWP"]
 
 
+def test_a_setting_that_a_run_does_not_know_had_its_default(demo: Project) -> None:
+    demo.write_all()
+    (key,) = demo.table1_keys("at")
+    path = demo.root / key.directory / "run.json"
+    document = json.loads(path.read_text())
+    del document["spec"]["keep_epochs"], document["spec"]["attack"]["keep"]
+    document["spec"]["optimization"]["compile"] = False  # as earlier versions wrote it
+    path.write_text(json.dumps(document))
+    frame = table1(demo.results()).details
+    assert frame.loc[0, "status"] == "ok"
+    document["spec"]["optimization"]["compile"] = True
+    path.write_text(json.dumps(document))
+    row = table1(demo.results()).details.iloc[0]
+    assert (row["status"], row["reason"]) == ("stale", "trained with another optimization")
+    del document["spec"]["optimization"]
+    path.write_text(json.dumps(document))
+    row = table1(demo.results()).details.iloc[0]
+    assert row["status"] == "stale"
+    assert row["reason"].startswith("trained by another version")
+
+
 def test_a_history_that_is_cut_is_refused(demo: Project) -> None:
     (key,) = demo.table1_keys("at")
     folder = demo.write_run(key, [0.5] * 6)

@@ -34,7 +34,7 @@ from rwp.pipeline.suites import (
     table2_runs,
 )
 from rwp.reporting.labels import attack_columns
-from rwp.training.spec import RunKey
+from rwp.training.spec import RunKey, TrainSpec
 
 RUN_FORMAT = "rwp.run/1"
 RECORD_FORMAT = "rwp.evaluation/1"
@@ -213,12 +213,21 @@ class Run:
 
 
 def read_run(params: Params, key: RunKey, *, root: Path | str) -> Run:
-    """Read a run of this project; one trained with other settings than today's is "stale"."""
+    """Read a run of this project; one trained with other settings than today's is "stale".
+
+    A setting that a run does not know is new since: it was trained with its default.
+    """
     run = read_run_folder(Path(root) / key.directory, name=str(key.directory))
-    then, now = run.document.get("spec"), train_spec(params, key).document()
-    if not run.finished or then == now:
+    if not run.finished:
         return run
-    changed = [name for name in now if not isinstance(then, dict) or then.get(name) != now[name]]
+    now = train_spec(params, key)
+    try:
+        then = TrainSpec.parse(run.document.get("spec"), where=run.name)
+    except UserError as error:
+        return replace(run, status="stale", reason=f"trained by another version: {error}")
+    if then == now:
+        return run
+    changed = [name for name, value in vars(now).items() if getattr(then, name) != value]
     return replace(run, status="stale", reason=f"trained with another {', '.join(changed)}")
 
 

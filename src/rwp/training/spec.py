@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from rwp.data.spec import AugmentationSpec, DatasetSpec, UnlabeledSpec
 from rwp.spec import (
     Amount,
+    Check,
     Count,
     Name,
     PositiveFloat,
@@ -155,6 +156,11 @@ class PerturbationSpec(Spec):
     warmup_epochs: Count
 
 
+def _compilation(value: Any) -> Any:
+    """Records of earlier versions say true or false."""
+    return {True: "default", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimizationSpec(Spec):
     """SGD and its schedule."""
@@ -170,7 +176,7 @@ class OptimizationSpec(Spec):
     weight_decay: Amount
     precision: Precision
     batch_statistics: Literal["batch", "share"]
-    compile: Compilation = "off"
+    compile: Annotated[Compilation, Check(_compilation, before=True)] = "off"
 
 
 @dataclass(frozen=True, kw_only=True)
