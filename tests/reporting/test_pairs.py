@@ -14,7 +14,7 @@ from scipy import stats
 
 from rwp.pipeline.load import check_params
 from rwp.reporting import report
-from rwp.reporting.pairs import COLUMNS, pairs, write_pairs
+from rwp.reporting.pairs import COLUMNS, headline, pairs, write_pairs
 from rwp.reporting.report import render_report
 
 from .conftest import Project
@@ -130,6 +130,50 @@ def test_without_autoattack_the_worst_case_hangs_on_its_starts_too(demo: Project
         row = pair(frame, "AT-RWP", "AT", attack).iloc[0]
         assert row["finding"] == "one random start: not tested"
     assert set(frame["num_tests"]) == {1}  # without an attack
+
+
+def test_nothing_is_found_on_a_network_that_hides_its_gradients(demo: Project) -> None:
+    demo.write_all()
+    write_flags(demo, "at", np.arange(400) < 100)
+    reasons = [{"level": "red", "text": "one step fools more than many"}]
+    (key,) = demo.table2_keys("at-rwp")
+    demo.write_diagnosis(key, "red", reasons=reasons)
+    frame = pairs(demo.results())
+    row = pair(frame, "AT-RWP", "AT", "autoattack").iloc[0]
+    assert row["p_holm"] < 1e-9
+    assert row["finding"] == "no finding on AT-RWP: the verdict on it is red"
+    other = pair(frame, "AT-AWP", "AT", "autoattack").iloc[0]
+    assert other["finding"] == "this AT-AWP network is better"
+    warning = "the model answers differently each time"
+    (awp,) = demo.table2_keys("at-awp")
+    demo.write_record(awp, "natural", 362, warnings=[warning])
+    row = pair(pairs(demo.results()), "AT-AWP", "AT", "autoattack").iloc[0]
+    assert row["finding"] == "no finding on AT-AWP: it answers differently each time"
+
+
+def test_the_headline_names_the_best_and_how_sure_that_is(demo: Project) -> None:
+    assert headline(demo.results()) == ""
+    demo.write_all()
+    text = headline(demo.results())
+    # 220 of 400 images, those of the best defense and of the next all but two the same
+    assert text.startswith(
+        "RST-RWP keeps the most images right under all attacks at once, 55.0 % of 400;"
+        " next is RST-AWP, 0.5 points behind (interval +0.0 to +1.7"
+    )
+    assert "corrected for 8 other defenses), so they cannot be told apart. One training" in text
+    # Eight images are enough for no bootstrap's interval to hold 0, but p = 2 / 2^8 > .05 / 8.
+    write_flags(demo, "rst-rwp", np.arange(400) < 226)
+    text = headline(demo.results())
+    assert "2.0 points behind (interval +0.5" in text
+    assert "cannot be told apart" in text
+    for recipe in demo.params.suites["demo"].table2.recipes:
+        if recipe != "at-rwp":
+            write_flags(demo, recipe, np.arange(400) < 150)
+    text = headline(demo.results())
+    assert text.startswith("AT-RWP keeps the most images right")
+    assert "so it is ahead. One training seed: this is about these networks." in text
+    demo.write_diagnosis(demo.table2_keys("at-rwp")[0], "red")
+    assert "but the verdict on it is red." in headline(demo.results())
 
 
 def test_seeds_have_a_row_each_and_one_together_that_is_tested(tmp_path: Path) -> None:

@@ -12,7 +12,12 @@ import pandas as pd
 
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, Flags, robust_flags, worst_case
-from rwp.evaluation.statistics import bootstrap_difference, crossed_difference, mcnemar
+from rwp.evaluation.statistics import (
+    Interval,
+    bootstrap_difference,
+    crossed_difference,
+    mcnemar,
+)
 from rwp.pipeline.suites import table2_keys
 from rwp.reporting.labels import attack_columns, method_label
 from rwp.reporting.results import Results
@@ -82,10 +87,11 @@ def pairs(results: Results) -> pd.DataFrame:
                     test=not tested[attack],
                 )
             ]
+    doubts = _doubts(results)
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     p_values = frame["p_value"].astype(float)
     frame = frame.assign(p_holm=holm(p_values), num_tests=int(p_values.notna().sum()))
-    frame["finding"] = [_finding(row) for row in frame.to_dict("records")]
+    frame["finding"] = [_finding(row, doubts) for row in frame.to_dict("records")]
     return frame
 
 
@@ -159,6 +165,58 @@ def _pair(
         yield row | ({"p_value": over.p_value} if test else {})
 
 
+def headline(results: Results) -> str:
+    """Which defense, by how much, how sure: one sentence; empty where records are missing.
+
+    The most robust defense under all attacks at once beside the next one. As the first was chosen
+    after looking, its difference counts as one of as many tests as there are other defenses.
+    """
+    robust = _robust_under_all(results)
+    if len(robust) < 2 or _tested(results)[ALL_ATTACKS]:
+        return ""
+    shares = {name: 100 * float(np.mean(flags)) for name, flags in robust.items()}
+    first, second = sorted(shares, key=shares.__getitem__, reverse=True)[:2]
+    others = len(robust) - 1
+    gap, p_value = _gap(robust[first], robust[second], confidence=1 - LEVEL / others)
+    sure = "so it is ahead" if p_value <= LEVEL / others else "so they cannot be told apart"
+    doubt = _doubts(results).get(first)
+    one_seed = len(results.suite.seeds) == 1
+    return (
+        f"{first} keeps the most images right under all attacks at once, {shares[first]:.1f} % of"
+        f" {len(robust[first][0]):,}; next is {second}, {shares[first] - shares[second]:.1f} points"
+        f" behind (interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}, corrected for {others}"
+        f" other defenses), {f'but {doubt}' if doubt else sure}."
+        f"{' One training seed: this is about these networks.' if one_seed else ''}"
+    )
+
+
+def _robust_under_all(results: Results) -> dict[str, list[Flags]]:
+    """Defense -> per seed, the images right under all attacks; none where a record is missing."""
+    suite = results.suite
+    attacks = [name for name in attack_columns(suite) if name in suite.evaluation.attacks]
+    robust, images = {}, set()
+    for recipe in suite.table2.recipes:
+        found = _outcomes(results, recipe, attacks)
+        own = [found.get((ALL_ATTACKS, seed)) for seed in suite.seeds]
+        robust[method_label(recipe)] = [one[1] for one in own if one]
+        images |= {(one[0], len(one[1])) if one else ("", 0) for one in own}
+    return robust if len(images) == 1 and ("", 0) not in images else {}
+
+
+def _gap(
+    first: Sequence[Flags], second: Sequence[Flags], *, confidence: float
+) -> tuple[Interval, float]:
+    if len(first) > 1:
+        found = crossed_difference(first, second, confidence=confidence)
+        return found, found.p_value
+    draws = 20 * _RESAMPLES  # the limits lie far out
+    interval = bootstrap_difference(
+        first[0], second[0], num_resamples=draws, seed=_SEED, confidence=confidence
+    )
+    # Of a handful of images the exact test knows more than a bootstrap.
+    return interval, mcnemar(first[0], second[0]).p_value
+
+
 def _points(estimate: float, low: float, high: float) -> dict[str, Any]:
     return {"difference": 100 * estimate, "low": 100 * low, "high": 100 * high}
 
@@ -170,14 +228,32 @@ def holm(p_values: pd.Series) -> pd.Series:
     return (ordered * factors).cummax().clip(upper=1.0).reindex(p_values.index)
 
 
-def _finding(row: Mapping[Any, Any]) -> str:
+def _doubts(results: Results) -> dict[str, str]:
+    """Defense -> why its robustness is no ground for a finding."""
+    doubts = {}
+    for recipe in results.suite.table2.recipes:
+        for key in table2_keys(results.params, results.suite_name, recipe):
+            found = [row["warning"] for row in results.outcomes(key) if row["outcome"]]
+            if results.verdicts[key].level == "red":
+                doubts[method_label(recipe)] = "the verdict on it is red"
+            elif any("answers differently" in warning for warning in found):
+                doubts[method_label(recipe)] = "it answers differently each time"
+    return doubts
+
+
+def _finding(row: Mapping[Any, Any], doubts: Mapping[str, str]) -> str:
     """What a test says in words; of one training seed, it speaks of two networks alone."""
     if pd.isna(row["p_holm"]):
         return str(row["finding"])
     if row["p_holm"] > LEVEL:
         return CHANCE
+    for name in (row["defense"], row["against"]):
+        if name in doubts and row["attack"] != "natural":
+            return f"no finding on {name}: {doubts[name]}"
     better = row["defense" if row["difference"] > 0 else "against"]
-    return f"{better} is better" if row["seed"] == ALL_SEEDS else f"this {better} network is better"
+    where = " without an attack" if row["attack"] == "natural" else ""
+    subject = better if row["seed"] == ALL_SEEDS else f"this {better} network"
+    return f"{subject} is better{where}"
 
 
 def write_pairs(results: Results) -> Path:

@@ -22,7 +22,7 @@ from rwp.reporting.labels import (
     part_label,
     recipe_label,
 )
-from rwp.reporting.pairs import pairs
+from rwp.reporting.pairs import headline, pairs
 from rwp.reporting.paper import (
     ABOVE,
     BELOW,
@@ -61,8 +61,14 @@ SIGNS = {WITHIN: "✓", ABOVE: "▲", BELOW: "▼"}
 ORIGIN_SIGNS = {"imported": "†", "unclear": "‡"}
 # Tints: what chance allows, what it does not, what is not there, what cannot be true.
 KINDS = {WITHIN: "within", ABOVE: "outside", BELOW: "outside"}
-LEVEL_SIGNS = {"green": "✓", "weak": "○", "amber": "!", "red": "✗"}
-LEVEL_KINDS = {"green": "within", "weak": "missing", "amber": "doubtful", "red": "outside"}
+LEVEL_SIGNS = {"green": "✓", "weak": "○", "undecided": "?", "amber": "!", "red": "✗"}
+LEVEL_KINDS = {
+    "green": "within",
+    "weak": "missing",
+    "undecided": "missing",
+    "amber": "doubtful",
+    "red": "outside",
+}
 NO_NUMBER = "\N{EN DASH}"
 BROKEN = ("inconsistent", "stale", "collapsed", "diverged")
 _TRAINING_LABELS = {
@@ -114,6 +120,7 @@ def _context(results: Results, figures: Sequence[Path] | None) -> dict[str, Any]
     drawn = [figure for figure in shown if figure["uri"]]
     return {
         "name": results.suite_name,
+        "headline": headline(results),
         "suite": suite,
         "table1": _table1_rows(first, paper1),
         "table2": _table2_rows(second, paper2, columns),
@@ -178,10 +185,14 @@ def _protocol(results: Results, table: Table) -> str:
     threat = suite.threat_models[entry.threat_model]
     counts = sorted({int(count) for count in table.details["num_examples"].dropna()})
     images = " or ".join(f"{count:,}" for count in counts) or "the"
+    outcomes = [record for record in results.attacks["outcome"] if record and record.part]
+    rules = {record.part.rule for record in outcomes}
+    part = {"stratified": " (each class in proportion)", "first": " (the first in their order)"}
+    drawn = " and".join(part[rule] for rule in sorted(rules) if rule in part)
     chosen = "a held-out split" if suite.selection == "held_out" else "the test split, as published"
     radius = ", ".join(f"{key} {value}" for key, value in threat.epsilon.items())
     return (
-        f"{images} test images of {entry.dataset}; {NORM_LABELS[threat.norm]} with radius"
+        f"{images} test images of {entry.dataset}{drawn}; {NORM_LABELS[threat.norm]} with radius"
         f" {radius.removeprefix('default ')} on [0, 1] pixels; checkpoint chosen on {chosen};"
         f" training seeds {', '.join(map(str, suite.seeds))}; attack seed {suite.evaluation.seed}"
     )
@@ -303,6 +314,9 @@ def _cell(
     notes = [spread] if (spread := _spread(seeds, column)) else []
     too_strong = any("AutoAttack leaves" in row.get("warning", "") for row in seeds)
     kind = "broken" if too_strong else ""
+    if any(row.get("warning") for row in seeds):
+        kind = kind or "doubtful"
+        notes.append("! see the remarks")
     if against is not None and against["verdict"] != NOT_COMPARABLE:
         kind = kind or KINDS[against["verdict"]]
         notes += _against_paper(against)

@@ -455,6 +455,10 @@ def _warnings(record: EvaluationRecord) -> Iterator[str]:
     yield from record.warnings
     if record.num_nan:
         yield f"{record.num_nan} pixels of the adversarial images are NaN"
+    found = getattr(record, "gradients", None)  # none: an attack without, or an earlier version
+    if found and found.blind_not_finite + found.blind_zero:
+        share = f"{found.blind_not_finite + found.blind_zero} of {found.images} images"
+        yield f"{share} count as robust where the attack had no gradient to follow"
 
 
 def _warn_of_autoattack(rows: list[Row]) -> None:
