@@ -157,3 +157,60 @@ def digits_part(part: slice) -> ImageSet:
     order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))[part]
     pixels = torch.tensor(found.images[order] * 15).round().to(torch.uint8)
     return ImageSet(pixels.unsqueeze(1), torch.tensor(found.target[order]), 10)
+
+
+class WithoutGradient(nn.Module):
+    """A model behind a front that changes no pixel and leaves no finite gradient."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images + 0 * (images - images.detach()).sqrt())
+
+
+class Dropping(nn.Module):
+    """A model behind dropout that is always on."""
+
+    def __init__(self, model: nn.Module, share: float = 0.3) -> None:
+        super().__init__()
+        self.model, self.share = model, share
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(nn.functional.dropout(images, self.share, training=True))
+
+
+class Centered(nn.Module):
+    """A model that sees each image minus the mean of its batch."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images - images.mean(dim=0))
+
+
+class Tiring(nn.Module):
+    """A model whose logits turn over after some calls."""
+
+    def __init__(self, model: nn.Module, calls: int) -> None:
+        super().__init__()
+        self.model, self.left = model, calls
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.left -= 1
+        return self.model(images) * (1 if self.left > 0 else -1)
+
+
+class OtherWithGradient(nn.Module):
+    """A model that is another one while a gradient is asked for."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        return logits.flip(1) if torch.is_grad_enabled() else logits

@@ -15,8 +15,10 @@ from rwp.errors import UserError
 from rwp.evaluation import autoattack as module
 from rwp.evaluation.autoattack import VERSIONS, autoattack
 from tests.evaluation.samples import (
+    Quantized,
     Returning,
     ShortAutoAttack,
+    WithoutGradient,
     attack,
     autoattack_spec,
     three_classes,
@@ -180,6 +182,55 @@ def test_few_classes(images: ImageSet):
     assert "4 target classes instead of 9" in short_autoattack(model, five, None).warnings[0]
 
 
+def test_few_classes_have_a_version_of_their_own(images: ImageSet, monkeypatch):
+    monkeypatch.setattr(module, "AutoAttack", ShortAutoAttack)
+    spec = attack("few-classes", "autoattack", version="few-classes")
+    generator = torch.Generator().manual_seed(0)
+    for num_classes in (2, 3):
+        few = ImageSet(images.images, images.labels % num_classes, num_classes)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes, bias=False)).eval()
+        with torch.no_grad():
+            model[1].weight.copy_(torch.randn(num_classes, 64, generator=generator))
+        result = autoattack(model, few, spec, batch_size=16, seed=0, device="cpu")
+        assert list(result.parts) == ["apgd-ce", "apgd-margin", "fab-t", "square"]
+        assert np.array_equal(result.robust, linear_truth(model[1].weight, few, 0.1))
+        assert 0 < result.robust.sum() < result.clean_correct.sum()
+        assert result.warnings == ()
+    ten = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    with pytest.raises(UserError, match="expected two or three classes for version: few-classes"):
+        autoattack(ten, images, spec, batch_size=16, seed=0, device="cpu")
+
+
+def linear_truth(weight: torch.Tensor, images: ImageSet, epsilon: float) -> np.ndarray:
+    """Which images a linear model gets right at every point of the L-inf ball in [0, 1]."""
+    pixels, rows = images.images.flatten(1).double() / 255, weight.detach().double()
+    safe = torch.ones(len(images), dtype=torch.bool)
+    for wrong in range(len(rows)):
+        lead = rows[images.labels] - rows[wrong]
+        worst = torch.where(lead > 0, pixels - epsilon, pixels + epsilon).clamp(0, 1)
+        safe &= ((lead * worst).sum(1) > 0) | (images.labels == wrong)
+    return safe.numpy()
+
+
+def test_gradients_that_are_not_finite_are_counted(robust_model, images):
+    some = images.select(torch.arange(12))
+    plain = short_autoattack(robust_model, some, None)
+    assert (plain.gradients.not_finite, plain.gradients.zero) == (0, 0)
+    blind = short_autoattack(WithoutGradient(robust_model), some, None)
+    assert blind.gradients.images == blind.gradients.not_finite == plain.clean_correct.sum()
+    assert blind.gradients.blind_not_finite == blind.robust.sum()
+    assert any("gradient was not finite" in text for text in blind.warnings)
+
+
+def test_gradients_of_zero_are_counted(robust_model, images):
+    flat = Returning(robust_model, lambda logits: logits + 0.0 * logits.round())
+    assert short_autoattack(flat, images.select(torch.arange(8)), None).gradients.zero == 0
+    rounded = Quantized(robust_model, 15)
+    found = short_autoattack(rounded, images.select(torch.arange(12)), None)
+    assert found.gradients.zero == found.gradients.images == found.clean_correct.sum()
+    assert found.gradients.blind_zero == found.robust.sum()
+
+
 def test_nothing_left_to_attack(images: ImageSet):
     wrong = ImageSet(images.images, (images.labels + 1) % 10, 10)
     right = Returning(nn.Flatten(), lambda pixels: torch.eye(10)[images.labels[: len(pixels)]])
@@ -190,7 +241,9 @@ def test_nothing_left_to_attack(images: ImageSet):
 
 def test_unknown_version(robust_model, images):
     spec = attack("autoattack", version="plus")
-    with pytest.raises(UserError, match="expected a version of standard, lite, got 'plus'"):
+    with pytest.raises(
+        UserError, match="expected a version of standard, lite, few-classes, got 'plus'"
+    ):
         autoattack(robust_model, images, spec, batch_size=8, seed=0, device="cpu")
 
 

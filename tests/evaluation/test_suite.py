@@ -3,15 +3,28 @@ import pytest
 import torch
 from torch import nn
 
+from rwp.config.specs import ThreatSpec
 from rwp.core.attacks import pgd
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import suite
+from rwp.evaluation.answers import BATCH_DEPENDENT, GRADIENT_DEPENDENT, UNSTEADY
 from rwp.evaluation.forward import PROBABILITIES, TRAIN_MODE
 from rwp.evaluation.suite import AttackResult, evaluate
 from rwp.rng import generator_for
-from tests.evaluation.samples import THREAT, Returning, attack, three_classes
+from tests.evaluation.samples import (
+    THREAT,
+    Centered,
+    Dropping,
+    OtherWithGradient,
+    Quantized,
+    Returning,
+    Tiring,
+    WithoutGradient,
+    attack,
+    three_classes,
+)
 
 PGD = attack("pgd-20", "pgd", num_steps=20, step_size="0.03")
 ATTACKS = (
@@ -147,3 +160,64 @@ def test_incomplete_attacks_are_refused(robust_model, images, wrong, message):
 def test_too_few_classes_for_the_labels(images: ImageSet):
     with pytest.raises(UserError, match="choose the data set it was trained on"):
         run(three_classes(), images, PGD)
+
+
+def test_images_without_a_finite_gradient_are_counted(robust_model: nn.Module, images: ImageSet):
+    for norm in ("linf", "l2"):
+        threat = {"norm": norm, "epsilon": "0.1"}
+        attacks = [found.model_copy(update={"threat": ThreatSpec(**threat)}) for found in ATTACKS]
+        plain = run(robust_model, images, *attacks)
+        blind = run(WithoutGradient(robust_model), images, *attacks)
+        assert plain[0].gradients is None
+        assert blind[0].warnings == ()
+        for before, after in zip(plain[1:], blind[1:], strict=True):
+            assert (before.gradients.not_finite, before.warnings) == (0, ())
+            assert after.gradients.not_finite == after.gradients.images == len(images)
+            assert after.gradients.blind_not_finite == after.robust.sum() > before.robust.sum()
+            assert "the gradient was not finite at 40 of 40 images" in after.warnings[0]
+
+
+def test_images_without_any_gradient_are_counted(robust_model: nn.Module, images: ImageSet):
+    (result,) = run(Quantized(robust_model, 15), images, PGD)
+    assert result.gradients.zero == len(images)
+    assert result.gradients.blind_zero == result.robust.sum() > 0
+    assert "the gradient was zero in every step at 40 of 40 images" in result.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("front", "sign"),
+    [
+        (Dropping, UNSTEADY),
+        (lambda model: Tiring(model, 2), UNSTEADY),
+        (lambda model: Tiring(model, 7), UNSTEADY),  # while the images are looked at
+        (Centered, BATCH_DEPENDENT),
+        (OtherWithGradient, GRADIENT_DEPENDENT),
+    ],
+)
+def test_models_without_one_answer_are_noticed(robust_model, images, front, sign):
+    (result,) = run(front(robust_model).eval(), images, attack("natural"))
+    assert len(result.warnings) == 1
+    assert result.warnings[0].startswith(sign)
+
+
+def test_batch_statistics_in_eval_mode_are_noticed(images: ImageSet):
+    model = nn.Sequential(
+        nn.BatchNorm2d(1, track_running_stats=False), nn.Flatten(), nn.Linear(64, 10)
+    )
+    (result,) = run(model.eval(), images, attack("natural"))
+    assert result.warnings[0].startswith(BATCH_DEPENDENT)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda logits: logits.detach(),
+        lambda logits: torch.from_numpy(logits.detach().numpy()),
+        lambda logits: torch.nn.functional.one_hot(logits.argmax(1), 10).float(),
+    ],
+)
+def test_attacks_are_refused_where_there_is_no_gradient(robust_model, images, function):
+    model = Returning(robust_model, function).eval()
+    assert run(model, images, attack("natural"))[0].robust.sum() > 0
+    with pytest.raises(UserError, match="pgd-20: expected a model with a gradient"):
+        run(model, images, PGD)

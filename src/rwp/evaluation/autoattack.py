@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from torch import Tensor, nn
 
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
+from rwp.evaluation.answers import BATCH_DEPENDENT, UNSTEADY, require_gradient
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_outcomes
-from rwp.evaluation.records import Flags
+from rwp.evaluation.gradients import WatchedModel, gradient_record, gradient_warnings
+from rwp.evaluation.records import Flags, GradientRecord
 from rwp.evaluation.shards import BatchOutcome, shared_batches
 from rwp.evaluation.square import OwnPaceSquare
 from rwp.evaluation.suite import AttackResult, check_adversarial, recheck
@@ -37,8 +40,12 @@ VERSIONS = {
     # Within 0.02 points of `standard` on the nine published logs we know, for a third of the
     # time; an upper bound, so it is for development and no table takes it.
     "lite": ("apgd-ce", "apgd-t"),
+    # For two and three classes. The same attacks, but for the loss of targeted APGD: the margin
+    # to each wrong class, which is the targeted DLR loss without its divisor.
+    "few-classes": ("apgd-ce", "apgd-margin", "fab-t", "square"),
 }
 _MIN_CLASSES = 4  # the targeted DLR loss divides by a difference that involves the fourth logit
+_WITH_GRADIENTS = ("apgd-ce", "apgd-t", "apgd-margin", "fab-t")
 _NORMS = {"linf": "Linf", "l2": "L2"}
 
 
@@ -68,7 +75,7 @@ def autoattack(
     Args:
         model: images in [0, 1] to logits.
         images: labeled ones.
-        attack: kind "autoattack", version "standard" or "lite".
+        attack: kind "autoattack", version "standard", "lite" or "few-classes".
         batch_size: images per batch; it is part of the seed, as the package draws per batch.
         seed: the package's seed.
         device: where to run.
@@ -76,30 +83,76 @@ def autoattack(
             processes; none keeps everything in memory.
 
     Raises:
-        UserError: fewer than four classes, an unknown version, logits that are not finite.
+        UserError: as `check_num_classes`, an unknown version, logits that are not finite.
     """
     names = _attacks_of(attack)
     problem = _Problem(model, images, attack, seed, batch_size, torch.device(device))
     clean, warnings = clean_outcomes(model, images, batch_size=batch_size, device=device)
+    survey = _Survey(clean)
     with borrowed(model, device), _own_random_numbers(problem.device):
-        runner, notes = _prepare(problem, names)
-        warnings = (*warnings, *notes)
-        robust = clean.copy()
-        adversarial: dict[int, Tensor] = {}
-        parts, seconds = {}, 0.0
+        require_gradient(model, batch_of(images, 0, 1, device)[0], attack.name)
+        steady = not any(sign in text for text in warnings for sign in (UNSTEADY, BATCH_DEPENDENT))
+        package, notes = _prepare(problem, names, own_pace=steady)
         for name in names:
-            for outcome in _run_one(problem, runner, name, robust, state):
-                robust[outcome.fooled] = False
-                adversarial.update(zip(outcome.fooled, outcome.adversarial, strict=True))
-                seconds += outcome.seconds
-                warnings = (*warnings, *outcome.warnings)
-            parts[name] = int(robust.sum())
+            survey.add(name, _run_one(problem, package, name, survey.robust, state))
         largest, unsure = recheck(
-            model, images, adversarial, attack, batch_size=batch_size, device=device
+            model, images, survey.adversarial, attack, batch_size=batch_size, device=device
         )
-    warnings = (*warnings, *_boundary_warning(unsure), *_square_warning(clean, parts))
-    unique = tuple(dict.fromkeys(warnings))
-    return AttackResult(attack, clean, robust, largest, 0, seconds, unique, parts)
+    gradients = survey.gradients()
+    warnings = (
+        *warnings,
+        *notes,
+        *survey.warnings,
+        *gradient_warnings(gradients),
+        *_boundary_warning(unsure),
+        *_square_warning(clean, survey.parts),
+    )
+    return AttackResult(
+        attack,
+        clean,
+        survey.robust,
+        largest,
+        0,
+        survey.seconds,
+        tuple(dict.fromkeys(warnings)),
+        survey.parts,
+        gradients,
+    )
+
+
+class _Survey:
+    """What the attacks have done so far, one after another."""
+
+    def __init__(self, clean: Flags) -> None:
+        self.robust = clean.copy()
+        self.adversarial: dict[int, Tensor] = {}
+        self.parts: dict[str, int] = {}
+        self.seconds = 0.0
+        self.warnings: list[str] = []
+        # all that are right without an attack are asked for a gradient by the first one
+        self._not_finite, self._silent = np.zeros_like(clean), clean.copy()
+        self._images = int(clean.sum())
+
+    def add(self, name: str, outcomes: Sequence[BatchOutcome]) -> None:
+        """The batches of one attack, which looked at all that were left."""
+        zero = np.zeros_like(self.robust)
+        for outcome in outcomes:
+            zero[outcome.zero] = True
+            self._not_finite[outcome.not_finite] = True
+            self.adversarial.update(zip(outcome.fooled, outcome.adversarial, strict=True))
+            self.seconds += outcome.seconds
+            self.warnings += outcome.warnings
+        if name in _WITH_GRADIENTS:
+            self._silent[self.robust & ~zero] = False
+        for outcome in outcomes:
+            self.robust[outcome.fooled] = False
+        self.parts[name] = int(self.robust.sum())
+
+    def gradients(self) -> GradientRecord:
+        """How many images had no gradient to follow in any of the attacks."""
+        return gradient_record(
+            self.robust, not_finite=self._not_finite, zero=self._silent, images=self._images
+        )
 
 
 def _attacks_of(attack: AttackSpec) -> tuple[str, ...]:
@@ -120,36 +173,84 @@ def _own_random_numbers(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _prepare(problem: _Problem, names: Sequence[str]) -> tuple[AutoAttack, tuple[str, ...]]:
+@dataclass(frozen=True)
+class _Package:
+    """The package's attacks on a model that counts gradients on their way back."""
+
+    runner: AutoAttack
+    watched: WatchedModel
+
+    @classmethod
+    def on(cls, problem: _Problem) -> _Package:
+        watched = WatchedModel(problem.model)
+        runner = AutoAttack(
+            watched,
+            norm=_NORMS[problem.attack.threat.norm],
+            eps=problem.attack.threat.radius,
+            version="standard",
+            seed=problem.seed,
+            device=problem.device,
+        )
+        for attack in (runner.apgd, runner.apgd_targeted, runner.fab):
+            attack.attack_single_run = watched.following(
+                attack.attack_single_run, only_right=attack is runner.fab
+            )
+        return cls(runner, watched)
+
+
+def _prepare(
+    problem: _Problem, names: Sequence[str], *, own_pace: bool
+) -> tuple[_Package, tuple[str, ...]]:
     """The package's attacks, and what its checks of the model say."""
-    runner = AutoAttack(
-        problem.model,
-        norm=_NORMS[problem.attack.threat.norm],
-        eps=problem.attack.threat.radius,
-        version="standard",
-        seed=problem.seed,
-        device=problem.device,
-    )
-    runner.square = OwnPaceSquare.like(runner.square)
+    package = _Package.on(problem)
+    runner = package.runner
+    if own_pace:  # exact only where an image has one answer
+        runner.square = OwnPaceSquare.like(runner.square)
     batch, labels = batch_of(problem.images, 0, problem.batch_size, problem.device)
     num_classes = checked_logits(problem.model, batch, labels).shape[1]
-    if num_classes < _MIN_CLASSES:
-        raise UserError(
-            f"{problem.attack.name}: expected at least {_MIN_CLASSES} classes, got {num_classes} "
-            "(targeted attacks need them); evaluate with pgd and cw instead"
-        )
+    check_num_classes(problem.attack, num_classes)
     notes: list[str] = []
     targets = min(runner.apgd_targeted.n_target_classes, num_classes - 1)
     if targets < runner.apgd_targeted.n_target_classes:
-        notes.append(f"{targets} target classes instead of 9: there are {num_classes} classes")
         runner.apgd_targeted.n_target_classes = runner.fab.n_target_classes = targets
+        if "apgd-t" in names:
+            notes.append(f"{targets} target classes instead of 9: there are {num_classes} classes")
+    if "apgd-margin" in names:
+        runner.apgd_targeted.dlr_loss_targeted = partial(_margin, runner.apgd_targeted)
     with _package_warnings(notes), _no_tracing():
         logger = runner.logger
         checks.check_randomized(problem.model, batch, labels, bs=len(batch), logger=logger)
         checks.check_range_output(problem.model, batch, logger=logger)
         checks.check_dynamic(problem.model, batch, False, logger=logger)
-        checks.check_n_classes(num_classes, names, targets, targets, logger=logger)
-    return runner, tuple(notes)
+        if "apgd-t" in names:
+            checks.check_n_classes(num_classes, names, targets, targets, logger=logger)
+    return package, tuple(notes)
+
+
+def _margin(attack: Any, logits: Tensor, labels: Tensor) -> Tensor:
+    """Logit of the target minus that of the label: positive where the image is misclassified."""
+    rows = torch.arange(len(logits), device=logits.device)
+    return logits[rows, attack.y_target] - logits[rows, labels]
+
+
+def check_num_classes(attack: AttackSpec, num_classes: int) -> None:
+    """Refuse the version that cannot be run on so many classes, or is not the usual one.
+
+    Raises:
+        UserError: fewer than four for the usual ones, four or more for "few-classes".
+    """
+    few = attack.version == "few-classes"
+    if not few and num_classes < _MIN_CLASSES:
+        raise UserError(
+            f"{attack.name}: expected at least {_MIN_CLASSES} classes, got {num_classes} "
+            "(the targeted losses need them); name an attack of its own with kind: autoattack, "
+            "version: few-classes"
+        )
+    if few and num_classes >= _MIN_CLASSES:
+        raise UserError(
+            f"{attack.name}: expected two or three classes for version: few-classes, got "
+            f"{num_classes}; use version: standard, which others report"
+        )
 
 
 @contextmanager
@@ -185,27 +286,28 @@ def _package_warnings(notes: list[str]) -> Iterator[None]:
 
 
 def _run_one(
-    problem: _Problem, runner: AutoAttack, name: str, robust: Flags, state: Path | None
+    problem: _Problem, package: _Package, name: str, robust: Flags, state: Path | None
 ) -> list[BatchOutcome]:
     """One attack on all examples that are left, batch by batch; finished batches are read."""
     left, size = np.flatnonzero(robust), problem.batch_size
     return shared_batches(
         [left[start : start + size] for start in range(0, len(left), size)],
-        lambda index: _attack_batch(problem, runner, name, index),
+        lambda index: _attack_batch(problem, package, name, index),
         state=state,
         name=name,
     )
 
 
 def _attack_batch(
-    problem: _Problem, runner: AutoAttack, name: str, index: np.ndarray
+    problem: _Problem, package: _Package, name: str, index: np.ndarray
 ) -> BatchOutcome:
     began = time.perf_counter()
     notes: list[str] = []
     chosen = problem.images.select(torch.from_numpy(index))
     images, labels = batch_of(chosen, 0, len(chosen), problem.device)
-    with torch.no_grad(), _package_warnings(notes):
-        found = _perturb(runner, name, images.clone(), labels.clone())
+    with torch.no_grad(), _package_warnings(notes), package.watched.batch(images):
+        found = _perturb(package.runner, name, images.clone(), labels.clone())
+    not_finite, nonzero = package.watched.counted()
     fooled = (checked_logits(problem.model, found, labels).argmax(dim=1) != labels).cpu()
     adversarial = found[fooled.to(found.device)]
     if len(adversarial):
@@ -215,6 +317,8 @@ def _attack_batch(
         adversarial=adversarial.cpu(),
         seconds=time.perf_counter() - began,
         warnings=tuple(f"{name}: {note}" for note in notes),
+        not_finite=index[not_finite].tolist(),
+        zero=index[~nonzero].tolist() if name in _WITH_GRADIENTS else [],
     )
 
 
@@ -222,6 +326,7 @@ def _perturb(runner: AutoAttack, name: str, images: Tensor, labels: Tensor) -> T
     attacks: dict[str, Any] = {
         "apgd-ce": runner.apgd,
         "apgd-t": runner.apgd_targeted,
+        "apgd-margin": runner.apgd_targeted,
         "fab-t": runner.fab,
         "square": runner.square,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -18,8 +17,17 @@ from rwp.core.models.converters import LAYOUTS, convert_state
 from rwp.data.images import ImageSet
 from rwp.data.parts import take_part
 from rwp.errors import UserError
+from rwp.evaluation.adapted import AdaptedModel, left_as_it_was
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_outcomes
-from rwp.evaluation.jobs import is_done, part_record, record_of, run_attacks
+from rwp.evaluation.identity import function_sha256, weights_sha256
+from rwp.evaluation.jobs import (
+    differs,
+    is_done,
+    part_record,
+    record_of,
+    run_attacks,
+    state_name,
+)
 from rwp.evaluation.records import read_record, write_record
 from rwp.evaluation.suite import AttackResult
 from rwp.files import sha256_file
@@ -120,7 +128,8 @@ def load_factory(text: str, *, device: torch.device | str = "cpu") -> ExternalMo
     module_name, _, factory_name = text.partition(":")
     if not module_name or not factory_name:
         raise UserError(f"--model: expected package.module:factory, got {text!r}; name both")
-    sys.path.insert(0, str(Path.cwd()))
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # it stays: a factory may import more when it is called
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
     except (ImportError, AttributeError) as error:
@@ -132,8 +141,6 @@ def load_factory(text: str, *, device: torch.device | str = "cpu") -> ExternalMo
         raise UserError(
             f"--model: expected to import {module_name}, got {_in_one_line(error)}; run it alone"
         ) from error
-    finally:
-        sys.path.remove(str(Path.cwd()))
     try:
         model = factory() if callable(factory) else factory
     except Exception as error:
@@ -146,21 +153,11 @@ def load_factory(text: str, *, device: torch.device | str = "cpu") -> ExternalMo
             f"--model: expected {text} to return a torch.nn.Module, got {type(model).__name__}; "
             "return the model itself"
         )
-    return ExternalModel(model.to(device), factory_name, _hash_of(model))
+    return ExternalModel(model.to(device), factory_name, weights_sha256(model))
 
 
 def _in_one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _hash_of(model: nn.Module) -> str:
-    """SHA-256 over names, types and bytes of a model's tensors."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        flat = value.detach().cpu().contiguous().flatten()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def evaluate_external(
@@ -196,77 +193,120 @@ def evaluate_external(
         seed=part_seed,
         source=data,
     )
-    _try_one_image(external, images, device)
-    clean, _ = clean_outcomes(external.model, images, batch_size=batch_size, device=device)
-    if on_clean is not None:
-        on_clean(float(clean.mean()))
-    hashes: dict[str, Any] = {
-        "checkpoint_sha256": external.sha256,
-        "data_sha256": sha256_file(data),
-        "part": part_record(part),
-    }
-    identity = hashes | {"seed": seed, "batch_size": batch_size}
+    model = AdaptedModel(external.model, num_classes=images.num_classes)
+    with left_as_it_was(external.model):
+        _try_one_image(external.name, model, images, device)
+        hashes: dict[str, Any] = {
+            "checkpoint_sha256": external.sha256,
+            "function_sha256": function_sha256(model, images, device=device),
+            "data_sha256": sha256_file(data),
+            "part": part_record(part),
+        }
+        identity = hashes | {"seed": seed, "batch_size": batch_size}
+        _refuse_others(out, external.name, identity, attacks)
+        clean, _ = clean_outcomes(model, images, batch_size=batch_size, device=device)
+        if on_clean is not None:
+            on_clean(float(clean.mean()))
+        job = _Job(external.name, out, hashes, identity, device)
+        run_attacks(
+            model,
+            images,
+            [attack for attack in attacks if job.is_needed(attack)],
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            state=job.state(state),
+            on_result=job.write,
+            is_needed=job.is_needed,
+        )
+    return [job.path(attack) for attack in attacks]
 
-    def is_needed(attack: AttackSpec) -> bool:
-        return not is_done(out / f"{attack.name}.json", attack, _FINGERPRINT, identity)
 
-    def write(result: AttackResult) -> None:
+@dataclass(frozen=True)
+class _Job:
+    """The records of one model on one set of images."""
+
+    name: str
+    out: Path
+    hashes: dict[str, Any]
+    identity: dict[str, Any]
+    device: torch.device | str
+
+    def path(self, attack: AttackSpec) -> Path:
+        return self.out / f"{attack.name}.json"
+
+    def is_needed(self, attack: AttackSpec) -> bool:
+        # A model that answers differently each time cannot be recognized.
+        known = self.hashes["function_sha256"] is not None
+        return not (known and is_done(self.path(attack), attack, _FINGERPRINT, self.identity))
+
+    def state(self, folder: Path) -> Path | None:
+        """A folder for this evaluation alone: what decides its bits is in the name."""
+        if self.hashes["function_sha256"] is None:
+            return None
+        return folder / state_name(self.identity)
+
+    def write(self, result: AttackResult) -> None:
         record = record_of(
             result,
             fingerprint=_FINGERPRINT,
             key=None,
-            checkpoint=external.name,
-            hashes=hashes,
-            seed=seed,
-            batch_size=batch_size,
-            device=device,
+            checkpoint=self.name,
+            hashes=self.hashes,
+            seed=self.identity["seed"],
+            batch_size=self.identity["batch_size"],
+            device=self.device,
         )
-        write_record(out / f"{result.attack.name}.json", record)
-
-    _refuse_others(out, external)
-    words = (external.sha256, hashes["data_sha256"], seed, batch_size, part.identity()["sha256"])
-    folder = "-".join(str(word)[:16] for word in words)
-    run_attacks(
-        external.model,
-        images,
-        [attack for attack in attacks if is_needed(attack)],
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
-        state=state / folder,
-        on_result=write,
-        is_needed=is_needed,
-    )
-    return [out / f"{attack.name}.json" for attack in attacks]
+        write_record(self.path(result.attack), record)
 
 
-def _refuse_others(out: Path, external: ExternalModel) -> None:
-    """A folder holds the records of one model: those of another may have taken hours."""
+_DIFFERENT = {
+    "checkpoint_sha256": "of another model",
+    "function_sha256": "of a model of the same weights that computes something else",
+    "data_sha256": "on other images",
+    "part": "on another part of the images",
+    "seed": "with another seed",
+    "batch_size": "in batches of another size",
+}
+
+
+def _refuse_others(
+    out: Path, name: str, identity: dict[str, Any], attacks: Sequence[AttackSpec]
+) -> None:
+    """A folder holds the records of one evaluation: those of another may have taken hours."""
+    threats = {attack.threat for attack in attacks if attack.kind != "natural"}
     for path in sorted(out.glob("*.json")):
         try:
             found = read_record(path)
         except UserError:
             continue  # damaged ones are made again
-        if found.checkpoint_sha256 != external.sha256:
+        other = [text for field, text in _DIFFERENT.items() if differs(found, identity, field)]
+        if found.attack.kind != "natural" and threats and found.attack.threat not in threats:
+            other.append("under another threat model")
+        if other:
             raise UserError(
-                f"{path}: expected a record of {external.name}, got one of another model; "
+                f"{path}: expected a record of {name} as it is evaluated now, got one {other[0]}; "
                 "name another folder with --output"
             )
 
 
-def _try_one_image(external: ExternalModel, images: ImageSet, device: torch.device | str) -> None:
+def _try_one_image(
+    name: str, model: nn.Module, images: ImageSet, device: torch.device | str
+) -> None:
     batch, labels = batch_of(images, 0, 1, device)
     try:
-        with borrowed(external.model, device):
-            num_classes = checked_logits(external.model, batch, labels * 0).shape[1]
+        with borrowed(model, device):
+            num_classes = checked_logits(model, batch, labels * 0).shape[1]
+    except UserError:
+        raise
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UserError(
-            f"{external.name}: expected a model of images of shape {images.shape} in [0, 1], "
+            f"{name}: expected a model of images of shape {images.shape} in [0, 1], "
             f"got an error on the first one ({_in_one_line(error)}); choose the data set it was "
             "trained on"
         ) from error
     if num_classes < images.num_classes:
         raise UserError(
-            f"{external.name}: expected logits of {images.num_classes} classes, got {num_classes}; "
+            f"{name}: expected logits of {images.num_classes} classes, got {num_classes}; "
             "choose the data set it was trained on"
         )

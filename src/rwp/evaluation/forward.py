@@ -13,6 +13,7 @@ from rwp.core.modes import evaluation_mode, frozen_weights
 from rwp.core.precision import precision_context
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
+from rwp.evaluation.answers import UNSTEADY, Answers
 from rwp.evaluation.records import Flags
 
 PROBABILITIES = (
@@ -67,6 +68,8 @@ def clean_outcomes(
 ) -> tuple[Flags, tuple[str, ...]]:
     """Which examples are classified correctly, and what is odd about the model's outputs.
 
+    Before anything else, several passes over the first batch are compared.
+
     Raises:
         UserError: no labeled images, or outputs that `checked_logits` refuses.
     """
@@ -76,16 +79,25 @@ def clean_outcomes(
             f"{int((images.labels < 0).sum())} unlabeled; evaluate on a labeled split"
         )
     warnings = [TRAIN_MODE] if model.training else []
-    correct, probabilities = [], True
+    correct, probabilities, answers = [], True, None
     with borrowed(model, device):
         for start in range(0, len(images), batch_size):
             batch, labels = batch_of(images, start, batch_size, device)
             logits = checked_logits(model, batch, labels)
             correct.append((logits.argmax(dim=1) == labels).cpu().numpy())
             probabilities = probabilities and _are_probabilities(logits)
+            if answers is None:
+                answers = Answers(batch, logits, coarse=_has_few_bits(model))
+                warnings += answers.again(model) or answers.odd_ways(model)
+        if answers is not None and not any(UNSTEADY in text for text in warnings):
+            warnings += answers.again(model)  # now that it was called many times
     if probabilities:
         warnings.append(PROBABILITIES)
     return np.concatenate(correct), tuple(warnings)
+
+
+def _has_few_bits(model: nn.Module) -> bool:
+    return any(value.dtype in (torch.float16, torch.bfloat16) for value in model.parameters())
 
 
 def _are_probabilities(outputs: Tensor) -> bool:

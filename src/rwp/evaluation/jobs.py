@@ -25,6 +25,8 @@ from rwp.files import sha256_file
 from rwp.training.checkpoint import load_network
 from rwp.training.spec import AttackSpec, RunKey
 
+_PACKAGES = ("torch", "numpy", "pyautoattack")
+
 
 def evaluate_checkpoint(
     spec: EvaluationSpec,
@@ -52,7 +54,7 @@ def evaluate_checkpoint(
         UserError: a missing or damaged file, a network that does not fit the images, or what
             the attacks refuse. No record is written for an attack that did not finish.
     """
-    job = _Job(spec, root, device)
+    job = _Job(spec, root, fingerprint, device)
 
     def is_needed(attack: AttackSpec) -> bool:
         expected = record_fingerprint(fingerprint, attack)
@@ -93,8 +95,10 @@ def evaluate_checkpoint(
 class _Job:
     """The files behind an evaluation, and the folder that is its own."""
 
-    def __init__(self, spec: EvaluationSpec, root: Path, device: torch.device | str) -> None:
-        self.spec, self.device = spec, device
+    def __init__(
+        self, spec: EvaluationSpec, root: Path, fingerprint: str, device: torch.device | str
+    ) -> None:
+        self.spec, self.device, self._fingerprint = spec, device, fingerprint
         self._checkpoint = root / spec.key.directory / f"{spec.checkpoint}.pt"
         data = root / "data" / spec.key.dataset / "test.pt"
         self.images, part = part_of(spec, ImageSet.load(data), data)
@@ -127,10 +131,15 @@ class _Job:
 
     def state(self, folder: Path) -> Path:
         """A folder for this evaluation alone: what decides its bits is in the name."""
-        hashes = [str(value) for value in self.hashes.values()]
-        identity = [*hashes, self.spec.seed, self.spec.batch_size, len(self.images)]
-        text = json.dumps([identity, version("pyautoattack")])
-        return folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+        settings = {"seed": self.spec.seed, "batch_size": self.spec.batch_size}
+        return folder / state_name(self.hashes | settings | {"fingerprint": self._fingerprint})
+
+
+def state_name(identity: dict[str, Any]) -> str:
+    """A name for all that decides the bits of an evaluation, the packages among it."""
+    packages = {name: version(name) for name in _PACKAGES}
+    text = json.dumps([identity, packages], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def run_attacks(
@@ -212,7 +221,6 @@ def record_of(
 ) -> EvaluationRecord:
     """A result with all that identifies it."""
     chosen = torch.device(device)
-    packages = ("torch", "numpy", "pyautoattack")
     return EvaluationRecord(
         fingerprint=fingerprint,
         key=key,
@@ -230,8 +238,9 @@ def record_of(
         seed=seed,
         batch_size=batch_size,
         device=torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type,
-        versions={name: version(name) for name in packages},
+        versions={name: version(name) for name in _PACKAGES},
         warnings=(*result.warnings, *misnamed(result.attack)),
+        gradients=result.gradients,
         parts=result.parts or {},
     )
 
@@ -247,5 +256,10 @@ def is_done(path: Path, attack: AttackSpec, fingerprint: str, identity: dict[str
     return (
         record.attack == attack
         and record.fingerprint == fingerprint
-        and all(getattr(record, name) == value for name, value in identity.items())
+        and not any(differs(record, identity, name) for name in identity)
     )
+
+
+def differs(record: EvaluationRecord, identity: dict[str, Any], name: str) -> bool:
+    """Whether a record says otherwise than `identity` (field -> value) in that field."""
+    return bool(getattr(record, name) != identity[name])

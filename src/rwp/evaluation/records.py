@@ -23,6 +23,7 @@ from rwp.spec import Count, PositiveInt
 from rwp.training.spec import AttackSpec, RunKey
 
 Flags = NDArray[np.bool_]
+_IDENTITY = ("checkpoint_sha256", "function_sha256", "data_sha256", "num_examples", "part")
 
 
 def pack(flags: Flags) -> str:
@@ -62,6 +63,19 @@ class PartRecord(Frozen):
     mask: str  # one bit per image of the set: taken or not; empty where all are
 
 
+class GradientRecord(Frozen):
+    """Images for which an attack had no gradient to follow.
+
+    Those that nevertheless count as robust are `blind`; each is in one of the two counts.
+    """
+
+    images: Count  # attacked with gradients
+    not_finite: Count  # a NaN or an infinity in some step
+    zero: Count  # zero in every pixel of every step
+    blind_not_finite: Count
+    blind_zero: Count
+
+
 class EvaluationRecord(Frozen):
     """The outcome of one attack on one checkpoint.
 
@@ -74,6 +88,9 @@ class EvaluationRecord(Frozen):
     key: RunKey | None  # none: a model from elsewhere
     checkpoint: str
     checkpoint_sha256: str
+    # what a model from elsewhere computes; none: a run of ours, or one of an earlier version, or
+    # a model that answers differently each time
+    function_sha256: str | None = None
     data_sha256: str
     attack: AttackSpec
     num_examples: PositiveInt
@@ -90,6 +107,7 @@ class EvaluationRecord(Frozen):
     device: str
     versions: dict[str, str]
     warnings: tuple[str, ...] = ()
+    gradients: GradientRecord | None = None  # none: an attack that asks for none
     # AutoAttack: examples still robust after each of its attacks
     parts: dict[str, Count] = Field(default_factory=dict)
 
@@ -158,7 +176,7 @@ def worst_case(records: Sequence[EvaluationRecord]) -> Flags:
         raise UserError("records: expected at least one, got none; evaluate first")
     first = records[0]
     for other in records[1:]:
-        _same(first, other, "checkpoint_sha256", "data_sha256", "num_examples", "part")
+        _same(first, other, *_IDENTITY)
         if other.attack.threat != first.attack.threat and other.attack.kind != "natural":
             raise UserError(
                 "records: expected one threat model, got "

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rwp.files import atomic_write
 
-_FORMAT = "rwp.autoattack-batch/1"
+_FORMAT = "rwp.autoattack-batch/2"
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class BatchOutcome:
     adversarial: Tensor  # (len(fooled), channels, height, width)
     seconds: float
     warnings: tuple[str, ...]
+    not_finite: list[int]  # examples with a gradient that was not finite
+    zero: list[int]  # examples whose gradient was zero in every step
 
 
 def save_outcome(path: Path, index: np.ndarray, outcome: BatchOutcome) -> None:
@@ -41,6 +43,8 @@ def save_outcome(path: Path, index: np.ndarray, outcome: BatchOutcome) -> None:
         "adversarial": outcome.adversarial,
         "seconds": outcome.seconds,
         "warnings": list(outcome.warnings),
+        "not_finite": outcome.not_finite,
+        "zero": outcome.zero,
     }
     with atomic_write(path) as temporary, temporary.open("wb") as stream:
         torch.save(content, stream)
@@ -60,6 +64,8 @@ def load_outcome(path: Path, index: np.ndarray) -> BatchOutcome | None:
             content["adversarial"],
             content["seconds"],
             tuple(content["warnings"]),
+            content["not_finite"],
+            content["zero"],
         )
     except Exception:  # a damaged file may raise anything
         return None

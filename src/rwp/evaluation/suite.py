@@ -15,11 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from rwp.core.attacks import cw, cw_zero_masked, fgsm, fgsm_random_start, pgd
+from rwp.core.gradient_tally import GradientTally
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
+from rwp.evaluation.answers import require_gradient
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_outcomes
-from rwp.evaluation.records import Flags
+from rwp.evaluation.gradients import gradient_record, gradient_warnings
+from rwp.evaluation.records import Flags, GradientRecord
 from rwp.rng import generator_for
 from rwp.training.spec import AttackSpec
 
@@ -38,6 +41,7 @@ class AttackResult:
     seconds: float
     warnings: tuple[str, ...] = ()
     parts: dict[str, int] | None = None
+    gradients: GradientRecord | None = None
 
 
 def threat_model(attack: AttackSpec) -> ThreatModel:
@@ -107,8 +111,11 @@ def run_attack(
     attack: AttackSpec,
     *,
     generator: torch.Generator,
+    gradients: GradientTally | None = None,
 ) -> Tensor:
     """Adversarial images of one batch by one of the cheap attacks.
+
+    `gradients` counts the images for which the attack had no gradient to follow.
 
     Raises:
         UserError: an attack of another kind, or one without the numbers it needs.
@@ -117,10 +124,16 @@ def run_attack(
         return images
     threat = threat_model(attack)
     if attack.kind == "fgsm":
-        return fgsm(model, images, labels, threat=threat)
+        return fgsm(model, images, labels, threat=threat, gradients=gradients)
     if attack.kind == "fgsm_random_start":
         return fgsm_random_start(
-            model, images, labels, threat=threat, step_size=attack.step, generator=generator
+            model,
+            images,
+            labels,
+            threat=threat,
+            step_size=attack.step,
+            generator=generator,
+            gradients=gradients,
         )
     if attack.kind not in ("pgd", "cw", "cw_zero_masked"):
         raise UserError(
@@ -137,6 +150,7 @@ def run_attack(
         "step_size": attack.step,
         "num_steps": attack.num_steps,
         "generator": generator,
+        "gradients": gradients,
         "num_restarts": attack.num_restarts,
         # The paper reports the last iterate of a single run.
         "keep": "last" if attack.num_restarts == 1 else "worst",
@@ -167,21 +181,38 @@ def evaluate(
         UserError: bad input, logits that are not finite, or an attack that leaves its ball.
     """
     clean, warnings = clean_outcomes(model, images, batch_size=batch_size, device=device)
+    asking = next((attack.name for attack in attacks if attack.kind != "natural"), None)
+    if asking is not None:
+        with borrowed(model, device):
+            require_gradient(model, batch_of(images, 0, 1, device)[0], asking)
     results = []
     for attack in attacks:
         began = time.perf_counter()
-        robust, largest = np.zeros_like(clean), 0.0
+        robust, largest, tally = np.zeros_like(clean), 0.0, GradientTally()
         with borrowed(model, device):
             for index, start in enumerate(range(0, len(images), batch_size)):
                 batch, labels = batch_of(images, start, batch_size, device)
                 generator = generator_for(seed, "evaluation", attack.name, index)
-                adversarial = run_attack(model, batch, labels, attack, generator=generator)
+                adversarial = run_attack(
+                    model, batch, labels, attack, generator=generator, gradients=tally
+                )
                 largest = max(largest, check_adversarial(adversarial, batch, attack))
                 correct = checked_logits(model, adversarial, labels).argmax(dim=1) == labels
                 robust[start : start + batch_size] = correct.cpu().numpy()
         seconds = time.perf_counter() - began
-        result = AttackResult(attack, clean, robust & clean, largest, 0, seconds, warnings)
+        gradients = _gradients(tally, robust & clean)
+        notes = (*warnings, *gradient_warnings(gradients))
+        result = AttackResult(
+            attack, clean, robust & clean, largest, 0, seconds, notes, gradients=gradients
+        )
         results.append(result)
         if on_result is not None:
             on_result(result)
     return results
+
+
+def _gradients(tally: GradientTally, robust: Flags) -> GradientRecord | None:
+    not_finite, zero = tally.not_finite.cpu().numpy(), tally.zero.cpu().numpy()
+    if len(zero) == 0:
+        return None  # nothing asked for a gradient
+    return gradient_record(robust, not_finite=not_finite, zero=zero, images=len(robust))
