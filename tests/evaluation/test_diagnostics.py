@@ -12,7 +12,7 @@ from rwp.evaluation.diagnosis import diagnose_checkpoint, read_diagnosis
 from rwp.evaluation.diagnostics import DOUBTFUL, FollowUp, band_for, judge
 from rwp.evaluation.followup import follow_up
 from rwp.evaluation.jobs import evaluate_checkpoint, run_attacks
-from rwp.evaluation.records import write_record
+from rwp.evaluation.records import GradientRecord, write_record
 from rwp.evaluation.spec import DiagnosisSpec
 from rwp.training.checkpoint import save_network
 from rwp.training.spec import RunKey
@@ -258,3 +258,19 @@ def test_verdict_from_real_records(robust_model: nn.Module, images: ImageSet, mo
             verdict = judge(found, dataset="digits", objective="at", follow_up=more)
         levels[name] = verdict.level
     assert levels == {"honest": "green", "masked": "red"}
+
+
+@pytest.mark.parametrize(
+    ("not_finite", "zero", "level"),
+    [(0, 10, "green"), (0, 11, "amber"), (1, 0, "amber"), (101, 0, "red")],
+)
+def test_attacks_without_a_gradient_count(not_finite: int, zero: int, level: str):
+    found = GradientRecord(
+        images=1000,
+        not_finite=not_finite,
+        zero=zero,
+        blind_not_finite=not_finite,
+        blind_zero=zero,
+    )
+    verdict = judge(records(540, 500, gradients=found), dataset="cifar10", objective="at")
+    assert verdict.level == level

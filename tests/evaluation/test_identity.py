@@ -137,9 +137,7 @@ def test_other_settings_share_no_record(robust_model, images, tmp_path: Path, ch
 def test_other_images_and_threats_share_no_record(robust_model, images, tmp_path: Path):
     pgd = attack("pgd-5", "pgd", num_steps=5, step_size="0.03")
     evaluate(robust_model, images, tmp_path, pgd)
-    wider = pgd.model_copy(
-        update={"threat": pgd.threat.model_copy(update={"epsilon": "0.2"}), "name": "pgd-wide"}
-    )
+    wider = pgd.replace(threat=pgd.threat.replace(epsilon="0.2"), name="pgd-wide")
     with pytest.raises(UserError, match="under another threat model"):
         evaluate(robust_model, images, tmp_path, wider)
     others = ImageSet(images.images.flip(3), images.labels, 10)

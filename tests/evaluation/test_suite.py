@@ -3,7 +3,6 @@ import pytest
 import torch
 from torch import nn
 
-from rwp.config.specs import ThreatSpec
 from rwp.core.attacks import pgd
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
@@ -13,6 +12,7 @@ from rwp.evaluation.answers import BATCH_DEPENDENT, GRADIENT_DEPENDENT, UNSTEADY
 from rwp.evaluation.forward import PROBABILITIES, TRAIN_MODE
 from rwp.evaluation.suite import AttackResult, evaluate
 from rwp.rng import generator_for
+from rwp.training.spec import ThreatSpec
 from tests.evaluation.samples import (
     THREAT,
     Centered,
@@ -165,9 +165,9 @@ def test_too_few_classes_for_the_labels(images: ImageSet):
 def test_images_without_a_finite_gradient_are_counted(robust_model: nn.Module, images: ImageSet):
     for norm in ("linf", "l2"):
         threat = {"norm": norm, "epsilon": "0.1"}
-        attacks = [found.model_copy(update={"threat": ThreatSpec(**threat)}) for found in ATTACKS]
+        attacks = [found.replace(threat=ThreatSpec(**threat)) for found in ATTACKS]
         plain = run(robust_model, images, *attacks)
-        blind = run(WithoutGradient(robust_model), images, *attacks)
+        blind = run(WithoutGradient(robust_model).eval(), images, *attacks)
         assert plain[0].gradients is None
         assert blind[0].warnings == ()
         for before, after in zip(plain[1:], blind[1:], strict=True):
@@ -178,7 +178,7 @@ def test_images_without_a_finite_gradient_are_counted(robust_model: nn.Module, i
 
 
 def test_images_without_any_gradient_are_counted(robust_model: nn.Module, images: ImageSet):
-    (result,) = run(Quantized(robust_model, 15), images, PGD)
+    (result,) = run(Quantized(robust_model, 15).eval(), images, PGD)
     assert result.gradients.zero == len(images)
     assert result.gradients.blind_zero == result.robust.sum() > 0
     assert "the gradient was zero in every step at 40 of 40 images" in result.warnings[0]

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from rwp.commands.common import DEFAULT_PARAMS, Fingerprint, ParamsFile, Resolved, spec_of
+from rwp.commands.common import (
+    DEFAULT_PARAMS,
+    Fingerprint,
+    ParamsFile,
+    Resolved,
+    SuiteName,
+    spec_of,
+)
+from rwp.commands.external import Elsewhere, diagnose_elsewhere
 
 
 def diagnose(
@@ -21,15 +29,39 @@ def diagnose(
             " `rwp verify` then counts the verdict as stale."
         ),
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="package.module:factory of a model from elsewhere.")
+    ] = None,
+    arch: Annotated[str | None, typer.Option(help="Network that foreign weights are of.")] = None,
+    layout: Annotated[str | None, typer.Option(help="Who wrote foreign weights.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set for a model from elsewhere.")
+    ] = None,
+    attack: Annotated[
+        list[str] | None, typer.Option(help="Only this record of a model from elsewhere.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(help="Folder with the records of a model from elsewhere.")
+    ] = Path("results/external"),
+    suite: SuiteName = "demo",
     resolved: Resolved = None,
     fingerprint: Fingerprint = None,
     params_file: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Look for masked gradients in a network's records; attack harder unless all is green.
 
-    Writes diagnosis.json beside the records. docs/evaluation.md says what the verdicts rest on.
+    Models from elsewhere are named as for `rwp evaluate`, which makes their records. Writes
+    diagnosis.json beside the records. docs/evaluation.md says what the verdicts rest on.
     """
     from rwp.evaluation.spec import DiagnosisSpec
+
+    if model is not None or arch is not None:
+        from rwp.pipeline.load import load_params
+
+        named = (checkpoint, arch, layout, model, suite, dataset, tuple(attack or ()), output)
+        elsewhere = Elsewhere(load_params(params_file), params_file, *named)
+        _show(diagnose_elsewhere(elsewhere))
+        return
     from rwp.gpu import claim
 
     if resolved is not None and fingerprint is not None:
@@ -47,11 +79,17 @@ def diagnose(
         if twin is not None:
             fingerprint = merkle("by hand", fingerprint, str(twin))
     with claim() as device:
-        from rwp.evaluation.diagnosis import diagnose_checkpoint, read_diagnosis
+        from rwp.evaluation.diagnosis import diagnose_checkpoint
 
         path = diagnose_checkpoint(
             spec, root=Path.cwd(), fingerprint=fingerprint, twin=twin, device=device
         )
+    _show(path)
+
+
+def _show(path: Path) -> None:
+    from rwp.evaluation.diagnosis import read_diagnosis
+
     verdict = read_diagnosis(path)
     print(f"{verdict['level']}  {path}")
     for reason in verdict["reasons"]:

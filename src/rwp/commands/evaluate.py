@@ -15,7 +15,7 @@ from rwp.commands.common import (
     SuiteName,
     spec_of,
 )
-from rwp.commands.external import evaluate_elsewhere
+from rwp.commands.external import Elsewhere, evaluate_elsewhere, show_verdict
 from rwp.commands.workers import helpers
 from rwp.errors import UserError
 
@@ -46,6 +46,10 @@ def evaluate(
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that divide AutoAttack, e.g. one per GPU.")
     ] = 1,
+    epsilons: Annotated[
+        str | None,
+        typer.Option(help="Radii for a model from elsewhere, e.g. 1/255,2/255,4/255,8/255."),
+    ] = None,
     suite: SuiteName = "demo",
     resolved: Resolved = None,
     fingerprint: Fingerprint = None,
@@ -66,27 +70,31 @@ def evaluate(
         _evaluate_run(EvaluationSpec.parse(resolved, where="--resolved"), fingerprint, workers)
         return
     params, attacks = load_params(params_file), tuple(attack or ())
-    if model is None and arch is None:
-        _refuse_for_own_runs(context, "suite", "dataset", "output", "layout")
+    if model is None and arch is None and _is_of_a_run(checkpoint):
+        _refuse_for_own_runs(context, "suite", "dataset", "output", "layout", "epsilons")
         from rwp.pipeline.steps import Steps
 
         spec = spec_of(params, checkpoint, attacks)
         step = Steps(params).evaluate(spec.key, spec.checkpoint, slow=False)
         _evaluate_run(spec, step.fingerprint, workers)
         return
-    paths = evaluate_elsewhere(
-        params,
-        checkpoint=checkpoint,
-        arch=arch,
-        layout=layout,
-        model=model,
-        suite=suite,
-        dataset=dataset,
-        attacks=attacks,
-        output=output,
-        workers=workers,
+    elsewhere = Elsewhere(
+        params, params_file, checkpoint, arch, layout, model, suite, dataset, attacks, output
     )
-    _show(paths)
+    radii = tuple(part.strip() for part in epsilons.split(",")) if epsilons else ()
+    found = evaluate_elsewhere(elsewhere, workers=workers, epsilons=radii)
+    for epsilon, paths in found.items():
+        if epsilon:
+            print(f"radius {epsilon}")
+        _show(paths)
+        show_verdict(paths, elsewhere.dataset_name)
+
+
+def _is_of_a_run(checkpoint: Path | None) -> bool:
+    """Whether it is to be looked for among our runs: foreign weights are told how to go on."""
+    if checkpoint is None or not checkpoint.exists():
+        return True
+    return (checkpoint.parent / "run.json").exists()
 
 
 def _refuse_for_own_runs(context: typer.Context, *names: str) -> None:
@@ -124,15 +132,18 @@ def _evaluate_run(spec: EvaluationSpec, fingerprint: str, workers: int) -> None:
 
 
 def _show(paths: list[Path]) -> dict[str, float]:
-    """Print the accuracy under each attack, and what is odd about the network."""
+    """Print the accuracy under each attack with its interval, and what is odd about the network."""
     from rwp.evaluation.records import read_record
+    from rwp.evaluation.statistics import interval
 
     accuracies = {}
     warnings: dict[str, None] = {}
     for path in paths:
         record = read_record(path)
         accuracies[record.attack.name] = record.robust_accuracy
-        print(f"{record.attack.name:>16}  {record.robust_accuracy:7.2%}  {path}")
+        sure = interval(record.num_robust, record.num_examples)
+        limits = f"[{100 * sure.low:.2f}, {100 * sure.high:.2f}]"
+        print(f"{record.attack.name:>16}  {record.robust_accuracy:7.2%}  {limits:>16}  {path}")
         warnings |= dict.fromkeys(record.warnings)
     for warning in warnings:
         print(f"warning: {warning}")

@@ -1,129 +1,202 @@
-"""`rwp evaluate` for models from elsewhere."""
+"""`rwp evaluate` and `rwp diagnose` for models from elsewhere."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rwp.commands.workers import helpers
 from rwp.errors import UserError
 
 if TYPE_CHECKING:
     from rwp.evaluation.external import ExternalModel
-    from rwp.pipeline.settings import Params
+    from rwp.pipeline.settings import Params, Suite
     from rwp.training.spec import AttackSpec
 
 
-def evaluate_elsewhere(
-    params: Params,
-    *,
-    checkpoint: Path | None,
-    arch: str | None,
-    layout: str | None,
-    model: str | None,
-    suite: str,
-    dataset: str | None,
-    attacks: tuple[str, ...],
-    output: Path,
-    workers: int = 1,
-) -> list[Path]:
-    """Evaluate published weights or a factory's model on a data set of ours."""
-    from rwp.gpu import claim
-    from rwp.pipeline.settings import choose
+@dataclass(frozen=True)
+class Elsewhere:
+    """A model that this project did not train, as a command line names it."""
 
-    if model is None and checkpoint is None:
+    params: Params
+    params_file: Path
+    checkpoint: Path | None
+    arch: str | None
+    layout: str | None
+    model: str | None
+    suite: str
+    dataset: str | None
+    attacks: tuple[str, ...]
+    output: Path
+
+    def __post_init__(self) -> None:
+        from rwp.pipeline.settings import choose
+
+        if self.model is None and self.checkpoint is None:
+            raise UserError(
+                "expected --checkpoint FILE or --model MODULE:FACTORY, got neither; name one"
+            )
+        if self.model is not None and (self.checkpoint, self.arch, self.layout) != (None,) * 3:
+            raise UserError(
+                "expected either --model or --checkpoint, --arch and --layout, got both; "
+                "leave one out"
+            )
+        choose(self.params.suites, self.suite, "suite", "--suite")
+        choose(self.params.datasets, self.dataset_name, "data set", "--dataset")
+
+    @property
+    def entry(self) -> Suite:
+        """The suite whose attacks are run."""
+        return self.params.suites[self.suite]
+
+    @property
+    def dataset_name(self) -> str:
+        """The data set, that of the suite's table 2 unless named."""
+        return self.dataset or self.entry.table2.dataset
+
+    @property
+    def images(self) -> Path:
+        """The test images, below the working folder or that of params.yaml."""
+        place = Path("data") / self.dataset_name / "test.pt"
+        for folder in (Path(), self.params_file.parent):
+            if (folder / place).exists():
+                return folder / place
         raise UserError(
-            "evaluate: expected --checkpoint FILE or --model MODULE:FACTORY, got neither; name one"
+            f"{place}: expected the test images, found none; "
+            f"run `rwp data fetch {self.dataset_name}`"
         )
-    if model is not None and (checkpoint, arch, layout) != (None, None, None):
-        raise UserError(
-            "evaluate: expected either --model or --checkpoint, --arch and --layout, got both; "
-            "leave one out"
+
+    def specs(self, epsilon: str | None = None) -> list[AttackSpec]:
+        """The suite's attacks under the threat model of its table 2, or at another radius."""
+        from rwp.evaluation.external import at_radius
+        from rwp.pipeline.resolve import attack_spec
+        from rwp.pipeline.settings import choose
+        from rwp.training.spec import RunKey
+
+        key = RunKey(
+            suite=self.suite,
+            dataset=self.dataset_name,
+            threat=self.entry.table2.threat_model,
+            network=self.arch or "external",
+            recipe="external",
+            seed=0,
         )
-    entry = choose(params.suites, suite, "suite", "--suite")
-    name = dataset or entry.table2.dataset
-    choose(params.datasets, name, "data set", "--dataset")
-    chosen = _attacks(params, suite, name, arch or "external", attacks)
-    data = Path("data") / name / "test.pt"
-    if not data.exists():
-        raise UserError(
-            f"{data}: expected the test images, found none; run `rwp data fetch {name}`"
+        table = self.entry.evaluation.attacks
+        chosen = {name: choose(table, name, "attack", "--attack") for name in self.attacks or table}
+        specs = [
+            attack_spec(self.entry, key, name, attack, key.threat)
+            for name, attack in chosen.items()
+        ]
+        return specs if epsilon is None else [at_radius(spec, epsilon) for spec in specs]
+
+    def load(self, device: str) -> ExternalModel:
+        """Build it and give it its weights."""
+        from rwp.data.images import ImageSet
+        from rwp.data.passport import normalization
+        from rwp.evaluation.external import load_checkpoint, load_factory
+        from rwp.pipeline.settings import choose
+
+        if self.model is not None:
+            return load_factory(self.model, device=device)
+        images, definition = ImageSet.load(self.images), self.params.datasets[self.dataset_name]
+        networks, given = self.params.networks, (definition.mean, definition.std)
+        mean, std = normalization(self.images.parent) if self.arch and None in given else given
+        return load_checkpoint(
+            self.checkpoint or Path(),
+            architecture=choose(networks, self.arch, "network", "--arch") if self.arch else None,
+            layout=self.layout,
+            num_classes=images.num_classes,
+            in_channels=images.shape[0],
+            mean=mean,
+            std=std,
+            device=device,
+            known=networks,
         )
-    slow = [attack.name for attack in chosen if attack.kind == "autoattack"]
-    given = {
-        "--checkpoint": checkpoint,
-        "--arch": arch,
-        "--layout": layout,
-        "--model": model,
-        "--dataset": name,
-        "--suite": suite,
-        "--output": output,
+
+    def part(self) -> dict[str, Any]:
+        """Which images, in what batches, from which starts."""
+        evaluation = self.entry.evaluation
+        return {
+            "data": self.images,
+            "batch_size": evaluation.batch_size,
+            "seed": evaluation.seed,
+            "num_examples": evaluation.num_examples,
+            "first_examples": evaluation.first_examples,
+            "part_seed": evaluation.part_seed,
+        }
+
+    def words(self) -> list[str]:
+        """The options that name it, for a process that helps."""
+        given = {
+            "--checkpoint": self.checkpoint,
+            "--arch": self.arch,
+            "--layout": self.layout,
+            "--model": self.model,
+            "--dataset": self.dataset_name,
+            "--suite": self.suite,
+            "--params": self.params_file,
+        }
+        return [f"{key}={value}" for key, value in given.items() if value is not None]
+
+
+def evaluate_elsewhere(
+    model: Elsewhere, *, workers: int = 1, epsilons: tuple[str, ...] = ()
+) -> dict[str, list[Path]]:
+    """Run the attacks and write one record each; the records by radius ("" where none is named)."""
+    from rwp.gpu import claim
+
+    jobs = {
+        epsilon: (model.specs(epsilon), model.output / f"epsilon-{epsilon.replace('/', '-')}")
+        for epsilon in epsilons
     }
-    words = ["evaluate", *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    jobs = jobs or {"": (model.specs(), model.output)}
+    slow = [spec.name for spec in jobs[next(iter(jobs))][0] if spec.kind == "autoattack"]
+    words = ["evaluate", *model.words(), f"--output={model.output}"]
     words += [f"--attack={attack}" for attack in slow]
+    words += [f"--epsilons={','.join(epsilons)}"] if epsilons else []
+    _ = model.images  # missing images end it before torch is imported
     with helpers(workers - 1 if slow else 0, words), claim() as device:
         from rwp.evaluation.external import evaluate_external
 
-        return evaluate_external(
-            _load(params, checkpoint, arch, layout, model, name, data, device),
-            data=data,
-            attacks=chosen,
-            out=output,
-            state=Path(".state"),
-            batch_size=entry.evaluation.batch_size,
-            seed=entry.evaluation.seed,
-            num_examples=entry.evaluation.num_examples,
-            first_examples=entry.evaluation.first_examples,
-            part_seed=entry.evaluation.part_seed,
+        loaded = model.load(device)
+        return {
+            epsilon: evaluate_external(
+                loaded,
+                attacks=specs,
+                out=folder,
+                state=Path(".state"),
+                device=device,
+                on_clean=lambda accuracy: print(f"clean accuracy {accuracy:.2%}", flush=True),
+                **model.part(),
+            )
+            for epsilon, (specs, folder) in jobs.items()
+        }
+
+
+def show_verdict(paths: list[Path], dataset: str) -> None:
+    """Print what the records say about each other."""
+    from rwp.evaluation.external import verdict_on
+
+    verdict = verdict_on(paths, dataset=dataset)
+    print(f"verdict: {verdict.level}")
+    for reason in verdict.reasons:
+        print(f"  {reason.level}: {reason.text}")
+
+
+def diagnose_elsewhere(model: Elsewhere) -> Path:
+    """The verdict on the records in the output folder, with further attacks where in doubt."""
+    from rwp.gpu import claim
+
+    _ = model.images
+    with claim() as device:
+        from rwp.evaluation.external import diagnose_external
+
+        return diagnose_external(
+            model.load(device),
+            attacks=model.specs(),
+            dataset=model.dataset_name,
+            out=model.output,
             device=device,
-            on_clean=lambda accuracy: print(f"clean accuracy {accuracy:.2%}", flush=True),
+            **model.part(),
         )
-
-
-def _load(
-    params: Params,
-    checkpoint: Path | None,
-    arch: str | None,
-    layout: str | None,
-    model: str | None,
-    dataset: str,
-    data: Path,
-    device: str,
-) -> ExternalModel:
-    from rwp.data.images import ImageSet
-    from rwp.data.passport import normalization
-    from rwp.evaluation.external import load_checkpoint, load_factory
-    from rwp.pipeline.settings import choose
-
-    if model is not None:
-        return load_factory(model, device=device)
-    images, definition = ImageSet.load(data), params.datasets[dataset]
-    given = (definition.mean, definition.std)
-    mean, std = normalization(data.parent) if arch and None in given else given
-    return load_checkpoint(
-        checkpoint or Path(),
-        architecture=choose(params.networks, arch, "network", "--arch") if arch else None,
-        layout=layout,
-        num_classes=images.num_classes,
-        in_channels=images.shape[0],
-        mean=mean,
-        std=std,
-        device=device,
-    )
-
-
-def _attacks(
-    params: Params, suite: str, dataset: str, network: str, names: tuple[str, ...]
-) -> list[AttackSpec]:
-    """The suite's attacks under the threat model of its Table 2."""
-    from rwp.pipeline.resolve import attack_spec
-    from rwp.pipeline.settings import choose
-    from rwp.training.spec import RunKey
-
-    entry = params.suites[suite]
-    threat = entry.table2.threat_model
-    place = {"suite": suite, "dataset": dataset, "threat": threat, "network": network}
-    key = RunKey(**place, recipe="external", seed=0)
-    table = entry.evaluation.attacks
-    chosen = {name: choose(table, name, "attack", "--attack") for name in names or table}
-    return [attack_spec(entry, key, name, attack, threat) for name, attack in chosen.items()]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from rwp.spec import Amount, Count, Name, PositiveInt, Share, Spec
@@ -67,6 +69,25 @@ def _check_normalization(source: str, mean: tuple[float, ...], std: tuple[float,
                     f"{name}: expected numbers in {'(0' if low else '[0'}, 1] on [0, 1] pixels, "
                     f"got {value}{hint}"
                 )
+
+
+_NUM_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "svhn": 10}
+
+
+def num_classes_known(definition: DatasetSpec, folder: Path) -> int | None:
+    """Number of classes as far as it is known before torch is: none for an archive not fetched.
+
+    Args:
+        definition: where the images come from.
+        folder: where they are fetched to.
+    """
+    if definition.source in _NUM_CLASSES:
+        return _NUM_CLASSES[definition.source]
+    try:
+        return int(json.loads((folder / "passport.json").read_text())["num_classes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        train = Path(definition.path or "") / "train"
+    return sum(place.is_dir() for place in train.iterdir()) if train.is_dir() else None
 
 
 @dataclass(frozen=True, kw_only=True)

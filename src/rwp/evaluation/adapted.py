@@ -27,12 +27,6 @@ class AdaptedModel(nn.Module):
         super().__init__()
         self.model, self.num_classes = model, num_classes
         self.training = model.training
-        lazy = [name for name, value in model.named_parameters() if is_lazy(value)]
-        if lazy:
-            raise UserError(
-                f"model: expected weights, got none yet in {lazy[0]} ({type(model).__name__} has "
-                "lazy layers); call it once on an image and load its weights"
-            )
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
         """Logits, whatever the model's own type and way to return them."""
@@ -73,9 +67,28 @@ def _fields(outputs: Any) -> dict[str, Any]:
     return {name: getattr(outputs, name) for name in names}
 
 
+def refuse_lazy(model: nn.Module) -> None:
+    """Refuse a model whose weights do not exist yet.
+
+    Raises:
+        UserError: a lazy layer that has not seen an image.
+    """
+    lazy = [name for name, value in model.named_parameters() if is_lazy(value)]
+    if lazy:
+        raise UserError(
+            f"model: expected weights, got none yet in {lazy[0]} ({type(model).__name__} has "
+            "lazy layers); call it once on an image and load its weights"
+        )
+
+
 @contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Weights and buffers are put back afterwards, whatever the model does to them."""
+    """Weights and buffers are put back afterwards, whatever the model does to them.
+
+    Raises:
+        UserError: as `refuse_lazy`.
+    """
+    refuse_lazy(model)
     tables: list[dict[str, Tensor | None]] = [
         table
         for module in model.modules()

@@ -31,6 +31,7 @@ from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_out
 from rwp.evaluation.gradients import WatchedModel, gradient_record, gradient_warnings
 from rwp.evaluation.records import Flags, GradientRecord
 from rwp.evaluation.shards import BatchOutcome, shared_batches
+from rwp.evaluation.spec import check_num_classes
 from rwp.evaluation.square import OwnPaceSquare
 from rwp.evaluation.suite import AttackResult, check_adversarial, recheck
 from rwp.training.spec import AttackSpec
@@ -44,7 +45,6 @@ VERSIONS = {
     # to each wrong class, which is the targeted DLR loss without its divisor.
     "few-classes": ("apgd-ce", "apgd-margin", "fab-t", "square"),
 }
-_MIN_CLASSES = 4  # the targeted DLR loss divides by a difference that involves the fourth logit
 _WITH_GRADIENTS = ("apgd-ce", "apgd-t", "apgd-margin", "fab-t")
 _NORMS = {"linf": "Linf", "l2": "L2"}
 
@@ -69,6 +69,7 @@ def autoattack(
     seed: int,
     device: torch.device | str,
     state: Path | None = None,
+    keep_adversarial: bool = False,
 ) -> AttackResult:
     """Run AutoAttack, or finish what is left of it in `state`.
 
@@ -81,6 +82,7 @@ def autoattack(
         device: where to run.
         state: a folder of this evaluation alone, for resuming and for sharing between
             processes; none keeps everything in memory.
+        keep_adversarial: return all images, the clean one where none fools.
 
     Raises:
         UserError: as `check_num_classes`, an unknown version, logits that are not finite.
@@ -117,6 +119,7 @@ def autoattack(
         tuple(dict.fromkeys(warnings)),
         survey.parts,
         gradients,
+        survey.images(images) if keep_adversarial else None,
     )
 
 
@@ -147,6 +150,14 @@ class _Survey:
         for outcome in outcomes:
             self.robust[outcome.fooled] = False
         self.parts[name] = int(self.robust.sum())
+
+    def images(self, clean: ImageSet) -> Tensor:
+        """All images, the clean one where no attack fooled the model."""
+        found, _ = batch_of(clean, 0, len(clean), "cpu")
+        found = found.clone()
+        for place, adversarial in self.adversarial.items():
+            found[place] = adversarial
+        return found
 
     def gradients(self) -> GradientRecord:
         """How many images had no gradient to follow in any of the attacks."""
@@ -208,7 +219,7 @@ def _prepare(
         runner.square = OwnPaceSquare.like(runner.square)
     batch, labels = batch_of(problem.images, 0, problem.batch_size, problem.device)
     num_classes = checked_logits(problem.model, batch, labels).shape[1]
-    check_num_classes(problem.attack, num_classes)
+    check_num_classes(problem.attack.name, problem.attack.version, num_classes)
     notes: list[str] = []
     targets = min(runner.apgd_targeted.n_target_classes, num_classes - 1)
     if targets < runner.apgd_targeted.n_target_classes:
@@ -231,26 +242,6 @@ def _margin(attack: Any, logits: Tensor, labels: Tensor) -> Tensor:
     """Logit of the target minus that of the label: positive where the image is misclassified."""
     rows = torch.arange(len(logits), device=logits.device)
     return logits[rows, attack.y_target] - logits[rows, labels]
-
-
-def check_num_classes(attack: AttackSpec, num_classes: int) -> None:
-    """Refuse the version that cannot be run on so many classes, or is not the usual one.
-
-    Raises:
-        UserError: fewer than four for the usual ones, four or more for "few-classes".
-    """
-    few = attack.version == "few-classes"
-    if not few and num_classes < _MIN_CLASSES:
-        raise UserError(
-            f"{attack.name}: expected at least {_MIN_CLASSES} classes, got {num_classes} "
-            "(the targeted losses need them); name an attack of its own with kind: autoattack, "
-            "version: few-classes"
-        )
-    if few and num_classes >= _MIN_CLASSES:
-        raise UserError(
-            f"{attack.name}: expected two or three classes for version: few-classes, got "
-            f"{num_classes}; use version: standard, which others report"
-        )
 
 
 @contextmanager

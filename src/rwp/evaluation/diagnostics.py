@@ -103,6 +103,9 @@ _ALARMS: dict[str, Level] = {
     "probability": "red",
     "probabilities": "red",
     "zero gradient": "amber",
+    "answers differently each time": "amber",
+    "depends on the other images in its batch": "amber",
+    "answers differently when a gradient is asked for": "red",
 }
 # Points. Rules of Carlini et al., "On Evaluating Adversarial Robustness" (2019), sections 4 and 5:
 # a longer, a differently scaled or a borrowed attack does not beat a sound white-box attack.
@@ -115,6 +118,7 @@ _RESCALED, _RESCALED_MUCH = 3.5, 10.0
 _SQUARE = 0.2  # points by which Square Attack may win; the package warns above it
 _LITTLE = 0.1  # share of the images that are right without an attack
 _FEW_ZERO_GRADIENTS, _MANY_ZERO_GRADIENTS = 0.01, 0.10  # shares of the images
+_MANY_BLIND = 0.10  # share of the attacked images at which an attack had no gradient to follow
 
 
 def band_for(dataset: str, norm: str, objective: str) -> Band:
@@ -160,7 +164,7 @@ def judge(
     if objective != "natural":
         reasons += _single_step_reasons(by_kind)
         reasons += _follow_up_reasons(follow_up) if follow_up else []
-    reasons += _weak_reasons(records) + _alarm_reasons(records)
+    reasons += _weak_reasons(records) + _alarm_reasons(records) + _blind_reasons(records)
     return Verdict(_worst(reasons), gap, band, tuple(reasons))
 
 
@@ -216,6 +220,22 @@ def _alarm_reasons(records: Sequence[EvaluationRecord]) -> list[Reason]:
         if won >= _FEWEST and points > _SQUARE:
             text = f"Square, which asks for no gradient, fools {points:.1f} points more than those"
             reasons.append(Reason("red", f"{text} that do"))
+    return reasons
+
+
+def _blind_reasons(records: Sequence[EvaluationRecord]) -> list[Reason]:
+    """Attacks that had no gradient to follow at images which count as robust."""
+    reasons = []
+    for record in records:
+        found = record.gradients
+        if found is None or found.images == 0:
+            continue
+        share = (found.blind_not_finite + found.blind_zero) / found.images
+        if found.blind_not_finite or share > _FEW_ZERO_GRADIENTS:
+            kind = "finite" if found.blind_not_finite else "usable"
+            text = f"{record.attack.name} had no {kind} gradient at {100 * share:.1f} % of the"
+            level: Level = "red" if share > _MANY_BLIND else "amber"
+            reasons.append(Reason(level, f"{text} images, which count as robust"))
     return reasons
 
 

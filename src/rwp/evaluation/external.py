@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ import torch
 from torch import nn
 
 from rwp.core.models import build_network
-from rwp.core.models.converters import LAYOUTS, convert_state
+from rwp.core.models.converters import COUNT, LAYOUTS, bare_state, convert_state
 from rwp.data.images import ImageSet
 from rwp.data.parts import take_part
 from rwp.errors import UserError
-from rwp.evaluation.adapted import AdaptedModel, left_as_it_was
+from rwp.evaluation.adapted import AdaptedModel, left_as_it_was, refuse_lazy
+from rwp.evaluation.diagnosis import FORMAT
+from rwp.evaluation.diagnostics import Verdict, judge
+from rwp.evaluation.followup import follow_up
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_outcomes
 from rwp.evaluation.identity import function_sha256, weights_sha256
 from rwp.evaluation.jobs import (
@@ -28,12 +32,15 @@ from rwp.evaluation.jobs import (
     run_attacks,
     state_name,
 )
-from rwp.evaluation.records import read_record, write_record
+from rwp.evaluation.records import EvaluationRecord, read_record, write_record
 from rwp.evaluation.suite import AttackResult
-from rwp.files import sha256_file
-from rwp.training.checkpoint import FORMAT, load_network, load_weights, read_weights_file
-from rwp.training.spec import AttackSpec, NetworkSpec
+from rwp.files import sha256_file, write_json
+from rwp.training.checkpoint import FORMAT as CHECKPOINT
+from rwp.training.checkpoint import load_network, load_weights, read_weights_file
+from rwp.training.spec import AttackSpec, NetworkSpec, ThreatSpec
 
+_UNKNOWN = "unknown"  # what was minimized
+_FOLLOWED_UP = 500  # images; standard error of a share: at most 2.2 points
 _FINGERPRINT = "external"  # nothing of ours stands behind these models
 
 
@@ -56,6 +63,7 @@ def load_checkpoint(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     device: torch.device | str = "cpu",
+    known: Mapping[str, NetworkSpec] | None = None,
 ) -> ExternalModel:
     """Load a checkpoint of ours, or one in a published layout.
 
@@ -68,12 +76,13 @@ def load_checkpoint(
         mean: normalization of the layouts that keep it outside the network.
         std: likewise.
         device: where the model goes.
+        known: networks by name, of which those that fit are named where none was.
 
     Raises:
         UserError: no architecture or layout for a foreign file, or weights that do not fit.
     """
     content = read_weights_file(path)
-    if isinstance(content, dict) and content.get("format") == FORMAT:
+    if isinstance(content, dict) and content.get("format") == CHECKPOINT:
         if architecture is not None or layout is not None:
             raise UserError(
                 f"{path}: expected no --arch and no --layout, as this file says itself what "
@@ -81,15 +90,16 @@ def load_checkpoint(
             )
         model, _ = load_network(path, device=device)
         return ExternalModel(model, path.stem, sha256_file(path))
-    if architecture is None or layout not in LAYOUTS:
-        raise UserError(
-            f"{path}: expected the network and the layout ({', '.join(LAYOUTS)}) of a foreign "
-            f"checkpoint, got {layout}; name them with --arch and --layout"
-        )
     if not isinstance(content, dict):
         raise UserError(
             f"{path}: expected a table of weights, got {type(content).__name__}; "
             "save the state_dict alone"
+        )
+    if architecture is None or layout not in LAYOUTS:
+        lacking = "--arch" if architecture is None else "--layout"
+        raise UserError(
+            f"{path}: expected the network and the layout of a foreign checkpoint, got no "
+            f"{lacking}; {_advice(content, known or {}, num_classes, in_channels)}"
         )
     normalized = LAYOUTS[layout].normalization == "outside" or (
         LAYOUTS[layout].normalization == "buffers" and _has_normalization(content)
@@ -110,6 +120,52 @@ def load_checkpoint(
         raise UserError(f"{path}: {error}") from error
     load_weights(model, weights, source=path)
     return ExternalModel(model.to(device).eval(), path.stem, sha256_file(path))
+
+
+def _advice(
+    content: dict[str, Any], known: Mapping[str, NetworkSpec], num_classes: int, in_channels: int
+) -> str:
+    """What to add, by the names and shapes of the tensors."""
+    layouts = f"--layout {', '.join(LAYOUTS)}"
+    try:
+        state = bare_state(content)
+    except ValueError as error:
+        return str(error)
+    shapes = {name: value.shape for name, value in state.items()}
+    fitting = [
+        name for name, spec in known.items() if _fits(shapes, spec, num_classes, in_channels)
+    ]
+    if not fitting:
+        return (
+            "its tensors fit no network of params.yaml: name a factory that builds it and loads "
+            f"them with --model package.module:factory, or a network with --arch and {layouts}"
+        )
+    if _has_normalization(content):
+        return f"its tensors fit --arch {' or '.join(fitting)} with --layout robustbench"
+    return (
+        f"its tensors fit --arch {' or '.join(fitting)}; take --layout awp if its program "
+        "normalized the images, --layout trades if it did not"
+    )
+
+
+def _fits(
+    shapes: Mapping[str, torch.Size], spec: NetworkSpec, num_classes: int, in_channels: int
+) -> bool:
+    try:
+        with torch.device("meta"):
+            model = build_network(
+                **vars(spec),
+                num_classes=num_classes,
+                in_channels=in_channels,
+                mean=None,
+                std=None,
+            )
+    except (ValueError, AttributeError, RuntimeError):
+        return False
+    own = {name: value.shape for name, value in model.state_dict().items()}
+    # counts may be missing, normalization may be there
+    needed = {name for name in own if not name.endswith(COUNT)}
+    return needed <= shapes.keys() and all(shapes[name] == own[name] for name in needed)
 
 
 def _has_normalization(content: Any) -> bool:
@@ -153,6 +209,7 @@ def load_factory(text: str, *, device: torch.device | str = "cpu") -> ExternalMo
             f"--model: expected {text} to return a torch.nn.Module, got {type(model).__name__}; "
             "return the model itself"
         )
+    refuse_lazy(model)
     return ExternalModel(model.to(device), factory_name, weights_sha256(model))
 
 
@@ -186,8 +243,9 @@ def evaluate_external(
     Raises:
         UserError: a model that does not take these images, or what the attacks refuse.
     """
+    whole = ImageSet.load(data)
     images, part = take_part(
-        ImageSet.load(data),
+        whole,
         num_examples=num_examples,
         first_examples=first_examples,
         seed=part_seed,
@@ -198,7 +256,7 @@ def evaluate_external(
         _try_one_image(external.name, model, images, device)
         hashes: dict[str, Any] = {
             "checkpoint_sha256": external.sha256,
-            "function_sha256": function_sha256(model, images, device=device),
+            "function_sha256": function_sha256(model, whole, device=device),
             "data_sha256": sha256_file(data),
             "part": part_record(part),
         }
@@ -220,6 +278,96 @@ def evaluate_external(
             is_needed=job.is_needed,
         )
     return [job.path(attack) for attack in attacks]
+
+
+def at_radius(attack: AttackSpec, epsilon: str) -> AttackSpec:
+    """The same attack at another radius, its step in proportion.
+
+    Raises:
+        UserError: the radius is none on [0, 1] pixels.
+    """
+    threat = ThreatSpec.parse(
+        {"norm": attack.threat.norm, "epsilon": epsilon}, where=f"--epsilons {epsilon}"
+    )
+    if attack.step_size is None:
+        return attack.replace(threat=threat)
+    share = Fraction(attack.step_size) / Fraction(attack.threat.epsilon)
+    return attack.replace(threat=threat, step_size=str(share * Fraction(epsilon)))
+
+
+def verdict_on(paths: Sequence[Path], *, dataset: str) -> Verdict:
+    """The verdict on the records of a model whose training nobody knows."""
+    return judge([read_record(path) for path in paths], dataset=dataset, objective=_UNKNOWN)
+
+
+def diagnose_external(
+    external: ExternalModel,
+    *,
+    data: Path,
+    attacks: Sequence[AttackSpec],
+    dataset: str,
+    out: Path,
+    batch_size: int,
+    seed: int,
+    num_examples: int | None = None,
+    first_examples: int | None = None,
+    part_seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Path:
+    """Judge the records in `out` as those of our own runs, with further attacks where in doubt.
+
+    Returns:
+        The verdict, `<out>/diagnosis.json`.
+
+    Raises:
+        UserError: a record is missing or of another model.
+    """
+    whole = ImageSet.load(data)
+    images, _ = take_part(
+        whole,
+        num_examples=num_examples,
+        first_examples=first_examples,
+        seed=part_seed,
+        source=data,
+    )
+    model = AdaptedModel(external.model, num_classes=images.num_classes)
+    with left_as_it_was(external.model):
+        _try_one_image(external.name, model, images, device)
+        identity = {
+            "checkpoint_sha256": external.sha256,
+            "function_sha256": function_sha256(model, whole, device=device),
+            "data_sha256": sha256_file(data),
+        }
+        records = [_record_there(out / f"{attack.name}.json", identity) for attack in attacks]
+        found, verdict = None, judge(records, dataset=dataset, objective=_UNKNOWN)
+        attack = next((record.attack for record in records if record.attack.kind == "pgd"), None)
+        if attack is not None and verdict.level != "weak":
+            size = min(len(images), max(_FOLLOWED_UP, len(images.labels.unique())))
+            some, _ = take_part(images, num_examples=size, seed=part_seed, source=data)
+            found = follow_up(model, some, attack, batch_size=batch_size, seed=seed, device=device)
+            verdict = judge(records, dataset=dataset, objective=_UNKNOWN, follow_up=found)
+    content = {
+        "format": FORMAT,
+        "fingerprint": _FINGERPRINT,
+        **asdict(verdict),
+        "follow_up": None if found is None else asdict(found),
+        "records": {record.attack.name: record.fingerprint for record in records},
+    }
+    write_json(out / "diagnosis.json", content)
+    return out / "diagnosis.json"
+
+
+def _record_there(path: Path, identity: dict[str, Any]) -> EvaluationRecord:
+    if not path.exists():
+        raise UserError(
+            f"{path}: expected the record of an attack, found none; run `rwp evaluate` with the "
+            "same options first, or name the attacks with --attack"
+        )
+    record = read_record(path)
+    other = [_DIFFERENT[name] for name in identity if differs(record, identity, name)]
+    if other:
+        raise UserError(f"{path}: expected a record of this model, got one {other[0]}; evaluate it")
+    return record
 
 
 @dataclass(frozen=True)
@@ -261,10 +409,10 @@ class _Job:
 
 
 _DIFFERENT = {
-    "checkpoint_sha256": "of another model",
-    "function_sha256": "of a model of the same weights that computes something else",
     "data_sha256": "on other images",
     "part": "on another part of the images",
+    "checkpoint_sha256": "of another model",
+    "function_sha256": "of a model of the same weights that computes something else",
     "seed": "with another seed",
     "batch_size": "in batches of another size",
 }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from rwp.core.modes import evaluation_mode, frozen_weights
@@ -22,6 +24,35 @@ PROBABILITIES = (
 TRAIN_MODE = "the model was handed over in train mode; it was evaluated in eval mode"
 
 
+@dataclass(frozen=True, eq=False)
+class FloatImages(ImageSet):
+    """Images that are no bytes: floats in [0, 1], (n, 1 or 3, height, width).
+
+    Raises:
+        UserError: another type, shape or range, or a label outside the classes.
+    """
+
+    def __post_init__(self) -> None:
+        images = self.images
+        if not images.is_floating_point() or images.ndim != 4 or len(images) == 0:
+            raise UserError(
+                "images: expected floats in [0, 1] or bytes, (n, 1 or 3, height, width), got "
+                f"{images.dtype} {tuple(images.shape)}; convert them first"
+            )
+        low, high = (float(value) for value in images.aminmax())
+        if not (low >= 0.0 and high <= 1.0):
+            raise UserError(
+                f"images: expected pixels in [0, 1], got [{low:g}, {high:g}]; divide 0..255 pixels "
+                "by 255, and leave normalization to the model"
+            )
+        # the rest as for bytes
+        ImageSet(images[:, :, :1, :1].byte(), self.labels, self.num_classes)
+
+    def select(self, index: Int[Tensor, " k"]) -> ImageSet:
+        """The images at `index`, in that order."""
+        return FloatImages(self.images[index], self.labels[index], self.num_classes)
+
+
 @contextmanager
 def borrowed(model: nn.Module, device: torch.device | str) -> Iterator[None]:
     """The model as attacks want it: eval mode, frozen weights, 32 bits; put back afterwards."""
@@ -34,7 +65,8 @@ def batch_of(
 ) -> tuple[Tensor, Tensor]:
     """Images in [0, 1] and labels of one batch, on the device."""
     part = slice(start, start + batch_size)
-    return images.images[part].to(device).float() / 255, images.labels[part].to(device)
+    pixels, labels = images.images[part].to(device), images.labels[part].to(device)
+    return pixels if pixels.is_floating_point() else pixels.float() / 255, labels
 
 
 def checked_logits(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -153,12 +153,18 @@ def run_attacks(
     state: Path | None,
     on_result: Callable[[AttackResult], None],
     is_needed: Callable[[AttackSpec], bool] = lambda _: True,
+    keep_adversarial: bool = False,
 ) -> None:
     """Run cheap attacks first, then AutoAttack; `on_result` gets each result when it is there.
 
     `is_needed` is asked before AutoAttack starts: others who share `state` may be done with it.
     """
-    shared: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device}
+    shared: dict[str, Any] = {
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": device,
+        "keep_adversarial": keep_adversarial,
+    }
     cheap = [attack for attack in attacks if attack.kind != "autoattack"]
     if cheap:
         evaluate(model, images, cheap, **shared, on_result=on_result)

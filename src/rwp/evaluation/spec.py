@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from rwp.data.spec import DatasetSpec
+from rwp.errors import UserError
 from rwp.spec import Amount, Count, PositiveFloat, PositiveInt, Share, Spec, merkle
 from rwp.training.spec import AttackSpec, Loss, RunKey, kept_checkpoint, suite_directory
 
@@ -30,6 +31,29 @@ class EvaluationSpec(Spec):
     def record(self, attack: str) -> PurePosixPath:
         """Where the record of one attack lies, relative to the project."""
         return self.key.directory / "evaluation" / self.checkpoint / f"{attack}.json"
+
+
+_MIN_CLASSES = 4  # the targeted DLR loss divides by a difference that involves the fourth logit
+
+
+def check_num_classes(attack: str, version: str | None, num_classes: int) -> None:
+    """Refuse a version of AutoAttack that cannot be run on so many classes, or is not the usual.
+
+    Raises:
+        UserError: fewer than four classes for the usual ones, four or more for "few-classes".
+    """
+    few = version == "few-classes"
+    if not few and num_classes < _MIN_CLASSES:
+        raise UserError(
+            f"{attack}: expected at least {_MIN_CLASSES} classes for AutoAttack (its targeted "
+            f"losses need them), got {num_classes}; take its substitute, under a name of its own: "
+            "autoattack-few-classes: {kind: autoattack, version: few-classes}"
+        )
+    if few and num_classes >= _MIN_CLASSES:
+        raise UserError(
+            f"{attack}: expected two or three classes for version: few-classes, got "
+            f"{num_classes}; use version: standard, which others report"
+        )
 
 
 def record_fingerprint(evaluation: str, attack: AttackSpec) -> str:

@@ -42,6 +42,7 @@ class AttackResult:
     warnings: tuple[str, ...] = ()
     parts: dict[str, int] | None = None
     gradients: GradientRecord | None = None
+    adversarial: Tensor | None = None  # of all images, on the CPU, where asked for
 
 
 def threat_model(attack: AttackSpec) -> ThreatModel:
@@ -170,6 +171,7 @@ def evaluate(
     seed: int,
     device: torch.device | str,
     on_result: Callable[[AttackResult], None] | None = None,
+    keep_adversarial: bool = False,
 ) -> list[AttackResult]:
     """Run cheap attacks one after another; `on_result` gets each as soon as it is done.
 
@@ -189,6 +191,7 @@ def evaluate(
     for attack in attacks:
         began = time.perf_counter()
         robust, largest, tally = np.zeros_like(clean), 0.0, GradientTally()
+        kept: list[Tensor] = []
         with borrowed(model, device):
             for index, start in enumerate(range(0, len(images), batch_size)):
                 batch, labels = batch_of(images, start, batch_size, device)
@@ -197,13 +200,22 @@ def evaluate(
                     model, batch, labels, attack, generator=generator, gradients=tally
                 )
                 largest = max(largest, check_adversarial(adversarial, batch, attack))
+                kept += [adversarial.cpu()] if keep_adversarial else []
                 correct = checked_logits(model, adversarial, labels).argmax(dim=1) == labels
                 robust[start : start + batch_size] = correct.cpu().numpy()
         seconds = time.perf_counter() - began
         gradients = _gradients(tally, robust & clean)
         notes = (*warnings, *gradient_warnings(gradients))
         result = AttackResult(
-            attack, clean, robust & clean, largest, 0, seconds, notes, gradients=gradients
+            attack,
+            clean,
+            robust & clean,
+            largest,
+            0,
+            seconds,
+            notes,
+            gradients=gradients,
+            adversarial=torch.cat(kept) if kept else None,
         )
         results.append(result)
         if on_result is not None:

@@ -11,8 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from rwp.data.spec import DatasetSpec, UnlabeledSpec
+from rwp.data.spec import DatasetSpec, UnlabeledSpec, num_classes_known
 from rwp.errors import UserError
+from rwp.evaluation.spec import check_num_classes
 from rwp.pipeline.settings import (
     Change,
     Frozen,
@@ -36,7 +37,20 @@ _OF_PERTURBATION = (
 
 def load_params(path: Path | str = "params.yaml") -> Params:
     """Read and check params.yaml."""
-    return check_params(read_yaml(path), where=str(path))
+    params = check_params(read_yaml(path), where=str(path))
+    _check_classes(params, Path(path).parent / "data", str(path))
+    return params
+
+
+def _check_classes(params: Params, data: Path, where: str) -> None:
+    """What cannot be run on so few classes is refused before anything is trained."""
+    for name, suite in params.suites.items():
+        dataset = suite.table2.dataset
+        count = num_classes_known(params.datasets[dataset], data / dataset)
+        for attack, entry in suite.evaluation.attacks.items():
+            if count is not None and entry.kind == "autoattack":
+                at = f"{where}: suites.{name}.evaluation.attacks.{attack}"
+                check_num_classes(at, entry.version, count)
 
 
 def check_params(content: Any, *, where: str = "params.yaml") -> Params:

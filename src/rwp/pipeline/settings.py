@@ -407,7 +407,7 @@ class AttackEntry(Frozen):
     num_restarts: PositiveInt = 1
     step_size: By[Radius] | None = None
     kappa: Amount | None = None
-    version: Literal["standard", "lite"] | None = None
+    version: Literal["standard", "lite", "few-classes"] | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> AttackEntry:
@@ -440,6 +440,16 @@ class EvaluationEntry(Frozen):
             raise ValueError(
                 f"expected num_examples (stratified) or first_examples (in the published order), "
                 f"got both ({self.num_examples} and {self.first_examples}); leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _few_classes_have_a_name_of_their_own(self) -> EvaluationEntry:
+        entry = self.attacks.get("autoattack")
+        if entry is not None and entry.version == "few-classes":
+            raise ValueError(
+                "attacks.autoattack: expected another name for version: few-classes, which is not "
+                "what others report as AutoAttack; call it autoattack-few-classes"
             )
         return self
 

@@ -481,7 +481,7 @@ def _warn_of_autoattack(rows: list[Row]) -> None:
 def _refuse_lite(path: Path, document: dict[str, Any]) -> None:
     """AutoAttack's number is the standard version's; a part of it would look too robust."""
     attack = document.get("attack") or {}
-    if attack.get("kind") == "autoattack" and attack.get("version") != "standard":
+    if attack.get("kind") == "autoattack" and attack.get("version") == "lite":
         raise UserError(
             f"{path}: expected AutoAttack's standard version, got {attack.get('version')!r};"
             f" evaluate again with version: standard"

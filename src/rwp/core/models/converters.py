@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from rwp.core.settings import check_choice
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-_PARALLEL_PREFIX = "module."
+_PREFIXES = ("module.", "_orig_mod.")  # of parallel and of compiled training, in any order
+COUNT = "num_batches_tracked"  # what old versions of torch do not save, and no eval pass reads
 _DEAD_BLOCK = "sub_block1."
 _NORMALIZATION = {"mu": "normalize.mean", "sigma": "normalize.std"}
 _SHOWN = 3
@@ -57,14 +58,14 @@ def convert_state(
     check_choice("layout", layout, tuple(LAYOUTS))
     state = {
         _NORMALIZATION.get(name, name): tensor
-        for name, tensor in _bare_state(checkpoint).items()
+        for name, tensor in bare_state(checkpoint).items()
         if not name.startswith(_DEAD_BLOCK)
     }
-    own = {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if name in _NORMALIZATION.values()
-    }
+    expected = model.state_dict()
+    if any(name.endswith("running_mean") for name in state):
+        counts = {name: tensor for name, tensor in expected.items() if name.endswith(COUNT)}
+        state = counts | state
+    own = {name: tensor for name, tensor in expected.items() if name in _NORMALIZATION.values()}
     normalization = LAYOUTS[layout].normalization
     if normalization == "outside":
         if not own:
@@ -81,15 +82,24 @@ def convert_state(
     return state
 
 
-def _bare_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+def _bare_name(name: str) -> str:
+    while name.startswith(_PREFIXES):
+        name = name.partition(".")[2]
+    return name
+
+
+def bare_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint without wrapping and without prefixes of parallel training.
+
+    Raises:
+        ValueError: there is no tensor.
+    """
     for wrapper in _WRAPPERS:
         if isinstance(checkpoint.get(wrapper), Mapping):
             checkpoint = checkpoint[wrapper]
             break
     state = {
-        name.removeprefix(_PARALLEL_PREFIX): value
-        for name, value in checkpoint.items()
-        if isinstance(value, Tensor)
+        _bare_name(name): value for name, value in checkpoint.items() if isinstance(value, Tensor)
     }
     if not state:
         raise ValueError(

@@ -1,0 +1,197 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import rwp
+from rwp.core.threat import ThreatModel
+from rwp.data.images import ImageSet
+from rwp.errors import UserError
+from rwp.evaluation.autoattack import VERSIONS
+from rwp.evaluation.records import robust_flags
+from rwp.evaluation.suite import evaluate as evaluate_suite
+from rwp.training.spec import ThreatSpec
+from tests.evaluation.samples import Dropping, Returning, attack, record
+
+LINF = ("linf", "0.1")
+
+
+def pixels(images: ImageSet) -> torch.Tensor:
+    return images.images.float() / 255
+
+
+def test_the_obvious_call_works(robust_model: nn.Module, images: ImageSet):
+    found = rwp.evaluate(robust_model.eval(), pixels(images), images.labels, threat=LINF)
+    assert list(found.records) == ["natural", "pgd-20"]
+    clean, attacked = found.accuracy("natural"), found.accuracy("pgd-20")
+    assert 0 < attacked.low < attacked.estimate < clean.estimate <= clean.high <= 1
+    assert found.warnings == ()
+    assert found.adversarial == {}
+    assert f"{100 * attacked.estimate:.2f} %" in str(found)
+
+
+def test_numbers_are_those_of_the_pipeline(robust_model: nn.Module, images: ImageSet):
+    spec = attack("pgd-20", "pgd", num_steps=20, step_size="0.025")
+    (expected,) = evaluate_suite(
+        robust_model, images, (spec,), batch_size=128, seed=3, device="cpu"
+    )
+    threats = (LINF, ("linf", 0.1), ThreatModel("linf", 0.1), ThreatSpec(norm="linf", epsilon=".1"))
+    for given in (pixels(images), images.images):
+        for threat in threats:
+            found = rwp.evaluate(
+                robust_model, given, images.labels, threat=threat, attacks=["pgd-20"], seed=3
+            )
+            assert np.array_equal(robust_flags(found.records["pgd-20"]), expected.robust)
+
+
+def test_adversarial_images_are_handed_out(robust_model: nn.Module, images: ImageSet):
+    found = rwp.evaluate(
+        robust_model,
+        pixels(images),
+        images.labels,
+        threat=("l2", 0.5),
+        attacks=["pgd-5", "cw-5"],
+        keep_adversarial=True,
+    )
+    for name, adversarial in found.adversarial.items():
+        delta = (adversarial - pixels(images)).flatten(1).norm(dim=1)
+        assert 0.49 < float(delta.max()) <= 0.5 + 1e-5
+        right = robust_model(adversarial).argmax(1) == images.labels
+        clean = robust_model(pixels(images)).argmax(1) == images.labels
+        assert np.array_equal(robust_flags(found.records[name]), (right & clean).numpy())
+
+
+def test_several_radii(robust_model: nn.Module, images: ImageSet):
+    found = rwp.evaluate_radii(
+        robust_model,
+        pixels(images),
+        images.labels,
+        norm="linf",
+        epsilons=["0.02", "0.1", "0.3"],
+        attacks=["pgd-10"],
+    )
+    left = [one.accuracy("pgd-10").estimate for one in found.values()]
+    assert list(found) == ["0.02", "0.1", "0.3"]
+    assert left[0] > left[1] > left[2]
+    with pytest.raises(UserError, match="expected one radius or more"):
+        rwp.evaluate_radii(robust_model, pixels(images), images.labels, norm="l2", epsilons=[])
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.int16, torch.uint8, torch.int64])
+def test_labels_of_any_integer_type(robust_model, images, kind):
+    found = rwp.evaluate(robust_model, pixels(images), images.labels.to(kind), threat=LINF)
+    expected = rwp.evaluate(robust_model, pixels(images), images.labels, threat=LINF)
+    assert found.records["pgd-20"].robust_bits == expected.records["pgd-20"].robust_bits
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": torch.zeros(40)}, r"labels: expected class numbers .* got torch.float32 \(40"),
+        ({"labels": torch.eye(10)[[0] * 40]}, "argmax"),
+        ({"labels": torch.full((40,), 12)}, "expected 0..9"),
+        ({"labels": torch.zeros(3).long()}, r"labels: expected int64 \(40,\)"),
+        ({"images": torch.full((40, 1, 8, 8), 200.0)}, "divide 0..255 pixels by 255"),
+        (
+            {"images": torch.full((40, 1, 8, 8), torch.nan)},
+            r"expected pixels in \[0, 1\], got \[nan",
+        ),
+        (
+            {"images": torch.zeros(40, 64)},
+            r"images: expected floats .* got torch.float32 \(40, 64\)",
+        ),
+        ({"threat": ("linf", "8")}, "did you mean 8/255"),
+        ({"threat": "linf"}, r"threat: expected \(norm, radius\)"),
+        ({"attacks": ["pgd"]}, "pgd-N or cw-N with N steps, got 'pgd'"),
+        ({"attacks": []}, "expected one or more, each once, got none"),
+        ({"attacks": ["fgsm", "fgsm"]}, "each once, got fgsm, fgsm"),
+    ],
+)
+def test_bad_input_is_one_line(robust_model, images, changes, message):
+    given = {"images": pixels(images), "labels": images.labels, "threat": LINF} | changes
+    with pytest.raises(UserError, match=message) as caught:
+        rwp.evaluate(robust_model, **given)
+    assert "\n" not in str(caught.value)
+
+
+class InPlace(nn.Module):
+    """A model that normalizes its input in place and counts its calls in a buffer."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("last", torch.zeros(1), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.last = images.detach().mean().view(1)
+        return self.model(images.mul_(1.0))
+
+
+def test_other_ways_to_return_and_to_compute_give_the_same_numbers(robust_model, images):
+    expected = rwp.evaluate(robust_model, pixels(images), images.labels, threat=LINF)
+
+    def check(model: nn.Module, off: int = 0) -> None:
+        before = copy.deepcopy(model.state_dict())
+        given = pixels(images)
+        found = rwp.evaluate(model.eval(), given, images.labels, threat=LINF)
+        ours, theirs = found.records["pgd-20"].num_robust, expected.records["pgd-20"].num_robust
+        assert abs(ours - theirs) <= off
+        assert found.warnings == ()
+        assert torch.equal(given, pixels(images))
+        after = model.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert all(value.requires_grad for value in model.parameters())
+
+    check(Returning(robust_model, lambda logits: (logits, logits.sum())))
+    check(Returning(robust_model, lambda logits: {"features": logits[:, :2], "logits": logits}))
+    check(Returning(robust_model, lambda logits: [logits.new_zeros(len(logits), 64), logits]))
+    check(InPlace(robust_model))
+    check(copy.deepcopy(robust_model).double())
+    check(copy.deepcopy(robust_model).bfloat16(), off=3)
+    check(copy.deepcopy(robust_model).half(), off=2)
+
+
+def test_what_cannot_be_told_apart_is_refused(robust_model, images):
+    twice = Returning(robust_model, lambda logits: (logits, 2 * logits)).eval()
+    with pytest.raises(UserError, match=r"expected one tensor of logits .* with 2 of that shape"):
+        rwp.evaluate(twice, pixels(images), images.labels, threat=LINF)
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(10)).eval()
+    with pytest.raises(UserError, match=r"expected weights, got none yet in 1\.weight"):
+        rwp.evaluate(lazy, pixels(images), images.labels, threat=LINF)
+
+
+def test_spectral_norm_and_inference_mode(images: ImageSet):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Flatten(), nn.utils.parametrizations.spectral_norm(nn.Linear(64, 10))
+    ).eval()
+    before = copy.deepcopy(model.state_dict())
+    plain = rwp.evaluate(model, pixels(images), images.labels, threat=LINF)
+    with torch.inference_mode():
+        inside = rwp.evaluate(model, pixels(images), images.labels.clone(), threat=LINF)
+    assert inside.records["pgd-20"].robust_bits == plain.records["pgd-20"].robust_bits
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_warnings_reach_the_verdict(robust_model: nn.Module, images: ImageSet):
+    found = rwp.evaluate(Dropping(robust_model).eval(), pixels(images), images.labels, threat=LINF)
+    assert any("answers differently each time" in text for text in found.warnings)
+    assert found.verdict.level in ("amber", "red")
+
+
+def test_versions_have_names(robust_model: nn.Module, images: ImageSet, monkeypatch):
+    monkeypatch.setitem(VERSIONS, "standard", ("apgd-ce",))
+    some = images.select(torch.arange(8))
+    found = rwp.evaluate(
+        robust_model, pixels(some), some.labels, threat=LINF, attacks=["autoattack"]
+    )
+    assert list(found.records["autoattack"].parts) == ["apgd-ce"]
+    assert record([True]).function_sha256 is None
+    with pytest.raises(UserError, match="expected two or three classes"):
+        rwp.evaluate(
+            robust_model, pixels(some), some.labels, threat=LINF, attacks=["autoattack-few-classes"]
+        )
