@@ -478,10 +478,13 @@ def _warn_of_autoattack(rows: list[Row]) -> None:
             row["warning"] = "; ".join(filter(None, [row["warning"], text]))
 
 
+_WHOLE = ("standard", "few-classes")  # versions of AutoAttack that a table may show
+
+
 def _refuse_lite(path: Path, document: dict[str, Any]) -> None:
     """AutoAttack's number is the standard version's; a part of it would look too robust."""
     attack = document.get("attack") or {}
-    if attack.get("kind") == "autoattack" and attack.get("version") == "lite":
+    if attack.get("kind") == "autoattack" and attack.get("version") not in _WHOLE:
         raise UserError(
             f"{path}: expected AutoAttack's standard version, got {attack.get('version')!r};"
             f" evaluate again with version: standard"
