@@ -14,6 +14,7 @@ from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import autoattack as module
 from rwp.evaluation.autoattack import VERSIONS, autoattack
+from rwp.training.spec import ThreatSpec
 from tests.evaluation.samples import (
     Quantized,
     Returning,
@@ -63,7 +64,7 @@ def test_flags_are_the_packages_own(robust_model, images, expected):
 
 def test_flags_are_the_packages_own_in_l2(robust_model, images, monkeypatch):
     monkeypatch.setattr(module, "AutoAttack", ShortAutoAttack)
-    spec = autoattack_spec(threat={"norm": "l2", "epsilon": "0.5"})
+    spec = autoattack_spec(threat=ThreatSpec(norm="l2", epsilon="0.5"))
     result = autoattack(robust_model, images, spec, batch_size=BATCH, seed=SEED, device="cpu")
     wanted = package_flags(robust_model, images, norm="L2", eps=0.5)
     assert np.array_equal(result.robust, wanted)

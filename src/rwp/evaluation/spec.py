@@ -45,8 +45,8 @@ def check_num_classes(attack: str, version: str | None, num_classes: int) -> Non
     few = version == "few-classes"
     if not few and num_classes < _MIN_CLASSES:
         raise UserError(
-            f"{attack}: expected at least {_MIN_CLASSES} classes for AutoAttack (its targeted "
-            f"losses need them), got {num_classes}; take its substitute, under a name of its own: "
+            f"{attack}: expected at least {_MIN_CLASSES} classes, got {num_classes} (AutoAttack's "
+            f"targeted losses need them); take its substitute, under a name of its own: "
             "autoattack-few-classes: {kind: autoattack, version: few-classes}"
         )
     if few and num_classes >= _MIN_CLASSES:
