@@ -185,16 +185,18 @@ def test_few_classes(images: ImageSet):
 
 def test_few_classes_have_a_version_of_their_own(images: ImageSet, monkeypatch):
     monkeypatch.setattr(module, "AutoAttack", ShortAutoAttack)
-    spec = attack("few-classes", "autoattack", version="few-classes")
-    generator = torch.Generator().manual_seed(0)
+    threat = ThreatSpec(norm="linf", epsilon="0.06")
+    spec = attack("few-classes", "autoattack", version="few-classes", threat=threat)
     for num_classes in (2, 3):
         few = ImageSet(images.images, images.labels % num_classes, num_classes)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes, bias=False)).eval()
         with torch.no_grad():
-            model[1].weight.copy_(torch.randn(num_classes, 64, generator=generator))
+            pixels, targets = few.images.flatten(1) / 255, torch.eye(num_classes)[few.labels]
+            gram = pixels.T @ pixels + 0.1 * torch.eye(64)
+            model[1].weight.copy_(torch.linalg.solve(gram, pixels.T @ targets).T)
         result = autoattack(model, few, spec, batch_size=16, seed=0, device="cpu")
         assert list(result.parts) == ["apgd-ce", "apgd-margin", "fab-t", "square"]
-        assert np.array_equal(result.robust, linear_truth(model[1].weight, few, 0.1))
+        assert np.array_equal(result.robust, linear_truth(model[1].weight, few, 0.06))
         assert 0 < result.robust.sum() < result.clean_correct.sum()
         assert result.warnings == ()
     ten = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()

@@ -12,7 +12,7 @@ from rwp.evaluation.external import load_checkpoint
 from rwp.evaluation.records import EvaluationRecord
 from rwp.files import sha256_file
 from rwp.training.checkpoint import save_network
-from rwp.training.spec import RunKey, WideResNetSpec
+from rwp.training.spec import RunKey, ThreatSpec, WideResNetSpec
 from tests.evaluation.samples import NETWORK, attack, autoattack_spec, record, small_network
 
 WIDE = {
@@ -48,7 +48,7 @@ def checkpoint(tmp_path: Path) -> Path:
 def record_of(checkpoint: Path, **changes) -> EvaluationRecord:
     settings = {
         "key": KEY,
-        "attack": autoattack_spec(threat={"norm": "linf", "epsilon": "8/255"}),
+        "attack": autoattack_spec(threat=ThreatSpec(norm="linf", epsilon="8/255")),
         "checkpoint_sha256": sha256_file(checkpoint),
         "parts": {"apgd-ce": 3, "apgd-t": 2, "fab-t": 2, "square": 2},
         "warnings": ("a warning",),

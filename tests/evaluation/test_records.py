@@ -15,6 +15,7 @@ from rwp.evaluation.records import (
     write_record,
 )
 from rwp.files import read_json, write_json
+from rwp.training.spec import ThreatSpec
 from tests.evaluation.samples import attack, autoattack_spec, record
 
 
@@ -70,7 +71,7 @@ def test_worst_case_over_other_files_is_refused(name: str):
 
 
 def test_worst_case_over_threat_models_is_refused():
-    other = attack("pgd-20", "pgd", threat={"norm": "l2", "epsilon": "0.5"})
+    other = attack("pgd-20", "pgd", threat=ThreatSpec(norm="l2", epsilon="0.5"))
     with pytest.raises(UserError, match="one threat model"):
         worst_case([record([True]), record([True], attack=other)])
 

@@ -17,6 +17,7 @@ from rwp.core.models import build_network
 from rwp.evaluation.export import export_robustbench
 from rwp.files import sha256_file
 from rwp.training.checkpoint import save_network
+from rwp.training.spec import ThreatSpec
 from tests.evaluation.samples import autoattack_spec, record
 from tests.evaluation.test_export import KEY, SUBMISSION
 
@@ -52,7 +53,7 @@ def test_robustbench_gets_the_same_logits(
     model.eval()
     checkpoint = tmp_path / "best.pt"
     save_network(checkpoint, model, network=network | {"architecture": architecture}, epoch=3)
-    attack = autoattack_spec(threat={"norm": "linf", "epsilon": "8/255"})
+    attack = autoattack_spec(threat=ThreatSpec(norm="linf", epsilon="8/255"))
     sha256 = sha256_file(checkpoint)
     done = record([True] * 3, key=KEY, attack=attack, checkpoint_sha256=sha256)
     paths = export_robustbench(checkpoint, done, SUBMISSION, folder=tmp_path / "out")
