@@ -92,7 +92,8 @@ def test_image_size_brings_any_shape_to_one(tmp_path, tree):
 
 def test_an_unlabeled_folder_may_be_any_tree(tmp_path, tree):
     files = {"a.png": tree["train/cat/000.png"], "deep/er/b.png": tree["test/eel/001.png"]}
-    found = load_unlabeled_folder(str(write_tree(tmp_path, files)), None, 3)
+    found, notes = load_unlabeled_folder(str(write_tree(tmp_path, files)), None, 3)
+    assert notes == []
     assert found.labels.tolist() == [-1, -1]
     assert found.num_classes == 3
     with pytest.raises(UserError, match=r"expected images, found none"):

@@ -31,18 +31,28 @@ def fetch(
         from rwp.data.fetch import fetch_dataset
 
         fetch_dataset(name, params.datasets[name], data, origin=origin)
-        print(data / name)
+        _show(data / name, data / name / "passport.json")
     elif name in params.unlabeled:
         from rwp.data.unlabeled import fetch_unlabeled
 
         fetch_unlabeled(name, params.unlabeled[name], data, origin=origin)
-        print(data / "unlabeled" / f"{name}.pt")
+        path = data / "unlabeled" / f"{name}.pt"
+        _show(path, path.with_suffix(".json"))
     else:
         known = ", ".join([*params.datasets, *params.unlabeled])
         raise UserError(
             f"{params_file}: expected a data set or unlabeled source ({known}), got {name!r};"
             f" check the spelling"
         )
+
+
+def _show(place: Path, passport: Path) -> None:
+    """Where the images lie, and what was done to them."""
+    from rwp.files import read_object
+
+    print(place)
+    for note in read_object(passport)["notes"]:
+        print(f"note: {note}")
 
 
 @app.command()

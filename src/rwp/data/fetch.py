@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,8 +53,26 @@ def fetch_dataset(
             source=definition.source,
             origin=data.origin,
             license_words=data.license,
+            notes=[*data.notes, *_shared_images(files)],
             class_names=data.class_names,
         )
+
+
+def _shared_images(files: dict[Path, ImageSet]) -> list[str]:
+    """Images that are also in another split, or under another class, byte for byte."""
+    places: dict[bytes, list[tuple[str, int]]] = {}
+    for path, content in files.items():
+        for image, label in zip(content.images.numpy(), content.labels.tolist(), strict=True):
+            digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+            places.setdefault(digest, []).append((path.stem, label))
+    both = sum({"train", "test"} <= {split for split, _ in found} for found in places.values())
+    torn = sum(len({label for _, label in found}) > 1 for found in places.values())
+    notes = [(both, "both in train and in test"), (torn, "under more than one class")]
+    return [
+        f"{count} distinct {'image is' if count == 1 else 'images are'} {what}, byte for byte"
+        for count, what in notes
+        if count
+    ]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def write_passport(
     origin: str,
     license_words: str,
     class_names: list[str],
+    notes: Sequence[str] = (),
 ) -> None:
     """Write the passport of the saved `files`, which share shape and classes."""
     first = next(iter(files.values()))
@@ -67,6 +69,7 @@ def write_passport(
             "class_names": class_names,
             "shape": list(first.shape),
             **statistics,
+            "notes": list(notes),
             "files": {file.name: describe(file, content) for file, content in files.items()},
         },
     )

@@ -13,7 +13,11 @@ PaddingMode = Literal["zero", "reflect"]
 
 # Settings that a source does not look at.
 _OFFICIAL = ("path", "test_share")  # sets with official files, which a `mirror` may hold
-_WITHOUT_EFFECT = {"digits": ("path",), "image_folder": ("test_share",)}
+_WITHOUT_EFFECT = {
+    "digits": ("path",),
+    "image_folder": ("test_share",),
+    **dict.fromkeys(("cifar10", "cifar100", "svhn"), _OFFICIAL),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class DatasetSpec(Spec):
     def __post_init__(self) -> None:
         if self.source == "image_folder" and self.path is None:
             raise ValueError("expected a path for an image_folder, got none; add path: FOLDER")
-        for name in _WITHOUT_EFFECT.get(self.source, _OFFICIAL):
+        for name in _WITHOUT_EFFECT.get(self.source, ()):
             if getattr(self, name):
                 raise ValueError(
                     f"expected no {name} for {self.source}, where it would have no effect, got "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rwp.data.images import ImageSet
 
@@ -20,3 +20,4 @@ class SourceData:
     class_names: list[str]
     origin: str
     license: str
+    notes: list[str] = field(default_factory=list)  # what was done to images, and what to know

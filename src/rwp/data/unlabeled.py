@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,6 +38,7 @@ class _Found(NamedTuple):
     images: ImageSet
     origin: str
     license: str = _NOT_STATED
+    notes: Sequence[str] = ()
 
 
 def fetch_unlabeled(
@@ -69,6 +71,7 @@ def fetch_unlabeled(
             source=definition.kind,
             origin=found.origin,
             license_words=definition.license or found.license,
+            notes=found.notes,
             class_names=[] if labeled is None else labeled["class_names"],
         )
 
@@ -128,8 +131,8 @@ def _image_folder(request: _Request) -> _Found:
     if request.labeled is None:  # nothing else says how many classes a teacher may choose from
         raise _missing(request, "dataset")
     num_classes = request.labeled["num_classes"]
-    images = load_unlabeled_folder(path, request.definition.image_size, num_classes)
-    return _Found(images, path)
+    images, notes = load_unlabeled_folder(path, request.definition.image_size, num_classes)
+    return _Found(images, path, notes=notes)
 
 
 def _obtain_file(request: _Request, check_format: Check) -> tuple[Path, str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import chain, islice
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +21,36 @@ from rwp.errors import UserError
 
 _CHUNK = 256
 _SERIAL_LIMIT = 8 * _CHUNK  # below this, starting worker processes costs more than it saves
-_CHANNEL_MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
+_FORMATS = ("PNG", "JPEG", "MPO")  # MPO: a JPEG file with further pictures behind the first
+_CHANNEL_MODES = {
+    "1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"
+}  # fmt: skip
+_SRGB_GAMMA = 0.45455
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
-Decoded = tuple[TreeEntry, NDArray[np.uint8]]
+
+class Decoded(NamedTuple):
+    """A file (without its bytes), its pixels, and what was done to them."""
+
+    entry: TreeEntry
+    pixels: NDArray[np.uint8]  # (channels, height, width)
+    notes: list[str]
 
 
 def decode_all(entries: Iterable[TreeEntry], image_size: int | None) -> Iterator[Decoded]:
     """Decode files in their order, on all cores when there are many.
 
     Yields:
-        The entry (without its bytes) and its pixels, uint8 (channels, height, width).
+        The entry (without its bytes), its pixels, uint8 (channels, height, width), and notes.
 
     Raises:
         UserError: a file is no readable gray or RGB image.
@@ -62,47 +84,182 @@ def _chunks(entries: Iterable[TreeEntry]) -> Iterator[list[TreeEntry]]:
 
 
 def _decode_chunk(entries: list[TreeEntry], image_size: int | None) -> list[Decoded]:
-    return [(TreeEntry(entry.parts, None), decode_image(entry, image_size)) for entry in entries]
+    return [
+        Decoded(TreeEntry(entry.parts, None), *decode_image(entry, image_size)) for entry in entries
+    ]
 
 
-def decode_image(entry: TreeEntry, image_size: int | None) -> NDArray[np.uint8]:
-    """One file's pixels; with `image_size`, its short side is brought to that many pixels and
-    the center square is kept.
+def decode_image(entry: TreeEntry, image_size: int | None) -> tuple[NDArray[np.uint8], list[str]]:
+    """One file's pixels, and what was done so that they are those that a viewer shows.
+
+    A picture is turned as its EXIF orientation says and brought to sRGB where its color profile
+    says otherwise; alpha that hides nothing is dropped. With `image_size` the short side is
+    brought to that many pixels and the center square is kept.
 
     Raises:
-        UserError: the file cannot be read as an image, or is neither gray nor RGB.
+        UserError: the file cannot be read as one gray or RGB image of 8 bits, or what it shows
+            hangs on something that is not in it.
     """
     source = entry.source
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        with Image.open(stream) as image:  # type: ignore[arg-type]
-            mode = _CHANNEL_MODES.get(image.mode)
-            if mode is None or "transparency" in image.info:
-                raise UserError(
-                    f"{entry.name}: expected a gray or RGB image, got mode {image.mode} or "
-                    "transparency; convert it"
-                )
-            pixels = image if image.mode == mode else image.convert(mode)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(stream)  # type: ignore[arg-type]
+        with image:
+            _refuse(image, entry, stream)
+            pixels, notes = _as_shown(image, entry)
             if image_size is not None:
-                pixels = _center_square(pixels, image_size)
+                pixels = _center_square(pixels, image_size, entry)
             array = np.array(pixels)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{entry.name}: expected a readable image, got {type(error).__name__} "
-            f"({_one_line(error)}); replace or remove it"
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise _unreadable(
+            entry, "an image of fewer pixels", _one_line(error), "scale it down"
+        ) from (error)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file may raise anything
+        what = _foreign(stream) or f"{type(error).__name__} ({_one_line(error)})"
+        raise _unreadable(entry, "a readable image", what, "replace or remove it") from error
+    array = array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    return array, notes
+
+
+def _refuse(image: Image.Image, entry: TreeEntry, stream: Any) -> None:
+    """What cannot be told apart from its file alone is refused by its name."""
+    if image.format not in _FORMATS:
+        raise _unreadable(entry, "a PNG or JPEG file", f"{image.format} inside", "convert it")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format == "PNG":
+        raise _unreadable(entry, "one picture", f"an animation of {frames}", "keep one of them")
+    bits = _bits_per_channel(image, stream)
+    if bits > 8:
+        raise _unreadable(entry, "8 bits per channel", f"{bits}", "convert it")
+    if image.mode == "CMYK":
+        raise _unreadable(
+            entry, "a gray or RGB image", "CMYK, the colors of print", "convert it to RGB"
+        )
+    if image.mode not in _CHANNEL_MODES:
+        raise _unreadable(entry, "a gray or RGB image", f"mode {image.mode}", "convert it")
+    gamma = image.info.get("gamma")
+    if gamma and "srgb" not in image.info and abs(gamma - _SRGB_GAMMA) > 0.01:
+        raise _unreadable(
+            entry, f"sRGB's gamma ({_SRGB_GAMMA})", f"{gamma:g}", "convert it to sRGB"
+        )
+
+
+def _bits_per_channel(image: Image.Image, stream: Any) -> int:
+    """Of a PNG, from its header: Pillow reads 16-bit colors as 8-bit ones and does not say so."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return 16 if image.mode.startswith("I") else 32
+    if image.format != "PNG":
+        return 8
+    if isinstance(stream, io.BytesIO):
+        return stream.getvalue()[24]
+    with open(stream, "rb") as file:
+        return file.read(25)[24]
+
+
+def _as_shown(image: Image.Image, entry: TreeEntry) -> tuple[Image.Image, list[str]]:
+    """The picture as a viewer shows it, gray (L) or RGB, and what had to be done for that."""
+    notes = []
+    mode = _CHANNEL_MODES[image.mode]
+    profile = image.info.get("icc_profile")
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    if image.format == "PNG" and not entry.parts[-1].lower().endswith(".png"):
+        notes.append("PNG inside a file of another name")
+    if image.format != "PNG" and entry.parts[-1].lower().endswith(".png"):
+        notes.append("JPEG inside a file named .png")
+    if image.format == "MPO":
+        notes.append("the first of several pictures in a file")
+    has_alpha = image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info
+    if has_alpha:
+        if np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
+            raise _unreadable(
+                entry, "an opaque image", "transparency", "lay it over a background of your choice"
+            )
+        notes.append("alpha dropped that hides nothing")
+    pixels = image if image.mode == mode else image.convert(mode)
+    if profile:
+        pixels, name = _to_srgb(pixels, profile, entry)
+        notes += [f"brought to sRGB from the profile {name}"] if name else []
+    if orientation in range(2, 9):
+        pixels = pixels.transpose(_TURNS[orientation])
+        notes.append("turned as the EXIF orientation says")
+    return pixels, notes
+
+
+def _to_srgb(pixels: Image.Image, profile: bytes, entry: TreeEntry) -> tuple[Image.Image, str]:
+    """The picture in sRGB, and the name of its profile unless it is sRGB already."""
+    from PIL import ImageCms
+
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        name = " ".join(ImageCms.getProfileDescription(source).split()) or "without a name"
+        if "srgb" in name.lower() and pixels.mode == "RGB":
+            return pixels, ""
+        target = ImageCms.createProfile("sRGB")
+        shown = ImageCms.profileToProfile(pixels, source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+        raise _unreadable(
+            entry,
+            "a color profile that fits",
+            f"another ({_one_line(error)})",
+            "convert it to sRGB",
         ) from error
-    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    assert shown is not None
+    if shown is None or pixels.mode == "RGB":
+        return shown or pixels, name
+    return shown.getchannel(0), name
 
 
-def _center_square(image: Image.Image, size: int) -> Image.Image:
+def _center_square(image: Image.Image, size: int, entry: TreeEntry) -> Image.Image:
     if image.size == (size, size):
         return image
     width, height = image.size
     side = min(width, height)
+    if size > side:
+        raise _unreadable(
+            entry, f"at least {size} pixels (image_size)", f"{width}x{height}", "lower image_size"
+        )
     left, top = (width - side) // 2, (height - side) // 2
     square = image.crop((left, top, left + side, top + side))
     return square.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def _one_line(error: Exception) -> str:
+# What files begin with that are often named like images.
+_STARTS = {
+    b"version https://git-lfs": "a Git LFS pointer (run git lfs pull)",
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "an XML or SVG file",
+    b"<svg": "an SVG file",
+    b"%pdf": "a PDF file",
+    b"\x00\x05\x16\x07": "what macOS notes about a file",
+}
+
+
+def _foreign(stream: Any) -> str:
+    """What a file is that is no image, where its first bytes tell."""
+    try:
+        if isinstance(stream, io.BytesIO):
+            start = stream.getvalue()[:32]
+        else:
+            with open(stream, "rb") as file:
+                start = file.read(32)
+    except OSError:
+        return ""
+    if not start:
+        return "an empty file"
+    if start[4:8] == b"ftyp":
+        return f"a {start[8:12].decode('ascii', 'replace').upper()} file (HEIC, AVIF or video)"
+    start = start.lstrip().lower()
+    return next((name for key, name in _STARTS.items() if start.startswith(key)), "")
+
+
+def _unreadable(entry: TreeEntry, expected: str, got: str, advice: str) -> UserError:
+    return UserError(f"{entry.name}: expected {expected}, got {got}; {advice}")
+
+
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())

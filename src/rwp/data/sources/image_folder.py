@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from rwp.data.images import UNLABELED, ImageSet
-from rwp.data.sources.decode import decode_all
+from rwp.data.sources.decode import Decoded, decode_all
 from rwp.data.sources.image_tree import TreeEntry, iterate_tree
 from rwp.data.specs import SourceData
 from rwp.errors import UserError
@@ -29,9 +29,7 @@ def load_image_folder(path: str | None, image_size: int | None) -> SourceData:
         raise UserError("path: expected a folder or an archive for an image_folder, got none")
     folders: set[tuple[str, ...]] = set()
     decoded = decode_all(_tree_files(Path(path), folders), image_size)
-    images: dict[tuple[str, ...], NDArray[np.uint8]] = {}
-    for entry, pixels in _of_one_shape(path, decoded):
-        images[entry.parts] = pixels
+    images, notes = _collected(path, decoded)
     class_names = _class_names(path, folders, images)
     sets = {}
     for split in _SPLITS:
@@ -45,23 +43,24 @@ def load_image_folder(path: str | None, image_size: int | None) -> SourceData:
         class_names=class_names,
         origin=path,
         license="not stated by the folder; ask whoever made it",
+        notes=notes,
     )
 
 
-def load_unlabeled_folder(path: str, image_size: int | None, num_classes: int) -> ImageSet:
-    """Every image under `path`, at any depth, without labels.
+def load_unlabeled_folder(
+    path: str, image_size: int | None, num_classes: int
+) -> tuple[ImageSet, list[str]]:
+    """Every image under `path`, at any depth, without labels; and what was done to them.
 
     Raises:
         UserError: there is no image, or one is unreadable or of another size.
     """
     files = (entry for entry in iterate_tree(Path(path)) if entry.source is not None)
-    found = {
-        entry.parts: pixels for entry, pixels in _of_one_shape(path, decode_all(files, image_size))
-    }
+    found, notes = _collected(path, decode_all(files, image_size))
     if not found:
         raise UserError(f"{path}: expected images, found none; check the path")
     pixels = torch.from_numpy(np.stack([found[key] for key in sorted(found)]))
-    return ImageSet(pixels, torch.full((len(pixels),), UNLABELED), num_classes)
+    return ImageSet(pixels, torch.full((len(pixels),), UNLABELED), num_classes), notes
 
 
 def _tree_files(path: Path, folders: set[tuple[str, ...]]) -> Iterator[TreeEntry]:
@@ -90,11 +89,14 @@ def _tree_files(path: Path, folders: set[tuple[str, ...]]) -> Iterator[TreeEntry
             yield TreeEntry(parts, entry.source)
 
 
-def _of_one_shape(
-    path: str, decoded: Iterable[tuple[TreeEntry, NDArray[np.uint8]]]
-) -> Iterator[tuple[TreeEntry, NDArray[np.uint8]]]:
+def _collected(
+    path: str, decoded: Iterable[Decoded]
+) -> tuple[dict[tuple[str, ...], NDArray[np.uint8]], list[str]]:
+    """The pixels by file, of one shape throughout, and one line per kind of note."""
     first: tuple[str, tuple[int, ...]] | None = None
-    for entry, pixels in decoded:
+    images: dict[tuple[str, ...], NDArray[np.uint8]] = {}
+    noted: dict[str, list[str]] = {}
+    for entry, pixels, notes in decoded:
         first = first or (entry.name, pixels.shape)
         if pixels.shape != first[1]:
             raise UserError(
@@ -102,7 +104,16 @@ def _of_one_shape(
                 f"{first[0]}, got {_shape(pixels.shape)} in {entry.name}; convert it"
                 + (" or set image_size" if pixels.shape[0] == first[1][0] else "")
             )
-        yield entry, pixels
+        if entry.parts in images:
+            raise UserError(f"{path}: expected each file once, got {entry.name} twice; remove one")
+        images[entry.parts] = pixels
+        for note in notes:
+            noted.setdefault(note, []).append(entry.name)
+    lines = [
+        f"{len(names)} {'image' if len(names) == 1 else 'images'} {note} (such as {min(names)})"
+        for note, names in sorted(noted.items())
+    ]
+    return images, lines
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -122,6 +133,12 @@ def _class_names(
             f"{'/'.join(empty[0])}; add some or remove the folder"
         )
     train, test = ({key[1] for key in filled if key[0] == split} for split in _SPLITS)
+    if filled and not (train and test):
+        present, absent = ("train", "test") if train else ("test", "train")
+        raise UserError(
+            f"{path}: expected the same classes in train and test, got {present}/ without "
+            f"{absent}/; add {absent}/<class>/ with images of its own"
+        )
     if train != test:
         raise UserError(
             f"{path}: expected the same classes in train and test, "

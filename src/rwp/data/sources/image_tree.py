@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import lzma
 import os
+import stat
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ from typing import NamedTuple
 
 from rwp.errors import UserError
 
+# What operating systems leave between files.
+_CLUTTER = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -24,8 +28,9 @@ class TreeEntry(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The path as people write it."""
-        return "/".join(self.parts)
+        """The path as people write it, on one line whatever characters it has."""
+        text = "/".join(self.parts).encode("utf-8", "backslashreplace").decode()
+        return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def iterate_tree(path: Path) -> Iterator[TreeEntry]:
@@ -48,8 +53,10 @@ def iterate_tree(path: Path) -> Iterator[TreeEntry]:
         entries = _zip_entries(path)
     else:
         entries = _tar_entries(path)
-    for entry in entries:
-        if any(part.startswith(".") or part == "__MACOSX" for part in entry.parts):
+    for raw in entries:
+        # one name for what looks the same: macOS writes accents as letters of their own
+        entry = raw._replace(parts=tuple(unicodedata.normalize("NFC", part) for part in raw.parts))
+        if any(part.startswith(".") or part.lower() in _CLUTTER for part in entry.parts):
             continue
         if entry.source is not None and not entry.parts[-1].lower().endswith(IMAGE_SUFFIXES):
             raise UserError(
@@ -60,13 +67,40 @@ def iterate_tree(path: Path) -> Iterator[TreeEntry]:
 
 
 def _folder_entries(root: Path) -> Iterator[TreeEntry]:
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    above: dict[str, tuple[str, ...]] = {}  # of each folder, the real places on the way to it
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_refuse_folder):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         parts = Path(folder).relative_to(root).parts
+        real, outer = os.path.realpath(folder), above.get(os.path.dirname(folder), ())
+        if real in outer:
+            raise UserError(
+                f"{folder}: expected a folder, got a link to one that it lies in; remove the link"
+            )
+        above[folder] = (*outer, real)
         if parts:
             yield TreeEntry(parts, None)
         for name in sorted(files):
+            _refuse_special(os.path.join(folder, name))
             yield TreeEntry((*parts, name), os.path.join(folder, name))
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise UserError(
+        f"{error.filename}: expected a folder that can be read, got {error.strerror}; change its "
+        "permissions or remove it"
+    ) from error
+
+
+def _refuse_special(path: str) -> None:
+    """Reading a pipe would wait for ever."""
+    try:
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
+    except OSError as error:
+        raise UserError(
+            f"{path}: expected a file, got a link to nothing ({error.strerror}); remove it"
+        ) from error
+    if not is_file:
+        raise UserError(f"{path}: expected a file, got a pipe, socket or device; remove it")
 
 
 def _zip_entries(path: Path) -> Iterator[TreeEntry]:
