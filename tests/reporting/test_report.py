@@ -149,6 +149,33 @@ def test_a_planted_wrong_number_is_red(paper: Project) -> None:
 
 
 @pytest.mark.usefixtures("_no_pictures")
+def test_the_best_of_each_column_is_marked_with_those_it_cannot_be_told_from(demo: Project) -> None:
+    demo.write_all()  # from defense to defense half a point more, the best one's interval +- 5
+    (worst,) = demo.table2_keys("at-awp")
+    demo.write_record(worst, "autoattack", 100)
+    page = Page(render_report(demo.results()))
+    best = page.texts("best")
+    assert [text[:5] for text in best] == ["94.00", "69.00", "59.00", "58.00", "57.00", "55.00"]
+    tied = page.texts("tied")
+    assert len(tied) == 6 * 8 - 1
+    assert not any(text.startswith("25.00") for text in tied)
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_what_an_evaluation_remarks_stands_at_the_number_and_below_the_table(demo: Project) -> None:
+    demo.write_all()
+    (key,) = demo.table2_keys("at")
+    demo.write_record(key, "pgd-20", 220, warnings=["the model answers differently each time"])
+    text = render_report(demo.results())
+    (marked,) = (cell for cell in Page(text).texts("doubtful") if "remarks" in cell)
+    assert marked.startswith("55.00")
+    assert marked.endswith("! see the remarks")
+    remarks = text.index('<h3 id="remarks">')
+    assert text.index('id="table2"') < remarks < text.index('id="table1"')
+    assert "AT, pgd-20, seed 0: the model answers differently each time" in text[remarks:]
+
+
+@pytest.mark.usefixtures("_no_pictures")
 def test_what_cannot_be_true_is_an_alarm(demo: Project) -> None:
     demo.write_all()
     (key,) = demo.table2_keys("at")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from rwp.errors import UserError
 from rwp.files import sha256_file
 from rwp.pipeline.load import check_params
-from rwp.reporting.results import read_results
+from rwp.reporting.results import read_results, record_warnings
 from rwp.reporting.tables import table1, table2, write_table
 
 from .conftest import Project
@@ -140,6 +142,18 @@ def test_autoattack_lite_is_refused(demo: Project) -> None:
     demo.write_record(key, "autoattack", 200, attack=attack)
     with pytest.raises(UserError, match="expected AutoAttack's standard version, got 'lite'"):
         table2(demo.results())
+
+
+def test_images_without_a_gradient_that_count_as_robust_are_remarked() -> None:
+    counts = SimpleNamespace(images=400, blind_not_finite=2, blind_zero=1)
+    record: Any = SimpleNamespace(warnings=("so",), num_nan=4, gradients=counts)
+    assert list(record_warnings(record)) == [
+        "so",
+        "4 pixels of the adversarial images are NaN",
+        "3 of 400 images count as robust where the attack had no gradient to follow",
+    ]
+    counts.blind_not_finite = counts.blind_zero = 0
+    assert len(list(record_warnings(record))) == 2
 
 
 def test_autoattack_above_pgd_is_marked(demo: Project) -> None:

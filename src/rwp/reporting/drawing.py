@@ -147,10 +147,11 @@ def attacks(frame: pd.DataFrame, *, title: str = "") -> Figure:
     defenses, names = names_in(frame["defense"]), names_in(frame["attack"])
     attack_looks = looks(names)
     with figure_style():
-        figure, (axes,) = new_figure(size=(6.6, 0.34 * len(defenses) + 1.5))
-        for name in names:
+        figure, (axes,) = new_figure(size=(6.6, 0.46 * len(defenses) + 1.5))
+        for place, name in enumerate(names):
             chosen = frame[(frame["attack"] == name)].dropna(subset="accuracy")
-            rows = [defenses.index(defense) for defense in chosen["defense"]]
+            beside = 0.6 * (place / max(1, len(names) - 1) - 0.5)  # so that no marker hides another
+            rows = [defenses.index(defense) + beside for defense in chosen["defense"]]
             axes.plot(chosen["accuracy"], rows, linestyle="", label=name, **attack_looks[name])
         axes.set_yticks(range(len(defenses)), defenses)
         axes.set_ylim(len(defenses) - 0.5, -0.5)  # the first on top, no marker on the edge

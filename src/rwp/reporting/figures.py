@@ -20,10 +20,11 @@ from rwp.reporting.drawing import picture, write_figure
 from rwp.reporting.gaps import Gap, fill
 from rwp.reporting.labels import (
     COLUMN_LABELS,
-    NORM_LABELS,
+    NORM_TEXTS,
     change_label,
     dataset_label,
     method_label,
+    norm_text,
     part_label,
     value_label,
 )
@@ -263,7 +264,7 @@ def _place(results: Results, name: str) -> str:
     key = runs_of(results.params, results.suite_name, name)[0]
     suite = results.suite
     data = dataset_label(results.params, suite, key.dataset)
-    return f"{data}, {NORM_LABELS[suite.threat_models[key.threat].norm]}, {key.network}"
+    return f"{data}, {NORM_TEXTS[suite.threat_models[key.threat].norm]}, {key.network}"
 
 
 def own_figures(results: Results, second: Table) -> Iterator[Row]:
@@ -281,19 +282,22 @@ def own_figures(results: Results, second: Table) -> Iterator[Row]:
     if accuracies["accuracy"].notna().any():
         yield _image(
             drawing.attacks(accuracies),
-            "Accuracy of each defense under each attack; the numbers are those of Table 2",
+            "Figure S1: accuracy of each defense under each attack; the numbers of Table 2",
         )
     runs = table1_runs(results.params, results.suite_name)
     table = results.suite.table1
     usual = results.suite.table2.dataset
     usual = usual if usual in table.datasets else table.datasets[-1]
+    number = 1
     for threat, dataset in product(table.threat_models, table.datasets):
         if (threat, dataset) == (table.threat_models[0], usual):
             continue  # figure 3c
         keys = [key for key in runs if (key.threat, key.dataset) == (threat, dataset)]
         frame = curve_frame(results, keys, splits=("test", "held-out"))
         if not frame.empty:
-            caption = f"Robust accuracy by epoch and method ({dataset}, {threat})"
+            number += 1
+            place = f"{dataset}, {norm_text(threat)}"
+            caption = f"Figure S{number}: robust accuracy by epoch and method ({place})"
             yield _image(drawing.learning_curves(frame), caption)
 
 

@@ -23,7 +23,8 @@ COLUMN_LABELS = {
     "cw": "CW-100",
     "aa": "AutoAttack",
 }
-NORM_LABELS = {"linf": "Linf", "l2": "L2"}
+NORM_LABELS = {"linf": "Linf", "l2": "L2"}  # in files
+NORM_TEXTS = {"linf": "L-inf", "l2": "L2"}  # on the page
 DATASET_LABELS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}
 BEYOND_TITLE = "Beyond the paper"
 
@@ -76,6 +77,11 @@ def threat_label(suite: Suite, threat: str) -> str:
     norm = suite.threat_models[threat].norm
     same = [name for name in suite.table1.threat_models if suite.threat_models[name].norm == norm]
     return NORM_LABELS[norm] if len(same) <= 1 else threat
+
+
+def norm_text(name: str) -> str:
+    """A threat model as the page writes it: both linf and Linf are L-inf."""
+    return NORM_TEXTS.get(name.lower(), name)
 
 
 def dataset_label(params: Params, suite: Suite, dataset: str) -> str:

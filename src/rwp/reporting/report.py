@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy.stats import t
 
 from rwp.files import write_text
 from rwp.pipeline.suites import BEYOND
@@ -17,8 +18,9 @@ from rwp.reporting.figures import given_figures, own_figures, reported_figures
 from rwp.reporting.gaps import figure_gaps, table_gaps
 from rwp.reporting.labels import (
     COLUMN_LABELS,
-    NORM_LABELS,
+    NORM_TEXTS,
     attack_columns,
+    norm_text,
     part_label,
     recipe_label,
 )
@@ -103,6 +105,7 @@ def render_report(results: Results, *, figures: Sequence[Path] | None = None) ->
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["norm"] = norm_text
     context = _context(results, figures)
     return environment.get_template("report.html.j2").render(context) + "\n"
 
@@ -192,7 +195,7 @@ def _protocol(results: Results, table: Table) -> str:
     chosen = "a held-out split" if suite.selection == "held_out" else "the test split, as published"
     radius = ", ".join(f"{key} {value}" for key, value in threat.epsilon.items())
     return (
-        f"{images} test images of {entry.dataset}{drawn}; {NORM_LABELS[threat.norm]} with radius"
+        f"{images} test images of {entry.dataset}{drawn}; {NORM_TEXTS[threat.norm]} with radius"
         f" {radius.removeprefix('default ')} on [0, 1] pixels; checkpoint chosen on {chosen};"
         f" training seeds {', '.join(map(str, suite.seeds))}; attack seed {suite.evaluation.seed}"
     )
@@ -216,11 +219,15 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell as it is shown; `kind` picks its tint, the notes stand below in small print."""
+    """A cell as it is shown; `kind` picks its tint, the notes stand below in small print.
+
+    `mark` is "best" for the best of its column, "tied" where its interval overlaps with that one's.
+    """
 
     text: str
     kind: str = ""
     notes: tuple[str, ...] = ()
+    mark: str = ""
 
 
 def _table1_rows(table: Table, beside: pd.DataFrame) -> list[Row]:
@@ -252,15 +259,22 @@ def _table2_rows(table: Table, beside: pd.DataFrame, columns: dict[str, str]) ->
     against = records_by(beside, "defense", "attack")
     judged = bool(beside["band"].notna().any())
     own = set(table.frame["defense"])
+    marks = {
+        attack: _marks({name: seeds[name, attack] for name in table.frame["defense"]})
+        for attack in columns
+    }
     rows = []
     for defense, numbers in averages(table).items():
         cells = [
-            _cell(
-                numbers[column],
-                seeds[defense, attack],
-                "accuracy",
-                against[defense, attack][0],
-                judged=judged,
+            replace(
+                _cell(
+                    numbers[column],
+                    seeds[defense, attack],
+                    "accuracy",
+                    against[defense, attack][0],
+                    judged=judged,
+                ),
+                mark=marks[attack].get(defense, ""),
             )
             for attack, column in columns.items()
         ]
@@ -277,6 +291,36 @@ def _table2_rows(table: Table, beside: pd.DataFrame, columns: dict[str, str]) ->
             }
         )
     return rows
+
+
+def _marks(column: Mapping[str, Sequence[Row]]) -> dict[str, str]:
+    """Defense -> best or tied, for one attack: ties overlap with the best one's 95 % interval."""
+    found = {}
+    for defense, seeds in column.items():
+        values = [row["accuracy"] for row in seeds]
+        if None in values:
+            continue
+        mean, half = statistics.fmean(values), 0.0
+        if len(values) > 1:
+            half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values)
+            half /= math.sqrt(len(values))
+        # The images are the same for all seeds, so more seeds make their error no smaller.
+        low = min(mean - half, mean - statistics.fmean(_below(row) for row in seeds))
+        high = max(mean + half, mean + statistics.fmean(_above(row) for row in seeds))
+        found[defense] = (mean, low, high)
+    if len(found) < 2:
+        return {}
+    best = max(found, key=lambda name: found[name][0])
+    tied = {name: "tied" for name, (_, _, high) in found.items() if high >= found[best][1]}
+    return tied | {name: "best" for name in found if found[name][0] == found[best][0]}
+
+
+def _below(row: Row) -> float:
+    return float(row["accuracy"] - row["interval_low"])
+
+
+def _above(row: Row) -> float:
+    return float(row["interval_high"] - row["accuracy"])
 
 
 def _all_attacks(networks: Sequence[Row]) -> Cell:

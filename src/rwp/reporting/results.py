@@ -445,12 +445,12 @@ def _add_numbers(row: Row) -> None:
         "interval_low": 100 * found.low,
         "interval_high": 100 * found.high,
         "seconds": record.seconds,
-        "warning": "; ".join(_warnings(record)),
+        "warning": "; ".join(record_warnings(record)),
         "fingerprint": record.fingerprint,
     }
 
 
-def _warnings(record: EvaluationRecord) -> Iterator[str]:
+def record_warnings(record: EvaluationRecord) -> Iterator[str]:
     """What a reader must know before using a record's number."""
     yield from record.warnings
     if record.num_nan:
