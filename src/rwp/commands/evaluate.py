@@ -88,6 +88,13 @@ def evaluate(
             print(f"radius {epsilon}")
         _show(paths)
         show_verdict(paths, elsewhere.dataset_name)
+    if radii:
+        from rwp.evaluation.records import read_record
+        from rwp.reporting.radii import draw_radii
+
+        records = {epsilon: [read_record(path) for path in found[epsilon]] for epsilon in found}
+        for path in draw_radii(records, output / "radii"):
+            print(path)
 
 
 def _is_of_a_run(checkpoint: Path | None) -> bool:

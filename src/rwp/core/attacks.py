@@ -14,7 +14,7 @@ from functools import partial
 from typing import TypedDict, Unpack, cast, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from rwp.core.geometry import NormBall, starting_point
@@ -31,7 +31,7 @@ from rwp.core.settings import BatchNormMode, Keep, RandomStart, check_choice, ch
 from rwp.core.threat import ThreatModel, check_length
 
 Images = Float[Tensor, "batch channels height width"]
-Labels = Int[Tensor, " batch"]
+Labels = Integer[Tensor, " batch"]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 # Interpolating between pixels (rotation, resizing) overshoots by this much at most.
@@ -93,6 +93,7 @@ def pgd(
         ValueError: pixels not finite or outside [0, 1], labels out of range, a step on 0..255
             pixels, a count below 1, a random start without a generator, an unknown option.
     """
+    labels = class_indices(images, labels)
     largest_label = check_examples(images, labels) if check_inputs else None
     check_length("step_size", step_size, norm=threat.norm)
     check_count("num_steps", num_steps)
@@ -298,7 +299,7 @@ def kl_attack(
     Arguments and errors as `pgd`.
     """
     if check_inputs:
-        check_examples(images, labels)
+        check_examples(images, class_indices(images, labels))
     with torch.no_grad(), batch_norm_mode(model, bn_mode):
         clean_logits = full_precision(model(images))
     return pgd(
@@ -316,6 +317,27 @@ def kl_attack(
         gradients=gradients,
         check_inputs=check_inputs,
     )
+
+
+def class_indices(images: Tensor, labels: Tensor) -> Tensor:
+    """Labels of any integer type as 64-bit class indices; nothing is read from the device.
+
+    Raises:
+        ValueError: another type or shape, or torch's inference mode, which allows no gradient.
+    """
+    if torch.is_inference_mode_enabled() or images.is_inference() or labels.is_inference():
+        raise ValueError(
+            "images: expected ordinary tensors, got those of torch.inference_mode(), which forbids "
+            "gradients; call the attack outside of it, with copies of its tensors"
+        )
+    kind = labels.dtype
+    if labels.ndim != 1 or kind.is_floating_point or kind.is_complex or kind == torch.bool:
+        advice = "pass labels.argmax(dim=1)" if labels.ndim > 1 else "cast them"
+        raise ValueError(
+            f"labels: expected class indices (batch,) of an integer type, got {kind} "
+            f"{tuple(labels.shape)}; {advice}"
+        )
+    return labels.long()
 
 
 def check_examples(images: Tensor, labels: Tensor) -> int:
