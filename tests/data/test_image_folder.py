@@ -12,8 +12,8 @@ from PIL import Image
 
 from rwp.core.models import build_network
 from rwp.data.augmentation import Augmentation, augment
-from rwp.data.batches import epoch_batches
 from rwp.data.images import ImageSet
+from rwp.data.sampling import epoch_batches
 from rwp.data.sources.image_folder import load_image_folder, load_unlabeled_folder
 from rwp.errors import UserError
 from tests.data.samples import CLASSES, image_file, image_tree, pixels, tar_of, write_tree

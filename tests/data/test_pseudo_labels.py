@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from rwp.data.pseudo_labels import agreement, pseudo_label, select_pseudo_labels
+from rwp.data.labeling import agreement, pseudo_label, select_pseudo_labels
 from rwp.errors import UserError
 
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0, 2, 1])

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from rwp.data.batches import epoch_batches
 from rwp.data.images import ImageSet
+from rwp.data.sampling import epoch_batches
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params

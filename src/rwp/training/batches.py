@@ -11,8 +11,8 @@ from rwp.core.geometry import NormBall, random_point
 from rwp.core.group import Group
 from rwp.core.objectives import Objective
 from rwp.core.threat import ThreatModel
-from rwp.data.batches import epoch_batches, mixed_batches
 from rwp.data.images import ImageSet
+from rwp.data.sampling import epoch_batches, mixed_batches
 from rwp.data.transfer import send
 from rwp.errors import UserError
 from rwp.training.spec import AttackSpec, TrainSpec

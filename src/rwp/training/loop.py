@@ -35,7 +35,7 @@ from rwp.training.parts import (
     selection_keys,
     weight_perturbation_of,
 )
-from rwp.training.position import Progress
+from rwp.training.position import Position
 from rwp.training.recorder import Row
 from rwp.training.schedules import learning_rate
 from rwp.training.spec import TrainSpec
@@ -72,7 +72,7 @@ class Training:
         self.perturbation = weight_perturbation_of(spec)
         self.optimizer = optimizer_of(spec, model)
         self.policy = Augmentation(**spec.augmentation.document())
-        self.progress = Progress()
+        self.progress = Position()
         self.tally = Tally(device, group)
         decay = spec.average_decay
         self.average = None if decay is None else MovingAverage(model, decay=decay)
@@ -262,7 +262,7 @@ class Training:
         """From a checkpoint of the same spec."""
         self.model.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress.from_state(state["progress"])
+        self.progress = Position.from_state(state["progress"])
         self.tally.load(state["tally"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])

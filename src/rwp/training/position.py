@@ -10,7 +10,7 @@ from rwp.training.work import Work
 
 
 @dataclass
-class Progress:
+class Position:
     """Where a training stands; with weights and optimizer, all that a resume needs."""
 
     epoch: int = 0
@@ -24,7 +24,7 @@ class Progress:
         return asdict(self)
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Progress:
+    def from_state(cls, state: dict[str, Any]) -> Position:
         """From a checkpoint."""
         return cls(**state | {"work": Work(**state["work"])})
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rwp.data.images import ImageSet
-from rwp.data.pseudo_labels import agreement, pseudo_label, select_pseudo_labels
+from rwp.data.labeling import agreement, pseudo_label, select_pseudo_labels
 from rwp.errors import UserError
 from rwp.files import atomic_write, write_json
 from rwp.training.checkpoint import load_network, read_weights_file

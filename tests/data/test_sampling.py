@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rwp.data.batches import epoch_batches, mixed_batches
+from rwp.data.sampling import epoch_batches, mixed_batches
 from rwp.errors import UserError
 
 RST = {"batch_size": 256, "unlabeled_fraction": 0.5, "epoch_size": 50_000, "seed": 0}
