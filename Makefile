@@ -42,7 +42,7 @@ define build
 	@$(ALONE) sh -c 'snakemake --unlock >/dev/null 2>&1; snakemake --cores $(CORES) suite_$(1) $(PROGRESS)' \
 		|| { test $$? -ne 75 || echo "make: a demo is at work here; wait for it" >&2; exit 2; }
 	@rwp table table2 --suite $(1) --show
-	@echo "Report:  $(CURDIR)/results/$(1)/report.html"
+	@echo "Report:  $$PWD/results/$(1)/report.html"
 	@echo "MLflow:  make ui, then http://127.0.0.1:5000 (experiment rwp-$(1))"
 endef
 
@@ -86,7 +86,7 @@ test-mlflow-server: extra-server
 test-robustbench: setup
 	@test -x $(VENV)/robustbench/bin/python || python -m venv $(VENV)/robustbench
 	@$(VENV)/robustbench/bin/python -m pip install -q robustbench==1.1.1 "setuptools<81"
-	@RWP_ROBUSTBENCH_PYTHON=$(CURDIR)/$(VENV)/robustbench/bin/python python -m pytest -m "robustbench"
+	@RWP_ROBUSTBENCH_PYTHON="$$PWD/$(VENV)"/robustbench/bin/python python -m pytest -m "robustbench"
 
 lint: setup
 	ruff check .
@@ -100,7 +100,7 @@ lint: setup
 audit: setup
 	@test -d $(VENV)/audit || $(BIN)/python -m pip install -q --disable-pip-version-check \
 		--require-hashes --target $(VENV)/audit -r workflow/envs/audit.lock
-	@PYTHONPATH=$(CURDIR)/$(VENV)/audit $(BIN)/python .ci/audit.py
+	@PYTHONPATH="$$PWD/$(VENV)/audit" $(BIN)/python .ci/audit.py
 
 format: setup
 	ruff check --fix .

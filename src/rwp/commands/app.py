@@ -8,6 +8,7 @@ import sys
 import typer
 
 from rwp.commands import (
+    accept,
     compare_curve,
     data,
     diagnose,
@@ -51,6 +52,7 @@ app.command("compare-curve")(compare_curve.compare_curve)
 app.command()(report.report)
 app.command()(plan.plan)
 app.command()(verify.verify)
+app.command()(accept.accept)
 app.command()(ui.ui)
 
 

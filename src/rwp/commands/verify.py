@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rwp.commands.common import DEFAULT_PARAMS, ParamsFile
+from rwp.errors import UserError
+
+if TYPE_CHECKING:
+    from rwp.pipeline.settings import Params
+    from rwp.pipeline.steps import Steps
 
 
 def verify(
     suite: Annotated[
         str | None, typer.Option(help="Only this suite; default: those built.")
+    ] = None,
+    why: Annotated[
+        Path | None,
+        typer.Option(help="Say of this result what has changed since it was made."),
     ] = None,
     params_file: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
@@ -26,6 +35,9 @@ def verify(
 
     params, root = load_params(params_file), Path.cwd()
     steps = Steps(params)
+    if why is not None:
+        _explain(params, steps, str(why), root)
+        return
     reports = [steps.report(name) for name in ([suite] if suite else params.build)]
     current, stale, missing = 0, [], 0
     for result in results(below(reports)):
@@ -36,4 +48,26 @@ def verify(
         print(f"stale: {path}")
     print(f"{current} results are up to date, {len(stale)} stale, {missing} not built")
     if stale:
+        raise typer.Exit(1)
+
+
+def _explain(params: Params, steps: Steps, path: str, root: Path) -> None:
+    """Name the setting, file or code that has changed; exit code 1 if any has."""
+    from rwp.pipeline.history import reasons
+    from rwp.pipeline.state import Result, results
+
+    step = steps.find(path)
+    found = [Result(step, path)] if path in step.records else results([step])
+    if not found:
+        raise UserError(
+            f"{path}: expected a file that a record lies beside (of a run, an attack, a verdict,"
+            f" labels, a landscape), got a {step.kind}; `rwp verify` lists what it stands on"
+        )
+    states = {result.path: result.state(root) for result in found}
+    for result in found:
+        print(f"{states[result.path]}: {result.path}")
+        if states[result.path] == "stale":
+            for reason in reasons(params, result, root=root):
+                print(f"  {reason}")
+    if "stale" in states.values():
         raise typer.Exit(1)

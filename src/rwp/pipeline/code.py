@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+
+from rwp.errors import UserError
 
 PACKAGE = "rwp"
 
@@ -50,23 +53,38 @@ _TALKERS = ("log", "logger", "logging", "warnings")
 class Code:
     """The package's modules as they lie somewhere: in this checkout, or in a commit."""
 
-    def __init__(self, read: Callable[[str], str | None]) -> None:
-        """`read` gives the text of a file below the package, such as "core/lsc.py", or none."""
-        self._read = read
+    def __init__(
+        self, read: Callable[[str], str | None], accepted: Mapping[str, str] | None = None
+    ) -> None:
+        """What lies somewhere.
+
+        Args:
+            read: gives the text of a file below the package, such as "core/lsc.py", or none.
+            accepted: of "module hash", the hash of older code that computes the same.
+        """
+        self._read, self._accepted = read, accepted or {}
         self._scans: dict[str, tuple[str, frozenset[str]]] = {}
         self._hashes: dict[str, str] = {}
 
     @classmethod
-    def at(cls, folder: Path) -> Code:
+    def at(cls, folder: Path, accepted: Mapping[str, str] | None = None) -> Code:
         """The package that lies in a folder."""
 
         def read(name: str) -> str | None:
             path = folder / name
             return path.read_text(encoding="utf-8") if path.is_file() else None
 
-        return cls(read)
+        return cls(read, accepted)
 
     def hash(self, module: str) -> str:
+        """That of `own_hash`, or of the oldest code that was accepted as its equal."""
+        found, seen = self.own_hash(module), set()
+        while (older := self._accepted.get(f"{module} {found}")) and older not in seen:
+            found = older
+            seen.add(found)
+        return found
+
+    def own_hash(self, module: str) -> str:
         """Of a module such as "rwp.training.loop" and of all that it imports (12 digits).
 
         Raises:
@@ -276,4 +294,30 @@ def _talks(call: ast.Call) -> bool:
     return _name(call.func).endswith(("Error", "Warning")) or _name(call.func) == "print"
 
 
-HERE = Code.at(Path(__file__).resolve().parents[1])
+PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
+LEDGER = PACKAGE_FOLDER.parents[1] / "accepted.jsonl"  # beside params.yaml, tracked by git
+
+
+def read_ledger(path: Path = LEDGER) -> list[dict[str, str]]:
+    """What was accepted: step, module, old and new hash, the commit of the old, and why.
+
+    Raises:
+        UserError: a line is no such entry.
+    """
+    if not path.exists():
+        return []
+    entries = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            entries.append({name: str(entry[name]) for name in ENTRY})
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}: expected an entry of `rwp accept` at line {number}, got another text;"
+                f" restore it from git"
+            ) from error
+    return entries
+
+
+ENTRY = ("step", "module", "old", "new", "commit", "compared", "because")
+HERE = Code.at(PACKAGE_FOLDER, {f"{e['module']} {e['new']}": e["old"] for e in read_ledger()})

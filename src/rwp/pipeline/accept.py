@@ -1,0 +1,260 @@
+"""Accept a change of code that moves no number: tried on the step itself, and noted under git.
+
+The step is done again in little, by the old code and by the new: a training of two short epochs,
+an evaluation of a few images, and so on, with the settings, checkpoints and images of a result
+that the change has made stale. What differs in a bit is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rwp.data.spec import DatasetSpec, UnlabeledSpec
+from rwp.errors import UserError
+from rwp.evaluation.spec import DiagnosisSpec, EvaluationSpec, LandscapeSpec
+from rwp.files import read_object, write_text
+from rwp.pipeline.code import HERE, LEDGER, PACKAGE_FOLDER, Code, read_ledger
+from rwp.pipeline.history import checked_out, maker
+from rwp.pipeline.settings import Params
+from rwp.pipeline.state import Result, results
+from rwp.pipeline.steps import Step, Steps, below
+from rwp.spec import Spec
+from rwp.training.spec import PseudoLabelSpec, TrainSpec
+
+_STEPS = 3  # of a training, in each of two epochs
+_IMAGES = 64  # for attacks and landscapes
+# What two runs of the same code do not share either, or what tells them apart.
+_OWN = {"seconds", "images_per_second", "flops_per_second", "loading_share", "peak_memory"}
+_OWN |= {"fingerprint", "commit", "versions", "performance", "mlflow_run_id", "gpu", "time"}
+
+
+def accept(params: Params, name: str, *, because: str, root: Path) -> dict[str, str]:
+    """Note that the code of a step computes what the code before it did.
+
+    Args:
+        params: the settings.
+        name: a kind of step, such as train, or a file of a stale step.
+        because: why nothing has changed, for those who read the ledger.
+        root: the project.
+
+    Returns:
+        The entry of the ledger.
+
+    Raises:
+        UserError: nothing is stale for the code's sake, git does not have the old code, or the
+            two do not agree in every bit.
+    """
+    if not because.strip():
+        raise UserError("--because: expected why no number changes, got nothing; say it")
+    step, commit, old = _changed_step(params, name, root)
+    module = step.code
+    with checked_out(commit) as source, tempfile.TemporaryDirectory(prefix="rwp-") as folder:
+        before = _repeat(step, root, Path(folder) / "old", source)
+        after = _repeat(step, root, Path(folder) / "new", PACKAGE_FOLDER.parent)
+        _check_same(before, after, step)
+    entry = {
+        "step": step.kind,
+        "module": module,
+        "old": old.hash(module),
+        "new": HERE.own_hash(module),
+        "commit": commit,
+        "compared": step.outputs[0],
+        "because": because.strip(),
+    }
+    lines = [json.dumps(item, ensure_ascii=False) for item in (*read_ledger(), entry)]
+    write_text(LEDGER, "\n".join(lines) + "\n")
+    return entry
+
+
+def _changed_step(params: Params, name: str, root: Path) -> tuple[Step, str, Code]:
+    """The step that is meant, behind a result that only the code has made stale; that code."""
+    steps = Steps(params)
+    every = below(steps.report(suite) for suite in params.suites)
+    kinds = dict.fromkeys(step.kind for step in every)
+    asked = None if name in kinds else steps.find(name)
+    tried = 0
+    for result, recorded in _outdated(results(every if asked is None else [*every, asked]), root):
+        behind = [step for step in below([result.step]) if asked in (None, step)]
+        if asked is None:
+            behind = [step for step in behind if step.kind == name]
+        found = maker(params, result, recorded, root=root) if behind else None
+        tried += bool(behind)
+        for step in behind if found is not None else ():
+            commit, old = found
+            if old.hash(step.code) != step.code_hash:
+                return step, commit, old
+    raise UserError(
+        f"{name}: expected a kind of step ({', '.join(kinds)}) or a file that only the code has"
+        f" made stale, got {tried} stale results and no commit whose code fits them and differs;"
+        f" see `rwp verify` and `rwp verify --why FILE`"
+    )
+
+
+def _outdated(every: list[Result], root: Path) -> Iterator[tuple[Result, str]]:
+    """Stale results and trainings that were stopped, with the fingerprints that they carry."""
+    for result in every:
+        if result.state(root) == "stale":
+            yield result, str(read_object(root / result.path).get("fingerprint"))
+        if isinstance(result.step.settings, TrainSpec):
+            for folder in sorted((root / ".state" / result.step.name).glob("*/")):
+                if folder.name != result.fingerprint:
+                    yield result, folder.name
+
+
+def _repeat(step: Step, root: Path, place: Path, source: Path) -> dict[str, Any]:
+    """Do the step in little in a project of its own; returns what it left, by file."""
+    words = _prepare(step, root, place)
+    inputs = {path for path in place.rglob("*") if path.is_file()}
+    environment = os.environ | {
+        "PYTHONPATH": str(source),
+        "RWP_DETERMINISTIC": "1",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{place / 'mlflow.db'}",
+    }
+    found = subprocess.run(
+        [sys.executable, "-m", "rwp", *words],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if found.returncode:
+        last = (found.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        raise UserError(
+            f"{step.outputs[0]}: expected the step to run in little by the code in {source}, got"
+            f" {last!r}; it cannot be accepted, so build it again"
+        )
+    left = [path for path in sorted(place.rglob("*")) if path.is_file() and path not in inputs]
+    folders = [place / "results", place / "data"]
+    return {
+        str(path.relative_to(place)): _content(path)
+        for path in left
+        if any(folder in path.parents for folder in folders) and path.suffix != ".lock"
+    }
+
+
+def _prepare(step: Step, root: Path, place: Path) -> list[str]:
+    """Lay out what the step reads, in little, and say how it is called."""
+    settings = step.settings
+    place.mkdir(parents=True)
+    small = _in_little(settings)
+    for path in step.inputs:
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        if path.startswith("data/") and path.endswith(("train.pt", "test.pt")):
+            _part(root / path, place / path, _num_images(settings, path))
+        elif path.endswith(".json") and "/evaluation/" not in path:
+            document = read_object(root / path) | {"mlflow_run_id": None}
+            (place / path).write_text(json.dumps(document), encoding="utf-8")
+        elif (root / path).exists():
+            (place / path).symlink_to((root / path).resolve())
+    if isinstance(settings, DatasetSpec | UnlabeledSpec):
+        (place / "params.yaml").symlink_to((root / "params.yaml").resolve())
+        (place / "data").mkdir(exist_ok=True)
+        if (root / "data/raw").exists():
+            (place / "data/raw").symlink_to((root / "data/raw").resolve())
+        return ["data", "fetch", step.name]
+    for path in step.inputs:  # a run's record lies beside its networks
+        record = Path(path).parent / "run.json"
+        if path.endswith(".pt") and (root / record).exists() and not (place / record).exists():
+            document = read_object(root / record) | {"mlflow_run_id": None}
+            (place / record).write_text(json.dumps(document), encoding="utf-8")
+    if not isinstance(small, Spec):
+        raise UserError(f"{step.name}: tables and figures take seconds; let snakemake make them")
+    words = ["--resolved", small.canonical(), "--fingerprint", "compared"]
+    if isinstance(settings, TrainSpec):
+        return ["train", *words, "--no-tracking"]
+    if isinstance(settings, LandscapeSpec):
+        return ["landscape", *words]
+    command = {PseudoLabelSpec: "pseudo-label", EvaluationSpec: "evaluate"}
+    return [command.get(type(settings), "diagnose"), *words]
+
+
+def _in_little(settings: object) -> object:
+    """The same settings for a few batches."""
+    if isinstance(settings, TrainSpec):
+        optimization = settings.optimization.replace(epochs=2)
+        perturbation, mix = settings.perturbation, settings.unlabeled
+        if perturbation is not None and perturbation.warmup_epochs:
+            perturbation = perturbation.replace(warmup_epochs=1)
+        if mix is not None:
+            mix = mix.replace(epoch_size=_STEPS * optimization.batch_size)
+        return settings.replace(
+            optimization=optimization, perturbation=perturbation, unlabeled=mix, keep_epochs=()
+        )
+    if isinstance(settings, EvaluationSpec | LandscapeSpec):
+        whole = {"num_examples": None}
+        whole |= {"first_examples": None} if isinstance(settings, EvaluationSpec) else {}
+        return settings.replace(**whole)
+    return settings
+
+
+def _num_images(settings: object, path: str) -> int | None:
+    """How many images of a split are enough; none: all, as for a verdict on records."""
+    if isinstance(settings, TrainSpec) and path.endswith("train.pt"):
+        images = _STEPS * settings.optimization.batch_size
+        return math.ceil(images / (1 - settings.held_out_fraction))
+    return None if isinstance(settings, DiagnosisSpec | PseudoLabelSpec) else _IMAGES
+
+
+def _part(source: Path, target: Path, count: int | None) -> None:
+    from rwp.data.images import ImageSet
+    from rwp.data.parts import take_part
+
+    images = ImageSet.load(source)
+    if count is not None and count < len(images):
+        count = max(count, 2 * images.num_classes)
+        images, _ = take_part(images, num_examples=count, seed=0, source=source)
+    images.save(target)
+
+
+def _content(path: Path) -> Any:
+    """What a file says, as values that can be compared bit for bit."""
+    if path.suffix == ".pt":
+        import torch
+
+        return torch.load(path, map_location="cpu", weights_only=True)
+    if path.suffix in (".json", ".jsonl"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return (
+            [json.loads(line) for line in lines] if path.suffix == ".jsonl" else read_object(path)
+        )
+    return path.read_bytes()
+
+
+def _check_same(before: dict[str, Any], after: dict[str, Any], step: Step) -> None:
+    if before.keys() != after.keys() or not before:
+        raise UserError(
+            f"{step.outputs[0]}: expected the files {', '.join(before) or 'of the step'} of the new"
+            f" code too, got {', '.join(after) or 'none'}; build the step again"
+        )
+    place = next(_moved(before, after, ""), None)
+    if place is not None:
+        raise UserError(
+            f"{step.outputs[0]}: expected the same bits of old and new code, got others at {place};"
+            f" the change moves numbers, so build the step again"
+        )
+
+
+def _moved(before: Any, after: Any, at: str) -> Iterator[str]:
+    """The places where two contents differ; what only one of them notes is no number of it."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in before.keys() & after.keys():
+            if name not in _OWN:
+                yield from _moved(before[name], after[name], f"{at}.{name}".lstrip("."))
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for number, pair in enumerate(zip(before, after, strict=True)):
+            yield from _moved(*pair, f"{at}[{number}]")
+    elif hasattr(before, "dtype") and hasattr(after, "dtype"):
+        same = before.dtype == after.dtype and before.shape == after.shape
+        if not same or before.numpy().tobytes() != after.numpy().tobytes():
+            yield at
+    elif type(before) is not type(after) or repr(before) != repr(after):
+        yield at

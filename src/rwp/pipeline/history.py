@@ -1,0 +1,161 @@
+"""What a stale result was made of: its settings, its files, and the code that git remembers."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rwp.errors import UserError
+from rwp.evaluation.spec import EvaluationSpec
+from rwp.files import read_object, sha256_file
+from rwp.pipeline.code import HERE, PACKAGE_FOLDER, Code
+from rwp.pipeline.settings import Params
+from rwp.pipeline.state import Result
+from rwp.pipeline.steps import Steps
+from rwp.spec import Spec
+
+_ROOT = PACKAGE_FOLDER.parents[1]
+_COMMITS = 200  # looked at, newest first
+
+
+def git(*words: str) -> bytes:
+    """What git says about this checkout.
+
+    Raises:
+        UserError: there is no git, or it refuses.
+    """
+    try:
+        found = subprocess.run(
+            ("git", "-C", str(_ROOT), *words), capture_output=True, check=True, timeout=120
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UserError(
+            f"{_ROOT}: expected a git repository that has the older code, git {words[0]} failed;"
+            f" fetch the history, or build the step again"
+        ) from error
+    return found.stdout
+
+
+@contextmanager
+def checked_out(commit: str) -> Iterator[Path]:
+    """The package as it was at a commit, in a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="rwp-") as folder:
+        packed = git("archive", commit, "src/rwp")
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            archive.extractall(folder, filter="data")
+        yield Path(folder) / "src"
+
+
+def code_at(commit: str) -> Code:
+    """The code of a commit."""
+
+    files: dict[str, str] = {}
+    with tarfile.open(fileobj=io.BytesIO(git("archive", commit, "src/rwp"))) as archive:
+        for member in archive.getmembers():
+            content = archive.extractfile(member) if member.name.endswith(".py") else None
+            if content is not None:
+                files[member.name.removeprefix("src/rwp/")] = content.read().decode("utf-8")
+    return Code(files.get)
+
+
+def maker(params: Params, result: Result, recorded: str, *, root: Path) -> tuple[str, Code] | None:
+    """The commit whose code gives the recorded fingerprint, under today's settings; or none."""
+    before: set[str] = set()
+    for commit in _candidates(root / result.path):
+        # git's own name of the package's folder: what is equal is looked at once
+        tree = git("rev-parse", f"{commit}:src/rwp").decode().strip()
+        if tree in before:
+            continue
+        before.add(tree)
+        try:
+            code = code_at(commit)
+            if Steps(params, code).find(result.path).mark(result.path) == recorded:
+                return commit, code
+        except (ValueError, SyntaxError):  # a module that was not there yet
+            continue
+    return None
+
+
+def _candidates(record: Path) -> list[str]:
+    """The commit that a record names, and then the history of the code."""
+    document = read_object(record) if record.exists() else {}
+    named = str(document.get("commit") or "").removesuffix("+changes")
+    log = git("log", f"--max-count={_COMMITS}", "--format=%h", "--", "src/rwp").decode().split()
+    if not named:
+        return log
+    try:
+        git("cat-file", "-e", f"{named}:src/rwp")
+    except UserError:
+        return log
+    return [named, *log]
+
+
+def changed_modules(old: Code, new: Code, module: str) -> list[str]:
+    """The modules behind a step that compute something else than before."""
+    then, now = old.parts(module), new.parts(module)
+    return sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+
+
+def reasons(params: Params, result: Result, *, root: Path) -> Iterator[str]:
+    """Why a result is stale: the setting, the file or the code, from what to what."""
+    step, record = result.step, read_object(root / result.path)
+    yield from _settings(step.settings, record)
+    for path, there in _files(record, root):
+        yield f"file {path}: {there}"
+    stale = False
+    for other in dict.fromkeys(step.inputs.values()):
+        for path in other.records:
+            if (path in step.inputs or other.kind in ("train", "label")) and Result(
+                other, path
+            ).state(root) == "stale":
+                stale = True
+                yield f"input {path} is stale itself: rwp verify --why {path}"
+    found = maker(params, result, str(record.get("fingerprint")), root=root)
+    if found is not None:
+        commit, code = found
+        for part in dict.fromkeys([step, *step.inputs.values()]):
+            for module in changed_modules(code, HERE, part.code):
+                yield f"code {module} of the step {part.kind} ({part.name}): from {commit} to now"
+    elif not stale:
+        yield f"code of {step.code}: from one that git does not have, to {step.code_hash}"
+
+
+def _settings(settings: object, record: dict[str, Any]) -> Iterator[str]:
+    if not isinstance(settings, Spec):
+        return
+    now = settings.document()
+    then: Any = record.get("spec")
+    if isinstance(settings, EvaluationSpec) and "attack" in record:
+        name = record["attack"].get("name")
+        attacks = {attack["name"]: attack for attack in now["attacks"]}
+        now = {"attack": attacks.get(name), "seed": now["seed"], "batch_size": now["batch_size"]}
+        then = {name: record.get(name) for name in now}
+    if isinstance(then, dict):
+        yield from (f"setting {line}" for line in _differences(then, now))
+
+
+def _differences(then: Any, now: Any, at: str = "") -> Iterator[str]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        for name in sorted({*then, *now}):
+            yield from _differences(then.get(name), now.get(name), f"{at}.{name}".lstrip("."))
+    elif then != now:
+        yield f"{at}: from {then!r} to {now!r}"
+
+
+def _files(record: dict[str, Any], root: Path) -> Iterator[tuple[str, str]]:
+    """The files that a training read, where others lie there now."""
+    key, hashes = record.get("key"), record.get("inputs")
+    if not isinstance(key, dict) or not isinstance(hashes, dict):
+        return
+    for role in ("train", "test"):
+        path = Path("data") / str(key.get("dataset")) / f"{role}.pt"
+        if role in hashes and (root / path).exists():
+            found = sha256_file(root / path)
+            if found != hashes[role]:
+                yield str(path), f"from SHA-256 {hashes[role][:12]} to {found[:12]}"
