@@ -65,7 +65,7 @@ class OurTraining:
 
             found = perturb_weights(self.model, losses, self.perturbation)
             with shifted_weights(self.model, found.offset):
-                outer = losses() if found.reusable is None else found.reusable
+                outer = losses()
                 loss = outer.objective.mean()
                 self.optimizer.zero_grad()
                 loss.backward()

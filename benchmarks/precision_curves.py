@@ -99,7 +99,7 @@ def step(model, optimizer, images: Tensor, labels: Tensor, generator: torch.Gene
 
     found = perturb_weights(model, losses, RWP)
     with shifted_weights(model, found.offset):
-        outer = losses() if found.reusable is None else found.reusable
+        outer = losses()
         optimizer.zero_grad()
         outer.objective.mean().backward()
         optimizer.step()

@@ -163,7 +163,7 @@ def train(name: str, perturbation: WeightPerturbation):
         found = perturb_weights(model, losses, perturbation, generator=generator(step))
         assert found.offset == {}
         with shifted_weights(model, found.offset):
-            outer = losses() if found.reusable is None else found.reusable
+            outer = losses()
             optimizer.zero_grad()
             outer.objective.mean().backward()
             optimizer.step()

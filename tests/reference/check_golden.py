@@ -107,10 +107,7 @@ def replay(archive: Archive, case: str, dtype: torch.dtype) -> dict[str, np.ndar
         if step == 0:
             found |= {f"{case}/v/{name}": v.numpy() for name, v in result.offset.items()}
         with shifted_weights(model, result.offset):
-            losses = result.reusable
-            if losses is None:
-                losses = objective.losses(*batch)
-            loss = losses.objective.mean()
+            loss = objective.losses(*batch).objective.mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

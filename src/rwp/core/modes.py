@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from rwp.core.settings import BatchNormMode
@@ -103,22 +102,3 @@ def repeated_statistics(model: nn.Module, times: int) -> Iterator[None]:
             layer.momentum = momentum
             if layer.training and layer.num_batches_tracked is not None:
                 layer.num_batches_tracked.add_(times - 1)
-
-
-class RunningStatistics:
-    """The running statistics of a model at one moment, to be put back later."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._buffers: list[Tensor] = [
-            buffer
-            for layer in _norm_layers(model)
-            if layer.track_running_stats and layer.training
-            for buffer in layer.buffers(recurse=False)
-        ]
-        self._values = [buffer.clone() for buffer in self._buffers]
-
-    def restore(self) -> None:
-        """Write the statistics back as they were when this object was made."""
-        with torch.no_grad():
-            for buffer, value in zip(self._buffers, self._values, strict=True):
-                buffer.copy_(value)

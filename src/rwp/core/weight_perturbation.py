@@ -1,25 +1,27 @@
 """Adversarial weight perturbation with named options; AWP and RWP are two settings of it.
 
-With w the perturbed tensors (convolution and linear kernels), l_i the objective of example
-i, m_i its mask and n the batch size, each of K2 steps adds one raw gradient to a sum,
+`perturb_weights` is the second loop of the paper's Algorithm 1, with w the perturbed tensors
+(convolution and linear kernels), l_i the objective of example i, V_i its mask and n the batch
+size. Each of K2 steps adds one raw gradient to a sum,
 
-    R <- R + grad_w (1/n) sum_i m_i l_i,        v = gamma * ||w|| / ||R|| * R,
+    R <- R + grad_w (1/n) sum_i V_i l_i,        v <- gamma * ||w|| / ||R|| * R,
 
 with the norms taken per layer or over the whole model. The mask is decided anew at w + v in
-every step; once it selects no example, v stays as it is.
+every step; once it selects no example, v stays as it is. As in the authors' program, and unlike
+in the printed algorithm, the sum is one of raw gradients and only v is rescaled.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rwp.core.group import ALONE, Group
-from rwp.core.modes import RunningStatistics, untracked_statistics
+from rwp.core.modes import untracked_statistics
 from rwp.core.objectives.base import ExampleLosses
-from rwp.core.perturbation_result import PerturbationDiagnostics, PerturbedWeights
 from rwp.core.settings import WeightPerturbation
 from rwp.core.weights import borrowed_weights, perturbed_tensors, shifted_weights
 
@@ -30,6 +32,7 @@ __all__ = [
     "adversarial_weight_perturbation",
     "perturb_weights",
     "robust_weight_perturbation",
+    "select",
     "shifted_weights",
 ]
 
@@ -46,13 +49,13 @@ def perturb_weights(
     *,
     generator: torch.Generator | None = None,
     group: Group = ALONE,
-) -> PerturbedWeights:
+) -> "PerturbedWeights":
     """Find the v that raises the losses of the selected examples.
 
-    The model comes back bit for bit as it was, but for the running statistics of a pass
-    returned as `reusable`. Costs one forward and one backward pass per step, the latter of the
-    perturbed tensors alone; an empty mask costs one forward pass (none at the first step).
-    Everything but the network itself is computed in the weights' own precision.
+    The model comes back bit for bit as it was. Costs one forward and one backward pass per step,
+    the latter of the perturbed tensors alone. On the CPU an empty mask ends the search; from
+    another device nothing is read back, and the steps that are left add zero. Everything but
+    the network itself is computed in the weights' own precision.
 
     Args:
         model: the model, in the mode of the outer pass.
@@ -66,120 +69,169 @@ def perturb_weights(
         ValueError: the model has nothing to perturb; a random mask without a generator.
     """
     if perturbation.perturbs_nothing:
-        return PerturbedWeights({}, None, PerturbationDiagnostics())
-    return _Ascent(model, losses, perturbation, generator, group).run()
+        return PerturbedWeights({}, PerturbationDiagnostics())
+    named = _something_to_perturb(model)
+    weights = list(named.values())  # w
+    weight_norms = list(torch._foreach_norm([weight.detach() for weight in weights]))  # ||w||
+    gradient_sum = [torch.zeros_like(weight) for weight in weights]  # R
+    offset: list[Tensor] = []  # v = 0
+    selected: list[Tensor] = []
+    batch_size = backward_passes = 0
+    with borrowed_weights(weights) as move_by, untracked_statistics(model), torch.enable_grad():
+        for _ in range(perturbation.num_weight_steps):  # for k = 1 to K2 do
+            move_by(offset)
+            batch = losses()  # l(f_{w+v}(x'), y)
+            batch_size = batch_size or group.total(len(batch.objective))  # n
+            mask = select(batch.criterion, perturbation, generator, group)  # V
+            selected.append(group.total(mask.sum()))  # sum V
+            if mask.device.type == "cpu" and selected[-1] == 0:  # if sum V = 0 then break
+                break
+            masked_mean = torch.where(mask, batch.objective, 0.0).sum() / batch_size
+            gradients = list(torch.autograd.grad(masked_mean, weights, materialize_grads=True))
+            group.add_up_(gradients)
+            torch._foreach_add_(gradient_sum, gradients)  # R <- R + grad_v (1/n) sum V l
+            offset = _rescaled(gradient_sum, weight_norms, perturbation)  # v <- gamma R/||R|| ||w||
+            backward_passes += 1
+    diagnostics = PerturbationDiagnostics(
+        forward_passes=len(selected),
+        backward_passes=backward_passes,
+        _selected=tuple(selected),
+        _batch_size=batch_size,
+        _layer_norms=_layer_norms(named, offset, weight_norms),
+    )
+    return PerturbedWeights(dict(zip(named, offset, strict=False)), diagnostics)
 
 
-class _Ascent:
-    def __init__(
-        self,
-        model: nn.Module,
-        losses: LossClosure,
-        perturbation: WeightPerturbation,
-        generator: torch.Generator | None,
-        group: Group,
-    ) -> None:
-        named = perturbed_tensors(model)
-        if not named:
-            raise ValueError(
-                "model: expected trainable kernels (convolution or linear weights), got none; "
-                "unfreeze them or turn the weight perturbation off"
-            )
-        self._model, self._losses = model, losses
-        self._perturbation, self._generator = perturbation, generator
-        self._group, self._batch_size = group, 0
-        self._names, self._weights = list(named), list(named.values())
-        self._norms = torch._foreach_norm([weight.detach() for weight in self._weights])
-        self._sum: list[Tensor] = []
-        self._fractions: list[float] = []
-
-    def run(self) -> PerturbedWeights:
-        first = self._first_step()
-        before = self._mean(first.objective)
-        after = before if not self._sum else None
-        if not self._sum:
-            return PerturbedWeights({}, first, self._diagnostics([], before, after))
-        del first  # its graph is spent
-        offset = self._scaled()
-        if self._perturbation.num_weight_steps > 1:
-            offset, after = self._further_steps(offset)
-        named = dict(zip(self._names, offset, strict=True))
-        return PerturbedWeights(named, None, self._diagnostics(offset, before, after))
-
-    def _first_step(self) -> ExampleLosses:
-        # With an empty mask this pass becomes the outer one, so it runs with the running
-        # statistics tracked, and they are taken back otherwise.
-        statistics = RunningStatistics(self._model)
-        keep = False
-        try:
-            losses, keep = self._step()
-        finally:
-            if not keep:
-                statistics.restore()
-        return losses
-
-    def _step(self) -> tuple[ExampleLosses, bool]:
-        """Add one gradient to the sum; also tell whether the mask was empty."""
-        with torch.enable_grad():
-            losses = self._losses()
-            self._batch_size = self._batch_size or self._group.total(len(losses.objective))
-            active = select(losses.criterion, self._perturbation, self._generator, self._group)
-            # The one wait for the device in a step: whether there is anything left to do.
-            count = self._batch_size
-            if self._perturbation.mask != "all":
-                count = int(self._group.total(active.sum()))
-            self._fractions.append(count / self._batch_size)
-            if count == 0:
-                return losses, True
-            masked_mean = torch.where(active, losses.objective, 0.0).sum() / self._batch_size
-            gradients = torch.autograd.grad(masked_mean, self._weights, materialize_grads=True)
-            self._group.add_up_(gradients)
-        self._sum = list(torch._foreach_add(self._sum, gradients) if self._sum else gradients)
-        return losses, False
-
-    def _further_steps(self, offset: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
-        """The steps after the first; the loss at w + v comes along where the mask ran empty."""
-        with borrowed_weights(self._weights) as move, untracked_statistics(self._model):
-            for _ in range(1, self._perturbation.num_weight_steps):
-                move(offset)
-                losses, empty = self._step()
-                if empty:
-                    return offset, self._mean(losses.objective)
-                offset = self._scaled()
-        return offset, None
-
-    def _mean(self, losses: Tensor) -> Tensor:
-        return self._group.total(losses.detach().sum()) / self._batch_size
-
-    def _scaled(self) -> list[Tensor]:
-        gamma = self._perturbation.gamma
-        lengths = torch._foreach_norm(self._sum)
-        norms = list(self._norms)
-        if self._perturbation.norm_scope == "model":
-            total = _total(norms) / (_total(lengths) + SMALLEST_NORM)
-            return list(torch._foreach_mul(self._sum, gamma * total))
-        scales = [
-            norm / (length + SMALLEST_NORM) for norm, length in zip(norms, lengths, strict=True)
-        ]
-        return [
-            gradient * (gamma * scale) for gradient, scale in zip(self._sum, scales, strict=True)
-        ]
-
-    def _diagnostics(
-        self, offset: list[Tensor], before: Tensor, after: Tensor | None
-    ) -> PerturbationDiagnostics:
-        lengths = torch._foreach_norm(offset) if offset else []
-        return PerturbationDiagnostics(
-            mask_fractions=tuple(self._fractions),
-            steps=sum(fraction > 0 for fraction in self._fractions),
-            _before=before,
-            _after=after,
-            _layer_norms=tuple(zip(self._names, lengths, self._norms, strict=False)),
+def _something_to_perturb(model: nn.Module) -> dict[str, nn.Parameter]:
+    named = perturbed_tensors(model)
+    if not named:
+        raise ValueError(
+            "model: expected trainable kernels (convolution or linear weights), got none; "
+            "unfreeze them or turn the weight perturbation off"
         )
+    return named
+
+
+def _rescaled(
+    vector: Sequence[Tensor], weight_norms: Sequence[Tensor], perturbation: WeightPerturbation
+) -> list[Tensor]:
+    """The vector at gamma times the length of the weights, per layer or over the whole model."""
+    lengths = torch._foreach_norm(list(vector))
+    if perturbation.norm_scope == "model":
+        scale = _total(weight_norms) / (_total(lengths) + SMALLEST_NORM)
+        return list(torch._foreach_mul(list(vector), perturbation.gamma * scale))
+    scales = torch._foreach_div(list(weight_norms), torch._foreach_add(lengths, SMALLEST_NORM))
+    return list(torch._foreach_mul(list(vector), torch._foreach_mul(scales, perturbation.gamma)))
 
 
 def _total(norms: Sequence[Tensor]) -> Tensor:
+    """The norm of a vector from those of its parts."""
     return torch.linalg.vector_norm(torch.stack(list(norms)))
+
+
+def select(
+    losses: Float[Tensor, " batch"],
+    perturbation: WeightPerturbation,
+    generator: torch.Generator | None,
+    group: Group = ALONE,
+) -> Bool[Tensor, " batch"]:
+    """The examples whose loss the perturbation raises: the indicator V of the paper's Eq. 9.
+
+    The random mask is drawn for the batch of all processes of the group.
+
+    Raises:
+        ValueError: a random mask without a generator.
+    """
+    # Settings without a threshold that their mask needs have been refused.
+    c_min, c_max = (
+        math.nan if threshold is None else threshold
+        for threshold in (perturbation.c_min, perturbation.c_max)
+    )
+    if perturbation.mask == "all":
+        return torch.ones_like(losses, dtype=torch.bool)
+    if perturbation.mask == "above":
+        return losses >= c_min
+    if perturbation.mask == "range":
+        return (losses >= c_min) & (losses < c_max)
+    below = losses < c_min
+    if perturbation.mask == "below":
+        return below
+    if generator is None:
+        raise ValueError(
+            "generator: expected a torch.Generator for the random mask, got None; pass one"
+        )
+    batch_size = group.total(len(losses))
+    draw = torch.rand(batch_size, generator=generator, device=generator.device)
+    return group.part(draw.argsort().argsort().to(losses.device)) < group.total(below.sum())
+
+
+@dataclass(frozen=True)
+class PerturbationDiagnostics:
+    """What a weight perturbation did.
+
+    Attributes:
+        forward_passes: of the search.
+        backward_passes: of the search.
+    """
+
+    forward_passes: int = 0
+    backward_passes: int = 0
+    _selected: tuple[Tensor, ...] = ()
+    _batch_size: int = 0
+    _layer_norms: tuple[tuple[str, Tensor, Tensor], ...] = field(default=(), repr=False)
+
+    @property
+    def mask_fractions(self) -> tuple[float, ...]:
+        """Share of the batch under the mask, one per forward pass; waits for the device."""
+        return tuple(float(count) / self._batch_size for count in self._selected)
+
+    @property
+    def steps(self) -> int:
+        """Steps that moved v, those with an example under the mask; waits for the device."""
+        return int(self.steps_on_device)
+
+    @property
+    def steps_on_device(self) -> Tensor | int:
+        """The same, without waiting for the device."""
+        return (torch.stack(self._selected) > 0).sum() if self._selected else 0
+
+    @property
+    def norm_ratio(self) -> float:
+        """||v|| / ||w|| over all perturbed tensors, 0 where v = 0; waits for the device."""
+        return float(self.norm_ratio_on_device)
+
+    @property
+    def norm_ratio_on_device(self) -> Tensor | float:
+        """The same, without waiting for the device."""
+        if not self._layer_norms:
+            return 0.0
+        _, offsets, weights = zip(*self._layer_norms, strict=True)
+        return _total(offsets) / _total(weights)
+
+    @property
+    def layer_norm_ratios(self) -> dict[str, float]:
+        """||v|| / ||w|| per perturbed tensor, empty where v = 0; waits for the device."""
+        return {name: (v / w).item() for name, v, w in self._layer_norms}
+
+
+@dataclass(frozen=True)
+class PerturbedWeights:
+    """The perturbation of one batch.
+
+    Attributes:
+        offset: v by parameter name; empty where the search ended with v = 0.
+        diagnostics: what happened.
+    """
+
+    offset: dict[str, Tensor]
+    diagnostics: PerturbationDiagnostics
+
+
+def _layer_norms(
+    names: Iterable[str], offset: Sequence[Tensor], weight_norms: Sequence[Tensor]
+) -> tuple[tuple[str, Tensor, Tensor], ...]:
+    lengths = torch._foreach_norm(list(offset)) if offset else []
+    return tuple(zip(names, lengths, weight_norms, strict=False))
 
 
 def adversarial_weight_perturbation(
@@ -195,39 +247,3 @@ def robust_weight_perturbation(
     """RWP: up to `num_steps` steps on the examples below c_min, ||v|| = gamma ||w||."""
     perturbation = WeightPerturbation.rwp(gamma=gamma, c_min=c_min, num_weight_steps=num_steps)
     return perturb_weights(model, losses, perturbation)
-
-
-def select(
-    losses: Float[Tensor, " batch"],
-    perturbation: WeightPerturbation,
-    generator: torch.Generator | None,
-    group: Group = ALONE,
-) -> Bool[Tensor, " batch"]:
-    """The examples whose loss the perturbation raises.
-
-    The random mask is drawn for the batch of all processes of the group.
-
-    Raises:
-        ValueError: a random mask without a generator.
-    """
-    if perturbation.mask == "all":
-        return torch.ones_like(losses, dtype=torch.bool)
-    if perturbation.mask == "above":
-        return losses >= _given(perturbation.c_min)
-    if perturbation.mask == "range":
-        return (losses >= _given(perturbation.c_min)) & (losses < _given(perturbation.c_max))
-    below = losses < _given(perturbation.c_min)
-    if perturbation.mask == "below":
-        return below
-    if generator is None:
-        raise ValueError(
-            "generator: expected a torch.Generator for the random mask, got None; pass one"
-        )
-    batch_size = group.total(len(losses))
-    draw = torch.rand(batch_size, generator=generator, device=generator.device)
-    return group.part(draw.argsort().argsort().to(losses.device)) < group.total(below.sum())
-
-
-def _given(threshold: float | None) -> float:
-    # __post_init__ has made sure of it; this is for the type checker.
-    return math.nan if threshold is None else threshold

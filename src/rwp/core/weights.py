@@ -25,23 +25,27 @@ def borrowed_weights(weights: Sequence[Tensor]) -> Iterator[Callable[[Sequence[T
     """Yield a function that sets the weights to their original values plus an offset.
 
     The original bits come back on exit. They are copied for that: adding and subtracting would
-    leave a rounding residue each time.
+    leave a rounding residue each time. An empty offset stands for zero; before the first other
+    one it costs nothing.
     """
     weights = list(weights)
-    originals = [weight.detach().clone() for weight in weights]
+    originals: list[Tensor] = []
 
-    def move(offset: Sequence[Tensor]) -> None:
-        _write(weights, torch._foreach_add(originals, list(offset)))
+    def move_by(offset: Sequence[Tensor]) -> None:
+        if offset and not originals:
+            originals.extend(weight.detach().clone() for weight in weights)
+        if originals:
+            _write(weights, torch._foreach_add(originals, list(offset)) if offset else originals)
 
     try:
-        yield move
+        yield move_by
     finally:
-        _write(weights, originals)
+        move_by([])
 
 
-def _write(weights: list[Tensor], values: Sequence[Tensor]) -> None:
+def _write(weights: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     with torch.no_grad():
-        torch._foreach_copy_(weights, list(values))
+        torch._foreach_copy_(list(weights), list(values))
     # Autocast keeps low-precision copies of the weights, which are now out of date.
     torch.clear_autocast_cache()
 

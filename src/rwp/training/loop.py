@@ -146,8 +146,7 @@ class Training:
         perturbed = self._perturb(losses)
         offset = perturbed.offset if perturbed else {}
         with shifted_weights(self.runner, offset):
-            reusable = perturbed.reusable if perturbed else None
-            outer = losses() if reusable is None else reusable
+            outer = losses()
             kept = self._kept(outer)
             loss = _weighted_mean(outer.objective, batch.weights, kept)
             share = len(batch.labels) / len(whole.labels)
@@ -203,7 +202,7 @@ class Training:
         perturbed = perturb_weights(
             self.runner, losses, perturbation, generator=generator, group=self.group
         )
-        self.progress.passes["backward"] += perturbed.diagnostics.steps
+        self.progress.passes["backward"] += perturbed.diagnostics.backward_passes
         return perturbed
 
     def finish_epoch(self, after_batch: Callable[[], None] = lambda: None) -> Row:

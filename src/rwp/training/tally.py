@@ -60,7 +60,7 @@ class Tally:
             sums["removed"] += len(kept) - kept.sum()
         if perturbed is not None and self.group.leads:  # the same in every process
             sums["perturbed"] += 1
-            sums["weight_steps"] += perturbed.diagnostics.steps
+            sums["weight_steps"] += perturbed.diagnostics.steps_on_device
             sums["norm_ratio"] += perturbed.diagnostics.norm_ratio_on_device
 
     def loss(self) -> float:

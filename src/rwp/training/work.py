@@ -96,8 +96,8 @@ class Passes:
         """The FLOPs of the step that ends here, with its weight perturbation if it had one."""
         passes = backward = 1
         if perturbed is not None:
-            backward += perturbed.diagnostics.steps
-            passes = len(perturbed.diagnostics.mask_fractions) + (perturbed.reusable is None)
+            backward += perturbed.diagnostics.backward_passes
+            passes += perturbed.diagnostics.forward_passes
         units = 2 * self.attacked + self.learned * (1 + 2 * backward / passes)
         return units * self.flops_per_image
 
