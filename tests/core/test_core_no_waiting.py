@@ -42,7 +42,9 @@ THREATS = pytest.mark.parametrize(
 PERTURBATIONS = {
     "none": WeightPerturbation.none(),
     "awp": WeightPerturbation.awp(gamma=0.01),
-    "rwp": WeightPerturbation.rwp(gamma=0.01, c_min=1.7, num_weight_steps=3),
+    "rwp": WeightPerturbation.rwp(gamma=0.01, c_min=1.7, num_weight_steps=2),
+}
+MASKS = {
     "above": WeightPerturbation(0.01, 2, "layer", "above", c_min=1.7),
     "range": WeightPerturbation(0.01, 2, "model", "range", c_min=0.5, c_max=1.0),
     "random": WeightPerturbation(0.01, 2, "model", "random", c_min=1.7),
@@ -74,6 +76,12 @@ def test_reading_a_meta_tensor_raises(read):
         read(torch.zeros((), device="meta"))
 
 
+@pytest.mark.parametrize("mask", MASKS)
+def test_no_mask_waits(mask):
+    losses = torch.empty(BATCH_SIZE, device="meta")
+    assert select(losses, MASKS[mask], generator()).device.type == "meta"
+
+
 @THREATS
 @pytest.mark.parametrize("perturbation", PERTURBATIONS.values(), ids=PERTURBATIONS)
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
@@ -83,46 +91,45 @@ def test_a_training_step_never_waits(objective, perturbation, threat):
     model, goal = small_network(torch.float32).to("meta"), make_objective(name, **options)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     images, labels = on_meta()
-    for _ in range(2):
-        tally = GradientTally()
-        adversarial = goal.attack(
-            model,
-            images,
-            labels,
-            threat=threat,
-            step_size=0.01,
-            num_steps=3,
-            generator=generator(),
-            bn_mode=bn_mode,
-            gradients=tally,
-            check_inputs=False,
-        )
-        assert adversarial.device.type == "meta"
+    tally = GradientTally()
+    adversarial = goal.attack(
+        model,
+        images,
+        labels,
+        threat=threat,
+        step_size=0.01,
+        num_steps=2,
+        generator=generator(),
+        bn_mode=bn_mode,
+        gradients=tally,
+        check_inputs=False,
+    )
+    assert adversarial.device.type == "meta"
 
-        def losses(adversarial=adversarial):
-            return goal.losses(model, images, adversarial, labels)
+    def losses():
+        return goal.losses(model, images, adversarial, labels)
 
-        found = perturb_weights(model, losses, perturbation, generator=generator())
-        expected = perturbation.num_weight_steps
-        assert found.diagnostics.forward_passes == expected
-        assert found.diagnostics.backward_passes == expected
-        assert found.offset.keys() == (perturbed_tensors(model).keys() if expected else set())
-        with shifted_weights(model, found.offset):
-            outer = losses()
-            kept = keep_high_loss(outer.criterion, threshold=1.5)
-            optimizer.zero_grad(set_to_none=True)
-            (outer.objective * kept).mean().backward()
-            optimizer.step()
-        assert all(parameter.grad is not None for parameter in model.parameters())
-        # What a tally of the epoch would keep.
-        kept_on_device = (
-            found.diagnostics.steps_on_device,
-            found.diagnostics.norm_ratio_on_device,
-            loss_groups(outer.criterion, [0.0, 1.0, 2.0]),
-            *((tally.not_finite, tally.zero) if name != "natural" else ()),
-        )
-        for value in kept_on_device:
-            assert not isinstance(value, Tensor) or value.device.type == "meta"
+    found = perturb_weights(model, losses, perturbation, generator=generator())
+    expected = perturbation.num_weight_steps
+    assert found.diagnostics.forward_passes == expected
+    assert found.diagnostics.backward_passes == expected
+    assert found.offset.keys() == (perturbed_tensors(model).keys() if expected else set())
+    with shifted_weights(model, found.offset):
+        outer = losses()
+        kept = keep_high_loss(outer.criterion, threshold=1.5)
+        optimizer.zero_grad(set_to_none=True)
+        (outer.objective * kept).mean().backward()
+        optimizer.step()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    # What a tally of the epoch would keep.
+    kept_on_device = (
+        found.diagnostics.steps_on_device,
+        found.diagnostics.norm_ratio_on_device,
+        loss_groups(outer.criterion, [0.0, 1.0, 2.0]),
+        *((tally.not_finite, tally.zero) if name != "natural" else ()),
+    )
+    for value in kept_on_device:
+        assert not isinstance(value, Tensor) or value.device.type == "meta"
 
 
 SCHEDULE = {"step_size": 0.01, "num_steps": 2}
