@@ -26,6 +26,18 @@ def leave(error):
     raise SystemExit(2)
 
 
+for sign in (
+    "{",
+    "}",
+    os.pathsep,
+    "\n",
+):  # Snakemake fills in braces; lists of paths are split
+    if sign in SOURCE or sign in os.getcwd():
+        leave(
+            f"{os.getcwd()}: expected a folder without {sign!r} in its name; rename it"
+        )
+
+
 def checked_steps(config):
     """The steps of params.yaml; what a suite lacks shows before anything starts."""
     try:
