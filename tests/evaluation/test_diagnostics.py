@@ -8,12 +8,15 @@ from torch import nn
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import autoattack as module
+from rwp.evaluation import diagnostics
 from rwp.evaluation.diagnosis import diagnose_checkpoint, read_diagnosis
-from rwp.evaluation.diagnostics import DOUBTFUL, FollowUp, band_for, judge
+from rwp.evaluation.diagnostics import DOUBTFUL, LEVELS, MEANING, FollowUp, Verdict, band_for
 from rwp.evaluation.followup import follow_up
 from rwp.evaluation.jobs import evaluate_checkpoint, run_attacks
 from rwp.evaluation.records import GradientRecord, write_record
 from rwp.evaluation.spec import DiagnosisSpec
+from rwp.files import write_json
+from rwp.reporting.report import LEVEL_KINDS, LEVEL_SIGNS
 from rwp.training.checkpoint import save_network
 from rwp.training.spec import RunKey
 from tests.evaluation.conftest import Project
@@ -30,23 +33,28 @@ from tests.evaluation.samples import (
 
 PGD = attack("pgd-20", "pgd", num_steps=20, step_size="0.03")
 CALM = FollowUp(
-    base=0.6,
-    longer=0.595,
-    rescaled=0.6,
-    transfer=0.7,
+    base=(0.6,) * 5,
+    longer=(0.595,) * 5,
+    rescaled=(0.6,) * 5,
+    transfer=(0.7,) * 5,
     zero_gradients=0.0,
+    not_finite_gradients=0.0,
     sweep=((0.1, 0.6), (0.2, 0.0)),
     chance=0.1,
     num_examples=500,
 )
 
 
-def records(pgd: int, autoattack: int, *, fgsm: int | None = None, **changes):
-    def of(count: int, spec):
-        return record([True] * count + [False] * (1000 - count), attack=spec, **changes)
+def judge(found, *, chance: float = 0.1, **context) -> Verdict:
+    return diagnostics.judge(found, chance=chance, **context)
 
-    found = [of(pgd, PGD), of(autoattack, autoattack_spec())]
-    return found if fgsm is None else [*found, of(fgsm, attack("fgsm"))]
+
+def records(pgd: int, autoattack: int, *, fgsm: int | None = None, of: int = 1000, **changes):
+    def left(count: int, spec):
+        return record([True] * count + [False] * (of - count), attack=spec, **changes)
+
+    found = [left(pgd, PGD), left(autoattack, autoattack_spec())]
+    return found if fgsm is None else [*found, left(fgsm, attack("fgsm"))]
 
 
 def run_follow_up(model: nn.Module, images: ImageSet, **options) -> FollowUp:
@@ -56,20 +64,20 @@ def run_follow_up(model: nn.Module, images: ImageSet, **options) -> FollowUp:
 @pytest.mark.parametrize(
     ("dataset", "objective", "pgd", "autoattack", "level"),
     [
-        ("cifar10", "at", 523, 480, "green"),  # AT (DOM, mean of 3 seeds)
-        ("cifar10", "at", 554, 508, "green"),  # AT-AWP (log, MAIR)
-        ("cifar10", "at", 555, 429, "red"),  # small-loss removal (DOM)
-        ("cifar10", "at", 629, 546, "red"),  # the paper's WRN AT-RWP
-        ("cifar10", "at", 560, 495, "amber"),
-        ("svhn", "at", 535, 455, "green"),  # AT at its best epoch (DOM)
-        ("cifar100", "at", 307, 253, "green"),  # AT-AWP (logs)
-        ("digits", "at", 629, 500, "amber"),  # nothing is known of it, so no gap is unheard of
+        ("cifar10", "at", 5230, 4800, "green"),  # AT (DOM, mean of 3 seeds)
+        ("cifar10", "at", 5540, 5080, "green"),  # AT-AWP (log, MAIR)
+        ("cifar10", "at", 5550, 4290, "red"),  # small-loss removal (DOM)
+        ("cifar10", "at", 6287, 5461, "undecided"),  # the paper's WRN AT-RWP: amber or red
+        ("cifar10", "at", 5600, 4920, "amber"),
+        ("svhn", "at", 5350, 4550, "green"),  # AT at its best epoch (DOM)
+        ("cifar100", "at", 3071, 2534, "green"),  # AT-AWP (logs)
+        ("digits", "at", 6290, 5000, "amber"),  # nothing is known of it, so no gap is unheard of
     ],
 )
 def test_published_networks_land_in_their_bands(dataset, objective, pgd, autoattack, level):
-    verdict = judge(records(pgd, autoattack), dataset=dataset, objective=objective)
+    verdict = judge(records(pgd, autoattack, of=10_000), dataset=dataset, objective=objective)
     assert verdict.level == level
-    assert verdict.gap == pytest.approx((pgd - autoattack) / 10)
+    assert verdict.gap == pytest.approx((pgd - autoattack) / 100)
     assert verdict.band == band_for(dataset, "linf", objective)
 
 
@@ -78,10 +86,12 @@ def test_unknown_data_set_takes_the_general_band():
     assert band_for("digits", "l2", "trades").green < band_for("digits", "linf", "trades").green
 
 
-def test_single_step_beating_many_is_red():
-    verdict = judge(records(540, 500, fgsm=520), dataset="cifar10", objective="at")
-    assert verdict.level == "red"
-    assert "FGSM is 2.0 points below PGD" in verdict.reasons[1].text
+@pytest.mark.parametrize(("fgsm", "level"), [(530, "green"), (518, "undecided"), (500, "red")])
+def test_single_step_beating_many_counts_beyond_noise(fgsm: int, level: str):
+    verdict = judge(records(540, 520, fgsm=fgsm), dataset="cifar10", objective="at")
+    assert verdict.level == level
+    if level == "red":
+        assert "FGSM is 4.0 points below PGD" in verdict.reasons[1].text
 
 
 @pytest.mark.parametrize(
@@ -89,30 +99,52 @@ def test_single_step_beating_many_is_red():
     [
         ("it seems to be a randomized defense!", "red"),
         ("apgd-t: there are 5 points with zero gradient!", "amber"),
+        ("the model answers differently each time (by up to 9 %), so ...", "amber"),
+        ("the model's answer to an image depends on the other images in its batch", "red"),
+        ("the model answers differently when a gradient is asked for", "red"),
         ("9 target classes instead of 9", "green"),
     ],
 )
 def test_warnings_of_autoattack_count(text: str, level: str):
-    found = judge(records(540, 500, warnings=(text,)), dataset="cifar10", objective="at")
+    found = judge(records(540, 520, warnings=(text,)), dataset="cifar10", objective="at")
     assert found.level == level
 
 
-@pytest.mark.parametrize(("won", "level"), [(2, "green"), (3, "red")])
+@pytest.mark.parametrize(("won", "level"), [(2, "green"), (3, "undecided"), (8, "red")])
 def test_square_beating_those_with_gradients_counts(won: int, level: str):
-    parts = {"apgd-ce": 510, "apgd-t": 500, "fab-t": 500, "square": 500 - won}
-    found = records(540, 500 - won, parts=parts)
+    parts = {"apgd-ce": 510, "apgd-t": 525, "fab-t": 525, "square": 525 - won}
+    found = records(540, 525 - won, parts=parts)
     verdict = judge(found, dataset="cifar10", objective="at")
     assert verdict.level == level
 
 
-@pytest.mark.parametrize(("left", "level"), [(0, "weak"), (49, "weak"), (50, "green")])
-def test_a_network_without_robustness_is_weak(left: int, level: str):
-    attacked = records(100, left, clean=[True] * 500 + [False] * 500)
-    verdict = judge(attacked, dataset="cifar10", objective="natural")
-    assert verdict.level == level
-    if level == "weak":
-        expected = f"leaves {left / 10:.1f} % of 50.0 %: there is no robustness to judge"
-        assert verdict.reasons[0].text.endswith(expected)
+@pytest.mark.parametrize(
+    ("clean", "left", "chance", "level"),
+    [
+        (500, 0, 0.1, "weak"),
+        (0, 0, 0.1, "weak"),  # 0.00 everywhere
+        (500, 118, 0.1, "weak"),  # chance is within 95 %
+        (500, 128, 0.1, "undecided"),  # and here within 99.7 %
+        (500, 150, 0.1, "green"),
+        (1000, 60, 0.01, "weak"),  # above chance, but less than a tenth survives
+        (125, 100, 0.25, "weak"),  # natural 12.5, AutoAttack 10, of four classes
+        (900, 780, 0.8, "weak"),  # most images are of one class
+    ],
+)
+def test_a_network_without_robustness_is_weak(clean: int, left: int, chance: float, level: str):
+    before = [True] * clean + [False] * (1000 - clean)
+    attacked = records(left, left, clean=before)
+    for objective in ("natural", "at"):
+        verdict = judge(attacked, dataset="cifar10", objective=objective, chance=chance)
+        assert verdict.level == level
+        if level == "weak":
+            assert f"leaves {left / 10:.1f} % of {clean / 10:.1f} %" in verdict.reasons[-1].text
+
+
+def test_the_words_of_a_level_stand_in_one_place():
+    assert LEVELS == ("green", "weak", "undecided", "amber", "red")
+    assert set(DOUBTFUL) < set(MEANING)
+    assert set(LEVEL_SIGNS) == set(LEVEL_KINDS) == set(LEVELS)
 
 
 def test_no_record_no_verdict():
@@ -124,12 +156,17 @@ def test_no_record_no_verdict():
     ("change", "level", "text"),
     [
         ({}, "green", ""),
-        ({"longer": 0.58}, "amber", "more steps and restarts fool 2.0 points"),
-        ({"rescaled": 0.57}, "green", ""),
-        ({"rescaled": 0.54}, "amber", "rescaled logits fools 6.0 points"),
-        ({"rescaled": 0.4}, "red", "rescaled logits fools 20.0 points"),
-        ({"transfer": 0.5}, "red", "twin fool 10.0 points"),
+        ({"longer": (0.58,) * 5}, "green", ""),
+        ({"longer": (0.57,) * 5}, "undecided", "more steps fool 3.0 points"),
+        ({"longer": (0.56,) * 5}, "amber", "more steps fool 4.0 points"),
+        ({"longer": (0.59, 0.59, 0.59, 0.59, 0.56)}, "undecided", "1.0 to 4.0 over 5 attack seeds"),
+        ({"rescaled": (0.53,) * 5}, "green", ""),
+        ({"rescaled": (0.495,) * 5}, "amber", "rescaled logits fools 10.5 points"),
+        ({"rescaled": (0.4,) * 5}, "red", "rescaled logits fools 20.0 points"),
+        ({"transfer": (0.5,) * 5}, "red", "twin fool 10.0 points"),
         ({"zero_gradients": 0.05}, "amber", "5 % of the images have no gradient"),
+        ({"not_finite_gradients": 0.5}, "red", "50 % of the images have a gradient that is not"),
+        ({"sweep": ((0.1, 0.6), (0.5, 0.11))}, "undecided", "11 % survive a radius of 0.5"),
         ({"sweep": ((0.1, 0.6), (0.5, 0.4))}, "red", "40 % survive a radius of 0.5"),
     ],
 )
@@ -140,13 +177,29 @@ def test_follow_up_attacks_count(change: dict, level: str, text: str):
     assert text in " ".join(reason.text for reason in verdict.reasons)
 
 
+def test_a_gap_within_noise_is_settled_by_further_attacks():
+    found = records(540, 480)  # 6.0 points, within 1.5 of the limit of 5.5
+    assert judge(found, dataset="cifar10", objective="at").level == "undecided"
+    assert judge(found, dataset="cifar10", objective="at", follow_up=CALM).level == "green"
+    clear = judge(records(540, 400), dataset="cifar10", objective="at", follow_up=CALM)
+    assert clear.level == "red"
+
+
+def test_what_is_undecided_does_not_hide_a_worse_level():
+    found = FollowUp(**{**CALM.__dict__, "longer": (0.57,) * 5, "transfer": (0.4,) * 5})
+    verdict = judge(records(540, 500), dataset="cifar10", objective="at", follow_up=found)
+    assert verdict.level == "red"
+
+
 def test_honest_network_stays_green(robust_model: nn.Module, images: ImageSet):
     found = run_follow_up(robust_model, images, twin=robust_model)
-    assert 0.3 < found.base < 0.95
+    assert all(0.3 < base < 0.95 for base in found.base)
+    assert len(found.base) == len(found.longer) == len(found.rescaled) == 5
+    assert all(after <= before for before, after in zip(found.base, found.longer, strict=True))
     assert found.zero_gradients == 0.0
     assert found.sweep[-1][1] <= found.chance
     verdict = judge(records(540, 500), dataset="digits", objective="at", follow_up=found)
-    assert verdict.level == "green"
+    assert verdict.level in ("green", "undecided")  # two of 40 images are five points
 
 
 @pytest.mark.parametrize(
@@ -158,7 +211,7 @@ def test_masked_network_is_red(front, robust_model: nn.Module, images: ImageSet)
     masked = front(robust_model).eval()
     found = run_follow_up(masked, images, twin=robust_model)
     honest = run_follow_up(robust_model, images)
-    assert found.base > honest.base + 0.1  # it looks more robust than what it hides
+    assert min(found.base) > max(honest.base) + 0.1  # it looks more robust than what it hides
     verdict = judge(records(540, 500), dataset="digits", objective="at", follow_up=found)
     assert verdict.level == "red"
     assert any("no gradient at all" in reason.text for reason in verdict.reasons)
@@ -181,14 +234,14 @@ def write_records(project: Project, *, robust: int) -> None:
     write_record(project.root / project.spec.record("autoattack"), autoattack)
 
 
-def test_follow_up_runs_only_where_in_doubt(trained: Project):
+def test_further_attacks_run_unless_the_network_is_weak(trained: Project):
     spec = diagnosis_of(trained)
     for robust, doubtful in ((0, False), (40, True)):
         write_records(trained, robust=robust)
         written = diagnose_checkpoint(spec, root=trained.root, fingerprint="f")
         content = read_diagnosis(written)
         assert (content["follow_up"] is not None) == doubtful
-        assert content["level"] in (DOUBTFUL if doubtful else ("weak",))
+        assert (content["level"] == "weak") == (not doubtful)
         assert content["records"]["pgd-20"] == "f"
     with pytest.raises(UserError, match="expected a diagnosis"):
         read_diagnosis(trained.root / trained.spec.record("pgd-20"))
@@ -207,9 +260,11 @@ def test_the_twin_lends_its_images_and_has_to_be_there(trained: Project):
     assert content["follow_up"]["transfer"] == content["follow_up"]["base"]
 
 
-def test_a_green_verdict_needs_no_torch(trained: Project):
+def test_a_weak_verdict_needs_no_torch(trained: Project):
     """Ten verdicts of a table are then written in the time that one import of torch takes."""
     write_records(trained, robust=0)
+    counts = {"files": {"test.pt": {"class_histogram": [4] * 10}}}
+    write_json(trained.root / "data" / "digits" / "passport.json", counts)
     program = (
         "import sys; from pathlib import Path\n"
         "from rwp.evaluation.spec import DiagnosisSpec\n"
@@ -252,17 +307,23 @@ def test_verdict_from_real_records(robust_model: nn.Module, images: ImageSet, mo
             record(list(result.robust), clean=list(result.clean_correct), attack=result.attack)
             for result in results
         ]
-        verdict = judge(found, dataset="digits", objective="at")
-        if verdict.level != "green":  # as the workflow does
-            more = run_follow_up(model, images, twin=robust_model)
-            verdict = judge(found, dataset="digits", objective="at", follow_up=more)
+        more = run_follow_up(model, images, twin=robust_model)
+        verdict = judge(found, dataset="digits", objective="at", follow_up=more)
         levels[name] = verdict.level
-    assert levels == {"honest": "green", "masked": "red"}
+    assert levels["honest"] in ("green", "undecided")
+    assert levels["masked"] == "red"
 
 
 @pytest.mark.parametrize(
     ("not_finite", "zero", "level"),
-    [(0, 10, "green"), (0, 11, "amber"), (1, 0, "amber"), (101, 0, "red")],
+    [
+        (0, 8, "green"),
+        (0, 11, "undecided"),  # two images either way: 0.9 to 1.3 %, against 1 %
+        (0, 13, "amber"),
+        (1, 0, "amber"),
+        (101, 0, "undecided"),
+        (103, 0, "red"),
+    ],
 )
 def test_attacks_without_a_gradient_count(not_finite: int, zero: int, level: str):
     found = GradientRecord(
@@ -272,5 +333,5 @@ def test_attacks_without_a_gradient_count(not_finite: int, zero: int, level: str
         blind_not_finite=not_finite,
         blind_zero=zero,
     )
-    verdict = judge(records(540, 500, gradients=found), dataset="cifar10", objective="at")
+    verdict = judge(records(540, 520, gradients=found), dataset="cifar10", objective="at")
     assert verdict.level == level

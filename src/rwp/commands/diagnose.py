@@ -48,7 +48,7 @@ def diagnose(
     fingerprint: Fingerprint = None,
     params_file: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
-    """Look for masked gradients in a network's records; attack harder unless all is green.
+    """Look for masked gradients in a network's records; attack harder where anything may resist.
 
     Models from elsewhere are named as for `rwp evaluate`, which makes their records. Writes
     diagnosis.json beside the records. docs/evaluation.md says what the verdicts rest on.
@@ -89,8 +89,9 @@ def diagnose(
 
 def _show(path: Path) -> None:
     from rwp.evaluation.diagnosis import read_diagnosis
+    from rwp.evaluation.diagnostics import MEANING
 
     verdict = read_diagnosis(path)
-    print(f"{verdict['level']}  {path}")
+    print(f"{verdict['level']} ({MEANING[verdict['level']]})  {path}")
     for reason in verdict["reasons"]:
         print(f"  {reason['level']}: {reason['text']}")

@@ -87,7 +87,7 @@ def evaluate(
         if epsilon:
             print(f"radius {epsilon}")
         _show(paths)
-        show_verdict(paths, elsewhere.dataset_name)
+        show_verdict(paths, elsewhere)
     if radii:
         from rwp.evaluation.records import read_record
         from rwp.reporting.radii import draw_radii

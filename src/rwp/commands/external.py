@@ -174,12 +174,13 @@ def evaluate_elsewhere(
         }
 
 
-def show_verdict(paths: list[Path], dataset: str) -> None:
+def show_verdict(paths: list[Path], model: Elsewhere) -> None:
     """Print what the records say about each other."""
+    from rwp.evaluation.diagnostics import MEANING
     from rwp.evaluation.external import verdict_on
 
-    verdict = verdict_on(paths, dataset=dataset)
-    print(f"verdict: {verdict.level}")
+    verdict = verdict_on(paths, dataset=model.dataset_name, data=model.images)
+    print(f"verdict: {verdict.level} ({MEANING[verdict.level]})")
     for reason in verdict.reasons:
         print(f"  {reason.level}: {reason.text}")
 

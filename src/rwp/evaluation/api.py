@@ -43,10 +43,12 @@ class Evaluation:
         records: by attack; counts, outcomes per image, warnings.
         adversarial: by attack, if asked for: (n, channels, height, width) on the CPU, the clean
             image where AutoAttack found none.
+        chance: share of the most frequent class among the images.
     """
 
     records: Mapping[str, EvaluationRecord]
     adversarial: Mapping[str, Tensor] = field(default_factory=dict)
+    chance: float = field(kw_only=True)
 
     def accuracy(self, attack: str) -> Interval:
         """Share of images right before and after the attack, with its 95 % interval (Wilson)."""
@@ -62,7 +64,8 @@ class Evaluation:
     @property
     def verdict(self) -> Verdict:
         """Whether the records contradict each other: signs of masked gradients."""
-        return judge(list(self.records.values()), dataset="unknown", objective="unknown")
+        records = list(self.records.values())
+        return judge(records, dataset="unknown", objective="unknown", chance=self.chance)
 
     def __str__(self) -> str:
         lines = []
@@ -155,7 +158,7 @@ def evaluate(
         for result in sorted(found, key=lambda result: names.index(result.attack.name))
     }
     kept = {r.attack.name: r.adversarial for r in found if r.adversarial is not None}
-    return Evaluation(records, kept)
+    return Evaluation(records, kept, chance=max(data.class_counts()) / len(data))
 
 
 def evaluate_radii(

@@ -1,15 +1,16 @@
-"""The verdict on one checkpoint as a file: judge the records and, where in doubt, follow up."""
+"""The verdict on one checkpoint as a file: judge the records, attack further, judge again."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwp.errors import UserError
-from rwp.evaluation.diagnostics import DOUBTFUL, FollowUp, Verdict, judge
-from rwp.evaluation.records import EvaluationRecord, read_record
-from rwp.evaluation.spec import DiagnosisSpec
+from rwp.evaluation.diagnostics import FollowUp, Verdict, judge
+from rwp.evaluation.records import EvaluationRecord, PartRecord, read_record
+from rwp.evaluation.spec import DiagnosisSpec, EvaluationSpec
 from rwp.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def diagnose_checkpoint(
     twin: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> Path:
-    """Judge the records of one evaluation; attack again where in doubt; write the verdict.
+    """Judge the records of one evaluation; attack again where anything may resist; write it down.
 
     Args:
         spec: whose records exist.
@@ -44,16 +45,55 @@ def diagnose_checkpoint(
     """
     evaluation = spec.evaluation
     records = [read_record(root / evaluation.record(attack.name)) for attack in evaluation.attacks]
-    dataset, found = evaluation.key.dataset, None
-    verdict = judge(records, dataset=dataset, objective=spec.objective)
-    if verdict.level in DOUBTFUL and spec.objective != "natural":
-        if twin is None and spec.twin_checkpoint is not None:
-            twin = root / spec.twin_checkpoint
-        found = _follow_up(spec, records, root=root, twin=twin, device=device)
-        verdict = judge(records, dataset=dataset, objective=spec.objective, follow_up=found)
+    dataset = evaluation.key.dataset
+    context: dict[str, Any] = {
+        "dataset": dataset,
+        "objective": spec.objective,
+        "chance": _chance(root / "data" / dataset, evaluation, records[0].part),
+    }
+
+    def further() -> FollowUp:
+        lender = root / spec.twin_checkpoint if twin is None and spec.twin_checkpoint else twin
+        return _follow_up(spec, records, root=root, twin=lender, device=device)
+
+    verdict, found = judge_further(records, further, **context)
     path = root / spec.path
     write_json(path, _as_json(verdict, found, records, fingerprint))
     return path
+
+
+def judge_further(
+    records: Sequence[EvaluationRecord], further: Callable[[], FollowUp], **context: Any
+) -> tuple[Verdict, FollowUp | None]:
+    """Judge by the records and, unless there is nothing to doubt, by `further` attacks as well.
+
+    A network that is weak by its records, or was never meant to resist, is not attacked again.
+    `context` are the other arguments of `judge`.
+    """
+    verdict = judge(records, **context)
+    if verdict.level == "weak" or context["objective"] == "natural":
+        return verdict, None
+    found = further()
+    return judge(records, **context, follow_up=found), found
+
+
+def _chance(folder: Path, evaluation: EvaluationSpec, part: PartRecord | None) -> float:
+    """Share of the most frequent class among the images looked at, but at least 1 / classes."""
+    passport = folder / "passport.json"
+    if passport.exists() and (part is None or part.rule != "first"):
+        # A stratified part has the classes of the whole.
+        content = read_json(passport)
+        try:
+            counts = [int(count) for count in content["files"]["test.pt"]["class_histogram"]]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            counts = []
+        if sum(counts) > 0:
+            return max(counts) / sum(counts)
+    from rwp.data.images import ImageSet
+    from rwp.evaluation.jobs import part_of
+
+    images = part_of(evaluation, ImageSet.load(folder / "test.pt"), folder / "test.pt")[0]
+    return max(images.class_counts()) / len(images)
 
 
 def _follow_up(
@@ -64,7 +104,7 @@ def _follow_up(
     twin: Path | None,
     device: torch.device | str,
 ) -> FollowUp:
-    # Most verdicts are green and written without torch, whose import takes longer than they do.
+    # A weak verdict is written without torch, whose import takes longer than that does.
     from rwp.data.images import ImageSet
     from rwp.data.parts import take_part
     from rwp.evaluation.followup import follow_up

@@ -7,16 +7,25 @@ depends on data set, norm and objective. `BANDS` holds what honest, published ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from rwp.errors import UserError
-from rwp.evaluation.records import EvaluationRecord
+from rwp.evaluation.records import EvaluationRecord, robust_flags
 
-Level = Literal["green", "weak", "amber", "red"]
-LEVELS: tuple[Level, ...] = ("green", "weak", "amber", "red")  # from the best to the worst
-DOUBTFUL: tuple[Level, ...] = ("amber", "red")  # those that speak against the numbers
+Level = Literal["green", "weak", "undecided", "amber", "red"]
+MEANING: dict[Level, str] = {  # from the best to the worst
+    "green": "nothing speaks against the numbers",
+    "weak": "no better than chance, or next to nothing survives: there is no robustness to judge",
+    "undecided": "another attack seed could change the verdict: evaluate more images",
+    "amber": "PGD says too much, or the attacks saw too little: read AutoAttack alone, with care",
+    "red": "a sign of masked gradients: do not take these numbers for robustness",
+}
+LEVELS: tuple[Level, ...] = tuple(MEANING)
+DOUBTFUL: tuple[Level, ...] = ("undecided", "amber", "red")  # they speak against the numbers
+_SURE: tuple[Level, ...] = ("green", "weak", "amber", "red")
 
 
 @dataclass(frozen=True)
@@ -32,15 +41,19 @@ class Band:
     general: bool = False
 
 
+Shares = tuple[float, ...]  # of the images, one per attack seed
+
+
 @dataclass(frozen=True)
 class FollowUp:
     """What further attacks found, as shares of the images; robust ones unless said otherwise."""
 
-    base: float  # PGD as in the table
-    longer: float  # also after 100 steps, worst iterate, three times from anew
-    rescaled: float  # PGD on logits brought to a common spread, worst of two spreads
-    transfer: float | None  # PGD images of the twin, none without one
+    base: Shares  # PGD as in the table, worst iterate
+    longer: Shares  # the same start, but 100 steps
+    rescaled: Shares  # PGD on logits brought to a common spread, worst of two spreads
+    transfer: Shares | None  # PGD images of the twin, none without one
     zero_gradients: float  # of all images: the loss has no gradient at the clean image
+    not_finite_gradients: float  # of all images: it has a NaN or an infinity there
     sweep: tuple[tuple[float, float], ...]  # (radius, robust), doubling up to the largest radius
     chance: float  # share of the most frequent class
     num_examples: int
@@ -48,16 +61,24 @@ class FollowUp:
 
 @dataclass(frozen=True)
 class Reason:
-    """One observation, how bad it is, and what that rests on."""
+    """One observation, how bad it is, and what that rests on.
+
+    Where noise could move the observation across a limit, the level is undecided, and `between`
+    holds the lowest and the highest it could be.
+    """
 
     level: Level
     text: str
     source: str = ""
+    between: tuple[Level, Level] | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The worst level of all reasons; the gap is in points, none without the two records."""
+    """The worst level of all reasons, or undecided where noise could make it another.
+
+    The gap is in points, none without the two records.
+    """
 
     level: Level
     gap: float | None
@@ -96,7 +117,7 @@ BANDS: dict[tuple[str | None, str, str | None], Band] = {
     ),
 }
 
-# What AutoAttack's own checks mean; the package's documentation calls each a reason for doubt.
+# What the warnings in a record mean; AutoAttack's documentation calls each a reason for doubt.
 _ALARMS: dict[str, Level] = {
     "randomized defense": "red",
     "dynamic defense": "red",
@@ -104,21 +125,25 @@ _ALARMS: dict[str, Level] = {
     "probabilities": "red",
     "zero gradient": "amber",
     "answers differently each time": "amber",
-    "depends on the other images in its batch": "amber",
+    "depends on the other images in its batch": "red",
     "answers differently when a gradient is asked for": "red",
 }
 # Points. Rules of Carlini et al., "On Evaluating Adversarial Robustness" (2019), sections 4 and 5:
 # a longer, a differently scaled or a borrowed attack does not beat a sound white-box attack.
-_NOTICEABLE, _LARGE = 1.0, 3.0
-_FEWEST = 3  # images; one or two of a small set may turn on a lucky start
+_NOTICEABLE, _LARGE = 3.0, 8.0
+_SINGLE_STEP = 1.0  # points by which one step may beat many
 # Points that PGD gains by rescaled logits. It is then much like an attack on the margin, which
-# in the paper's table 2 is 1.9 to 2.3 below PGD-20, but 6.3 for AT-RWP; GAIRAT, which it breaks,
-# falls by 14 and more (Zhang et al., 2021; Hitaj et al., 2021).
-_RESCALED, _RESCALED_MUCH = 3.5, 10.0
-_SQUARE = 0.2  # points by which Square Attack may win; the package warns above it
+# in the paper's table 2 is 1.9 to 2.3 below PGD-20, but 6.3 for AT-RWP (the demo's TRADES: 4.4 to
+# 7.1 over five seeds); GAIRAT, which it breaks, falls by 14 and more (Zhang et al., 2021; Hitaj
+# et al., 2021).
+_RESCALED, _RESCALED_MUCH = 9.0, 12.0
+_SQUARE, _FEWEST = 0.2, 2  # points and images by which Square may win; the package warns above 0.2
 _LITTLE = 0.1  # share of the images that are right without an attack
-_FEW_ZERO_GRADIENTS, _MANY_ZERO_GRADIENTS = 0.01, 0.10  # shares of the images
-_MANY_BLIND = 0.10  # share of the attacked images at which an attack had no gradient to follow
+_FEW_BLIND, _MANY_BLIND = 0.01, 0.10  # shares of images without a usable gradient
+# What is called noise. Another start or another processor moves a count by an image or two on a
+# few hundred: the values of all seeds have to lie on one side of a limit by `_IMAGES`.
+_IMAGES = 2
+_LIKELY, _SURELY = 2.0, 3.0  # standard errors: inside is noise, beyond is none, between undecided
 
 
 def band_for(dataset: str, norm: str, objective: str) -> Band:
@@ -139,6 +164,7 @@ def judge(
     *,
     dataset: str,
     objective: str,
+    chance: float,
     follow_up: FollowUp | None = None,
 ) -> Verdict:
     """Weigh the records of one checkpoint, and the follow-up attacks where there are any.
@@ -147,6 +173,7 @@ def judge(
         records: of one checkpoint on one data set; those of other kinds are not looked at.
         dataset: its name, as in params.yaml.
         objective: natural, at, trades or mart; a natural network is not expected to resist.
+        chance: accuracy of the best constant answer, the share of the most frequent class.
         follow_up: what `rwp.evaluation.followup` measured.
 
     Raises:
@@ -160,17 +187,32 @@ def judge(
     if pgd and autoattack and objective != "natural":
         band = band_for(dataset, pgd.attack.threat.norm, objective)
         gap = 100 * (pgd.robust_accuracy - autoattack.robust_accuracy)
-        reasons.append(_gap_reason(gap, band, autoattack))
+        reasons.append(_gap_reason(pgd, autoattack, band, settled=follow_up is not None))
     if objective != "natural":
         reasons += _single_step_reasons(by_kind)
         reasons += _follow_up_reasons(follow_up) if follow_up else []
-    reasons += _weak_reasons(records) + _alarm_reasons(records) + _blind_reasons(records)
-    return Verdict(_worst(reasons), gap, band, tuple(reasons))
+    reasons += _weak_reasons(records, chance) + _alarm_reasons(records)
+    for record in records:
+        reasons += _blind_reasons(record)
+    unique = tuple(dict.fromkeys(reasons))
+    return Verdict(_overall(unique), gap, band, unique)
 
 
-def _worst(reasons: Sequence[Reason]) -> Level:
-    found = {reason.level for reason in reasons}
-    return next((level for level in reversed(LEVELS) if level in found), "green")
+def _overall(reasons: Sequence[Reason]) -> Level:
+    """The worst level, if it is the same whichever way the undecided reasons fall."""
+    ends = [reason.between or (reason.level, reason.level) for reason in reasons]
+    low, high = (max((_SURE.index(end[i]) for end in ends), default=0) for i in (0, 1))
+    return _SURE[low] if low == high else "undecided"
+
+
+def _reason(low: Level, high: Level, text: str, source: str = "") -> Reason:
+    if low == high:
+        return Reason(low, text, source)
+    return Reason("undecided", f"{text}; with this noise {low} or {high}", source, (low, high))
+
+
+def _graded(value: float, amber: float, red: float) -> Level:
+    return "red" if value > red else "amber" if value > amber else "green"
 
 
 def _shortest_by_kind(records: Sequence[EvaluationRecord]) -> Mapping[str, EvaluationRecord]:
@@ -179,33 +221,72 @@ def _shortest_by_kind(records: Sequence[EvaluationRecord]) -> Mapping[str, Evalu
     return {record.attack.kind: record for record in ordered}
 
 
-def _gap_reason(gap: float, band: Band, autoattack: EvaluationRecord) -> Reason:
-    level: Level = "red" if gap > band.red else "amber" if gap > band.green else "green"
+def _lead(better: EvaluationRecord, worse: EvaluationRecord) -> tuple[float, float]:
+    """Points by which one attack leaves more images than another, and the standard error.
+
+    The error is that of a paired difference (McNemar, 1947). It holds what other starts can do:
+    they move images between the attacks' disagreements.
+    """
+    count = better.num_examples
+    ours, theirs = robust_flags(better), robust_flags(worse)
+    if len(ours) != len(theirs):
+        raise UserError(
+            f"diagnosis: expected records of the same images, got {len(ours)} under "
+            f"{better.attack.name} and {len(theirs)} under {worse.attack.name}; evaluate again"
+        )
+    more, fewer = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    lead = (more - fewer) / count
+    error = math.sqrt(max((more + fewer) / count - lead**2, 0.0) / count)
+    return 100 * lead, 100 * error
+
+
+def _gap_reason(
+    pgd: EvaluationRecord, autoattack: EvaluationRecord, band: Band, *, settled: bool
+) -> Reason:
+    """Within noise of a limit the gap only calls for further attacks, which then decide."""
+    gap, error = _lead(pgd, autoattack)
+    red = math.inf if band.general else band.red
+    low = _graded(gap - _SURELY * error, band.green, red)
+    high = _graded(gap + (-1 if settled else 1) * _LIKELY * error, band.green, red)
     bound = " at least" if autoattack.attack.version == "lite" else ""
     usual = f"usual is up to {band.green:g}, unheard of above {band.red:g}"
     if band.general:
-        level = "amber" if level == "red" else level
         usual = f"usual elsewhere is up to {band.green:g}"
-    return Reason(level, f"PGD is{bound} {gap:.1f} points above AutoAttack; {usual}", band.source)
+    text = f"PGD is{bound} {gap:.1f} points above AutoAttack (within {_LIKELY * error:.1f})"
+    return _reason(low, high, f"{text}; {usual}", band.source)
 
 
 def _single_step_reasons(by_kind: Mapping[str, EvaluationRecord]) -> list[Reason]:
     fgsm, pgd = by_kind.get("fgsm"), by_kind.get("pgd")
     if not fgsm or not pgd:
         return []
-    lead = 100 * (pgd.robust_accuracy - fgsm.robust_accuracy)
-    if lead <= _NOTICEABLE:
+    lead, error = _lead(pgd, fgsm)
+    if lead - _LIKELY * error <= _SINGLE_STEP:
         return []
-    return [Reason("red", f"one step fools more than many: FGSM is {lead:.1f} points below PGD")]
+    low: Level = "red" if lead - _SURELY * error > _SINGLE_STEP else "green"
+    text = f"one step fools more than many: FGSM is {lead:.1f} points below PGD"
+    return [_reason(low, "red", text)]
 
 
-def _weak_reasons(records: Sequence[EvaluationRecord]) -> list[Reason]:
-    """Nothing is hidden where nothing resists; that is no praise."""
-    worst = min(records, key=lambda record: record.num_robust)
-    if worst.num_robust >= _LITTLE * worst.num_clean_correct:
+def _weak_reasons(records: Sequence[EvaluationRecord], chance: float) -> list[Reason]:
+    """Nothing is hidden where nothing resists, or where nothing was learnt; that is no praise."""
+    worst = min(records, key=lambda record: record.robust_accuracy)
+    share, clean = worst.robust_accuracy, worst.clean_accuracy
+    floor, count = max(chance, _LITTLE * clean), worst.num_examples
+    if _lowest(share, count, _SURELY) > floor:
         return []
-    left = f"{100 * worst.robust_accuracy:.1f} % of {100 * worst.clean_accuracy:.1f} %"
-    return [Reason("weak", f"{worst.attack.name} leaves {left}: there is no robustness to judge")]
+    high: Level = "weak"
+    low: Level = "weak" if _lowest(share, count, _LIKELY) <= floor else "green"
+    text = f"{worst.attack.name} leaves {100 * share:.1f} % of {100 * clean:.1f} %"
+    against = f"chance, {100 * chance:.1f} %" if floor == chance else "a tenth of these"
+    return [_reason(low, high, f"{text}, no more than {against} within its interval")]
+
+
+def _lowest(share: float, count: int, errors: float) -> float:
+    """Wilson's lower limit of a share (Wilson, 1927), at so many standard errors."""
+    middle = share + errors**2 / (2 * count)
+    half = errors * math.sqrt(share * (1 - share) / count + errors**2 / (4 * count**2))
+    return (middle - half) / (1 + errors**2 / count)
 
 
 def _alarm_reasons(records: Sequence[EvaluationRecord]) -> list[Reason]:
@@ -216,54 +297,73 @@ def _alarm_reasons(records: Sequence[EvaluationRecord]) -> list[Reason]:
     for record in records:
         left = list(record.parts.values())
         won = left[-2] - left[-1] if "square" in record.parts else 0
-        points = 100 * won / record.num_examples
-        if won >= _FEWEST and points > _SQUARE:
+        limit = max(_FEWEST, _SQUARE / 100 * record.num_examples)
+        if won > limit:
+            points = 100 * won / record.num_examples
             text = f"Square, which asks for no gradient, fools {points:.1f} points more than those"
-            reasons.append(Reason("red", f"{text} that do"))
+            low: Level = "red" if won - _LIKELY * math.sqrt(won) > limit else "green"
+            reasons.append(_reason(low, "red", f"{text} that do"))
     return reasons
 
 
-def _blind_reasons(records: Sequence[EvaluationRecord]) -> list[Reason]:
-    """Attacks that had no gradient to follow at images which count as robust."""
+def _blind_reasons(record: EvaluationRecord) -> list[Reason]:
+    """Images that count as robust though the attack had no gradient to follow."""
+    found = record.gradients
+    if found is None:
+        return []
+    count, name = record.num_examples, record.attack.name
     reasons = []
-    for record in records:
-        found = record.gradients
-        if found is None or found.images == 0:
-            continue
-        share = (found.blind_not_finite + found.blind_zero) / found.images
-        if found.blind_not_finite or share > _FEW_ZERO_GRADIENTS:
-            kind = "finite" if found.blind_not_finite else "usable"
-            text = f"{record.attack.name} had no {kind} gradient at {100 * share:.1f} % of the"
-            level: Level = "red" if share > _MANY_BLIND else "amber"
-            reasons.append(Reason(level, f"{text} images, which count as robust"))
+    if found.blind_not_finite:
+        low, high = _noisy(found.blind_not_finite / count, count, 0.0, _MANY_BLIND)
+        text = f"{name} met gradients that are not finite at {found.blind_not_finite} images that"
+        low = "amber" if low == "green" else low
+        reasons.append(_reason(low, high, f"{text} count as robust"))
+    low, high = _noisy(found.blind_zero / count, count, _FEW_BLIND, _MANY_BLIND)
+    if high != "green":
+        text = f"{name} met no gradient at {found.blind_zero} images that count as robust"
+        reasons.append(_reason(low, high, text))
     return reasons
+
+
+def _noisy(share: float, count: int, amber: float, red: float) -> tuple[Level, Level]:
+    margin = _IMAGES / count
+    return _graded(share - margin, amber, red), _graded(share + margin, amber, red)
 
 
 def _follow_up_reasons(found: FollowUp) -> list[Reason]:
-    reasons = []
+    count = found.num_examples
     usual = (_NOTICEABLE, _LARGE)
     drops = {
-        "more steps and restarts fool": (found.longer, usual),
+        "more steps fool": (found.longer, usual),
         "PGD on rescaled logits fools": (found.rescaled, (_RESCALED, _RESCALED_MUCH)),
     }
     if found.transfer is not None:
         drops["images made for its twin fool"] = (found.transfer, usual)
-    for text, (left, (noticeable, large)) in drops.items():
-        points = 100 * (found.base - left)
-        if points > noticeable and (found.base - left) * found.num_examples > _FEWEST - 0.5:
-            level: Level = "red" if points > large else "amber"
-            reasons.append(Reason(level, f"{text} {points:.1f} points more than PGD did"))
-    if found.zero_gradients > _FEW_ZERO_GRADIENTS:
-        level = "red" if found.zero_gradients > _MANY_ZERO_GRADIENTS else "amber"
-        share = 100 * found.zero_gradients
-        reasons.append(Reason(level, f"{share:.0f} % of the images have no gradient at all"))
+    reasons = []
+    for text, (left, (amber, red)) in drops.items():
+        points = [100 * (base - other) for base, other in zip(found.base, left, strict=True)]
+        margin = 100 * _IMAGES / count
+        low = _graded(min(points) - margin, amber, red)
+        high = _graded(max(points) + margin, amber, red)
+        if high != "green":
+            mean = f"{sum(points) / len(points):.1f} points"
+            seeds = f"{min(points):.1f} to {max(points):.1f} over {len(points)} attack seeds"
+            reasons.append(_reason(low, high, f"{text} {mean} more than PGD did ({seeds})"))
+    silent = {
+        "no gradient at all": found.zero_gradients,
+        "a gradient that is not finite": found.not_finite_gradients,
+    }
+    for text, share in silent.items():
+        low, high = _noisy(share, count, _FEW_BLIND, _MANY_BLIND)
+        if share > 0 and high != "green":
+            reasons.append(_reason(low, high, f"{100 * share:.0f} % of the images have {text}"))
+    return reasons + _sweep_reasons(found)
+
+
+def _sweep_reasons(found: FollowUp) -> list[Reason]:
     radius, accuracy = found.sweep[-1]
-    if accuracy > found.chance:
-        reasons.append(
-            Reason(
-                "red",
-                f"{100 * accuracy:.0f} % survive a radius of {radius:g}, at which an image can be "
-                "anything: the attack is lost, not the image safe",
-            )
-        )
-    return reasons
+    if accuracy <= found.chance:
+        return []
+    low: Level = "red" if _lowest(accuracy, found.num_examples, _LIKELY) > found.chance else "green"
+    text = f"{100 * accuracy:.0f} % survive a radius of {radius:g}, at which an image can be"
+    return [_reason(low, "red", f"{text} anything: the attack is lost, not the image safe")]

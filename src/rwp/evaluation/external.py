@@ -295,9 +295,12 @@ def at_radius(attack: AttackSpec, epsilon: str) -> AttackSpec:
     return attack.replace(threat=threat, step_size=str(share * Fraction(epsilon)))
 
 
-def verdict_on(paths: Sequence[Path], *, dataset: str) -> Verdict:
-    """The verdict on the records of a model whose training nobody knows."""
-    return judge([read_record(path) for path in paths], dataset=dataset, objective=_UNKNOWN)
+def verdict_on(paths: Sequence[Path], *, dataset: str, data: Path) -> Verdict:
+    """The verdict on the records of a model whose training nobody knows; `data` has the classes."""
+    counts = ImageSet.load(data).class_counts()
+    records = [read_record(path) for path in paths]
+    chance = max(counts) / sum(counts)
+    return judge(records, dataset=dataset, objective=_UNKNOWN, chance=chance)
 
 
 def diagnose_external(
@@ -339,13 +342,15 @@ def diagnose_external(
             "data_sha256": sha256_file(data),
         }
         records = [_record_there(out / f"{attack.name}.json", identity) for attack in attacks]
-        found, verdict = None, judge(records, dataset=dataset, objective=_UNKNOWN)
+        chance = max(images.class_counts()) / len(images)
+        context: dict[str, Any] = {"dataset": dataset, "objective": _UNKNOWN, "chance": chance}
+        found, verdict = None, judge(records, **context)
         attack = next((record.attack for record in records if record.attack.kind == "pgd"), None)
         if attack is not None and verdict.level != "weak":
             size = min(len(images), max(_FOLLOWED_UP, len(images.labels.unique())))
             some, _ = take_part(images, num_examples=size, seed=part_seed, source=data)
             found = follow_up(model, some, attack, batch_size=batch_size, seed=seed, device=device)
-            verdict = judge(records, dataset=dataset, objective=_UNKNOWN, follow_up=found)
+            verdict = judge(records, **context, follow_up=found)
     content = {
         "format": FORMAT,
         "fingerprint": _FINGERPRINT,

@@ -6,9 +6,10 @@ borrowed attacks, an unbounded one, and a look at the gradients themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +19,14 @@ from rwp.core.attacks import pgd
 from rwp.core.losses import cross_entropy
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
-from rwp.evaluation.diagnostics import FollowUp
+from rwp.evaluation.diagnostics import FollowUp, Shares
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits
 from rwp.evaluation.records import Flags
 from rwp.evaluation.suite import threat_model
 from rwp.rng import generator_for
 from rwp.training.spec import AttackSpec
 
-_MORE_STEPS, _RESTARTS = 100, 3
+_MORE_STEPS, _SEEDS = 100, 5
 _SCALES = (1.0, 10.0)  # spread that the rescaled logits of each image are given
 _LARGEST = {"linf": 0.5, "l2": 5.0}  # L-inf 0.5 turns every image into the same gray one
 _DOUBLINGS = 12
@@ -56,19 +57,30 @@ def follow_up(
         UserError: logits that are not finite.
     """
     run = _Runner(model, images, attack, batch_size, seed, device)
-    base = run.robust(pgd)
-    rescaled = [run.robust(partial(pgd, loss=_rescaled(scale))).mean() for scale in _SCALES]
+    base = run.each_seed(partial(pgd, keep="worst"))
+    num_steps = max(_MORE_STEPS, attack.num_steps or 0)
+    longer = run.each_seed(partial(pgd, keep="worst"), num_steps=num_steps)
+    rescaled = [
+        run.each_seed(partial(pgd, keep="worst", loss=_rescaled(scale))) for scale in _SCALES
+    ]
+    transfer = None if twin is None else _shares(run.each_seed(pgd, source=twin))
+    zero, not_finite = run.silent()
     counts = images.class_counts()
     return FollowUp(
-        base=float(base.mean()),
-        longer=float(run.longer(base).mean()),
-        rescaled=float(min(rescaled)),
-        transfer=None if twin is None else float(run.robust(pgd, source=twin).mean()),
-        zero_gradients=run.zero_gradients(),
+        base=_shares(base),
+        longer=_shares(longer),
+        rescaled=tuple(map(min, *map(_shares, rescaled))),
+        transfer=transfer,
+        zero_gradients=zero,
+        not_finite_gradients=not_finite,
         sweep=run.sweep(),
         chance=max(counts) / len(images),
         num_examples=len(images),
     )
+
+
+def _shares(flags: Sequence[Flags]) -> Shares:
+    return tuple(float(one.mean()) for one in flags)
 
 
 def _rescaled(scale: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -98,20 +110,14 @@ class _Runner:
         threat: ThreatModel | None = None,
         step_size: float | None = None,
         source: nn.Module | None = None,
-        among: Flags | None = None,
         restart: int = 0,
     ) -> Flags:
-        """Which images are right before and after; `source` is attacked instead of the model.
-
-        Only images in `among` are attacked, all others count as fooled.
-        """
+        """Which images are right before and after; `source` is attacked instead of the model."""
         attacked = source or self.model
-        robust = np.zeros(len(self.images), dtype=np.bool_)
-        chosen = np.flatnonzero(np.ones_like(robust) if among is None else among)
-        images = self.images.select(torch.from_numpy(chosen))
+        robust = []
         with borrowed(self.model, self.device), borrowed(attacked, self.device):
-            for place, start in enumerate(range(0, len(images), self.batch_size)):
-                batch, labels = batch_of(images, start, self.batch_size, self.device)
+            for place, start in enumerate(range(0, len(self.images), self.batch_size)):
+                batch, labels = batch_of(self.images, start, self.batch_size, self.device)
                 adversarial = attack(
                     attacked,
                     batch,
@@ -123,18 +129,12 @@ class _Runner:
                 )
                 before = checked_logits(self.model, batch, labels).argmax(dim=1) == labels
                 after = checked_logits(self.model, adversarial, labels).argmax(dim=1) == labels
-                index = chosen[start : start + self.batch_size]
-                robust[index] = (before & after).cpu().numpy()
-        return robust
+                robust.append((before & after).cpu().numpy())
+        return np.concatenate(robust)
 
-    def longer(self, robust: Flags) -> Flags:
-        """What is left of the robust images after more steps, several times from anew."""
-        num_steps = max(_MORE_STEPS, self.attack.num_steps or 0)
-        for restart in range(1, _RESTARTS + 1):
-            robust = self.robust(
-                partial(pgd, keep="worst"), num_steps=num_steps, among=robust, restart=restart
-            )
-        return robust
+    def each_seed(self, attack: Callable[..., Tensor], **options: Any) -> list[Flags]:
+        """`robust`, once per attack seed; the starts of a seed are the same for every attack."""
+        return [self.robust(attack, restart=start, **options) for start in range(_SEEDS)]
 
     def sweep(self) -> tuple[tuple[float, float], ...]:
         """Robust accuracy at doubling radii, up to 0 or to the largest radius that makes sense.
@@ -154,14 +154,16 @@ class _Runner:
                 break
         return tuple(points)
 
-    def zero_gradients(self) -> float:
-        """Share of images at which the loss has no gradient in any pixel."""
-        silent = 0
+    def silent(self) -> tuple[float, float]:
+        """Shares of images at which the loss has no gradient in any pixel, or one not finite."""
+        zero = not_finite = 0
         with borrowed(self.model, self.device), torch.enable_grad():
             for start in range(0, len(self.images), self.batch_size):
                 batch, labels = batch_of(self.images, start, self.batch_size, self.device)
                 batch.requires_grad_()
                 loss = cross_entropy(self.model(batch), labels).sum()
                 (gradient,) = torch.autograd.grad(loss, batch)
-                silent += int((gradient.flatten(1).abs().amax(dim=1) == 0).sum())
-        return silent / len(self.images)
+                largest = gradient.flatten(1).abs().amax(dim=1)
+                zero += int((largest == 0).sum())
+                not_finite += int((~largest.isfinite()).sum())
+        return zero / len(self.images), not_finite / len(self.images)

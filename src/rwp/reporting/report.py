@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import t
 
+from rwp.evaluation.diagnostics import MEANING, Level
 from rwp.files import write_text
 from rwp.pipeline.suites import BEYOND
 from rwp.reporting.figures import given_figures, own_figures, reported_figures
@@ -63,8 +64,14 @@ SIGNS = {WITHIN: "✓", ABOVE: "▲", BELOW: "▼"}
 ORIGIN_SIGNS = {"imported": "†", "unclear": "‡"}
 # Tints: what chance allows, what it does not, what is not there, what cannot be true.
 KINDS = {WITHIN: "within", ABOVE: "outside", BELOW: "outside"}
-LEVEL_SIGNS = {"green": "✓", "weak": "○", "undecided": "?", "amber": "!", "red": "✗"}
-LEVEL_KINDS = {
+LEVEL_SIGNS: dict[Level, str] = {
+    "green": "✓",
+    "weak": "○",
+    "undecided": "?",
+    "amber": "!",
+    "red": "✗",
+}
+LEVEL_KINDS: dict[Level, str] = {
     "green": "within",
     "weak": "missing",
     "undecided": "missing",
@@ -129,6 +136,10 @@ def _context(results: Results, figures: Sequence[Path] | None) -> dict[str, Any]
         "table2": _table2_rows(second, paper2, columns),
         "beyond": beyond_groups(third) if third else None,
         "judged": _verdict_rows(second),
+        "levels": [
+            {"name": level, "meaning": text, "sign": LEVEL_SIGNS[level], "kind": LEVEL_KINDS[level]}
+            for level, text in MEANING.items()
+        ],
         "others": other_checkpoints(results),
         "pairs": found,
         "tested": [row for row in found if row["p_value"] is not None],

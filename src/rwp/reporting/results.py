@@ -571,7 +571,7 @@ def _read_verdict(params: Params, key: RunKey, run: Run, rows: Sequence[Row], ro
     return judged
 
 
-def worst_level(levels: Sequence[str | None]) -> str | None:
+def worst_level(levels: Sequence[Level | None]) -> Level | None:
     """The worst verdict over seeds; none as long as one of them has none."""
     known = [level for level in levels if level is not None]
     return max(known, key=LEVELS.index) if known and len(known) == len(levels) else None
