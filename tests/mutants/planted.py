@@ -301,13 +301,13 @@ OBJECTIVES = _faults(
     ),
     (
         "objectives: TRADES starts its attack uniformly",
-        'clean_updates or 2, random_start or "gaussian"',
-        'clean_updates or 2, random_start or "uniform"',
+        'settings.clean_updates or 2, settings.random_start or "gaussian"',
+        'settings.clean_updates or 2,\n        settings.random_start or "uniform"',
     ),
     (
         "objectives: MART starts its attack uniformly",
-        'criterion, start or "gaussian"',
-        'criterion, start or "uniform"',
+        'float(settings.beta or 0.0), settings.criterion, settings.random_start or "gaussian"',
+        'float(settings.beta or 0.0), settings.criterion, settings.random_start or "uniform"',
     ),
 )
 
