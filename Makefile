@@ -13,7 +13,7 @@ PROGRESS := $(shell test -t 2 && echo --logger rich || echo --quiet rules reason
 EXTRAS := slurm kubernetes remotes server
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo demo-full test test-slow test-faults test-gpu test-robustbench test-slurm test-kubernetes test-mlflow-server audit lint format bench scale image ui lock clean
+.PHONY: setup demo demo-full test test-slow test-faults test-mutants test-gpu test-robustbench test-slurm test-kubernetes test-mlflow-server audit lint format bench scale image ui lock clean
 
 setup: $(STAMP)
 
@@ -61,6 +61,10 @@ test-slow: setup
 # All of the fault matrix, or with RWP_FAULTS_SAMPLE=TEXT a part of it, drawn from that text.
 test-faults: setup
 	@python -m pytest -n $(CORES) --dist loadgroup -m faults tests/faults
+
+# Plant faults that give wrong numbers, one at a time, and see that the tests notice.
+test-mutants: setup
+	@python tests/mutants/run.py --jobs $(CORES)
 
 # On a machine with an NVIDIA GPU.
 test-gpu: setup

@@ -361,4 +361,462 @@ LANDSCAPE = _faults(
     ),
 )
 
-FAULTS = [*LOSSES, *ATTACKS, *WEIGHTS, *OBJECTIVES, *LANDSCAPE]
+SCHEDULES = _faults(
+    "training/test_training.py training/test_by_hand.py",
+    (
+        "schedule: the cosine an epoch early",
+        "math.cos(math.pi * epoch / spec.epochs)",
+        "math.cos(math.pi * (epoch + 1) / spec.epochs)",
+    ),
+    (
+        "schedule: AT's drop a step late",
+        "epoch + (step + 1) / num_steps if by_step",
+        "epoch + step / num_steps if by_step",
+    ),
+    (
+        "schedule: TRADES' drop an epoch late",
+        "if by_step else epoch + 1",
+        "if by_step else epoch",
+    ),
+    (
+        "schedule: a drop after its milestone",
+        "time >= milestone",
+        "time > milestone",
+    ),
+    (
+        "schedule: rates fall by another rule",
+        "spec.decay_factor**drops",
+        "spec.decay_factor / max(drops, 1)",
+    ),
+    (
+        "guards: one good epoch is not enough",
+        "max(recent) <= majority_share",
+        "min(recent) <= majority_share",
+    ),
+)
+
+TRAINING = _faults(
+    "training/test_by_hand.py training/test_training.py training/test_variants.py",
+    (
+        "training: the warm-up an epoch too long",
+        "self.progress.epoch < settings.warmup_epochs",
+        "self.progress.epoch <= settings.warmup_epochs",
+    ),
+    (
+        "training: the sum of the losses",
+        "return losses.mean()",
+        "return losses.sum()",
+    ),
+    (
+        "training: removed examples leave the divisor",
+        "return losses.mean()",
+        "return losses.sum() / (losses != 0).sum().clamp_min(1)",
+    ),
+    (
+        "training: no momentum",
+        "momentum=settings.momentum,",
+        "momentum=0.0,",
+    ),
+    (
+        "training: no weight decay",
+        "weight_decay=settings.weight_decay,",
+        "weight_decay=0.0,",
+    ),
+    (
+        "training: Nesterov's momentum left out",
+        "nesterov=settings.nesterov,",
+        "nesterov=False,",
+    ),
+    (
+        "training: the step is taken at w",
+        "with shifted_weights(self.runner, offset):",
+        "with shifted_weights(self.runner, {}):",
+    ),
+    (
+        "training: gradients add up over the steps",
+        "self.optimizer.zero_grad(set_to_none=True)",
+        "pass",
+    ),
+    (
+        "training: the best of equals is the later one",
+        "row[key] > chosen[name][key]",
+        "row[key] >= chosen[name][key]",
+    ),
+    (
+        "training: best is the worst",
+        "row[key] > chosen[name][key]",
+        "row[key] < chosen[name][key]",
+    ),
+    (
+        "training: best is chosen by clean accuracy",
+        'accuracy = "clean_accuracy" if spec.monitor is None else "robust_accuracy"',
+        'accuracy = "clean_accuracy"',
+    ),
+    (
+        "training: best is chosen on the test split",
+        'keys = {"best": f"{spec.selection}_{accuracy}"}',
+        'keys = {"best": f"test_{accuracy}"}',
+    ),
+    (
+        "training: best is a copy of last",
+        "copy_file(sources.get(name, files.last), target)",
+        "copy_file(files.last, target)",
+    ),
+    (
+        "training: kept checkpoints an epoch late",
+        'done = row["epoch"] + 1 return',
+        'done = row["epoch"]\n    return',
+    ),
+    (
+        "training: the same draws in each epoch",
+        "where = (purpose, self.progress.epoch, self.progress.step)",
+        "where = (purpose, self.progress.step)",
+    ),
+    (
+        "training: the same draws in each step",
+        "where = (purpose, self.progress.epoch, self.progress.step)",
+        "where = (purpose, self.progress.epoch)",
+    ),
+    (
+        "training: attacked in eval mode, whatever is asked",
+        "bn_mode=attack.bn_mode,",
+        'bn_mode="eval",',
+    ),
+    (
+        "training: trained on the held-out images too",
+        'labeled, splits["held_out"] = labeled.select(kept), labeled.select(taken)',
+        'splits["held_out"] = labeled.select(taken)',
+    ),
+    (
+        "training: the same start for all seeds",
+        'torch.manual_seed(derived_seed(spec.key.seed, "init"))',
+        'torch.manual_seed(derived_seed(0, "init"))',
+    ),
+    (
+        "training: pseudo-labels of the labeled images",
+        "torch.cat([labeled, pseudo + self.num_labeled])",
+        "torch.cat([labeled, pseudo])",
+    ),
+    (
+        "training: lambda weighs the labeled images",
+        "weights[len(labeled) :] = self.mix.weight",
+        "weights[: len(labeled)] = self.mix.weight",
+    ),
+    (
+        "measure: robust among the clean",
+        'accuracies["robust_accuracy"] = robust_count / len(split)',
+        'accuracies["robust_accuracy"] = robust_count / max(clean, 1)',
+    ),
+    (
+        "measure: clean answers count as robust",
+        "robust = _correct(model, adversarial, labels)",
+        "robust = _correct(model, images, labels)",
+    ),
+    (
+        "tally: counts the objective below c_min",
+        'sums["below"] += (outer.criterion.detach() < c_min).sum()',
+        'sums["below"] += (outer.objective.detach() < c_min).sum()',
+    ),
+    (
+        "tally: kept instead of removed",
+        'sums["removed"] += len(kept) - kept.sum()',
+        'sums["removed"] += kept.sum()',
+    ),
+    (
+        "tally: means over steps, not images",
+        '"train_loss": sums["loss"] / images',
+        '"train_loss": sums["loss"] / max(sums["perturbed"], 1.0)',
+    ),
+)
+
+RESUME = _faults(
+    "training/test_resume.py training/test_distributed.py",
+    (
+        "resume: without the momentum",
+        'self.optimizer.load_state_dict(state["optimizer"])',
+        "pass",
+    ),
+    (
+        "resume: without the epoch's sums",
+        'self.tally.load(state["tally"])',
+        "pass",
+    ),
+    (
+        "processes: each weighs its own share",
+        "(loss * share).backward()",
+        "loss.backward()",
+    ),
+    (
+        "processes: the variance within the shares alone",
+        "(squares + counts * (means - mean).square()).sum(0) / count",
+        "squares.sum(0) / count",
+    ),
+)
+
+DATA = _faults(
+    "data training/test_by_hand.py",
+    (
+        "seeds: one for all",
+        '"/".join([str(seed), *map(str, purpose)])',
+        '"/".join(map(str, purpose))',
+    ),
+    (
+        "batches: one order for all epochs",
+        'generator_for(seed, "batches", epoch)',
+        'generator_for(seed, "batches")',
+    ),
+    (
+        "batches: shares of labeled and unlabeled swapped",
+        "round(batch_size * unlabeled_fraction)",
+        "round(batch_size * (1 - unlabeled_fraction))",
+    ),
+    (
+        "splits: the first of each class",
+        "taken.append(members[order[:quota]])",
+        "taken.append(members[:quota])",
+    ),
+    (
+        "splits: kept and taken swapped",
+        "return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()",
+        "return chosen.nonzero().flatten(), (~chosen).nonzero().flatten()",
+    ),
+    (
+        "parts: not stratified",
+        "stratified_order(images.labels, seed)[:size]",
+        "torch.randperm(of, generator=generator_for(seed, 'part'))[:size]",
+    ),
+    (
+        "parts: the first of each class",
+        'torch.randperm(len(members), generator=generator_for(seed, "part", label))',
+        "torch.arange(len(members))",
+    ),
+    (
+        "augmentation: nothing is mirrored",
+        "flips = torch.randint(2, (batch,)",
+        "flips = torch.randint(1, (batch,)",
+    ),
+    (
+        "augmentation: rotations to one side",
+        "(2 * unit - 1) * math.radians",
+        "unit * math.radians",
+    ),
+    (
+        "augmentation: crops from one corner",
+        "corners = torch.randint(2 * padding + 1,",
+        "corners = torch.randint(padding + 1,",
+    ),
+    (
+        "pseudo-labels: labeled in train mode",
+        "with evaluation_mode(model), exact:",
+        "with exact:",
+    ),
+    (
+        "pseudo-labels: the least confident are kept",
+        "confidences[members].argsort(descending=True, stable=True)",
+        "confidences[members].argsort(descending=False, stable=True)",
+    ),
+    (
+        "pseudo-labels: of other images",
+        "labels.append(label.cpu())",
+        "labels.append(label.cpu().flip(0))",
+    ),
+    (
+        "pseudo-labels: agreement over all images",
+        "(labels == shipped)[known].sum()",
+        "(labels != shipped)[known].sum()",
+    ),
+)
+
+EVALUATION = _faults(
+    "evaluation/test_statistics.py evaluation/test_records.py evaluation/test_suite.py"
+    " evaluation/test_autoattack.py",
+    (
+        "statistics: intervals of another level",
+        "proportion_ci(confidence, method",
+        "proportion_ci(1 - (1 - confidence) / 2, method",
+    ),
+    (
+        "statistics: McNemar one-sided",
+        "stats.binomtest(only_first, discordant).pvalue",
+        'stats.binomtest(only_first, discordant, alternative="greater").pvalue',
+    ),
+    (
+        "statistics: McNemar over all images",
+        "discordant = only_first + only_second",
+        "discordant = len(first)",
+    ),
+    (
+        "statistics: percentiles of one tail",
+        "tail = (1 - confidence) / 2",
+        "tail = 1 - confidence",
+    ),
+    (
+        "statistics: images drawn apart for both networks",
+        "low, high = np.quantile(ours - theirs,",
+        "low, high = np.quantile(ours - np.flip(theirs),",
+    ),
+    (
+        "statistics: seeds without their spread",
+        "variance = by_seed + by_image",
+        "variance = by_image",
+    ),
+    (
+        "statistics: images without their spread",
+        "variance = by_seed + by_image",
+        "variance = by_seed",
+    ),
+    (
+        "statistics: seeds' variance over n",
+        "differences.mean(axis=1).var(ddof=1)",
+        "differences.mean(axis=1).var(ddof=0)",
+    ),
+    (
+        "statistics: the normal law instead of Student's",
+        "float(stats.t.ppf((1 + confidence) / 2, freedom))",
+        "float(stats.norm.ppf((1 + confidence) / 2))",
+    ),
+    (
+        "statistics: Student's test one-sided",
+        "float(2 * stats.t.sf(",
+        "float(stats.t.sf(",
+    ),
+    (
+        "statistics: the sign of a difference",
+        "np.stack(first).astype(float) - np.stack(second)",
+        "np.stack(second).astype(float) - np.stack(first)",
+    ),
+    (
+        "records: right under any attack",
+        "np.logical_and.reduce([robust_flags(record)",
+        "np.logical_or.reduce([robust_flags(record)",
+    ),
+    (
+        "records: robust among the clean",
+        "return self.num_robust / self.num_examples",
+        "return self.num_robust / self.num_clean_correct",
+    ),
+    (
+        "evaluation: robust though wrong at first",
+        "robust & clean, largest",
+        "robust, largest",
+    ),
+    (
+        "evaluation: the same start for each batch",
+        'generator_for(seed, "evaluation", attack.name, index)',
+        'generator_for(seed, "evaluation", attack.name)',
+    ),
+    (
+        "evaluation: the last of several restarts",
+        '"keep": "last" if attack.num_restarts == 1 else "worst"',
+        '"keep": "last"',
+    ),
+    (
+        "evaluation: one restart, whatever is asked",
+        '"num_restarts": attack.num_restarts,',
+        '"num_restarts": 1,',
+    ),
+    (
+        "evaluation: both CW attacks are one",
+        'margin_attack = cw if attack.kind == "cw" else cw_zero_masked',
+        "margin_attack = cw",
+    ),
+    (
+        "evaluation: L2 measured as L-inf",
+        'delta.abs().amax(dim=1) if norm == "linf" else',
+        'delta.abs().amax(dim=1) if norm != "none" else',
+    ),
+    (
+        "AutoAttack: an attack that fails takes back the others",
+        "robust[outcome.fooled] = False",
+        "robust[:] = clean\n                robust[outcome.fooled] = False",
+    ),
+    (
+        "AutoAttack: fooled where it is right",
+        "argmax(dim=1) != labels).cpu()",
+        "argmax(dim=1) == labels).cpu()",
+    ),
+    (
+        "AutoAttack: counts before the attack",
+        "parts[name] = int(robust.sum())",
+        "parts[name] = int(clean.sum())",
+    ),
+)
+
+REPORTING = _faults(
+    "reporting/test_pairs.py reporting/test_tables.py reporting/test_summaries.py"
+    " reporting/test_paper.py reporting/test_published_curves.py",
+    (
+        "Holm: without an order",
+        "ordered = p_values.dropna().sort_values()",
+        "ordered = p_values.dropna()",
+    ),
+    (
+        "Holm: falling instead of rising",
+        "np.arange(len(ordered), 0, -1)",
+        "np.arange(1, len(ordered) + 1)",
+    ),
+    (
+        "Holm: Bonferroni's factor for all",
+        "np.arange(len(ordered), 0, -1)",
+        "len(ordered)",
+    ),
+    (
+        "Holm: corrected values that fall",
+        "(ordered * factors).cummax().clip(upper=1.0)",
+        "(ordered * factors).clip(upper=1.0)",
+    ),
+    (
+        "pairs: the worse is better",
+        'better = row["defense" if row["difference"] > 0 else "against"]',
+        'better = row["defense" if row["difference"] < 0 else "against"]',
+    ),
+    (
+        "pairs: uncorrected findings",
+        'if row["p_holm"] > LEVEL:',
+        'if row["p_value"] > LEVEL:',
+    ),
+    (
+        "pairs: defense and against swapped",
+        "crossed_difference(first, second)",
+        "crossed_difference(second, first)",
+    ),
+    (
+        "results: the last six epochs are five",
+        "tail = percent[-LAST_EPOCHS:]",
+        "tail = percent[-LAST_EPOCHS - 1 : -1]",
+    ),
+    (
+        "results: best and last swapped",
+        "best, last = percent[self.best_epoch], percent[-1]",
+        "last, best = percent[self.best_epoch], percent[-1]",
+    ),
+    (
+        "results: best of the test split",
+        "best, last = percent[self.best_epoch], percent[-1]",
+        "best, last = max(percent), percent[-1]",
+    ),
+    (
+        "results: the gap has the wrong sign",
+        '"robust_overfitting_gap": best - last,',
+        '"robust_overfitting_gap": last - best,',
+    ),
+    (
+        "published curves: a band of one standard error",
+        "error = 2 * (2 * published * (1 - published) / num_examples) ** 0.5",
+        "error = (2 * published * (1 - published) / num_examples) ** 0.5",
+    ),
+)
+
+FAULTS = [
+    *LOSSES,
+    *ATTACKS,
+    *WEIGHTS,
+    *OBJECTIVES,
+    *LANDSCAPE,
+    *SCHEDULES,
+    *TRAINING,
+    *RESUME,
+    *DATA,
+    *EVALUATION,
+    *REPORTING,
+]
