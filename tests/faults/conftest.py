@@ -47,7 +47,9 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         return
     seconds = round(time.monotonic() - config.stash[_STARTED])
     content = {"seconds": seconds, "exit_status": int(exitstatus), "rows": rows}
+    content["selection"] = sample.headline()
     (STATE / "faults.json").write_text(json.dumps(content, indent=2) + "\n")
+    (STATE / "faults.md").write_text(ledger.page(content))
     terminalreporter.section(f"faults ({seconds} s)")
     terminalreporter.write_line(ledger.text_table(rows))
 

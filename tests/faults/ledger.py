@@ -1,14 +1,13 @@
 """Counts what was tried and what was survived, over all test processes, and makes the table.
 
 Each attempt appends a line to one file; `make test-faults` prints the table at its end and leaves
-it in .state/faults.json. `python -m tests.faults.ledger JSON MARKDOWN` writes it into a page.
+it in .state/faults.json and, to be read, in .state/faults.md.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 VARIABLE = "RWP_FAULTS_LEDGER"
 HEADINGS = ("fault", "times tried", "times survived", "data lost")
-BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
 
 
 class Attempt:
@@ -85,19 +83,18 @@ def text_table(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def markdown_table(rows: list[dict[str, Any]]) -> str:
-    """For a page."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|---|---:|---:|---|"]
-    return "\n".join([*lines, *("| " + " | ".join(cells(row)) + " |" for row in rows)])
-
-
-def in_page(page: str, rows: list[dict[str, Any]]) -> str:
-    """The page with the table between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{markdown_table(rows)}\n{END}{after}"
-
-
-if __name__ == "__main__":
-    measured, page = map(Path, sys.argv[1:3])
-    page.write_text(in_page(page.read_text(), json.loads(measured.read_text())["rows"]))
+def page(content: dict[str, Any]) -> str:
+    """What a run of the faults leaves to be read: .state/faults.md."""
+    rows = content["rows"]
+    tried, survived = (sum(row[name] for row in rows) for name in ("tried", "survived"))
+    lines = [
+        "# What was tried",
+        "",
+        f"{tried} tries of {len(rows)} faults, {survived} survived, in {content['seconds']} s;"
+        f" {content['selection']}.",
+        "",
+        "| " + " | ".join(HEADINGS) + " |",
+        "|---|---:|---:|---|",
+        *("| " + " | ".join(cells(row)) + " |" for row in rows),
+    ]
+    return "\n".join(lines) + "\n"

@@ -737,8 +737,8 @@ EVALUATION = _faults(
     ),
     (
         "AutoAttack: counts before the attack",
-        "parts[name] = int(robust.sum())",
-        "parts[name] = int(clean.sum())",
+        "self.parts[name] = int(self.robust.sum())",
+        "self.parts[name] = len(self.robust)",
     ),
 )
 

@@ -1,0 +1,90 @@
+"""What is kept of several points: a misclassified one first, then the one of largest loss."""
+
+import torch
+from torch import Tensor, nn
+
+from rwp.core import ThreatModel, make_objective, pgd
+from rwp.core.losses import cross_entropy
+
+THREAT = ThreatModel("linf", 0.05)
+
+
+class Case:
+    """A linear model, images near its borders, and a loss that does not know what is right."""
+
+    def __init__(self) -> None:
+        draw = torch.Generator().manual_seed(2)
+        self.model = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)).double()
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=draw) / 3)
+        self.images = torch.rand(60, 3, 4, 4, generator=draw, dtype=torch.float64)
+        with torch.no_grad():
+            self.labels = self.model(self.images).argmax(dim=1)
+        self.options = {"threat": THREAT, "step_size": 0.02, "loss": lambda logits, _: logits[:, 0]}
+
+    def kept(self, points: list[Tensor], *, by_loss_alone: bool = False) -> Tensor:
+        """The points to keep, one example after another."""
+        found = []
+        for place, label in enumerate(self.labels):
+            with torch.no_grad():
+                logits = [self.model(point[place : place + 1])[0] for point in points]
+            keys = [
+                (not by_loss_alone and bool(row.argmax() != label), float(row[0])) for row in logits
+            ]
+            found.append(points[keys.index(max(keys))][place])
+        return torch.stack(found)
+
+    def assert_kept(self, found: Tensor, points: list[Tensor]) -> None:
+        """Also where it is neither the last point nor that of the largest loss."""
+        expected = self.kept(points)
+        assert torch.equal(found, expected)
+        assert not torch.equal(expected, points[-1])
+        assert not torch.equal(expected, points[0])
+        assert not torch.equal(expected, self.kept(points, by_loss_alone=True))
+
+
+def test_of_several_restarts() -> None:
+    case, shared = Case(), torch.Generator().manual_seed(3)
+    runs = [
+        pgd(case.model, case.images, case.labels, num_steps=1, generator=shared, **case.options)
+        for _ in range(4)
+    ]
+    found = pgd(
+        case.model,
+        case.images,
+        case.labels,
+        num_steps=1,
+        num_restarts=4,
+        generator=torch.Generator().manual_seed(3),
+        **case.options,
+    )
+    case.assert_kept(found, runs)
+
+
+def test_of_all_points_on_the_way() -> None:
+    case = Case()
+    noise = torch.rand(case.images.shape, generator=torch.Generator().manual_seed(4)) - 0.5
+    start = (case.images + 0.1 * noise).clamp(0, 1)
+    points = [start] + [
+        pgd(case.model, case.images, case.labels, num_steps=steps, start=start, **case.options)
+        for steps in (1, 2, 3, 4)
+    ]
+    options = {"num_steps": 4, "start": start, "keep": "worst"}
+    case.assert_kept(pgd(case.model, case.images, case.labels, **options, **case.options), points)
+
+
+def test_the_mask_looks_at_the_loss_that_was_chosen() -> None:
+    case = Case()
+    adversarial = (case.images + 0.04).clamp(0, 1)
+    for name in ("trades", "mart"):
+        for criterion in ("objective", "adversarial_ce"):
+            objective = make_objective(name, beta=2.0, criterion=criterion)
+            assert objective.random_start == "gaussian"
+            losses = objective.losses(case.model, case.images, adversarial, case.labels)
+            plain = cross_entropy(case.model(adversarial), case.labels)
+            expected = losses.objective if criterion == "objective" else plain
+            torch.testing.assert_close(losses.criterion, expected.detach())
+            assert not losses.criterion.requires_grad
+            assert not torch.allclose(losses.objective, plain)
+    assert make_objective("at").random_start == "uniform"
