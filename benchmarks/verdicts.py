@@ -244,6 +244,8 @@ class BatchStatistics(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits."""
+        if len(images) == 1:
+            return self.model(images)  # one image has no spread
         layers = [
             one for one in self.model.modules() if isinstance(one, (nn.BatchNorm1d, nn.BatchNorm2d))
         ]
