@@ -177,6 +177,17 @@ def test_follow_up_attacks_count(change: dict, level: str, text: str):
     assert text in " ".join(reason.text for reason in verdict.reasons)
 
 
+def test_few_images_alone_are_no_sign():
+    """Nothing was found, and nothing is there to be found: neither is noise of a limit."""
+    nothing = GradientRecord(images=4, not_finite=0, zero=0, blind_not_finite=0, blind_zero=0)
+    found = records(0, 0, of=60, clean=[True] * 4 + [False] * 56, gradients=nothing)
+    zeros = {"base": (0.0,) * 5, "longer": (0.0,) * 5, "rescaled": (0.0,) * 5, "transfer": None}
+    more = FollowUp(**{**CALM.__dict__, **zeros, "sweep": ((0.1, 0.0),), "num_examples": 60})
+    for further in (None, more):
+        verdict = judge(found, dataset="digits", objective="at", follow_up=further)
+        assert verdict.level == "weak"
+
+
 def test_a_gap_within_noise_is_settled_by_further_attacks():
     found = records(540, 480)  # 6.0 points, within 1.5 of the limit of 5.5
     assert judge(found, dataset="cifar10", objective="at").level == "undecided"

@@ -319,7 +319,7 @@ def _blind_reasons(record: EvaluationRecord) -> list[Reason]:
         low = "amber" if low == "green" else low
         reasons.append(_reason(low, high, f"{text} count as robust"))
     low, high = _noisy(found.blind_zero / count, count, _FEW_BLIND, _MANY_BLIND)
-    if high != "green":
+    if found.blind_zero and high != "green":
         text = f"{name} met no gradient at {found.blind_zero} images that count as robust"
         reasons.append(_reason(low, high, text))
     return reasons
@@ -344,7 +344,8 @@ def _follow_up_reasons(found: FollowUp) -> list[Reason]:
         points = [100 * (base - other) for base, other in zip(found.base, left, strict=True)]
         margin = 100 * _IMAGES / count
         low = _graded(min(points) - margin, amber, red)
-        high = _graded(max(points) + margin, amber, red)
+        # no more can be fooled than are left
+        high = _graded(min(max(points) + margin, 100 * max(found.base)), amber, red)
         if high != "green":
             mean = f"{sum(points) / len(points):.1f} points"
             seeds = f"{min(points):.1f} to {max(points):.1f} over {len(points)} attack seeds"
