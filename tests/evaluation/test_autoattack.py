@@ -48,7 +48,7 @@ def expected(robust_model: nn.Module, images: ImageSet) -> np.ndarray:
 def run_process(target, *arguments) -> int:
     process = _START.Process(target=target, args=arguments)
     process.start()
-    process.join(120)
+    process.join(280)
     assert process.exitcode is not None
     return process.exitcode
 

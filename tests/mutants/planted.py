@@ -96,8 +96,9 @@ LOSSES = _faults(
 )
 
 ATTACKS = _faults(
-    "core/test_core_attacks.py core/test_core_properties.py core/test_core_golden.py"
-    " core/test_core_left_as_found.py core/test_core_benchmarks.py",
+    "core/test_core_starts.py core/test_core_worst.py core/test_core_attacks.py"
+    " core/test_core_properties.py core/test_core_golden.py core/test_core_left_as_found.py"
+    " core/test_core_benchmarks.py",
     (
         "attacks: TRADES attacks KL(adversarial || clean)",
         "kl_divergence(clean_logits, logits)",
@@ -276,8 +277,9 @@ WEIGHTS = _faults(
 )
 
 OBJECTIVES = _faults(
-    "core/test_core_losses.py core/test_core_golden.py core/test_core_left_as_found.py"
-    " core/test_core_weight_perturbation.py core/test_core_attacks.py core/test_core_errors.py"
+    "core/test_core_worst.py core/test_core_losses.py core/test_core_golden.py"
+    " core/test_core_left_as_found.py core/test_core_weight_perturbation.py"
+    " core/test_core_attacks.py core/test_core_errors.py"
     " core/test_core_properties.py",
     (
         "objectives: AT on clean images",
