@@ -19,18 +19,22 @@ setup: $(STAMP)
 
 # The lock names every package by version and hash. uv installs it in under a minute; where uv is
 # not installed, its own locked version goes into a folder of the environment first.
+#   make setup GPU=no          without what only a GPU uses and PyTorch starts without: 1.3 of 6.5 GB
+#   make setup TORCH_INDEX=URL PyTorch and torchvision from an index of CPU builds instead (untested)
+UV_USED = $(or $(UV),$(VENV)/uv/bin/uv)
+LOCK = $(if $(filter no,$(GPU)),$(VENV)/requirements.lock,requirements.lock)
 $(STAMP): requirements.lock workflow/envs/uv.lock
 	@echo "Installing the locked packages into $(VENV) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-ifeq ($(UV),)
-	@$(BIN)/python -m pip install -q --require-hashes --target $(VENV)/uv -r workflow/envs/uv.lock
-	@$(VENV)/uv/bin/uv pip sync -q --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
-	@$(VENV)/uv/bin/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
-else
-	@$(UV) pip sync -q --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
-	@$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
-endif
+	@test -n "$(UV)" || $(BIN)/python -m pip install -q --require-hashes --target $(VENV)/uv -r workflow/envs/uv.lock
+	@test "$(GPU)" != no || awk '/^[a-z]/ {drop = /^(triton|nvidia-cusolver)==/} !drop' requirements.lock > $(LOCK)
+	@$(UV_USED) pip sync -q --compile-bytecode --python $(BIN)/python --require-hashes $(LOCK)
+	@test -z "$(TORCH_INDEX)" || $(UV_USED) pip install -q --python $(BIN)/python --reinstall-package torch \
+		--reinstall-package torchvision --index-url "$(TORCH_INDEX)" torch torchvision
+	@$(UV_USED) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
+	@echo "Done. Next: \`make demo\` runs the whole pipeline on 8x8 digits in minutes; \`make test\` tests it."
+	@echo "Or: source $(VENV)/bin/activate, then \`rwp --help\` and \`snakemake --cores 2 results/demo/table2.csv\`."
 
 # e.g. `make extra-slurm`: what a cluster needs, into the same environment.
 extra-%: setup

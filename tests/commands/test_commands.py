@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import rwp
 from tests.conftest import Project
 
 COMMANDS = ("data fetch", "pseudo-label", "train", "evaluate", "table", "report", "plan", "verify")
@@ -152,3 +153,18 @@ def test_another_networks_checkpoint_is_refused(project_with_data: Project) -> N
     assert_one_line(result, "best.pt: expected a checkpoint, got a truncated or foreign file")
     assert not (run / "evaluation").exists()
     assert Path(run / "last.pt").exists()
+
+
+def test_help_lists_what_can_be_named() -> None:
+    def shown(*words: str) -> str:
+        command = [sys.executable, "-m", "rwp", *words]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        return " ".join(found.stdout.replace("│", " ").split())
+
+    training, evaluation = shown("train", "--help"), shown("evaluate", "--help")
+    assert "One of: demo, demo-full, quick, paper" in evaluation
+    assert "autoattack" in evaluation
+    assert {"trades-rwp,", "wrn-28-10,"} <= set(training.split())
+    assert "--resolved" not in training + evaluation
+    assert "--fingerprint" not in training
+    assert shown("--version") == f"rwp {rwp.__version__}"

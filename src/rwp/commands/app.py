@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -38,6 +39,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from rwp import __version__
+
+        print(f"rwp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and end."),
+    ] = False,
+) -> None:
+    """Options of `rwp` itself."""
+
+
 app.add_typer(data.app, name="data", help="Fetch data sets and look at them.")
 app.add_typer(track.app, name="track", help="MLflow's copy of what trainings logged.")
 app.command("pseudo-label")(pseudo_label.pseudo_label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,14 +16,36 @@ if TYPE_CHECKING:
     from rwp.pipeline.settings import Params
     from rwp.training.spec import RunKey
 
+DEFAULT_PARAMS = Path("params.yaml")
+
+
+def names_of(what: str) -> str:
+    """For a help text: the names that params.yaml has of "suites", "recipes", "attacks", ...
+
+    Read only where help is asked for, so that no command waits for it; empty where there is no
+    readable params.yaml in the working folder.
+    """
+    if not {"--help", "-h"} & set(sys.argv):
+        return ""
+    try:
+        from rwp.strict_yaml import read_yaml
+
+        content = read_yaml(DEFAULT_PARAMS)
+        suites = content["suites"].values()
+        tables = {
+            "attacks": [suite.get("evaluation", {}).get("attacks", {}) for suite in suites],
+            "recipes": [suite.get("recipes", {}) for suite in suites],
+        }.get(what, [content.get(what, {})])
+        names = list(dict.fromkeys(str(name) for table in tables for name in table))
+    except (UserError, AttributeError, KeyError, TypeError):
+        return ""
+    return f" One of: {', '.join(names)}." if names else ""
+
+
 ParamsFile = Annotated[Path, typer.Option("--params", help="The settings file.")]
-SuiteName = Annotated[str, typer.Option(help="Suite of params.yaml: demo, quick, paper or yours.")]
-Resolved = Annotated[
-    str | None,
-    typer.Option(
-        help="The step's settings as one line of JSON, instead of names; the workflow's way."
-    ),
-]
+SuiteName = Annotated[str, typer.Option(help="Suite of params.yaml." + names_of("suites"))]
+# The workflow's way to call a command: the step's settings as one line of JSON.
+Resolved = Annotated[str | None, typer.Option(hidden=True)]
 
 
 def _hash_like(value: str | None) -> str | None:
@@ -38,11 +61,10 @@ def _hash_like(value: str | None) -> str | None:
 Fingerprint = Annotated[
     str | None,
     typer.Option(
-        help="What the step stands on; computed from params.yaml if not given.",
+        hidden=True,  # what the step stands on; computed from params.yaml if not given
         callback=_hash_like,
     ),
 ]
-DEFAULT_PARAMS = Path("params.yaml")
 
 
 def find_run(

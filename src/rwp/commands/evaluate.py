@@ -13,6 +13,7 @@ from rwp.commands.common import (
     ParamsFile,
     Resolved,
     SuiteName,
+    names_of,
     spec_of,
 )
 from rwp.commands.external import Elsewhere, evaluate_elsewhere, show_verdict
@@ -30,7 +31,8 @@ def evaluate(
         typer.Option(help="A run's network: best.pt, best_on_test.pt, last.pt; with --arch, any."),
     ] = None,
     attack: Annotated[
-        list[str] | None, typer.Option(help="Only this attack of the suite; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Only this attack of the suite; may be repeated." + names_of("attacks")),
     ] = None,
     arch: Annotated[str | None, typer.Option(help="Network that foreign weights are of.")] = None,
     layout: Annotated[

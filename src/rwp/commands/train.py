@@ -17,6 +17,7 @@ from rwp.commands.common import (
     Resolved,
     SuiteName,
     find_run,
+    names_of,
 )
 from rwp.errors import UserError
 
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
 
 def train(
     suite: SuiteName = "demo",
-    recipe: Annotated[str, typer.Option(help="Defense: at, at-awp, at-rwp, trades, ...")] = "at",
-    dataset: Annotated[str | None, typer.Option(help="Data set; default: table 2's.")] = None,
+    recipe: Annotated[str, typer.Option(help="Defense." + names_of("recipes"))] = "at",
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set; default: table 2's." + names_of("datasets"))
+    ] = None,
     threat: Annotated[str | None, typer.Option(help="linf or l2; default: table 2's.")] = None,
-    network: Annotated[str | None, typer.Option(help="Network; default: the suite's.")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="Network; default: the suite's." + names_of("networks"))
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.", min=0)] = 0,
     output: Annotated[Path | None, typer.Option(help="Another folder for the run.")] = None,
     gpus: Annotated[int, typer.Option(help="GPUs for this one training.", min=1)] = 1,
