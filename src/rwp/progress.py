@@ -1,4 +1,4 @@
-"""Progress of a long step: a bar on a terminal, a line per epoch in a log."""
+"""Progress of a long step and the time left: a bar on a terminal, a line per epoch in a log."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class Progress:
     def __init__(self, name: str, epochs: int, steps: Sized, *, quiet: bool = False) -> None:
         self.name, self.epochs, self.steps = name, epochs, len(steps)
         self.done, self.line_at, self.quiet = 0, float("-inf"), quiet
+        self.seen = 0  # epochs since this process began; a resumed training has earlier ones
+        self.began = time.monotonic()
         self.bar: Any = None
 
     def __enter__(self) -> Progress:
@@ -39,7 +41,7 @@ class Progress:
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """An epoch is done."""
-        self.done = row["epoch"] + 1
+        self.done, self.seen = row["epoch"] + 1, self.seen + 1
         now = time.monotonic()
         due = now - self.line_at >= LINE_SECONDS or self.done == self.epochs
         if self.bar is None and due and not self.quiet:
@@ -50,7 +52,16 @@ class Progress:
                 if key.endswith("accuracy")
             )
             loss = row["train_loss"]
+            left = time_left((now - self.began) / self.seen * (self.epochs - self.done))
             sys.stderr.write(
-                f"{self.name}  epoch {self.done}/{self.epochs}  loss {loss:.3f}  {accuracies}\n"
+                f"{self.name}  epoch {self.done}/{self.epochs}  {left}  loss {loss:.3f}"
+                f"  {accuracies}\n"
             )
             sys.stderr.flush()
+
+
+def time_left(seconds: float) -> str:
+    """Seconds as a person says them: "40 s left", "12 min left", "3.5 h left"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s left"
+    return f"{seconds / 60:.0f} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"
