@@ -49,6 +49,8 @@ def test_a_compiled_training_differs_by_rounding(
     shared_root: Path, tmp_path: Path, committed: dict[str, Any]
 ) -> None:
     content = tiny_settings(committed)
+    # Of width 4, torch 2.15's compiled backward pass writes beyond its memory on a CPU.
+    content["networks"]["small"]["width"] = 8
     content["suites"]["demo"]["training"] |= {"epochs": 2, "batch_size": 256, "decay_epochs": []}
     content["suites"]["demo"]["figures"]["fig2"]["epochs"] = [2]
     for compiled in ("off", "default", "graphs"):
@@ -81,10 +83,8 @@ def test_a_training_on_a_gpu(shared_root: Path, tmp_path: Path, tiny: Params) ->
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize(("recipe", "waits"), [("at", 1), ("at-awp", 1), ("at-rwp", 3)])
-def test_a_step_waits_for_the_gpu_only_to_look_at_its_images_and_masks(
-    recipe: str, waits: int, shared_root: Path, tiny: Params
-) -> None:
+@pytest.mark.parametrize("recipe", ["at", "at-awp", "at-rwp", "trades-rwp", "rst-rwp", "at-ema"])
+def test_no_step_waits_for_the_gpu(recipe: str, shared_root: Path, tiny: Params) -> None:
     spec = spec_of(tiny, recipe)
     training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cuda"))
     training.model.train()
@@ -98,7 +98,7 @@ def test_a_step_waits_for_the_gpu_only_to_look_at_its_images_and_masks(
             training._step(plan[1])
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert sum("synchroniz" in str(warning.message) for warning in caught) <= waits
+    assert not [str(w.message) for w in caught if "synchroniz" in str(w.message)]
 
 
 def _normalized(group: Group) -> list[torch.Tensor]:
