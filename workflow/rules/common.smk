@@ -16,8 +16,8 @@ from rwp.training.spec import suite_directory
 
 # Jobs use this checkout, also from a copy of it, and the environment that Snakemake runs in. Their
 # lines name no folder, so that none has to be quoted.
-os.environ["PYTHONPATH"] = SOURCE
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+here = [str(Path(sys.executable).parent), *os.get_exec_path()]
+os.environ.update(PYTHONPATH=SOURCE, PATH=os.pathsep.join(here))
 
 
 def leave(error):
@@ -128,6 +128,14 @@ def suite_targets(suite):
     then not hidden by an older table, and a deleted checkpoint or record is made again.
     """
     return [path for step in suite_steps(suite) for path in step.outputs]
+
+
+def evaluation_rules():
+    """(name, suite, attacks, slow) for each kind of evaluation job of a suite."""
+    for suite, entry in PARAMS.suites.items():
+        for name, slow in (("evaluate", False), ("autoattack", True)):
+            if attacks := attack_names(entry, slow=slow):
+                yield f"{name}_{suite}", suite, attacks, slow
 
 
 def landscapes():

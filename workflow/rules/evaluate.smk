@@ -1,13 +1,5 @@
 # Attacks on a run's network, and the verdict on them. The cheap attacks on one network share a
 # job, since starting one takes longer than FGSM; AutoAttack has its own.
-def evaluation_rules():
-    """(name, suite, attacks, slow) for each kind of evaluation job of a suite."""
-    for suite, entry in PARAMS.suites.items():
-        for name, slow in (("evaluate", False), ("autoattack", True)):
-            if attacks := attack_names(entry, slow=slow):
-                yield f"{name}_{suite}", suite, attacks, slow
-
-
 for name, suite, attacks, slow in evaluation_rules():
     folder = f"{run_of(suite)}/evaluation/{{checkpoint}}"
     record = f"{folder}/{attacks[0]}.json"
