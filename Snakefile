@@ -9,10 +9,12 @@ min_version("9.0")
 include: "workflow/rules/common.smk"
 
 
-configfile: "params.yaml"
+if SETTINGS is None:
 
+    configfile: "params.yaml"
 
-STEPS = checked_steps(config)
+    SETTINGS = config
+STEPS = checked_steps(SETTINGS)
 PARAMS = STEPS.params
 
 
@@ -46,5 +48,7 @@ for target in requested_targets():
 
 
 # What DVC has linked from its cache is made this project's own before Snakemake writes over it.
+# Jobs get the settings as they are now, so that an edit of params.yaml changes none that waits.
 onstart:
     own_files(Path(".snakemake/metadata"))
+    os.environ[SETTINGS_FILE] = keep_settings(SETTINGS)

@@ -104,7 +104,7 @@ class Project:
             env=self.environment(),
             text=True,
             capture_output=True,
-            timeout=options.pop("timeout", 240),
+            timeout=options.pop("timeout", 600),
             check=False,
             **options,
         )

@@ -16,6 +16,9 @@ from typing import Any
 
 from rwp.errors import UserError
 
+# Names, in the environment, the file with the settings that a job was planned with.
+SETTINGS_FILE = "RWP_SETTINGS"
+
 _ADVICE = {
     errno.ENOSPC: "no space is left there; free some and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some and run the same command again",

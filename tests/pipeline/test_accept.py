@@ -11,6 +11,7 @@ import pytest
 
 from tests.pipeline.repository import CopiedProject, new_repository, small_settings
 
+pytestmark = pytest.mark.timeout(1200)  # on a machine that does much else
 RUN = "results/demo/runs/digits/linf/small/at-rwp/seed0/run.json"
 
 

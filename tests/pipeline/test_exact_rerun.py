@@ -14,13 +14,15 @@ from tests.pipeline.repository import CopiedProject, new_repository, small_setti
 from tests.pipeline.test_dag import planned
 
 RUNS = "results/demo/runs/digits/linf/small"
+BUILD_SECONDS = 1200  # on a machine that does much else; alone it takes about one minute
+pytestmark = pytest.mark.timeout(2 * BUILD_SECONDS)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, committed: dict[str, Any]) -> Project:
     """A git and DVC repository in which `dvc repro` has built the suite."""
     project = new_repository(tmp_path_factory.mktemp("built"), small_settings(committed))
-    result = project.run("dvc", "repro")
+    result = project.run("dvc", "repro", timeout=BUILD_SECONDS)
     assert result.returncode == 0, result.stdout + result.stderr
     return project
 
@@ -151,7 +153,7 @@ def test_a_failed_retraining_leaves_no_old_number_behind(unchanged: CopiedProjec
     jobs = planned(unchanged)
     assert jobs["train"] >= 1
     assert {"evaluate_demo", "diagnose", "table2"} <= set(jobs)
-    assert unchanged.run("dvc", "repro").returncode == 0
+    assert unchanged.run("dvc", "repro", timeout=BUILD_SECONDS).returncode == 0
     record = json.loads((unchanged.folder / RUNS / "at-rwp/seed0/run.json").read_text())
     assert record["spec"]["perturbation"]["c_min"] == 1.2
     assert unchanged.run("rwp", "verify").returncode == 0
@@ -165,7 +167,7 @@ def test_what_dvc_brings_back_counts_as_done(built: CopiedProject, tmp_path: Pat
         ("dvc", "repro"),
         ("dvc", "push"),
     ):
-        result = built.run(*words)
+        result = built.run(*words, timeout=BUILD_SECONDS)
         assert result.returncode == 0, result.stdout + result.stderr
     subprocess.run(("git", "add", "."), cwd=built.folder, check=True)
     subprocess.run(("git", "commit", "-qm", "built"), cwd=built.folder, check=True)

@@ -129,6 +129,20 @@ def test_an_empty_suite_renders(demo: Project) -> None:
 
 
 @pytest.mark.usefixtures("_no_pictures")
+def test_changes_of_code_that_were_accepted_are_named(
+    demo: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = {"step": "train", "module": "rwp.training.jobs", "old": "0123", "new": "4567"}
+    entry |= {"commit": "89ab", "compared": "run.json", "because": "only <renamed>"}
+    others = [entry | {"step": "nothing of this suite", "because": "elsewhere"}]
+    monkeypatch.setattr("rwp.pipeline.steps.read_ledger", lambda: [entry, *others])
+    page = render_report(demo.results())
+    assert "train: only &lt;renamed&gt; (from code <code>0123</code>" in page
+    assert "to code <code>4567</code>" in page
+    assert "elsewhere" not in page
+
+
+@pytest.mark.usefixtures("_no_pictures")
 def test_a_planted_wrong_number_is_red(paper: Project) -> None:
     (key,) = paper.table2_keys("at")
     paper.write_run(key, [0.5] * 6)

@@ -8,8 +8,9 @@ SOURCE = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, SOURCE)
 
 from rwp.errors import UserError
+from rwp.files import SETTINGS_FILE
 from rwp.pipeline.links import own_files
-from rwp.pipeline.load import check_params, read_yaml
+from rwp.pipeline.load import check_params, keep_settings, kept_settings, read_yaml
 from rwp.pipeline.resolve import attack_names
 from rwp.pipeline.steps import Steps, below, training_outputs
 from rwp.training.spec import suite_directory
@@ -38,10 +39,10 @@ for sign in (
         )
 
 
-def checked_steps(config):
-    """The steps of params.yaml; what a suite lacks shows before anything starts."""
+def checked_steps(content):
+    """The steps of some settings; what a suite lacks shows before anything starts."""
     try:
-        steps = Steps(check_params(config))
+        steps = Steps(check_params(content))
         for suite in steps.params.build:
             steps.report(suite)
         return steps
@@ -49,10 +50,14 @@ def checked_steps(config):
         leave(error)
 
 
-try:  # Snakemake's own message on a broken settings file is a page long
-    read_yaml("params.yaml")
-except UserError as error:
-    leave(error)
+# A job that waited in a cluster's queue has the settings that it was planned with, whatever
+# params.yaml says by now.
+SETTINGS = None if workflow.is_main_process else kept_settings()
+if SETTINGS is None:
+    try:  # Snakemake's own message on a broken settings file is a page long
+        read_yaml("params.yaml")
+    except UserError as error:
+        leave(error)
 
 
 class Unrecorded:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rwp.errors import UserError
+from rwp.files import SETTINGS_FILE
 
 if TYPE_CHECKING:
     from rwp.evaluation.spec import EvaluationSpec
@@ -42,7 +43,14 @@ def names_of(what: str) -> str:
     return f" One of: {', '.join(names)}." if names else ""
 
 
-ParamsFile = Annotated[Path, typer.Option("--params", help="The settings file.")]
+ParamsFile = Annotated[
+    Path,
+    typer.Option(
+        "--params",
+        envvar=SETTINGS_FILE,
+        help="The settings file; in a job of the workflow, those it was planned with.",
+    ),
+]
 SuiteName = Annotated[str, typer.Option(help="Suite of params.yaml." + names_of("suites"))]
 # The workflow's way to call a command: the step's settings as one line of JSON.
 Resolved = Annotated[str | None, typer.Option(hidden=True)]

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+from rwp.data.spec import PaddingMode
 from rwp.data.transfer import send
 from rwp.errors import UserError
 
@@ -33,7 +33,7 @@ class Augmentation:
     """
 
     crop_padding: int
-    padding_mode: Literal["zero", "reflect"]
+    padding_mode: PaddingMode
     flip: bool
     rotation_degrees: float
 

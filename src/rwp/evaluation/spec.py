@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
+from rwp.core.settings import Loss
 from rwp.data.spec import DatasetSpec
 from rwp.errors import UserError
 from rwp.spec import Amount, Count, PositiveFloat, PositiveInt, Share, Spec, merkle
-from rwp.training.spec import AttackSpec, Loss, RunKey, kept_checkpoint, suite_directory
+from rwp.training.spec import AttackSpec, RunKey, kept_checkpoint, suite_directory
 
 Checkpoint = Literal["best", "best_on_test", "last"]
 

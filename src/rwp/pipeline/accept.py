@@ -80,6 +80,11 @@ def _changed_step(params: Params, name: str, root: Path) -> tuple[Step, str, Cod
     every = below(steps.report(suite) for suite in params.suites)
     kinds = dict.fromkeys(step.kind for step in every)
     asked = None if name in kinds else steps.find(name)
+    if (asked.kind if asked else name) in ("table", "figure", "report"):
+        raise UserError(
+            f"{name}: expected fetch, train, label, evaluate, judge or landscape, or a file of one,"
+            f" got a table, a figure or a report, which take seconds; let snakemake make them again"
+        )
     tried = 0
     for result, recorded in _outdated(results(every if asked is None else [*every, asked]), root):
         behind = [step for step in below([result.step]) if asked in (None, step)]
@@ -167,7 +172,7 @@ def _prepare(step: Step, root: Path, place: Path) -> list[str]:
             document = read_object(root / record) | {"mlflow_run_id": None}
             (place / record).write_text(json.dumps(document), encoding="utf-8")
     if not isinstance(small, Spec):
-        raise UserError(f"{step.name}: tables and figures take seconds; let snakemake make them")
+        raise TypeError(f"expected the settings of a step that can be repeated, got {small!r}")
     words = ["--resolved", small.canonical(), "--fingerprint", "compared"]
     if isinstance(settings, TrainSpec):
         return ["train", *words, "--no-tracking"]

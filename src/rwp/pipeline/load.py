@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from rwp.data.spec import DatasetSpec, UnlabeledSpec, num_classes_known
 from rwp.errors import UserError
 from rwp.evaluation.spec import check_num_classes
+from rwp.files import SETTINGS_FILE, write_text
 from rwp.pipeline.settings import (
     Change,
     Frozen,
@@ -40,6 +44,31 @@ def load_params(path: Path | str = "params.yaml") -> Params:
     params = check_params(read_yaml(path), where=str(path))
     _check_classes(params, Path(path).parent / "data", str(path))
     return params
+
+
+def keep_settings(content: Any, folder: Path | str = ".state/settings") -> str:
+    """Keep settings for the jobs that are planned with them; returns the path of the file.
+
+    Queued jobs read this file (its path travels as `SETTINGS_FILE` in their environment), so that
+    an edit of params.yaml changes no job that waits.
+    """
+    # Through JSON, as Snakemake's tables are of types of its own.
+    text = yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False, allow_unicode=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = Path(folder) / f"{digest}.yaml"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    return str(path)
+
+
+def kept_settings() -> Any:
+    """The settings that a queued job was planned with; none where they did not travel with it.
+
+    (On Kubernetes params.yaml travels itself, as it was when the workflow started.)
+    """
+    path = os.environ.get(SETTINGS_FILE, "")
+    return read_yaml(path) if Path(path).is_file() else None
 
 
 def _check_classes(params: Params, data: Path, where: str) -> None:

@@ -17,24 +17,21 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from rwp.data.spec import DatasetSpec, PaddingMode, UnlabeledSpec
-from rwp.errors import UserError
-from rwp.spec import Amount, Count, Name, PositiveFloat, PositiveInt, Radius, Share
-from rwp.training.spec import (
+from rwp.core.settings import (
     BatchNormMode,
-    Compilation,
     Criterion,
     Keep,
     Loss,
     Mask,
-    NetworkSpec,
-    Norm,
     NormScope,
     Precision,
     RandomStart,
-    Schedule,
-    Selection,
 )
+from rwp.core.threat import Norm
+from rwp.data.spec import DatasetSpec, PaddingMode, UnlabeledSpec
+from rwp.errors import UserError
+from rwp.spec import Amount, Count, Name, PositiveFloat, PositiveInt, Radius, Share
+from rwp.training.spec import BatchStatistics, Compilation, NetworkSpec, Schedule, Selection
 
 T = TypeVar("T")
 
@@ -248,7 +245,7 @@ class TrainingEntry(Frozen):
     monitor_random_start: By[RandomStart] | None = None  # none: the training attack's, or uniform
     monitor_keep: By[Keep] | None = None  # worst: right at every iterate; none: the last one
     gpus: By[PositiveInt] | None = None  # for one training, each with its share of every batch
-    batch_statistics: Literal["batch", "share"] = "batch"  # of several GPUs' batch normalization
+    batch_statistics: BatchStatistics = "batch"  # of several GPUs' batch normalization
     compile: Annotated[Compilation, _YAML_OFF] = "off"  # torch.compile; changes the last digits
 
     @model_validator(mode="after")

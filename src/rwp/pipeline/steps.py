@@ -7,6 +7,7 @@ to the other.
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +24,7 @@ from rwp.evaluation.spec import (
     LandscapeSpec,
     record_fingerprint,
 )
-from rwp.pipeline.code import HERE, Code
+from rwp.pipeline.code import HERE, Code, read_ledger
 from rwp.pipeline.resolve import (
     attack_names,
     evaluation_spec,
@@ -101,6 +102,7 @@ class Step:
     code: str
     record: str | None = None  # the output that carries the fingerprint, if one does
     gpus: int = 1
+    notes: str = ""  # what else it shows: the report, the changes of code that were accepted
     source: Code = field(default=HERE, repr=False)
 
     @cached_property
@@ -143,7 +145,7 @@ class Step:
             return settings.canonical(without=_BYTES_ELSEWHERE)
         if isinstance(settings, Spec):
             return settings.canonical()
-        return settings.model_dump_json(exclude_defaults=True) if settings else ""
+        return settings.model_dump_json(exclude_defaults=True) if settings else self.notes
 
 
 class Steps:
@@ -344,7 +346,17 @@ class Steps:
             inputs |= tables[1].inputs
             base, code = suite_directory(suite), CODE["report"]
             outputs = (f"{base}/report.html", f"{base}/metrics.json")
-            return Step("report", suite, None, inputs, outputs, code, source=self.source)
+            lines = [json.dumps(entry) for entry in accepted(inputs.values())]
+            return Step(
+                "report",
+                suite,
+                None,
+                inputs,
+                outputs,
+                code,
+                notes="\n".join(lines),
+                source=self.source,
+            )
 
         return self._once(("report", suite), make)
 
@@ -465,6 +477,12 @@ class Steps:
             if mix is not None and mix.source == source:
                 return self.label(mix.labeling)
         raise UserError(f"{path}: expected a source that suite {suite} uses, got {source}")
+
+
+def accepted(steps: Iterable[Step]) -> list[dict[str, str]]:
+    """The changes of code that were accepted for steps or for what they stand on."""
+    kinds = {step.kind for step in below(steps)}
+    return [entry for entry in read_ledger() if entry["step"] in kinds]
 
 
 def _no_step(path: str) -> UserError:

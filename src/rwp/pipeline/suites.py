@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from rwp.core.settings import Loss
 from rwp.errors import UserError
 from rwp.evaluation.spec import DiagnosisSpec
 from rwp.pipeline.resolve import (
@@ -17,7 +18,7 @@ from rwp.pipeline.resolve import (
     setting_key,
 )
 from rwp.pipeline.settings import Params, Setting, Suite, choose, get_suite
-from rwp.training.spec import Loss, RunKey
+from rwp.training.spec import RunKey
 
 BEYOND = "beyond"
 SweepRow = tuple[dict[str, Any], list[RunKey]]  # what is changed, and one run per seed

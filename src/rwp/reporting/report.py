@@ -14,6 +14,7 @@ from scipy.stats import t
 
 from rwp.evaluation.diagnostics import MEANING, Level
 from rwp.files import write_text
+from rwp.pipeline.steps import Steps, accepted
 from rwp.pipeline.suites import BEYOND
 from rwp.reporting.figures import given_figures, own_figures, reported_figures
 from rwp.reporting.gaps import figure_gaps, table_gaps
@@ -158,6 +159,7 @@ def _context(results: Results, figures: Sequence[Path] | None) -> dict[str, Any]
         "gaps": [*table_gaps(first, second, third), *missing_figures],
         "warnings": _warnings(second),
         "figures": [*own_figures(results, second), *shown],
+        "accepted": accepted([Steps(results.params).report(results.suite_name)]),
         "runs": list(_origin_rows(results, _evaluated(second, third))),
         "details": records(second.details),
         "beyond_details": records(third.details) if third else [],

@@ -6,6 +6,17 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
+from rwp.core.settings import (
+    BatchNormMode,
+    Criterion,
+    Keep,
+    Loss,
+    Mask,
+    NormScope,
+    Precision,
+    RandomStart,
+)
+from rwp.core.threat import Norm
 from rwp.data.spec import AugmentationSpec, DatasetSpec, UnlabeledSpec
 from rwp.spec import (
     Amount,
@@ -20,16 +31,8 @@ from rwp.spec import (
     radius_value,
 )
 
-Norm = Literal["linf", "l2"]
-Loss = Literal["natural", "at", "trades", "mart"]
-Criterion = Literal["objective", "adversarial_ce"]
-NormScope = Literal["layer", "model"]
-Mask = Literal["all", "below", "range", "above", "random"]
-RandomStart = Literal["uniform", "gaussian", "off_ball", "none"]
-BatchNormMode = Literal["train", "eval"]
-Keep = Literal["last", "worst"]
+BatchStatistics = Literal["batch", "share"]  # of several GPUs
 Schedule = Literal["piecewise_by_step", "piecewise_by_epoch", "cosine_by_epoch", "constant"]
-Precision = Literal["fp32", "tf32", "bf16"]
 Selection = Literal["held_out", "test"]
 Compilation = Literal["off", "default", "graphs"]
 
@@ -175,7 +178,7 @@ class OptimizationSpec(Spec):
     nesterov: bool
     weight_decay: Amount
     precision: Precision
-    batch_statistics: Literal["batch", "share"]
+    batch_statistics: BatchStatistics
     compile: Annotated[Compilation, Check(_compilation, before=True)] = "off"
 
 
