@@ -134,12 +134,12 @@ def test_changes_of_code_that_were_accepted_are_named(
 ) -> None:
     entry = {"step": "train", "module": "rwp.training.jobs", "old": "0123", "new": "4567"}
     entry |= {"commit": "89ab", "compared": "run.json", "because": "only <renamed>"}
-    others = [entry | {"step": "nothing of this suite", "because": "elsewhere"}]
+    others = [entry | {"step": "nothing of this suite", "because": "of other steps"}]
     monkeypatch.setattr("rwp.pipeline.steps.read_ledger", lambda: [entry, *others])
     page = render_report(demo.results())
     assert "train: only &lt;renamed&gt; (from code <code>0123</code>" in page
     assert "to code <code>4567</code>" in page
-    assert "elsewhere" not in page
+    assert "of other steps" not in page
 
 
 @pytest.mark.usefixtures("_no_pictures")
