@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks import reference_loop
-from benchmarks.counting import flops_of, forward_flops, matmul_rate
+from benchmarks.counting import matmul_rate
 from benchmarks.our_loop import OurTraining, our_training
 from benchmarks.problem import NUM_WEIGHT_STEPS, network, pictures, variants
 from benchmarks.registry import Result, Setting, benchmark, measure_pair
+from rwp.training.work import flops_of, forward_flops
 
 # The published batch is 128; 2 CPU cores would need minutes for one step of it.
 BATCH = {"cpu": 16, "cuda": 128}
@@ -41,7 +42,7 @@ def steps(setting: Setting) -> Iterator[Result]:
             lambda ours=ours: ours.step(images, labels), reference, setting, warm_up=name == "at"
         )
         units = _units(ours, images[:2], labels[:2], theirs, optimizer, perturbation)
-        work = units["units_ours"] * forward_flops(theirs, images[:2]) / 2 * len(images)
+        work = units["units_ours"] * forward_flops(theirs, images[:2]) * len(images)
         yield Result(
             f"step_fp32_{name}",
             *seconds,
@@ -68,7 +69,7 @@ def _ours(name: str, device: torch.device) -> OurTraining:
 
 def _units(ours, images, labels, theirs, optimizer, perturbation) -> dict[str, float]:
     """Forward and backward work of a step, in forward passes, counted on two images."""
-    unit = forward_flops(theirs, images)
+    unit = forward_flops(theirs, images) * len(images)
     return {
         "units_ours": flops_of(lambda: ours.step(images, labels)) / unit,
         "units_reference": flops_of(

@@ -10,11 +10,10 @@ all were attacked. --teraflops is what one GPU sustains; measure it there with s
 from __future__ import annotations
 
 import argparse
-import csv
 import heapq
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -22,35 +21,24 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "src"))
 
 import torch
 
-from benchmarks.counting import forward_flops
-from benchmarks.scale_rates import NETWORKS, RATES, network, pictures
+from benchmarks.scale_rates import NETWORKS, network, pictures
 from rwp.pipeline.load import load_params
 from rwp.pipeline.resolve import evaluation_spec, train_spec
 from rwp.pipeline.suites import table1_runs, table2_runs
-from rwp.training.spec import AttackSpec, RunKey, TrainSpec
+from rwp.reporting.costs import (
+    Passes,
+    Rate,
+    data_size,
+    record_cost,
+    shipped_rates,
+    training_cost,
+)
+from rwp.training.spec import AttackSpec, RunKey
+from rwp.training.work import forward_flops
 
 ROOT = Path(__file__).resolve().parents[1]
-IMAGES = {"cifar10": (50000, 10000), "cifar100": (50000, 10000), "svhn": (73257, 26032)}
 AUTOATTACK = (7865, 1910)  # forward and backward passes of a survivor at 32x32 (scale_rates.py)
 FIRST_ATTACK = 101  # APGD-CE, at which nearly all that is not robust is lost
-
-
-@dataclass(frozen=True)
-class Passes:
-    """Images that go forward, back to the weights, and back to the images alone."""
-
-    forward: float = 0.0
-    weights: float = 0.0
-    attack: float = 0.0
-
-    def __add__(self, other: Passes) -> Passes:
-        return Passes(*(mine + others for mine, others in zip(self, other, strict=True)))
-
-    def __mul__(self, count: float) -> Passes:
-        return Passes(*(mine * count for mine in self))
-
-    def __iter__(self):
-        return iter((self.forward, self.weights, self.attack))
 
 
 @dataclass(frozen=True)
@@ -63,44 +51,18 @@ class Job:
     after: str | None = None
 
 
-def attack_passes(steps: int) -> Passes:
-    """One image under gradient ascent, looked at before and after."""
-    return Passes(forward=steps + 2, attack=steps)
-
-
-def step_passes(spec: TrainSpec, *, perturbed: bool) -> Passes:
-    """One image in one training step."""
-    double = spec.objective.loss == "trades"  # clean and adversarial images
-    weight_steps = spec.perturbation.num_weight_steps if perturbed and spec.perturbation else 0
-    losses = (2 if double else 1) * (1 + weight_steps)
-    steps = (spec.attack.num_steps or 0) if spec.attack else 0
-    return Passes(forward=steps + losses + double, weights=losses, attack=steps)
-
-
-def training_passes(spec: TrainSpec) -> Passes:
-    """A whole training with its measurements."""
-    images, test = IMAGES[spec.key.dataset]
-    if spec.unlabeled is not None:
-        images = round(spec.unlabeled.epoch_size)
-    warmup = spec.perturbation.warmup_epochs if spec.perturbation else 0
-    epochs = spec.optimization.epochs
-    total = step_passes(spec, perturbed=False) * (images * warmup)
-    total += step_passes(spec, perturbed=True) * (images * (epochs - warmup))
-    steps = (spec.monitor.num_steps or 0) if spec.monitor else 0
-    return total + attack_passes(steps) * (test * epochs)
-
-
 def evaluation_passes(attacks: Iterable[AttackSpec], images: int, survivors: float) -> Passes:
     """All attacks on one network."""
     total = Passes()
     for attack in attacks:
-        if attack.kind == "autoattack":
+        cost = record_cost(attack, num_images=images)
+        if cost is None:
             forward, backward = AUTOATTACK
-            total += Passes(forward=forward, attack=backward) * (images * survivors)
-            total += attack_passes(FIRST_ATTACK) * (images * (1 - survivors))
-        else:
-            steps = attack.num_steps or (0 if attack.kind == "natural" else 1)
-            total += attack_passes(steps) * images
+            cost = Passes(forward=forward, attack=backward) * (images * survivors)
+            cost += Passes(forward=FIRST_ATTACK + 2, attack=FIRST_ATTACK) * (
+                images * (1 - survivors)
+            )
+        total += cost
     return total
 
 
@@ -109,6 +71,10 @@ def jobs_of(suite: str, survivors: float) -> list[Job]:
     params = load_params(ROOT / "params.yaml")
     second = table2_runs(params, suite)
     jobs: dict[str, Job] = {}
+    sizes = {  # of the published sets, whatever lies in a data folder here
+        name: data_size(name, definition, Path("nowhere"))
+        for name, definition in params.datasets.items()
+    }
 
     def add(key: RunKey) -> None:
         spec = train_spec(params, key)
@@ -116,13 +82,13 @@ def jobs_of(suite: str, survivors: float) -> list[Job]:
         if teacher is not None:
             add(teacher)
         after = teacher.name if teacher else None
-        jobs[key.name] = Job(key.name, key.network, training_passes(spec), after)
+        jobs[key.name] = Job(key.name, key.network, training_cost(spec, sizes[key.dataset]), after)
 
     for key in (*table1_runs(params, suite), *second):
         add(key)
     for key in second:
         attacks = evaluation_spec(params, key).attacks
-        passes = evaluation_passes(attacks, IMAGES[key.dataset][1], survivors)
+        passes = evaluation_passes(attacks, sizes[key.dataset].num_test, survivors)
         name = f"evaluation of {key.name}"
         jobs[name] = Job(name, key.network, passes, key.name)
     return list(jobs.values())
@@ -143,20 +109,9 @@ def makespan(costs: dict[str, float], after: dict[str, str | None], workers: int
     return max(done.values())
 
 
-def rates() -> dict[str, tuple[str, Passes]]:
+def rates() -> dict[str, tuple[str, Rate]]:
     """Network -> device, and seconds of each kind of pass there; the file's last row counts."""
-    with RATES.open(encoding="utf-8", newline="") as file:
-        return {
-            row["network"]: (
-                row["device"],
-                Passes(
-                    float(row["forward_seconds"]),
-                    float(row["backward_seconds"]),
-                    float(row["attack_backward_seconds"]),
-                ),
-            )
-            for row in csv.DictReader(file)
-        }
+    return {place.network: (place.device, rate) for place, rate in shipped_rates().items()}
 
 
 def main() -> None:
@@ -174,12 +129,8 @@ def main() -> None:
     }
     hours, operations = {}, {}
     for job in jobs:
-        seconds = price[job.network][1]
-        priced = sum(count * cost for count, cost in zip(job.passes, seconds, strict=True))
-        hours[job.name] = priced / 3600
-        # Back to the weights takes twice a forward pass, back to the images once.
-        doubled = replace(job.passes, weights=2 * job.passes.weights)
-        operations[job.name] = flops[job.network] * sum(doubled)
+        hours[job.name] = price[job.network][1].seconds(job.passes) / 3600
+        operations[job.name] = flops[job.network] * job.passes.units
         print(f"{operations[job.name] / 1e18:9.3f} EFLOP {hours[job.name] / 24:8.1f} d  {job.name}")
     device = price[jobs[0].network][0]
     print(f"\ntotal {sum(operations.values()) / 1e18:.1f} EFLOP")

@@ -18,11 +18,11 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "src"))
 import torch
 from torch import nn
 
-from benchmarks.counting import forward_flops
 from benchmarks.our_loop import our_training
 from benchmarks.problem import pictures, variants
 from benchmarks.scale_rates import pass_seconds
 from rwp.core import build_network, flush_denormals
+from rwp.training.work import forward_flops
 
 CPU = torch.device("cpu")
 ATTACK_STEPS = 10

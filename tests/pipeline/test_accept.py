@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,79 @@ def test_a_change_that_moves_nothing(unchanged: CopiedProject) -> None:
     # What comes after an accepted change counts again.
     edit(unchanged, "training/loop.py", "_NOT_USED = 3", "_NOT_USED = 4")
     assert verified(unchanged)[0] == 1
+
+
+LABELS = "results/demo/pseudo_labels/digits/digits-holdout-seed0.pt"
+KINDS = {
+    "fetch": "data/fetch.py",
+    "evaluate": "evaluation/jobs.py",
+    "judge": "evaluation/diagnosis.py",
+    LABELS: "training/pseudo_labels.py",  # no report of the suite stands on it
+}
+
+
+@pytest.mark.slow
+def test_every_kind_of_step(unchanged: CopiedProject) -> None:
+    best = str(Path(RUN).with_name("best.pt"))
+    for words in (
+        ("train", "--recipe", "natural", "--no-tracking"),
+        ("train", "--recipe", "at", "--no-tracking"),
+        ("pseudo-label",),
+        ("evaluate", "--checkpoint", best),
+        ("diagnose", best),
+    ):
+        result = unchanged.run("rwp", *words)
+        assert result.returncode == 0, result.stderr
+    assert verified(unchanged)[0] == 0
+    for name in KINDS.values():
+        path = unchanged.folder / "src/rwp" / name
+        path.write_text(path.read_text(encoding="utf-8") + "\n_NOT_USED = 3\n", encoding="utf-8")
+    for step in KINDS:
+        assert verified(unchanged)[0] == 1 or step == LABELS
+        result = unchanged.run("rwp", "accept", step, "--because", "a name that nothing reads")
+        assert result.returncode == 0, f"{step}: {result.stderr}"
+    assert verified(unchanged)[0] == 0
+    assert verified(unchanged, "--why", LABELS)[0] == 0
+    entries = (unchanged.folder / "accepted.jsonl").read_text().splitlines()
+    assert [json.loads(entry)["step"] for entry in entries] == [*list(KINDS)[:3], "label"]
+
+
+@pytest.mark.parametrize("name", ["table", "report", "results/demo/table2.csv"])
+def test_what_takes_seconds_is_made_again(name: str, unchanged: CopiedProject) -> None:
+    result = unchanged.run("rwp", "accept", name, "--because", "nothing")
+    assert result.returncode == 2
+    assert "let snakemake make them again" in result.stderr
+    assert "\n" not in result.stderr.strip()
+
+
+@pytest.mark.slow
+def test_a_training_that_was_stopped_goes_on(unchanged: CopiedProject) -> None:
+    words = ["rwp", "train", "--recipe", "at-rwp", "--seed", "1", "--no-tracking"]
+    content = unchanged.settings
+    content["suites"]["demo"]["seeds"] = [0, 1]  # decides about no training
+    unchanged.write(content)
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "rwp"), *words[1:]],
+        cwd=unchanged.folder,
+        env=unchanged.environment(),
+        stderr=subprocess.DEVNULL,
+    )
+    states = unchanged.folder / ".state/demo/digits/linf/small/at-rwp/seed1"
+    while not list(states.glob("*/")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.2)
+    process.terminate()
+    assert process.wait(timeout=240) == 143
+    (state,) = states.glob("*/")
+    assert (state / "checkpoint.pt").exists()
+    edit(unchanged, "training/loop.py", "class Training", "_NOT_USED = 3\n\n\nclass Training")
+    result = unchanged.run("rwp", "accept", "train", "--because", "a name that nothing reads")
+    assert result.returncode == 0, result.stderr
+    assert unchanged.run(*words).returncode == 0
+    assert not state.exists()  # used up, and the run carries its fingerprint
+    record = json.loads((unchanged.folder / RUN.replace("seed0", "seed1")).read_text())
+    assert record["fingerprint"] == state.name
 
 
 MOVED = {

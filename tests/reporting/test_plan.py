@@ -12,9 +12,19 @@ from rwp.pipeline.resolve import run_key, train_spec
 from rwp.pipeline.settings import Params
 from rwp.pipeline.state import Result, results
 from rwp.pipeline.steps import Steps, below
-from rwp.reporting.passes import DataSize, data_size, training_cost, training_passes
-from rwp.reporting.plan import plan_jobs, plan_lines
-from rwp.reporting.rates import Place, all_rates, own_rates, rates_on, shipped_rates
+from rwp.reporting.costs import (
+    DataSize,
+    Place,
+    all_rates,
+    data_size,
+    own_rates,
+    plan_jobs,
+    plan_lines,
+    rates_on,
+    shipped_rates,
+    training_cost,
+    training_passes,
+)
 from rwp.training.spec import TrainSpec
 
 from .conftest import Project

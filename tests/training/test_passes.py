@@ -11,7 +11,7 @@ import torch
 from rwp.data.images import ImageSet
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
-from rwp.reporting.passes import training_passes
+from rwp.reporting.costs import training_passes
 from rwp.training.jobs import input_paths, prepare
 from rwp.training.spec import TrainSpec
 from tests.conftest import tiny_settings

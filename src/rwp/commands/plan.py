@@ -34,7 +34,7 @@ def plan(
     from rwp.pipeline.load import load_params
     from rwp.pipeline.state import results
     from rwp.pipeline.steps import Steps, below
-    from rwp.reporting.plan import plan_jobs, plan_lines
+    from rwp.reporting.costs import plan_jobs, plan_lines
 
     params, root = load_params(params_file), Path.cwd()
     suites = [suite] if suite else [] if targets else list(params.build)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from rwp.core.modes import evaluation_mode
 from rwp.core.weight_perturbation import PerturbedWeights
@@ -102,24 +104,30 @@ class Passes:
         return units * self.flops_per_image
 
 
+class _Counter(TorchDispatchMode):
+    # torch's FlopCounterMode also follows modules, which torch.autograd.grad does not allow.
+    flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.flops += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def flops_of(function: Callable[[], object]) -> int:
+    """FLOPs of all convolutions and matrix products inside, by torch's own formulas."""
+    with _Counter() as counter:
+        function()
+    return counter.flops
+
+
 @torch.no_grad()
 def forward_flops(model: nn.Module, images: Tensor) -> float:
     """FLOPs of the forward pass of one image, in convolutions and linear layers."""
-    found: list[float] = []
-
-    def add(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        weight = layer.get_parameter("weight")
-        found.append(2.0 * weight[0].numel() * output.numel())
-
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(add) for layer in layers]
-    try:
-        with evaluation_mode(model):
-            model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return sum(found) / len(images)
+    with evaluation_mode(model):
+        return flops_of(lambda: model(images)) / len(images)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,0 +1,471 @@
+"""What steps cost: passes through the network, from the settings alone, and seconds as measured.
+
+A training's own count, `passes` in its run.json, is of batches; costs are of single images, so
+that batch sizes do not matter. A masked weight perturbation stops where no example is left to
+perturb on, and attacks leave out images that are wrong anyway, so these are upper bounds. Rates,
+in seconds per pass, come from benchmarks on named devices and from this project's own runs.
+Nothing here imports torch; operations are counted by `rwp.training.work.flops_of`.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rwp.data.spec import DatasetSpec
+from rwp.errors import UserError
+from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
+from rwp.files import read_json
+from rwp.pipeline.settings import Params
+from rwp.pipeline.state import Result
+from rwp.training.spec import AttackSpec, RunKey, TrainSpec
+
+# Images of training and test, and the size of one: known before anything is fetched.
+_SOURCES = {
+    "cifar10": (50_000, 10_000, "32x32x3"),
+    "cifar100": (50_000, 10_000, "32x32x3"),
+    "svhn": (73_257, 26_032, "32x32x3"),
+}
+_DIGITS = 1797  # both splits; the test share is a setting
+
+# Forward passes of one outer loss: TRADES and MART look at the clean images, too.
+_OUTER_PASSES = {"natural": 1, "at": 1, "trades": 2, "mart": 2}
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Forward passes, backward passes to the images alone (attacks), and all other ones."""
+
+    forward: float = 0
+    attack: float = 0
+    weights: float = 0
+
+    @property
+    def backward(self) -> float:
+        """Backward passes of both kinds, as run.json counts them."""
+        return self.attack + self.weights
+
+    @property
+    def units(self) -> float:
+        """In forward passes, a gradient of the weights being two more and one of images one."""
+        return self.forward + self.attack + 2 * self.weights
+
+    def __add__(self, other: Passes) -> Passes:
+        return Passes(
+            self.forward + other.forward,
+            self.attack + other.attack,
+            self.weights + other.weights,
+        )
+
+    def __mul__(self, factor: float) -> Passes:
+        return Passes(self.forward * factor, self.attack * factor, self.weights * factor)
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """Images of a data set, as training finds them, and the size of one, such as "32x32x3"."""
+
+    num_train: int
+    num_test: int
+    image: str
+
+
+def data_size(name: str, definition: DatasetSpec, root: Path) -> DataSize | None:
+    """Of a data set: from its passport, or by its source; none for a folder not yet read."""
+    passport = root / "data" / name / "passport.json"
+    if passport.exists():
+        found = read_json(passport)
+        counts = {file: entry["count"] for file, entry in found["files"].items()}
+        channels, height, width = found["shape"]
+        return DataSize(counts["train.pt"], counts["test.pt"], f"{height}x{width}x{channels}")
+    if definition.source == "digits":
+        num_test = round(_DIGITS * (definition.test_share or 0))
+        num_train, image = _DIGITS - num_test, "8x8x1"
+    elif definition.source in _SOURCES:
+        num_train, num_test, image = _SOURCES[definition.source]
+    else:
+        return None
+    return DataSize(
+        num_train - round(num_train * (definition.unlabeled_share or 0)), num_test, image
+    )
+
+
+def training_passes(spec: TrainSpec, *, num_train: int) -> Passes:
+    """Of batches, measuring left out: what run.json counts, at most.
+
+    Each step attacks (K1 steps), perturbs the weights (K2 steps, after the warm-up), and takes
+    the outer step: one backward pass, and as many forward passes as the loss has parts.
+    """
+    epochs, perturbation = spec.optimization.epochs, spec.perturbation
+    attack_steps = (spec.attack.num_steps or 0) if spec.attack else 0
+    outer = _OUTER_PASSES[spec.objective.loss]
+    plain = Passes(attack_steps + outer, attack_steps, 1)
+    total = plain * epochs
+    if perturbation is not None:
+        steps = perturbation.num_weight_steps * max(0, epochs - perturbation.warmup_epochs)
+        total += Passes(outer * steps, 0, steps)
+    return total * steps_per_epoch(spec, num_train=num_train)
+
+
+def steps_per_epoch(spec: TrainSpec, *, num_train: int) -> int:
+    """Batches of an epoch; with unlabeled images its length is a setting."""
+    return math.ceil(epoch_images(spec, num_train) / spec.optimization.batch_size)
+
+
+def epoch_images(spec: TrainSpec, num_train: int) -> int:
+    """Images that an epoch trains on."""
+    if spec.unlabeled is not None:  # whole batches
+        size = spec.optimization.batch_size
+        return math.ceil(spec.unlabeled.epoch_size / size) * size
+    return num_train - round(num_train * spec.held_out_fraction)
+
+
+def training_cost(spec: TrainSpec, size: DataSize) -> Passes:
+    """Of images: the training and what it measures after each epoch."""
+    cost = priced(spec, training_passes(spec, num_train=size.num_train), size)
+    measured = round(size.num_train * spec.held_out_fraction)
+    measured += size.num_test if spec.needs_test else 0
+    each = Passes(1) if spec.monitor is None else _attacked(spec.monitor)
+    return cost + each * (measured * spec.optimization.epochs)
+
+
+def counted_cost(spec: TrainSpec, counted: dict[str, int], size: DataSize) -> Passes:
+    """Of images: what a finished training's run.json counted of batches, measuring left out."""
+    steps = spec.optimization.epochs * steps_per_epoch(spec, num_train=size.num_train)
+    attack = steps * ((spec.attack.num_steps or 0) if spec.attack else 0)
+    batches = Passes(counted["forward"], attack, counted["backward"] - attack)
+    return priced(spec, batches, size)
+
+
+def priced(spec: TrainSpec, batches: Passes, size: DataSize) -> Passes:
+    """Passes of a training's batches as passes of images.
+
+    A backward pass runs back through all forward passes of its loss, and the attack on the
+    divergence looks at the clean images once; run.json counts neither.
+    """
+    steps = steps_per_epoch(spec, num_train=size.num_train)
+    loss = spec.objective.loss
+    clean = steps * spec.optimization.epochs if loss == "trades" else 0
+    weights = batches.weights * _OUTER_PASSES[loss]
+    images = epoch_images(spec, size.num_train) / steps
+    return Passes(batches.forward + clean, batches.attack, weights) * images
+
+
+def record_cost(attack: AttackSpec, *, num_images: int) -> Passes | None:
+    """Of images, one attack of an evaluation; none for AutoAttack, which stops image by image."""
+    if attack.kind == "autoattack":
+        return None
+    return (Passes(1) if attack.kind == "natural" else _attacked(attack)) * num_images
+
+
+def landscape_cost(spec: LandscapeSpec, *, num_train: int) -> Passes:
+    """Of images: an attack per checkpoint, and a forward pass per point of each direction."""
+    num_images = spec.num_examples or num_train - round(num_train * spec.held_out_fraction)
+    points = Passes(spec.num_directions * (spec.num_points + 1))
+    return (_attacked(spec.attack) + points) * (num_images * len(spec.epochs))
+
+
+def _attacked(attack: AttackSpec) -> Passes:
+    """One image before, during and after an attack."""
+    steps = (attack.num_steps or 1) * attack.num_restarts
+    return Passes(steps + 1 + attack.num_restarts, steps)
+
+
+SHIPPED = Path(__file__).parent / "rates.csv"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Seconds per image on one device for one network and image size; none: not measured."""
+
+    forward: float | None
+    attack: float | None  # a backward pass to the images alone
+    weights: float | None  # any other backward pass
+    autoattack: float | None
+    origin: str
+
+    def seconds(self, passes: Passes) -> float | None:
+        """How long passes over single images take."""
+        if self.forward is None or self.attack is None or self.weights is None:
+            return None
+        return (
+            passes.forward * self.forward
+            + passes.attack * self.attack
+            + passes.weights * self.weights
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a rate holds for."""
+
+    device: str
+    network: str
+    image: str  # height x width x channels
+
+
+Rates = dict[Place, Rate]
+
+
+def shipped_rates(path: Path = SHIPPED) -> Rates:
+    """The rates that the package's benchmarks measured; none where the file does not lie there.
+
+    Raises:
+        UserError: a rate is no number.
+    """
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return {
+        Place(row["device"], row["network"], row["image_size"]): _shipped(row, path) for row in rows
+    }
+
+
+def _shipped(row: dict[str, str], path: Path) -> Rate:
+    def number(name: str) -> float | None:
+        text = row.get(name) or ""
+        try:
+            return float(text) if text else None
+        except ValueError as error:
+            raise UserError(
+                f"{path}: expected seconds in the column {name}, got {text!r}; measure it again"
+            ) from error
+
+    weights = number("backward_seconds")
+    attack = number("attack_backward_seconds")
+    return Rate(
+        forward=number("forward_seconds"),
+        attack=weights if attack is None else attack,
+        weights=weights,
+        autoattack=number("autoattack_seconds"),
+        origin=row["command"],
+    )
+
+
+def all_rates(params: Params, root: Path) -> Rates:
+    """Own rates, which know this project best, and where there are none those that ship."""
+    shipped = shipped_rates()
+    own = {
+        place: rate
+        if rate.autoattack is not None or place not in shipped
+        else replace(rate, autoattack=shipped[place].autoattack)
+        for place, rate in own_rates(params, root).items()
+    }
+    return shipped | own
+
+
+def own_rates(params: Params, root: Path) -> Rates:
+    """What this project's finished runs took: per pass of any kind alike, and for AutoAttack."""
+    times: dict[Place, list[_Timing]] = {}
+    for path in sorted(root.glob("results/**/run.json")):
+        timing = _timing(params, path, root)
+        if timing is not None:
+            times.setdefault(timing.place, []).append(timing)
+    return {place: _rate(timings) for place, timings in times.items()}
+
+
+@dataclass(frozen=True)
+class _Timing:
+    place: Place
+    seconds: float
+    passes: float  # of images, forward and backward
+    attack_seconds: float  # AutoAttack's
+    attack_images: int
+
+
+def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
+    """Of one run; none where it is unfinished, or of other networks or data than today's."""
+    document = read_json(path)
+    if document.get("status") != "finished":
+        return None
+    try:
+        key = RunKey.parse(document.get("key"), where=str(path))
+        spec = TrainSpec.parse(document.get("spec"), where=str(path))
+    except UserError:
+        return None  # an older version's; `rwp verify` names it
+    size = data_size(key.dataset, spec.data, root)
+    if size is None or params.networks.get(key.network) != spec.architecture:
+        return None
+    cost = counted_cost(spec, document["passes"], size)
+    record = _autoattack(path.parent, str(document["device"]))
+    return _Timing(
+        place=Place(str(document["device"]), key.network, size.image),
+        seconds=float(document["seconds"]),
+        passes=cost.forward + cost.backward,
+        attack_seconds=float(record["seconds"]) if record else 0.0,
+        attack_images=int(record["num_examples"]) if record else 0,
+    )
+
+
+def _autoattack(folder: Path, device: str) -> dict[str, Any] | None:
+    """The record of AutoAttack on the run, where the same device made it."""
+    path = folder / "evaluation" / "best" / "autoattack.json"
+    record = read_json(path) if path.exists() else None
+    # A record names a GPU in full, a processor as "cpu".
+    return record if record and device.split(" (")[0] == record["device"] else None
+
+
+def _rate(timings: list[_Timing]) -> Rate:
+    each = sum(t.seconds for t in timings) / sum(t.passes for t in timings)
+    images = sum(t.attack_images for t in timings)
+    attacked = sum(t.attack_seconds for t in timings) / images if images else None
+    return Rate(each, each, each, attacked, f"{len(timings)} finished trainings of this project")
+
+
+def rates_on(device: str, rates: Rates) -> tuple[str, Rates]:
+    """The device that a part of its name means, and its rates.
+
+    Raises:
+        UserError: no device with measured rates has this in its name, or several do.
+    """
+    known = list(dict.fromkeys(place.device for place in rates))
+    found = [name for name in known if name == device] or [
+        name for name in known if device.casefold() in name.casefold()
+    ]
+    if len(found) != 1:
+        raise UserError(
+            f"--device: expected (a part of) one device's name with measured rates"
+            f" ({'; '.join(known) or 'none yet'}), got {device!r}; a device gets rates with the"
+            f" first training on it"
+        )
+    return found[0], {place: rate for place, rate in rates.items() if place.device == found[0]}
+
+
+KINDS = {
+    "train": "trainings",
+    "label": "pseudo-labels",
+    "landscape": "landscapes",
+    "evaluate": "attacks",
+    "judge": "verdicts",
+}
+_HEADER = ("", "done", "stale", "to do", "forward", "backward", "hours")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One result and what it costs; no passes or hours where they cannot be told beforehand."""
+
+    result: Result
+    state: str
+    passes: Passes | None  # of single images
+    hours: float | None
+    place: str  # network and image size that a rate has to be of
+
+
+def plan_jobs(
+    params: Params, results: Sequence[Result], *, root: Path, device: str | None = None
+) -> tuple[list[Job], str]:
+    """The jobs behind results, and where their rates come from (nothing without a device).
+
+    Raises:
+        UserError: no measured rate is of a device of that name.
+    """
+    if device is None:
+        return [_job(result, root, {}) for result in results], ""
+    name, rates = rates_on(device, all_rates(params, root))
+    jobs = [_job(result, root, rates) for result in results]
+    used = {job.place for job in jobs if job.hours is not None}
+    origins = [
+        f"{place.network}: {rate.origin}"
+        for place, rate in rates.items()
+        if f"{place.network} at {place.image}" in used
+    ]
+    return jobs, "\n  ".join([f"Hours on {name}, one job after the other; rates from", *origins])
+
+
+def _job(result: Result, root: Path, rates: Rates) -> Job:
+    spec, state = result.step.settings, result.state(root)
+    if not isinstance(spec, TrainSpec | EvaluationSpec | LandscapeSpec):
+        return Job(result, state, None, None, "")
+    key = spec.key
+    size = data_size(key.dataset, spec.data, root)
+    if size is None:
+        return Job(result, state, None, None, f"{key.dataset} before it is fetched")
+    passes = _passes(result, size)
+    place = f"{key.network} at {size.image}"
+    rate = next(
+        (
+            rate
+            for where, rate in rates.items()
+            if where == Place(where.device, key.network, size.image)
+        ),
+        None,
+    )
+    seconds = None
+    if rate is not None and passes is not None:
+        seconds = rate.seconds(passes)
+    elif rate is not None and rate.autoattack is not None:
+        seconds = rate.autoattack * _num_images(spec, size)
+    return Job(result, state, passes, None if seconds is None else seconds / 3600, place)
+
+
+def _num_images(spec: TrainSpec | EvaluationSpec | LandscapeSpec, size: DataSize) -> int:
+    first = getattr(spec, "first_examples", None)
+    return first or getattr(spec, "num_examples", None) or size.num_test
+
+
+def _passes(result: Result, size: DataSize) -> Passes | None:
+    spec = result.step.settings
+    if isinstance(spec, TrainSpec):
+        return training_cost(spec, size)
+    if isinstance(spec, LandscapeSpec):
+        return landscape_cost(spec, num_train=size.num_train)
+    if isinstance(spec, EvaluationSpec) and result.attack is not None:
+        return record_cost(result.attack, num_images=_num_images(spec, size))
+    return None
+
+
+def plan_lines(jobs: Sequence[Job], *, device: str | None, origin: str) -> Iterator[str]:
+    """The plan as a person reads it."""
+    rows = [_HEADER, *(_row(name, kind, jobs) for kind, name in KINDS.items())]
+    rows.append(_row("together", None, jobs))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        yield "  ".join(cells).rstrip()
+    yield ""
+    yield (
+        "Passes of what is stale or to do, in millions, of one image each; at most, as RWP and"
+        " attacks stop early."
+    )
+    todo = [job for job in jobs if job.state != "done"]
+    if any(job.result.attack and job.passes is None for job in todo):
+        yield "AutoAttack's passes depend on the network and are not counted."
+    unknown = {job.place for job in todo if job.place.endswith("fetched")}
+    for place in sorted(unknown):
+        yield f"The number of images is not known of {place}: its passes are left out."
+    if device is None:
+        yield "Hours: name a device that has measured rates with --device."
+        return
+    yield origin
+    without = {job.place for job in todo if job.hours is None and job.place} - unknown
+    for place in sorted(without):
+        count = sum(job.hours is None and job.place == place for job in todo)
+        kinds = "AutoAttack" if _has_passes_rate(place, todo) else "passes"
+        yield f"No rate of {kinds} is measured there for {place}: {count} results have no hours."
+
+
+def _has_passes_rate(place: str, jobs: Sequence[Job]) -> bool:
+    return any(job.place == place and job.hours is not None for job in jobs)
+
+
+def _row(name: str, kind: str | None, jobs: Sequence[Job]) -> tuple[str, ...]:
+    """Counts by state, and the cost of what is not done."""
+    chosen = [job for job in jobs if kind in (None, job.result.step.kind)]
+    todo = [job for job in chosen if job.state != "done"]
+    counts = [str(sum(job.state == state for job in chosen)) for state in _HEADER[1:4]]
+    passes = sum((job.passes for job in todo if job.passes), Passes())
+    hours = [job.hours for job in todo if job.hours is not None]
+    return (
+        name,
+        *counts,
+        f"{passes.forward / 1e6:,.2f}" if passes.forward else "-",
+        f"{passes.backward / 1e6:,.2f}" if passes.backward else "-",
+        f"{sum(hours):,.2f}" if hours else "-",
+    )
