@@ -254,7 +254,7 @@ def _creation_lock(root: Path, uri: str) -> Iterator[None]:
 
     folder = root / ".state"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "mlflow.lock", timeout=60):
+    with FileLock(folder / "mlflow.lock", timeout=300):  # others make the store, one by one
         yield
 
 
