@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rwp.pipeline.resolve import landscape_spec
+from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import figure_names
 from rwp.reporting.labels import BEYOND_TITLE, part_label, recipe_label
 from rwp.reporting.results import OK, Results, Row, records, records_by, runs_of
 from rwp.reporting.tables import Table
-from rwp.training.spec import suite_directory
 
 FAILED = ("collapsed", "diverged")  # no command mends these
 
@@ -53,9 +52,11 @@ def table_gaps(table1: Table, table2: Table, beyond: Table | None) -> list[Gap]:
 
 def figure_gaps(results: Results) -> Iterator[Gap]:
     """Reported figures that are not drawn or lack runs, and the runs that have no curve."""
-    suite, base = results.suite, suite_directory(results.suite_name)
+    suite, steps = results.suite, Steps(results.params)
     for name in figure_names(suite):
-        label, command = part_label(name), fill([f"{base}/{name}.svg"], "missing")
+        step = steps.figure(results.suite_name, name)
+        drawing = next(path for path in step.outputs if path.endswith(".svg"))
+        label, command = part_label(name), fill([drawing], "missing")
         keys = runs_of(results.params, results.suite_name, name)
         runs = [(key, results.runs[key]) for key in keys]
         for status in dict.fromkeys(run.status for _, run in runs if not run.finished):
@@ -64,16 +65,14 @@ def figure_gaps(results: Results) -> Iterator[Gap]:
             reasons = "; ".join(dict.fromkeys(run.reason for _, run in rest))
             where = f"{label}: {len(rest)} of {len(runs)} trainings ({methods})"
             yield Gap(where, status, reasons, "" if status in FAILED else command)
-        drawn = (results.root / base / f"{name}.svg").exists()
-        if all(run.finished for _, run in runs) and not drawn:
-            landscape = suite.figures[name].kind == "landscape" and not _measured(results, name)
-            reason = "the landscape is not measured yet" if landscape else "not drawn yet"
-            yield Gap(label, "missing", reason, command)
-
-
-def _measured(results: Results, name: str) -> bool:
-    spec = landscape_spec(results.params, results.suite_name, name)
-    return (results.root / spec.result(name)).exists()
+        if all(run.finished for _, run in runs) and not (results.root / drawing).exists():
+            awaited = {
+                other.kind
+                for path, other in step.inputs.items()
+                if not (results.root / path).exists()
+            }
+            reason = "the landscape is not measured yet" if "landscape" in awaited else ""
+            yield Gap(label, "missing", reason or "not drawn yet", command)
 
 
 def fill(targets: Sequence[str], status: str) -> str:
