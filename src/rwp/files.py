@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import filecmp
 import glob
 import hashlib
 import json
@@ -34,8 +35,10 @@ _ADVICE = {
 
 
 @contextmanager
-def atomic_write(path: Path | str) -> Iterator[Path]:
+def atomic_write(path: Path | str, *, keep_equal: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it into place on success, remove it on failure.
+
+    With `keep_equal`, a file that is there with the same bytes stays as it is, with its time.
 
     The bytes are on the disk before the name is, so a power cut leaves the old file or the new
     one. What a killed process left half-written for the same `path` is removed.
@@ -53,6 +56,8 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
             lock, temporary = _locked_temporary(target)
             yield temporary
             temporary.chmod(0o666 & ~_umask())
+            if keep_equal and target.is_file() and filecmp.cmp(temporary, target, shallow=False):
+                return
             _to_disk(temporary)
             temporary.replace(target)
             _to_disk(target.parent)

@@ -25,17 +25,21 @@ def fetch(
 ) -> None:
     """Fetch, verify and convert one data set or unlabeled source into data/NAME."""
     from rwp.pipeline.load import load_params
+    from rwp.pipeline.steps import Steps
 
     params = load_params(params_file)
+    steps = Steps(params)
     if name in params.datasets:
         from rwp.data.fetch import fetch_dataset
 
-        fetch_dataset(name, params.datasets[name], data, origin=origin)
+        mark = steps.fetch(name).fingerprint
+        fetch_dataset(name, params.datasets[name], data, origin=origin, fingerprint=mark)
         _show(data / name, data / name / "passport.json")
     elif name in params.unlabeled:
         from rwp.data.unlabeled import fetch_unlabeled
 
-        fetch_unlabeled(name, params.unlabeled[name], data, origin=origin)
+        mark = steps.fetch_unlabeled(name).fingerprint
+        fetch_unlabeled(name, params.unlabeled[name], data, origin=origin, fingerprint=mark)
         path = data / "unlabeled" / f"{name}.pt"
         _show(path, path.with_suffix(".json"))
     else:

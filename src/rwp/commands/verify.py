@@ -30,7 +30,7 @@ def verify(
     Needs neither Snakemake's nor DVC's memory. Results that are not built yet are counted only.
     """
     from rwp.pipeline.load import load_params
-    from rwp.pipeline.state import results
+    from rwp.pipeline.state import changed_sources, results
     from rwp.pipeline.steps import Steps, below
 
     params, root = load_params(params_file), Path.cwd()
@@ -40,7 +40,9 @@ def verify(
         return
     reports = [steps.report(name) for name in ([suite] if suite else params.build)]
     current, stale, missing = 0, [], 0
-    for result in results(below(reports)):
+    needed = below(reports)
+    stale += changed_sources(needed, root)
+    for result in results(needed):
         state = result.state(root)
         current, missing = current + (state == "done"), missing + (state == "to do")
         stale += [result.path] if state == "stale" else []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from rwp.data.content import content_of
 from rwp.data.images import ImageSet
 from rwp.data.passport import write_passport
 from rwp.data.sources.digits import load_digits
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
 
 
 def fetch_dataset(
-    name: str, definition: DatasetSpec, directory: Path | str, *, origin: str | None = None
+    name: str,
+    definition: DatasetSpec,
+    directory: Path | str,
+    *,
+    origin: str | None = None,
+    fingerprint: str | None = None,
 ) -> None:
     """Write `directory/name/`: train.pt, test.pt, unlabeled.pt if a share is set, passport.json.
 
@@ -40,7 +46,8 @@ def fetch_dataset(
     with fetch_lock(root, name):
         passport = target / "passport.json"
         passport.unlink(missing_ok=True)  # files without a passport are not yet whole
-        data = _load_source(name, definition, root / "raw", origin or definition.mirror)
+        with own_images(origin or definition.path, fingerprint) as standing:
+            data = _load_source(name, definition, root / "raw", origin or definition.mirror)
         files = _split_files(target, data, definition.unlabeled_share)
         for path, content in files.items():
             content.save(path)
@@ -55,6 +62,26 @@ def fetch_dataset(
             license_words=data.license,
             notes=[*data.notes, *_shared_images(files)],
             class_names=data.class_names,
+            standing=standing,
+        )
+
+
+@contextmanager
+def own_images(place: str | None, fingerprint: str | None) -> Iterator[dict[str, str]]:
+    """What a fetch stands on, for the passport; the user's own images may not change meanwhile.
+
+    Raises:
+        UserError: a file was added, removed or changed while they were read.
+    """
+    before = content_of(place) if place else ""
+    yield {
+        **({"content": before} if before else {}),
+        **({"fingerprint": fingerprint} if fingerprint else {}),
+    }
+    if place and content_of(place) != before:
+        raise UserError(
+            f"{place}: expected images that stay as they are while they are read, got others"
+            f" afterwards; fetch again"
         )
 
 

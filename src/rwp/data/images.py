@@ -112,7 +112,7 @@ class ImageSet:
             "num_classes": self.num_classes,
         }
         # torch names the archive inside after the file unless it is handed a stream
-        with atomic_write(path) as temporary, temporary.open("wb") as stream:
+        with atomic_write(path, keep_equal=True) as temporary, temporary.open("wb") as stream:
             torch.save(content, stream)
 
     @classmethod

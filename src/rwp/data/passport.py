@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rwp.data.images import UNLABELED, ImageSet
@@ -54,8 +55,12 @@ def write_passport(
     license_words: str,
     class_names: list[str],
     notes: Sequence[str] = (),
+    standing: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write the passport of the saved `files`, which share shape and classes."""
+    """Write the passport of the saved `files`, which share shape and classes.
+
+    `standing` is what they stand on: a hash of the user's own images, the step's fingerprint.
+    """
     first = next(iter(files.values()))
     statistics = _statistics(first)
     write_json(
@@ -69,6 +74,7 @@ def write_passport(
             "class_names": class_names,
             "shape": list(first.shape),
             **statistics,
+            **standing,
             "notes": list(notes),
             "files": {file.name: describe(file, content) for file, content in files.items()},
         },

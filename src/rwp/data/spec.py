@@ -15,7 +15,7 @@ PaddingMode = Literal["zero", "reflect"]
 _OFFICIAL = ("path", "test_share")  # sets with official files, which a `mirror` may hold
 _WITHOUT_EFFECT = {
     "digits": ("path",),
-    "image_folder": ("test_share",),
+    "image_folder": ("test_share", "mirror"),
     **dict.fromkeys(("cifar10", "cifar100", "svhn"), _OFFICIAL),
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rwp.data.download import Check, checksum, member_of, obtain
-from rwp.data.fetch import fetch_lock
+from rwp.data.fetch import fetch_lock, own_images
 from rwp.data.images import ImageSet
 from rwp.data.passport import write_passport
 from rwp.data.sources.arrays import check_npz, check_pickle, read_npz, read_tinyimages
@@ -42,7 +42,12 @@ class _Found(NamedTuple):
 
 
 def fetch_unlabeled(
-    name: str, definition: UnlabeledSpec, directory: Path | str, *, origin: str | None = None
+    name: str,
+    definition: UnlabeledSpec,
+    directory: Path | str,
+    *,
+    origin: str | None = None,
+    fingerprint: str | None = None,
 ) -> None:
     """Write `directory/unlabeled/name.pt` and its passport `name.json`.
 
@@ -60,7 +65,8 @@ def fetch_unlabeled(
         labeled = None
         if definition.dataset is not None:
             labeled = read_json(root / definition.dataset / "passport.json")
-        found = _find(_Request(name, definition, root, origin, labeled))
+        with own_images(origin or definition.path, fingerprint) as standing:
+            found = _find(_Request(name, definition, root, origin, labeled))
         if labeled is not None:
             _require_fit(name, found.images, labeled)
         found.images.save(target)
@@ -73,6 +79,7 @@ def fetch_unlabeled(
             license_words=definition.license or found.license,
             notes=found.notes,
             class_names=[] if labeled is None else labeled["class_names"],
+            standing=standing,
         )
 
 

@@ -13,9 +13,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal, TypeVar
 
+from rwp.data.content import content_of
 from rwp.data.spec import DatasetSpec, UnlabeledSpec
 from rwp.errors import UserError
 from rwp.evaluation.spec import (
@@ -24,6 +25,7 @@ from rwp.evaluation.spec import (
     LandscapeSpec,
     record_fingerprint,
 )
+from rwp.files import read_object
 from rwp.pipeline.code import HERE, Code, read_ledger
 from rwp.pipeline.resolve import (
     attack_names,
@@ -114,7 +116,24 @@ class Step:
     def fingerprint(self) -> str:
         """Of what it stands on; an evaluation's leaves out its attacks, as each has a record."""
         upstream = dict.fromkeys(step.mark(path) for path, step in self.inputs.items())
-        return merkle(self.kind, self.name, self._text, self.code_hash, *upstream)
+        own = [self.content] if self.content else []
+        return merkle(self.kind, self.name, self._text, self.code_hash, *upstream, *own)
+
+    @cached_property
+    def content(self) -> str:
+        """A hash of the user's own images that it reads; empty for all other steps.
+
+        Where they are not at hand, as in a clone that pulled the fetched data alone, what the
+        passport says of them.
+        """
+        settings = self.settings
+        if not isinstance(settings, DatasetSpec | UnlabeledSpec) or settings.path is None:
+            return ""
+        found = content_of(settings.path)
+        if found:
+            return found
+        passport = Path(self.outputs[-1])
+        return str(read_object(passport).get("content", "")) if passport.exists() else ""
 
     @cached_property
     def digest(self) -> str:

@@ -20,6 +20,11 @@ _CLUTTER = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@e
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder of that name is hidden, or left by an operating system."""
+    return name.startswith(".") or name.lower() in _CLUTTER
+
+
 class TreeEntry(NamedTuple):
     """One file or folder: its path inside the tree, and its bytes or its place on the disk."""
 
@@ -56,7 +61,7 @@ def iterate_tree(path: Path) -> Iterator[TreeEntry]:
     for raw in entries:
         # one name for what looks the same: macOS writes accents as letters of their own
         entry = raw._replace(parts=tuple(unicodedata.normalize("NFC", part) for part in raw.parts))
-        if any(part.startswith(".") or part.lower() in _CLUTTER for part in entry.parts):
+        if any(map(is_clutter, entry.parts)):
             continue
         if entry.source is not None and not entry.parts[-1].lower().endswith(IMAGE_SUFFIXES):
             raise UserError(
