@@ -44,6 +44,19 @@ def test_a_second_call_does_nothing(built: Project) -> None:
     assert built.run("rwp", "verify").returncode == 0
 
 
+def test_dvc_sees_the_users_own_images(built: Project) -> None:
+    def changed() -> bool:
+        return "images" in built.run("dvc", "status", "data").stdout
+
+    own = built.folder / "images" / "own.png"
+    assert not changed()
+    own.write_bytes(b"an image")
+    assert changed()
+    own.unlink()
+    (built.folder / "images" / "README.md").touch()
+    assert not changed()
+
+
 TABLES = {"table1": 1, "table2": 1, "report": 1}
 CHANGES: dict[str, tuple[Any, dict[str, int]]] = {
     "c_min": (
