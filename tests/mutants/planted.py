@@ -236,28 +236,28 @@ WEIGHTS = _faults(
     ),
     (
         "mask: inverted",
-        "below = losses < _given(perturbation.c_min)",
-        "below = losses >= _given(perturbation.c_min)",
+        "below = losses < c_min",
+        "below = losses >= c_min",
     ),
     (
         "mask: not strict",
-        "below = losses < _given(perturbation.c_min)",
-        "below = losses <= _given(perturbation.c_min)",
+        "below = losses < c_min",
+        "below = losses <= c_min",
     ),
     (
         "mask: a range without its lower edge",
-        "(losses >= _given(perturbation.c_min)) &",
-        "(losses > _given(perturbation.c_min)) &",
+        "(losses >= c_min) &",
+        "(losses > c_min) &",
     ),
     (
         "mask: a range with its upper edge",
-        "(losses < _given(perturbation.c_max))",
-        "(losses <= _given(perturbation.c_max))",
+        "(losses < c_max)",
+        "(losses <= c_max)",
     ),
     (
         "mask: above is strict",
-        "return losses >= _given(perturbation.c_min)",
-        "return losses > _given(perturbation.c_min)",
+        "return losses >= c_min",
+        "return losses > c_min",
     ),
     (
         "mask: one example more at random",
