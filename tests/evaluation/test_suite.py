@@ -3,14 +3,14 @@ import pytest
 import torch
 from torch import nn
 
-from rwp.core.attacks import pgd
+from rwp.core.attacks import cw, cw_zero_masked, pgd
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import suite
 from rwp.evaluation.answers import BATCH_DEPENDENT, GRADIENT_DEPENDENT, UNSTEADY
 from rwp.evaluation.forward import PROBABILITIES, TRAIN_MODE
-from rwp.evaluation.suite import AttackResult, evaluate
+from rwp.evaluation.suite import AttackResult, evaluate, run_attack
 from rwp.rng import generator_for
 from rwp.training.spec import ThreatSpec
 from tests.evaluation.samples import (
@@ -89,6 +89,39 @@ def test_restarts_never_help_the_model(robust_model: nn.Module, images: ImageSet
     many = attack("pgd", num_steps=3, step_size="0.03", num_restarts=4)
     once, often = run(robust_model, images, weak)[0], run(robust_model, images, many)[0]
     assert often.robust.sum() <= once.robust.sum()
+
+
+@pytest.mark.parametrize("kind", ["pgd", "cw", "cw_zero_masked"])
+def test_the_worst_point_of_all_restarts_counts(
+    kind: str, robust_model: nn.Module, images: ImageSet
+):
+    margin = {} if kind == "pgd" else {"kappa": 10.0}
+    step = {"num_steps": 2, "step_size": "0.001"}  # hardly moves: where it starts decides
+    batch, labels = images.images.float() / 255, images.labels
+    points = {
+        count: run_attack(
+            robust_model,
+            batch,
+            labels,
+            attack("many", kind, num_restarts=count, **step, **margin),
+            generator=torch.Generator().manual_seed(0),
+        )
+        for count in (1, 4)
+    }
+    expected = {"pgd": pgd, "cw": cw, "cw_zero_masked": cw_zero_masked}[kind](
+        robust_model,
+        batch,
+        labels,
+        threat=ThreatModel("linf", float(THREAT.epsilon)),
+        step_size=0.001,
+        num_steps=2,
+        num_restarts=4,
+        keep="worst",
+        generator=torch.Generator().manual_seed(0),
+        **margin,
+    )
+    assert torch.equal(points[4], expected)
+    assert not torch.equal(points[1], points[4])
 
 
 def test_model_left_in_train_mode_is_evaluated_in_eval_mode(robust_model: nn.Module, images):

@@ -729,8 +729,9 @@ EVALUATION = _faults(
     ),
     (
         "AutoAttack: an attack that fails takes back the others",
-        "robust[outcome.fooled] = False",
-        "robust[:] = clean\n                robust[outcome.fooled] = False",
+        "for outcome in outcomes: self.robust[outcome.fooled] = False",
+        "self.robust[[*self.adversarial]] = True\n        for outcome in outcomes:"
+        " self.robust[outcome.fooled] = False",
     ),
     (
         "AutoAttack: fooled where it is right",

@@ -14,7 +14,10 @@ import pytest
 
 from tests.pipeline.repository import CopiedProject, new_repository, small_settings
 
-pytestmark = pytest.mark.timeout(1200)  # on a machine that does much else
+pytestmark = [
+    pytest.mark.timeout(1200),  # on a machine that does much else
+    pytest.mark.xdist_group("accepted"),
+]
 RUN = "results/demo/runs/digits/linf/small/at-rwp/seed0/run.json"
 
 

@@ -15,7 +15,11 @@ from tests.pipeline.test_dag import planned
 
 RUNS = "results/demo/runs/digits/linf/small"
 BUILD_SECONDS = 1200  # on a machine that does much else; alone it takes about one minute
-pytestmark = pytest.mark.timeout(2 * BUILD_SECONDS)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(2 * BUILD_SECONDS),
+    pytest.mark.xdist_group("built"),  # one project, one change after another
+]
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +87,7 @@ CHANGES: dict[str, tuple[Any, dict[str, int]]] = {
 }
 
 
-SLOW = {"epochs", "gamma of AWP, which no run uses"}  # the fingerprints' tests have them too
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CHANGES]
-)
+@pytest.mark.parametrize("name", CHANGES)
 def test_exactly_what_depends_on_a_setting(name: str, unchanged: CopiedProject) -> None:
     change, expected = CHANGES[name]
     content = unchanged.settings
@@ -103,12 +102,11 @@ def test_exactly_what_depends_on_a_setting(name: str, unchanged: CopiedProject) 
     ("name", "old", "new", "expected"),
     [
         ("core/losses.py", '"""', '"""Another word. ', set()),
-        pytest.param(
+        (
             "reporting/results.py",
             "LAST_EPOCHS = 6",
             "LAST_EPOCHS = 5",
             {"table1", "table2", "report"},
-            marks=pytest.mark.slow,
         ),
         (
             "training/tally.py",
