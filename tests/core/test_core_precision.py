@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.counting import flops_of, forward_flops
 from benchmarks.reference_loop import ProxyPerturbation
 from tests.core.helpers import closure, generator, small_batch, small_network
 
@@ -22,6 +21,7 @@ from rwp.core import (
     shifted_weights,
 )
 from rwp.core.weights import perturbed_tensors
+from rwp.training.work import flops_of, forward_flops
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
@@ -131,7 +131,7 @@ def test_a_step_is_no_more_arithmetic_than_the_algorithm(perturbation, floor):
             outer = losses()
             outer.objective.mean().backward()
 
-    units = flops_of(step) / forward_flops(network, batch.images)
+    units = flops_of(step) / (forward_flops(network, batch.images) * len(batch.images))
     # The first layer passes no gradient on in a weight step, which in a small network shows.
     assert floor - 3 < units <= floor
 
