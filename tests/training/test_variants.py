@@ -15,6 +15,7 @@ from rwp.evaluation.landscape import measure_landscape
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import landscape_spec
 from rwp.pipeline.settings import Params
+from rwp.training import loop
 from rwp.training.checkpoint import load_network
 from rwp.training.jobs import train_run
 from rwp.training.loop import Training
@@ -53,6 +54,13 @@ def test_nothing_below_zero_is_removed(
     ours, theirs = weights(folder / "last.pt"), weights(plain / "last.pt")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert rows(folder)[0]["share_removed"] == 0
+
+
+def test_removed_examples_stay_in_the_divisor() -> None:
+    losses, kept = torch.tensor([1.0, 2.0, 3.0, 6.0]), torch.tensor([False, True, True, False])
+    assert loop._weighted_mean(losses, None, kept) == 5 / 4
+    weights = torch.tensor([1.0, 1.0, 2.0, 2.0])  # of labeled and of pseudo-labeled images
+    assert loop._weighted_mean(losses, weights, kept) == 8 / 4
 
 
 def test_removed_examples_leave_momentum_and_decay(
