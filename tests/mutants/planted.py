@@ -398,7 +398,8 @@ SCHEDULES = _faults(
 )
 
 TRAINING = _faults(
-    "training/test_by_hand.py training/test_training.py training/test_variants.py",
+    "training/test_arithmetic.py training/test_by_hand.py training/test_training.py"
+    " training/test_variants.py",
     (
         "training: the warm-up an epoch too long",
         "self.progress.epoch < settings.warmup_epochs",
