@@ -8,7 +8,15 @@ from benchmarks.scale_rates import NETWORKS
 
 from rwp.pipeline.resolve import run_key, train_spec
 from rwp.pipeline.settings import Params
-from rwp.reporting.costs import DataSize, Passes, epoch_images, priced, training_passes
+from rwp.reporting.costs import (
+    DataSize,
+    Passes,
+    epoch_images,
+    priced,
+    shipped_rates,
+    training_passes,
+)
+from tests.conftest import ROOT
 
 # In forward passes, a backward pass to the weights being two and one to the images one.
 DOCUMENTED = {
@@ -55,3 +63,23 @@ def test_every_network_has_its_rates() -> None:
     found = rates()
     assert found.keys() >= NETWORKS.keys()
     assert all(rate.seconds(Passes(1, 1, 1)) > 0 for _, rate in found.values())
+
+
+def test_the_page_has_the_rates_that_ship() -> None:
+    """docs/scaling.md gives backward passes in forward passes, and AutoAttack in seconds."""
+    lines = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "x3 |" in line]
+    shown = {row[0].lower().removeprefix("preact "): row for row in cells if len(row) == 8}
+    shown = {name.replace("resnet", "preact-resnet"): row for name, row in shown.items()}
+    found = 0
+    for place, rate in shipped_rates().items():
+        row = shown.get(place.network)
+        if row is None or rate.forward is None or rate.weights is None or rate.attack is None:
+            continue
+        assert row[1] == place.image
+        assert float(row[4]) == pytest.approx(1000 * rate.forward, rel=5e-3)
+        assert float(row[5]) == pytest.approx(rate.weights / rate.forward, abs=6e-3)
+        assert float(row[6]) == pytest.approx(rate.attack / rate.forward, abs=6e-3)
+        assert float(row[7]) == pytest.approx(rate.autoattack, abs=0.6)
+        found += 1
+    assert found == 3

@@ -21,7 +21,7 @@ def sync(
 ) -> None:
     """Upload epochs that MLflow lacks, e.g. after its server was away.
 
-    The history.jsonl of each run is the truth; MLflow is its mirror.
+    MLflow shows what each run's history.jsonl holds.
     """
     from rwp.errors import UserError
     from rwp.reporting.results import read_run_folder
