@@ -63,6 +63,29 @@ def test_adversarial_images_are_handed_out(robust_model: nn.Module, images: Imag
         assert np.array_equal(robust_flags(found.records[name]), (right & clean).numpy())
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size: expected a whole number from 1, got 0"),
+        ({"batch_size": -1}, "batch_size: expected a whole number from 1, got -1"),
+        ({"batch_size": True}, "batch_size: expected a whole number from 1, got True"),
+        ({"seed": -1}, "seed: expected a whole number from 0, got -1"),
+        ({"seed": 1.5}, r"seed: expected a whole number from 0, got 1\.5"),
+        ({"num_classes": 0}, "num_classes: expected a whole number from 2, got 0"),
+        ({"threat": ("linf", True)}, "threat: expected a radius such as '8/255', got True"),
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused_first(robust_model, images, options, message):
+    with pytest.raises(UserError, match=message):
+        rwp.evaluate(robust_model, pixels(images), images.labels, **{"threat": LINF} | options)
+
+
+def test_bytes_that_hold_zeros_and_ones_are_refused(robust_model, images):
+    ones = (images.images > 127).byte()
+    with pytest.raises(UserError, match="expected bytes up to 255, got none above 1"):
+        rwp.evaluate(robust_model, ones, images.labels, threat=LINF)
+
+
 def test_several_radii(robust_model: nn.Module, images: ImageSet):
     found = rwp.evaluate_radii(
         robust_model,

@@ -49,6 +49,18 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: demo(s)["threat_models"]["linf"].update(epsilon="1e400"),
         r"threat_models\.linf\.epsilon.*expected a radius such as 8/255, got '1e400'",
     ),
+    "a recipe twice in a table": (
+        lambda s: demo(s)["table2"]["recipes"].append("at"),
+        r"table2\.recipes: expected each name once, got at twice; leave one out",
+    ),
+    "a data set twice in a table": (
+        lambda s: demo(s)["table1"].update(datasets=["digits", "digits"]),
+        r"table1\.datasets: expected each name once, got digits twice",
+    ),
+    "a threat model twice in a table": (
+        lambda s: demo(s)["table1"].update(threat_models=["linf", "linf"]),
+        r"table1\.threat_models: expected each name once, got linf twice",
+    ),
     "PGD of no steps": (
         lambda s: demo(s)["evaluation"]["attacks"]["pgd-20"].pop("num_steps"),
         r"evaluation\.attacks\.pgd-20: expected num_steps for pgd, got none; add num_steps",

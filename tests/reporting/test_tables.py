@@ -218,6 +218,46 @@ def test_a_record_of_another_step_count_is_stale(demo: Project) -> None:
     assert (row["status"], row["reason"]) == ("stale", "made with another num_steps of the attack")
 
 
+def _part(size: int, **changes: object) -> dict[str, object]:
+    part = {"rule": "stratified", "seed": 0, "size": size, "of": 800, "sha256": "0", "mask": ""}
+    return {"part": part | changes}
+
+
+@pytest.mark.parametrize(
+    ("asked", "written", "reason"),
+    [
+        ({}, {}, ""),
+        ({}, _part(400, rule="all", seed=None, of=400), ""),
+        ({"num_examples": 400}, _part(400), ""),
+        ({"first_examples": 400}, _part(400, rule="first", seed=None), ""),
+        ({"first_examples": 400}, {}, ""),
+        ({"num_examples": 400, "part_seed": 3}, _part(400, seed=3), ""),
+        ({}, {"seed": 1}, "made with another seed"),
+        ({}, {"batch_size": 32}, "made with another batch_size"),
+        ({}, _part(400), "another part of the images (stratified, 400 of 800)"),
+        ({"num_examples": 200}, _part(400), "another part of the images (stratified, 400 of 800)"),
+        ({"num_examples": 400, "part_seed": 1}, _part(400), "another part of the images"),
+        ({"num_examples": 400}, _part(400, rule="first", seed=None), "another part of the images"),
+        ({"first_examples": 400}, _part(400), "another part of the images"),
+        ({"num_examples": 400}, {}, "made with the first 400 images"),
+        ({"first_examples": 200}, {}, "made with the first 400 images"),
+    ],
+)
+def test_a_record_of_another_seed_or_of_other_images_is_stale(
+    demo: Project, asked: dict[str, int], written: dict[str, object], reason: str
+) -> None:
+    demo.write_all()
+    (key,) = demo.table2_keys("at")
+    demo.write_record(key, "pgd-20", 220, **written)
+    content = copy.deepcopy(PARAMS)
+    content["suites"]["demo"]["evaluation"] |= asked
+    table = table2(read_results(check_params(content), "demo", root=demo.root))
+    row = table.details.query("defense == 'AT' and attack == 'pgd-20'").iloc[0]
+    assert row["status"] == ("stale" if reason else "ok")
+    assert reason in row["reason"]
+    assert pd.isna(table.frame.loc[0, "pgd20"]) == bool(reason)
+
+
 def test_unknown_formats_are_refused(demo: Project) -> None:
     (key,) = demo.table2_keys("at")
     folder = demo.write_run(key, [0.5] * 6)

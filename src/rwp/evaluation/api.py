@@ -93,7 +93,7 @@ def evaluate(
     Args:
         model: images in [0, 1] to logits; of 16, 32 or 64 bits. A tuple or table that it returns
             is searched for its logits. It runs in eval mode.
-        images: (n, 1 or 3, height, width), floats in [0, 1] or bytes.
+        images: (n, 1 or 3, height, width), floats in [0, 1] or bytes 0..255.
         labels: (n,) class numbers of any integer type.
         threat: norm ("linf" or "l2") and radius on [0, 1] pixels, e.g. ("linf", "8/255").
         attacks: "natural", "fgsm", "pgd-N" and "cw-N" with N steps of a quarter of the radius
@@ -109,6 +109,10 @@ def evaluate(
         UserError: images, labels, attacks or outputs that cannot be used; the message says what
             to do.
     """
+    for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
+        _require_whole(name, value, least)
+    if num_classes is not None:
+        _require_whole("num_classes", num_classes, 2)
     place = torch.device(device) if device is not None else _place(model)
     chosen = [_attack(item, threat) for item in attacks]
     names = [attack.name for attack in chosen]
@@ -200,6 +204,11 @@ def class_numbers(labels: Tensor) -> Tensor:
     return labels.detach().cpu().long()
 
 
+def _require_whole(name: str, value: Any, least: int) -> None:
+    if type(value) is not int or value < least:
+        raise UserError(f"{name}: expected a whole number from {least}, got {value!r}; correct it")
+
+
 def _place(model: nn.Module) -> torch.device:
     tensors = (*model.parameters(), *model.buffers())
     return next((value.device for value in tensors), torch.device("cpu"))
@@ -236,6 +245,8 @@ def _threat(given: Any) -> ThreatSpec:
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise UserError(f"threat: expected (norm, radius), got {given!r}; e.g. ('linf', '8/255')")
     norm, epsilon = given
+    if isinstance(epsilon, bool):
+        raise UserError(f"threat: expected a radius such as '8/255', got {epsilon}; write a number")
     text = epsilon if isinstance(epsilon, str) else f"{float(epsilon):.17g}"
     return ThreatSpec.parse({"norm": norm, "epsilon": text}, where=f"threat {given!r}")
 
@@ -244,6 +255,11 @@ def _image_set(images: Tensor, labels: Tensor, num_classes: int | None) -> Image
     count = num_classes or max(2, int(labels.max()) + 1 if len(labels) else 2)
     images, labels = torch.as_tensor(images).detach().cpu(), labels.clone()
     if images.dtype == torch.uint8:
+        if len(images) and int(images.max()) <= 1:
+            raise UserError(
+                f"images: expected bytes up to 255, got none above {int(images.max())}; "
+                "pass images.float() where 0 and 1 are black and white"
+            )
         return ImageSet(images.clone(), labels, count)
     return FloatImages(images.float().clone(), labels, count)
 

@@ -8,6 +8,7 @@ from itertools import product
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -50,6 +51,16 @@ def _settings_table(value: Any) -> Any:
     """Write a plain value as the table {"default": value}."""
     return value if isinstance(value, dict) else {"default": value}
 
+
+def _distinct(values: tuple[T, ...]) -> tuple[T, ...]:
+    """A name given twice would be a row twice, and its tests counted twice."""
+    again = [value for place, value in enumerate(values) if value in values[:place]]
+    if again:
+        raise ValueError(f"expected each name once, got {again[0]} twice; leave one out")
+    return values
+
+
+Names = Annotated[tuple[Name, ...], AfterValidator(_distinct)]
 
 # A value, or a table from settings to values: {default: 0.1, svhn: 0.01, at/cifar10: 0.2}.
 # A key names a data set, threat model, network or objective, or several joined by "/".
@@ -128,9 +139,9 @@ def _text(value: Any) -> str:
 class Table1Entry(Frozen):
     """Best and last robust accuracy by data set and threat model."""
 
-    datasets: tuple[Name, ...]
-    threat_models: tuple[Name, ...]
-    recipes: tuple[Name, ...]
+    datasets: Names
+    threat_models: Names
+    recipes: Names
     network: By[Name]
 
 
@@ -139,7 +150,7 @@ class Table2Entry(Frozen):
 
     dataset: Name
     threat_model: Name
-    recipes: tuple[Name, ...]
+    recipes: Names
     network: By[Name]
     reference_recipe: Name | None = None  # a naturally trained network, to compare with
 
@@ -156,14 +167,14 @@ class BeyondGroup(Setting):
     """Rows of the table `beyond` that share a setting: recipes, and all of some sweeps."""
 
     title: str
-    recipes: tuple[Name, ...] = ()
-    sweeps: tuple[Name, ...] = ()
+    recipes: Names = ()
+    sweeps: Names = ()
 
 
 class BeyondEntry(Frozen):
     """Rivals and variants that the paper does not have, on an equal footing, with their cost."""
 
-    attacks: tuple[Name, ...]
+    attacks: Names
     groups: tuple[BeyondGroup, ...]
 
 
@@ -171,7 +182,7 @@ class CurvesFigure(Setting):
     """Robust accuracy by epoch."""
 
     kind: Literal["curves"]
-    recipes: tuple[Name, ...]
+    recipes: Names
     splits: tuple[Split, ...]
 
 
@@ -181,7 +192,7 @@ class SweepFigure(Setting):
     kind: Literal["sweep"]
     sweep: Name
     label: str  # of the axis
-    references: tuple[Name, ...] = ()
+    references: Names = ()
 
 
 class RemovalFigure(Setting):
@@ -478,7 +489,7 @@ class Suite(Frozen):
     beyond: BeyondEntry | None = None
     sweeps: dict[Name, SweepEntry] = Field(default_factory=dict)
     figures: dict[Name, FigureEntry] = Field(default_factory=dict)
-    reported: tuple[Name, ...] = ()  # the figures and `beyond`, if the report waits for them
+    reported: Names = ()  # the figures and `beyond`, if the report waits for them
 
     @model_validator(mode="after")
     def _selection(self) -> Suite:
@@ -496,7 +507,7 @@ class Suite(Frozen):
 class Params(Frozen):
     """params.yaml as a whole."""
 
-    build: tuple[Name, ...]  # the suites that `snakemake` without a target and `dvc repro` build
+    build: Names  # the suites that `snakemake` without a target and `dvc repro` build
     datasets: dict[Name, DatasetSpec]
     unlabeled: dict[Name, UnlabeledSpec]
     networks: dict[Name, Annotated[NetworkSpec, Field(discriminator="family")]]

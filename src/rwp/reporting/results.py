@@ -499,7 +499,24 @@ def _changed(record: EvaluationRecord, spec: EvaluationSpec) -> str:
     if record.checkpoint != spec.checkpoint:
         return f"made with the checkpoint {record.checkpoint}"
     fields = [name for name, value in vars(attack).items() if getattr(record.attack, name) != value]
-    return f"made with another {', '.join(fields)} of the attack" if fields else ""
+    if fields:
+        return f"made with another {', '.join(fields)} of the attack"
+    others = [name for name in ("seed", "batch_size") if getattr(record, name) != vars(spec)[name]]
+    return f"made with another {', '.join(others)}" if others else _changed_part(record, spec)
+
+
+def _changed_part(record: EvaluationRecord, spec: EvaluationSpec) -> str:
+    """How the images of a record differ from those that params.yaml asks for, or an empty text."""
+    size = spec.first_examples or spec.num_examples
+    rule = "first" if spec.first_examples else "stratified" if size else "all"
+    part = record.part
+    if part is None:  # of an earlier version, which took the first images where a size was given
+        same = rule != "stratified" and size in (None, record.num_examples)
+        return "" if same else f"made with the first {record.num_examples} images"
+    seed = spec.part_seed if rule == "stratified" else None
+    if (part.rule, part.seed) == (rule, seed) and size in (None, part.size):
+        return ""
+    return f"made with another part of the images ({part.rule}, {part.size} of {part.of})"
 
 
 def joint_accuracy(rows: Sequence[Row]) -> float | None:
