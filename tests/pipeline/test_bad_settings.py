@@ -61,6 +61,10 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: demo(s)["table1"].update(threat_models=["linf", "linf"]),
         r"table1\.threat_models: expected each name once, got linf twice",
     ),
+    "a value twice in a sweep": (
+        lambda s: demo(s)["sweeps"]["c-min"].update(vary={"c_min": [1.5, 1.7, 1.50000001]}),
+        r"vary\.c_min: expected values that differ in their first six digits, got 1\.5 twice",
+    ),
     "PGD of no steps": (
         lambda s: demo(s)["evaluation"]["attacks"]["pgd-20"].pop("num_steps"),
         r"evaluation\.attacks\.pgd-20: expected num_steps for pgd, got none; add num_steps",

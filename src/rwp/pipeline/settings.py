@@ -116,6 +116,18 @@ class SweepEntry(Frozen):
     recipe: Name
     vary: dict[Name, tuple[Any, ...]]
 
+    @model_validator(mode="after")
+    def _one_name_each(self) -> SweepEntry:
+        for name, values in self.vary.items():
+            texts = [_text(value) for value in values]  # of six digits: part of a folder's name
+            again = [text for place, text in enumerate(texts) if text in texts[:place]]
+            if again:
+                raise ValueError(
+                    f"vary.{name}: expected values that differ in their first six digits, got "
+                    f"{again[0]} twice; leave one out"
+                )
+        return self
+
     def changes(self) -> list[dict[str, Any]]:
         """The combinations, the last setting varying fastest."""
         return [
