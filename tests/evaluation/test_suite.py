@@ -233,6 +233,22 @@ def test_models_without_one_answer_are_noticed(robust_model, images, front, sign
     assert result.warnings[0].startswith(sign)
 
 
+@pytest.mark.parametrize("calls", [11, 13, 20, 60])
+def test_a_model_that_turns_during_an_attack_is_noticed(robust_model, images, calls):
+    pgd = attack("pgd-20", "pgd", num_steps=20, step_size="0.025")
+    model = Tiring(robust_model, calls).eval()
+    before, after = run(model, images, attack("natural"), pgd)
+    assert model.left < 0
+    turned = before if calls <= 13 else after
+    assert any(text.startswith(UNSTEADY) for text in turned.warnings)
+    assert any(text.startswith(UNSTEADY) for text in after.warnings)
+
+
+def test_a_model_with_one_answer_is_not_suspected(robust_model, images):
+    for result in run(robust_model, images, attack("natural"), attack("fgsm", "fgsm")):
+        assert result.warnings == ()
+
+
 def test_batch_statistics_in_eval_mode_are_noticed(images: ImageSet):
     model = nn.Sequential(
         nn.BatchNorm2d(1, track_running_stats=False), nn.Flatten(), nn.Linear(64, 10)

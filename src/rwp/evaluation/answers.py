@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rwp.errors import UserError
+from rwp.evaluation.records import Flags
 
 UNSTEADY = "the model answers differently each time"
 BATCH_DEPENDENT = "the model's answer to an image depends on the other images in its batch"
@@ -14,6 +15,7 @@ GRADIENT_DEPENDENT = "the model answers differently when a gradient is asked for
 
 # Shares of the range of the logits; rounding on GPUs, in batches of other sizes, stays below.
 _REPEATED, _REGROUPED = 1e-4, 1e-3
+_TURNED = 0.01  # share of the images that may turn from right to wrong or back
 _HALF_PRECISION = 30.0  # times that for models with 16-bit weights
 
 
@@ -67,6 +69,17 @@ class Answers:
                 "that is judged: let its forward pass be one"
             )
         return tuple(notes)
+
+
+def changed_outcomes(before: Flags, now: Flags, attack: str) -> tuple[str, ...]:
+    """Whether clean images are right or wrong as before an attack; a near tie may turn on a GPU."""
+    changed = int((before != now).sum())
+    if changed <= _TURNED * len(before):
+        return ()
+    return (
+        f"{UNSTEADY} (after {attack} {changed} of {len(before)} clean images have another "
+        "outcome), so this number is of no one model: remove whatever counts its calls",
+    )
 
 
 def require_gradient(model: nn.Module, images: Tensor, attack: str) -> None:

@@ -19,7 +19,7 @@ from rwp.core.gradient_tally import GradientTally
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
-from rwp.evaluation.answers import require_gradient
+from rwp.evaluation.answers import UNSTEADY, changed_outcomes, require_gradient
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_outcomes
 from rwp.evaluation.gradients import gradient_record, gradient_warnings
 from rwp.evaluation.records import Flags, GradientRecord
@@ -203,9 +203,10 @@ def evaluate(
                 kept += [adversarial.cpu()] if keep_adversarial else []
                 correct = checked_logits(model, adversarial, labels).argmax(dim=1) == labels
                 robust[start : start + batch_size] = correct.cpu().numpy()
-        seconds = time.perf_counter() - began
-        gradients = _gradients(tally, robust & clean)
-        notes = (*warnings, *gradient_warnings(gradients))
+        seconds, gradients = time.perf_counter() - began, _gradients(tally, robust & clean)
+        if not any(UNSTEADY in text for text in warnings):
+            now = _first_outcomes(model, images, batch_size, device)
+            warnings += changed_outcomes(clean[: len(now)], now, attack.name)
         result = AttackResult(
             attack,
             clean,
@@ -213,7 +214,7 @@ def evaluate(
             largest,
             0,
             seconds,
-            notes,
+            (*warnings, *gradient_warnings(gradients)),
             gradients=gradients,
             adversarial=torch.cat(kept) if kept else None,
         )
@@ -221,6 +222,16 @@ def evaluate(
         if on_result is not None:
             on_result(result)
     return results
+
+
+def _first_outcomes(
+    model: nn.Module, images: ImageSet, batch_size: int, device: torch.device | str
+) -> Flags:
+    """Which images of the first batch are right now."""
+    batch, labels = batch_of(images, 0, batch_size, device)
+    with borrowed(model, device):
+        found: Flags = (checked_logits(model, batch, labels).argmax(dim=1) == labels).cpu().numpy()
+    return found
 
 
 def _gradients(tally: GradientTally, robust: Flags) -> GradientRecord | None:
