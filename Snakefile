@@ -14,6 +14,8 @@ if SETTINGS is None:
     configfile: "params.yaml"
 
     SETTINGS = config
+
+
 STEPS = checked_steps(SETTINGS)
 PARAMS = STEPS.params
 
