@@ -29,6 +29,18 @@ CASES: dict[str, tuple[Change, str]] = {
         r"threat_models\.linf\.epsilon.*expected a radius in \(0, 1\] on \[0, 1\] pixels, got 8;"
         r" did you mean 8/255\?",
     ),
+    "a bad value in a table in a table": (
+        lambda s: demo(s)["training"].update(flip={"default": False, "at": {"digits": 1}}),
+        r"suites\.demo\.training\.flip\.at\.digits: expected boolean, got 1",
+    ),
+    "a bad value for every setting": (
+        lambda s: demo(s)["training"].update(flip=1),
+        r"suites\.demo\.training\.flip: expected boolean, got 1",
+    ),
+    "one setting in two ways": (
+        lambda s: demo(s)["training"].update(flip={"at/digits": True, "digits": {"at": False}}),
+        r"training\.flip: expected one value for digits/at, got two \(also at/digits\)",
+    ),
     "epsilon is a word": (
         lambda s: demo(s)["threat_models"]["linf"].update(epsilon="big"),
         r"expected a radius such as 8/255, got 'big'",

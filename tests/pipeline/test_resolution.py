@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -26,6 +27,20 @@ def test_the_most_specific_setting_counts() -> None:
     assert pick(table, ["svhn", "trades"]) == 2
     assert pick(table, ["svhn", "at"]) == 3
     assert pick({"svhn": 2}, ["cifar10"]) is None
+
+
+def test_a_table_in_a_table_narrows_a_setting(settings: dict[str, Any]) -> None:
+    flat, nested = copy.deepcopy(settings), copy.deepcopy(settings)
+    flat["suites"]["paper"]["training"]["crop_padding"] = {"default": 4, "at/svhn/l2": 1, "at": 2}
+    nested["suites"]["paper"]["training"]["crop_padding"] = {
+        "default": 4,
+        "at": {"default": 2, "svhn": {"l2": 1}},
+    }
+    assert check_params(flat) == check_params(nested)
+    params = check_params(nested)
+    assert resolve(params, "at", "svhn", "l2").augmentation.crop_padding == 1
+    assert resolve(params, "at", "svhn", "linf").augmentation.crop_padding == 2
+    assert resolve(params, "trades", "svhn", "l2").augmentation.crop_padding == 4
 
 
 def test_radii_are_exact() -> None:

@@ -96,16 +96,16 @@ def check_params(content: Any, *, where: str = "params.yaml") -> Params:
         params = Params.model_validate_json(json.dumps(content))
     except (TypeError, ValueError, RecursionError) as error:
         if isinstance(error, ValidationError):
-            raise UserError(f"{where}: {_first_error(error)}") from error
+            raise UserError(f"{where}: {_first_error(error, content)}") from error
         raise UserError(f"{where}: expected numbers, texts, lists and tables: {error}") from error
     _check_names(params, where)
     return params
 
 
-def _first_error(error: ValidationError) -> str:
+def _first_error(error: ValidationError, content: dict[str, Any]) -> str:
     # A misspelled key is also missing under its right name; what is written there helps more.
     first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
-    parts = [str(part) for part in first["loc"]]
+    parts = _as_written([str(part) for part in first["loc"]], content)
     got = _short(first.get("input"))
     kind, message = first["type"], first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -123,6 +123,19 @@ def _first_error(error: ValidationError) -> str:
         )
     expected = message.removeprefix("Input should be ").removeprefix("a valid ")
     return f"{key}: expected {expected}, got {got}{_way_to_write(kind, first.get('input'))}{more}"
+
+
+def _as_written(parts: list[str], content: Any) -> list[str]:
+    """The keys that lead to a value as the file has them, so that `dvc exp run -S` takes them too."""
+    written = []
+    for part in parts:
+        if part == "default" and not isinstance(content, dict):
+            continue  # a plain value, kept as a table
+        inner = part.split("/") if "/" in part and part not in (content or ()) else [part]
+        for key in inner:
+            written.append(key)
+            content = content.get(key) if isinstance(content, dict) else None
+    return written
 
 
 def _way_to_write(kind: str, value: Any) -> str:

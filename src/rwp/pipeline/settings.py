@@ -48,8 +48,29 @@ class Frozen(BaseModel):
 
 
 def _settings_table(value: Any) -> Any:
-    """Write a plain value as the table {"default": value}."""
-    return value if isinstance(value, dict) else {"default": value}
+    """Write a plain value as the table {"default": value}, a table in a table with keys joined by "/".
+
+    Raises:
+        ValueError: two keys mean the same setting.
+    """
+    if not isinstance(value, dict):
+        return {"default": value}
+    table: dict[Any, Any] = {}
+    for key, entry in value.items():
+        inner = _settings_table(entry) if isinstance(entry, dict) else {"default": entry}
+        for rest, leaf in inner.items():
+            joined = key if rest == "default" else f"{key}/{rest}"
+            same = [other for other in table if _parts(other) == _parts(joined)]
+            if same:
+                raise ValueError(
+                    f"expected one value for {joined}, got two (also {same[0]}); leave one out"
+                )
+            table[joined] = leaf
+    return table
+
+
+def _parts(key: Any) -> list[str]:
+    return sorted(str(key).split("/"))
 
 
 def _distinct(values: tuple[T, ...]) -> tuple[T, ...]:
@@ -62,8 +83,9 @@ def _distinct(values: tuple[T, ...]) -> tuple[T, ...]:
 
 Names = Annotated[tuple[Name, ...], AfterValidator(_distinct)]
 
-# A value, or a table from settings to values: {default: 0.1, svhn: 0.01, at/cifar10: 0.2}.
-# A key names a data set, threat model, network or objective, or several joined by "/".
+# A value, or a table from settings to values: {default: 0.1, svhn: 0.01, at: {cifar10: 0.2}}. A key
+# names a data set, threat model, network or objective; a table in a table narrows it further, and
+# so does a key that joins several by "/", which is how the table is kept.
 By = Annotated[dict[str, T], BeforeValidator(_settings_table)]
 
 
