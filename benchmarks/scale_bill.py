@@ -26,6 +26,7 @@ from rwp.pipeline.load import load_params
 from rwp.pipeline.resolve import evaluation_spec, train_spec
 from rwp.pipeline.suites import table1_runs, table2_runs
 from rwp.reporting.costs import (
+    AUTOATTACK_PASSES,
     Passes,
     Rate,
     data_size,
@@ -37,7 +38,6 @@ from rwp.training.spec import AttackSpec, RunKey
 from rwp.training.work import forward_flops
 
 ROOT = Path(__file__).resolve().parents[1]
-AUTOATTACK = (7865, 1910)  # forward and backward passes of a survivor at 32x32 (scale_rates.py)
 FIRST_ATTACK = 101  # APGD-CE, at which nearly all that is not robust is lost
 
 
@@ -57,8 +57,7 @@ def evaluation_passes(attacks: Iterable[AttackSpec], images: int, survivors: flo
     for attack in attacks:
         cost = record_cost(attack, num_images=images)
         if cost is None:
-            forward, backward = AUTOATTACK
-            cost = Passes(forward=forward, attack=backward) * (images * survivors)
+            cost = AUTOATTACK_PASSES * (images * survivors)
             cost += Passes(forward=FIRST_ATTACK + 2, attack=FIRST_ATTACK) * (
                 images * (1 - survivors)
             )

@@ -66,6 +66,14 @@ def test_bad_names_and_files_are_one_line_each(project: Project) -> None:
     assert left == {"Snakefile", "workflow", "profiles", "src", "params.yaml"}
 
 
+def test_plan_lists_the_devices_it_knows(project: Project) -> None:
+    for words in (["plan", "--device"], ["plan", "--device", "--detail"]):
+        result = project.run("rwp", *words)
+        assert result.returncode == 0, result.stderr
+        assert "1 thread: measured, small at 8x8x1" in result.stdout
+        assert "NVIDIA A100 SXM: estimated" in result.stdout
+
+
 def test_a_file_where_results_should_be(project_with_data: Project) -> None:
     project = project_with_data
     (project.folder / "results").write_text("in the way")

@@ -15,8 +15,11 @@ from rwp.pipeline.steps import Steps, below
 from rwp.reporting.costs import (
     DataSize,
     Place,
+    Rate,
     all_rates,
     data_size,
+    detail_line,
+    device_lines,
     own_rates,
     plan_jobs,
     plan_lines,
@@ -99,10 +102,29 @@ def test_hours_are_rates_times_passes_and_nothing_else(demo: Project, tmp_path: 
     assert seconds == pytest.approx(
         0.001 * cost.forward + 0.002 * cost.attack + 0.004 * cost.weights
     )
-    with pytest.raises(UserError, match=r"--device: expected .*Big GPU, 80 GB; Small GPU.*'H100'"):
-        rates_on("H100", rates)
-    with pytest.raises(UserError, match="got 'gpu'"):
+    with pytest.raises(UserError, match=r"--device: expected .*'Nix' \(no device has it\)"):
+        rates_on("Nix", rates)
+    with pytest.raises(UserError, match=r"got 'gpu' .Big GPU, 80 GB; Small GPU have it"):
         rates_on("gpu", rates)
+
+
+def test_a_device_that_was_never_measured_is_estimated_and_called_so(params: Params) -> None:
+    chosen = found(params, "results/runs/cifar10/linf/preact-resnet-18/at/seed0")
+    jobs, origin = plan_jobs(params, chosen, root=Path("nowhere"), device="h100 sxm")
+    train = next(job for job in jobs if job.result.step.kind == "train")
+    assert train.passes is not None
+    assert train.hours is not None
+    # 1.11 GFLOP forward at 30 % of 67 TFLOP/s; a backward pass to the weights costs two
+    flops = train.hours * 3600 * 0.3 * 67e12
+    assert flops == pytest.approx(1.11e9 * train.passes.units, rel=0.01)
+    assert "NVIDIA H100 SXM" in origin
+    assert "an estimate, nothing measured: 30% of 67 TFLOP/s" in origin
+    assert f"{train.hours:,.3f}" in detail_line(train)
+    lines = list(
+        device_lines({Place("my GPU", "small", "8x8x1"): Rate(1.0, 1.0, 1.0, None, "by hand")})
+    )
+    assert lines[0] == "my GPU: measured, small at 8x8x1"
+    assert any("NVIDIA H100 SXM: estimated" in line for line in lines)
 
 
 def test_own_trainings_give_rates_of_their_device(demo: Project) -> None:

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from rwp.commands.common import DEFAULT_PARAMS, ParamsFile
+
+ANY_DEVICE = ""
+
+
+class PlanCommand(TyperCommand):
+    """`--device` may stand without a name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Fill in the name that is missing, at the end or before the next option."""
+        for place, word in enumerate(args):
+            if word == "--device" and (place + 1 == len(args) or args[place + 1].startswith("--")):
+                args = [*args[:place], f"--device={ANY_DEVICE}", *args[place + 1 :]]
+        return super().parse_args(ctx, args)
 
 
 def plan(
@@ -21,22 +35,32 @@ def plan(
     suite: Annotated[str | None, typer.Option(help="All of this suite, besides targets.")] = None,
     device: Annotated[
         str | None,
-        typer.Option(help="Give hours on this device, by its name or a part of it."),
+        typer.Option(
+            help="Give hours on this device, by its name or a part of it; without a name, list the"
+            " devices that are known."
+        ),
     ] = None,
     params_file: ParamsFile = DEFAULT_PARAMS,
-    detail: Annotated[bool, typer.Option("--detail", help="One line per result.")] = False,
+    detail: Annotated[
+        bool, typer.Option("--detail", help="One line per result, with what it costs.")
+    ] = False,
 ) -> None:
     """Say what targets need: results done, stale and to do, passes, and hours on a device.
 
     Nothing is started. Hours come from rates that were measured: by finished trainings of this
-    project on that device, or by the benchmarks that ship with it. Without a rate there are none.
+    project on that device, or by the benchmarks that ship with it. Those of a GPU that was never
+    measured are estimated from its published peak, and are called so.
     """
     from rwp.pipeline.load import load_params
     from rwp.pipeline.state import results
     from rwp.pipeline.steps import Steps, below
-    from rwp.reporting.costs import plan_jobs, plan_lines
+    from rwp.reporting.costs import all_rates, detail_line, device_lines, plan_jobs, plan_lines
 
     params, root = load_params(params_file), Path.cwd()
+    if device == ANY_DEVICE:
+        for line in device_lines(all_rates(params, root)):
+            print(line)
+        return
     suites = [suite] if suite else [] if targets else list(params.build)
     graph = Steps(params)
     steps = [graph.find(target) for target in targets or ()]
@@ -44,6 +68,6 @@ def plan(
     jobs, origin = plan_jobs(params, results(below(steps)), root=root, device=device)
     if detail:
         for job in jobs:
-            print(f"{job.state:>6}  {job.result.path}")
+            print(detail_line(job))
     for line in plan_lines(jobs, device=device, origin=origin):
         print(line)

@@ -126,7 +126,7 @@ def _first_error(error: ValidationError, content: dict[str, Any]) -> str:
 
 
 def _as_written(parts: list[str], content: Any) -> list[str]:
-    """The keys that lead to a value as the file has them, so that `dvc exp run -S` takes them too."""
+    """The keys that lead to a value as the file has them; `dvc exp run -S` takes these."""
     written = []
     for part in parts:
         if part == "default" and not isinstance(content, dict):

@@ -48,7 +48,7 @@ class Frozen(BaseModel):
 
 
 def _settings_table(value: Any) -> Any:
-    """Write a plain value as the table {"default": value}, a table in a table with keys joined by "/".
+    """A plain value as the table {"default": value}; keys of a table in a table joined by "/".
 
     Raises:
         ValueError: two keys mean the same setting.

@@ -3,15 +3,17 @@
 A training's own count, `passes` in its run.json, is of batches; costs are of single images, so
 that batch sizes do not matter. A masked weight perturbation stops where no example is left to
 perturb on, and attacks leave out images that are wrong anyway, so these are upper bounds. Rates,
-in seconds per pass, come from benchmarks on named devices and from this project's own runs.
-Nothing here imports torch; operations are counted by `rwp.training.work.flops_of`.
+in seconds per pass, come from benchmarks on named devices and from this project's own runs; where
+a GPU has none, they are estimated from its published peak. Only an estimate imports torch, which
+counts the operations of a network.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -318,22 +320,95 @@ def _rate(timings: list[_Timing]) -> Rate:
 
 
 def rates_on(device: str, rates: Rates) -> tuple[str, Rates]:
-    """The device that a part of its name means, and its rates.
+    """The device that a part of its name means, and its rates; none of one that is only published.
 
     Raises:
-        UserError: no device with measured rates has this in its name, or several do.
+        UserError: no device that is known has this in its name, or several do.
     """
-    known = list(dict.fromkeys(place.device for place in rates))
-    found = [name for name in known if name == device] or [
-        name for name in known if device.casefold() in name.casefold()
-    ]
+    measured = list(dict.fromkeys(place.device for place in rates))
+    found = _named(device, measured) or _named(device, [peak.device for peak in published_peaks()])
     if len(found) != 1:
         raise UserError(
-            f"--device: expected (a part of) one device's name with measured rates"
-            f" ({'; '.join(known) or 'none yet'}), got {device!r}; a device gets rates with the"
-            f" first training on it"
+            f"--device: expected (a part of) one device's name, got {device!r}"
+            f" ({'; '.join(found) + ' have it' if found else 'no device has it'});"
+            f" `rwp plan --device` lists them"
         )
     return found[0], {place: rate for place, rate in rates.items() if place.device == found[0]}
+
+
+def _named(device: str, known: Sequence[str]) -> list[str]:
+    """The names that are this one, or else that have it as words or the beginning of words."""
+    part = re.compile(rf"(?<![a-z0-9]){re.escape(device.casefold())}")
+    return [name for name in known if name == device] or [
+        name for name in known if part.search(name.casefold())
+    ]
+
+
+def device_lines(rates: Rates) -> Iterator[str]:
+    """The devices that a plan can give hours on, and what it knows of each."""
+    measured: dict[str, list[str]] = {}
+    for place in rates:
+        measured.setdefault(place.device, []).append(f"{place.network} at {place.image}")
+    for device, places in measured.items():
+        yield f"{device}: measured, {', '.join(places)}"
+    for peak in published_peaks():
+        if peak.device not in measured:
+            yield f"{peak.device}: estimated, {peak.teraflops:g} TFLOP/s of fp32 ({peak.source})"
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What a vendor publishes of a device."""
+
+    device: str
+    teraflops: float  # of fp32 arithmetic, at most
+    source: str
+
+
+def published_peaks() -> list[Peak]:
+    """Devices whose hours can be estimated where none were measured."""
+    with (Path(__file__).parent / "devices.csv").open(encoding="utf-8", newline="") as stream:
+        return [
+            Peak(row["device"], float(row["fp32_teraflops"]), row["source"])
+            for row in csv.DictReader(stream)
+        ]
+
+
+# Of the peak; an assumption, near what large convolutions reach. Small networks reach far less.
+ASSUMED_SHARE = 0.3
+# AutoAttack's passes on an image that survives all of it, counted by benchmarks/scale_rates.py.
+AUTOATTACK_PASSES = Passes(forward=7865, attack=1910)
+
+
+def estimated_rates(device: str, params: Params, places: Iterable[tuple[str, str]]) -> Rates:
+    """Rates of networks at image sizes from a device's published peak; nothing is measured."""
+    import torch
+
+    from rwp.core.models import build_network
+    from rwp.training.work import forward_flops
+
+    peak = next(peak for peak in published_peaks() if peak.device == device)
+    origin = (
+        f"an estimate, nothing measured: {ASSUMED_SHARE:.0%} of {peak.teraflops:g} TFLOP/s of fp32"
+        f" ({peak.source})"
+    )
+    found: Rates = {}
+    for network, image in places:
+        height, width, channels = (int(number) for number in image.split("x"))
+        with torch.device("meta"):
+            model = build_network(
+                **vars(params.networks[network]),
+                num_classes=10,
+                in_channels=channels,
+                mean=None,
+                std=None,
+            )
+            flops = forward_flops(model, torch.empty(1, channels, height, width))
+        forward = flops / (peak.teraflops * 1e12 * ASSUMED_SHARE)
+        rate = Rate(forward, forward, 2 * forward, None, origin)
+        place = Place(device, network, image)
+        found[place] = replace(rate, autoattack=rate.seconds(AUTOATTACK_PASSES))
+    return found
 
 
 KINDS = {
@@ -363,11 +438,13 @@ def plan_jobs(
     """The jobs behind results, and where their rates come from (nothing without a device).
 
     Raises:
-        UserError: no measured rate is of a device of that name.
+        UserError: no device that is known has that name.
     """
     if device is None:
         return [_job(result, root, {}) for result in results], ""
     name, rates = rates_on(device, all_rates(params, root))
+    if not rates:
+        rates = estimated_rates(name, params, sorted(set(_places(results, root))))
     jobs = [_job(result, root, rates) for result in results]
     used = {job.place for job in jobs if job.hours is not None}
     origins = [
@@ -376,6 +453,16 @@ def plan_jobs(
         if f"{place.network} at {place.image}" in used
     ]
     return jobs, "\n  ".join([f"Hours on {name}, one job after the other; rates from", *origins])
+
+
+def _places(results: Sequence[Result], root: Path) -> Iterator[tuple[str, str]]:
+    """The networks and image sizes of trainings, evaluations and landscapes."""
+    for result in results:
+        spec = result.step.settings
+        if isinstance(spec, TrainSpec | EvaluationSpec | LandscapeSpec):
+            size = data_size(spec.key.dataset, spec.data, root)
+            if size is not None:
+                yield spec.key.network, size.image
 
 
 def _job(result: Result, root: Path, rates: Rates) -> Job:
@@ -420,6 +507,18 @@ def _passes(result: Result, size: DataSize) -> Passes | None:
     return None
 
 
+def detail_line(job: Job) -> str:
+    """One result: its state, millions of passes forward and backward, hours, and its path."""
+    passes = job.passes
+    numbers = (
+        passes.forward / 1e6 if passes else None,
+        passes.backward / 1e6 if passes else None,
+        job.hours,
+    )
+    cells = [f"{'-' if number is None else f'{number:,.3f}':>10}" for number in numbers]
+    return "  ".join([f"{job.state:>6}", *cells, job.result.path])
+
+
 def plan_lines(jobs: Sequence[Job], *, device: str | None, origin: str) -> Iterator[str]:
     """The plan as a person reads it."""
     rows = [_HEADER, *(_row(name, kind, jobs) for kind, name in KINDS.items())]
@@ -441,7 +540,7 @@ def plan_lines(jobs: Sequence[Job], *, device: str | None, origin: str) -> Itera
     for place in sorted(unknown):
         yield f"The number of images is not known of {place}: its passes are left out."
     if device is None:
-        yield "Hours: name a device that has measured rates with --device."
+        yield "Hours: name a device with --device; without a name it lists those that are known."
         return
     yield origin
     without = {job.place for job in todo if job.hours is None and job.place} - unknown
