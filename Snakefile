@@ -54,3 +54,7 @@ for target in requested_targets():
 onstart:
     own_files(Path(".snakemake/metadata"))
     os.environ[SETTINGS_FILE] = keep_settings(SETTINGS)
+
+
+onerror:
+    tell_of_experiment()

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from rwp.commands.app import main
 from rwp.evaluation.spec import EvaluationSpec
-from rwp.pipeline.links import own_files
+from rwp.pipeline.dvc import own_files
 from rwp.pipeline.load import load_params
 from rwp.training.spec import PseudoLabelSpec, TrainSpec
 from tests.faults.ledger import attempt

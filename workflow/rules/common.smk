@@ -9,7 +9,7 @@ sys.path.insert(0, SOURCE)
 
 from rwp.errors import UserError
 from rwp.files import SETTINGS_FILE
-from rwp.pipeline.links import own_files
+from rwp.pipeline.dvc import left_in_settings, own_files
 from rwp.pipeline.load import check_params, keep_settings, kept_settings, read_yaml
 from rwp.pipeline.resolve import attack_names
 from rwp.pipeline.steps import Steps, below, training_outputs
@@ -21,9 +21,16 @@ here = [str(Path(sys.executable).parent), *os.get_exec_path()]
 os.environ.update(PYTHONPATH=SOURCE, PATH=os.pathsep.join(here))
 
 
+def tell_of_experiment():
+    """Of the settings that an experiment of DVC has put into params.yaml."""
+    if note := left_in_settings(Path.cwd()):
+        sys.stderr.write(f"{note}\n")
+
+
 def leave(error):
     """One line and exit code 2, as from any of our commands."""
     sys.stderr.write(f"error: {error}\n")
+    tell_of_experiment()
     raise SystemExit(2)
 
 
