@@ -41,6 +41,10 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: demo(s)["training"].update(flip={"at/digits": True, "digits": {"at": False}}),
         r"training\.flip: expected one value for digits/at, got two \(also at/digits\)",
     ),
+    "a suite named like a folder of results": (
+        lambda s: s["suites"].update(runs=s["suites"]["demo"]),
+        r"suites\.runs: expected a name that is no folder of results .*, got 'runs'",
+    ),
     "epsilon is a word": (
         lambda s: demo(s)["threat_models"]["linf"].update(epsilon="big"),
         r"expected a radius such as 8/255, got 'big'",

@@ -78,7 +78,8 @@ def test_targets_stand_on_their_own_runs_and_share_them(params: Params) -> None:
     assert runs("results/table1.csv", "results/table2.csv") == 28
     assert runs("results/fig2.svg") == 1  # AT, a run of Table 1
     assert runs("results/table1.csv", "results/fig2.svg", "results/fig1b.png") == 18
-    assert runs("results/report.html") == runs("results/metrics.json") == 74
+    assert runs("results/report.html") == 74
+    assert runs("results/metrics/paper.json") == runs("results/plots/paper.csv") == 28
     kinds = {"train", "label", "landscape", "evaluate", "judge"}
     assert {result.step.kind for result in found(params, "results/report.html")} == kinds
     with pytest.raises(UserError, match="expected a figure"):

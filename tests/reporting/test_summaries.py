@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -16,9 +17,12 @@ from .conftest import Project
 
 def test_metrics_hold_the_tables_numbers_and_leave_out_missing_ones(demo: Project) -> None:
     demo.write_all()
-    path = write_metrics(demo.results())
+    path, plot = write_metrics(demo.results())
     found = json.loads(path.read_text())
-    assert path == demo.root / "results/demo/metrics.json"
+    assert path == demo.root / "results/metrics/demo.json"
+    assert plot == demo.root / "results/plots/demo.csv"
+    rows = {row["defense"]: row["aa"] for row in csv.DictReader(plot.open())}
+    assert rows["AT"] == "51.00"
     assert found["table2"]["AT"] == {
         "natural": 90.0, "fgsm": 65.0, "pgd20": 55.0, "pgd100": 54.0, "cw": 53.0, "aa": 51.0
     }  # fmt: skip

@@ -51,7 +51,7 @@ def checked_steps(content):
     try:
         steps = Steps(check_params(content))
         for suite in steps.params.build:
-            steps.report(suite)
+            steps.suite(suite)
         return steps
     except UserError as error:
         leave(error)
@@ -132,7 +132,7 @@ def either(names):
 
 
 def suite_steps(suite):
-    return below([STEPS.report(suite)])
+    return below(STEPS.suite(suite))
 
 
 def suite_targets(suite):

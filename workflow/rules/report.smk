@@ -88,7 +88,6 @@ rule report:
         ask("{base}/report.html", "inputs"),
     output:
         report="{base}/report.html",
-        metrics="{base}/metrics.json",
     log:
         "logs/tables/{base}/report.log",
     localrule: True
@@ -105,3 +104,23 @@ rule report:
 
 wildcard_constraints:
     figure=either(name for s in PARAMS.suites.values() for name in s.figures),
+
+
+# Both tables in short, for `dvc metrics` and `dvc plots`: those of all suites in two folders.
+rule metrics:
+    input:
+        ask("results/metrics/{suite}.json", "inputs"),
+    output:
+        metrics="results/metrics/{suite}.json",
+        plot="results/plots/{suite}.csv",
+    log:
+        "logs/tables/metrics/{suite}.log",
+    localrule: True
+    conda:
+        "../envs/rwp.yaml"
+    params:
+        fingerprint=ask("results/metrics/{suite}.json", "fingerprint"),
+    message:
+        "Writing {output.metrics}"
+    shell:
+        "python -m rwp table metrics --suite {wildcards.suite} > {log} 2>&1"

@@ -64,7 +64,7 @@ def plan(
     suites = [suite] if suite else [] if targets else list(params.build)
     graph = Steps(params)
     steps = [graph.find(target) for target in targets or ()]
-    steps += [graph.report(name) for name in suites]
+    steps += [step for name in suites for step in graph.suite(name)]
     jobs, origin = plan_jobs(params, results(below(steps)), root=root, device=device)
     if detail:
         for job in jobs:

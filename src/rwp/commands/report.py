@@ -15,13 +15,10 @@ def report(
     output: Annotated[Path | None, typer.Option(help="Another file for the page.")] = None,
     params_file: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
-    """Write report.html and metrics.json of a suite; what is not built yet is marked as missing."""
+    """Write report.html of a suite; what is not built yet is marked as missing."""
     from rwp.pipeline.load import load_params
     from rwp.reporting.report import write_report
     from rwp.reporting.results import read_results
-    from rwp.reporting.summaries import write_metrics
 
     results = read_results(load_params(params_file), suite, root=Path.cwd())
     print(write_report(results, path=output))
-    if output is None:
-        print(write_metrics(results))

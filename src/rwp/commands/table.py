@@ -12,11 +12,12 @@ from rwp.commands.common import DEFAULT_PARAMS, ParamsFile, SuiteName
 
 
 class TableName(StrEnum):
-    """The tables of the paper, and the one that goes beyond it."""
+    """The tables of the paper, the one that goes beyond it, and what DVC shows of the first two."""
 
     table1 = "table1"
     table2 = "table2"
     beyond = "beyond"
+    metrics = "metrics"
 
 
 def table(
@@ -28,7 +29,9 @@ def table(
 ) -> None:
     """Write a table as CSV, its details beside it, and print it; what is not built stays empty.
 
-    With Table 2 goes comparisons.csv: its defenses in pairs, on the same images.
+    With Table 2 goes comparisons.csv: its defenses in pairs, on the same images. Metrics are both
+    tables in short, results/metrics/SUITE.json and results/plots/SUITE.csv, for `dvc metrics` and
+    `dvc plots`.
     """
     from rich.console import Console
 
@@ -36,9 +39,15 @@ def table(
     from rwp.reporting import tables
     from rwp.reporting.pairs import write_pairs
     from rwp.reporting.results import read_results
-    from rwp.reporting.summaries import terminal_table
+    from rwp.reporting.summaries import terminal_table, write_metrics
 
-    results = read_results(load_params(params_file), suite, root=Path.cwd(), parts=[name.value])
+    params = load_params(params_file)
+    if name is TableName.metrics:
+        both = (TableName.table1.value, TableName.table2.value)
+        for path in write_metrics(read_results(params, suite, root=Path.cwd(), parts=both)):
+            print(path)
+        return
+    results = read_results(params, suite, root=Path.cwd(), parts=[name.value])
     build = {
         TableName.table1: tables.table1,
         TableName.table2: tables.table2,

@@ -38,9 +38,9 @@ def verify(
     if why is not None:
         _explain(params, steps, str(why), root)
         return
-    reports = [steps.report(name) for name in ([suite] if suite else params.build)]
+    suites = [suite] if suite else params.build
     current, stale, missing = 0, [], 0
-    needed = below(reports)
+    needed = below(step for name in suites for step in steps.suite(name))
     stale += changed_sources(needed, root)
     for result in results(needed):
         state = result.state(root)

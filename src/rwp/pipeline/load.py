@@ -82,6 +82,10 @@ def _check_classes(params: Params, data: Path, where: str) -> None:
                 check_num_classes(at, entry.version, count)
 
 
+# Below `results`, where the folders of suites lie too.
+_FOLDERS = ("runs", "pseudo_labels", "landscapes", "metrics", "plots")
+
+
 def check_params(content: Any, *, where: str = "params.yaml") -> Params:
     """Check parsed settings.
 
@@ -194,6 +198,11 @@ def _check_names(params: Params, where: str) -> None:
                     f" without; add datasets.{source.dataset}.unlabeled_share"
                 )
     for name, suite in params.suites.items():
+        if name in _FOLDERS:
+            raise UserError(
+                f"{where}: suites.{name}: expected a name that is no folder of results"
+                f" ({', '.join(_FOLDERS)}), got {name!r}; choose another"
+            )
         _check_suite(params, suite, f"{where}: suites.{name}")
 
 

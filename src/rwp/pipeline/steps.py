@@ -81,9 +81,10 @@ CODE = {
     "table2": "rwp.reporting.pairs",  # which stands on the tables
     "beyond": "rwp.reporting.tables",
     "figure": "rwp.reporting.figures",
+    "metrics": "rwp.reporting.summaries",
     "report": "rwp.reporting.report",
 }
-PAPER = "paper"  # whose results lie in `results` itself
+PAPER = "paper"  # whose results lie in `results` itself, beside the folders of all other suites
 CHECKPOINTS = ("best", "best_on_test", "last")
 _BYTES_ELSEWHERE = ("mirror", "mean", "std", "license")  # decide nothing about fetched images
 _SEED = re.compile(r"seed(\d+)")
@@ -364,7 +365,7 @@ class Steps:
             inputs |= {next(self._shown(step)): step for step in parts}
             inputs |= tables[1].inputs
             base, code = suite_directory(suite), CODE["report"]
-            outputs = (f"{base}/report.html", f"{base}/metrics.json")
+            outputs = (f"{base}/report.html",)
             lines = [json.dumps(entry) for entry in accepted(inputs.values())]
             return Step(
                 "report",
@@ -378,6 +379,25 @@ class Steps:
             )
 
         return self._once(("report", suite), make)
+
+    def metrics(self, suite: str) -> Step:
+        """Both tables in short, where DVC finds those of every suite."""
+
+        def make() -> Step:
+            tables = [self.table(suite, name) for name in ("table1", "table2")]
+            inputs = {step.outputs[0]: step for step in tables}
+            inputs |= tables[0].inputs | tables[1].inputs
+            outputs = (f"results/metrics/{suite}.json", f"results/plots/{suite}.csv")
+            code = CODE["metrics"]
+            return Step(
+                "table", f"{suite}/metrics", None, inputs, outputs, code, source=self.source
+            )
+
+        return self._once(("metrics", suite), make)
+
+    def suite(self, name: str) -> list[Step]:
+        """The steps at the end of a suite; what they stand on is all of it."""
+        return [self.report(name), self.metrics(name)]
 
     @staticmethod
     def _shown(step: Step) -> Iterator[str]:
@@ -432,6 +452,8 @@ class Steps:
                 return self.fetch_unlabeled(PurePosixPath(name).stem)
             case ["data", dataset, _]:
                 return self.fetch(dataset)
+            case ["results", "metrics" | "plots", name]:
+                return self.metrics(PurePosixPath(name).stem)
             case ["results", suite, *rest] if rest and suite in self.params.suites:
                 return self._result(path, suite, rest)
             case ["results", *rest] if PAPER in self.params.suites:
@@ -458,7 +480,7 @@ class Steps:
                 figure = PurePosixPath(name).stem
                 if figure in suite.figures and suite.figures[figure].kind == "landscape":
                     return self.landscape(suite_name, figure)
-            case ["report.html" | "metrics.json"]:
+            case ["report.html"]:
                 return self.report(suite_name)
             case ["comparisons.csv"]:
                 return self.table(suite_name, "table2")

@@ -11,8 +11,7 @@ from rwp.files import write_json
 from rwp.reporting.labels import COLUMN_LABELS, PAPER_COLUMNS, attack_columns
 from rwp.reporting.results import MEASURES, OK, Results
 from rwp.reporting.tables import LABELS as TABLE_LABELS
-from rwp.reporting.tables import PASSES, STD, Table, table1, table2
-from rwp.training.spec import suite_directory
+from rwp.reporting.tables import PASSES, STD, Table, table1, table2, write_frame
 
 if TYPE_CHECKING:
     from rich.table import Table as TerminalTable
@@ -43,11 +42,16 @@ def _numbers(row: dict[Any, Any], columns: tuple[str, ...]) -> dict[str, float]:
     return {name: round(row[name], 2) for name in columns if math.isfinite(row[name])}
 
 
-def write_metrics(results: Results) -> Path:
-    """Write metrics.json into the suite's folder."""
-    path = results.root / suite_directory(results.suite_name) / "metrics.json"
+def write_metrics(results: Results) -> list[Path]:
+    """Write a suite's metrics, and its defenses' accuracies as DVC plots them, one row each.
+
+    All suites lie in the same two folders, results/metrics and results/plots, which dvc.yaml names.
+    """
+    path = results.root / "results" / "metrics" / f"{results.suite_name}.json"
     write_json(path, metrics(results))
-    return path
+    plot = results.root / "results" / "plots" / f"{results.suite_name}.csv"
+    write_frame(plot, table2(results).frame)
+    return [path, plot]
 
 
 def terminal_table(table: Table, *, title: str) -> TerminalTable:
