@@ -386,7 +386,7 @@ class Steps:
         def make() -> Step:
             tables = [self.table(suite, name) for name in ("table1", "table2")]
             inputs = {step.outputs[0]: step for step in tables}
-            inputs |= tables[0].inputs | tables[1].inputs
+            inputs |= {**tables[0].inputs, **tables[1].inputs}
             outputs = (f"results/metrics/{suite}.json", f"results/plots/{suite}.csv")
             code = CODE["metrics"]
             return Step(
