@@ -88,8 +88,12 @@ class Expected:
         return Counter(f"Judging {place_of(key)} by its records" for key in measured)
 
     def written(self, *names: str) -> Jobs:
+        """Tables and the report; what is in short for DVC follows the tables."""
         ends = {"report": "html"}
-        return Counter(f"Writing results/demo/{name}.{ends.get(name, 'csv')}" for name in names)
+        jobs = Counter(f"Writing results/demo/{name}.{ends.get(name, 'csv')}" for name in names)
+        if {"table1", "table2"} & {*names}:
+            jobs["Writing results/metrics/demo.json"] = 1
+        return jobs
 
     def of_runs(self, *recipes: str, seeds: tuple[int, ...] = (0,)) -> Jobs:
         """All that stands on the runs of some recipes."""
@@ -101,7 +105,7 @@ class Expected:
             for name, keys in self.figures.items()
             if keys & changed
         )
-        return jobs + (self.written("table1") if self.tables["table1"] & changed else Counter())
+        return jobs | (self.written("table1") if self.tables["table1"] & changed else Counter())
 
 
 @dataclass(frozen=True)

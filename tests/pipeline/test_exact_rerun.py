@@ -61,7 +61,7 @@ def test_dvc_sees_the_users_own_images(built: Project) -> None:
     assert not changed()
 
 
-TABLES = {"table1": 1, "table2": 1, "report": 1}
+TABLES = {"table1": 1, "table2": 1, "metrics": 1, "report": 1}
 CHANGES: dict[str, tuple[Any, dict[str, int]]] = {
     "c_min": (
         lambda demo: demo["perturbations"]["rwp"].update(c_min={"digits": 1.5}),
@@ -74,7 +74,7 @@ CHANGES: dict[str, tuple[Any, dict[str, int]]] = {
     ),
     "steps of an attack": (
         lambda demo: demo["evaluation"]["attacks"]["pgd-100"].update(num_steps=5),
-        {"evaluate_demo": 2, "diagnose": 2, "table2": 1, "report": 1},
+        {"evaluate_demo": 2, "diagnose": 2, "table2": 1, "metrics": 1, "report": 1},
     ),
     "epochs": (
         lambda demo: demo["training"].update(epochs=4),
@@ -132,15 +132,15 @@ def test_exactly_what_depends_on_a_line_of_code(
         assert jobs == {}
 
 
-_BELOW = {"table2", "report"}
+_BELOW = {"table2", "metrics", "report"}
 
 
 def test_files_that_are_touched_or_gone(built: CopiedProject) -> None:
     (built.folder / "data/digits/train.pt").touch()
     assert planned(built) == {}
     for name, rule, below in (
-        ("table1.csv", "table1", {"report"}),
-        ("comparisons.csv", "table2", {"report"}),
+        ("table1.csv", "table1", {"metrics", "report"}),
+        ("comparisons.csv", "table2", {"metrics", "report"}),
         ("runs/digits/linf/small/at/seed0/evaluation/best/diagnosis.json", "diagnose", _BELOW),
     ):
         path = built.folder / "results/demo" / name
