@@ -105,8 +105,8 @@ WRONG_WORDS = {
     "make_objective('trades', beta=1.0, criterion='loss')": "criterion: expected one of objective",
     "pgd(net, x, y, keep='best', generator=g, **o)": "keep: expected one of last, worst",
     "pgd(net, x, y, random_start='normal', generator=g, **o)": "random_start: expected one of",
-    "pgd(net, x, y, bn_mode='test', generator=g, **o)": "bn_mode: expected 'eval' or 'train'",
-    "ThreatModel('l1', 0.5)": "norm: expected 'linf' or 'l2', got 'l1'",
+    "pgd(net, x, y, bn_mode='test', generator=g, **o)": "bn_mode: expected one of eval, train",
+    "ThreatModel('l3', 0.5)": "norm: expected 'linf', 'l2' or 'l1', got 'l3'",
     "make_objective('at', criterion='loss')": "criterion: expected one of objective, adv",
     "make_objective('at', random_start='normal')": "random_start: expected one of uniform",
     "WeightPerturbation(gamma=.1, num_weight_steps=1, norm_scope='net', mask='all')": (
@@ -225,9 +225,13 @@ def test_group_edges(edges):
     ("family", "change", "text"),
     [
         ("resnet", {}, "family: expected one of preact_resnet, wide_resnet, got 'resnet'"),
-        ("preact_resnet", {"depth": 18}, "expected the shape options blocks, width, got depth"),
+        (
+            "preact_resnet",
+            {"depth": 18},
+            "shape options activation, blocks, width, got depth",
+        ),
         ("preact_resnet", {"width": 0}, "expected positive blocks and width"),
-        ("wide_resnet", {}, "expected the shape options depth, widen_factor, got none"),
+        ("wide_resnet", {}, "shape options activation, depth, widen_factor, got none"),
         ("wide_resnet", {"depth": 18, "widen_factor": 1}, r"a depth of 6n \+ 4"),
         ("preact_resnet", {"num_classes": 0}, "num_classes: expected at least 1, got 0"),
         ("preact_resnet", {"mean": (0.5,)}, "normalization: expected mean and std of 3 channels"),

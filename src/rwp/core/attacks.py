@@ -48,9 +48,11 @@ class AttackOptions(TypedDict, total=False):
         keep: "last" iterate of a run, or the "worst" of all: a misclassified one if there is
             any, then the one of largest loss. Costs one more forward pass per run.
         bn_mode: run the model in "eval" or in "train" mode, the latter on the statistics of
-            the batch. Neither writes running statistics.
+            the batch. Neither writes running statistics; "train_counted" is "train" with
+            running statistics that count each pass of the attack, and one more at its end, as
+            the published program takes it.
         start: points to start from instead of random ones; projected onto the ball first,
-            unless `random_start` is "off_ball".
+            unless `random_start` is "off_ball" or "gaussian_unclamped".
         gradients: counts the images whose gradient was not finite, or zero throughout.
         check_inputs: look at pixels, labels and start first, which waits for the device once;
             False where they were looked at when loaded.
@@ -108,6 +110,8 @@ def pgd(
         for _ in range(num_restarts):
             point = starting_point(ball, random_start, generator, start, check=check_inputs)
             point = _ascend(ball, score, point, step_size, num_steps, worst, keep)
+            if bn_mode == "train_counted" and worst is None:
+                score(point)
     return point if worst is None else worst.images
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rwp.core.settings import RandomStart, check_choice
-from rwp.core.threat import ThreatModel
+from rwp.core.threat import Norm, ThreatModel
 
 # Published constants: the spread of the start in TRADES, the guard of the L2 step in
 # adversarial training, the half-width of the SVHN L2 start.
@@ -19,6 +19,11 @@ class NormBall:
     """The points within a threat model's radius of `center` with pixels in [0, 1]."""
 
     def __init__(self, center: Tensor, threat: ThreatModel) -> None:
+        if threat.norm not in get_args(Norm):
+            raise ValueError(
+                f"norm: expected linf or l2, got {threat.norm}, which AutoAttack alone searches; "
+                "take that attack"
+            )
         self.center = center
         self.threat = threat
         if threat.norm == "linf":
@@ -26,12 +31,13 @@ class NormBall:
             self._high = (center + threat.epsilon).clamp_max(1.0)
 
     def contains(self, points: Tensor) -> Tensor:
-        """Per example: does the point lie in the ball, up to rounding?"""
+        """Per example: does the point lie in the ball, up to rounding, and in [0, 1]?"""
         delta = points - self.center
         length = delta.abs().flatten(1).amax(dim=1)
         if self.threat.norm == "l2":
             length = lengths(delta).flatten()
-        return length <= self.threat.epsilon * (1 + 1e-5)
+        low, high = points.flatten(1).aminmax(dim=1)
+        return (length <= self.threat.epsilon * (1 + 1e-5)) & (low >= 0.0) & (high <= 1.0)
 
     def project(self, points: Tensor) -> Tensor:
         """The nearest allowed points (L2: onto the ball, then into [0, 1], as published)."""
@@ -70,7 +76,9 @@ def starting_point(
     *,
     check: bool = True,
 ) -> Tensor:
-    """The given point, projected (for "off_ball" into [0, 1] alone), or else a random one.
+    """The given point, or else a random one.
+
+    A given one is projected; for "off_ball" into [0, 1] alone, for "gaussian_unclamped" not at all.
 
     `check` asks whether a given point is finite, which waits for its device.
 
@@ -80,6 +88,8 @@ def starting_point(
     if given is None:
         return random_point(ball, kind, generator)
     _check_start(given, ball.center, finite=check)
+    if kind == "gaussian_unclamped":
+        return given.detach()
     return given.detach().clamp(0.0, 1.0) if kind == "off_ball" else ball.project(given.detach())
 
 
@@ -89,7 +99,8 @@ def random_point(ball: NormBall, kind: RandomStart, generator: torch.Generator |
     Args:
         ball: where to start.
         kind: "uniform": L-inf uniform in the ball; L2 a random direction of length
-            uniform in [0, epsilon]. "gaussian": 0.001 times normal noise (TRADES). "off_ball":
+            uniform in [0, epsilon]. "gaussian": 0.001 times normal noise (TRADES), projected;
+            "gaussian_unclamped": not projected, as published. "off_ball":
             uniform noise in +-0.5, which the first step projects (what the published SVHN L2
             training does). "none": the clean images.
         generator: where to draw from; needed unless `kind` is "none".
@@ -106,6 +117,8 @@ def random_point(ball: NormBall, kind: RandomStart, generator: torch.Generator |
             f"generator: expected a torch.Generator for the random start {kind!r}, got None; "
             "pass one, or random_start='none'"
         )
+    if kind == "gaussian_unclamped":
+        return center + GAUSSIAN_START_SCALE * _normal(center, generator)
     if kind == "gaussian":
         return ball.project(center + GAUSSIAN_START_SCALE * _normal(center, generator))
     if kind == "off_ball":

@@ -42,6 +42,14 @@ class Group:
         """The sum over the processes; of a tensor, gradients flow through it."""
         return value
 
+    def gathered(self, rows: Tensor) -> Tensor:
+        """The whole of what `part` gave each process its share of: the other way around."""
+        if self.size == 1:
+            return rows
+        whole = rows.new_zeros((self.total(len(rows)), *rows.shape[1:]))
+        whole[self.rank :: self.size] = rows
+        return self.total(whole)
+
     def add_up_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the processes: one message for all of them."""
 

@@ -12,10 +12,16 @@ def full_precision(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "bat
 
 
 def cross_entropy(
-    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
+    logits: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+    *,
+    label_smoothing: float = 0.0,
 ) -> Float[Tensor, " batch"]:
-    """Minus the log-probability of the label."""
-    return F.cross_entropy(logits, labels, reduction="none")
+    """Minus the log-probability of the label.
+
+    With smoothing, that share of it is the mean over all classes in its place (Szegedy, 2016).
+    """
+    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
 
 
 def kl_divergence(
@@ -37,10 +43,12 @@ def trades_loss(
     labels: Int[Tensor, " batch"],
     *,
     beta: float,
+    label_smoothing: float = 0.0,
 ) -> Float[Tensor, " batch"]:
     """Clean cross-entropy plus beta times KL(clean || adversarial) (Zhang et al., 2019)."""
     divergence = kl_divergence(clean_logits, adversarial_logits)
-    return cross_entropy(clean_logits, labels) + beta * divergence
+    smoothed = cross_entropy(clean_logits, labels, label_smoothing=label_smoothing)
+    return smoothed + beta * divergence
 
 
 def mart_loss(

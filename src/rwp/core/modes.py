@@ -1,12 +1,13 @@
 """Borrowing a model: each context manager hands it back as it was, whatever happens inside."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import get_args
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from rwp.core.settings import BatchNormMode
+from rwp.core.settings import BatchNormMode, check_choice
 
 
 def _norm_layers(model: nn.Module) -> list[_NormBase]:
@@ -50,15 +51,16 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def batch_norm_mode(model: nn.Module, mode: BatchNormMode) -> Iterator[None]:
     """Run the model in `mode`: "eval" (running statistics) or "train" (those of the batch).
 
-    Either way the running statistics are left alone: the published attacks write them in
-    train mode, ours never do (docs/algorithm.md, "Batch normalization").
+    Either way the running statistics are left alone. In the mode "train_counted" they count the
+    passes inside as well, which is how the published attacks run (docs/algorithm.md, "Batch
+    normalization").
 
     Raises:
         ValueError: another mode.
     """
-    if mode not in ("eval", "train"):
-        raise ValueError(f"bn_mode: expected 'eval' or 'train', got {mode!r}; name one of them")
-    with _training_flag(model, training=mode == "train"), untracked_statistics(model):
+    check_choice("bn_mode", mode, get_args(BatchNormMode))
+    alone = nullcontext() if mode == "train_counted" else untracked_statistics(model)
+    with _training_flag(model, training=mode != "eval"), alone:
         yield
 
 

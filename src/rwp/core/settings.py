@@ -8,14 +8,18 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-BatchNormMode = Literal["eval", "train"]
+ActivationName = Literal["relu", "silu"]
+BatchNormMode = Literal["eval", "train", "train_counted"]
 Criterion = Literal["objective", "adversarial_ce"]
+Direction = Literal["gradient", "random"]
 Keep = Literal["last", "worst"]
+Length = Literal["relative", "absolute"]
 Loss = Literal["natural", "at", "trades", "mart"]
 Mask = Literal["all", "below", "range", "above", "random"]
 NormScope = Literal["layer", "model"]
 Precision = Literal["fp32", "tf32", "bf16"]
-RandomStart = Literal["uniform", "gaussian", "off_ball", "none"]
+RandomStart = Literal["uniform", "gaussian", "gaussian_unclamped", "off_ball", "none"]
+Tensors = Literal["kernels", "kernels_and_norms", "all"]
 
 
 def check_count(name: str, value: int) -> None:
@@ -44,9 +48,11 @@ class ObjectiveSettings:
             (its published code, and the default) or 1 (RST's).
         random_start: start of the attack; None for the published one ("uniform" for AT,
             "gaussian" for TRADES and MART).
+        label_smoothing: share of the label's probability that is spread over all classes, in the
+            cross-entropy that is minimized; the attack's is that of the label alone.
 
     Raises:
-        ValueError: an unknown word, beta missing or given in vain.
+        ValueError: an unknown word, beta missing or given in vain, a share outside [0, 1).
     """
 
     loss: Loss
@@ -54,6 +60,7 @@ class ObjectiveSettings:
     criterion: Criterion = "objective"
     clean_updates: int | None = None
     random_start: RandomStart | None = None
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("objective", self.loss, get_args(Loss))
@@ -71,11 +78,17 @@ class ObjectiveSettings:
                 f"clean_updates: expected 1 or 2, with trades, got {updates} with {self.loss}; "
                 "remove it"
             )
+        smoothing = self.label_smoothing
+        if not 0 <= smoothing < 1 or (smoothing and self.loss == "mart"):
+            raise ValueError(
+                f"label_smoothing: expected a share in [0, 1), 0 for mart, got {smoothing} with "
+                f"{self.loss}; 0.1 is usual"
+            )
 
 
 @dataclass(frozen=True)
 class WeightPerturbation:
-    """How far, how often and on which examples the weights are perturbed.
+    """Which weights are perturbed, how far, how often, on which examples and where to.
 
     Attributes:
         gamma: length of v relative to the weights; 0 perturbs nothing.
@@ -87,6 +100,18 @@ class WeightPerturbation:
             c_min, drawn at random.
         c_min: loss in nats, for every mask but "all".
         c_max: loss in nats, for "range".
+        c_min_quantile: in the place of c_min: the loss that this share of the batch is below,
+            at the unperturbed weights; in (0, 1).
+        c_max_quantile: in the place of c_max, likewise.
+        tensors: what is perturbed: "kernels" of convolutions and linear layers; also scales and
+            shifts of normalization ("kernels_and_norms"); "all" that is trained.
+        layers: the first and the last layer to perturb, both included; layers are numbered from
+            0 as the model lists their kernels, -1 is the last. None: all of them.
+        depth_profile: factors of the strength at equal distances from the first to the last of
+            these layers, linear in between. With the scope "layer" they scale gamma; with
+            "model" they weigh the layers, and v as a whole is as long as ever. Empty: one.
+        length: what gamma is. "relative": ||v|| = gamma * ||w||; "absolute": ||v|| = gamma.
+        direction: where v points: up the "gradient", or in a "random" direction, by normal noise.
 
     Raises:
         ValueError: a number out of its range, or one missing or given in vain.
@@ -98,11 +123,34 @@ class WeightPerturbation:
     mask: Mask
     c_min: float | None = None
     c_max: float | None = None
+    c_min_quantile: float | None = None
+    c_max_quantile: float | None = None
+    tensors: Tensors = "kernels"
+    layers: tuple[int, int] | None = None
+    depth_profile: tuple[float, ...] = ()
+    length: Length = "relative"
+    direction: Direction = "gradient"
 
     def __post_init__(self) -> None:
         check_choice("norm_scope", self.norm_scope, get_args(NormScope))
         check_choice("mask", self.mask, get_args(Mask))
-        if not (math.isfinite(self.gamma) and 0 <= self.gamma < 1):
+        check_choice("tensors", self.tensors, get_args(Tensors))
+        check_choice("length", self.length, get_args(Length))
+        check_choice("direction", self.direction, get_args(Direction))
+        self._check_gamma()
+        self._check_depth()
+        self._check_threshold("c_min", needed=self.mask != "all")
+        self._check_threshold("c_max", needed=self.mask == "range")
+        for low, high in ((self.c_min, self.c_max), (self.c_min_quantile, self.c_max_quantile)):
+            if low is not None and high is not None and high <= low:
+                raise ValueError(f"c_max: expected more than c_min {low}, got {high}; swap them")
+
+    def _check_gamma(self) -> None:
+        if self.length == "absolute" and not (math.isfinite(self.gamma) and self.gamma >= 0):
+            raise ValueError(
+                f"gamma: expected a length >= 0, got {self.gamma}; SAM's usual one is 0.05"
+            )
+        if self.length == "relative" and not 0 <= self.gamma < 1:
             raise ValueError(
                 f"gamma: expected a share of the weights' norm in [0, 1), got {self.gamma}; "
                 "the published ones are 0.01 and 0.005"
@@ -112,14 +160,36 @@ class WeightPerturbation:
                 f"num_weight_steps: expected at least 0, got {self.num_weight_steps}; "
                 "name a count of ascent steps"
             )
-        self._check_threshold("c_min", self.c_min, needed=self.mask != "all")
-        self._check_threshold("c_max", self.c_max, needed=self.mask == "range")
-        if self.c_min is not None and self.c_max is not None and self.c_max <= self.c_min:
+
+    def _check_depth(self) -> None:
+        if self.layers is not None:
+            first, last = self.layers
+            if (first < 0) == (last < 0) and last < first:
+                raise ValueError(
+                    f"layers: expected the first and the last layer, got {list(self.layers)}; "
+                    "swap them"
+                )
+        profile = self.depth_profile
+        if any(not math.isfinite(f) or f < 0 for f in profile) or (profile and not any(profile)):
             raise ValueError(
-                f"c_max: expected more than c_min {self.c_min}, got {self.c_max}; swap them"
+                f"depth_profile: expected factors >= 0, one of them above 0, got {list(profile)}; "
+                "[1, 0] perturbs the first layer most and the last not at all"
             )
 
-    def _check_threshold(self, name: str, value: float | None, *, needed: bool) -> None:
+    def _check_threshold(self, name: str, *, needed: bool) -> None:
+        value, quantile = getattr(self, name), getattr(self, f"{name}_quantile")
+        if quantile is not None:
+            if value is not None or not needed:
+                other = f"{name} {value}" if value is not None else f"the mask {self.mask!r}"
+                raise ValueError(
+                    f"{name}_quantile: expected none beside {other}, got {quantile}; remove it"
+                )
+            if not 0 < quantile < 1:
+                raise ValueError(
+                    f"{name}_quantile: expected a share of the batch in (0, 1), got {quantile}; "
+                    "0.5 is the median"
+                )
+            return
         if needed and (value is None or math.isnan(value) or value < 0):
             raise ValueError(
                 f"{name}: expected a loss in nats >= 0 for the mask {self.mask!r}, got {value}; "
@@ -154,4 +224,19 @@ class WeightPerturbation:
             norm_scope="model",
             mask="below",
             c_min=c_min,
+        )
+
+    @classmethod
+    def sam(cls, *, rho: float) -> "WeightPerturbation":
+        """SAM (Foret et al., 2021): one step of length rho on all that is trained, as one vector.
+
+        SAM steps its optimizer at w, not at w + v: `step_at: original` of a training.
+        """
+        return cls(
+            gamma=rho,
+            num_weight_steps=1,
+            norm_scope="model",
+            mask="all",
+            tensors="all",
+            length="absolute",
         )

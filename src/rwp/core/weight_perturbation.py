@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation with named options; AWP and RWP are two settings of it.
+"""Adversarial weight perturbation with named options; AWP, RWP and SAM are settings of it.
 
 `perturb_weights` is the second loop of the paper's Algorithm 1, with w the perturbed tensors
 (convolution and linear kernels), l_i the objective of example i, V_i its mask and n the batch
@@ -23,7 +23,12 @@ from rwp.core.group import ALONE, Group
 from rwp.core.modes import untracked_statistics
 from rwp.core.objectives.base import ExampleLosses
 from rwp.core.settings import WeightPerturbation
-from rwp.core.weights import borrowed_weights, perturbed_tensors, shifted_weights
+from rwp.core.weights import (
+    borrowed_weights,
+    depth_factors,
+    perturbed_tensors,
+    shifted_weights,
+)
 
 __all__ = [
     "PerturbationDiagnostics",
@@ -40,6 +45,7 @@ __all__ = [
 SMALLEST_NORM = 1e-20
 
 LossClosure = Callable[[], ExampleLosses]
+Bounds = tuple[Tensor | float, Tensor | float]
 
 
 def perturb_weights(
@@ -61,40 +67,49 @@ def perturb_weights(
         model: the model, in the mode of the outer pass.
         losses: runs the model on the batch; called once per step, under the perturbed weights.
         perturbation: the options.
-        generator: for the mask "random".
+        generator: for the mask and for the direction "random".
         group: the processes that hold the other shares of the batch; each finds the same v,
             that of the whole batch.
 
     Raises:
-        ValueError: the model has nothing to perturb; a random mask without a generator.
+        ValueError: the model has nothing to perturb, or no such layer; a random mask or direction
+            without a generator.
     """
     if perturbation.perturbs_nothing:
         return PerturbedWeights({}, PerturbationDiagnostics())
-    named = _something_to_perturb(model)
+    named = something_to_perturb(model, perturbation)
     weights = list(named.values())  # w
+    factors = depth_factors(model, list(named), perturbation.depth_profile or (1.0,))
     weight_norms = list(torch._foreach_norm([weight.detach() for weight in weights]))  # ||w||
     gradient_sum = [torch.zeros_like(weight) for weight in weights]  # R
     offset: list[Tensor] = []  # v = 0
     selected: list[Tensor] = []
+    bounds: Bounds | None = None  # c_min, and c_max where the mask has one
     batch_size = backward_passes = 0
     with borrowed_weights(weights) as move_by, untracked_statistics(model), torch.enable_grad():
         for _ in range(perturbation.num_weight_steps):  # for k = 1 to K2 do
             move_by(offset)
             batch = losses()  # l(f_{w+v}(x'), y)
             batch_size = batch_size or group.total(len(batch.objective))  # n
-            mask = select(batch.criterion, perturbation, generator, group)  # V
+            bounds = bounds or loss_bounds(batch.criterion, perturbation, group)
+            mask = select(batch.criterion, perturbation, generator, group, bounds)  # V
             selected.append(group.total(mask.sum()))  # sum V
             if mask.device.type == "cpu" and selected[-1] == 0:  # if sum V = 0 then break
                 break
-            masked_mean = torch.where(mask, batch.objective, 0.0).sum() / batch_size
-            gradients = list(torch.autograd.grad(masked_mean, weights, materialize_grads=True))
-            group.add_up_(gradients)
+            if perturbation.direction == "random":
+                gradients = _random_direction(weights, selected[-1] > 0, generator)
+            else:
+                masked_mean = torch.where(mask, batch.objective, 0.0).sum() / batch_size
+                gradients = list(torch.autograd.grad(masked_mean, weights, materialize_grads=True))
+                group.add_up_(gradients)
+                backward_passes += 1
             torch._foreach_add_(gradient_sum, gradients)  # R <- R + grad_v (1/n) sum V l
-            offset = _rescaled(gradient_sum, weight_norms, perturbation)  # v <- gamma R/||R|| ||w||
-            backward_passes += 1
+            # v <- gamma R/||R|| ||w||
+            offset = _rescaled(gradient_sum, weight_norms, factors, perturbation)
     diagnostics = PerturbationDiagnostics(
         forward_passes=len(selected),
         backward_passes=backward_passes,
+        c_min=None if bounds is None else bounds[0],
         _selected=tuple(selected),
         _batch_size=batch_size,
         _layer_norms=_layer_norms(named, offset, weight_norms),
@@ -102,8 +117,15 @@ def perturb_weights(
     return PerturbedWeights(dict(zip(named, offset, strict=False)), diagnostics)
 
 
-def _something_to_perturb(model: nn.Module) -> dict[str, nn.Parameter]:
-    named = perturbed_tensors(model)
+def something_to_perturb(
+    model: nn.Module, perturbation: WeightPerturbation
+) -> dict[str, nn.Parameter]:
+    """What a perturbation perturbs of a model, by name.
+
+    Raises:
+        ValueError: nothing, or it names a layer that the model does not have.
+    """
+    named = perturbed_tensors(model, perturbation.tensors, perturbation.layers)
     if not named:
         raise ValueError(
             "model: expected trainable kernels (convolution or linear weights), got none; "
@@ -112,16 +134,46 @@ def _something_to_perturb(model: nn.Module) -> dict[str, nn.Parameter]:
     return named
 
 
-def _rescaled(
-    vector: Sequence[Tensor], weight_norms: Sequence[Tensor], perturbation: WeightPerturbation
+def _random_direction(
+    weights: Sequence[Tensor], anything: Tensor, generator: torch.Generator | None
 ) -> list[Tensor]:
-    """The vector at gamma times the length of the weights, per layer or over the whole model."""
-    lengths = torch._foreach_norm(list(vector))
+    """Normal noise in the place of the gradient; zero where no example is under the mask."""
+    if generator is None:
+        raise ValueError(
+            "generator: expected a torch.Generator for the random direction, got None; pass one"
+        )
+    drawn = (
+        torch.randn(w.shape, generator=generator, device=generator.device, dtype=w.dtype)
+        for w in weights
+    )
+    pairs = zip(weights, drawn, strict=True)
+    return [noise.to(weight.device) * anything.to(weight.device) for weight, noise in pairs]
+
+
+def _rescaled(
+    vector: Sequence[Tensor],
+    weight_norms: Sequence[Tensor],
+    factors: Sequence[float],
+    perturbation: WeightPerturbation,
+) -> list[Tensor]:
+    """The vector at gamma times the length of the weights, per layer or over the whole model.
+
+    Where gamma is an absolute length, at gamma alone; with factors along the depth.
+    """
+    vector, gamma = list(vector), perturbation.gamma
+    relative, along_depth = perturbation.length == "relative", bool(perturbation.depth_profile)
     if perturbation.norm_scope == "model":
-        scale = _total(weight_norms) / (_total(lengths) + SMALLEST_NORM)
-        return list(torch._foreach_mul(list(vector), perturbation.gamma * scale))
-    scales = torch._foreach_div(list(weight_norms), torch._foreach_add(lengths, SMALLEST_NORM))
-    return list(torch._foreach_mul(list(vector), torch._foreach_mul(scales, perturbation.gamma)))
+        if along_depth:
+            vector = list(torch._foreach_mul(vector, list(factors)))
+        total = _total(torch._foreach_norm(vector)) + SMALLEST_NORM
+        scale = _total(weight_norms) / total if relative else 1.0 / total
+        return list(torch._foreach_mul(vector, gamma * scale))
+    lengths = torch._foreach_add(torch._foreach_norm(vector), SMALLEST_NORM)
+    wanted = list(weight_norms) if relative else [torch.ones_like(w) for w in weight_norms]
+    scales = torch._foreach_mul(torch._foreach_div(wanted, lengths), gamma)
+    if along_depth:
+        scales = torch._foreach_mul(scales, list(factors))
+    return list(torch._foreach_mul(vector, scales))
 
 
 def _total(norms: Sequence[Tensor]) -> Tensor:
@@ -129,24 +181,45 @@ def _total(norms: Sequence[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(list(norms)))
 
 
+def loss_bounds(
+    losses: Float[Tensor, " batch"], perturbation: WeightPerturbation, group: Group = ALONE
+) -> Bounds:
+    """c_min and c_max of a batch: as set, or quantiles of its losses; NaN where there is none.
+
+    The quantile q of n losses is the smallest that ceil(q n) of them are below, infinity where
+    these are all.
+    """
+    given = (perturbation.c_min, perturbation.c_max)
+    c_min, c_max = (math.nan if threshold is None else threshold for threshold in given)
+    quantiles = (perturbation.c_min_quantile, perturbation.c_max_quantile)
+    if quantiles == (None, None):
+        return c_min, c_max
+    rising = group.gathered(losses.detach()).sort().values
+    rising = torch.cat([rising, torch.full_like(rising[:1], math.inf)])
+    low, high = (
+        threshold if quantile is None else rising[math.ceil(quantile * (len(rising) - 1))]
+        for threshold, quantile in zip((c_min, c_max), quantiles, strict=True)
+    )
+    return low, high
+
+
 def select(
     losses: Float[Tensor, " batch"],
     perturbation: WeightPerturbation,
     generator: torch.Generator | None,
     group: Group = ALONE,
+    bounds: Bounds | None = None,
 ) -> Bool[Tensor, " batch"]:
     """The examples whose loss the perturbation raises: the indicator V of the paper's Eq. 9.
 
-    The random mask is drawn for the batch of all processes of the group.
+    The random mask is drawn for the batch of all processes of the group. `bounds` are c_min and
+    c_max where they were found before; None: those of these losses.
 
     Raises:
         ValueError: a random mask without a generator.
     """
     # Settings without a threshold that their mask needs have been refused.
-    c_min, c_max = (
-        math.nan if threshold is None else threshold
-        for threshold in (perturbation.c_min, perturbation.c_max)
-    )
+    c_min, c_max = bounds or loss_bounds(losses, perturbation, group)
     if perturbation.mask == "all":
         return torch.ones_like(losses, dtype=torch.bool)
     if perturbation.mask == "above":
@@ -172,10 +245,13 @@ class PerturbationDiagnostics:
     Attributes:
         forward_passes: of the search.
         backward_passes: of the search.
+        c_min: what the losses were compared with: as set, or a quantile of the batch; NaN where
+            the mask compares nothing, None where nothing was searched.
     """
 
     forward_passes: int = 0
     backward_passes: int = 0
+    c_min: Tensor | float | None = None
     _selected: tuple[Tensor, ...] = ()
     _batch_size: int = 0
     _layer_norms: tuple[tuple[str, Tensor, Tensor], ...] = field(default=(), repr=False)

@@ -1,23 +1,102 @@
-"""Which weights are perturbed, and moving them for a while."""
+"""Which weights are perturbed, in which of the layers, and moving them for a while."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from rwp.core.settings import Tensors, check_choice
+
+_NORMALIZATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
-def perturbed_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that are perturbed: kernels that are being trained.
+def perturbed_tensors(
+    model: nn.Module, tensors: Tensors = "kernels", layers: tuple[int, int] | None = None
+) -> dict[str, nn.Parameter]:
+    """The parameters that are perturbed, of those that are being trained.
 
-    More than one dimension and "weight" in the name, as in both published programs; scales,
-    shifts and biases stay.
+    Args:
+        model: the network.
+        tensors: "kernels": more than one dimension and "weight" in the name, as in both published
+            programs, so that scales, shifts and biases stay; "kernels_and_norms": these and the
+            scales and shifts of normalization layers; "all".
+        layers: the first and the last layer, by the numbers of `layer_numbers`, both included;
+            negative ones count from the end. None: all.
+
+    Raises:
+        ValueError: an unknown word; a layer that the model does not have.
     """
+    check_choice("tensors", tensors, get_args(Tensors))
+    numbers = layer_numbers(model)
+    chosen = _chosen_layers(layers, count=max(numbers.values(), default=-1) + 1)
+    norms = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, _NORMALIZATIONS)
+        for parameter in module.parameters(recurse=False)
+    }
+    wanted = {
+        "kernels": lambda name, parameter: _is_kernel(name, parameter),
+        "kernels_and_norms": lambda name, p: _is_kernel(name, p) or id(p) in norms,
+        "all": lambda name, parameter: True,
+    }[tensors]
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if parameter.ndim > 1 and "weight" in name and parameter.requires_grad
+        if parameter.requires_grad and numbers[name] in chosen and wanted(name, parameter)
     }
+
+
+def layer_numbers(model: nn.Module) -> dict[str, int]:
+    """The layer that each parameter belongs to, from 0.
+
+    Kernels are numbered as the model lists them (in a residual block: its convolutions, then that
+    of the shortcut); any other parameter belongs to the kernel before it, or else to the first.
+    """
+    numbers: dict[str, int] = {}
+    current = -1
+    for name, parameter in model.named_parameters():
+        current += _is_kernel(name, parameter)
+        numbers[name] = max(current, 0)
+    return numbers
+
+
+def depth_factors(model: nn.Module, names: Sequence[str], profile: Sequence[float]) -> list[float]:
+    """The strength of each of the perturbed tensors: `profile` along their layers, linearly."""
+    numbers = layer_numbers(model)
+    layers = sorted({numbers[name] for name in names})
+    factors: dict[int, float] = {}
+    for place, layer in enumerate(layers):
+        position = place * (len(profile) - 1) / max(len(layers) - 1, 1)
+        low = min(int(position), len(profile) - 1)
+        high = min(low + 1, len(profile) - 1)
+        factors[layer] = profile[low] + (position - low) * (profile[high] - profile[low])
+    return [factors[numbers[name]] for name in names]
+
+
+def _is_kernel(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim > 1 and "weight" in name
+
+
+def _chosen_layers(layers: tuple[int, int] | None, count: int) -> range:
+    if layers is None:
+        return range(count)
+    for layer in layers:
+        if not -count <= layer < count:
+            raise ValueError(
+                f"layers: expected numbers from {-count} to {count - 1}, as the network has "
+                f"{count} layers, got {layer}; name others"
+            )
+    first, last = (layer % count for layer in layers)
+    if last < first:
+        raise ValueError(
+            f"layers: expected the first and the last layer, got {list(layers)}, which are "
+            f"{first} and {last} of the network's; swap them"
+        )
+    return range(first, last + 1)
 
 
 @contextmanager

@@ -35,7 +35,8 @@ from rwp.training.spec import PreActResNetSpec, WideResNetSpec
 _SHOWN = 80  # characters of a wrong value
 _OF_PERTURBATION = (
     *("gamma", "num_weight_steps", "norm_scope", "mask", "c_min", "loss_range"),
-    *("criterion", "warmup_epochs"),
+    *("criterion", "warmup_epochs", "c_min_quantile", "c_max_quantile", "tensors", "layers"),
+    *("depth_profile", "length", "direction", "climbs", "step_at"),
 )
 
 
@@ -311,6 +312,7 @@ def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
     schedule = pick(recipe.change.schedule or suite.training.schedule, [recipe.objective])
     refused = {
         "beta": "an objective with beta (trades, mart)" if loss in ("natural", "at") else None,
+        "label_smoothing": "another objective" if loss == "mart" else None,
         "attack_": "an objective with an attack" if loss == "natural" else None,
         "monitor_": "an objective with an attack" if loss == "natural" else None,
         "decay_": "a schedule with steps" if schedule in ("constant", "cosine_by_epoch") else None,

@@ -22,6 +22,7 @@ from rwp.pipeline.settings import (
 )
 from rwp.training.spec import (
     AttackSpec,
+    NetworkSpec,
     ObjectiveSpec,
     OptimizationSpec,
     PerturbationSpec,
@@ -33,6 +34,11 @@ from rwp.training.spec import (
 
 T = TypeVar("T")
 
+# Settings of the family around AWP and RWP that are no tables.
+_FAMILY = (
+    *("c_min_quantile", "c_max_quantile", "tensors", "layers", "depth_profile"),
+    *("length", "direction", "climbs", "step_at"),
+)
 _COPIED = ("epochs", "edges", "num_directions", "num_points", "radius", "num_examples")
 
 
@@ -145,6 +151,7 @@ def train_spec(params: Params, key: RunKey) -> TrainSpec:
     natural = key.threat == "none"
     threat = None if natural else threat_spec(suite, key)
     perturbation = perturbation_spec(suite, key)
+    _check_layers(params.networks[key.network], perturbation, key)
     epochs = look(suite.training.epochs, "training.epochs")
     if perturbation is not None and perturbation.warmup_epochs >= epochs:
         raise UserError(
@@ -166,6 +173,9 @@ def train_spec(params: Params, key: RunKey) -> TrainSpec:
             beta=objective.beta if recipe.change.beta is None else recipe.change.beta,
             clean_updates=objective.clean_updates,
             criterion=criterion or "objective",
+            label_smoothing=objective.label_smoothing
+            if recipe.change.label_smoothing is None
+            else recipe.change.label_smoothing,
         ),
         perturbation=perturbation,
         attack=None if threat is None else _training_attack(suite, key, look),
@@ -222,8 +232,9 @@ def perturbation_spec(suite: Suite, key: RunKey) -> PerturbationSpec | None:
     entry = _changed(suite.perturbations[name], recipe.change)
     where = f"perturbations.{name}"
     look = Lookup(key.suite, key.dataset, key.threat, key.network, recipe.objective)
-    needs_min, needs_max = entry.mask != "all", entry.mask == "range"
-    return PerturbationSpec(
+    needs_min = entry.mask != "all" and entry.c_min_quantile is None
+    needs_max = entry.mask == "range" and entry.c_max_quantile is None
+    spec = PerturbationSpec(
         name=name,
         gamma=look(entry.gamma, f"{where}.gamma"),
         num_weight_steps=look(entry.num_weight_steps, f"{where}.num_weight_steps"),
@@ -232,13 +243,47 @@ def perturbation_spec(suite: Suite, key: RunKey) -> PerturbationSpec | None:
         c_min=look(entry.c_min, f"{where}.c_min") if needs_min else None,
         c_max=look(entry.c_max, f"{where}.c_max") if needs_max else None,
         warmup_epochs=look(entry.warmup_epochs, f"{where}.warmup_epochs"),
+        **{name: getattr(entry, name) for name in _FAMILY},
     )
+    try:
+        spec.options  # noqa: B018 (refuses what cannot be)
+        if spec.climbs != "objective" and entry.criterion != "objective":
+            raise ValueError(
+                f"climbs: expected objective with criterion {entry.criterion}, got {spec.climbs}, "
+                "where the mask looks at the loss that is raised; remove one of them"
+            )
+    except ValueError as error:
+        at = f"params.yaml: suites.{key.suite}.recipes.{key.recipe} ({where})"
+        raise UserError(f"{at}: {error}") from error
+    return spec
+
+
+def _check_layers(network: NetworkSpec, perturbation: PerturbationSpec | None, key: RunKey) -> None:
+    """A layer that the network does not have is refused before anything is trained."""
+    count, layers = network.num_layers, perturbation and perturbation.layers
+    for layer in layers or ():
+        if not -count <= layer < count:
+            raise UserError(
+                f"params.yaml: suites.{key.suite}.recipes.{key.recipe}: layers: expected numbers "
+                f"from {-count} to {count - 1}, as {key.network} has {count} layers, got {layer}; "
+                "name others"
+            )
 
 
 def _changed(entry: PerturbationEntry, change: Change) -> PerturbationEntry:
     """A perturbation with a recipe's own settings in place of its own."""
     tables = ("gamma", "num_weight_steps", "c_min", "warmup_epochs")
-    given = {name: getattr(change, name) for name in (*tables, "norm_scope", "mask")}
+    names = (*tables, "norm_scope", "mask", "criterion", *_FAMILY)
+    given = {name: getattr(change, name) for name in names}
+    for bound in ("c_min", "c_max"):  # in nats or as a quantile: the change has the last word
+        quantile = f"{bound}_quantile"
+        unused = change.mask == "all" or (change.mask is not None and bound == "c_max")
+        if unused and change.mask != "range" and getattr(change, quantile) is None:
+            entry = entry.model_copy(update={quantile: None})
+        if getattr(change, quantile) is not None:
+            entry = entry.model_copy(update={bound: None})
+        elif change.loss_range is not None or given.get(bound) is not None:
+            entry = entry.model_copy(update={quantile: None})
     if change.loss_range is not None:
         given["mask"], (given["c_min"], c_max) = "range", change.loss_range
         entry = entry.model_copy(update={"c_max": {"default": c_max}})

@@ -21,18 +21,29 @@ from pydantic.fields import FieldInfo
 from rwp.core.settings import (
     BatchNormMode,
     Criterion,
+    Direction,
     Keep,
+    Length,
     Loss,
     Mask,
     NormScope,
     Precision,
     RandomStart,
+    Tensors,
 )
 from rwp.core.threat import Norm
 from rwp.data.spec import DatasetSpec, PaddingMode, UnlabeledSpec
 from rwp.errors import UserError
 from rwp.spec import Amount, Count, Name, PositiveFloat, PositiveInt, Radius, Share
-from rwp.training.spec import BatchStatistics, Compilation, NetworkSpec, Schedule, Selection
+from rwp.training.spec import (
+    BatchStatistics,
+    Climbs,
+    Compilation,
+    NetworkSpec,
+    Schedule,
+    Selection,
+    StepAt,
+)
 
 T = TypeVar("T")
 
@@ -333,6 +344,17 @@ _ChangeOfTraining: Any = create_model(
 )
 
 
+def _check_quantiles(entry: Change | PerturbationEntry) -> None:
+    """A bound of the losses is one in nats or a quantile."""
+    bounds = ("c_min", "c_max")
+    pairs = [(getattr(entry, n, None), getattr(entry, f"{n}_quantile"), n) for n in bounds]
+    for value, quantile, name in pairs:
+        if value is not None and quantile is not None:
+            raise ValueError(
+                f"{name}_quantile: expected none beside {name}, got {quantile}; remove one of them"
+            )
+
+
 class Change(_ChangeOfTraining):
     """Settings in which a recipe differs from its suite, objective and perturbation.
 
@@ -347,14 +369,25 @@ class Change(_ChangeOfTraining):
     loss_range: tuple[Amount, Amount] | None = None  # nats: mask `range` from, to
     criterion: Criterion | None = None
     warmup_epochs: Count | None = None
+    c_min_quantile: float | None = None  # of the batch's losses, in the place of c_min
+    c_max_quantile: float | None = None
+    tensors: Tensors | None = None
+    layers: tuple[int, int] | None = None
+    depth_profile: tuple[Amount, ...] | None = None
+    length: Length | None = None
+    direction: Direction | None = None
+    climbs: Climbs | None = None
+    step_at: StepAt | None = None
     remove_below: Amount | None = None  # nats
     beta: Amount | None = None  # of TRADES and MART
+    label_smoothing: Share | None = None
     average_decay: Share | None = None  # of the moving average of the weights
 
     @model_validator(mode="after")
     def _range(self) -> Change:
         if self.loss_range and self.loss_range[0] >= self.loss_range[1]:
             raise ValueError(f"loss_range: expected [low, high], got {list(self.loss_range)}")
+        _check_quantiles(self)
         return self
 
     @property
@@ -383,6 +416,7 @@ class ObjectiveEntry(Frozen):
     loss: Loss
     beta: Amount | None = None
     clean_updates: Literal[1, 2] = 1  # times the clean pass counts in the running statistics
+    label_smoothing: Share = 0.0
     unlabeled: UnlabeledEntry | None = None
 
     @model_validator(mode="after")
@@ -392,11 +426,18 @@ class ObjectiveEntry(Frozen):
                 f"expected beta with the losses trades and mart and no other, got loss {self.loss}"
                 f" with beta {self.beta}"
             )
+        if self.label_smoothing and self.loss == "mart":
+            raise ValueError(
+                f"label_smoothing: expected 0 for mart, got {self.label_smoothing}; leave it out"
+            )
         return self
 
 
 class PerturbationEntry(Frozen):
-    """How weights are perturbed; AWP and RWP differ in mask, steps and norm scope."""
+    """How weights are perturbed; AWP and RWP differ in mask, steps and norm scope.
+
+    The settings from `c_min_quantile` on span the family around them (docs/algorithm.md).
+    """
 
     gamma: By[PositiveFloat]
     num_weight_steps: By[PositiveInt]
@@ -406,6 +447,15 @@ class PerturbationEntry(Frozen):
     c_max: By[Amount] | None = None  # nats
     criterion: Criterion = "objective"  # what c_min is compared with
     warmup_epochs: By[Count]  # epochs at the start without perturbation
+    c_min_quantile: float | None = None  # of the batch's losses, in the place of c_min
+    c_max_quantile: float | None = None
+    tensors: Tensors = "kernels"
+    layers: tuple[int, int] | None = None  # the first and the last one; -1 is the network's last
+    depth_profile: tuple[Amount, ...] = ()  # factors of the strength along these layers
+    length: Length = "relative"  # to that of the weights
+    direction: Direction = "gradient"
+    climbs: Climbs = "objective"  # the loss that is raised
+    step_at: StepAt = "perturbed"  # the weights that the optimizer steps from
 
     @model_validator(mode="after")
     def _losses(self) -> PerturbationEntry:
@@ -414,6 +464,7 @@ class PerturbationEntry(Frozen):
                 "expected no c_min and c_max with mask all, where they would have no effect, got "
                 "one; leave it out or choose another mask"
             )
+        _check_quantiles(self)
         return self
 
 

@@ -30,6 +30,7 @@ from rwp.training.measure import measure
 from rwp.training.moving_average import MovingAverage
 from rwp.training.parts import (
     check_same_weights,
+    climbed_of,
     objective_of,
     optimizer_of,
     selection_keys,
@@ -69,7 +70,8 @@ class Training:
         self.spec, self.model, self.batches, self.splits = spec, model, batches, splits
         self.device, self.group = device, group
         self.objective = objective_of(spec)
-        self.perturbation = weight_perturbation_of(spec)
+        self.climbed = climbed_of(spec, self.objective)
+        self.perturbation = weight_perturbation_of(spec, model)
         self.optimizer = optimizer_of(spec, model)
         self.policy = Augmentation(**spec.augmentation.document())
         self.progress = Position()
@@ -143,7 +145,10 @@ class Training:
         def losses() -> ExampleLosses:
             return self.objective.losses(self.runner, batch.images, adversarial, batch.labels)
 
-        perturbed = self._perturb(losses)
+        def climbed() -> ExampleLosses:
+            return self.climbed.losses(self.runner, batch.images, adversarial, batch.labels)
+
+        perturbed = self._perturb(climbed)
         offset = perturbed.offset if perturbed else {}
         with shifted_weights(self.runner, offset):
             outer = losses()
@@ -152,15 +157,35 @@ class Training:
             share = len(batch.labels) / len(whole.labels)
             (loss * share).backward()
             self._add_up_gradients()
-            self.optimizer.step()  # at w + v, as published; v is taken back on leaving
-            self.optimizer.zero_grad(set_to_none=True)  # memory of a CUDA graph is taken again
+            if self._steps_perturbed:  # as published; v is taken back on leaving
+                self._update()
+        if not self._steps_perturbed:
+            self._update()
         if self.average is not None:
             self.average.update(self.model)
         self.progress.passes["backward"] += 1
         self.progress.passes["forward"] += self.passed.forward
         self.progress.work.flops += self.passed.take(perturbed) / share
-        c_min = self.perturbation.c_min if self.perturbation else None
+        c_min = self._c_min(perturbed)
         self.tally.add(outer, batch.labels, c_min=c_min, perturbed=perturbed, kept=kept)
+
+    @property
+    def _steps_perturbed(self) -> bool:
+        """Whether the optimizer steps at w + v, and not at w as SAM does."""
+        settings = self.spec.perturbation
+        return settings is None or settings.step_at == "perturbed"
+
+    def _update(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # memory of a CUDA graph is taken again
+
+    def _c_min(self, perturbed: PerturbedWeights | None) -> Tensor | float | None:
+        """What a step's losses are compared with; a quantile is known where one was looked for."""
+        if self.perturbation is None:
+            return None
+        if self.perturbation.c_min_quantile is None or perturbed is None:
+            return self.perturbation.c_min
+        return perturbed.diagnostics.c_min
 
     def _kept(self, outer: ExampleLosses) -> Tensor | None:
         """Which examples count, where those of low loss are removed (the paper's appendix)."""

@@ -6,8 +6,13 @@ import torch
 from torch import nn
 
 from rwp.core.group import Group
-from rwp.core.objectives import Objective, make_objective
-from rwp.core.weight_perturbation import WeightPerturbation
+from rwp.core.objectives import (
+    AdversarialTraining,
+    NaturalTraining,
+    Objective,
+    make_objective,
+)
+from rwp.core.weight_perturbation import WeightPerturbation, something_to_perturb
 from rwp.errors import UserError
 from rwp.training.batches import Batches
 from rwp.training.spec import TrainSpec
@@ -62,16 +67,31 @@ def objective_of(spec: TrainSpec) -> Objective:
         criterion=settings.criterion,
         clean_updates=settings.clean_updates if settings.loss == "trades" else None,
         random_start=spec.attack.random_start if spec.attack else None,
+        label_smoothing=settings.label_smoothing,
     )
 
 
-def weight_perturbation_of(spec: TrainSpec) -> WeightPerturbation | None:
-    """How weights are perturbed, if they are."""
+def climbed_of(spec: TrainSpec, objective: Objective) -> Objective:
+    """The losses that the weight perturbation raises: those of training, or a cross-entropy."""
+    climbs = "objective" if spec.perturbation is None else spec.perturbation.climbs
+    if climbs == "objective":
+        return objective
+    return NaturalTraining() if climbs == "clean_ce" else AdversarialTraining("none")
+
+
+def weight_perturbation_of(spec: TrainSpec, model: nn.Module) -> WeightPerturbation | None:
+    """How weights are perturbed, if they are.
+
+    Raises:
+        UserError: the network has nothing of what is to be perturbed.
+    """
     if spec.perturbation is None:
         return None
-    options = spec.perturbation.document()
-    del options["name"], options["warmup_epochs"]
-    return WeightPerturbation(**options)
+    try:
+        something_to_perturb(model, spec.perturbation.options)
+    except ValueError as error:
+        raise UserError(f"{spec.key.name}: {spec.perturbation.name}: {error}") from error
+    return spec.perturbation.options
 
 
 def optimizer_of(spec: TrainSpec, model: nn.Module) -> torch.optim.SGD:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from rwp.core.settings import (
+    ActivationName,
     BatchNormMode,
     Criterion,
+    Direction,
     Keep,
+    Length,
     Loss,
     Mask,
     NormScope,
     Precision,
     RandomStart,
+    Tensors,
+    WeightPerturbation,
 )
 from rwp.core.threat import Norm
 from rwp.data.spec import AugmentationSpec, DatasetSpec, UnlabeledSpec
@@ -35,6 +40,8 @@ BatchStatistics = Literal["batch", "share"]  # of several GPUs
 Schedule = Literal["piecewise_by_step", "piecewise_by_epoch", "cosine_by_epoch", "constant"]
 Selection = Literal["held_out", "test"]
 Compilation = Literal["off", "default", "graphs"]
+Climbs = Literal["objective", "clean_ce", "adversarial_ce"]  # which loss a perturbation raises
+StepAt = Literal["perturbed", "original"]  # the weights that the optimizer steps from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +87,12 @@ class PreActResNetSpec(Spec):
     family: Literal["preact_resnet"]
     blocks: tuple[PositiveInt, ...]
     width: PositiveInt
+    activation: ActivationName = "relu"
+
+    @property
+    def num_layers(self) -> int:
+        """Kernels: of the stem, of each block two, of each further stage's shortcut, the head."""
+        return 2 + 2 * sum(self.blocks) + len(self.blocks) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +102,16 @@ class WideResNetSpec(Spec):
     family: Literal["wide_resnet"]
     depth: PositiveInt
     widen_factor: PositiveInt
+    activation: ActivationName = "relu"
 
     def __post_init__(self) -> None:
         if (self.depth - 4) % 6:
             raise ValueError(f"expected a depth of 6n + 4, got {self.depth}")
+
+    @property
+    def num_layers(self) -> int:
+        """Kernels: of the stem, of each block two, of each stage's shortcut, the head."""
+        return 2 + (self.depth - 4) + (2 if self.widen_factor == 1 else 3)
 
 
 NetworkSpec = PreActResNetSpec | WideResNetSpec
@@ -143,11 +162,15 @@ class ObjectiveSpec(Spec):
     beta: Amount | None
     clean_updates: Literal[1, 2]
     criterion: Criterion
+    label_smoothing: Share = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class PerturbationSpec(Spec):
-    """The weight perturbation, and how many epochs pass before it starts."""
+    """The weight perturbation, the loss it raises, and how many epochs pass before it starts.
+
+    What is not said here stands at `rwp.core.settings.WeightPerturbation`.
+    """
 
     name: Name
     gamma: PositiveFloat
@@ -157,6 +180,25 @@ class PerturbationSpec(Spec):
     c_min: Amount | None  # nats
     c_max: Amount | None  # nats
     warmup_epochs: Count
+    c_min_quantile: float | None = None
+    c_max_quantile: float | None = None
+    tensors: Tensors = "kernels"
+    layers: tuple[int, int] | None = None
+    depth_profile: tuple[Amount, ...] = ()
+    length: Length = "relative"
+    direction: Direction = "gradient"
+    climbs: Climbs = "objective"
+    step_at: StepAt = "perturbed"
+
+    @property
+    def options(self) -> WeightPerturbation:
+        """As the core takes it.
+
+        Raises:
+            ValueError: a number out of its range, or one missing or given in vain.
+        """
+        names = (field.name for field in fields(WeightPerturbation))
+        return WeightPerturbation(**{name: getattr(self, name) for name in names})
 
 
 def _compilation(value: Any) -> Any:

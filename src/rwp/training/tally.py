@@ -39,7 +39,7 @@ class Tally:
         outer: ExampleLosses,
         labels: Tensor,
         *,
-        c_min: float | None,
+        c_min: Tensor | float | None,
         perturbed: PerturbedWeights | None,
         kept: Tensor | None = None,
     ) -> None:

@@ -14,10 +14,10 @@ __all__ = ["Normalization", "PreActResNet", "WideResNet", "build_network"]
 
 _FAMILIES: dict[str, tuple[type[nn.Module], frozenset[str], frozenset[str]]] = {
     # family: (class, shape options it knows, those it needs)
-    "preact_resnet": (PreActResNet, frozenset({"blocks", "width"}), frozenset()),
+    "preact_resnet": (PreActResNet, frozenset({"blocks", "width", "activation"}), frozenset()),
     "wide_resnet": (
         WideResNet,
-        frozenset({"depth", "widen_factor"}),
+        frozenset({"depth", "widen_factor", "activation"}),
         frozenset({"depth", "widen_factor"}),
     ),
 }
@@ -43,7 +43,7 @@ def build_network(
         mean: per channel, or None (with std) for no normalization.
         std: per channel.
         **shape: preact_resnet: blocks (default (2, 2, 2, 2)), width (default 64);
-            wide_resnet: depth, widen_factor.
+            wide_resnet: depth, widen_factor; both: activation ("relu" unless given, "silu").
 
     Raises:
         ValueError: an unknown family or shape option, or one out of its range.

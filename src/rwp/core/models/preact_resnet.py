@@ -6,14 +6,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rwp.core.models.activation import activation_function
 from rwp.core.models.normalization import input_layer
+from rwp.core.settings import ActivationName
 
 
 class PreActBlock(nn.Module):
-    """Twice BN, ReLU, 3x3 convolution; a bare 1x1 convolution where the shape changes."""
+    """Twice BN, activation, 3x3 convolution; a bare 1x1 convolution where the shape changes."""
 
-    def __init__(self, in_planes: int, planes: int, stride: int) -> None:
+    def __init__(
+        self, in_planes: int, planes: int, stride: int, activation: ActivationName = "relu"
+    ) -> None:
         super().__init__()
+        self.activate = activation_function(activation)
         self.bn1 = nn.BatchNorm2d(in_planes)
         self.conv1 = nn.Conv2d(in_planes, planes, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
@@ -26,10 +31,10 @@ class PreActBlock(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The block; its shortcut sees the activated input where it projects."""
-        activated = F.relu(self.bn1(inputs))
+        activated = self.activate(self.bn1(inputs))
         shortcut = inputs if self.shortcut is None else self.shortcut(activated)
         hidden = self.conv1(activated)
-        return self.conv2(F.relu(self.bn2(hidden))) + shortcut
+        return self.conv2(self.activate(self.bn2(hidden))) + shortcut
 
 
 class PreActResNet(nn.Module):
@@ -48,8 +53,10 @@ class PreActResNet(nn.Module):
         std: Sequence[float] | None,
         blocks: Sequence[int] = (2, 2, 2, 2),
         width: int = 64,
+        activation: ActivationName = "relu",
     ) -> None:
         super().__init__()
+        self.activate = activation_function(activation)
         if not blocks or min(blocks) < 1 or width < 1:
             raise ValueError(
                 f"preact_resnet: expected positive blocks and width, got blocks {tuple(blocks)} "
@@ -63,7 +70,7 @@ class PreActResNet(nn.Module):
             layers = []
             for index in range(count):
                 stride = 2 if index == 0 and stage > 0 else 1
-                layers.append(PreActBlock(planes, width * 2**stage, stride))
+                layers.append(PreActBlock(planes, width * 2**stage, stride, activation))
                 planes = width * 2**stage
             # layer1, layer2, ...: the published state-dict keys.
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
@@ -77,5 +84,5 @@ class PreActResNet(nn.Module):
         hidden = self.conv1(self.normalize(images))
         for stage in range(self.num_stages):
             hidden = getattr(self, f"layer{stage + 1}")(hidden)
-        pooled = F.adaptive_avg_pool2d(F.relu(self.bn(hidden)), 1)
+        pooled = F.adaptive_avg_pool2d(self.activate(self.bn(hidden)), 1)
         return self.linear(pooled.flatten(1))

@@ -6,14 +6,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rwp.core.models.activation import activation_function
 from rwp.core.models.normalization import input_layer
+from rwp.core.settings import ActivationName
 
 
 class WideBlock(nn.Module):
-    """Twice BN, ReLU, 3x3 convolution; a bare 1x1 convolution where the width changes."""
+    """Twice BN, activation, 3x3 convolution; a bare 1x1 convolution where the width changes."""
 
-    def __init__(self, in_planes: int, planes: int, stride: int) -> None:
+    def __init__(
+        self, in_planes: int, planes: int, stride: int, activation: ActivationName = "relu"
+    ) -> None:
         super().__init__()
+        self.activate = activation_function(activation)
         self.bn1 = nn.BatchNorm2d(in_planes)
         self.conv1 = nn.Conv2d(in_planes, planes, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
@@ -24,18 +29,20 @@ class WideBlock(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The block; its shortcut sees the activated input where it projects."""
-        activated = F.relu(self.bn1(inputs))
+        activated = self.activate(self.bn1(inputs))
         shortcut = inputs if self.convShortcut is None else self.convShortcut(activated)
         hidden = self.conv1(activated)
-        return self.conv2(F.relu(self.bn2(hidden))) + shortcut
+        return self.conv2(self.activate(self.bn2(hidden))) + shortcut
 
 
 class _Group(nn.Module):
     # Its blocks live under "layer": the published state-dict keys.
-    def __init__(self, count: int, in_planes: int, planes: int, stride: int) -> None:
+    def __init__(
+        self, count: int, in_planes: int, planes: int, stride: int, activation: ActivationName
+    ) -> None:
         super().__init__()
-        blocks = [WideBlock(in_planes, planes, stride)]
-        blocks += [WideBlock(planes, planes, 1) for _ in range(count - 1)]
+        blocks = [WideBlock(in_planes, planes, stride, activation)]
+        blocks += [WideBlock(planes, planes, 1, activation) for _ in range(count - 1)]
         self.layer = nn.Sequential(*blocks)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -58,8 +65,10 @@ class WideResNet(nn.Module):
         std: Sequence[float] | None,
         depth: int,
         widen_factor: int,
+        activation: ActivationName = "relu",
     ) -> None:
         super().__init__()
+        self.activate = activation_function(activation)
         if depth < 10 or (depth - 4) % 6 or widen_factor < 1:
             raise ValueError(
                 f"wide_resnet: expected a depth of 6n + 4 and a positive widen_factor, got "
@@ -69,9 +78,9 @@ class WideResNet(nn.Module):
         planes = [16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
         self.normalize = input_layer(in_channels, mean, std)
         self.conv1 = nn.Conv2d(in_channels, planes[0], 3, stride=1, padding=1, bias=False)
-        self.block1 = _Group(count, planes[0], planes[1], 1)
-        self.block2 = _Group(count, planes[1], planes[2], 2)
-        self.block3 = _Group(count, planes[2], planes[3], 2)
+        self.block1 = _Group(count, planes[0], planes[1], 1, activation)
+        self.block2 = _Group(count, planes[1], planes[2], 2, activation)
+        self.block3 = _Group(count, planes[2], planes[3], 2, activation)
         self.bn1 = nn.BatchNorm2d(planes[3])
         self.fc = nn.Linear(planes[3], num_classes)
         for module in self.modules():
@@ -85,5 +94,5 @@ class WideResNet(nn.Module):
         """Logits."""
         hidden = self.conv1(self.normalize(images))
         hidden = self.block3(self.block2(self.block1(hidden)))
-        pooled = F.adaptive_avg_pool2d(F.relu(self.bn1(hidden)), 1)
+        pooled = F.adaptive_avg_pool2d(self.activate(self.bn1(hidden)), 1)
         return self.fc(pooled.flatten(1))

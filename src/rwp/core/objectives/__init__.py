@@ -35,13 +35,16 @@ def make_objective(
     criterion: Criterion = "objective",
     clean_updates: int | None = None,
     random_start: RandomStart | None = None,
+    label_smoothing: float = 0.0,
 ) -> Objective:
     """`build_objective` with the settings as arguments.
 
     Raises:
         ValueError: as `rwp.core.settings.ObjectiveSettings`.
     """
-    return build_objective(ObjectiveSettings(name, beta, criterion, clean_updates, random_start))
+    return build_objective(
+        ObjectiveSettings(name, beta, criterion, clean_updates, random_start, label_smoothing)
+    )
 
 
 def _trades(settings: ObjectiveSettings) -> Objective:
@@ -50,6 +53,7 @@ def _trades(settings: ObjectiveSettings) -> Objective:
         settings.criterion,
         settings.clean_updates or 2,
         settings.random_start or "gaussian",
+        settings.label_smoothing,
     )
 
 
@@ -60,8 +64,10 @@ def _mart(settings: ObjectiveSettings) -> Objective:
 
 
 _BUILDERS: dict[Loss, Callable[[ObjectiveSettings], Objective]] = {
-    "natural": lambda settings: NaturalTraining(),
-    "at": lambda settings: AdversarialTraining(settings.random_start or "uniform"),
+    "natural": lambda settings: NaturalTraining(label_smoothing=settings.label_smoothing),
+    "at": lambda settings: AdversarialTraining(
+        settings.random_start or "uniform", settings.label_smoothing, settings.criterion
+    ),
     "trades": _trades,
     "mart": _mart,
 }

@@ -8,7 +8,7 @@ from torch import nn
 from rwp.core.attacks import pgd
 from rwp.core.losses import cross_entropy
 from rwp.core.objectives.base import ExampleLosses, Images, Labels, example_losses, forward
-from rwp.core.settings import RandomStart
+from rwp.core.settings import Criterion, RandomStart
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class AdversarialTraining:
     """PGD on the cross-entropy, last iterate."""
 
     random_start: RandomStart
+    label_smoothing: float = 0.0
+    criterion: Criterion = "objective"
 
     def attack(self, model: nn.Module, images: Images, labels: Labels, **options: Any) -> Images:
         """`rwp.core.attacks.pgd` with this random start."""
@@ -26,4 +28,5 @@ class AdversarialTraining:
     ) -> ExampleLosses:
         """Cross-entropy of `adversarial`: one forward pass."""
         logits = forward(model, adversarial)
-        return example_losses(cross_entropy(logits, labels), logits, labels, "objective")
+        objective = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        return example_losses(objective, logits, labels, self.criterion)

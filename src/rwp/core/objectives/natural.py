@@ -15,6 +15,7 @@ class NaturalTraining:
     """No attack; the criterion is the clean cross-entropy."""
 
     random_start: RandomStart = "none"
+    label_smoothing: float = 0.0
 
     def attack(self, model: nn.Module, images: Images, labels: Labels, **options: Any) -> Images:
         """The clean images themselves."""
@@ -25,4 +26,5 @@ class NaturalTraining:
     ) -> ExampleLosses:
         """Cross-entropy of `images`; `adversarial` plays no part."""
         logits = forward(model, images)
-        return example_losses(cross_entropy(logits, labels), logits, labels, "objective")
+        objective = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        return example_losses(objective, logits, labels, "objective")

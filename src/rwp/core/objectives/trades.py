@@ -29,12 +29,14 @@ class Trades:
             published TRADES runs it twice (for the divergence and for the cross-entropy), the
             published RST once; either way we run it once.
         random_start: start of the KL attack.
+        label_smoothing: of the clean cross-entropy.
     """
 
     beta: float
     criterion: Criterion
     clean_updates: int
     random_start: RandomStart
+    label_smoothing: float = 0.0
 
     def attack(self, model: nn.Module, images: Images, labels: Labels, **options: Any) -> Images:
         """`rwp.core.attacks.kl_attack` with this random start."""
@@ -47,5 +49,11 @@ class Trades:
         adversarial_logits = forward(model, adversarial)
         with repeated_statistics(model, self.clean_updates):
             clean_logits = forward(model, images)
-        objective = trades_loss(clean_logits, adversarial_logits, labels, beta=self.beta)
+        objective = trades_loss(
+            clean_logits,
+            adversarial_logits,
+            labels,
+            beta=self.beta,
+            label_smoothing=self.label_smoothing,
+        )
         return example_losses(objective, adversarial_logits, labels, self.criterion)
