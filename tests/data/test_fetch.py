@@ -117,6 +117,20 @@ def test_an_image_folder_is_a_data_set_like_any_other(tmp_path):
     assert split(tmp_path, "pets", "unlabeled").class_counts() == [2, 2, 2]
 
 
+def test_test_images_that_train_are_counted_and_most_of_them_are_refused(tmp_path):
+    files = image_tree()
+    files["train/cat/again.png"] = files["test/cat/001.png"]
+    tree = write_tree(tmp_path / "tree", files)
+    definition = dataset("image_folder", path=str(tree))
+    fetch_dataset("pets", definition, tmp_path)
+    note = "1 of 12 test images is also in train, byte for byte"
+    assert passport(tmp_path, "pets")["notes"] == [note]
+    tests = [name for name in files if name.startswith("test/")]
+    write_tree(tree, {f"train/{name[5:8]}/t{name[9:]}": files[name] for name in tests[:7]})
+    with pytest.raises(UserError, match=r"images of their own, got 7 of 12 that are also in train"):
+        fetch_dataset("pets", definition, tmp_path)
+
+
 def test_the_declared_names_are_those_of_the_configuration(tmp_path):
     definition = dataset("digits").replace(source="imagenet")
     with pytest.raises(

@@ -12,7 +12,7 @@ import pytest
 
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params, load_params
-from rwp.pipeline.resolve import run_key, train_spec
+from rwp.pipeline.resolve import evaluation_spec, run_key, train_spec
 from rwp.pipeline.steps import Steps, below
 from rwp.strict_yaml import read_yaml
 
@@ -213,6 +213,42 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: demo(s).update(seeds=[0, 0]),
         r"seeds: expected distinct seeds, got \[0, 0\]",
     ),
+    "a name that says other steps": (
+        lambda s: demo(s)["evaluation"]["attacks"]["pgd-20"].update(num_steps=10),
+        r"attacks\.pgd-20: expected 20 steps of an attack named pgd-20, got 10; rename it or",
+    ),
+    "a name that says another attack": (
+        lambda s: demo(s)["evaluation"]["attacks"].update(autoattack={"kind": "fgsm"}),
+        r"attacks\.autoattack: expected an attack named autoattack to be autoattack, got fgsm",
+    ),
+    "a name that says another loss": (
+        lambda s: demo(s)["evaluation"]["attacks"].update(
+            {"cw-20": {"kind": "pgd", "num_steps": 20}}
+        ),
+        r"attacks\.cw-20: expected an attack named cw-20 to be cw or cw_zero_masked, got pgd",
+    ),
+    "a name that says another version": (
+        lambda s: demo(s)["evaluation"]["attacks"].update(
+            {"autoattack-standard": {"kind": "autoattack", "version": "lite"}}
+        ),
+        r"expected version standard of an attack named autoattack-standard, got lite; rename it",
+    ),
+    "one attack under two names": (
+        lambda s: demo(s)["evaluation"]["attacks"].update(mine={"kind": "pgd", "num_steps": 20}),
+        r"attacks\.mine: expected attacks that differ, got the settings of pgd-20; leave one out",
+    ),
+    "a curve twice in a figure": (
+        lambda s: demo(s)["figures"]["fig1b"].update(splits=["test", "test"]),
+        r"figures\.fig1b\.splits: expected each name once, got test twice",
+    ),
+    "loss groups that overlap": (
+        lambda s: demo(s)["figures"]["fig2"].update(edges=[0.0, 1.0, 0.5]),
+        r"figures\.fig2: edges: expected rising numbers, got \[0\.0, 1\.0, 0\.5\]; order them",
+    ),
+    "a key of another table": (
+        lambda s: demo(s)["table1"].update(seeds=[0]),
+        r"table1\.seeds: expected a known key, got 'seeds', which is a key of other tables; move",
+    ),
     "wide network of an impossible depth": (
         lambda s: s["networks"]["wrn-28-10"].update(depth=29),
         r"networks\.wrn-28-10.*expected a depth of 6n \+ 4, got 29",
@@ -320,6 +356,25 @@ def test_aliases_that_grow_without_bounds(tmp_path: Path) -> None:
     path.write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(UserError, match="expected at most 1000000 values, got more by aliases"):
         load_params(path)
+
+
+@pytest.mark.parametrize("recipe", ["at", None])
+def test_steps_that_leave_the_ball(settings: dict[str, Any], recipe: str | None) -> None:
+    demo(settings)["threat_models"]["linf"]["step_size"] = 0.13
+    params = check_params(settings)
+    key = run_key(params, "demo", recipe="at", dataset="digits", threat="linf", seed=0)
+    message = r"demo\..*: expected a step_size of at most the radius 0\.12, got 0\.13, by which"
+    with pytest.raises(UserError, match=message):
+        train_spec(params, key) if recipe else evaluation_spec(params, key)
+
+
+def test_a_single_step_may_be_longer_than_the_radius(settings: dict[str, Any]) -> None:
+    demo(settings)["training"] |= {"attack_num_steps": 1, "attack_step_size": 0.15}
+    params = check_params(settings)
+    key = run_key(params, "demo", recipe="at", dataset="digits", threat="linf", seed=0)
+    attack = train_spec(params, key).attack
+    assert attack is not None
+    assert attack.step == 0.15  # 1.25 radii, as Fast AT has it
 
 
 def test_autoattack_lite_is_refused_before_anything_is_planned(settings: dict[str, Any]) -> None:

@@ -23,6 +23,8 @@ from rwp.errors import UserError
 if TYPE_CHECKING:
     from rwp.data.spec import DatasetSpec
 
+_MOST_SHARED = 0.5  # of the test images, by which a test split is none
+
 
 def fetch_dataset(
     name: str,
@@ -39,7 +41,8 @@ def fetch_dataset(
     other.
 
     Raises:
-        UserError: the source cannot be had, fails its checks, or has no place to go.
+        UserError: the source cannot be had, fails its checks, has no place to go, or has most of
+            its test images among the training images.
     """
     root = Path(directory)
     target = root / name
@@ -49,6 +52,7 @@ def fetch_dataset(
         with own_images(origin or definition.path, fingerprint) as standing:
             data = _load_source(name, definition, root / "raw", origin or definition.mirror)
         files = _split_files(target, data, definition.unlabeled_share)
+        shared = _shared_images(files, origin or definition.path or name)
         for path, content in files.items():
             content.save(path)
         if target / "unlabeled.pt" not in files:
@@ -60,7 +64,7 @@ def fetch_dataset(
             source=definition.source,
             origin=data.origin,
             license_words=data.license,
-            notes=[*data.notes, *_shared_images(files)],
+            notes=[*data.notes, *shared],
             class_names=data.class_names,
             standing=standing,
         )
@@ -85,21 +89,45 @@ def own_images(place: str | None, fingerprint: str | None) -> Iterator[dict[str,
         )
 
 
-def _shared_images(files: dict[Path, ImageSet]) -> list[str]:
-    """Images that are also in another split, or under another class, byte for byte."""
+def _shared_images(files: dict[Path, ImageSet], source: str) -> list[str]:
+    """Images that are also in another split, or under another class, byte for byte.
+
+    Raises:
+        UserError: most of the test images are training images.
+    """
     places: dict[bytes, list[tuple[str, int]]] = {}
     for path, content in files.items():
-        for image, label in zip(content.images.numpy(), content.labels.tolist(), strict=True):
-            digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        for digest, label in zip(image_digests(content), content.labels.tolist(), strict=True):
             places.setdefault(digest, []).append((path.stem, label))
-    both = sum({"train", "test"} <= {split for split, _ in found} for found in places.values())
+    notes = []
+    tests = sum(split == "test" for found in places.values() for split, _ in found)
+    for other in ("train", "unlabeled"):
+        both = [found for found in places.values() if {other, "test"} <= {s for s, _ in found}]
+        count = sum(split == "test" for found in both for split, _ in found)
+        notes += shared_note(count, tests, f"in {other}")
+        if other == "train" and count > _MOST_SHARED * tests:
+            raise UserError(
+                f"{source}: expected test images of their own, got {count} of {tests} that are also"
+                " in train, byte for byte, so that no accuracy would say anything; part them"
+            )
     torn = sum(len({label for _, label in found}) > 1 for found in places.values())
-    notes = [(both, "both in train and in test"), (torn, "under more than one class")]
-    return [
-        f"{count} distinct {'image is' if count == 1 else 'images are'} {what}, byte for byte"
-        for count, what in notes
-        if count
-    ]
+    if torn:
+        which = "image is" if torn == 1 else "images are"
+        notes.append(f"{torn} distinct {which} under more than one class, byte for byte")
+    return notes
+
+
+def image_digests(images: ImageSet) -> Iterator[bytes]:
+    """A hash of each image's bytes."""
+    for image in images.images.numpy():
+        yield hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def shared_note(count: int, of: int, place: str) -> list[str]:
+    """How many test images are also elsewhere; nothing where none is."""
+    is_or_are = "is" if count == 1 else "are"
+    text = f"{count} of {of} test images {is_or_are} also {place}, byte for byte"
+    return [text] if count else []
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rwp.data.download import Check, checksum, member_of, obtain
-from rwp.data.fetch import fetch_lock, own_images
+from rwp.data.fetch import fetch_lock, image_digests, own_images, shared_note
 from rwp.data.images import ImageSet
 from rwp.data.passport import write_passport
 from rwp.data.sources.arrays import check_npz, check_pickle, read_npz, read_tinyimages
@@ -69,6 +69,7 @@ def fetch_unlabeled(
             found = _find(_Request(name, definition, root, origin, labeled))
         if labeled is not None:
             _require_fit(name, found.images, labeled)
+        leaks = _in_test(root, definition.dataset, found.images)
         found.images.save(target)
         write_passport(
             passport,
@@ -77,7 +78,7 @@ def fetch_unlabeled(
             source=definition.kind,
             origin=found.origin,
             license_words=definition.license or found.license,
-            notes=found.notes,
+            notes=[*found.notes, *leaks],
             class_names=[] if labeled is None else labeled["class_names"],
             standing=standing,
         )
@@ -172,6 +173,16 @@ def _missing(request: _Request, key: str) -> UserError:
     return UserError(
         f"unlabeled.{request.name}: expected {key} for {request.definition.kind}, got none; add it"
     )
+
+
+def _in_test(root: Path, dataset: str | None, images: ImageSet) -> list[str]:
+    """How many test images of the data set it is for are among the unlabeled ones."""
+    path = root / (dataset or "") / "test.pt"
+    if dataset is None or not path.exists():
+        return []
+    here, tests = set(image_digests(images)), list(image_digests(ImageSet.load(path)))
+    count = sum(digest in here for digest in tests)
+    return shared_note(count, len(tests), "among these")
 
 
 def _require_fit(name: str, images: ImageSet, labeled: dict[str, Any]) -> None:

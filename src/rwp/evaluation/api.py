@@ -21,6 +21,7 @@ from rwp.evaluation.forward import FloatImages, batch_of, borrowed, checked_logi
 from rwp.evaluation.identity import function_sha256, weights_sha256
 from rwp.evaluation.jobs import record_of, run_attacks
 from rwp.evaluation.records import EvaluationRecord
+from rwp.evaluation.spec import check_attack
 from rwp.evaluation.statistics import Interval, interval
 from rwp.evaluation.suite import AttackResult
 from rwp.training.spec import AttackSpec, ThreatSpec
@@ -216,7 +217,7 @@ def _place(model: nn.Module) -> torch.device:
 
 def _attack(item: str | AttackSpec, threat: Any) -> AttackSpec:
     if isinstance(item, AttackSpec):
-        return item
+        return check_attack(item)
     spec = _threat(threat)
     if item in _FIXED:
         return AttackSpec(name=item, threat=spec, **_FIXED[item])  # type: ignore[arg-type]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +18,7 @@ from rwp.errors import UserError
 from rwp.evaluation.autoattack import autoattack
 from rwp.evaluation.records import EvaluationRecord, PartRecord, pack, read_record, write_record
 from rwp.evaluation.shards import clear_folder, shared_folder
-from rwp.evaluation.spec import EvaluationSpec, record_fingerprint
+from rwp.evaluation.spec import EvaluationSpec, record_fingerprint, short_of_the_edge
 from rwp.evaluation.suite import AttackResult, evaluate
 from rwp.files import sha256_file
 from rwp.training.checkpoint import load_network
@@ -206,14 +205,6 @@ def part_record(part: Part) -> PartRecord:
     return PartRecord(**part.identity(), mask=mask)
 
 
-def misnamed(attack: AttackSpec) -> list[str]:
-    """A warning where the number in an attack's name is not that of its steps."""
-    found = re.fullmatch(r"(?:pgd|cw|fgsm|bim|mim)[a-z_-]*?-?(\d+)", attack.name)
-    if found is None or attack.num_steps in (None, int(found[1])):
-        return []
-    return [f"{attack.name} takes {attack.num_steps} steps here, not {found[1]}; rename it"]
-
-
 def record_of(
     result: AttackResult,
     *,
@@ -245,7 +236,7 @@ def record_of(
         batch_size=batch_size,
         device=torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type,
         versions={name: version(name) for name in _PACKAGES},
-        warnings=(*result.warnings, *misnamed(result.attack)),
+        warnings=(*result.warnings, *short_of_the_edge(result.attack)),
         gradients=result.gradients,
         parts=result.parts or {},
     )

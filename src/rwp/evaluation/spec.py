@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
@@ -32,6 +33,67 @@ class EvaluationSpec(Spec):
     def record(self, attack: str) -> PurePosixPath:
         """Where the record of one attack lies, relative to the project."""
         return self.key.directory / "evaluation" / self.checkpoint / f"{attack}.json"
+
+
+# What the first word of an attack's name says of its kind.
+_KINDS = {
+    "natural": ("natural",),
+    "clean": ("natural",),
+    "fgsm": ("fgsm", "fgsm_random_start"),
+    "pgd": ("pgd",),
+    "cw": ("cw", "cw_zero_masked"),
+    "autoattack": ("autoattack",),
+}
+_FIRST_WORD = re.compile(r"[a-z]+")
+_STEPS = re.compile(r"(?:pgd|cw)(?:-linf|-l2)?-?(\d+)(?:-.*)?")
+
+
+def misnamed(name: str, kind: str, num_steps: int | None, version: str | None) -> str:
+    """How an attack differs from what its name says to whoever reads a table; empty if it fits."""
+    word = _FIRST_WORD.match(name)
+    kinds = _KINDS.get(word[0] if word else "", (kind,))
+    if kind not in kinds:
+        return f"expected an attack named {name} to be {' or '.join(kinds)}, got {kind}; rename it"
+    steps = _STEPS.fullmatch(name)
+    if steps and num_steps is not None and num_steps != int(steps[1]):
+        return (
+            f"expected {steps[1]} steps of an attack named {name}, got {num_steps}; rename it or "
+            "correct num_steps"
+        )
+    for other in ("lite", "standard", "few-classes"):
+        if kind == "autoattack" and other in name and other != version:
+            return f"expected version {other} of an attack named {name}, got {version}; rename it"
+    return ""
+
+
+def check_attack(attack: AttackSpec) -> AttackSpec:
+    """Hand an attack through whose name and sizes are what they seem.
+
+    Raises:
+        UserError: its name says another kind or number of steps, or a step leaves the ball.
+    """
+    fault = misnamed(attack.name, attack.kind, attack.num_steps, attack.version)
+    if fault:
+        raise UserError(f"{attack.name}: {fault}")
+    many = (attack.num_steps or 1) > 1 and attack.step_size is not None
+    if many and attack.step > attack.threat.radius:
+        raise UserError(
+            f"{attack.name}: expected a step_size of at most the radius {attack.threat.epsilon}, "
+            f"got {attack.step_size}, by which each step would jump across the ball; lower it"
+        )
+    return attack
+
+
+def short_of_the_edge(attack: AttackSpec) -> tuple[str, ...]:
+    """A warning where all steps together are shorter than the radius."""
+    if attack.num_steps is None or attack.step_size is None:
+        return ()
+    if attack.num_steps * attack.step >= attack.threat.radius * (1 - 1e-9):
+        return ()
+    return (
+        f"{attack.name}: {attack.num_steps} steps of {attack.step_size} are together shorter than "
+        f"the radius {attack.threat.epsilon}, so it cannot be used; take more or larger steps",
+    )
 
 
 _MIN_CLASSES = 4  # the targeted DLR loss divides by a difference that involves the fourth logit

@@ -136,6 +136,8 @@ def _as_written(parts: list[str], content: Any) -> list[str]:
     for part in parts:
         if part == "default" and not isinstance(content, dict):
             continue  # a plain value, kept as a table
+        if isinstance(content, dict) and part in (content.get("kind"), content.get("family")):
+            continue  # which of several tables it is, no key
         inner = part.split("/") if "/" in part and part not in (content or ()) else [part]
         for key in inner:
             written.append(key)
@@ -180,6 +182,8 @@ def _similar(parts: list[str]) -> str:
         known |= set(model.model_fields)
     for spec in (DatasetSpec, UnlabeledSpec, PreActResNetSpec, WideResNetSpec):
         known |= {field.name for field in fields(spec)}
+    if parts[-1] in known:
+        return ", which is a key of other tables; move or remove it"
     close = difflib.get_close_matches(parts[-1], sorted(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else "; remove it"
 

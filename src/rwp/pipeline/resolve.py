@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from rwp.data.spec import AugmentationSpec, DatasetSpec
 from rwp.errors import UserError
-from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
+from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec, check_attack
 from rwp.pipeline.settings import (
     AttackEntry,
     Change,
@@ -299,7 +299,7 @@ def _training_attack(suite: Suite, key: RunKey, look: Lookup) -> AttackSpec:
     threat, training = threat_spec(suite, key), training_entry(suite, key)
     epsilon = look.optional(training.attack_epsilon, "training.attack_epsilon")
     own_step = look.optional(training.attack_step_size, "training.attack_step_size")
-    return AttackSpec(
+    attack = AttackSpec(
         name="training",
         kind=suite.objectives[suite.recipes[key.recipe].objective].loss,
         threat=ThreatSpec(norm=threat.norm, epsilon=epsilon or threat.epsilon),
@@ -309,6 +309,7 @@ def _training_attack(suite: Suite, key: RunKey, look: Lookup) -> AttackSpec:
         random_start=look.optional(training.attack_random_start, "training.attack_random_start"),
         bn_mode=look(training.attack_bn_mode, "training.attack_bn_mode"),
     )
+    return _checked(attack, f"suites.{key.suite}.recipes.{key.recipe}")
 
 
 def _monitor(suite: Suite, key: RunKey, threat: ThreatSpec, look: Lookup) -> AttackSpec:
@@ -319,7 +320,7 @@ def _monitor(suite: Suite, key: RunKey, threat: ThreatSpec, look: Lookup) -> Att
     start = look.optional(training.monitor_random_start, "training.monitor_random_start")
     if start is None:
         start = look.optional(training.attack_random_start, "training.attack_random_start")
-    return AttackSpec(
+    attack = AttackSpec(
         random_start=start,
         name=f"pgd-{suite.monitor_num_steps}",
         kind="pgd",
@@ -328,6 +329,7 @@ def _monitor(suite: Suite, key: RunKey, threat: ThreatSpec, look: Lookup) -> Att
         num_steps=suite.monitor_num_steps,
         keep=look.optional(training.monitor_keep, "training.monitor_keep") or "last",
     )
+    return _checked(attack, f"suites.{key.suite}.monitor")
 
 
 def _optimization(entry: TrainingEntry, look: Lookup) -> OptimizationSpec:
@@ -405,6 +407,13 @@ def _settings(spec: TrainSpec) -> TrainSpec:
     return spec.replace(key=key, keep_epochs=(), perturbation=perturbation)
 
 
+def _checked(attack: AttackSpec, where: str) -> AttackSpec:
+    try:
+        return check_attack(attack)
+    except UserError as error:
+        raise UserError(f"params.yaml: {where}.{error}") from error
+
+
 def attack_names(suite: Suite, *, slow: bool) -> tuple[str, ...]:
     """The attacks of one job: the cheap ones share a job, AutoAttack has its own."""
     attacks = suite.evaluation.attacks.items()
@@ -419,7 +428,7 @@ def attack_spec(
     look = Lookup(key.suite, key.dataset, threat_name, key.network)
     steps = entry.kind not in ("natural", "fgsm", "autoattack")
     own = look.optional(entry.step_size, f"evaluation.attacks.{name}.step_size")
-    return AttackSpec(
+    spec = AttackSpec(
         name=name,
         kind=entry.kind,
         threat=threat_spec(suite, at),
@@ -429,6 +438,7 @@ def attack_spec(
         kappa=entry.kappa,
         version=entry.version,
     )
+    return _checked(spec, f"suites.{key.suite}.evaluation.attacks")
 
 
 def evaluation_spec(

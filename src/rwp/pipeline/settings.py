@@ -34,6 +34,7 @@ from rwp.core.settings import (
 from rwp.core.threat import Norm
 from rwp.data.spec import DatasetSpec, PaddingMode, UnlabeledSpec
 from rwp.errors import UserError
+from rwp.evaluation.spec import misnamed
 from rwp.spec import Amount, Count, Name, PositiveFloat, PositiveInt, Radius, Share
 from rwp.training.spec import (
     BatchStatistics,
@@ -228,7 +229,7 @@ class CurvesFigure(Setting):
 
     kind: Literal["curves"]
     recipes: Names
-    splits: tuple[Split, ...]
+    splits: Annotated[tuple[Split, ...], AfterValidator(_distinct)]
 
 
 class SweepFigure(Setting):
@@ -258,6 +259,14 @@ class LandscapeFigure(Setting):
     num_points: PositiveInt
     radius: PositiveFloat  # the largest mu
     num_examples: PositiveInt | None = None  # of the training images, by class; none: all
+
+    @model_validator(mode="after")
+    def _rising(self) -> LandscapeFigure:
+        for name in ("epochs", "edges"):
+            values = list(getattr(self, name))
+            if values != sorted(set(values)):
+                raise ValueError(f"{name}: expected rising numbers, got {values}; order them")
+        return self
 
 
 FigureEntry = Annotated[
@@ -544,6 +553,21 @@ class EvaluationEntry(Frozen):
                 "attacks.autoattack: expected another name for version: few-classes, which is not "
                 "what others report as AutoAttack; call it autoattack-few-classes"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _names_say_what_is_done(self) -> EvaluationEntry:
+        for name, entry in self.attacks.items():
+            version = entry.version or ("standard" if entry.kind == "autoattack" else None)
+            fault = misnamed(name, entry.kind, entry.num_steps, version)
+            if fault:
+                raise ValueError(f"attacks.{name}: {fault}")
+            same = [other for other, settings in self.attacks.items() if settings == entry]
+            if same[0] != name:
+                raise ValueError(
+                    f"attacks.{name}: expected attacks that differ, got the settings of {same[0]}; "
+                    "leave one out, or use num_restarts for more starts"
+                )
         return self
 
     @model_validator(mode="after")
