@@ -192,6 +192,17 @@ class Centered(nn.Module):
         return self.model(images - images.mean(dim=0))
 
 
+class Lonely(nn.Module):
+    """A model that answers otherwise where an image comes alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images) * (-1 if len(images) == 1 else 1)
+
+
 class Tiring(nn.Module):
     """A model whose logits turn over after some calls."""
 

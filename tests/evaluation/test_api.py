@@ -16,6 +16,7 @@ from rwp.training.spec import ThreatSpec
 from tests.evaluation.samples import Dropping, Returning, attack, record
 
 LINF = ("linf", "0.1")
+SPEC = attack("pgd-20", "pgd", num_steps=20, step_size="0.025")
 
 
 def pixels(images: ImageSet) -> torch.Tensor:
@@ -119,12 +120,31 @@ def test_labels_of_any_integer_type(robust_model, images, kind):
         ({"images": torch.full((40, 1, 8, 8), 200.0)}, "divide 0..255 pixels by 255"),
         (
             {"images": torch.full((40, 1, 8, 8), torch.nan)},
-            r"expected pixels in \[0, 1\], got \[nan",
+            "expected finite pixels, got NaN or infinity; look at how they were loaded",
         ),
         (
             {"images": torch.zeros(40, 64)},
             r"images: expected floats .* got torch.float32 \(40, 64\)",
         ),
+        ({"images": torch.rand(40, 1, 8, 8) / 255}, "none above 0.0039.*by 255 only once"),
+        (
+            {"images": torch.rand(40, 8, 8, 1)},
+            r"put the channels first: images.permute\(0, 3, 1, 2",
+        ),
+        ({"images": None}, "images: expected a tensor or an array, got NoneType"),
+        ({"labels": None}, "labels: expected a tensor or an array, got NoneType"),
+        ({"images": torch.rand(40, 3, 8, 8)}, r"takes a single image \(1, 3, 8, 8\), got Runtime"),
+        ({"device": "cuda:99"}, "device: expected one of this machine .* got 'cuda:99'"),
+        ({"device": "gpu"}, "device: expected one of this machine .* got 'gpu'"),
+        ({"device": "meta"}, "device: expected one of this machine .* got 'meta'"),
+        ({"attacks": None}, "attacks: expected a list of names, got None"),
+        ({"attacks": "pgd-20"}, r"attacks: expected a list of names, got 'pgd-20'; e.g. \["),
+        ({"attacks": [20]}, "attacks: expected names or AttackSpecs, got 20"),
+        ({"attacks": [SPEC.replace(num_steps=10)]}, "expected 20 steps of an attack named pgd-20"),
+        ({"attacks": [SPEC.replace(step_size="0.2")]}, "step_size of at most the radius 0.1, got"),
+        ({"attacks": [SPEC.replace(step_size=None)]}, "expected a step_size for pgd, got none"),
+        ({"attacks": [SPEC.replace(bn_mode="train")]}, "expected bn_mode eval, .* got train"),
+        ({"attacks": [SPEC.replace(kind="cw")]}, "an attack named pgd-20 to be pgd, got cw"),
         ({"threat": ("linf", "8")}, "did you mean 8/255"),
         ({"threat": "linf"}, r"threat: expected \(norm, radius\)"),
         ({"attacks": ["pgd"]}, "pgd-N or cw-N with N steps, got 'pgd'"),
@@ -137,6 +157,45 @@ def test_bad_input_is_one_line(robust_model, images, changes, message):
     with pytest.raises(UserError, match=message) as caught:
         rwp.evaluate(robust_model, **given)
     assert "\n" not in str(caught.value)
+
+
+def test_no_model_is_refused(images):
+    for wrong in (None, "net", lambda batch: batch):
+        with pytest.raises(UserError, match=r"expected a torch\.nn\.Module, got"):
+            rwp.evaluate(wrong, pixels(images), images.labels, threat=LINF)
+
+
+def test_steps_that_do_not_reach_the_edge_are_told(robust_model, images):
+    attacks = ["pgd-3", "pgd-4"]
+    found = rwp.evaluate(robust_model, pixels(images), images.labels, threat=LINF, attacks=attacks)
+    (warning,) = found.records["pgd-3"].warnings
+    assert warning.startswith("pgd-3: 3 steps of 0.025 are together shorter than the radius 0.1")
+    assert found.records["pgd-4"].warnings == ()
+
+
+def test_a_model_that_moves_itself_is_moved_back(robust_model, images):
+    class Moving(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = copy.deepcopy(robust_model)
+
+        def forward(self, batch):
+            return self.double().inner(batch.double())
+
+    model = Moving().eval()
+    before = copy.deepcopy(model.state_dict())
+    rwp.evaluate(model, pixels(images), images.labels, threat=LINF, attacks=["natural"])
+    for name, value in model.state_dict().items():
+        assert value.dtype == before[name].dtype
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_model_is_moved_back_from_the_device(robust_model, images):
+    model = copy.deepcopy(robust_model)
+    settings = {"threat": LINF, "attacks": ["natural"], "device": "cuda"}
+    rwp.evaluate(model, pixels(images), images.labels, **settings)
+    assert {value.device.type for value in model.state_dict().values()} == {"cpu"}
 
 
 class InPlace(nn.Module):

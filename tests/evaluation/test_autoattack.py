@@ -13,12 +13,14 @@ from torch import nn
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import autoattack as module
+from rwp.evaluation.answers import UNSTEADY
 from rwp.evaluation.autoattack import VERSIONS, autoattack
 from rwp.training.spec import ThreatSpec
 from tests.evaluation.samples import (
     Quantized,
     Returning,
     ShortAutoAttack,
+    Tiring,
     WithoutGradient,
     attack,
     autoattack_spec,
@@ -168,6 +170,14 @@ def test_square_beating_white_box_attacks_is_noticed():
     parts = {"apgd-ce": 50, "apgd-t": 49, "fab-t": 49, "square": 40}
     assert "Square Attack has decreased" in module._square_warning(clean, parts)[0]
     assert module._square_warning(clean, parts | {"square": 49}) == ()
+
+
+@pytest.mark.parametrize("calls", [60, 400])
+def test_a_model_that_turns_is_noticed(robust_model, images, calls):
+    model = Tiring(robust_model, calls).eval()
+    warnings = run_short(model, images).warnings
+    assert model.left < 0
+    assert any(text.startswith(UNSTEADY) for text in warnings)
 
 
 def test_calm_model_leaves_no_warning(robust_model, images):

@@ -17,6 +17,7 @@ from tests.evaluation.samples import (
     THREAT,
     Centered,
     Dropping,
+    Lonely,
     OtherWithGradient,
     Quantized,
     Returning,
@@ -82,6 +83,15 @@ def test_same_seed_same_bits_and_model_untouched(robust_model: nn.Module, images
     )
     assert strides == [parameter.stride() for parameter in robust_model.parameters()]
     assert all(parameter.requires_grad for parameter in robust_model.parameters())
+
+
+def test_an_attacks_own_start_and_kept_point_are_used(robust_model, images, monkeypatch):
+    given = []
+    monkeypatch.setattr(suite, "pgd", lambda *_, **options: given.append(options) or _[1])
+    own = PGD.replace(random_start="none", keep="worst")
+    run(robust_model, images, PGD, own, PGD.replace(num_restarts=2), batch_size=40)
+    found = [(options["random_start"], options["keep"]) for options in given]
+    assert found == [("uniform", "last"), ("none", "worst"), ("uniform", "worst")]
 
 
 def test_restarts_never_help_the_model(robust_model: nn.Module, images: ImageSet):
@@ -224,6 +234,7 @@ def test_images_without_any_gradient_are_counted(robust_model: nn.Module, images
         (lambda model: Tiring(model, 2), UNSTEADY),
         (lambda model: Tiring(model, 7), UNSTEADY),  # while the images are looked at
         (Centered, BATCH_DEPENDENT),
+        (Lonely, BATCH_DEPENDENT),
         (OtherWithGradient, GRADIENT_DEPENDENT),
     ],
 )

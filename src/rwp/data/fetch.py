@@ -51,6 +51,7 @@ def fetch_dataset(
         passport.unlink(missing_ok=True)  # files without a passport are not yet whole
         with own_images(origin or definition.path, fingerprint) as standing:
             data = _load_source(name, definition, root / "raw", origin or definition.mirror)
+        require_shades(data.train, origin or definition.path or name)
         files = _split_files(target, data, definition.unlabeled_share)
         shared = _shared_images(files, origin or definition.path or name)
         for path, content in files.items():
@@ -99,7 +100,7 @@ def _shared_images(files: dict[Path, ImageSet], source: str) -> list[str]:
     for path, content in files.items():
         for digest, label in zip(image_digests(content), content.labels.tolist(), strict=True):
             places.setdefault(digest, []).append((path.stem, label))
-    notes = []
+    notes: list[str] = []
     tests = sum(split == "test" for found in places.values() for split, _ in found)
     for other in ("train", "unlabeled"):
         both = [found for found in places.values() if {other, "test"} <= {s for s, _ in found}]
@@ -115,6 +116,19 @@ def _shared_images(files: dict[Path, ImageSet], source: str) -> list[str]:
         which = "image is" if torn == 1 else "images are"
         notes.append(f"{torn} distinct {which} under more than one class, byte for byte")
     return notes
+
+
+def require_shades(images: ImageSet, source: str) -> None:
+    """Refuse bytes of zeros and ones, which are 0..1 pixels that lost all but their ends.
+
+    Raises:
+        UserError: no byte is above 1.
+    """
+    if len(images) and int(images.images.max()) <= 1:
+        raise UserError(
+            f"{source}: expected bytes up to 255, got none above {int(images.images.max())}; they "
+            "look divided by 255: store 0..255"
+        )
 
 
 def image_digests(images: ImageSet) -> Iterator[bytes]:

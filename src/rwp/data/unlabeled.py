@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rwp.data.download import Check, checksum, member_of, obtain
-from rwp.data.fetch import fetch_lock, image_digests, own_images, shared_note
+from rwp.data.fetch import fetch_lock, image_digests, own_images, require_shades, shared_note
 from rwp.data.images import ImageSet
 from rwp.data.passport import write_passport
 from rwp.data.sources.arrays import check_npz, check_pickle, read_npz, read_tinyimages
@@ -69,6 +69,7 @@ def fetch_unlabeled(
             found = _find(_Request(name, definition, root, origin, labeled))
         if labeled is not None:
             _require_fit(name, found.images, labeled)
+        require_shades(found.images, found.origin)
         leaks = _in_test(root, definition.dataset, found.images)
         found.images.save(target)
         write_passport(

@@ -83,7 +83,7 @@ def refuse_lazy(model: nn.Module) -> None:
 
 @contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Weights and buffers are put back afterwards, whatever the model does to them.
+    """Weights and buffers are put back afterwards, on their device, whatever is done to them.
 
     Raises:
         UserError: as `refuse_lazy`.
@@ -104,7 +104,11 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
                 table.update(tensors)
                 for name, tensor in tensors.items():
                     value = values[name]
-                    if tensor is not None and value is not None and not _same(tensor, value):
+                    if tensor is None or value is None:
+                        continue
+                    if (tensor.device, tensor.dtype) != (value.device, value.dtype):
+                        tensor.data = value  # it was moved, as `Module.to` does it
+                    elif not _same(tensor, value):
                         tensor.copy_(value)
 
 

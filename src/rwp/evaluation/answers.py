@@ -27,11 +27,11 @@ class Answers:
         self._coarse = _HALF_PRECISION if coarse else 1.0
 
     def _differ(self, logits: Tensor, allowed: float) -> str:
-        """By how much, in words; empty where it may be rounding."""
+        """By how much the first ones do, in words; empty where it may be rounding."""
         if not bool(torch.isfinite(logits).all()):
             return "not finite"
         spread = float(self._logits.max() - self._logits.min())
-        largest = float((logits - self._logits).abs().max())
+        largest = float((logits - self._logits[: len(logits)]).abs().max())
         if largest <= allowed * self._coarse * spread or largest == 0:
             return ""
         return f"by up to {100 * largest / spread:.2g} % of the logits' range" if spread else "all"
@@ -48,13 +48,14 @@ class Answers:
         )
 
     def odd_ways(self, model: nn.Module) -> tuple[str, ...]:
-        """Ask for the halves of the batch alone, and as an attack asks."""
+        """Ask for the halves of the batch and for one image alone, and as an attack asks."""
         notes = []
         half = len(self._images) // 2
         if half:
             with torch.no_grad():
                 halves = [model(self._images[:half]), model(self._images[half:])]
-            found = self._differ(torch.cat(halves), _REGROUPED)
+                alone = model(self._images[:1])
+            found = self._differ(torch.cat(halves), _REGROUPED) or self._differ(alone, _REGROUPED)
             if found:
                 notes.append(
                     f"{BATCH_DEPENDENT} ({found}), so labels leak and the batch size counts: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,7 +114,16 @@ def evaluate(
         _require_whole(name, value, least)
     if num_classes is not None:
         _require_whole("num_classes", num_classes, 2)
-    place = torch.device(device) if device is not None else _place(model)
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"model: expected a torch.nn.Module, got {type(model).__name__}; wrap a function "
+            "in one whose forward calls it"
+        )
+    place = _checked_device(device) if device is not None else _place(model)
+    if isinstance(attacks, str) or not isinstance(attacks, Iterable):
+        raise UserError(
+            f"attacks: expected a list of names, got {attacks!r}; e.g. ['natural', 'pgd-20']"
+        )
     chosen = [_attack(item, threat) for item in attacks]
     names = [attack.name for attack in chosen]
     if not names or len(set(names)) < len(names):
@@ -128,9 +137,7 @@ def evaluate(
         adapted = AdaptedModel(model, num_classes=data.num_classes)
         if device is not None:
             model.to(place)
-        with borrowed(adapted, place):
-            batch, first = batch_of(data, 0, 1, place)
-            width = checked_logits(adapted, batch, first * 0).shape[1]
+        width = _try_one_image(adapted, data, place)
         if num_classes is None:
             data = _image_set(images, labels, width)
         run_attacks(
@@ -194,7 +201,7 @@ def class_numbers(labels: Tensor) -> Tensor:
     Raises:
         UserError: another shape or type.
     """
-    labels = torch.as_tensor(labels)
+    labels = _tensor("labels", labels)
     advice = "pass labels.argmax(dim=1) of one-hot ones" if labels.ndim == 2 else "cast them"
     kind = labels.dtype
     if labels.ndim != 1 or kind.is_floating_point or kind.is_complex or kind == torch.bool:
@@ -203,6 +210,15 @@ def class_numbers(labels: Tensor) -> Tensor:
             f"{tuple(labels.shape)}; {advice}"
         )
     return labels.detach().cpu().long()
+
+
+def _tensor(name: str, given: Any) -> Tensor:
+    try:
+        return torch.as_tensor(given)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{name}: expected a tensor or an array, got {type(given).__name__}; pass a tensor"
+        ) from error
 
 
 def _require_whole(name: str, value: Any, least: int) -> None:
@@ -215,10 +231,31 @@ def _place(model: nn.Module) -> torch.device:
     return next((value.device for value in tensors), torch.device("cpu"))
 
 
+def _checked_device(given: torch.device | str) -> torch.device:
+    """The device, if something can be computed there."""
+    try:
+        place = torch.device(given)
+        torch.zeros(1, device=place).item()
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        raise UserError(
+            f"device: expected one of this machine ({', '.join(['cpu', *cuda])}), got {given!r}; "
+            "name another or leave it out"
+        ) from error
+    return place
+
+
 def _attack(item: str | AttackSpec, threat: Any) -> AttackSpec:
     if isinstance(item, AttackSpec):
+        if item.bn_mode != "eval":
+            raise UserError(
+                f"{item.name}: expected bn_mode eval, as in every evaluation, got {item.bn_mode}; "
+                "leave it out"
+            )
         return check_attack(item)
     spec = _threat(threat)
+    if not isinstance(item, str):
+        raise UserError(f"attacks: expected names or AttackSpecs, got {item!r}; e.g. 'pgd-20'")
     if item in _FIXED:
         return AttackSpec(name=item, threat=spec, **_FIXED[item])  # type: ignore[arg-type]
     match = _NAMED.fullmatch(item)
@@ -252,9 +289,24 @@ def _threat(given: Any) -> ThreatSpec:
     return ThreatSpec.parse({"norm": norm, "epsilon": text}, where=f"threat {given!r}")
 
 
+def _try_one_image(model: nn.Module, data: ImageSet, device: torch.device) -> int:
+    """The number of logits."""
+    batch, labels = batch_of(data, 0, 1, device)
+    try:
+        with borrowed(model, device):
+            return checked_logits(model, batch, labels * 0).shape[1]
+    except UserError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"model: expected one that takes a single image {tuple(batch.shape)}, got "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}; fit images and model"
+        ) from error
+
+
 def _image_set(images: Tensor, labels: Tensor, num_classes: int | None) -> ImageSet:
     count = num_classes or max(2, int(labels.max()) + 1 if len(labels) else 2)
-    images, labels = torch.as_tensor(images).detach().cpu(), labels.clone()
+    images, labels = _tensor("images", images).detach().cpu(), labels.clone()
     if images.dtype == torch.uint8:
         if len(images) and int(images.max()) <= 1:
             raise UserError(

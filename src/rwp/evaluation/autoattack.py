@@ -26,14 +26,19 @@ from torch import Tensor, nn
 
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
-from rwp.evaluation.answers import BATCH_DEPENDENT, UNSTEADY, require_gradient
+from rwp.evaluation.answers import (
+    BATCH_DEPENDENT,
+    UNSTEADY,
+    changed_outcomes,
+    require_gradient,
+)
 from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_outcomes
 from rwp.evaluation.gradients import WatchedModel, gradient_record, gradient_warnings
 from rwp.evaluation.records import Flags, GradientRecord
 from rwp.evaluation.shards import BatchOutcome, shared_batches
 from rwp.evaluation.spec import check_num_classes
 from rwp.evaluation.square import OwnPaceSquare
-from rwp.evaluation.suite import AttackResult, check_adversarial, recheck
+from rwp.evaluation.suite import AttackResult, check_adversarial, first_outcomes, recheck
 from rwp.training.spec import AttackSpec
 
 VERSIONS = {
@@ -97,6 +102,11 @@ def autoattack(
         package, notes = _prepare(problem, names, own_pace=steady)
         for name in names:
             survey.add(name, _run_one(problem, package, name, survey.robust, state))
+            if steady:
+                now = first_outcomes(model, images, batch_size, device)
+                survey.warnings += changed_outcomes(
+                    clean[: len(now)], now, f"{attack.name}'s {name}"
+                )
         largest, unsure = recheck(
             model, images, survey.adversarial, attack, batch_size=batch_size, device=device
         )

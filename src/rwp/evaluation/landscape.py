@@ -140,7 +140,7 @@ def _attacked(
                 step_size=attack.step,
                 num_steps=attack.num_steps or 0,
                 generator=generator_for(spec.seed, "landscape", place),
-                random_start="uniform",
+                random_start=attack.random_start or "uniform",
                 bn_mode="eval",
             )
             losses = cross_entropy(checked_logits(model, adversarial, labels), labels)

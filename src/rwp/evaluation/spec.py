@@ -44,6 +44,7 @@ _KINDS = {
     "cw": ("cw", "cw_zero_masked"),
     "autoattack": ("autoattack",),
 }
+_STEPPING = ("fgsm_random_start", "pgd", "cw", "cw_zero_masked")
 _FIRST_WORD = re.compile(r"[a-z]+")
 _STEPS = re.compile(r"(?:pgd|cw)(?:-linf|-l2)?-?(\d+)(?:-.*)?")
 
@@ -70,11 +71,14 @@ def check_attack(attack: AttackSpec) -> AttackSpec:
     """Hand an attack through whose name and sizes are what they seem.
 
     Raises:
-        UserError: its name says another kind or number of steps, or a step leaves the ball.
+        UserError: its name says another kind or number of steps, or a step is longer than the
+            radius. (A single step may be: projected, it ends on the edge, as Fast AT wants it.)
     """
     fault = misnamed(attack.name, attack.kind, attack.num_steps, attack.version)
     if fault:
         raise UserError(f"{attack.name}: {fault}")
+    if attack.step_size is None and attack.kind in _STEPPING:
+        raise UserError(f"{attack.name}: expected a step_size for {attack.kind}, got none; add one")
     many = (attack.num_steps or 1) > 1 and attack.step_size is not None
     if many and attack.step > attack.threat.radius:
         raise UserError(
@@ -90,8 +94,9 @@ def short_of_the_edge(attack: AttackSpec) -> tuple[str, ...]:
         return ()
     if attack.num_steps * attack.step >= attack.threat.radius * (1 - 1e-9):
         return ()
+    step = attack.step_size if "/" in attack.step_size else f"{attack.step:.4g}"
     return (
-        f"{attack.name}: {attack.num_steps} steps of {attack.step_size} are together shorter than "
+        f"{attack.name}: {attack.num_steps} steps of {step} are together shorter than "
         f"the radius {attack.threat.epsilon}, so it cannot be used; take more or larger steps",
     )
 

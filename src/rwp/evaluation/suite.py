@@ -133,6 +133,7 @@ def run_attack(
             labels,
             threat=threat,
             step_size=attack.step,
+            random_start=attack.random_start or "uniform",
             generator=generator,
             gradients=gradients,
         )
@@ -153,8 +154,9 @@ def run_attack(
         "generator": generator,
         "gradients": gradients,
         "num_restarts": attack.num_restarts,
+        "random_start": attack.random_start or "uniform",
         # The paper reports the last iterate of a single run.
-        "keep": "last" if attack.num_restarts == 1 else "worst",
+        "keep": attack.keep if attack.num_restarts == 1 else "worst",
     }
     if attack.kind == "pgd":
         return pgd(model, images, labels, **shared)
@@ -205,7 +207,7 @@ def evaluate(
                 robust[start : start + batch_size] = correct.cpu().numpy()
         seconds, gradients = time.perf_counter() - began, _gradients(tally, robust & clean)
         if not any(UNSTEADY in text for text in warnings):
-            now = _first_outcomes(model, images, batch_size, device)
+            now = first_outcomes(model, images, batch_size, device)
             warnings += changed_outcomes(clean[: len(now)], now, attack.name)
         result = AttackResult(
             attack,
@@ -224,7 +226,7 @@ def evaluate(
     return results
 
 
-def _first_outcomes(
+def first_outcomes(
     model: nn.Module, images: ImageSet, batch_size: int, device: torch.device | str
 ) -> Flags:
     """Which images of the first batch are right now."""
