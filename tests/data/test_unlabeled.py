@@ -14,6 +14,7 @@ from tests.data.samples import (
     LABELS,
     dataset,
     generated,
+    image_file,
     image_tree,
     official_svhn,
     pixels,
@@ -122,3 +123,20 @@ def test_a_folder_of_images_has_no_labels(tmp_path):
     assert images.labels.tolist() == [-1]
     assert images.num_classes == 3
     assert passport["files"]["more.pt"]["unlabeled"] == 1
+
+
+def test_unlabeled_images_that_are_test_images_are_counted(tmp_path):
+    files = image_tree(side=8)
+    tree = write_tree(tmp_path / "tree", files)
+    fetch_dataset("pets", dataset("image_folder", path=str(tree)), tmp_path)
+    names = ("train/cat/000.png", "test/cat/000.png", "test/dog/001.png")
+    more = write_tree(tmp_path / "more", {name.replace("/", "-"): files[name] for name in names})
+    definition = unlabeled("image_folder", path=str(more), dataset="pets")
+    fetch_unlabeled("more", definition, tmp_path)
+    _, passport = fetched(tmp_path, "more")
+    assert passport["notes"] == ["2 of 12 test images are also among these, byte for byte"]
+    write_tree(more, {"dark.png": image_file(np.ones((8, 8, 3), dtype=np.uint8))})
+    for name in names:
+        (more / name.replace("/", "-")).unlink()
+    with pytest.raises(UserError, match="more: expected bytes up to 255, got none above 1"):
+        fetch_unlabeled("more", definition, tmp_path)

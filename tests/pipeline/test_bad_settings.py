@@ -173,6 +173,26 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: s["datasets"]["cifar10"].update(path="data/mine"),
         r"cifar10: expected no path for cifar10, where it would have no effect, got data/mine",
     ),
+    "a size that nobody resizes to": (
+        lambda s: s["datasets"]["digits"].update(image_size=16),
+        r"digits: expected no image_size for digits, where it would have no effect, got 16; leave",
+    ),
+    "an unlabeled source's address that nobody reads": (
+        lambda s: s["unlabeled"]["digits-holdout"].update(url="https://example.org/x.npz"),
+        r"digits-holdout: expected no url for holdout, where it would have no effect, got https:",
+    ),
+    "an unlabeled source's hash that nobody compares": (
+        lambda s: s["unlabeled"]["svhn-extra"].update(sha256="0" * 64),
+        r"svhn-extra: expected no sha256 for svhn-extra, where it would have no effect, got 000",
+    ),
+    "an unlabeled source in two places": (
+        lambda s: s["unlabeled"]["edm-1m"].update(path="data/1m.npz"),
+        r"edm-1m: expected path or url, got both \(data/1m\.npz and https:.*\); keep one",
+    ),
+    "a hash that is cut": (
+        lambda s: s["unlabeled"]["edm-1m"].update(sha256="abc"),
+        r"edm-1m: sha256: expected 64 hexadecimal digits, got 'abc'; copy it again",
+    ),
     "steps of an attack that takes one": (
         lambda s: demo(s)["evaluation"]["attacks"]["fgsm"].update(num_steps=20),
         r"attacks\.fgsm.*: expected no num_steps for fgsm, where it would have no effect, got 20",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,9 +13,10 @@ from rwp.spec import Amount, Count, Name, PositiveInt, Share, Spec
 PaddingMode = Literal["zero", "reflect"]
 
 # Settings that a source does not look at.
-_OFFICIAL = ("path", "test_share")  # sets with official files, which a `mirror` may hold
+# sets with official files, which a `mirror` may hold
+_OFFICIAL = ("path", "test_share", "image_size")
 _WITHOUT_EFFECT = {
-    "digits": ("path",),
+    "digits": ("path", "mirror", "image_size"),
     "image_folder": ("test_share", "mirror"),
     **dict.fromkeys(("cifar10", "cifar100", "svhn"), _OFFICIAL),
 }
@@ -36,18 +38,22 @@ class DatasetSpec(Spec):
     def __post_init__(self) -> None:
         if self.source == "image_folder" and self.path is None:
             raise ValueError("expected a path for an image_folder, got none; add path: FOLDER")
-        for name in _WITHOUT_EFFECT.get(self.source, ()):
-            if getattr(self, name):
-                raise ValueError(
-                    f"expected no {name} for {self.source}, where it would have no effect, got "
-                    f"{getattr(self, name)}; leave it out"
-                )
+        _refuse_without_effect(self, self.source, _WITHOUT_EFFECT)
         if self.source == "digits" and not self.test_share:
             raise ValueError("expected a test_share for digits, got none; add test_share: 0.25")
         if (self.mean is None) != (self.std is None):
             raise ValueError("expected mean and std together, got one of them; add the other")
         if self.mean is not None and self.std is not None:
             _check_normalization(self.source, self.mean, self.std)
+
+
+def _refuse_without_effect(spec: Spec, kind: str, table: dict[str, tuple[str, ...]]) -> None:
+    for name in table.get(kind, ()):
+        if getattr(spec, name):
+            raise ValueError(
+                f"expected no {name} for {kind}, where it would have no effect, got "
+                f"{getattr(spec, name)}; leave it out"
+            )
 
 
 def _check_normalization(source: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -94,6 +100,17 @@ def num_classes_known(definition: DatasetSpec, folder: Path) -> int | None:
     return sum(place.is_dir() for place in train.iterdir()) if train.is_dir() else None
 
 
+# Settings that a kind of unlabeled source does not look at.
+_WITHOUT_EFFECT_UNLABELED = {
+    "holdout": ("url", "path", "sha256", "image_size"),
+    "tinyimages-500k": ("image_size",),
+    "npz": ("image_size",),
+    "svhn-extra": ("url", "path", "sha256", "image_size"),
+    "image_folder": ("url", "sha256"),
+}
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class UnlabeledSpec(Spec):
     """Where RST's unlabeled images come from."""
@@ -105,6 +122,17 @@ class UnlabeledSpec(Spec):
     sha256: str | None = None
     license: str | None = None
     image_size: PositiveInt | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_without_effect(self, self.kind, _WITHOUT_EFFECT_UNLABELED)
+        if self.url is not None and self.path is not None:
+            raise ValueError(
+                f"expected path or url, got both ({self.path} and {self.url}); keep one"
+            )
+        if self.sha256 is not None and not _SHA256.fullmatch(self.sha256):
+            raise ValueError(
+                f"sha256: expected 64 hexadecimal digits, got {self.sha256[:80]!r}; copy it again"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
