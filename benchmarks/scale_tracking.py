@@ -25,7 +25,7 @@ from rwp.panels import panel_name
 from rwp.pipeline.load import load_params
 from rwp.pipeline.resolve import run_key, train_spec
 from rwp.tracking import Tracker, connect
-from rwp.training.recorder import Row
+from rwp.training.history import Row
 from rwp.training.spec import TrainSpec
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,7 +18,7 @@ from typing import Any
 from rwp.errors import UserError
 from rwp.panels import COLUMNS, panel_metrics, panel_name
 from rwp.patience import Patience
-from rwp.training.recorder import Row
+from rwp.training.history import Row
 from rwp.training.spec import TrainSpec
 
 log = logging.getLogger("rwp.tracking")

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from rwp.data.labeling import agreement, pseudo_label, select_pseudo_labels
 from rwp.errors import UserError
+from rwp.training.pseudo_labels import agreement, pseudo_label, select_pseudo_labels
 
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0, 2, 1])
 CONFIDENCES = torch.tensor([0.9, 0.5, 0.7, 0.8, 0.6, 0.9, 0.4, 0.6])

@@ -24,7 +24,7 @@ from rwp.evaluation.records import read_record
 from rwp.reporting.results import read_run_folder
 from rwp.training.checkpoint import load_network
 from rwp.training.pseudo_labels import load_pseudo_labeled
-from rwp.training.state import RunState
+from rwp.training.resume import RunState
 from tests.conftest import Project
 from tests.faults.ledger import attempt
 from tests.faults.processes import Result, Undisturbed, finish, leftovers, rwp, start

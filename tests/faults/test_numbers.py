@@ -14,7 +14,7 @@ import torch
 
 from rwp.panels import panel_name
 from rwp.tracking import connect
-from rwp.training import jobs, watch
+from rwp.training import jobs, resume
 from rwp.training.checkpoint import load_network
 from rwp.training.loop import Training
 from tests.conftest import tiny_settings
@@ -131,9 +131,9 @@ def test_stopped_within_an_epoch(
             PLANTS[fault](self)
 
     monkeypatch.setattr(Training, "_step", step)
-    monkeypatch.setattr(watch, "LOOK_SECONDS", 0 if looks == "within the epoch" else 1e9)
+    monkeypatch.setattr(resume, "LOOK_SECONDS", 0 if looks == "within the epoch" else 1e9)
     seconds = 0 if looks == "within the epoch" else 300  # a bad state must not be saved
-    monkeypatch.setattr(watch, "CHECKPOINT_SECONDS", seconds)
+    monkeypatch.setattr(resume, "CHECKPOINT_SECONDS", seconds)
     with attempt(f"{fault}, planted"):
         folder = jobs.train_run(
             undisturbed.spec("at-rwp"),

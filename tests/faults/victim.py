@@ -68,9 +68,9 @@ def plant_in_writes(number: int, moment: str, action: Callable[[], None]) -> lis
 
 def plant(plan: dict[str, Any]) -> None:
     if "checkpoint_seconds" in plan:
-        from rwp.training import watch
+        from rwp.training import resume
 
-        watch.CHECKPOINT_SECONDS = plan["checkpoint_seconds"]
+        resume.CHECKPOINT_SECONDS = plan["checkpoint_seconds"]
     if "kill_after_steps" in plan:
         plant_in_steps(plan["kill_after_steps"], plan.get("before", True))
     if "kill_at_write" in plan:

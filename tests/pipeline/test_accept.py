@@ -149,7 +149,7 @@ def test_a_training_that_was_stopped_goes_on(unchanged: CopiedProject) -> None:
 
 
 MOVED = {
-    "training/schedules.py": ("spec.decay_factor**drops", "spec.decay_factor**drops * 1.000001"),
+    "training/optimization.py": ("spec.decay_factor**drops", "spec.decay_factor**drops * 1.000001"),
     "core/weight_perturbation.py": ("SMALLEST_NORM = 1e-20", "SMALLEST_NORM = 1e-3"),
 }
 
@@ -177,6 +177,6 @@ def test_another_setting_is_not_accepted(unchanged: CopiedProject) -> None:
 
 
 def test_words_and_how_often_is_saved_make_nothing_stale(unchanged: CopiedProject) -> None:
-    edit(unchanged, "training/watch.py", "CHECKPOINT_SECONDS = 300", "CHECKPOINT_SECONDS = 7")
+    edit(unchanged, "training/resume.py", "CHECKPOINT_SECONDS = 300", "CHECKPOINT_SECONDS = 7")
     edit(unchanged, "core/threat.py", "expected a radius in", "expected some radius in")
     assert verified(unchanged)[0] == 0

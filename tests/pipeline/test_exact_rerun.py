@@ -109,7 +109,7 @@ def test_exactly_what_depends_on_a_setting(name: str, unchanged: CopiedProject) 
             {"table1", "table2", "report"},
         ),
         (
-            "training/tally.py",
+            "training/history.py",
             "0.5, 1.0, 1.5",
             "0.4, 1.0, 1.5",
             {"train", "evaluate_demo", "diagnose"},

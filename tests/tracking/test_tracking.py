@@ -19,9 +19,9 @@ from rwp.errors import UserError
 from rwp.panels import LOSS_GROUPS, evaluation_metrics, panel_metrics
 from rwp.pipeline.settings import Params
 from rwp.tracking import Tracker, connect, log_evaluation, page_links
+from rwp.training.history import GROUP_EDGES
 from rwp.training.jobs import train_run
 from rwp.training.spec import TrainSpec
-from rwp.training.tally import GROUP_EDGES
 from tests.training.conftest import shared_root, spec_of, tiny  # noqa: F401 (fixtures)
 
 

@@ -18,11 +18,11 @@ from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.pipeline.settings import Params
 from rwp.training.batches import Batches
+from rwp.training.history import GROUP_EDGES, Tally
 from rwp.training.jobs import input_paths, prepare
 from rwp.training.measure import measure
-from rwp.training.moving_average import MovingAverage
+from rwp.training.optimization import MovingAverage
 from rwp.training.spec import AttackSpec, TrainSpec
-from rwp.training.tally import GROUP_EDGES, Tally
 from tests.training.conftest import spec_of
 
 BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)

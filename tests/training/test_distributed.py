@@ -27,8 +27,7 @@ from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
 from rwp.training import jobs
 from rwp.training.jobs import Interrupted, input_paths, prepare, train_run
-from rwp.training.loop import Training
-from rwp.training.parts import check_same_weights
+from rwp.training.loop import Training, check_same_weights
 from rwp.training.spec import TrainSpec
 from rwp.training.work import TIMINGS
 from tests.conftest import tiny_settings

@@ -14,10 +14,10 @@ from filelock import FileLock
 
 from rwp.errors import UserError
 from rwp.pipeline.settings import Params
-from rwp.training import loop, watch
+from rwp.training import loop, resume
 from rwp.training.jobs import Interrupted, train_run
 from rwp.training.loop import Training
-from rwp.training.state import RunState
+from rwp.training.resume import RunState
 from rwp.training.work import TIMINGS
 from tests.training.conftest import spec_of
 
@@ -93,7 +93,7 @@ def test_killed_and_resumed_to_the_bit(
     kill_after: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(watch, "CHECKPOINT_SECONDS", checkpoint_seconds)
+    monkeypatch.setattr(resume, "CHECKPOINT_SECONDS", checkpoint_seconds)
     spec = spec_of(tiny, recipe)
     whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
     kill_after += [7, 14, 13]

@@ -15,13 +15,13 @@ from rwp.data.sampling import epoch_batches
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
-from rwp.training import watch
+from rwp.training import resume
 from rwp.training.checkpoint import load_network
 from rwp.training.guards import Stopped, check_epoch
 from rwp.training.jobs import input_paths, train_run
 from rwp.training.loop import Training
+from rwp.training.optimization import learning_rate
 from rwp.training.pseudo_labels import load_pseudo_labeled
-from rwp.training.schedules import learning_rate
 from rwp.training.spec import OptimizationSpec
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
@@ -166,7 +166,7 @@ def test_what_diverges_within_an_epoch_is_stopped_there_and_not_saved(
             next(self.model.parameters()).data.fill_(math.inf)
 
     monkeypatch.setattr(Training, "_step", step)
-    monkeypatch.setattr(watch, "CHECKPOINT_SECONDS", 0)  # after each step, unless it is bad
+    monkeypatch.setattr(resume, "CHECKPOINT_SECONDS", 0)  # after each step, unless it is bad
     folder = train_run(spec_of(tiny, "at"), root=shared_root, fingerprint="inf", output=tmp_path)
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "diverged"

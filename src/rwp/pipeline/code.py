@@ -36,12 +36,9 @@ INFRASTRUCTURE = (
     "rwp.spec",
     "rwp.tracking",
     "rwp.training.guards",
-    "rwp.training.recorder",
+    "rwp.training.resume",
     "rwp.training.run_record",
-    "rwp.training.signals",
     "rwp.training.spec",
-    "rwp.training.state",
-    "rwp.training.watch",
     "rwp.training.work",
 )
 

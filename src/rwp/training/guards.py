@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from rwp.training.recorder import Row
+from rwp.training.history import Row
 
 # Published SVHN runs sit at the majority rate for three epochs before they start to learn; a run
 # that is still there after this many, or this share of its schedule, has collapsed.

@@ -20,16 +20,13 @@ from rwp.rng import derived_seed
 from rwp.training.batches import Batches, check_labels
 from rwp.training.checkpoint import new_network, save_network
 from rwp.training.guards import Stopped, check_epoch, fault_of
+from rwp.training.history import Recorder, Row, SilentRecorder, write_history
 from rwp.training.loop import Training
-from rwp.training.networks import kept_after, write_networks
-from rwp.training.parts import check_group
 from rwp.training.pseudo_labels import load_pseudo_labeled
-from rwp.training.recorder import Recorder, Row, SilentRecorder
+from rwp.training.resume import Interrupted, RunState, Watch, stop_signals
 from rwp.training.run_record import RunFiles, input_hashes, run_record
-from rwp.training.signals import stop_signals
+from rwp.training.selection import improved, kept_after, write_networks
 from rwp.training.spec import TrainSpec
-from rwp.training.state import RunState, write_history
-from rwp.training.watch import Interrupted, Watch
 
 
 def train_run(
@@ -142,6 +139,27 @@ def prepare(
     return Training(spec, model, batches, splits, device=device, group=group), network
 
 
+def check_group(spec: TrainSpec, batches: Batches, group: Group) -> None:
+    """Refuse what several processes cannot do.
+
+    Raises:
+        UserError: a batch has fewer images than there are processes; a compiled network.
+    """
+    if group.size == 1:
+        return
+    smallest = batches.smallest()
+    if smallest < group.size:
+        raise UserError(
+            f"{spec.key.name}: expected at most {smallest} processes, as many as the smallest batch"
+            f" has images, got {group.size}; use fewer GPUs"
+        )
+    if spec.optimization.compile != "off":
+        raise UserError(
+            f"{spec.key.name}: expected training.compile off with several GPUs, got"
+            f" {spec.optimization.compile}; turn one of them off"
+        )
+
+
 def _normalization(
     spec: TrainSpec, images: ImageSet
 ) -> tuple[list[float], list[float]] | tuple[None, None]:
@@ -197,7 +215,7 @@ def _run(
                 check_epoch(history, epochs=epochs, majority_share=training.batches.majority_share)
                 if fault := fault_of(row["train_loss"], training.model):
                     raise Stopped("diverged", f"{fault} in epoch {row['epoch']}")
-                chosen = (*training.improved(row), *kept_after(spec, row))
+                chosen = (*improved(training, row), *kept_after(spec, row))
                 for name in chosen if leads else ():
                     target = state.network(name, row)
                     save_network(target, training.measured, network=network, epoch=row["epoch"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -19,29 +20,23 @@ from rwp.core.lsc import keep_high_loss
 from rwp.core.objectives import ExampleLosses
 from rwp.core.precision import autotuned_convolutions, precision_context
 from rwp.core.threat import ThreatModel
-from rwp.core.weight_perturbation import PerturbedWeights, perturb_weights, shifted_weights
+from rwp.core.weight_perturbation import (
+    PerturbedWeights,
+    perturb_weights,
+    shifted_weights,
+)
 from rwp.data.augmentation import Augmentation, augment
 from rwp.data.images import ImageSet
 from rwp.data.transfer import images_of
+from rwp.errors import UserError
 from rwp.rng import generator_for
 from rwp.training.batches import Batch, Batches, Indices, attack_start
-from rwp.training.compilation import compiled
+from rwp.training.history import Row, Tally
 from rwp.training.measure import measure
-from rwp.training.moving_average import MovingAverage
-from rwp.training.parts import (
-    check_same_weights,
-    climbed_of,
-    objective_of,
-    optimizer_of,
-    selection_keys,
-    weight_perturbation_of,
-)
-from rwp.training.position import Position
-from rwp.training.recorder import Row
-from rwp.training.schedules import learning_rate
+from rwp.training.optimization import MovingAverage, compiled, learning_rate, optimizer_of
+from rwp.training.recipe import climbed_of, objective_of, weight_perturbation_of
 from rwp.training.spec import TrainSpec
-from rwp.training.tally import Tally
-from rwp.training.work import Passes, forward_flops, timed
+from rwp.training.work import Passes, Work, forward_flops, timed
 
 
 class Training:
@@ -261,17 +256,6 @@ class Training:
         )
         return {f"{name}_{key}": value for key, value in accuracies.items()}
 
-    def improved(self, row: Row) -> list[str]:
-        """The checkpoints for which this epoch's network is the best so far; they are noted."""
-        chosen = self.progress.chosen
-        names = [
-            name
-            for name, key in selection_keys(self.spec).items()
-            if name not in chosen or row[key] > chosen[name][key]
-        ]
-        chosen |= dict.fromkeys(names, row)
-        return names
-
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {
@@ -297,3 +281,46 @@ def _weighted_mean(losses: Tensor, *weights: Tensor | None) -> Tensor:
     for weight in weights:
         losses = losses if weight is None else losses * weight
     return losses.mean()
+
+
+@dataclass
+class Position:
+    """Where a training stands; with weights and optimizer, all that a resume needs."""
+
+    epoch: int = 0
+    step: int = 0
+    work: Work = field(default_factory=Work)  # of the epoch
+    passes: dict[str, int] = field(default_factory=lambda: {"forward": 0, "backward": 0})
+    chosen: dict[str, Row] = field(default_factory=dict)  # by checkpoint: best, best_on_test
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Position:
+        """From a checkpoint."""
+        return cls(**state | {"work": Work(**state["work"])})
+
+    def next_epoch(self) -> None:
+        """Stand at the beginning of the next epoch."""
+        self.epoch, self.step, self.work = self.epoch + 1, 0, Work()
+
+
+def check_same_weights(model: nn.Module, group: Group, *, name: str) -> None:
+    """Make sure that the processes have not drifted apart: one of them writes for all.
+
+    The check sum is one of integers, the same in whatever order a device adds them up.
+
+    Raises:
+        UserError: the weights differ.
+    """
+    if group.size == 1:
+        return
+    floats = [parameter.detach() for parameter in model.parameters()]
+    total = sum(int(values.view(torch.int32).sum(dtype=torch.int64)) for values in floats)
+    if (group.largest(total), group.largest(-total)) != (total, -total):
+        raise UserError(
+            f"{name}: expected the same weights in all {group.size} processes, got different ones;"
+            f" do all run the same version? if so, one of the devices computes wrongly"
+        )

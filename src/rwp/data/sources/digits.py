@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from rwp.data.images import ImageSet
-from rwp.data.specs import SPLIT_SEED, SourceData
-from rwp.data.splits import stratified_split
+from rwp.data.sources import SourceData
+from rwp.data.splits import SPLIT_SEED, stratified_split
 from rwp.errors import UserError
 
 _BRIGHTEST = 16  # the scans count ink in 4x4 cells

@@ -10,7 +10,7 @@ import torch
 
 from rwp.data.download import checksum, member_of, obtain
 from rwp.data.images import ImageSet
-from rwp.data.specs import SourceData
+from rwp.data.sources import SourceData
 from rwp.errors import UserError
 
 _LICENSES = {

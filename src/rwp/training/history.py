@@ -1,6 +1,11 @@
-"""Sums over the steps of an epoch, kept on the device so that no step waits for them."""
+"""What each epoch of a training leaves: a row of the history, and who is told of it."""
 
 from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -8,13 +13,19 @@ from torch import Tensor
 from rwp.core.group import ALONE, Group
 from rwp.core.objectives import ExampleLosses
 from rwp.core.weight_perturbation import PerturbedWeights
+from rwp.files import write_text
+
+Row = dict[str, Any]
 
 # The six groups of section 3 of the paper, 0 to 3 nats in steps of 0.5, and what lies above.
 GROUP_EDGES = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 
 
 class Tally:
-    """Running sums of one epoch; `state` and `load` let an epoch go on in another process."""
+    """Running sums over the steps of one epoch, kept on the device so that no step waits for them.
+
+    `state` and `load` let an epoch go on in another process.
+    """
 
     def __init__(self, device: torch.device, group: Group = ALONE) -> None:
         self.group = group
@@ -92,3 +103,46 @@ class Tally:
         mine, device = float(self.group.leads), self.edges.device
         self.groups = state["groups"].to(device) * mine
         self.sums = {name: state[name].to(device) * mine for name in self.sums}
+
+
+def write_history(path: Path, rows: list[Row]) -> None:
+    """Write the history in one move; what is not finite becomes null."""
+    write_text(path, "".join(_line(row) for row in rows))
+
+
+def _line(row: Row) -> str:
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
+class Recorder(Protocol):
+    """A listener. None of its methods may raise, or take long."""
+
+    run_id: str | None
+
+    def start(self, run_id: str | None) -> None:
+        """Begin, or go on with the run of that id."""
+
+    def epoch(self, row: Row) -> None:
+        """One more row of the history."""
+
+    def finish(self, status: str, artifacts: dict[str, str]) -> None:
+        """End as "finished", "collapsed", "diverged" or "interrupted"; where the files lie."""
+
+
+class SilentRecorder:
+    """Listens to nothing."""
+
+    run_id: str | None = None
+
+    def start(self, run_id: str | None) -> None:
+        """Begin."""
+
+    def epoch(self, row: Row) -> None:
+        """Ignore a row."""
+
+    def finish(self, status: str, artifacts: dict[str, str]) -> None:
+        """End."""

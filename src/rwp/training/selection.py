@@ -5,12 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from rwp.training.checkpoint import save_network
+from rwp.training.history import Row
 from rwp.training.loop import Training
-from rwp.training.parts import selection_keys
-from rwp.training.recorder import Row
+from rwp.training.resume import RunState
 from rwp.training.run_record import RunFiles, copy_file
 from rwp.training.spec import TrainSpec, kept_checkpoint
-from rwp.training.state import RunState
+
+
+def selection_keys(spec: TrainSpec) -> dict[str, str]:
+    """The measurement that chooses each checkpoint; the test split's only where it is measured."""
+    accuracy = "clean_accuracy" if spec.monitor is None else "robust_accuracy"
+    keys = {"best": f"{spec.selection}_{accuracy}"}
+    return keys | ({"best_on_test": f"test_{accuracy}"} if spec.test_curve else {})
+
+
+def improved(training: Training, row: Row) -> list[str]:
+    """The checkpoints for which this epoch's network is the best so far; they are noted."""
+    chosen = training.progress.chosen
+    names = [
+        name
+        for name, key in selection_keys(training.spec).items()
+        if name not in chosen or row[key] > chosen[name][key]
+    ]
+    chosen |= dict.fromkeys(names, row)
+    return names
 
 
 def kept_after(spec: TrainSpec, row: Row) -> list[str]:

@@ -1,20 +1,22 @@
-"""The resume state of a training: where a killed job goes on, bit for bit on a CPU.
+"""How a training is stopped, saved and gone on with, bit for bit on a CPU.
 
-It lies outside the declared outputs, in a folder named after the run and its fingerprint: the
-workflow engine deletes the declared outputs of a failed job, and another configuration of the
-same run must not resume from it.
+SIGTERM and Ctrl-C ask it to stop after a step. Its state lies outside the declared outputs, in a
+folder named after the run and its fingerprint: the workflow engine deletes the declared outputs of
+a failed job, and another configuration of the same run must not resume from it.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import shutil
+import signal
+import threading
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -22,8 +24,11 @@ from filelock import FileLock, Timeout
 
 from rwp.core.group import ALONE, Group
 from rwp.errors import UserError
-from rwp.files import atomic_write, write_text
-from rwp.training.recorder import Row
+from rwp.files import atomic_write
+from rwp.progress import Progress
+from rwp.training.guards import Stopped, fault_of
+from rwp.training.history import Recorder, Row
+from rwp.training.loop import Training
 
 FORMAT = "rwp.state/1"
 log = logging.getLogger("rwp.training")
@@ -121,11 +126,6 @@ class RunState:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def write_history(path: Path, rows: list[Row]) -> None:
-    """Write the history in one move; what is not finite becomes null."""
-    write_text(path, "".join(_line(row) for row in rows))
-
-
 def _read(path: Path, device: torch.device) -> dict[str, Any] | None:
     try:
         with zipfile.ZipFile(path) as archive:  # torch writes checksums and does not look at them
@@ -138,9 +138,80 @@ def _read(path: Path, device: torch.device) -> dict[str, Any] | None:
     return content if usable else None
 
 
-def _line(row: Row) -> str:
-    finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in row.items()
-    }
-    return json.dumps(finite, allow_nan=False) + "\n"
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """SIGTERM (Slurm, Snakemake) and Ctrl-C ask the loop to stop at the next step."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+CHECKPOINT_SECONDS = 300  # an epoch of a Wide ResNet takes longer than anyone likes to lose
+LOOK_SECONDS = 10  # how often the running loss is looked at within an epoch
+_GO_ON, _SAVE, _STOP, _GIVE_UP = range(4)
+
+
+class Interrupted(Exception):  # noqa: N818 (asked to stop, not an error)
+    """The training was asked to stop and has saved where it is."""
+
+
+class Watch:
+    """Looks at a training after each step."""
+
+    def __init__(
+        self,
+        training: Training,
+        state: RunState,
+        history: list[Row],
+        recorder: Recorder,
+        stop: threading.Event,
+    ) -> None:
+        self.training, self.state, self.history = training, state, history
+        self.recorder, self.stop = recorder, stop
+        self.saved_at = self.looked_at = time.monotonic()
+
+    def save(self) -> None:
+        """Make this the place to go on from."""
+        run_id = self.recorder.run_id
+        content = {"history": self.history, "mlflow_run_id": run_id}
+        self.state.save({**self.training.state(), **content})
+        self.saved_at = time.monotonic()
+
+    def after_step(self, progress: Progress) -> None:
+        """Save, leave or give up if it is time to."""
+        training, now, fault = self.training, time.monotonic(), None
+        at = training.progress
+        progress.step(at.step)
+        due = now - self.saved_at > CHECKPOINT_SECONDS
+        wish = _STOP if self.stop.is_set() else _SAVE if due else _GO_ON
+        if wish != _GO_ON or now - self.looked_at > LOOK_SECONDS:
+            self.looked_at, fault = now, fault_of(training.tally.loss(), training.model)
+        # All processes do the same after the same step, whichever was the first to want it.
+        wish = training.group.largest(_GIVE_UP if fault else wish)
+        if wish == _GIVE_UP:
+            fault = fault or "another process's loss is not finite"
+            raise Stopped("diverged", f"{fault} in epoch {at.epoch}, by step {at.step}")
+        if wish != _GO_ON:
+            self.save()
+        if wish == _STOP:
+            raise Interrupted
+
+    def while_measuring(self) -> None:
+        """Leave if asked to; several processes have no moment in common between the batches."""
+        training = self.training
+        if self.stop.is_set() and training.group.size == 1:
+            if fault := fault_of(training.tally.loss(), training.model):
+                raise Stopped("diverged", f"{fault} in epoch {training.progress.epoch}")
+            self.save()
+            raise Interrupted

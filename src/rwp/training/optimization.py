@@ -1,0 +1,124 @@
+"""The optimizer, its learning rates, the average of the weights, and compiled passes."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from rwp.training.spec import Compilation, OptimizationSpec, TrainSpec
+
+
+def optimizer_of(spec: TrainSpec, model: nn.Module) -> torch.optim.SGD:
+    """SGD on all parameters; weight decay counts for all of them, as published."""
+    settings = spec.optimization
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def learning_rate(spec: OptimizationSpec, *, epoch: int, step: int, num_steps: int) -> float:
+    """The learning rate of one optimizer step.
+
+    `piecewise_by_step` (the AT family): time is `epoch + (step + 1) / num_steps`, so a drop at
+    100 falls on the last batch of epoch 99. `piecewise_by_epoch` (TRADES): time is `epoch + 1`.
+    `cosine_by_epoch` (RST): half a cosine over the epochs, from the full rate at epoch 0.
+    """
+    if spec.schedule == "constant":
+        return spec.learning_rate
+    if spec.schedule == "cosine_by_epoch":
+        return spec.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / spec.epochs))
+    by_step = spec.schedule == "piecewise_by_step"
+    time = epoch + (step + 1) / num_steps if by_step else epoch + 1
+    drops = sum(time >= milestone for milestone in spec.decay_epochs)
+    return spec.learning_rate * spec.decay_factor**drops
+
+
+class MovingAverage:
+    """Weights and running statistics, averaged; the first update copies them.
+
+    To the bit what `torch.optim.swa_utils.AveragedModel` computes with buffers included. That one
+    counts its updates in a tensor, which it copies to the device in each of them and waits.
+
+    Attributes:
+        module: the averaged network.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        """Average `model`; `decay` is the share of the average that an update keeps."""
+        self.module = deepcopy(model)
+        self.decay, self.updates = decay, 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the network as it is after a step."""
+        averaged, new = _tensors(self.module), _tensors(model)
+        if self.updates == 0:
+            torch._foreach_copy_(averaged, new)
+        else:
+            pairs = list(zip(averaged, new, strict=True))
+            floating = [pair for pair in pairs if pair[0].is_floating_point()]
+            ours, theirs = [pair[0] for pair in floating], [pair[1] for pair in floating]
+            torch._foreach_lerp_(ours, theirs, 1 - self.decay)
+            for mean, value in pairs:
+                if not mean.is_floating_point():  # batches counted: rounded down, as torch does
+                    mean.copy_(mean * self.decay + value * (1 - self.decay))
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"module": self.module.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self.module.load_state_dict(state["module"])
+        self.updates = state["updates"]
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*(parameter.detach() for parameter in model.parameters()), *model.buffers()]
+
+
+# A network is compiled once for each mode of its layers, momentum of their statistics, kind of
+# gradient and size of batch that a training runs it with: up to some twenty, where the library
+# gives up at eight. Going back to an earlier one costs nothing.
+_VARIANTS = 64
+
+
+def compiled(model: nn.Module, how: Compilation) -> nn.Module:
+    """The model, to be called through a compiled forward and backward pass; it shares all weights.
+
+    "default" fuses operations. "graphs" also records what a pass launches as one CUDA graph and
+    plays it back: a pass of a small network is bound by launching. Random draws, projections and
+    the optimizer stay outside of it. On a CPU the two are the same.
+    """
+    if how == "off":
+        return model
+    from torch._dynamo import config  # takes a second, so only where it is wanted
+
+    config.recompile_limit = _VARIANTS
+    if how == "default":
+        return cast(nn.Module, torch.compile(model, dynamic=False))
+    return _OwnOutputs(cast(nn.Module, torch.compile(model, dynamic=False, mode="reduce-overhead")))
+
+
+class _OwnOutputs(nn.Module):
+    """Copies logits out of the graph's memory, which the next pass overwrites.
+
+    The attack of TRADES, for one, compares all its passes with the logits of the first.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.training = network.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.network(images)).clone()
