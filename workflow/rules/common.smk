@@ -11,7 +11,7 @@ from rwp.errors import UserError
 from rwp.files import SETTINGS_FILE
 from rwp.pipeline.dvc import left_in_settings, own_files
 from rwp.pipeline.load import check_params, keep_settings, kept_settings, read_yaml
-from rwp.pipeline.resolve import attack_names
+from rwp.pipeline.resolve import attack_names, kept_starts
 from rwp.pipeline.steps import Steps, below, training_outputs
 from rwp.training.spec import suite_directory
 

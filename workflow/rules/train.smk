@@ -1,17 +1,26 @@
 # One training per recipe, data set, threat model, network and seed. A run that keeps checkpoints
 # for a figure has more files, so a rule of its own; Snakemake prefers it for having no wildcards.
 def training_rules():
-    """(name, folder, outputs): a rule for all runs of a suite, and one for each that keeps more."""
+    """(name, folder, outputs, recipes): a rule for all runs of a suite, one for each recipe that
+    others start from, and one for each run that keeps networks for a figure.
+    """
     for name, suite in PARAMS.suites.items():
-        yield f"train_{name}", run_of(name), training_outputs(suite, run_of(name))
+        starts = {r: epochs for r in suite.recipes if (epochs := kept_starts(suite, r))}
+        plain = [recipe for recipe in suite.recipes if recipe not in starts]
+        yield f"train_{name}", run_of(name), training_outputs(suite, run_of(name)), plain
+        for recipe, epochs in starts.items():
+            folder = run_of(name).replace("{recipe}", recipe)
+            kept = [f"{folder}/checkpoints/start{epoch}.pt" for epoch in epochs]
+            outputs = [*training_outputs(suite, folder), *kept]
+            yield f"train_{name}_start_{recipe}", folder, outputs, plain
         figures = [figure for owner, figure in landscapes() if owner == name]
         runs = [STEPS.landscape(name, figure).settings.key for figure in figures]
         for number, key in enumerate(dict.fromkeys(runs)):
             step = STEPS.train(key)
-            yield f"train_{name}_kept{number}", str(key.directory), step.outputs
+            yield f"train_{name}_kept{number}", str(key.directory), step.outputs, plain
 
 
-for name, folder, outputs in training_rules():
+for name, folder, outputs, recipes in training_rules():
 
     rule:
         name:
@@ -24,6 +33,8 @@ for name, folder, outputs in training_rules():
             f"logs/train/{folder}.log",
         benchmark:
             f"logs/benchmarks/train/{folder}.tsv"
+        wildcard_constraints:
+            recipe=either(recipes),
         conda:
             "../envs/rwp.yaml"
         threads: 1  # set in the job as OMP_NUM_THREADS: the bits are the same for all --cores

@@ -283,6 +283,7 @@ def _check_results(params: Params, suite: Suite, where: str) -> None:
                 raise UserError(f"{at}.vary.{setting}: expected values, got none; add one")
     for name, recipe in suite.recipes.items():
         at = f"{where}.recipes.{name}"
+        _check_start(at, suite, name, recipe)
         _check_change(at, suite, recipe)
         _check_mask(suite, at, recipe)
     for name, figure in suite.figures.items():
@@ -334,6 +335,28 @@ def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
                 f"{where}: expected {name} once, got it in the recipe and in its change;"
                 f" remove one of them"
             )
+
+
+def _check_start(where: str, suite: Suite, name: str, recipe: RecipeEntry) -> None:
+    """The recipes that one starts from are there, and the first of them starts at random weights.
+
+    Raises:
+        UserError: one is unknown, or they go in a circle; an epoch of nothing.
+    """
+    if recipe.change.start_epoch is not None and not (recipe.start and recipe.start.recipe):
+        raise UserError(
+            f"{where}.change.start_epoch: expected a recipe to start from, got none; add start"
+        )
+    seen, current = [name], recipe
+    while current.start is not None and current.start.recipe is not None:
+        parent = current.start.recipe
+        current = choose(suite.recipes, parent, "recipe", f"{where}.start.recipe")
+        if parent in seen:
+            raise UserError(
+                f"{where}.start.recipe: expected another recipe, got a circle "
+                f"({' from '.join([*seen, parent])}); let one of them start at random weights"
+            )
+        seen.append(parent)
 
 
 def _check_mask(suite: Suite, where: str, recipe: RecipeEntry) -> None:

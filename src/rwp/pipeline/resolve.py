@@ -13,6 +13,7 @@ from rwp.pipeline.settings import (
     LandscapeFigure,
     Params,
     PerturbationEntry,
+    RecipeEntry,
     Setting,
     Suite,
     TrainingEntry,
@@ -27,6 +28,7 @@ from rwp.training.spec import (
     OptimizationSpec,
     PerturbationSpec,
     RunKey,
+    StartSpec,
     ThreatSpec,
     TrainSpec,
     UnlabeledMix,
@@ -189,7 +191,60 @@ def train_spec(params: Params, key: RunKey) -> TrainSpec:
         remove_below=recipe.change.remove_below,
         average_decay=recipe.average_decay or recipe.change.average_decay,
         keep_epochs=kept_epochs(suite, key),
+        keep_losses=suite.keep_losses,
+        start=start_spec(params, key),
+        keep_starts=kept_starts(suite, key.recipe),
     )
+
+
+def start_spec(params: Params, key: RunKey) -> StartSpec | None:
+    """Where the training of a run begins, checked as far as settings tell.
+
+    Raises:
+        UserError: the parent is measured in another way, or has not so many epochs before the end.
+    """
+    suite = params.suites[key.suite]
+    recipe = suite.recipes[key.recipe]
+    if recipe.start is None:
+        return None
+    epoch = started_after(recipe)
+    start = StartSpec(recipe=recipe.start.recipe, epoch=epoch or 0, file=recipe.start.file)
+    parent, at = start.parent(key), f"params.yaml: suites.{key.suite}.recipes.{key.recipe}.start"
+    if parent is None or epoch is None:
+        return start
+    if is_natural(suite, parent.recipe) != is_natural(suite, key.recipe):
+        raise UserError(
+            f"{at}: expected a recipe that is measured as {key.recipe} is, got {parent.recipe}, "
+            "and one of the two trains without an attack; start from another, or from a file"
+        )
+    spec = train_spec(params, parent)
+    own = Lookup(key.suite, key.dataset, key.threat, key.network, recipe.objective)
+    entry = training_entry(suite, key)
+    last = min(spec.optimization.epochs, own(entry.epochs, "training.epochs") - 1)
+    if not spec.first_epoch < epoch <= last:
+        raise UserError(
+            f"{at}: expected an epoch from {spec.first_epoch + 1} to {last}, which {parent.recipe} "
+            f"reaches and {key.recipe} does not end with, got {epoch}; name one of these"
+        )
+    if spec.normalize != own(entry.normalize, "training.normalize"):
+        raise UserError(
+            f"{at}: expected a recipe with the network of {key.recipe}, got {parent.recipe}, where "
+            f"normalize is {str(spec.normalize).lower()}; set it alike for both objectives"
+        )
+    return start
+
+
+def started_after(recipe: RecipeEntry) -> int | None:
+    """Epochs of the other recipe that a recipe starts from, if it does."""
+    if recipe.start is None or recipe.start.recipe is None:
+        return None
+    return recipe.change.start_epoch or recipe.start.epoch
+
+
+def kept_starts(suite: Suite, recipe: str) -> tuple[int, ...]:
+    """The epochs after which trainings of a recipe keep their state, as others start from it."""
+    children = (r for r in suite.recipes.values() if r.start and r.start.recipe == recipe)
+    return tuple(sorted({epoch for child in children if (epoch := started_after(child))}))
 
 
 def training_entry(suite: Suite, key: RunKey) -> TrainingEntry:
@@ -404,7 +459,7 @@ def declared(params: Params, key: RunKey) -> RunKey:
 def _settings(spec: TrainSpec) -> TrainSpec:
     perturbation = spec.perturbation and spec.perturbation.replace(name="any")
     key = spec.key.replace(recipe="any")
-    return spec.replace(key=key, keep_epochs=(), perturbation=perturbation)
+    return spec.replace(key=key, keep_epochs=(), keep_starts=(), perturbation=perturbation)
 
 
 def _checked(attack: AttackSpec, where: str) -> AttackSpec:

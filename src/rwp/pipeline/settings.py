@@ -391,6 +391,7 @@ class Change(_ChangeOfTraining):
     beta: Amount | None = None  # of TRADES and MART
     label_smoothing: Share | None = None
     average_decay: Share | None = None  # of the moving average of the weights
+    start_epoch: PositiveInt | None = None  # of the recipe that this one starts from
 
     @model_validator(mode="after")
     def _range(self) -> Change:
@@ -477,11 +478,32 @@ class PerturbationEntry(Frozen):
         return self
 
 
+class StartEntry(Frozen):
+    """Where trainings of a recipe begin: at another recipe's after some epochs, or at a file."""
+
+    recipe: Name | None = None
+    epoch: PositiveInt | None = None  # epochs that the other recipe has done
+    file: str | None = None  # weights; relative to the project
+
+    @model_validator(mode="after")
+    def _one(self) -> StartEntry:
+        if (self.recipe is None) == (self.file is None):
+            got = "none" if self.file is None else "both"
+            raise ValueError(f"expected a recipe (with an epoch) or a file, got {got}; name one")
+        if (self.recipe is None) != (self.epoch is None):
+            raise ValueError(
+                f"expected an epoch with a recipe and with nothing else, got recipe {self.recipe} "
+                f"with epoch {self.epoch}; name both, or a file alone"
+            )
+        return self
+
+
 class RecipeEntry(Frozen):
     """A defense: an objective and a weight perturbation (none if not given)."""
 
     objective: Name
     perturbation: Name | None = None
+    start: StartEntry | None = None  # none: at random weights
     change: Change = Change()
     average_decay: Share | None = None  # the moving average of the weights is what is measured
     attack_num_steps: PositiveInt | None = None  # none: that of the training
@@ -586,6 +608,7 @@ class Suite(Frozen):
     held_out_fraction: Share
     test_curve: bool  # measure the test split each epoch (never used to choose, if held_out)
     monitor_num_steps: PositiveInt  # PGD steps of the per-epoch measurement
+    keep_losses: bool = False  # losses.npz of each run: of every training image, every epoch
     threat_models: dict[Name, ThreatModelEntry]
     network: By[Name]
     training: TrainingEntry

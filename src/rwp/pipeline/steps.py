@@ -25,7 +25,7 @@ from rwp.evaluation.spec import (
     LandscapeSpec,
     record_fingerprint,
 )
-from rwp.files import read_object
+from rwp.files import read_object, sha256_file
 from rwp.pipeline.code import HERE, Code, read_ledger
 from rwp.pipeline.resolve import (
     attack_names,
@@ -50,6 +50,7 @@ from rwp.training.spec import (
     RunKey,
     TrainSpec,
     kept_checkpoint,
+    kept_start,
     suite_directory,
 )
 
@@ -122,12 +123,19 @@ class Step:
 
     @cached_property
     def content(self) -> str:
-        """A hash of the user's own images that it reads; empty for all other steps.
+        """A hash of the user's own images or weights that it reads; empty for all other steps.
 
-        Where they are not at hand, as in a clone that pulled the fetched data alone, what the
-        passport says of them.
+        Where they are not at hand, as in a clone that pulled results alone, what the passport or
+        the run says of them.
         """
         settings = self.settings
+        if isinstance(settings, TrainSpec) and settings.start and settings.start.file:
+            weights = Path(settings.start.file)
+            if weights.is_file():
+                return sha256_file(weights)
+            record = Path(self.record or "")
+            inputs = read_object(record).get("inputs", {}) if record.is_file() else {}
+            return str(inputs.get("start", ""))
         if not isinstance(settings, DatasetSpec | UnlabeledSpec) or settings.path is None:
             return ""
         found = content_of(settings.path)
@@ -220,8 +228,13 @@ class Steps:
             inputs[f"data/unlabeled/{source}.pt"] = self.fetch_unlabeled(source)
             labels = spec.unlabeled.labeling
             inputs[str(labels.path)] = self.label(labels)
+        if spec.start is not None and (parent := spec.start.parent(key)):
+            inputs[str(spec.start.path(key))] = self.train(parent)
+        elif spec.start is not None:
+            _check_weights(spec.start.file or "", key)
         folder, suite = str(key.directory), self.params.suites[key.suite]
         kept = [str(kept_checkpoint(key, epoch)) for epoch in spec.keep_epochs]
+        kept += [str(kept_start(key, epoch)) for epoch in spec.keep_starts]
         return Step(
             "train",
             key.name,
@@ -544,7 +557,17 @@ def training_outputs(suite: Suite, folder: str) -> tuple[str, ...]:
     """
     names = ["last.pt", "best.pt", "history.jsonl", "run.json"]
     more = ["best_on_test.pt"] if suite.test_curve else []
+    more += ["losses.npz"] if suite.keep_losses else []
     return tuple(f"{folder}/{name}" for name in (*names, *more))
+
+
+def _check_weights(file: str, key: RunKey) -> None:
+    """Weights that a training starts from lie there, or the training is done."""
+    if not Path(file).is_file() and not Path(str(key.directory), "run.json").is_file():
+        raise UserError(
+            f"{file}: expected the weights that {key.name} starts from, found no file; put them "
+            "there, or change the recipe's start"
+        )
 
 
 def below(steps: Iterable[Step]) -> list[Step]:

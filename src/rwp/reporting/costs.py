@@ -34,6 +34,8 @@ _SOURCES = {
 }
 _DIGITS = 1797  # both splits; the test share is a setting
 
+BYTES_PER_LOOK = 6  # per image and epoch: two losses of 16 bits, two answers of a byte
+
 # Forward passes of one outer loss: TRADES and MART look at the clean images, too.
 _OUTER_PASSES = {"natural": 1, "at": 1, "trades": 2, "mart": 2}
 
@@ -106,9 +108,10 @@ def training_passes(spec: TrainSpec, *, num_train: int) -> Passes:
     attack_steps = (spec.attack.num_steps or 0) if spec.attack else 0
     outer = _OUTER_PASSES[spec.objective.loss]
     plain = Passes(attack_steps + outer, attack_steps, 1)
-    total = plain * epochs
+    total = plain * (epochs - spec.first_epoch)
     if perturbation is not None:
-        steps = perturbation.num_weight_steps * max(0, epochs - perturbation.warmup_epochs)
+        first = max(perturbation.warmup_epochs, spec.first_epoch)
+        steps = perturbation.num_weight_steps * max(0, epochs - first)
         total += Passes(outer * steps, 0, steps)
     return total * steps_per_epoch(spec, num_train=num_train)
 
@@ -132,7 +135,15 @@ def training_cost(spec: TrainSpec, size: DataSize) -> Passes:
     measured = round(size.num_train * spec.held_out_fraction)
     measured += size.num_test if spec.needs_test else 0
     each = Passes(1) if spec.monitor is None else _attacked(spec.monitor)
-    return cost + each * (measured * spec.optimization.epochs)
+    epochs = spec.optimization.epochs - spec.first_epoch
+    looks = 2 * epoch_images(spec, size.num_train) * epochs if spec.keep_losses else 0
+    return cost + each * (measured * epochs) + Passes(looks)
+
+
+def losses_bytes(spec: TrainSpec, size: DataSize) -> int:
+    """Of a run's losses.npz before it is compressed; 0 where it keeps none."""
+    images = size.num_train - round(size.num_train * spec.held_out_fraction)
+    return images * spec.optimization.epochs * BYTES_PER_LOOK if spec.keep_losses else 0
 
 
 def counted_cost(spec: TrainSpec, counted: dict[str, int], size: DataSize) -> Passes:
@@ -430,6 +441,7 @@ class Job:
     passes: Passes | None  # of single images
     hours: float | None
     place: str  # network and image size that a rate has to be of
+    kept_bytes: int = 0  # of losses.npz, at most
 
 
 def plan_jobs(
@@ -488,7 +500,9 @@ def _job(result: Result, root: Path, rates: Rates) -> Job:
         seconds = rate.seconds(passes)
     elif rate is not None and rate.autoattack is not None:
         seconds = rate.autoattack * _num_images(spec, size)
-    return Job(result, state, passes, None if seconds is None else seconds / 3600, place)
+    hours = None if seconds is None else seconds / 3600
+    kept = losses_bytes(spec, size) if isinstance(spec, TrainSpec) else 0
+    return Job(result, state, passes, hours, place, kept)
 
 
 def _num_images(spec: TrainSpec | EvaluationSpec | LandscapeSpec, size: DataSize) -> int:
@@ -536,6 +550,12 @@ def plan_lines(jobs: Sequence[Job], *, device: str | None, origin: str) -> Itera
     todo = [job for job in jobs if job.state != "done"]
     if any(job.result.attack and job.passes is None for job in todo):
         yield "AutoAttack's passes depend on the network and are not counted."
+    keeping = [job.kept_bytes for job in todo if job.kept_bytes]
+    if keeping:
+        yield (
+            f"losses.npz: {sum(keeping) / 1e6:,.1f} MB at most in {len(keeping)} trainings, which "
+            "keep every image's losses."
+        )
     unknown = {job.place for job in todo if job.place.endswith("fetched")}
     for place in sorted(unknown):
         yield f"The number of images is not known of {place}: its passes are left out."

@@ -22,16 +22,21 @@ Indices = tuple[Tensor, Tensor | None]  # labeled and pseudo-labeled images of o
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (batch, channels, height, width) as bytes, labels, and weights if they differ."""
+    """Images (batch, channels, height, width) as bytes, labels, and weights if they differ.
+
+    `places` are those of the images among all that are trained on, the labeled ones first.
+    """
 
     images: Tensor
     labels: Tensor
     weights: Tensor | None
+    places: Tensor
 
     def part(self, images: Tensor, group: Group) -> Batch:
         """This process's share of the batch, with other images in the place of its own."""
         weights = None if self.weights is None else group.part(self.weights)
-        return Batch(group.part(images), group.part(self.labels), weights)
+        places = group.part(self.places)
+        return Batch(group.part(images), group.part(self.labels), weights, places)
 
 
 def attack_start(
@@ -79,9 +84,12 @@ class Batches:
         pseudo_labeled: ImageSet | None,
         *,
         device: torch.device,
+        kept: Tensor | None = None,
     ) -> None:
+        """Put all images on the device; `kept` says which of the fetched ones the labeled are."""
         self.spec, self.mix, self.device = spec, spec.unlabeled, device
         self.num_labeled = len(labeled)
+        self.kept = torch.arange(self.num_labeled) if kept is None else kept
         parts = [labeled] if pseudo_labeled is None else [labeled, pseudo_labeled]
         for part in parts:
             check_labels(part, num_classes=labeled.num_classes, name=spec.key.name)
@@ -125,4 +133,4 @@ class Batches:
                 weights[len(labeled) :] = self.mix.weight
         index = send(index, self.device)
         # On a CPU, index_select copies bytes many times as fast as indexing.
-        return Batch(self.images.index_select(0, index), self.labels[index], weights)
+        return Batch(self.images.index_select(0, index), self.labels[index], weights, index)

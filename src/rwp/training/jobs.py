@@ -21,12 +21,14 @@ from rwp.training.batches import Batches, check_labels
 from rwp.training.checkpoint import new_network, save_network
 from rwp.training.guards import Stopped, check_epoch, fault_of
 from rwp.training.history import Recorder, Row, SilentRecorder, write_history
+from rwp.training.image_losses import NAME as LOSSES
 from rwp.training.loop import Training
 from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.resume import Interrupted, RunState, Watch, stop_signals
 from rwp.training.run_record import RunFiles, input_hashes, run_record
 from rwp.training.selection import improved, kept_after, write_networks
 from rwp.training.spec import TrainSpec
+from rwp.training.start import begin, keep_start
 
 
 def train_run(
@@ -66,13 +68,17 @@ def train_run(
     check_place(files.folder)  # before days of training, not after them
     with state.locked(), stop_signals() as stop:
         training, network = prepare(spec, inputs, torch.device(device), group)
-        history = _resume(training, state, recorder)
+        history = _resume(training, state, recorder, network, inputs)
         try:
             status, reason = _run(training, state, network, history, recorder, stop)
             if not group.leads:
                 return files.folder
             write_networks(training, state, files, network=network)
             write_history(files.history, history)
+            if training.losses is not None:
+                batches = training.batches
+                labels = batches.labels[: batches.num_labeled]
+                training.losses.write(files.folder / LOSSES, places=batches.kept, labels=labels)
             recorder.finish(status, {"run": str(files.folder)})
             outcome = {"status": status, "reason": reason, "fingerprint": fingerprint}
             record = run_record(training, history, outcome, input_hashes(inputs), recorder.run_id)
@@ -99,6 +105,13 @@ def input_paths(spec: TrainSpec, root: Path) -> dict[str, Path]:
     for role, path in paths.items():
         if not path.exists():
             raise UserError(f"{path}: expected the {role} images, found none; build it first")
+    if spec.start is not None:
+        paths["start"] = root / spec.start.path(spec.key)
+        if not paths["start"].exists():
+            raise UserError(
+                f"{paths['start']}: expected what {spec.key.name} starts from, found no file; "
+                f"{'train the parent first' if spec.start.recipe else 'put the weights there'}"
+            )
     return paths
 
 
@@ -110,6 +123,7 @@ def prepare(
     labeled = ImageSet.load(inputs["train"])
     mean, std = _normalization(spec, labeled)
     splits: dict[str, ImageSet] = {}
+    kept = None
     if spec.held_out_fraction:
         kept, taken = held_out_split(
             labeled.labels, fraction=spec.held_out_fraction, seed=HELD_OUT_SEED
@@ -134,7 +148,7 @@ def prepare(
         model = model.to(memory_format=torch.channels_last)
     if spec.optimization.batch_statistics == "batch":
         model = normalize_together(model, group)
-    batches = Batches(spec, labeled, pseudo, device=device)
+    batches = Batches(spec, labeled, pseudo, device=device, kept=kept)
     check_group(spec, batches, group)
     return Training(spec, model, batches, splits, device=device, group=group), network
 
@@ -180,7 +194,13 @@ def _normalization(
     return list(spec.data.mean), list(spec.data.std)
 
 
-def _resume(training: Training, state: RunState, recorder: Recorder) -> list[Row]:
+def _resume(
+    training: Training,
+    state: RunState,
+    recorder: Recorder,
+    network: dict[str, Any],
+    inputs: dict[str, Path],
+) -> list[Row]:
     saved = state.load(training.device)
     run_id = None
     history: list[Row] = []
@@ -188,7 +208,12 @@ def _resume(training: Training, state: RunState, recorder: Recorder) -> list[Row
         run_id = saved.pop("mlflow_run_id")
         history = saved.pop("history")
         training.load_state(saved)
+    elif "start" in inputs:
+        history = begin(training, state, network, inputs["start"])
     recorder.start(run_id)
+    if saved is None:
+        for row in history:  # the parent's
+            recorder.epoch(row)
     return history
 
 
@@ -202,7 +227,7 @@ def _run(
 ) -> tuple[str, str | None]:
     """Train to the end; "finished", or the guards' verdict and its reason."""
     watch = Watch(training, state, history, recorder, stop)
-    if not history:
+    if len(history) == training.spec.first_epoch:
         watch.save()  # something to go back to, should the first epoch diverge
     spec, leads = training.spec, training.group.leads
     epochs = spec.optimization.epochs
@@ -219,6 +244,7 @@ def _run(
                 for name in chosen if leads else ():
                     target = state.network(name, row)
                     save_network(target, training.measured, network=network, epoch=row["epoch"])
+                keep_start(training, state, history, network)
                 if leads:
                     write_history(state.history_file, history)
                 watch.save()

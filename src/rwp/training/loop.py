@@ -32,6 +32,7 @@ from rwp.errors import UserError
 from rwp.rng import generator_for
 from rwp.training.batches import Batch, Batches, Indices, attack_start
 from rwp.training.history import Row, Tally
+from rwp.training.image_losses import ImageLosses
 from rwp.training.measure import measure
 from rwp.training.optimization import MovingAverage, compiled, learning_rate, optimizer_of
 from rwp.training.recipe import climbed_of, objective_of, weight_perturbation_of
@@ -73,6 +74,8 @@ class Training:
         self.tally = Tally(device, group)
         decay = spec.average_decay
         self.average = None if decay is None else MovingAverage(model, decay=decay)
+        keeps = spec.keep_losses
+        self.losses = ImageLosses(batches.num_labeled, device, group) if keeps else None
         how = spec.optimization.compile
         self.runner = compiled(model, how)
         self.measured_runner = self.runner
@@ -136,6 +139,9 @@ class Training:
             images = images_of(images, self.device)
             batch = whole.part(images, self.group)
         adversarial = self._attack(batch, images)
+        if self.losses is not None:
+            look = (batch.images, adversarial, batch.labels, batch.places)
+            self.losses.look(self.runner, self.model, *look)
 
         def losses() -> ExampleLosses:
             return self.objective.losses(self.runner, batch.images, adversarial, batch.labels)
@@ -237,6 +243,8 @@ class Training:
                 row |= self._measure(name, after_batch)
         row |= self.progress.work.row(num_images, self.device)
         self.progress.next_epoch()
+        if self.losses is not None:
+            self.losses.finish_epoch()
         self.tally = Tally(self.device, self.group)
         return row
 
@@ -264,6 +272,7 @@ class Training:
             "progress": self.progress.state(),
             "tally": self.tally.state(),
             "average": None if self.average is None else self.average.state_dict(),
+            "losses": None if self.losses is None else self.losses.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -274,6 +283,8 @@ class Training:
         self.tally.load(state["tally"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.losses is not None:
+            self.losses.load(state["losses"])
 
 
 def _weighted_mean(losses: Tensor, *weights: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ from rwp.training.history import Row
 from rwp.training.loop import Training
 from rwp.training.resume import RunState
 from rwp.training.run_record import RunFiles, copy_file
-from rwp.training.spec import TrainSpec, kept_checkpoint
+from rwp.training.spec import TrainSpec, kept_checkpoint, kept_start
 
 
 def selection_keys(spec: TrainSpec) -> dict[str, str]:
@@ -54,5 +54,10 @@ def write_networks(
         targets[path.stem] = files.folder / path.relative_to(spec.key.directory)
         if epoch <= progress.epoch:
             sources[path.stem] = state.network(path.stem, {"epoch": epoch - 1})
+    for epoch in spec.keep_starts:
+        path = kept_start(spec.key, epoch)
+        targets[path.stem] = files.folder / path.relative_to(spec.key.directory)
+        if epoch <= progress.epoch:
+            sources[path.stem] = state.folder / path.name
     for name, target in targets.items():
         copy_file(sources.get(name, files.last), target)

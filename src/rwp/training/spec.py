@@ -80,6 +80,11 @@ def kept_checkpoint(key: RunKey, epoch: int) -> PurePosixPath:
     return key.directory / "checkpoints" / f"epoch{epoch}.pt"
 
 
+def kept_start(key: RunKey, epoch: int) -> PurePosixPath:
+    """Where a run keeps its whole state after so many epochs, for others to start from."""
+    return key.directory / "checkpoints" / f"start{epoch}.pt"
+
+
 @dataclass(frozen=True, kw_only=True)
 class PreActResNetSpec(Spec):
     """PreAct ResNet (He et al., 2016): stages of basic blocks, width doubling with each stage."""
@@ -250,6 +255,32 @@ class UnlabeledMix(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartSpec(Spec):
+    """Where a training begins: at a run of another recipe after some epochs, or at a file.
+
+    Attributes:
+        recipe: that run's; data, threat model, network and seed are those of the training itself.
+        epoch: epochs that it had done.
+        file: weights to begin with, relative to the project.
+    """
+
+    recipe: Name | None = None
+    epoch: Count = 0
+    file: str | None = None
+
+    def parent(self, key: RunKey) -> RunKey | None:
+        """The run that the training of `key` starts from."""
+        return None if self.recipe is None else key.replace(recipe=self.recipe)
+
+    def path(self, key: RunKey) -> PurePosixPath:
+        """The file that the training of `key` starts from, relative to the project."""
+        parent = self.parent(key)
+        if parent is None:
+            return PurePosixPath(self.file or "")
+        return kept_start(parent, self.epoch)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainSpec(Spec):
     """Everything that decides the bits of one training."""
 
@@ -271,6 +302,14 @@ class TrainSpec(Spec):
     remove_below: Amount | None = None  # nats: examples of a smaller loss do not count
     average_decay: Share | None = None  # of the moving average of the weights that is measured
     keep_epochs: tuple[PositiveInt, ...] = ()  # checkpoints to keep, by epochs done
+    keep_losses: bool = False  # losses.npz: of every training image, every epoch
+    start: StartSpec | None = None  # none: at random weights
+    keep_starts: tuple[PositiveInt, ...] = ()  # states that others start from, by epochs done
+
+    @property
+    def first_epoch(self) -> int:
+        """Epochs that were done before, by the run that this one starts from."""
+        return 0 if self.start is None else self.start.epoch
 
     @property
     def needs_test(self) -> bool:

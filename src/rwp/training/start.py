@@ -1,0 +1,106 @@
+"""Where a training begins: at random weights, at another run's state, or at weights in a file.
+
+A parent leaves, after the epochs that other recipes start from, all that a training stands on:
+weights, optimizer, position, what was measured, and the networks chosen so far. Every random draw
+is a function of the seed, the epoch and the step, so a child of the same recipe goes on as if there
+had been no break; one of another recipe leaves the common trunk there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rwp.errors import UserError
+from rwp.files import atomic_write
+from rwp.training.checkpoint import load_weights, read_weights_file
+from rwp.training.history import Row
+from rwp.training.loop import Training
+from rwp.training.resume import RunState
+from rwp.training.spec import TrainSpec
+
+FORMAT = "rwp.start/1"
+_CHOSEN = "chosen_networks"
+
+
+def keep_start(
+    training: Training, state: RunState, history: list[Row], network: Mapping[str, Any]
+) -> None:
+    """Put this epoch's state aside, if other trainings start from it; all processes call this."""
+    done = training.progress.epoch
+    if done not in training.spec.keep_starts:
+        return
+    content = training.state()
+    if not training.group.leads:
+        return
+    chosen = {
+        name: read_weights_file(state.network(name, row))
+        for name, row in training.progress.chosen.items()
+    }
+    parts = {"network": dict(network), "history": history, _CHOSEN: chosen}
+    target = state.folder / f"start{done}.pt"
+    with atomic_write(target) as temporary, temporary.open("wb") as stream:
+        torch.save({"format": FORMAT, **content, **parts}, stream)
+
+
+def begin(training: Training, state: RunState, network: Mapping[str, Any], path: Path) -> list[Row]:
+    """Take over what the training starts from; the parent's history is its own up to there.
+
+    Raises:
+        UserError: the file is damaged, or does not fit the network, the classes or the images.
+    """
+    start = training.spec.start
+    if start is None or start.recipe is None:
+        load_weights(training.model, _weights_of(path), source=path)
+        if training.average is not None:
+            training.average.module.load_state_dict(training.model.state_dict())
+        return []
+    content = read_weights_file(path)
+    _check(content, training.spec, network, path)
+    history: list[Row] = content.pop("history")
+    _take_over(training, content)
+    if training.group.leads:
+        for name, chosen in content[_CHOSEN].items():
+            target = state.network(name, training.progress.chosen[name])
+            with atomic_write(target) as temporary, temporary.open("wb") as stream:
+                torch.save(chosen, stream)
+    return history
+
+
+def _take_over(training: Training, content: dict[str, Any]) -> None:
+    """The parent's state under this training's own settings."""
+    own = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in training.optimizer.param_groups
+    ]
+    if training.average is not None and content["average"] is None:
+        content["average"] = training.average.state_dict()  # it begins here
+    if training.losses is not None and content["losses"] is None:
+        content["losses"] = training.losses.state()
+    training.load_state(content)
+    for group, settings in zip(training.optimizer.param_groups, own, strict=True):
+        group.update(settings)
+
+
+def _check(content: Any, spec: TrainSpec, network: Mapping[str, Any], path: Path) -> None:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: expected the state of a training to start from ({FORMAT}), got another kind "
+            "of file; did the parent stop early? its run.json says so"
+        )
+    theirs = content["network"]
+    for name in ("architecture", "num_classes", "in_channels", "mean", "std"):
+        if theirs[name] != network[name]:
+            raise UserError(
+                f"{path}: expected the network of {spec.key.name} ({name} {network[name]}), got "
+                f"{name} {theirs[name]}; start from a run of the same network and data"
+            )
+
+
+def _weights_of(path: Path) -> Mapping[str, torch.Tensor]:
+    """The weights in a checkpoint of this project, or of a file that holds a state_dict alone."""
+    content = read_weights_file(path)
+    return content.get("weights", content) if isinstance(content, dict) else content

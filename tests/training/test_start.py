@@ -1,0 +1,316 @@
+"""A training that starts from another's state, and what every image's losses were."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rwp.errors import UserError
+from rwp.pipeline.load import check_params
+from rwp.pipeline.resolve import run_key
+from rwp.pipeline.settings import Params
+from rwp.pipeline.steps import Steps
+from rwp.training.image_losses import read_losses
+from rwp.training.jobs import train_run
+from rwp.training.loop import Training
+from rwp.training.spec import TrainSpec
+from rwp.training.work import TIMINGS
+from tests.conftest import tiny_settings
+from tests.training.conftest import spec_of
+
+FINGERPRINT = "0123456789abcdef"
+PARENT = {"recipe": "at", "epoch": 1}
+RECIPES: dict[str, Any] = {
+    "at-on": {"objective": "at", "start": PARENT},
+    "at-on-rwp": {"objective": "at", "perturbation": "rwp", "start": PARENT},
+    "at-on-decay": {"objective": "at", "start": PARENT, "change": {"weight_decay": 0.05}},
+    "at-on-ema": {"objective": "at", "start": PARENT, "average_decay": 0.9},
+    "pretrained": {"objective": "at", "start": {"file": "weights.pt"}},
+}
+
+
+def branched(committed: dict[str, Any], **recipes: Any) -> Params:
+    content = tiny_settings(committed)
+    demo = content["suites"]["demo"]
+    demo["recipes"] |= RECIPES | recipes
+    demo |= {"keep_losses": True, "held_out_fraction": 0.6}
+    return check_params(content)
+
+
+def brief(spec: TrainSpec) -> TrainSpec:
+    return spec.replace(keep_epochs=())
+
+
+@pytest.fixture(scope="module")
+def trunk(
+    committed: dict[str, Any], shared_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Params, Path]:
+    """A project in which AT is trained to its end and has kept its state after an epoch."""
+    root = tmp_path_factory.mktemp("trunk")
+    (root / "data").symlink_to(shared_root / "data")
+    params = branched(committed)
+    spec = spec_of(params, "at")
+    assert spec.keep_starts == (1,)
+    train_run(brief(spec), root=root, fingerprint="parent")
+    return params, root
+
+
+def train(trunk: tuple[Params, Path], recipe: str, output: Path, **options: Any) -> Path:
+    params, root = trunk
+    spec = brief(spec_of(params, recipe))
+    return train_run(spec, root=root, fingerprint=FINGERPRINT, output=output, **options)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in lines]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["weights"]
+    return found
+
+
+def same(first: Path, second: Path) -> bool:
+    ours, theirs = weights(first), weights(second)
+    return all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_at_continued_as_at_is_at_without_a_break(
+    trunk: tuple[Params, Path], tmp_path: Path
+) -> None:
+    params, root = trunk
+    whole = root / spec_of(params, "at").key.directory
+    parts = train(trunk, "at-on", tmp_path)
+    for name in ("last", "best", "best_on_test"):
+        assert same(parts / f"{name}.pt", whole / f"{name}.pt"), name
+    assert rows(parts) == rows(whole)
+    assert len(rows(parts)) == 3
+    assert (parts / "losses.npz").read_bytes() == (whole / "losses.npz").read_bytes()
+    records = [json.loads((folder / "run.json").read_text()) for folder in (parts, whole)]
+    for name in ("best", "best_on_test", "passes"):
+        found = [{k: v for k, v in record[name].items() if k not in TIMINGS} for record in records]
+        assert found[0] == found[1], name
+
+
+def test_another_recipe_leaves_the_trunk_after_its_epoch(
+    trunk: tuple[Params, Path], tmp_path: Path
+) -> None:
+    params, root = trunk
+    whole = root / spec_of(params, "at").key.directory
+    for recipe in ("at-on-rwp", "at-on-decay"):
+        folder = train(trunk, recipe, tmp_path / recipe)
+        assert rows(folder)[:1] == rows(whole)[:1]
+        assert rows(folder)[1:] != rows(whole)[1:]
+    assert rows(tmp_path / "at-on-rwp")[1]["norm_ratio"] > 0
+    averaged = train(trunk, "at-on-ema", tmp_path / "ema")
+    losses = [row["train_loss"] for row in rows(averaged)]
+    assert losses == [row["train_loss"] for row in rows(whole)]  # its training is that of AT
+    assert not same(averaged / "last.pt", whole / "last.pt")
+
+
+def test_a_branch_that_is_killed_goes_on_to_the_bit(
+    trunk: tuple[Params, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(trunk, "at-on-rwp", tmp_path / "whole")
+    original, count = Training._step, iter(range(100))
+
+    def step(self: Training, indices: Any) -> None:
+        if next(count) == 9:
+            raise KeyboardInterrupt
+        original(self, indices)
+
+    monkeypatch.setattr(Training, "_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        train(trunk, "at-on-rwp", tmp_path / "parts")
+    monkeypatch.undo()
+    parts = train(trunk, "at-on-rwp", tmp_path / "parts")
+    assert rows(parts) == rows(whole)
+    assert same(parts / "last.pt", whole / "last.pt")
+    assert (parts / "losses.npz").read_bytes() == (whole / "losses.npz").read_bytes()
+
+
+def test_weights_from_a_file(trunk: tuple[Params, Path], tmp_path: Path) -> None:
+    """A checkpoint of this project or a state_dict; the training begins at epoch 0."""
+    params, root = trunk
+    last = root / spec_of(params, "at").key.directory / "last.pt"
+    (root / "weights.pt").write_bytes(last.read_bytes())
+    first = train(trunk, "pretrained", tmp_path / "a")
+    torch.save(weights(last), root / "weights.pt")
+    second = train(trunk, "pretrained", tmp_path / "b")
+    assert same(first / "last.pt", second / "last.pt")
+    assert rows(first)[0]["epoch"] == 0
+    assert len(rows(first)) == 3
+    fresh = rows(root / spec_of(params, "at").key.directory)[0]["train_loss"]
+    assert rows(first)[0]["train_loss"] < fresh  # it had learned before
+    torch.save({"linear.weight": torch.zeros(3)}, root / "weights.pt")
+    with pytest.raises(UserError, match=r"weights.pt: expected the weights of PreActResNet"):
+        train(trunk, "pretrained", tmp_path / "c")
+    (root / "weights.pt").unlink()
+    with pytest.raises(UserError, match=r"weights.pt: expected what .* starts from, found no file"):
+        train(trunk, "pretrained", tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_classes": 7}, r"expected the network of .* \(num_classes 10\), got num_classes 7"),
+        ({"mean": [0.1]}, r"\(mean \[0.305\]\), got mean \[0.1\]; start from a run of the same n"),
+        ({"architecture": {"family": "x"}}, r"got architecture \{'family': 'x'\}"),
+    ],
+)
+def test_a_parent_that_does_not_fit(
+    change: dict[str, Any], message: str, trunk: tuple[Params, Path], tmp_path: Path
+) -> None:
+    params, root = trunk
+    path = root / spec_of(params, "at").key.directory / "checkpoints" / "start1.pt"
+    kept = path.read_bytes()
+    content = torch.load(path, weights_only=True)
+    content["network"] |= change
+    torch.save(content, path)
+    try:
+        with pytest.raises(UserError, match=message):
+            train(trunk, "at-on", tmp_path)
+        torch.save({"format": "rwp.checkpoint/1"}, path)
+        with pytest.raises(UserError, match="expected the state of a training to start from"):
+            train(trunk, "at-on", tmp_path)
+    finally:
+        path.write_bytes(kept)
+
+
+def test_the_parent_is_part_of_the_fingerprint(committed: dict[str, Any]) -> None:
+    params = branched(committed)
+    place = {"dataset": "digits", "threat": "linf", "seed": 0}
+    step = Steps(params).train(run_key(params, "demo", recipe="at-on-rwp", **place))
+    path = "results/demo/runs/digits/linf/small/at/seed0/checkpoints/start1.pt"
+    assert path in step.inputs
+    assert step.inputs[path].kind == "train"
+    assert path in step.inputs[path].outputs
+    content = tiny_settings(committed)
+    content["suites"]["demo"]["recipes"] |= RECIPES
+    content["suites"]["demo"] |= {"keep_losses": True, "held_out_fraction": 0.6}
+    content["suites"]["demo"]["training"]["attack_num_steps"] = {"default": 2}
+    assert Steps(check_params(content)).train(step.settings.key).fingerprint == step.fingerprint
+    content["suites"]["demo"]["recipes"]["at"]["change"] = {"weight_decay": 0.1}
+    assert Steps(check_params(content)).train(step.settings.key).fingerprint != step.fingerprint
+
+
+def test_a_sweep_over_the_epoch_of_the_branch(committed: dict[str, Any]) -> None:
+    content = tiny_settings(committed)
+    demo = content["suites"]["demo"]
+    demo["recipes"] |= RECIPES
+    demo["sweeps"]["when"] = {"recipe": "at-on-rwp", "vary": {"start_epoch": [1, 2]}}
+    params = check_params(content)
+    assert spec_of(params, "at").keep_starts == (1, 2)
+    assert spec_of(params, "at-on-rwp-start_epoch-2").first_epoch == 2
+    again = spec_of(params, "at-on-rwp-start_epoch-1").canonical()
+    assert again.replace("-start_epoch-1", "") == spec_of(params, "at-on-rwp").canonical()
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown parent": (
+        {"recipe": "ta", "epoch": 1},
+        r"start\.recipe: expected a recipe .*'ta'",
+    ),
+    "a circle": (
+        {"recipe": "mine", "epoch": 1},
+        r"another recipe, got a circle \(mine from",
+    ),
+    "no epoch": ({"recipe": "at"}, "expected an epoch with a recipe and with nothing else, got"),
+    "nothing": ({}, r"expected a recipe \(with an epoch\) or a file, got none"),
+    "both": ({"recipe": "at", "epoch": 1, "file": "a.pt"}, "or a file, got both"),
+    "after the end": (
+        {"recipe": "at", "epoch": 3},
+        "expected an epoch from 1 to 2, which at",
+    ),
+    "before its own start": ({"recipe": "at-on", "epoch": 1}, "expected an epoch from 2 to 2"),
+    "another measure": ({"recipe": "natural", "epoch": 1}, "measured as mine is, got natural"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_one_line_before_anything_is_trained(name: str, committed: dict[str, Any]) -> None:
+    start, message = BAD[name]
+
+    def resolved() -> TrainSpec:
+        return spec_of(branched(committed, mine={"objective": "at", "start": start}), "mine")
+
+    with pytest.raises(UserError, match=message):
+        resolved()
+
+
+def test_weights_that_are_not_there_are_missed_while_planning(
+    committed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = branched(committed)
+    place = {"dataset": "digits", "threat": "linf", "seed": 0}
+    key = run_key(params, "demo", recipe="pretrained", **place)
+    with pytest.raises(UserError, match=r"weights.pt: expected the weights that .* found no file"):
+        Steps(params).train(key)
+    (tmp_path / "weights.pt").write_bytes(b"one")
+    one = Steps(params).train(key).fingerprint
+    (tmp_path / "weights.pt").write_bytes(b"two")
+    assert Steps(params).train(key).fingerprint != one
+
+
+def test_the_losses_of_every_image(trunk: tuple[Params, Path]) -> None:
+    params, root = trunk
+    folder = root / spec_of(params, "at").key.directory
+    found = read_losses(folder / "losses.npz")
+    num_images = len(found["image"])
+    assert num_images == 402  # of 1,005 images, three fifths held out
+    assert {name: (array.shape, str(array.dtype)) for name, array in found.items()} == {
+        "image": ((num_images,), "int32"),
+        "label": ((num_images,), "int16"),
+        "clean_loss": ((3, num_images), "float16"),
+        "adversarial_loss": ((3, num_images), "float16"),
+        "clean_correct": ((3, num_images), "bool"),
+        "adversarial_correct": ((3, num_images), "bool"),
+    }
+    train_set = torch.load(root / "data/digits/train.pt", weights_only=True)
+    labels = train_set["labels"][torch.from_numpy(found["image"]).long()]
+    assert found["label"].tolist() == labels.tolist()
+    assert len(set(found["image"].tolist())) == num_images
+    for epoch, row in enumerate(rows(folder)):
+        # AT takes its outer pass at w: what the history says of the epoch is the mean over images
+        loss = found["adversarial_loss"][epoch].astype(np.float64).mean()
+        assert loss == pytest.approx(row["train_loss"], rel=2e-3)
+        accuracy = found["adversarial_correct"][epoch].mean()
+        assert accuracy == pytest.approx(row["train_robust_accuracy"])
+        assert found["clean_loss"][epoch].mean() < found["adversarial_loss"][epoch].mean()
+
+
+def test_looking_changes_nothing_of_the_training(
+    trunk: tuple[Params, Path], tmp_path: Path
+) -> None:
+    params, root = trunk
+    spec = brief(spec_of(params, "at")).replace(keep_losses=False, keep_starts=())
+    folder = train_run(spec, root=root, fingerprint="without", output=tmp_path)
+    whole = root / spec.key.directory
+    assert same(folder / "last.pt", whole / "last.pt")
+    assert rows(folder) == rows(whole)
+    assert not (folder / "losses.npz").exists()
+    assert "keep_losses" not in spec.canonical()
+
+
+def test_an_image_that_no_step_had_is_nan(
+    trunk: tuple[Params, Path], shared_root: Path, tmp_path: Path
+) -> None:
+    """RST takes a part of the labeled images in an epoch, and others beside them."""
+    params, _ = trunk
+    spec = brief(spec_of(params, "rst"))
+    assert spec.unlabeled is not None
+    mix = spec.unlabeled.replace(epoch_size=256)
+    optimization = spec.optimization.replace(epochs=1)
+    spec = spec.replace(unlabeled=mix, optimization=optimization, keep_starts=())
+    folder = train_run(spec, root=shared_root, fingerprint="rst", output=tmp_path)
+    found = read_losses(folder / "losses.npz")
+    seen = np.isfinite(found["adversarial_loss"][0])
+    assert seen.sum() == 128  # half of each of four batches of 64
+    assert not found["adversarial_correct"][0][~seen].any()
