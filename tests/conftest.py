@@ -77,9 +77,9 @@ def tiny_settings(committed: dict[str, Any]) -> dict[str, Any]:
     demo["evaluation"]["attacks"] = {
         "natural": {"kind": "natural"},
         "fgsm": {"kind": "fgsm"},
-        "pgd-20": {"kind": "pgd", "num_steps": 2},
-        "pgd-100": {"kind": "pgd", "num_steps": 3},
-        "cw-100": {"kind": "cw", "num_steps": 2, "kappa": 0},
+        "pgd-20": {"kind": "pgd", "num_steps": 20},
+        "pgd-100": {"kind": "pgd", "num_steps": 100},
+        "cw-100": {"kind": "cw", "num_steps": 100, "kappa": 0},
         "autoattack": {"kind": "autoattack", "version": "standard"},
     }
     return content

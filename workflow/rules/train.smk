@@ -7,7 +7,9 @@ def training_rules():
     for name, suite in PARAMS.suites.items():
         starts = {r: epochs for r in suite.recipes if (epochs := kept_starts(suite, r))}
         plain = [recipe for recipe in suite.recipes if recipe not in starts]
-        yield f"train_{name}", run_of(name), training_outputs(suite, run_of(name)), plain
+        yield f"train_{name}", run_of(name), training_outputs(
+            suite, run_of(name)
+        ), plain
         for recipe, epochs in starts.items():
             folder = run_of(name).replace("{recipe}", recipe)
             kept = [f"{folder}/checkpoints/start{epoch}.pt" for epoch in epochs]
