@@ -32,6 +32,7 @@ $(STAMP): requirements.lock workflow/envs/uv.lock
 	@test -z "$(TORCH_INDEX)" || $(UV_USED) pip install -q --python $(BIN)/python --reinstall-package torch \
 		--reinstall-package torchvision --index-url "$(TORCH_INDEX)" torch torchvision
 	@$(UV_USED) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@test -e .git || $(BIN)/dvc config --local core.no_scm true  # unpacked from an archive
 	@touch $(STAMP)
 	@echo "Done. Next: \`make demo\` runs the whole pipeline on 8x8 digits in minutes; \`make test\` tests it."
 	@echo "Or: source $(VENV)/bin/activate, then \`rwp --help\` and \`snakemake --cores 2 results/demo/table2.csv\`."
