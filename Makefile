@@ -13,7 +13,7 @@ PROGRESS := $(shell test -t 2 && echo --logger rich || echo --quiet rules reason
 EXTRAS := slurm kubernetes remotes server
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo demo-full test test-slow test-faults test-mutants test-gpu test-robustbench test-slurm test-kubernetes test-mlflow-server audit lint format bench scale image ui lock clean
+.PHONY: setup demo demo-full test test-slow test-faults test-mutants test-gpu test-robustbench test-slurm test-kubernetes test-mlflow-server audit lint format bench pictures scale image ui lock clean
 
 setup: $(STAMP)
 
@@ -118,6 +118,11 @@ format: setup
 
 bench: setup
 	@python benchmarks/run.py
+
+# The pictures of README and docs; needs chromium.
+pictures: demo
+	@python benchmarks/pictures.py
+	@python benchmarks/precision_curves.py
 
 # The figures of docs/scaling.md.
 scale: setup
