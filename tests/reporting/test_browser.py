@@ -33,6 +33,8 @@ addEventListener("load", () => {{
     images: document.images.length,
     broken: [...document.images].filter(image => !image.naturalWidth).length,
     overflow: document.documentElement.scrollWidth - innerWidth,
+    cut: [...document.querySelectorAll(".cards td")]
+      .filter(cell => cell.getBoundingClientRect().right > innerWidth).length,
   }});
   document.body.append(found);
 }});
@@ -53,17 +55,20 @@ def test_a_browser_shows_it_without_errors(tmp_path: Path, page: str, width: int
     assert (found["images"], found["broken"]) == (6, 0)  # Table 2, Table 1's L2 curves, 4 figures
     assert found["requests"] == []
     assert found["overflow"] <= 0  # wide tables scroll within themselves, the page does not
+    assert found["cut"] == 0  # the tables of results and the pairs are read without scrolling
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_the_probe_notices_what_it_looks_for(tmp_path: Path) -> None:
     page = "<!DOCTYPE html><head></head><p style='width: 2000px'>wide</p>"
+    page += "<div class=cards><table><tr><td><div style='width: 900px'>wide</div></table></div>"
     page += "<script>missing.name</script><img src=http://localhost/a.png>"
     found = _browse(tmp_path, page, 500)
     assert len(found["errors"]) == 2
     assert found["broken"] == 1
     assert len(found["requests"]) == 1
     assert found["overflow"] > 0
+    assert found["cut"] == 1
 
 
 def _browse(folder: Path, page: str, width: int) -> dict[str, Any]:

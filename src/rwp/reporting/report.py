@@ -446,7 +446,7 @@ def beyond_groups(table: Table) -> dict[str, Any]:
     seeds = records_by(table.details, "group", "method")
     groups: dict[str, dict[str, Any]] = {}
     for row in records(table.frame):
-        place = ", ".join(row[name] for name in _PLACE)
+        place = ", ".join(norm_text(row[name]) for name in _PLACE)
         group = groups.setdefault(row["group"], {"title": row["group"], "places": {}, "rows": []})
         group["places"][place] = None
         own = seeds[row["group"], row["method"]]
