@@ -36,12 +36,12 @@ from rwp.core.threat import ThreatModel
 from rwp.core.weight_perturbation import perturb_weights, shifted_weights
 from rwp.data.images import ImageSet
 from rwp.evaluation import autoattack as packaged
+from rwp.evaluation.attacks import AttackResult
 from rwp.evaluation.diagnosis import judge_further
-from rwp.evaluation.diagnostics import LEVELS, Verdict
 from rwp.evaluation.followup import follow_up
 from rwp.evaluation.jobs import record_of, run_attacks
 from rwp.evaluation.records import EvaluationRecord
-from rwp.evaluation.suite import AttackResult
+from rwp.evaluation.verdict import LEVELS, Verdict
 from rwp.files import read_json, write_json
 from rwp.training.spec import AttackSpec, ThreatSpec
 

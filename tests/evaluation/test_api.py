@@ -9,9 +9,9 @@ import rwp
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
+from rwp.evaluation.attacks import evaluate as evaluate_suite
 from rwp.evaluation.autoattack import VERSIONS
 from rwp.evaluation.records import robust_flags
-from rwp.evaluation.suite import evaluate as evaluate_suite
 from rwp.training.spec import ThreatSpec
 from tests.evaluation.samples import Dropping, Returning, attack, record
 

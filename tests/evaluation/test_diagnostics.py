@@ -8,13 +8,13 @@ from torch import nn
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import autoattack as module
-from rwp.evaluation import diagnostics
+from rwp.evaluation import verdict as verdicts
 from rwp.evaluation.diagnosis import diagnose_checkpoint, read_diagnosis
-from rwp.evaluation.diagnostics import DOUBTFUL, LEVELS, MEANING, FollowUp, Verdict, band_for
 from rwp.evaluation.followup import follow_up
 from rwp.evaluation.jobs import evaluate_checkpoint, run_attacks
 from rwp.evaluation.records import GradientRecord, write_record
 from rwp.evaluation.spec import DiagnosisSpec
+from rwp.evaluation.verdict import DOUBTFUL, LEVELS, MEANING, FollowUp, Verdict, band_for
 from rwp.files import write_json
 from rwp.reporting.report import LEVEL_KINDS, LEVEL_SIGNS
 from rwp.training.checkpoint import save_network
@@ -46,7 +46,7 @@ CALM = FollowUp(
 
 
 def judge(found, *, chance: float = 0.1, **context) -> Verdict:
-    return diagnostics.judge(found, chance=chance, **context)
+    return verdicts.judge(found, chance=chance, **context)
 
 
 def records(pgd: int, autoattack: int, *, fgsm: int | None = None, of: int = 1000, **changes):

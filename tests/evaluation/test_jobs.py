@@ -9,7 +9,7 @@ from rwp.evaluation import autoattack as module
 from rwp.evaluation import jobs
 from rwp.evaluation.jobs import evaluate_checkpoint
 from rwp.evaluation.records import clean_flags, read_record, robust_flags, unpack
-from rwp.evaluation.shards import clear_folder, shared_folder
+from rwp.evaluation.resume import clear_folder, shared_folder
 from rwp.evaluation.spec import record_fingerprint
 from rwp.files import sha256_file
 from rwp.training.checkpoint import load_network, save_network

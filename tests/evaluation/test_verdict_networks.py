@@ -10,7 +10,7 @@ import torch
 from benchmarks import verdicts
 from benchmarks.verdicts import EXPECTED, MARKS, Subject, as_markdown, outcome, subjects
 
-from rwp.evaluation.diagnostics import LEVELS, Level
+from rwp.evaluation.verdict import LEVELS, Level
 
 PAGE = Path(__file__).parents[2] / "docs" / "evaluation.md"
 

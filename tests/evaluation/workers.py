@@ -11,8 +11,8 @@ from torch import nn
 
 from rwp.data.images import ImageSet
 from rwp.evaluation import autoattack as module
-from rwp.evaluation import shards
-from rwp.evaluation.suite import AttackResult
+from rwp.evaluation import resume
+from rwp.evaluation.attacks import AttackResult
 from tests.evaluation.samples import ShortAutoAttack, autoattack_spec
 
 BATCH, SEED = 8, 3
@@ -38,14 +38,14 @@ def short_autoattack(model: nn.Module, images: ImageSet, state: Path | None) -> 
 def killed_before_saving(model: nn.Module, images: ImageSet, state: Path, batch: str) -> None:
     """Work until one batch is computed, and die of SIGKILL before it is written."""
     torch.set_num_threads(1)
-    save = shards.save_outcome
+    save = resume.save_outcome
 
     def save_or_die(path, index, outcome):
         if path.name == f"{batch}.pt":
             os.kill(os.getpid(), signal.SIGKILL)
         save(path, index, outcome)
 
-    shards.save_outcome = save_or_die
+    resume.save_outcome = save_or_die
     short_autoattack(model, images, state)
 
 

@@ -631,7 +631,7 @@ DATA = _faults(
 )
 
 EVALUATION = _faults(
-    "evaluation/test_statistics.py evaluation/test_records.py evaluation/test_suite.py"
+    "evaluation/test_statistics.py evaluation/test_records.py evaluation/test_attacks.py"
     " evaluation/test_autoattack.py",
     (
         "statistics: intervals of another level",

@@ -89,7 +89,7 @@ def diagnose(
 
 def _show(path: Path) -> None:
     from rwp.evaluation.diagnosis import read_diagnosis
-    from rwp.evaluation.diagnostics import MEANING
+    from rwp.evaluation.verdict import MEANING
 
     verdict = read_diagnosis(path)
     print(f"{verdict['level']} ({MEANING[verdict['level']]})  {path}")

@@ -176,8 +176,8 @@ def evaluate_elsewhere(
 
 def show_verdict(paths: list[Path], model: Elsewhere) -> None:
     """Print what the records say about each other."""
-    from rwp.evaluation.diagnostics import MEANING
     from rwp.evaluation.external import verdict_on
+    from rwp.evaluation.verdict import MEANING
 
     verdict = verdict_on(paths, dataset=model.dataset_name, data=model.images)
     print(f"verdict: {verdict.level} ({MEANING[verdict.level]})")

@@ -15,15 +15,22 @@ from torch import Tensor, nn
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
-from rwp.evaluation.adapted import AdaptedModel, left_as_it_was
-from rwp.evaluation.diagnostics import Verdict, judge
-from rwp.evaluation.forward import FloatImages, batch_of, borrowed, checked_logits
-from rwp.evaluation.identity import function_sha256, weights_sha256
+from rwp.evaluation.attacks import AttackResult
 from rwp.evaluation.jobs import record_of, run_attacks
+from rwp.evaluation.models import (
+    AdaptedModel,
+    FloatImages,
+    batch_of,
+    borrowed,
+    checked_logits,
+    function_sha256,
+    left_as_it_was,
+    weights_sha256,
+)
 from rwp.evaluation.records import EvaluationRecord
 from rwp.evaluation.spec import check_attack
 from rwp.evaluation.statistics import Interval, interval
-from rwp.evaluation.suite import AttackResult
+from rwp.evaluation.verdict import Verdict, judge
 from rwp.training.spec import AttackSpec, ThreatSpec
 
 _STEPS_PER_RADIUS = 4  # 2/255 at 8/255, as most papers have it

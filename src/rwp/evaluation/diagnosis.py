@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwp.errors import UserError
-from rwp.evaluation.diagnostics import FollowUp, Verdict, judge
 from rwp.evaluation.records import EvaluationRecord, PartRecord, read_record
 from rwp.evaluation.spec import DiagnosisSpec, EvaluationSpec
+from rwp.evaluation.verdict import FollowUp, Verdict, judge
 from rwp.files import read_json, write_json
 
 if TYPE_CHECKING:

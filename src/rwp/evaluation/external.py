@@ -18,12 +18,9 @@ from rwp.core.models.converters import COUNT, LAYOUTS, bare_state, convert_state
 from rwp.data.images import ImageSet
 from rwp.data.parts import take_part
 from rwp.errors import UserError
-from rwp.evaluation.adapted import AdaptedModel, left_as_it_was, refuse_lazy
+from rwp.evaluation.attacks import AttackResult
 from rwp.evaluation.diagnosis import FORMAT
-from rwp.evaluation.diagnostics import Verdict, judge
 from rwp.evaluation.followup import follow_up
-from rwp.evaluation.forward import batch_of, borrowed, checked_logits, clean_outcomes
-from rwp.evaluation.identity import function_sha256, weights_sha256
 from rwp.evaluation.jobs import (
     differs,
     is_done,
@@ -32,8 +29,19 @@ from rwp.evaluation.jobs import (
     run_attacks,
     state_name,
 )
+from rwp.evaluation.models import (
+    AdaptedModel,
+    batch_of,
+    borrowed,
+    checked_logits,
+    clean_outcomes,
+    function_sha256,
+    left_as_it_was,
+    refuse_lazy,
+    weights_sha256,
+)
 from rwp.evaluation.records import EvaluationRecord, read_record, write_record
-from rwp.evaluation.suite import AttackResult
+from rwp.evaluation.verdict import Verdict, judge
 from rwp.files import sha256_file, write_json
 from rwp.training.checkpoint import FORMAT as CHECKPOINT
 from rwp.training.checkpoint import load_network, load_weights, read_weights_file

@@ -20,9 +20,9 @@ from rwp.core.lsc import loss_groups
 from rwp.data.images import ImageSet
 from rwp.data.parts import take_part
 from rwp.data.splits import HELD_OUT_SEED, held_out_split
-from rwp.evaluation.forward import batch_of, borrowed, checked_logits
+from rwp.evaluation.attacks import threat_model
+from rwp.evaluation.models import batch_of, borrowed, checked_logits
 from rwp.evaluation.spec import LandscapeSpec
-from rwp.evaluation.suite import threat_model
 from rwp.files import write_json, write_text
 from rwp.rng import generator_for
 from rwp.training.checkpoint import load_network

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import t
 
-from rwp.evaluation.diagnostics import MEANING, Level
+from rwp.evaluation.verdict import MEANING, Level
 from rwp.files import write_text
 from rwp.pipeline.steps import Steps, accepted
 from rwp.pipeline.suites import BEYOND

@@ -17,10 +17,10 @@ import pandas as pd
 
 from rwp.errors import UserError
 from rwp.evaluation.diagnosis import read_diagnosis
-from rwp.evaluation.diagnostics import LEVELS, Level
 from rwp.evaluation.records import EvaluationRecord, read_record, worst_case
 from rwp.evaluation.spec import EvaluationSpec
 from rwp.evaluation.statistics import interval
+from rwp.evaluation.verdict import LEVELS, Level
 from rwp.files import read_json, sha256_file
 from rwp.pipeline.resolve import evaluation_spec, train_spec
 from rwp.pipeline.settings import Params, Suite

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rwp.evaluation.diagnostics import DOUBTFUL
+from rwp.evaluation.verdict import DOUBTFUL
 from rwp.files import write_json
 from rwp.reporting.labels import COLUMN_LABELS, PAPER_COLUMNS, attack_columns
 from rwp.reporting.results import MEASURES, OK, Results

@@ -7,10 +7,10 @@ from rwp.core.attacks import cw, cw_zero_masked, pgd
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
-from rwp.evaluation import suite
+from rwp.evaluation import attacks
 from rwp.evaluation.answers import BATCH_DEPENDENT, GRADIENT_DEPENDENT, UNSTEADY
-from rwp.evaluation.forward import PROBABILITIES, TRAIN_MODE
-from rwp.evaluation.suite import AttackResult, evaluate, run_attack
+from rwp.evaluation.attacks import AttackResult, evaluate, run_attack
+from rwp.evaluation.models import PROBABILITIES, TRAIN_MODE
 from rwp.rng import generator_for
 from rwp.training.spec import ThreatSpec
 from tests.evaluation.samples import (
@@ -53,7 +53,7 @@ def test_every_attack_leaves_consistent_outcomes(robust_model: nn.Module, images
     for result in others:
         assert not (result.robust & ~result.clean_correct).any()
         assert result.robust.sum() < natural.robust.sum()
-        assert 0.099 < result.max_perturbation < 0.1 + suite.SLACK
+        assert 0.099 < result.max_perturbation < 0.1 + attacks.SLACK
 
 
 def test_outcomes_are_those_of_the_core_attack(robust_model: nn.Module, images: ImageSet):
@@ -87,7 +87,7 @@ def test_same_seed_same_bits_and_model_untouched(robust_model: nn.Module, images
 
 def test_an_attacks_own_start_and_kept_point_are_used(robust_model, images, monkeypatch):
     given = []
-    monkeypatch.setattr(suite, "pgd", lambda *_, **options: given.append(options) or _[1])
+    monkeypatch.setattr(attacks, "pgd", lambda *_, **options: given.append(options) or _[1])
     own = PGD.replace(random_start="none", keep="worst")
     run(robust_model, images, PGD, own, PGD.replace(num_restarts=2), batch_size=40)
     found = [(options["random_start"], options["keep"]) for options in given]
@@ -182,7 +182,7 @@ def test_unlabeled_images_are_refused(robust_model: nn.Module, images: ImageSet)
     ],
 )
 def test_attack_that_cheats_is_caught(monkeypatch, robust_model, images, change, message):
-    monkeypatch.setattr(suite, "pgd", lambda model, found, *_, **__: change(found))
+    monkeypatch.setattr(attacks, "pgd", lambda model, found, *_, **__: change(found))
     with pytest.raises(UserError, match=message):
         run(robust_model, images, PGD)
 
@@ -208,9 +208,9 @@ def test_too_few_classes_for_the_labels(images: ImageSet):
 def test_images_without_a_finite_gradient_are_counted(robust_model: nn.Module, images: ImageSet):
     for norm in ("linf", "l2"):
         threat = {"norm": norm, "epsilon": "0.1"}
-        attacks = [found.replace(threat=ThreatSpec(**threat)) for found in ATTACKS]
-        plain = run(robust_model, images, *attacks)
-        blind = run(WithoutGradient(robust_model).eval(), images, *attacks)
+        others = [found.replace(threat=ThreatSpec(**threat)) for found in ATTACKS]
+        plain = run(robust_model, images, *others)
+        blind = run(WithoutGradient(robust_model).eval(), images, *others)
         assert plain[0].gradients is None
         assert blind[0].warnings == ()
         for before, after in zip(plain[1:], blind[1:], strict=True):

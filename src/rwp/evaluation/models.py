@@ -1,0 +1,365 @@
+"""Anyone's model as attacks want it: logits of images in [0, 1], looked at first, left as it was.
+
+It is known again by its answers. The same file of weights gives another network with other
+normalization, and a front without any weight of its own may round the pixels or hide the gradient.
+A record, and what is kept of an unfinished attack, is therefore matched by logits and input
+gradients on a few points as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from rwp.core.modes import evaluation_mode, frozen_weights
+from rwp.core.precision import precision_context
+from rwp.data.images import ImageSet
+from rwp.errors import UserError
+from rwp.evaluation.answers import UNSTEADY, Answers
+from rwp.evaluation.records import Flags
+from rwp.rng import generator_for
+
+PROBABILITIES = (
+    "the model's outputs are probabilities: attacks need logits, and understate their strength"
+)
+_CHANNELS = (1, 3)
+_GRAY_LEVEL = 1 / 255 + 1e-6
+TRAIN_MODE = "the model was handed over in train mode; it was evaluated in eval mode"
+
+
+@dataclass(frozen=True, eq=False)
+class FloatImages(ImageSet):
+    """Images that are no bytes: floats in [0, 1], (n, 1 or 3, height, width).
+
+    Raises:
+        UserError: another type, shape or range, or a label outside the classes.
+    """
+
+    def __post_init__(self) -> None:
+        images = self.images
+        shape = tuple(images.shape)
+        if (
+            not images.is_floating_point()
+            or images.ndim != 4
+            or 0 in shape
+            or shape[1] not in _CHANNELS
+        ):
+            last = images.ndim == 4 and shape[3] in _CHANNELS
+            advice = (
+                "put the channels first: images.permute(0, 3, 1, 2)"
+                if last
+                else "convert them first"
+            )
+            raise UserError(
+                "images: expected floats in [0, 1] or bytes, (n, 1 or 3, height, width), got "
+                f"{images.dtype} {shape}; {advice}"
+            )
+        low, high = (float(value) for value in images.aminmax())
+        if not bool(images.isfinite().all()):
+            raise UserError(
+                "images: expected finite pixels, got NaN or infinity; look at how they were loaded"
+            )
+        if not (low >= 0.0 and high <= 1.0):
+            raise UserError(
+                f"images: expected pixels in [0, 1], got [{low:g}, {high:g}]; divide 0..255 pixels "
+                "by 255, and leave normalization to the model"
+            )
+        if 0 < high <= _GRAY_LEVEL:
+            raise UserError(
+                f"images: expected pixels up to 1, got none above {high:.4g}, one gray level; "
+                "divide them by 255 only once"
+            )
+        # the rest as for bytes
+        ImageSet(images[:, :, :1, :1].byte(), self.labels, self.num_classes)
+
+    def select(self, index: Int[Tensor, " k"]) -> ImageSet:
+        """The images at `index`, in that order."""
+        return FloatImages(self.images[index], self.labels[index], self.num_classes)
+
+
+@contextmanager
+def borrowed(model: nn.Module, device: torch.device | str) -> Iterator[None]:
+    """The model as attacks want it: eval mode, frozen weights, 32 bits; put back afterwards."""
+    with evaluation_mode(model), frozen_weights(model), precision_context("fp32", device):
+        yield
+
+
+def batch_of(
+    images: ImageSet, start: int, batch_size: int, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Images in [0, 1] and labels of one batch, on the device."""
+    part = slice(start, start + batch_size)
+    pixels, labels = images.images[part].to(device), images.labels[part].to(device)
+    return pixels if pixels.is_floating_point() else pixels.float() / 255, labels
+
+
+def checked_logits(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """One forward pass, with the outputs looked at.
+
+    Raises:
+        UserError: outputs that are not finite, of another shape, or too few for the labels.
+    """
+    with torch.no_grad():
+        logits = model(images)
+    if logits.ndim != 2 or len(logits) != len(images):
+        raise UserError(
+            f"model: expected logits of shape ({len(images)}, classes), got "
+            f"{tuple(logits.shape)}; wrap it so that it returns one row per image"
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise UserError(
+            "model: expected finite logits, got NaN or infinity; nothing was recorded, "
+            "look at the weights and at the normalization"
+        )
+    if int(labels.max()) >= logits.shape[1]:
+        raise UserError(
+            f"model: expected logits for {int(labels.max()) + 1} classes, got {logits.shape[1]}; "
+            "choose the data set it was trained on"
+        )
+    return logits
+
+
+def clean_outcomes(
+    model: nn.Module, images: ImageSet, *, batch_size: int, device: torch.device | str
+) -> tuple[Flags, tuple[str, ...]]:
+    """Which examples are classified correctly, and what is odd about the model's outputs.
+
+    Before anything else, several passes over the first batch are compared.
+
+    Raises:
+        UserError: no labeled images, or outputs that `checked_logits` refuses.
+    """
+    if len(images) == 0 or bool((images.labels < 0).any()):
+        raise UserError(
+            f"images: expected labeled images, got {len(images)} with "
+            f"{int((images.labels < 0).sum())} unlabeled; evaluate on a labeled split"
+        )
+    warnings = [TRAIN_MODE] if model.training else []
+    correct, probabilities, answers = [], True, None
+    with borrowed(model, device):
+        for start in range(0, len(images), batch_size):
+            batch, labels = batch_of(images, start, batch_size, device)
+            logits = checked_logits(model, batch, labels)
+            correct.append((logits.argmax(dim=1) == labels).cpu().numpy())
+            probabilities = probabilities and _are_probabilities(logits)
+            if answers is None:
+                answers = Answers(batch, logits, coarse=_has_few_bits(model))
+                warnings += answers.again(model) or answers.odd_ways(model)
+        if answers is not None and not any(UNSTEADY in text for text in warnings):
+            warnings += answers.again(model)  # now that it was called many times
+    if probabilities:
+        warnings.append(PROBABILITIES)
+    return np.concatenate(correct), tuple(warnings)
+
+
+def _has_few_bits(model: nn.Module) -> bool:
+    return any(value.dtype in (torch.float16, torch.bfloat16) for value in model.parameters())
+
+
+def _are_probabilities(outputs: Tensor) -> bool:
+    sums = outputs.double().sum(dim=1)
+    return bool((outputs >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())
+
+
+_NAMES = ("logits", "output", "outputs", "out")
+
+
+class AdaptedModel(nn.Module):
+    """Images (batch, channels, height, width) in [0, 1] to logits of the images' type.
+
+    The model gets a copy in the type of its own weights, so it may have 16 or 64 bits and may
+    write into its input; of a tuple or table it returns, the logits are taken.
+    """
+
+    def __init__(self, model: nn.Module, *, num_classes: int) -> None:
+        super().__init__()
+        self.model, self.num_classes = model, num_classes
+        self.training = model.training
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
+        """Logits, whatever the model's own type and way to return them."""
+        outputs = self.model(images.to(self._dtype(images.dtype), copy=True))
+        return self._logits(outputs).to(images.dtype)
+
+    def _dtype(self, default: torch.dtype) -> torch.dtype:
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        return next((value.dtype for value in tensors if value.is_floating_point()), default)
+
+    def _logits(self, outputs: Any) -> Tensor:
+        if isinstance(outputs, Tensor):
+            return outputs
+        table = outputs if isinstance(outputs, Mapping) else _fields(outputs)
+        for name in _NAMES:
+            if isinstance(table.get(name), Tensor):
+                return cast(Tensor, table[name])
+        values = outputs if isinstance(outputs, tuple | list) else table.values()
+        wide = [
+            value
+            for value in values
+            if isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] >= self.num_classes
+        ]
+        exact = [value for value in wide if value.shape[1] == self.num_classes]
+        for found in (exact, wide):
+            if len(found) == 1:
+                return found[0]
+        raise UserError(
+            f"model: expected one tensor of logits (batch, {self.num_classes}), got "
+            f"{type(outputs).__name__} with {len(exact)} of that shape; wrap the model so that it "
+            "returns its logits alone"
+        )
+
+
+def _fields(outputs: Any) -> dict[str, Any]:
+    """The named parts of a named tuple, data class or plain object."""
+    names = getattr(outputs, "_fields", getattr(outputs, "__dict__", ()))
+    return {name: getattr(outputs, name) for name in names}
+
+
+def refuse_lazy(model: nn.Module) -> None:
+    """Refuse a model whose weights do not exist yet.
+
+    Raises:
+        UserError: a lazy layer that has not seen an image.
+    """
+    lazy = [name for name, value in model.named_parameters() if is_lazy(value)]
+    if lazy:
+        raise UserError(
+            f"model: expected weights, got none yet in {lazy[0]} ({type(model).__name__} has "
+            "lazy layers); call it once on an image and load its weights"
+        )
+
+
+@contextmanager
+def left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Weights and buffers are put back afterwards, on their device, whatever is done to them.
+
+    Raises:
+        UserError: as `refuse_lazy`.
+    """
+    refuse_lazy(model)
+    tables: list[dict[str, Tensor | None]] = [
+        table
+        for module in model.modules()
+        for table in (cast(dict[str, Tensor | None], module._parameters), module._buffers)
+    ]
+    found = [(table, dict(table), {k: _copy(v) for k, v in table.items()}) for table in tables]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for table, tensors, values in found:
+                table.clear()
+                table.update(tensors)
+                for name, tensor in tensors.items():
+                    value = values[name]
+                    if tensor is None or value is None:
+                        continue
+                    if (tensor.device, tensor.dtype) != (value.device, value.dtype):
+                        tensor.data = value  # it was moved, as `Module.to` does it
+                    elif not _same(tensor, value):
+                        tensor.copy_(value)
+
+
+def _copy(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.detach().clone()
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    same = first.shape == second.shape
+    return same and bool(((first == second) | (first.isnan() & second.isnan())).all())
+
+
+_POINTS = 8  # images, and as many with noise
+_NOISE = 0.1
+_DIRECTIONS = 4  # along which each image's gradient is noted
+_GRID = 1e4  # steps that the largest value is divided into; rounding in 64 bits is far smaller
+_NOT_FINITE = 1 << 60
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of a model's tensors."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        flat = value.detach().cpu().contiguous().flatten()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def function_sha256(
+    model: nn.Module, images: ImageSet, *, device: torch.device | str
+) -> str | None:
+    """A hash of what a model computes: logits and input gradients at some of the images.
+
+    A copy answers in 64 bits on the CPU where it can, and its answers are rounded, so that the
+    hash is the same on every processor. The model itself is left as it was.
+
+    Returns:
+        The hash; none for a model that answers differently each time.
+    """
+    points = _points(images)
+    try:
+        copy = deepcopy(model).to("cpu", torch.float64)
+        first = _digest(_answers(copy, points.double()))
+        again = _digest(_answers(copy, points.double()))
+    except Exception:  # somebody's model: it may be tied to a device, to 32 bits, to one object
+        first, again = (_digest(_native_answers(model, points, device)) for _ in range(2))
+    return first if first == again else None
+
+
+def _points(images: ImageSet) -> Float[Tensor, "points channels height width"]:
+    """Some of the images, evenly spaced, and the same with a little fixed noise."""
+    places = torch.linspace(0, len(images) - 1, min(_POINTS, len(images))).long()
+    chosen, _ = batch_of(images.select(places), 0, _POINTS, "cpu")
+    noise = torch.rand(chosen.shape, generator=generator_for(0, "identity")) - 0.5
+    return torch.cat([chosen, (chosen + _NOISE * noise).clamp(0.0, 1.0)])
+
+
+def _native_answers(model: nn.Module, points: Tensor, device: torch.device | str) -> list[Tensor]:
+    with borrowed(model, device):
+        return _answers(model, points.to(device))
+
+
+def _answers(model: nn.Module, points: Tensor) -> list[Tensor]:
+    """Logits, and each image's gradient of a mix of all logits along some directions."""
+    devices = [points.device] if points.device.type == "cuda" else []
+    inputs = points.clone().requires_grad_()
+    with (
+        torch.random.fork_rng(devices=devices),
+        torch.enable_grad(),
+        evaluation_mode(model),
+        frozen_weights(model),
+    ):
+        torch.manual_seed(0)
+        logits = model(inputs)
+        if not logits.requires_grad:
+            return [logits.detach().double().cpu()]
+        mix = torch.cos(torch.arange(1, logits.shape[1] + 1)).to(logits)
+        (gradient,) = torch.autograd.grad((logits * mix).sum(), inputs)
+    flat = gradient.double().cpu().flatten(1)
+    generator = generator_for(0, "identity", "directions")
+    directions = torch.randn(flat.shape[1], _DIRECTIONS, generator=generator, dtype=flat.dtype)
+    return [logits.detach().double().cpu(), flat @ directions, flat.abs().sum(dim=1)]
+
+
+def _digest(answers: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for values in answers:
+        finite = torch.isfinite(values)
+        largest = float(values[finite].abs().max()) if bool(finite.any()) else 0.0
+        steps = torch.where(finite, values, 0.0) / (largest or 1.0) * _GRID
+        # the sign of a rounded zero is lost in whole numbers
+        whole = torch.where(finite, steps.round().long(), _NOT_FINITE)
+        digest.update(f"{tuple(values.shape)} {largest:.2e} ".encode())
+        digest.update(whole.numpy().tobytes())
+    return digest.hexdigest()
