@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from rwp.data.content import content_of
-from rwp.data.images import ImageSet
+from rwp.data.images import ImageSet, SourceData
 from rwp.data.passport import write_passport
-from rwp.data.sources import SourceData
 from rwp.data.sources.digits import load_digits
 from rwp.data.sources.image_folder import load_image_folder
 from rwp.data.sources.torchvision_sets import TORCHVISION_SETS, load_torchvision_set

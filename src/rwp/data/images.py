@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +156,15 @@ def _load_mapped(path: Path) -> Any:
             f"{path}: expected an image set, got a truncated or foreign file; "
             "delete it and fetch the data again"
         ) from error
+
+
+@dataclass(frozen=True)
+class SourceData:
+    """What a source delivers: both splits and what the passport says of them."""
+
+    train: ImageSet
+    test: ImageSet
+    class_names: list[str]
+    origin: str
+    license: str
+    notes: list[str] = field(default_factory=list)  # what was done to images, and what to know

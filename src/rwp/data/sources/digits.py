@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rwp.data.images import ImageSet
-from rwp.data.sources import SourceData
+from rwp.data.images import ImageSet, SourceData
 from rwp.data.splits import SPLIT_SEED, stratified_split
 from rwp.errors import UserError
 

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rwp.data.images import UNLABELED, ImageSet
-from rwp.data.sources import SourceData
+from rwp.data.images import UNLABELED, ImageSet, SourceData
 from rwp.data.sources.decode import Decoded, decode_all
 from rwp.data.sources.image_tree import TreeEntry, iterate_tree
 from rwp.errors import UserError

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from rwp.data.download import checksum, member_of, obtain
-from rwp.data.images import ImageSet
-from rwp.data.sources import SourceData
+from rwp.data.images import ImageSet, SourceData
 from rwp.errors import UserError
 
 _LICENSES = {
