@@ -1,4 +1,7 @@
-"""AutoAttack at full length as a user runs it, killed with -9 and shared: the package's flags."""
+"""AutoAttack as a user runs it, killed with -9 and shared: the package's flags.
+
+Each of its attacks takes fewer steps here; a slow test of tests/evaluation runs them in full.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,14 @@ import copy
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from pyautoattack import AutoAttack
 from torch import nn
 
 from rwp.data.images import ImageSet
@@ -26,8 +28,15 @@ from rwp.files import write_json
 from rwp.training.checkpoint import save_network
 from rwp.training.spec import RunKey, ThreatSpec
 from tests.conftest import ROOT
-from tests.evaluation.samples import NETWORK, autoattack_spec, digits_part, small_network
+from tests.evaluation.samples import (
+    NETWORK,
+    ShortAutoAttack,
+    autoattack_spec,
+    digits_part,
+    small_network,
+)
 from tests.faults.ledger import attempt
+from tests.faults.processes import victim
 
 BATCH, SEED, EPSILON = 8, 0, "0.02"
 KEY = RunKey(suite="demo", dataset="digits", threat="linf", network="small", recipe="at", seed=0)
@@ -71,7 +80,7 @@ def predicted(network: nn.Module) -> ImageSet:
 @pytest.fixture(scope="module")
 def expected(network: nn.Module, predicted: ImageSet) -> np.ndarray:
     """The package's own loop: unsharded, uninterrupted, on the network as it comes."""
-    attack = AutoAttack(
+    attack = ShortAutoAttack(
         copy.deepcopy(network), norm="Linf", eps=float(EPSILON), version="standard", seed=SEED
     )
     with torch.random.fork_rng():
@@ -92,58 +101,62 @@ def root(tmp_path: Path, network: nn.Module, predicted: ImageSet) -> Path:
     return tmp_path
 
 
-def start(root: Path, *words: str) -> subprocess.Popen[str]:
+def start(root: Path, *words: str, **plan: Any) -> subprocess.Popen[str]:
     command = ("evaluate", "--resolved", SPEC.canonical(), "--fingerprint", "f", *words)
     return subprocess.Popen(
-        [sys.executable, "-m", "rwp", *command],
+        victim({"short_autoattack": True} | plan, *command),
         cwd=root,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def wait_for(root: Path, batch: str, process: subprocess.Popen[str]) -> None:
-    """Until the file of a batch is there; the process then works on a later one."""
-    while not any((root / ".state").rglob(f"{batch}.pt")):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
+def finish(process: subprocess.Popen[str], *, code: int = 0) -> None:
+    output, errors = process.communicate()
+    assert process.returncode == code, errors
+    assert code or "autoattack" in output
 
 
-def finish(process: subprocess.Popen[str]) -> None:
-    output, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    assert "autoattack" in output
+def batches(root: Path) -> set[str]:
+    """Those that are finished."""
+    return {path.stem for path in (root / ".state").rglob("*.pt")}
 
 
 def assert_same(root: Path, expected: np.ndarray) -> None:
     record = read_record(root / SPEC.record("autoattack"))
     assert np.array_equal(robust_flags(record), expected)
     assert list(record.parts) == list(VERSIONS["standard"])
-    assert list((root / ".state").rglob("*.pt")) == []
+    assert batches(root) == set()
+
+
+MOMENTS = ("begun", "written", "named", "begun")
 
 
 def test_killed_in_each_of_the_four_attacks(root: Path, expected: np.ndarray) -> None:
-    for name in VERSIONS["standard"]:
+    for name, moment in zip(VERSIONS["standard"], MOMENTS, strict=True):
         with attempt(f"kill -9 during AutoAttack: {name}"):
-            process = start(root)
-            wait_for(root, f"{name}-0", process)
-            process.send_signal(signal.SIGKILL)
-            assert process.wait(60) == -signal.SIGKILL
+            finish(start(root, kill_at_write=f"{name}-1.pt", moment=moment), code=-signal.SIGKILL)
             assert not (root / SPEC.record("autoattack")).exists()
-            assert not any((root / ".state").rglob(f"{name}-2.pt"))
+            assert f"{name}-0" in batches(root)
+            assert (f"{name}-1" in batches(root)) == (moment == "named")
+            assert f"{name}-2" not in batches(root)
     finish(start(root))
     assert_same(root, expected)
 
 
 def test_two_processes_share_and_one_is_killed(root: Path, expected: np.ndarray) -> None:
     with attempt("kill -9 of one of two processes that share an AutoAttack"):
-        both = [start(root), start(root)]
-        wait_for(root, "apgd-t-1", both[0])
-        both[0].send_signal(signal.SIGKILL)
-        assert both[0].wait(60) == -signal.SIGKILL
-        finish(both[1])
+        # It holds a batch until the other one has done the next, and waits for this one.
+        first = start(root, kill_at_write="apgd-ce-2.pt", moment="begun", once="apgd-ce-3.pt")
+        while "apgd-ce-1" not in batches(root):
+            assert first.poll() is None
+            time.sleep(0.02)
+        second = start(root)
+        finish(first, code=-signal.SIGKILL)
+        finish(second)
         assert_same(root, expected)
 
 

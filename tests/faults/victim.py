@@ -1,8 +1,10 @@
 """One of our commands with a fault planted in it: python -m tests.faults.victim PLAN COMMAND...
 
 PLAN is JSON. {"kill_after_steps": 7} ends the process by SIGKILL at the seventh training step
-from its start, {"kill_at_write": 3, "moment": "begun"} at its third file: "begun" is an empty
-temporary, "written" one that only lacks its name, "named" the file in place.
+from its start, {"kill_at_write": 3, "moment": "begun"} at its third file, or at one of the name
+given instead of a number: "begun" is an empty temporary, "written" one that only lacks its name,
+"named" the file in place; with "once" it waits there for a file of that name below .state, which
+another process makes. {"short_autoattack": true} takes fewer steps in each of its attacks.
 """
 
 from __future__ import annotations
@@ -10,16 +12,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from rwp import files
 from rwp.commands.app import main
 
 
-def die() -> None:
+def die(once: str | None = None) -> None:
+    while once is not None and not any(Path(".state").rglob(once)):
+        time.sleep(0.02)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -40,15 +47,18 @@ def plant_in_steps(count: int, before: bool) -> None:
     Training._step = step  # type: ignore[method-assign]
 
 
-def plant_in_writes(number: int, moment: str, action: Callable[[], None]) -> list[str]:
-    """Run `action` at a moment of the number-th write (from 1); returns the list of writes."""
+def plant_in_writes(which: int | str, moment: str, action: Callable[[], None]) -> list[str]:
+    """Run `action` at a moment of a write, by number (from 1) or name; returns the list of writes."""
     begin, to_disk = files._locked_temporary, files._to_disk
     written: list[str] = []
+
+    def is_it() -> bool:
+        return which in (len(written), written[-1])
 
     def locked_temporary(target: Path) -> tuple[int, Path]:
         found = begin(target)
         written.append(target.name)
-        if len(written) == number and moment == "begun":
+        if is_it() and moment == "begun":
             try:
                 action()
             except OSError:
@@ -58,7 +68,7 @@ def plant_in_writes(number: int, moment: str, action: Callable[[], None]) -> lis
         return found
 
     def reaches_disk(path: Path) -> None:
-        if len(written) == number and moment == ("named" if path.is_dir() else "written"):
+        if is_it() and moment == ("named" if path.is_dir() else "written"):
             action()
         to_disk(path)
 
@@ -66,7 +76,25 @@ def plant_in_writes(number: int, moment: str, action: Callable[[], None]) -> lis
     return written
 
 
+def shorten_autoattack(plan: dict[str, Any]) -> None:
+    """Here and in the helpers of this process."""
+    from rwp.commands import workers
+    from rwp.evaluation import autoattack
+    from tests.evaluation.samples import ShortAutoAttack
+
+    def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        words = command[command.index("rwp") + 1 :]
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.victim", json.dumps(plan), *words], **options
+        )
+
+    autoattack.AutoAttack = ShortAutoAttack
+    workers.subprocess = SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL)  # type: ignore[assignment]
+
+
 def plant(plan: dict[str, Any]) -> None:
+    if plan.get("short_autoattack"):
+        shorten_autoattack(plan)
     if "checkpoint_seconds" in plan:
         from rwp.training import resume
 
@@ -74,7 +102,7 @@ def plant(plan: dict[str, Any]) -> None:
     if "kill_after_steps" in plan:
         plant_in_steps(plan["kill_after_steps"], plan.get("before", True))
     if "kill_at_write" in plan:
-        plant_in_writes(plan["kill_at_write"], plan["moment"], die)
+        plant_in_writes(plan["kill_at_write"], plan["moment"], lambda: die(plan.get("once")))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from rwp.commands.common import DEFAULT_PARAMS, ParamsFile
 
 def accept(
     step: Annotated[
-        str, typer.Argument(help="A kind of step (train, evaluate, ...) or a file that is stale.")
+        str,
+        typer.Argument(help="A kind of step (train, evaluate, ...), or a file: all it stands on."),
     ],
     because: Annotated[str, typer.Option(help="Why no number changes, for the ledger.")],
     params_file: ParamsFile = DEFAULT_PARAMS,
@@ -26,6 +27,6 @@ def accept(
     from rwp.pipeline.accept import accept as accept_step
     from rwp.pipeline.load import load_params
 
-    entry = accept_step(load_params(params_file), step, because=because, root=Path.cwd())
-    print(f"{entry['step']}: the code computes what that of {entry['commit']} did; noted in")
-    print("accepted.jsonl, which belongs into git")
+    for entry in accept_step(load_params(params_file), step, because=because, root=Path.cwd()):
+        print(f"{entry['module']} ({entry['step']}): computes what it did at {entry['commit']}")
+    print("noted in accepted.jsonl, which belongs into git")

@@ -36,17 +36,17 @@ _OWN = {"seconds", "images_per_second", "flops_per_second", "loading_share", "pe
 _OWN |= {"fingerprint", "commit", "versions", "performance", "mlflow_run_id", "gpu", "time"}
 
 
-def accept(params: Params, name: str, *, because: str, root: Path) -> dict[str, str]:
+def accept(params: Params, name: str, *, because: str, root: Path) -> list[dict[str, str]]:
     """Note that the code of a step computes what the code before it did.
 
     Args:
         params: the settings.
-        name: a kind of step, such as train, or a file of a stale step.
+        name: a kind of step, such as train, or a file that is stale, with all it stands on.
         because: why nothing has changed, for those who read the ledger.
         root: the project.
 
     Returns:
-        The entry of the ledger.
+        The new entries of the ledger, one for each module that does such a step.
 
     Raises:
         UserError: nothing is stale for the code's sake, git does not have the old code, or the
@@ -54,48 +54,63 @@ def accept(params: Params, name: str, *, because: str, root: Path) -> dict[str, 
     """
     if not because.strip():
         raise UserError("--because: expected why no number changes, got nothing; say it")
-    step, commit, old = _changed_step(params, name, root)
-    module = step.code
-    with checked_out(commit) as source, tempfile.TemporaryDirectory(prefix="rwp-") as folder:
-        before = _repeat(step, root, Path(folder) / "old", source)
-        after = _repeat(step, root, Path(folder) / "new", PACKAGE_FOLDER.parent)
-        _check_same(before, after, step)
-    entry = {
-        "step": step.kind,
-        "module": module,
-        "old": old.hash(module),
-        "new": HERE.own_hash(module),
-        "commit": commit,
-        "compared": step.outputs[0],
-        "because": because.strip(),
-    }
-    lines = [json.dumps(item, ensure_ascii=False) for item in (*read_ledger(), entry)]
+    entries = []
+    for step, commit, old in _changed_steps(params, name, root):
+        with checked_out(commit) as source, tempfile.TemporaryDirectory(prefix="rwp-") as folder:
+            before = _repeat(step, root, Path(folder) / "old", source)
+            after = _repeat(step, root, Path(folder) / "new", PACKAGE_FOLDER.parent)
+            _check_same(before, after, step)
+        entry = {
+            "step": step.kind,
+            "module": step.code,
+            "old": old.hash(step.code),
+            "new": HERE.own_hash(step.code),
+            "commit": commit,
+            "compared": step.outputs[0],
+            "because": because.strip(),
+        }
+        entries.append(entry)
+    lines = [json.dumps(item, ensure_ascii=False) for item in (*read_ledger(), *entries)]
     write_text(LEDGER, "\n".join(lines) + "\n")
-    return entry
+    return entries
 
 
-def _changed_step(params: Params, name: str, root: Path) -> tuple[Step, str, Code]:
-    """The step that is meant, behind a result that only the code has made stale; that code."""
+_IN_SECONDS = ("table", "figure", "report")
+
+
+def _changed_steps(params: Params, name: str, root: Path) -> list[tuple[Step, str, Code]]:
+    """The steps that are meant, one for each module, behind results that only the code has made
+    stale; with the commit of the old code, and that code.
+    """
     steps = Steps(params)
     every = below(steps.report(suite) for suite in params.suites)
     kinds = dict.fromkeys(step.kind for step in every)
     asked = None if name in kinds else steps.find(name)
-    if (asked.kind if asked else name) in ("table", "figure", "report"):
+    if (asked.kind if asked else name) in _IN_SECONDS:
         raise UserError(
             f"{name}: expected fetch, train, label, evaluate, judge or landscape, or a file of one,"
             f" got a table, a figure or a report, which take seconds; let snakemake make them again"
         )
-    tried = 0
+    meant = [step for step in every if step.kind == name] if asked is None else below([asked])
+    missing, tried = {step.code for step in meant}, 0
+    changed: list[tuple[Step, str, Code]] = []
     for result, recorded in _outdated(results(every if asked is None else [*every, asked]), root):
-        behind = [step for step in below([result.step]) if asked in (None, step)]
-        if asked is None:
-            behind = [step for step in behind if step.kind == name]
-        found = maker(params, result, recorded, root=root) if behind else None
-        tried += bool(behind)
-        for step in behind if found is not None else ():
-            commit, old = found
-            if old.hash(step.code) != step.code_hash:
-                return step, commit, old
+        stands_on = below([result.step])
+        if asked not in stands_on and (asked or not missing & {s.code for s in stands_on}):
+            continue
+        tried += 1
+        found = maker(params, result, recorded, root=root)
+        if found is None:
+            continue
+        for step in meant:
+            is_meant = step in stands_on and step.code in missing
+            if is_meant and found[1].hash(step.code) != step.code_hash:
+                missing.remove(step.code)
+                changed.append((step, *found))
+        if not missing or (asked and changed):
+            break
+    if changed:
+        return changed
     raise UserError(
         f"{name}: expected a kind of step ({', '.join(kinds)}) or a file that only the code has"
         f" made stale, got {tried} stale results and no commit whose code fits them and differs;"
