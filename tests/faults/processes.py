@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rwp.pipeline.settings import Params
 from rwp.training.spec import TrainSpec
 from rwp.training.work import TIMINGS
 from tests.conftest import ROOT, Project
+from tests.faults.forks import Fork
 
 BASES = ("at", "trades", "rst")
 DEFENSES = ["-".join((base, *more)) for base in BASES for more in ((), ("awp",), ("rwp",))]
@@ -101,7 +102,8 @@ print(json.dumps(steps))
 
 def train_undisturbed(project: Project) -> Undisturbed:
     """Train the teacher, label, and train all recipes, in one process without any fault."""
-    done = finish(start(project, [sys.executable, "-c", _TRAIN_ALL, json.dumps(RECIPES)]))
+    done = project.run("python", "-c", _TRAIN_ALL, json.dumps(RECIPES), timeout=None)
+    assert done.returncode == 0, done.stderr
     (project.folder / "steps.json").write_text(done.stdout.splitlines()[-1])
     return read_undisturbed(project)
 
@@ -118,37 +120,38 @@ def read_undisturbed(project: Project) -> Undisturbed:
     )
 
 
-def start(project: Project, words: list[str], **environment: str) -> subprocess.Popen[str]:
-    """A process in the project that finds our packages and this one."""
+@dataclass(frozen=True)
+class Command:
+    """One of ours, as a person types it, perhaps with a fault in it."""
+
+    words: list[str]
+    plan: dict[str, Any] = field(default_factory=dict)
+
+
+def rwp(*words: str) -> Command:
+    """A sound command of ours."""
+    return Command([*words])
+
+
+def victim(plan: dict[str, Any], *words: str) -> Command:
+    """The same command with a fault in it; see `tests.faults.victim`."""
+    return Command([*words], plan)
+
+
+def start(folder: Path, command: Command, **environment: str) -> Fork:
+    """A process in a project's folder."""
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-    return subprocess.Popen(
-        words,
-        cwd=project.folder,
-        env=project.environment() | {"PYTHONPATH": paths} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    own = {"PYTHONPATH": paths, "PATH": path, "OMP_NUM_THREADS": "1"}
+    return Fork(folder, command.words, command.plan, os.environ | own | environment)
 
 
-def finish(
-    process: subprocess.Popen[str], *, code: int = 0, timeout: float = 900
-) -> subprocess.CompletedProcess[str]:
+def finish(process: Fork, *, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Wait for a process and check how it ended."""
-    out, err = process.communicate(timeout=timeout)
+    out, err = process.communicate()
     assert process.returncode == code, f"{process.returncode}\n{out}\n{err}"
     assert "Traceback" not in err
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-def rwp(*words: str) -> list[str]:
-    """A command of ours, as a person types it."""
-    return [str(Path(sys.executable).parent / "rwp"), *words]
-
-
-def victim(plan: dict[str, Any], *words: str) -> list[str]:
-    """The same command with a fault in it."""
-    return [sys.executable, "-m", "tests.faults.victim", json.dumps(plan), *words]
+    return subprocess.CompletedProcess(process.args, code, out, err)
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -6,9 +6,7 @@ Each of its attacks takes fewer steps here; a slow test of tests/evaluation runs
 from __future__ import annotations
 
 import copy
-import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,6 @@ from rwp.evaluation.spec import EvaluationSpec
 from rwp.files import write_json
 from rwp.training.checkpoint import save_network
 from rwp.training.spec import RunKey, ThreatSpec
-from tests.conftest import ROOT
 from tests.evaluation.samples import (
     NETWORK,
     ShortAutoAttack,
@@ -35,8 +32,9 @@ from tests.evaluation.samples import (
     digits_part,
     small_network,
 )
+from tests.faults.forks import Fork
 from tests.faults.ledger import attempt
-from tests.faults.processes import victim
+from tests.faults.processes import finish, start, victim
 
 BATCH, SEED, EPSILON = 8, 0, "0.02"
 KEY = RunKey(suite="demo", dataset="digits", threat="linf", network="small", recipe="at", seed=0)
@@ -101,23 +99,9 @@ def root(tmp_path: Path, network: nn.Module, predicted: ImageSet) -> Path:
     return tmp_path
 
 
-def start(root: Path, *words: str, **plan: Any) -> subprocess.Popen[str]:
+def short(root: Path, *words: str, **plan: Any) -> Fork:
     command = ("evaluate", "--resolved", SPEC.canonical(), "--fingerprint", "f", *words)
-    return subprocess.Popen(
-        victim({"short_autoattack": True} | plan, *command),
-        cwd=root,
-        env=os.environ
-        | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str], *, code: int = 0) -> None:
-    output, errors = process.communicate()
-    assert process.returncode == code, errors
-    assert code or "autoattack" in output
+    return start(root, victim({"short_autoattack": True} | plan, *command))
 
 
 def batches(root: Path) -> set[str]:
@@ -138,30 +122,30 @@ MOMENTS = ("begun", "written", "named", "begun")
 def test_killed_in_each_of_the_four_attacks(root: Path, expected: np.ndarray) -> None:
     for name, moment in zip(VERSIONS["standard"], MOMENTS, strict=True):
         with attempt(f"kill -9 during AutoAttack: {name}"):
-            finish(start(root, kill_at_write=f"{name}-1.pt", moment=moment), code=-signal.SIGKILL)
+            finish(short(root, kill_at_write=f"{name}-1.pt", moment=moment), code=-signal.SIGKILL)
             assert not (root / SPEC.record("autoattack")).exists()
             assert f"{name}-0" in batches(root)
             assert (f"{name}-1" in batches(root)) == (moment == "named")
             assert f"{name}-2" not in batches(root)
-    finish(start(root))
+    finish(short(root))
     assert_same(root, expected)
 
 
 def test_two_processes_share_and_one_is_killed(root: Path, expected: np.ndarray) -> None:
     with attempt("kill -9 of one of two processes that share an AutoAttack"):
         # It holds a batch until the other one has done the next, and waits for this one.
-        first = start(root, kill_at_write="apgd-ce-2.pt", moment="begun", once="apgd-ce-3.pt")
+        first = short(root, kill_at_write="apgd-ce-2.pt", moment="begun", once="apgd-ce-3.pt")
         while "apgd-ce-1" not in batches(root):
             assert first.poll() is None
             time.sleep(0.02)
-        second = start(root)
+        second = short(root)
         finish(first, code=-signal.SIGKILL)
         finish(second)
         assert_same(root, expected)
 
 
 def test_workers_divide_the_work(root: Path, expected: np.ndarray) -> None:
-    process = start(root, "--workers", "2")
+    process = short(root, "--workers", "2")
     seen = 0
     while process.poll() is None:
         seen = max(seen, len(list((root / ".state").rglob("worker-*.lock"))))

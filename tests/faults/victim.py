@@ -1,10 +1,11 @@
 """One of our commands with a fault planted in it: python -m tests.faults.victim PLAN COMMAND...
 
-PLAN is JSON. {"kill_after_steps": 7} ends the process by SIGKILL at the seventh training step
-from its start, {"kill_at_write": 3, "moment": "begun"} at its third file, or at one of the name
-given instead of a number: "begun" is an empty temporary, "written" one that only lacks its name,
-"named" the file in place; with "once" it waits there for a file of that name below .state, which
-another process makes. {"short_autoattack": true} takes fewer steps in each of its attacks.
+PLAN is JSON. {"kill_after_steps": 7} ends the process by SIGKILL, or by the "signal" given, at the
+seventh training step from its start. {"kill_at_write": 3, "moment": "begun"} does at its third
+file, or at one of the name given instead of a number: "begun" is an empty temporary, "written" one
+that only lacks its name, "named" the file in place; with "once" it waits there for a file of that
+name below .state, which another process makes. {"short_autoattack": true} takes fewer steps in
+each of its attacks.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def die(once: str | None = None) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def plant_in_steps(count: int, before: bool) -> None:
+def plant_in_steps(count: int, before: bool, number: int) -> None:
     from rwp.training.loop import Training
 
     original, left = Training._step, count
@@ -39,16 +40,16 @@ def plant_in_steps(count: int, before: bool) -> None:
         nonlocal left
         left -= 1
         if left == 0 and before:
-            die()
+            os.kill(os.getpid(), number)
         original(self, batch)
-        if left == 0:
-            die()
+        if left == 0 and not before:
+            os.kill(os.getpid(), number)
 
     Training._step = step  # type: ignore[method-assign]
 
 
 def plant_in_writes(which: int | str, moment: str, action: Callable[[], None]) -> list[str]:
-    """Run `action` at a moment of a write, by number (from 1) or name; returns the list of writes."""
+    """Run `action` at a moment of a write, by number (from 1) or name; returns all writes."""
     begin, to_disk = files._locked_temporary, files._to_disk
     written: list[str] = []
 
@@ -100,12 +101,18 @@ def plant(plan: dict[str, Any]) -> None:
 
         resume.CHECKPOINT_SECONDS = plan["checkpoint_seconds"]
     if "kill_after_steps" in plan:
-        plant_in_steps(plan["kill_after_steps"], plan.get("before", True))
+        number = plan.get("signal", signal.SIGKILL)
+        plant_in_steps(plan["kill_after_steps"], plan.get("before", True), number)
     if "kill_at_write" in plan:
         plant_in_writes(plan["kill_at_write"], plan["moment"], lambda: die(plan.get("once")))
 
 
-if __name__ == "__main__":
-    plant(json.loads(sys.argv[1]))
-    sys.argv = ["rwp", *sys.argv[2:]]
+def be_victim(plan: dict[str, Any], words: list[str]) -> None:
+    """Plant what the plan says, and be `rwp WORDS`."""
+    plant(plan)
+    sys.argv = ["rwp", *words]
     main()
+
+
+if __name__ == "__main__":
+    be_victim(json.loads(sys.argv[1]), sys.argv[2:])
