@@ -78,6 +78,7 @@ def spec_of(params: Params, recipe: str) -> TrainSpec:
 _TRAIN_ALL = """
 import json, sys
 from pathlib import Path
+sys.path.append(sys.argv[2])
 from rwp.pipeline.load import load_params
 from rwp.training.jobs import train_run
 from rwp.training.loop import Training
@@ -102,7 +103,8 @@ print(json.dumps(steps))
 
 def train_undisturbed(project: Project) -> Undisturbed:
     """Train the teacher, label, and train all recipes, in one process without any fault."""
-    done = project.run("python", "-c", _TRAIN_ALL, json.dumps(RECIPES), timeout=None)
+    words = ("python", "-c", _TRAIN_ALL, json.dumps(RECIPES), str(ROOT))
+    done = project.run(*words, timeout=None)
     assert done.returncode == 0, done.stderr
     (project.folder / "steps.json").write_text(done.stdout.splitlines()[-1])
     return read_undisturbed(project)

@@ -128,14 +128,15 @@ def test_killed_while_attacking(crime_scene: Project, undisturbed: Undisturbed) 
         content = json.loads(record.read_text())
         return content["robust_bits"], content["parts"]
 
-    finish(start(project.folder, rwp(*command)))
+    short = {"short_autoattack": True}
+    finish(start(project.folder, victim(short, *command)))
     whole = outcome()
     shutil.rmtree(folder / "evaluation")
     with attempt("kill -9 of an evaluation at a random write", 3):
         for number, moment in ((3, "begun"), (4, "named"), (1, "written")):
-            plan = {"kill_at_write": number, "moment": moment}
+            plan = short | {"kill_at_write": number, "moment": moment}
             finish(start(project.folder, victim(plan, *command)), code=-signal.SIGKILL)
-        finish(start(project.folder, rwp(*command)))
+        finish(start(project.folder, victim(short, *command)))
         assert outcome() == whole
         assert leftovers(folder) == []
 

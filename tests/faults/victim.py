@@ -4,8 +4,8 @@ PLAN is JSON. {"kill_after_steps": 7} ends the process by SIGKILL, or by the "si
 seventh training step from its start. {"kill_at_write": 3, "moment": "begun"} does at its third
 file, or at one of the name given instead of a number: "begun" is an empty temporary, "written" one
 that only lacks its name, "named" the file in place; with "once" it waits there for a file of that
-name below .state, which another process makes. {"short_autoattack": true} takes fewer steps in
-each of its attacks.
+name below .state, which another process makes; "wait_at_write" then goes on.
+{"short_autoattack": true} takes fewer steps in each of its attacks.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ from rwp import files
 from rwp.commands.app import main
 
 
-def die(once: str | None = None) -> None:
-    while once is not None and not any(Path(".state").rglob(once)):
-        time.sleep(0.02)
+def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_for_file(name: str) -> None:
+    while not any(Path(".state").rglob(name)):
+        time.sleep(0.02)
 
 
 def plant_in_steps(count: int, before: bool, number: int) -> None:
@@ -103,8 +106,16 @@ def plant(plan: dict[str, Any]) -> None:
     if "kill_after_steps" in plan:
         number = plan.get("signal", signal.SIGKILL)
         plant_in_steps(plan["kill_after_steps"], plan.get("before", True), number)
-    if "kill_at_write" in plan:
-        plant_in_writes(plan["kill_at_write"], plan["moment"], lambda: die(plan.get("once")))
+    if "kill_at_write" in plan or "wait_at_write" in plan:
+
+        def act() -> None:
+            if "once" in plan:
+                wait_for_file(plan["once"])
+            if "kill_at_write" in plan:
+                die()
+
+        which = plan.get("kill_at_write", plan.get("wait_at_write"))
+        plant_in_writes(which, plan["moment"], act)
 
 
 def be_victim(plan: dict[str, Any], words: list[str]) -> None:

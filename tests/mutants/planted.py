@@ -49,13 +49,13 @@ LOSSES = _faults(
     ),
     (
         "losses: TRADES classifies the adversarial images",
-        "return cross_entropy(clean_logits, labels) + beta * divergence",
-        "return cross_entropy(adversarial_logits, labels) + beta * divergence",
+        "smoothed = cross_entropy(clean_logits, labels, label_smoothing",
+        "smoothed = cross_entropy(adversarial_logits, labels, label_smoothing",
     ),
     (
         "losses: TRADES without beta",
-        "return cross_entropy(clean_logits, labels) + beta * divergence",
-        "return cross_entropy(clean_logits, labels) + divergence",
+        "return smoothed + beta * divergence",
+        "return smoothed + divergence",
     ),
     (
         "losses: MART doubts the adversarial image",
@@ -201,13 +201,13 @@ ATTACKS = _faults(
     ),
     (
         "attacks: batch normalization in the other mode",
-        'training=mode == "train"',
-        'training=mode == "eval"',
+        'training=mode != "eval"), alone:',
+        'training=mode == "eval"), alone:',
     ),
     (
         "attacks: count in the running statistics",
-        'with _training_flag(model, training=mode == "train"), untracked_statistics(model):',
-        'with _training_flag(model, training=mode == "train"):',
+        'training=mode != "eval"), alone:',
+        'training=mode != "eval"):',
     ),
 )
 
@@ -226,8 +226,8 @@ WEIGHTS = _faults(
     ),
     (
         "weights: scales of batch normalization are perturbed",
-        'if parameter.ndim > 1 and "weight" in name',
-        'if parameter.ndim > 0 and "weight" in name',
+        'return parameter.ndim > 1 and "weight" in name',
+        'return parameter.ndim > 0 and "weight" in name',
     ),
     (
         "weights: offsets add up",
@@ -283,8 +283,8 @@ OBJECTIVES = _faults(
     " core/test_core_properties.py",
     (
         "objectives: AT on clean images",
-        "logits = forward(model, adversarial) return example_losses",
-        "logits = forward(model, images)\n        return example_losses",
+        "logits = forward(model, adversarial) objective = cross_entropy(",
+        "logits = forward(model, images)\n        objective = cross_entropy(",
     ),
     (
         "objectives: TRADES counts the clean batch once",
@@ -710,8 +710,8 @@ EVALUATION = _faults(
     ),
     (
         "evaluation: the last of several restarts",
-        '"keep": "last" if attack.num_restarts == 1 else "worst"',
-        '"keep": "last"',
+        '"keep": attack.keep if attack.num_restarts == 1 else "worst"',
+        '"keep": attack.keep',
     ),
     (
         "evaluation: one restart, whatever is asked",
