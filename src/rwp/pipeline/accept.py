@@ -178,6 +178,9 @@ def _prepare(step: Step, root: Path, place: Path) -> list[str]:
     if isinstance(settings, DatasetSpec | UnlabeledSpec):
         (place / "params.yaml").symlink_to((root / "params.yaml").resolve())
         (place / "data").mkdir(exist_ok=True)
+        for path in step.inputs:  # the images that it takes lie beside their passport
+            for images in (root / path).parent.glob("*.pt"):
+                (place / path).with_name(images.name).symlink_to(images.resolve())
         if (root / "data/raw").exists():
             (place / "data/raw").symlink_to((root / "data/raw").resolve())
         return ["data", "fetch", step.name]
