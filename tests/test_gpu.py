@@ -73,7 +73,7 @@ def test_eight_processes_on_two_gpus(share: str, at_once: int) -> None:
     processes = [
         start(0.2, CUDA_VISIBLE_DEVICES="4,GPU-7", RWP_JOBS_PER_GPU=share) for _ in range(8)
     ]
-    jobs = held(process.communicate(timeout=60)[1] for process in processes)
+    jobs = held(process.communicate()[1] for process in processes)
     assert len(jobs) == 8
     assert {gpu for gpu, _, _ in jobs} == {"4", "GPU-7"}
     assert most_at_once(jobs, "4") == most_at_once(jobs, "GPU-7") == at_once
@@ -82,7 +82,7 @@ def test_eight_processes_on_two_gpus(share: str, at_once: int) -> None:
 def test_jobs_that_want_two_gpus_never_wait_for_each_other() -> None:
     counts = (2, 1, 2, 1, 2)
     processes = [start(0.1, count, CUDA_VISIBLE_DEVICES="0,1") for count in counts]
-    jobs = held(process.communicate(timeout=60)[1] for process in processes)
+    jobs = held(process.communicate()[1] for process in processes)
     assert [len(gpus.split(",")) for gpus, _, _ in jobs] == list(counts)
     apart = [(gpu, *times) for gpus, *times in jobs for gpu in gpus.split(",")]
     assert most_at_once(apart, "0") == most_at_once(apart, "1") == 1
@@ -104,9 +104,9 @@ def test_kill_9_frees_the_gpu() -> None:
     time.sleep(0.5)
     assert waiting.poll() is None  # it waits for the first one
     killed.send_signal(signal.SIGKILL)
-    killed.wait(timeout=20)
+    killed.wait()
     killed.stderr.close()
-    waiting.communicate(timeout=20)
+    waiting.communicate()
     assert waiting.returncode == 0
 
 
@@ -117,7 +117,7 @@ def test_gpu_0_of_another_allocation_is_another_gpu(second: str, waits: bool) ->
     assert first.stderr is not None
     taken = first.stderr.readline()
     other = start(0.1, CUDA_VISIBLE_DEVICES="0", SLURM_JOB_ID=second)
-    texts = [other.communicate(timeout=60)[1], taken + first.communicate(timeout=60)[1]]
+    texts = [other.communicate()[1], taken + first.communicate()[1]]
     assert most_at_once(held(texts), "0") == (1 if waits else 2)
 
 

@@ -40,7 +40,6 @@ def test_help_imports_nothing_heavy(command: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
     )
     assert result.returncode == 0, result.stderr
     assert "Usage: rwp" in result.stdout

@@ -288,7 +288,6 @@ def test_a_weak_verdict_needs_no_torch(trained: Project):
         [sys.executable, "-c", program, diagnosis_of(trained).canonical()],
         cwd=trained.root,
         check=True,
-        timeout=60,
     )
 
 

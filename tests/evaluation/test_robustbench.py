@@ -68,7 +68,6 @@ def test_robustbench_gets_the_same_logits(
         check=False,
         cwd=tmp_path,
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        timeout=240,
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == f"robustbench.model_zoo.architectures.{module}"

@@ -50,7 +50,7 @@ def test_jobs_of_this_machine(small: Project) -> None:
         assert process.poll() is None
         time.sleep(0.05)
     (small.folder / "params.yaml").write_text("edited: [while jobs wait\n", encoding="utf-8")
-    log, _ = process.communicate(timeout=600)
+    log, _ = process.communicate()
     assert process.returncode == 0, log
     assert epochs_trained(small) == 3
     assert "AT," in (small.folder / "results/demo/table1.csv").read_text()
@@ -68,6 +68,6 @@ def test_a_job_of_a_cluster(travels: bool, small: Project, committed: dict[str, 
     job = ("--mode", "remote", "--force", "--nolock", "--no-hooks", "--ignore-incomplete")
     variables = {"RWP_SETTINGS": os.path.relpath(kept, small.folder)} if travels else {}
     process = start(small, *job, RUN, **variables)
-    log, _ = process.communicate(timeout=600)
+    log, _ = process.communicate()
     assert process.returncode == 0, log
     assert epochs_trained(small) == (3 if travels else 4)

@@ -82,4 +82,4 @@ def test_layers_import_little(modules: str, heavy: str) -> None:
         "for name in sys.argv[1].split(): importlib.import_module(name)\n"
         "assert not (found := set(sys.argv[2].split()) & set(sys.modules)), found\n"
     )
-    subprocess.run([sys.executable, "-c", program, modules, heavy], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program, modules, heavy], check=True)

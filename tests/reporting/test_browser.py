@@ -82,7 +82,6 @@ def _browse(folder: Path, page: str, width: int) -> dict[str, Any]:
         ["chromium", *switches, "--dump-dom", path.as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
         check=True,
     )
     probe = re.search(r'<pre id="probe">(.*?)</pre>', shown.stdout, re.DOTALL)

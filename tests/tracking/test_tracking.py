@@ -145,7 +145,7 @@ def test_eight_processes_create_the_store_at_once(tmp_path: Path) -> None:
     words = [sys.executable, "-c", program, str(tmp_path)]
     processes = [subprocess.Popen(words, stderr=subprocess.PIPE) for _ in range(8)]
     for process in processes:
-        _, errors = process.communicate(timeout=280)
+        _, errors = process.communicate()
         assert process.returncode == 0, errors.decode()
     client, experiment = connect(tmp_path, "demo")
     runs = client.search_runs([experiment])

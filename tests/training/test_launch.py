@@ -17,18 +17,17 @@ import torch
 
 from tests.conftest import Project
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # on a machine that does much else
 
 LAUNCH = "import sys; from rwp.processes import launch; sys.exit(launch(2, sys.argv[1:]))"
 TRAIN = ("train", "--recipe", "at-rwp", "--no-tracking")
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "nothing came of it"
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+    """Until it is so, however slow the machine is; the process must be at work meanwhile."""
+    while not condition():
+        assert process is None or process.poll() is None
         time.sleep(0.05)
-    return found
 
 
 def children(pid: int) -> list[int]:
@@ -66,7 +65,7 @@ def launched(
         text=True,
     )
     try:
-        wait_for(lambda: epochs_done(project_with_data) > 1)
+        wait_for(lambda: epochs_done(project_with_data) > 1, process)
         yield process
     finally:
         process.kill()
@@ -103,7 +102,7 @@ def test_sigterm_reaches_all_and_saves(
     ranks = children(launched.pid)
     assert len(ranks) == 2
     launched.send_signal(signal.SIGTERM)
-    _, said = launched.communicate(timeout=60)
+    _, said = launched.communicate()
     assert launched.returncode == 143
     assert said.count("stopped as asked; the same command goes on from here") == 1
     assert "Traceback" not in said
@@ -116,7 +115,7 @@ def test_a_killed_launcher_leaves_no_process_and_nothing_is_lost(
 ) -> None:
     ranks = children(launched.pid)
     launched.kill()
-    wait_for(lambda: not any(alive(rank) for rank in ranks), 60)
+    wait_for(lambda: not any(alive(rank) for rank in ranks))
     assert checkpoint(project_with_data)["epoch"] > 0
 
 
@@ -125,7 +124,7 @@ def test_a_killed_process_ends_the_others_and_is_named(
 ) -> None:
     ranks = children(launched.pid)
     os.kill(ranks[1], signal.SIGKILL)
-    _, said = launched.communicate(timeout=90)
+    _, said = launched.communicate()
     assert launched.returncode == 137
     assert "Traceback" not in said
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
