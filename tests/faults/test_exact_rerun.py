@@ -162,8 +162,8 @@ CHANGES = (
         lambda x: x.of_runs("at-awp"),
     ),
     Change(
-        "steps of one attack",
-        setting(lambda demo: demo["evaluation"]["attacks"]["pgd-100"].update(num_steps=5)),
+        "step size of one attack",
+        setting(lambda demo: demo["evaluation"]["attacks"]["pgd-100"].update(step_size="1/255")),
         lambda x: x.evaluations(*DEFENSES),
     ),
     Change(

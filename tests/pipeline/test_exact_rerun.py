@@ -71,8 +71,8 @@ CHANGES: dict[str, tuple[Any, dict[str, int]]] = {
         lambda demo: demo["perturbations"]["awp"].update(gamma=0.5),
         {},
     ),
-    "steps of an attack": (
-        lambda demo: demo["evaluation"]["attacks"]["pgd-100"].update(num_steps=5),
+    "step size of an attack": (
+        lambda demo: demo["evaluation"]["attacks"]["pgd-100"].update(step_size="1/255"),
         {"evaluate_demo": 2, "diagnose": 2, "table2": 1, "metrics": 1, "report": 1},
     ),
     "epochs": (
