@@ -22,6 +22,7 @@ from tests.faults.conftest import new_project
 from tests.faults.ledger import attempt
 from tests.faults.processes import Undisturbed, leftovers
 from tests.faults.sample import sample
+from tests.pipeline.repository import without_autoattack
 
 RUNS = "results/demo/runs/digits/linf/small"
 BAD = {"trades": "diverged", "still": "collapsed"}  # a rate of 1e30, and one of 1e-12
@@ -39,7 +40,7 @@ def bad_settings(committed: dict[str, Any]) -> dict[str, Any]:
     recipes = ["at", "trades", "still"]
     demo["table1"] |= {"threat_models": ["linf"], "recipes": recipes}
     demo["table2"] |= {"recipes": recipes, "reference_recipe": None}
-    del demo["evaluation"]["attacks"]["autoattack"]
+    without_autoattack(demo)
     return content
 
 

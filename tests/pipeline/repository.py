@@ -20,8 +20,14 @@ def small_settings(committed: dict[str, Any], *recipes: str) -> dict[str, Any]:
     demo["table1"] |= {"threat_models": ["linf"], "recipes": chosen}
     demo["table2"] |= {"recipes": chosen, "reference_recipe": None}
     demo["figures"]["fig3c"]["recipes"] = chosen
-    del demo["evaluation"]["attacks"]["autoattack"]  # which has tests of its own
+    without_autoattack(demo)
     return content
+
+
+def without_autoattack(suite: dict[str, Any]) -> None:
+    """It has tests of its own."""
+    del suite["evaluation"]["attacks"]["autoattack"]
+    suite["beyond"]["attacks"] = ["natural", "pgd-20"]
 
 
 class CopiedProject(Project):
