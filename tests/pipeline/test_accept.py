@@ -15,6 +15,7 @@ import pytest
 from tests.pipeline.repository import CopiedProject, new_repository, small_settings
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(1200),  # on a machine that does much else
     pytest.mark.xdist_group("accepted"),
 ]
@@ -84,7 +85,6 @@ EDITED = (
 KINDS = ("fetch", "train", "evaluate", "judge", LABELS)  # no report of the suite has the labels
 
 
-@pytest.mark.slow
 def test_every_kind_of_step(unchanged: CopiedProject) -> None:
     best = str(Path(RUN).with_name("best.pt"))
     for words in (
@@ -119,7 +119,6 @@ def test_what_takes_seconds_is_made_again(name: str, unchanged: CopiedProject) -
     assert "\n" not in result.stderr.strip()
 
 
-@pytest.mark.slow
 def test_a_training_that_was_stopped_goes_on(unchanged: CopiedProject) -> None:
     words = ["rwp", "train", "--recipe", "at-rwp", "--seed", "1", "--no-tracking"]
     content = unchanged.settings
