@@ -12,6 +12,8 @@ PROGRESS := $(shell test -t 2 && echo --logger rich || echo --quiet rules reason
 # Optional parts, each with a lock of its own beside that of the core.
 EXTRAS := slurm kubernetes remotes server
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Seconds a file; uv's own 60 are few on a busy machine.
+export UV_COMPILE_BYTECODE_TIMEOUT ?= 600
 
 .PHONY: setup demo demo-full test test-slow test-faults test-mutants test-gpu test-robustbench test-slurm test-kubernetes test-mlflow-server audit lint format bench pictures scale image ui lock clean
 
