@@ -17,6 +17,7 @@ from rwp.commands import (
     export,
     figure,
     landscape,
+    losses,
     plan,
     pseudo_label,
     report,
@@ -68,6 +69,7 @@ app.command()(diagnose.diagnose)
 app.command()(export.export)
 app.command()(table.table)
 app.command()(landscape.landscape)
+app.command()(losses.losses)
 app.command()(figure.figure)
 app.command("compare-curve")(compare_curve.compare_curve)
 app.command()(report.report)

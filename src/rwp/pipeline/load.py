@@ -21,6 +21,7 @@ from rwp.files import SETTINGS_FILE, write_text
 from rwp.pipeline.settings import (
     Change,
     Frozen,
+    MovementFigure,
     Params,
     RecipeEntry,
     Setting,
@@ -297,6 +298,8 @@ def _check_results(params: Params, suite: Suite, where: str) -> None:
         if figure.kind == "landscape":
             choose(suite.recipes, figure.recipe, "recipe", f"{at}.recipe")
             _check_epochs(suite, figure.epochs, at)
+        if figure.kind == "movement":
+            _check_movement(suite, figure, at)
     _check_beyond(params, suite, where)
 
 
@@ -377,6 +380,18 @@ def _check_setting(params: Params, suite: Suite, setting: Setting, where: str) -
         choose(suite.threat_models, setting.threat_model, "threat model", f"{where}.threat_model")
     if setting.network is not None:
         choose(params.networks, setting.network, "network", f"{where}.network")
+
+
+def _check_movement(suite: Suite, figure: MovementFigure, where: str) -> None:
+    if not suite.keep_losses:
+        raise UserError(
+            f"{where}: expected a suite that keeps every image's losses, got keep_losses false;"
+            " write keep_losses: true, or remove the figure"
+        )
+    edges = figure.edges
+    if not edges or list(edges) != sorted(set(edges)):
+        raise UserError(f"{where}.edges: expected rising losses, got {list(edges)}; order them")
+    _check_epochs(suite, (figure.epoch + 1,), where)
 
 
 def _check_epochs(suite: Suite, epochs: tuple[int, ...], where: str) -> None:

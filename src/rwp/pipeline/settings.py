@@ -269,8 +269,21 @@ class LandscapeFigure(Setting):
         return self
 
 
+class MovementFigure(Setting):
+    """Which images are learned by heart: by their loss group at an epoch, the share in the lowest.
+
+    For suites with `keep_losses`.
+    """
+
+    kind: Literal["movement"]
+    recipes: Names
+    epoch: Count  # from 0, at which images are sorted into groups
+    edges: tuple[Amount, ...]  # nats, of the loss groups; what lies above is one more
+
+
 FigureEntry = Annotated[
-    CurvesFigure | SweepFigure | RemovalFigure | LandscapeFigure, Field(discriminator="kind")
+    CurvesFigure | SweepFigure | RemovalFigure | LandscapeFigure | MovementFigure,
+    Field(discriminator="kind"),
 ]
 
 

@@ -357,6 +357,8 @@ class Steps:
                 inputs: Mapping[str, Step] = {landscape.outputs[0]: landscape}
             else:
                 inputs = self._histories(runs)
+            if entry.kind == "movement":
+                inputs |= {f"{key.directory}/losses.npz": self.train(key) for key in runs}
             base, code = suite_directory(suite), CODE["figure"]
             outputs = tuple(f"{base}/{name}.{kind}" for kind in ("csv", "svg", "png"))
             title = f"{suite}/{name}"

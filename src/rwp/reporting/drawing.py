@@ -353,6 +353,31 @@ def removal_curves(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+def movement_panels(frame: pd.DataFrame, *, since: int) -> Figure:
+    """Share of the images of each loss group that is in the lowest one, a panel per recipe.
+
+    `frame`: panel, group (a range of the loss at epoch `since`), seed, epoch (from 0), images,
+    share (percent).
+    """
+    panels, groups = names_in(frame["panel"]), names_in(frame["group"])
+    group_looks = looks(groups)
+    with figure_style():
+        figure, axes = new_figure(columns=len(panels), sharey="row")
+        for axis, panel in zip(axes, panels, strict=True):
+            part = frame[frame["panel"] == panel]
+            for group in groups:
+                chosen = part[part["group"] == group]
+                if len(chosen):
+                    style = {**group_looks[group], "label": group}
+                    line_over_seeds(axis, chosen, "epoch", "share", style)
+            axis.axvline(since, color="#888888", linewidth=0.8)
+            axis.set_title(panel)
+            _epochs(axis)
+        axes[0].set_ylabel("in the lowest loss group (%)")
+        axes[-1].legend(title="loss (nats)")
+    return figure
+
+
 def landscape_panels(frame: pd.DataFrame) -> Figure:
     """Loss along a random direction of the weights, by loss group, one panel per checkpoint.
 

@@ -13,7 +13,13 @@ from matplotlib.figure import Figure
 
 from rwp.errors import UserError
 from rwp.pipeline.resolve import landscape_spec
-from rwp.pipeline.settings import CurvesFigure, RemovalFigure, Setting, SweepFigure
+from rwp.pipeline.settings import (
+    CurvesFigure,
+    MovementFigure,
+    RemovalFigure,
+    Setting,
+    SweepFigure,
+)
 from rwp.pipeline.suites import figure_names, setting_keys, sweep_rows, table1_runs
 from rwp.reporting import drawing
 from rwp.reporting.drawing import picture, write_figure
@@ -28,6 +34,7 @@ from rwp.reporting.labels import (
     part_label,
     value_label,
 )
+from rwp.reporting.movements import losses_of, movement_frame
 from rwp.reporting.results import LAST_EPOCHS, OK, Results, Row, runs_of
 from rwp.reporting.summaries import averages
 from rwp.reporting.tables import Table
@@ -65,6 +72,9 @@ READING = {
     "landscape": "Change of the mean loss of each loss group of the adversarial training images as"
     " the weights move along random directions; steeper means more overfitted (section 3). Large"
     " losses are cut off.",
+    "movement": "Training images by the range of their adversarial loss (nats) at the vertical"
+    " line; of each group, the share whose loss is in the lowest range in each epoch: who is"
+    " learned by heart, and when.",
 }
 
 
@@ -81,6 +91,8 @@ def write_suite_figure(results: Results, name: str) -> list[Path]:
         frame, figure = _sweep(results, entry)
     elif isinstance(entry, RemovalFigure):
         frame, figure = _removal(results, entry)
+    elif isinstance(entry, MovementFigure):
+        frame, figure = _movement(results, entry)
     else:
         frame, figure = _landscape(results, name)
     return write_figure(figure, frame, results.root / suite_directory(results.suite_name) / name)
@@ -206,6 +218,22 @@ def _landscape(results: Results, name: str) -> tuple[pd.DataFrame, Figure]:
     frame = measured.assign(panel=[f"after epoch {epoch}{mark}" for epoch in measured["epoch"]])
     columns = ["panel", "epoch", "group", "offset", "change", "loss", "num_examples"]
     return frame[columns], drawing.landscape_panels(frame)
+
+
+def _movement(results: Results, entry: MovementFigure) -> tuple[pd.DataFrame, Figure]:
+    """A panel per recipe: by loss group at the entry's epoch, the share in the lowest group."""
+    frames, keys = [], [key for recipe in entry.recipes for key in _keys(results, entry, recipe)]
+    for key in keys:
+        run = results.runs[key]
+        if run.status not in ("missing", "stale", "inconsistent"):
+            arrays = losses_of(results.root / key.directory)
+            frame = movement_frame(arrays, edges=entry.edges, epoch=entry.epoch)
+            mark = "" if run.finished else f" ({run.status})"
+            frames.append(frame.assign(panel=f"{method_label(key.recipe)}{mark}", seed=key.seed))
+    if not frames:
+        _need(pd.DataFrame(), keys)
+    frame = pd.concat(frames)[["panel", "group", "seed", "epoch", "images", "share"]]
+    return frame, drawing.movement_panels(frame, since=entry.epoch)
 
 
 def curve_frame(results: Results, keys: Sequence[RunKey], *, splits: Sequence[str]) -> pd.DataFrame:
