@@ -47,7 +47,11 @@ def test_help_imports_nothing_heavy(command: str) -> None:
 
 def test_bad_names_and_files_are_one_line_each(project: Project) -> None:
     cases = [
-        ("train --suite dmeo", "expected a suite (demo, demo-full, quick, paper), got 'dmeo'"),
+        (
+            "train --suite dmeo",
+            "expected a suite (demo, demo-full, quick, ",
+            "got 'dmeo'",
+        ),
         ("train --recipe at-rpw", "expected a recipe", "'at-rpw'"),
         ("train --dataset mnist", "expected a data set", "'mnist'"),
         ("train", "data/digits/train.pt: expected the train images, found none"),
@@ -170,7 +174,7 @@ def test_help_lists_what_can_be_named() -> None:
         return " ".join(found.stdout.replace("│", " ").split())
 
     training, evaluation = shown("train", "--help"), shown("evaluate", "--help")
-    assert "One of: demo, demo-full, quick, paper" in evaluation
+    assert "One of: demo, demo-full, quick, quick-jpeg, mini, " in evaluation
     assert "autoattack" in evaluation
     assert {"trades-rwp,", "wrn-28-10,"} <= set(training.split())
     assert "--resolved" not in training + evaluation

@@ -8,7 +8,14 @@ from rwp.errors import UserError
 from rwp.evaluation import autoattack as module
 from rwp.evaluation import jobs
 from rwp.evaluation.jobs import evaluate_checkpoint
-from rwp.evaluation.records import clean_flags, read_record, robust_flags, unpack
+from rwp.evaluation.records import (
+    clean_flags,
+    on_common_images,
+    read_record,
+    robust_flags,
+    unpack,
+    worst_case,
+)
 from rwp.evaluation.resume import clear_folder, shared_folder
 from rwp.evaluation.spec import record_fingerprint
 from rwp.files import sha256_file
@@ -171,3 +178,29 @@ def test_no_record_of_an_attack_that_did_not_finish(trained: Project, monkeypatc
         run(trained, attacks=attacks)
     written = {path.name for path in (trained.checkpoint.parent / "evaluation/best").iterdir()}
     assert written == {"natural.json", "pgd-20.json"}
+
+
+def test_attacks_may_look_at_fewer_images_each(trained: Project, images: ImageSet):
+    fewer = trained.spec.attacks[1].replace(num_examples=20)
+    paths = run(trained, num_examples=30, attacks=(trained.spec.attacks[0], fewer))
+    natural, pgd = map(read_record, paths)
+    assert natural.part is not None
+    assert pgd.part is not None
+    assert (natural.num_examples, pgd.num_examples, pgd.part.of) == (30, 20, 40)
+    taken, more = unpack(pgd.part.mask, 40), unpack(natural.part.mask, 40)
+    assert not (taken & ~more).any()
+    cut, same = on_common_images([natural, pgd])
+    assert same == pgd
+    assert cut.part == pgd.part
+    assert clean_flags(cut).tolist() == clean_flags(pgd).tolist()  # of the same images, in order
+    assert (worst_case([natural, pgd]) == robust_flags(pgd)).all()
+    before = [path.stat().st_mtime_ns for path in paths]
+    run(trained, num_examples=30, attacks=(trained.spec.attacks[0], fewer))
+    assert before == [path.stat().st_mtime_ns for path in paths]
+
+
+def test_parts_that_do_not_lie_in_each_other_are_not_compared(trained: Project):
+    first = read_record(run(trained, num_examples=20)[0])
+    other = read_record(run(trained, num_examples=21, part_seed=1)[1])
+    with pytest.raises(UserError, match="expected parts of the images that lie in each other"):
+        on_common_images([first, other])

@@ -81,6 +81,30 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: demo(s)["sweeps"]["c-min"].update(vary={"c_min": [1.5, 1.7, 1.50000001]}),
         r"vary\.c_min: expected values that differ in their first six digits, got 1\.5 twice",
     ),
+    "more curve images than wanted where they choose": (
+        lambda s: s["suites"]["paper"].update(curve_examples=2000),
+        r"suites\.paper: curve_examples: expected none with selection test, .*got 2000; leave",
+    ),
+    "a cheaper selection where nothing is held out": (
+        lambda s: s["suites"]["paper"].update(selection_num_steps=2),
+        r"selection_num_steps: expected none with selection test, .*got 2; leave it out",
+    ),
+    "more seeds of a recipe than the suite has": (
+        lambda s: demo(s)["recipes"]["at"].update(num_seeds=2),
+        r"recipes\.at\.num_seeds: expected at most the suite's 1 seeds, got 2; lower it",
+    ),
+    "an attack on more images than its evaluation": (
+        lambda s: s["suites"]["quick"]["evaluation"]["attacks"]["fgsm"].update(num_examples=2001),
+        r"attacks\.fgsm\.num_examples: expected at most the 2000 of the evaluation, got 2001",
+    ),
+    "more images of a class than the official files have": (
+        lambda s: s["datasets"]["cifar10-16"].update(per_class=5001),
+        r"datasets\.cifar10-16.*per_class: expected at most 5000, .*got 5001; lower it",
+    ),
+    "larger images than the official files have": (
+        lambda s: s["datasets"]["cifar10-16"].update(image_size=48),
+        r"datasets\.cifar10-16.*image_size: expected at most 32, .*got 48; lower it",
+    ),
     "PGD of no steps": (
         lambda s: demo(s)["evaluation"]["attacks"]["pgd-20"].pop("num_steps"),
         r"evaluation\.attacks\.pgd-20: expected num_steps for pgd, got none; add num_steps",
@@ -107,7 +131,7 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "unknown suite to build": (
         lambda s: s.update(build=["dmeo"]),
-        r"build: expected a suite \(demo, demo-full, quick, paper\), got 'dmeo'; check the",
+        r"build: expected a suite \(demo, demo-full, .*, paper\), got 'dmeo'; check the",
     ),
     "unknown objective": (
         lambda s: demo(s)["recipes"]["at"].update(objective="att"),
@@ -175,7 +199,7 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "a size that nobody resizes to": (
         lambda s: s["datasets"]["digits"].update(image_size=16),
-        r"digits: expected no image_size for digits, where it would have no effect, got 16; leave",
+        r"digits.*image_size: expected at most 8, as many as digits has, got 16; lower it",
     ),
     "an unlabeled source's address that nobody reads": (
         lambda s: s["unlabeled"]["digits-holdout"].update(url="https://example.org/x.npz"),
@@ -452,6 +476,7 @@ def test_unknown_names_on_a_command_line(params: Any) -> None:
         with pytest.raises(UserError, match=message):
             run_key(params, "demo", **(place | wrong))
     with pytest.raises(
-        UserError, match=r"expected a suite \(demo, demo-full, quick, paper\), got 'papr'"
+        UserError,
+        match=r"expected a suite \(demo, demo-full, .*, paper\), got 'papr'",
     ):
         run_key(params, "papr", **place)

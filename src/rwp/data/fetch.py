@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 from filelock import FileLock
 
 from rwp.data.content import content_of
 from rwp.data.images import ImageSet, SourceData
+from rwp.data.parts import require_per_class
 from rwp.data.passport import write_passport
+from rwp.data.sizes import box_average
 from rwp.data.sources.digits import load_digits
 from rwp.data.sources.image_folder import load_image_folder
 from rwp.data.sources.torchvision_sets import TORCHVISION_SETS, load_torchvision_set
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from rwp.data.spec import DatasetSpec
 
 _MOST_SHARED = 0.5  # of the test images, by which a test split is none
+_BLOCK = 4096  # images averaged at once
 
 
 def fetch_dataset(
@@ -50,8 +56,12 @@ def fetch_dataset(
         passport.unlink(missing_ok=True)  # files without a passport are not yet whole
         with own_images(origin or definition.path, fingerprint) as standing:
             data = _load_source(name, definition, root / "raw", origin or definition.mirror)
+        data = _shrunk(name, definition, data)
         require_shades(data.train, origin or definition.path or name)
         files = _split_files(target, data, definition.unlabeled_share)
+        if definition.per_class is not None:
+            train, where = files[target / "train.pt"], f"datasets.{name}.per_class"
+            require_per_class(train.labels, definition.per_class, where=where)
         shared = _shared_images(files, origin or definition.path or name)
         for path, content in files.items():
             content.save(path)
@@ -176,6 +186,30 @@ def _load_source(name: str, definition: DatasetSpec, raw: Path, origin: str | No
         return load_torchvision_set(source, raw / source, origin)
     known = ", ".join(("digits", "image_folder", *TORCHVISION_SETS))
     raise UserError(f"datasets.{name}.source: expected {known}, got {source}; use one of them")
+
+
+def _shrunk(name: str, definition: DatasetSpec, data: SourceData) -> SourceData:
+    """Both splits at the size that is asked for; a folder's pictures have it already.
+
+    Raises:
+        UserError: the images have fewer pixels.
+    """
+    size = definition.image_size
+    if size is None or definition.source == "image_folder":
+        return data
+    found = data.train.shape[1]
+    if size > found:
+        raise UserError(
+            f"datasets.{name}.image_size: expected at most {found} pixels, got {size}; lower it"
+        )
+    train, test = (_averaged(images, size) for images in (data.train, data.test))
+    return replace(data, train=train, test=test)
+
+
+def _averaged(images: ImageSet, size: int) -> ImageSet:
+    blocks = [box_average(block.numpy(), size) for block in images.images.split(_BLOCK)]
+    pixels = torch.from_numpy(np.concatenate(blocks))
+    return ImageSet(pixels, images.labels, images.num_classes)
 
 
 def _split_files(target: Path, data: SourceData, unlabeled_share: float) -> dict[Path, ImageSet]:

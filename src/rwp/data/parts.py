@@ -84,6 +84,38 @@ def take_part(
     return images.select(index), Part("stratified", seed, of, index)
 
 
+def require_per_class(labels: Int[Tensor, " n"], per_class: int, *, where: str) -> None:
+    """Make sure that each class has so many images; `where` names the setting.
+
+    Raises:
+        UserError: one has fewer.
+    """
+    counts = torch.bincount(labels)
+    fewest = int(counts.argmin())
+    if int(counts[fewest]) < per_class:
+        raise UserError(
+            f"{where}: expected at most {int(counts[fewest])}, as many training images as class "
+            f"{fewest} has to draw from, got {per_class}; lower it"
+        )
+
+
+def draw_per_class(
+    labels: Int[Tensor, " n"], per_class: int, *, seed: int, where: str
+) -> Int[Tensor, " drawn"]:
+    """The sorted places of so many images of each class, drawn by `seed` alone.
+
+    Raises:
+        UserError: a class has fewer.
+    """
+    require_per_class(labels, per_class, where=where)
+    drawn = []
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero().flatten()
+        order = torch.randperm(len(members), generator=generator_for(seed, "per_class", label))
+        drawn.append(members[order[:per_class]])
+    return torch.cat(drawn).sort().values
+
+
 def stratified_order(labels: Int[Tensor, " n"], seed: int) -> Int[Tensor, " n"]:
     """All images in an order of which every beginning has each class in proportion.
 

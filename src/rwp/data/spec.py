@@ -12,11 +12,15 @@ from rwp.spec import Amount, Count, Name, PositiveInt, Share, Spec
 
 PaddingMode = Literal["zero", "reflect"]
 
+# What the official files hold: pixels on a side, and training images of the smallest class.
+_PIXELS = {"digits": 8, "cifar10": 32, "cifar100": 32, "svhn": 32}
+_SMALLEST_CLASS = {"cifar10": 5000, "cifar100": 500, "svhn": 4659}
+
 # Settings that a source does not look at.
 # sets with official files, which a `mirror` may hold
-_OFFICIAL = ("path", "test_share", "image_size")
+_OFFICIAL = ("path", "test_share")
 _WITHOUT_EFFECT = {
-    "digits": ("path", "mirror", "image_size"),
+    "digits": ("path", "mirror"),
     "image_folder": ("test_share", "mirror"),
     **dict.fromkeys(("cifar10", "cifar100", "svhn"), _OFFICIAL),
 }
@@ -29,7 +33,10 @@ class DatasetSpec(Spec):
     source: Literal["digits", "cifar10", "cifar100", "svhn", "image_folder"]
     path: str | None = None  # image_folder: the tree, or an archive of it
     mirror: str | None = None  # a folder or URL that holds the official files
-    image_size: PositiveInt | None = None  # image_folder: resize to this many pixels
+    image_size: PositiveInt | None = None  # average over areas down to this many pixels
+    # So many images of each class for one training, drawn anew by the seed of the run and the same
+    # for all its recipes. All are fetched: what no run trains on chooses or is pseudo-labeled.
+    per_class: PositiveInt | None = None
     test_share: Share | None = None  # digits: share of the images that become the test split
     unlabeled_share: Share = 0.0  # share of the training images that lose their labels, for RST
     mean: tuple[float, ...] | None = None  # per channel, on [0, 1] pixels; none: computed
@@ -39,6 +46,13 @@ class DatasetSpec(Spec):
         if self.source == "image_folder" and self.path is None:
             raise ValueError("expected a path for an image_folder, got none; add path: FOLDER")
         _refuse_without_effect(self, self.source, _WITHOUT_EFFECT)
+        for name, most in (("image_size", _PIXELS), ("per_class", _SMALLEST_CLASS)):
+            value, limit = getattr(self, name), most.get(self.source)
+            if value is not None and limit is not None and value > limit:
+                raise ValueError(
+                    f"{name}: expected at most {limit}, as many as {self.source} has, got {value}; "
+                    "lower it"
+                )
         if self.source == "digits" and not self.test_share:
             raise ValueError("expected a test_share for digits, got none; add test_share: 0.25")
         if (self.mean is None) != (self.std is None):

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from rwp.data.parts import draw_per_class
 from rwp.errors import UserError
 from rwp.rng import generator_for
 
@@ -29,6 +30,38 @@ def held_out_split(
             left empty on the training side.
     """
     return stratified_split(labels, fraction, seed, "held_out")
+
+
+def training_split(
+    labels: Int[Tensor, " n"],
+    *,
+    held_out_fraction: float,
+    per_class: int | None,
+    seed: int,
+    where: str,
+) -> tuple[Int[Tensor, " kept"], Int[Tensor, " taken"]]:
+    """What one run trains on, and what its checkpoint is chosen on; both sorted.
+
+    What is held out is the same for all seeds. With `per_class` the training images are drawn
+    from the rest by the seed of the run, alike for all recipes, so that recipes can be compared
+    seed by seed; nobody sees what is left over.
+
+    Args:
+        labels: of all training images.
+        held_out_fraction: of them; 0: none.
+        per_class: images of each class to train on; none: all that are not held out.
+        seed: of the run.
+        where: names the data set in messages.
+
+    Raises:
+        UserError: a class has fewer images than `per_class`, or none left to train on.
+    """
+    kept, taken = torch.arange(len(labels)), torch.arange(0)
+    if held_out_fraction:
+        kept, taken = held_out_split(labels, fraction=held_out_fraction, seed=HELD_OUT_SEED)
+    if per_class is not None:
+        kept = kept[draw_per_class(labels[kept], per_class, seed=seed, where=where)]
+    return kept, taken
 
 
 def stratified_split(

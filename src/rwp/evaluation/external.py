@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,12 +16,13 @@ from torch import nn
 from rwp.core.models import build_network
 from rwp.core.models.converters import COUNT, LAYOUTS, bare_state, convert_state
 from rwp.data.images import ImageSet
-from rwp.data.parts import take_part
+from rwp.data.parts import Part, take_part
 from rwp.errors import UserError
 from rwp.evaluation.attacks import AttackResult
 from rwp.evaluation.diagnosis import FORMAT
 from rwp.evaluation.followup import follow_up
 from rwp.evaluation.jobs import (
+    by_part,
     differs,
     is_done,
     part_record,
@@ -266,26 +267,54 @@ def evaluate_external(
             "checkpoint_sha256": external.sha256,
             "function_sha256": function_sha256(model, whole, device=device),
             "data_sha256": sha256_file(data),
-            "part": part_record(part),
         }
-        identity = hashes | {"seed": seed, "batch_size": batch_size}
-        _refuse_others(out, external.name, identity, attacks)
+        jobs = [
+            _Job(
+                external.name,
+                out,
+                hashes | {"part": part_record(own)},
+                hashes | {"part": part_record(own), "seed": seed, "batch_size": batch_size},
+                device,
+                same,
+                some,
+            )
+            for same, some, own in _parts(attacks, images, part, whole, part_seed, data)
+        ]
+        _refuse_others(out, external.name, [job.identity for job in jobs], attacks)
         clean, _ = clean_outcomes(model, images, batch_size=batch_size, device=device)
         if on_clean is not None:
             on_clean(float(clean.mean()))
-        job = _Job(external.name, out, hashes, identity, device)
-        run_attacks(
-            model,
-            images,
-            [attack for attack in attacks if job.is_needed(attack)],
-            batch_size=batch_size,
-            seed=seed,
-            device=device,
-            state=job.state(state),
-            on_result=job.write,
-            is_needed=job.is_needed,
-        )
-    return [job.path(attack) for attack in attacks]
+        for job in jobs:
+            run_attacks(
+                model,
+                job.images,
+                [attack for attack in job.attacks if job.is_needed(attack)],
+                batch_size=batch_size,
+                seed=seed,
+                device=device,
+                state=job.state(state),
+                on_result=job.write,
+                is_needed=job.is_needed,
+            )
+    return [out / f"{attack.name}.json" for attack in attacks]
+
+
+def _parts(
+    attacks: Sequence[AttackSpec],
+    images: ImageSet,
+    part: Part,
+    whole: ImageSet,
+    part_seed: int,
+    source: Path,
+) -> Iterator[tuple[list[AttackSpec], ImageSet, Part]]:
+    """Attacks that look at the same images, with these; some look at fewer."""
+    for same in by_part(attacks):
+        size = same[0].num_examples
+        if size is None:
+            yield same, images, part
+        else:
+            some, own = take_part(whole, num_examples=size, seed=part_seed, source=source)
+            yield same, some, own
 
 
 def at_radius(attack: AttackSpec, epsilon: str) -> AttackSpec:
@@ -392,6 +421,8 @@ class _Job:
     hashes: dict[str, Any]
     identity: dict[str, Any]
     device: torch.device | str
+    attacks: Sequence[AttackSpec]
+    images: ImageSet
 
     def path(self, attack: AttackSpec) -> Path:
         return self.out / f"{attack.name}.json"
@@ -432,7 +463,7 @@ _DIFFERENT = {
 
 
 def _refuse_others(
-    out: Path, name: str, identity: dict[str, Any], attacks: Sequence[AttackSpec]
+    out: Path, name: str, identities: Sequence[dict[str, Any]], attacks: Sequence[AttackSpec]
 ) -> None:
     """A folder holds the records of one evaluation: those of another may have taken hours."""
     threats = {attack.threat for attack in attacks if attack.kind != "natural"}
@@ -441,7 +472,8 @@ def _refuse_others(
             found = read_record(path)
         except UserError:
             continue  # damaged ones are made again
-        other = [text for field, text in _DIFFERENT.items() if differs(found, identity, field)]
+        same = [one for one in identities if one["part"] == found.part] or identities[:1]
+        other = [text for field, text in _DIFFERENT.items() if differs(found, same[0], field)]
         if found.attack.kind != "natural" and threats and found.attack.threat not in threats:
             other.append("under another threat model")
         if other:

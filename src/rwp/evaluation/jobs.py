@@ -56,8 +56,8 @@ def evaluate_checkpoint(
     job = _Job(spec, root, fingerprint, device)
 
     def is_needed(attack: AttackSpec) -> bool:
-        expected = record_fingerprint(fingerprint, attack)
-        return not is_done(root / spec.record(attack.name), attack, expected, job.hashes)
+        expected, record = record_fingerprint(fingerprint, attack), root / spec.record(attack.name)
+        return not is_done(record, attack, expected, job.hashes(attack))
 
     def write(result: AttackResult) -> None:
         record = record_of(
@@ -65,7 +65,7 @@ def evaluate_checkpoint(
             fingerprint=record_fingerprint(fingerprint, result.attack),
             key=spec.key,
             checkpoint=spec.checkpoint,
-            hashes=job.hashes,
+            hashes=job.hashes(result.attack),
             seed=spec.seed,
             batch_size=spec.batch_size,
             device=device,
@@ -73,21 +73,23 @@ def evaluate_checkpoint(
         write_record(root / spec.record(result.attack.name), record)
 
     pending = [attack for attack in spec.attacks if is_needed(attack)]
-    if pending:
+    model = job.model() if pending else None
+    for same in by_part(pending):
+        assert model is not None
         run_attacks(
-            job.model(),
-            job.images,
-            pending,
+            model,
+            job.images(same[0]),
+            same,
             batch_size=spec.batch_size,
             seed=spec.seed,
             device=device,
-            state=job.state(state),
+            state=job.state(state, same[0]),
             on_result=write,
             is_needed=is_needed,
         )
     for attack in spec.attacks:
         # Not the whole folder: a job with other attacks on the same checkpoint may be running.
-        clear_folder(job.state(state) / attack_id(attack))
+        clear_folder(job.state(state, attack) / attack_id(attack))
     return [root / spec.record(attack.name) for attack in spec.attacks]
 
 
@@ -100,16 +102,26 @@ class _Job:
         self.spec, self.device, self._fingerprint = spec, device, fingerprint
         self._checkpoint = root / spec.key.directory / f"{spec.checkpoint}.pt"
         data = root / "data" / spec.key.dataset / "test.pt"
-        self.images, part = part_of(spec, ImageSet.load(data), data)
+        self._parts = {
+            size: part_of(spec, ImageSet.load(data), data, num_examples=size)
+            for size in {attack.num_examples for attack in spec.attacks}
+        }
         if not self._checkpoint.exists():
             raise UserError(
                 f"{self._checkpoint}: expected a checkpoint, found no file; train it first"
             )
-        self.hashes: dict[str, Any] = {
+        self._hashes: dict[str, Any] = {
             "checkpoint_sha256": sha256_file(self._checkpoint),
             "data_sha256": sha256_file(data),
-            "part": part_record(part),
         }
+
+    def images(self, attack: AttackSpec) -> ImageSet:
+        """The test images that an attack looks at."""
+        return self._parts[attack.num_examples][0]
+
+    def hashes(self, attack: AttackSpec) -> dict[str, Any]:
+        """Of the network and of the images that an attack looks at."""
+        return self._hashes | {"part": part_record(self._parts[attack.num_examples][1])}
 
     def model(self) -> nn.Module:
         """The network, checked against the images.
@@ -118,20 +130,28 @@ class _Job:
             UserError: another number of channels or classes than the data set's.
         """
         model, description = load_network(self._checkpoint, device=self.device)
-        network, channels = description["network"], self.images.shape[0]
+        images = next(iter(self._parts.values()))[0]
+        network, channels = description["network"], images.shape[0]
         found = (network["in_channels"], network["num_classes"])
-        if found != (channels, self.images.num_classes):
+        if found != (channels, images.num_classes):
             raise UserError(
                 f"{self._checkpoint}: expected a network of {channels} channels and "
-                f"{self.images.num_classes} classes, got {found[0]} and {found[1]}; "
+                f"{images.num_classes} classes, got {found[0]} and {found[1]}; "
                 "evaluate it on the data set it was trained on"
             )
         return model
 
-    def state(self, folder: Path) -> Path:
-        """A folder for this evaluation alone: what decides its bits is in the name."""
+    def state(self, folder: Path, attack: AttackSpec) -> Path:
+        """A folder for the attacks on these images alone: what decides the bits is in the name."""
         settings = {"seed": self.spec.seed, "batch_size": self.spec.batch_size}
-        return folder / state_name(self.hashes | settings | {"fingerprint": self._fingerprint})
+        identity = self.hashes(attack) | settings | {"fingerprint": self._fingerprint}
+        return folder / state_name(identity)
+
+
+def by_part(attacks: Sequence[AttackSpec]) -> list[list[AttackSpec]]:
+    """Attacks on the same images together."""
+    sizes = dict.fromkeys(attack.num_examples for attack in attacks)
+    return [[attack for attack in attacks if attack.num_examples == size] for size in sizes]
 
 
 def state_name(identity: dict[str, Any]) -> str:
@@ -184,15 +204,19 @@ def attack_id(attack: AttackSpec) -> str:
     return f"{attack.name}-{hashlib.sha256(attack.canonical().encode()).hexdigest()[:8]}"
 
 
-def part_of(spec: EvaluationSpec, images: ImageSet, source: Path | str) -> tuple[ImageSet, Part]:
-    """The test images that `spec` looks at.
+def part_of(
+    spec: EvaluationSpec, images: ImageSet, source: Path | str, *, num_examples: int | None = None
+) -> tuple[ImageSet, Part]:
+    """The test images that `spec` looks at, or those of an attack that looks at fewer.
+
+    A smaller part lies in every larger one of the same seed.
 
     Raises:
         UserError: there are fewer, or a class would be missing.
     """
     return take_part(
         images,
-        num_examples=spec.num_examples,
+        num_examples=num_examples or spec.num_examples,
         first_examples=spec.first_examples,
         seed=spec.part_seed,
         source=source,

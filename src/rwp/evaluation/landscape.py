@@ -19,7 +19,7 @@ from rwp.core.losses import cross_entropy
 from rwp.core.lsc import loss_groups
 from rwp.data.images import ImageSet
 from rwp.data.parts import take_part
-from rwp.data.splits import HELD_OUT_SEED, held_out_split
+from rwp.data.splits import training_split
 from rwp.evaluation.attacks import threat_model
 from rwp.evaluation.models import batch_of, borrowed, checked_logits
 from rwp.evaluation.spec import LandscapeSpec
@@ -59,9 +59,14 @@ def measure_landscape(
     started = time.monotonic()
     path = root / "data" / spec.key.dataset / "train.pt"
     images = ImageSet.load(path)
-    if spec.held_out_fraction:
-        kept, _ = held_out_split(images.labels, fraction=spec.held_out_fraction, seed=HELD_OUT_SEED)
-        images = images.select(kept)
+    kept, _ = training_split(
+        images.labels,
+        held_out_fraction=spec.held_out_fraction,
+        per_class=spec.data.per_class,
+        seed=spec.key.seed,
+        where=f"datasets.{spec.key.dataset}.per_class",
+    )
+    images = images.select(kept)
     images, part = take_part(
         images, num_examples=spec.num_examples, seed=spec.part_seed, source=path
     )

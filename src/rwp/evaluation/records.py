@@ -166,14 +166,62 @@ def robust_flags(record: EvaluationRecord) -> Flags:
     return unpack(record.robust_bits, record.num_examples)
 
 
+def on_common_images(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
+    """The same records of those images alone that all of them looked at.
+
+    AutoAttack may look at fewer images than PGD; what compares two attacks compares them on the
+    same ones. A record that is cut loses what was counted over all of its images.
+
+    Raises:
+        UserError: the parts do not lie in each other.
+    """
+    parts = [record.part for record in records]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or all(part == known[0] for part in known):
+        return list(records)
+    smallest = min(known, key=lambda part: part.size)
+    shared = _mask(smallest)
+    found = []
+    for record, part in zip(records, known, strict=True):
+        own = _mask(part)
+        if part.of != smallest.of or (shared & ~own).any():
+            raise UserError(
+                f"records: expected parts of the images that lie in each other, got others under "
+                f"{record.attack.name}; evaluate with one part_seed"
+            )
+        found.append(record if part == smallest else _cut(record, shared[own], smallest))
+    return found
+
+
+def _mask(part: PartRecord) -> Flags:
+    return unpack(part.mask, part.of) if part.mask else np.ones(part.of, dtype=np.bool_)
+
+
+def _cut(record: EvaluationRecord, kept: Flags, part: PartRecord) -> EvaluationRecord:
+    clean, robust = clean_flags(record)[kept], robust_flags(record)[kept]
+    return record.model_copy(
+        update={
+            "part": part,
+            "num_examples": len(clean),
+            "num_clean_correct": int(clean.sum()),
+            "num_robust": int(robust.sum()),
+            "clean_bits": pack(clean),
+            "robust_bits": pack(robust),
+            "gradients": None,
+            "parts": {},
+        }
+    )
+
+
 def worst_case(records: Sequence[EvaluationRecord]) -> Flags:
-    """Per example: correct under all of several attacks on one checkpoint.
+    """Per example that all looked at: correct under all of several attacks on one checkpoint.
 
     Raises:
         UserError: no record, or records of different checkpoints, data or threat models.
     """
     if not records:
         raise UserError("records: expected at least one, got none; evaluate first")
+    records = on_common_images(records)
     first = records[0]
     for other in records[1:]:
         _same(first, other, *_IDENTITY)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rwp.errors import UserError
-from rwp.evaluation.records import EvaluationRecord, robust_flags
+from rwp.evaluation.records import EvaluationRecord, on_common_images, robust_flags
 
 Level = Literal["green", "weak", "undecided", "amber", "red"]
 MEANING: dict[Level, str] = {  # from the best to the worst
@@ -181,7 +181,7 @@ def judge(
     """
     if not records:
         raise UserError("diagnosis: expected records, got none; evaluate first")
-    by_kind = _shortest_by_kind(records)
+    by_kind = _shortest_by_kind(on_common_images(records))
     gap, band, reasons = None, None, []
     pgd, autoattack = by_kind.get("pgd"), by_kind.get("autoattack")
     if pgd and autoattack and objective != "natural":

@@ -210,11 +210,19 @@ def _in_little(settings: object) -> object:
         if mix is not None:
             mix = mix.replace(epoch_size=_STEPS * optimization.batch_size)
         return settings.replace(
-            optimization=optimization, perturbation=perturbation, unlabeled=mix, keep_epochs=()
+            data=settings.data.replace(per_class=None),
+            optimization=optimization,
+            perturbation=perturbation,
+            unlabeled=mix,
+            keep_epochs=(),
+            curve_examples=None,
         )
     if isinstance(settings, EvaluationSpec | LandscapeSpec):
-        whole = {"num_examples": None}
+        whole: dict[str, Any] = {"num_examples": None}
         whole |= {"first_examples": None} if isinstance(settings, EvaluationSpec) else {}
+        whole |= {"data": settings.data.replace(per_class=None)}
+        if isinstance(settings, EvaluationSpec):
+            whole["attacks"] = tuple(a.replace(num_examples=None) for a in settings.attacks)
         return settings.replace(**whole)
     return settings
 

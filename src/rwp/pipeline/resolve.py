@@ -194,6 +194,9 @@ def train_spec(params: Params, key: RunKey) -> TrainSpec:
         keep_losses=suite.keep_losses,
         start=start_spec(params, key),
         keep_starts=kept_starts(suite, key.recipe),
+        curve_examples=suite.curve_examples,
+        selection_every=suite.selection_every,
+        selection_monitor=None if threat is None else _selection_monitor(suite, key, threat, look),
     )
 
 
@@ -387,6 +390,20 @@ def _monitor(suite: Suite, key: RunKey, threat: ThreatSpec, look: Lookup) -> Att
     return _checked(attack, f"suites.{key.suite}.monitor")
 
 
+def _selection_monitor(
+    suite: Suite, key: RunKey, threat: ThreatSpec, look: Lookup
+) -> AttackSpec | None:
+    """The attack on the held-out images, where it is another than on the test images."""
+    own_step = look.optional(suite.selection_step_size, "selection_step_size")
+    if suite.selection_num_steps is None and own_step is None:
+        return None
+    usual = _monitor(suite, key, threat, look)
+    steps = suite.selection_num_steps or usual.num_steps
+    return usual.replace(
+        name=f"pgd-{steps}", num_steps=steps, step_size=own_step or usual.step_size
+    )
+
+
 def _optimization(entry: TrainingEntry, look: Lookup) -> OptimizationSpec:
     tables = ("epochs", "batch_size", "learning_rate", "schedule", "momentum", "nesterov")
     values = {name: look(getattr(entry, name), f"training.{name}") for name in tables}
@@ -492,6 +509,7 @@ def attack_spec(
         num_restarts=entry.num_restarts,
         kappa=entry.kappa,
         version=entry.version,
+        num_examples=entry.num_examples,
     )
     return _checked(spec, f"suites.{key.suite}.evaluation.attacks")
 

@@ -520,6 +520,7 @@ class RecipeEntry(Frozen):
     change: Change = Change()
     average_decay: Share | None = None  # the moving average of the weights is what is measured
     attack_num_steps: PositiveInt | None = None  # none: that of the training
+    num_seeds: PositiveInt | None = None  # the first so many of the suite's seeds; none: all
 
 
 # Settings that a kind of attack does not look at.
@@ -545,6 +546,7 @@ class AttackEntry(Frozen):
     step_size: By[Radius] | None = None
     kappa: Amount | None = None
     version: Literal["standard", "lite", "few-classes"] | None = None
+    num_examples: PositiveInt | None = None  # fewer images than its evaluation's, by class
 
     @model_validator(mode="after")
     def _complete(self) -> AttackEntry:
@@ -578,6 +580,22 @@ class EvaluationEntry(Frozen):
                 f"expected num_examples (stratified) or first_examples (in the published order), "
                 f"got both ({self.num_examples} and {self.first_examples}); leave one out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_of_the_part(self) -> EvaluationEntry:
+        for name, attack in self.attacks.items():
+            own, most = attack.num_examples, self.num_examples
+            if own is not None and self.first_examples:
+                raise ValueError(
+                    f"attacks.{name}.num_examples: expected none with first_examples, got {own};"
+                    f" leave one out"
+                )
+            if own is not None and most is not None and own > most:
+                raise ValueError(
+                    f"attacks.{name}.num_examples: expected at most the {most} of the evaluation,"
+                    f" got {own}; lower it"
+                )
         return self
 
     @model_validator(mode="after")
@@ -622,6 +640,11 @@ class Suite(Frozen):
     test_curve: bool  # measure the test split each epoch (never used to choose, if held_out)
     monitor_num_steps: PositiveInt  # PGD steps of the per-epoch measurement
     keep_losses: bool = False  # losses.npz of each run: of every training image, every epoch
+    curve_examples: PositiveInt | None = None  # test images of it, by class; none: all
+    # Of the held-out images alone, where a cheaper attack chooses `best`; none: as all images.
+    selection_num_steps: PositiveInt | None = None
+    selection_step_size: By[Radius] | None = None
+    selection_every: PositiveInt = 1  # epochs from one look at them to the next
     threat_models: dict[Name, ThreatModelEntry]
     network: By[Name]
     training: TrainingEntry
@@ -644,6 +667,23 @@ class Suite(Frozen):
             raise ValueError("selection test: expected held_out_fraction 0, got more")
         if self.selection == "test" and not self.test_curve:
             raise ValueError("selection test: expected test_curve true, got false")
+        for name in ("selection_num_steps", "selection_step_size", "selection_every"):
+            if self.selection == "test" and getattr(self, name) not in (None, 1):
+                raise ValueError(
+                    f"{name}: expected none with selection test, where no image is held out, got"
+                    f" {getattr(self, name)}; leave it out"
+                )
+        for name, recipe in self.recipes.items():
+            if recipe.num_seeds is not None and recipe.num_seeds > len(self.seeds):
+                raise ValueError(
+                    f"recipes.{name}.num_seeds: expected at most the suite's {len(self.seeds)}"
+                    f" seeds, got {recipe.num_seeds}; lower it"
+                )
+        if self.curve_examples is not None and (self.selection == "test" or not self.test_curve):
+            raise ValueError(
+                f"curve_examples: expected none with selection test, which looks at all images, or"
+                f" test_curve false, got {self.curve_examples}; leave it out"
+            )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: expected distinct seeds, got {list(self.seeds)}")
         return self

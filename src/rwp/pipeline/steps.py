@@ -87,7 +87,8 @@ CODE = {
 }
 PAPER = "paper"  # whose results lie in `results` itself, beside the folders of all other suites
 CHECKPOINTS = ("best", "best_on_test", "last")
-_BYTES_ELSEWHERE = ("mirror", "mean", "std", "license")  # decide nothing about fetched images
+# These decide nothing about fetched images.
+_BYTES_ELSEWHERE = ("mirror", "mean", "std", "license", "per_class")
 _SEED = re.compile(r"seed(\d+)")
 _LABELS = re.compile(r"(?P<source>.+)-seed(?P<seed>\d+)\.(pt|json)")
 

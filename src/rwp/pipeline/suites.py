@@ -79,6 +79,11 @@ def _check_final(suite: Suite, suite_name: str, attacks: Iterable[str], table: s
             )
 
 
+def seeds_of(suite: Suite, recipe: str) -> tuple[int, ...]:
+    """The seeds of a recipe: the suite's, or as many of them as the recipe takes."""
+    return suite.seeds[: suite.recipes[recipe].num_seeds]
+
+
 def _row_keys(
     params: Params, suite_name: str, table: str, *, recipe: str, dataset: str, threat: str
 ) -> list[RunKey]:
@@ -88,7 +93,7 @@ def _row_keys(
     look = Lookup(suite_name, dataset, shown, suite.recipes[recipe].objective)
     network = look(getattr(suite, table).network, f"{table}.network")
     place = {"recipe": recipe, "dataset": dataset, "threat": threat, "network": network}
-    return [run_key(params, suite_name, seed=seed, **place) for seed in suite.seeds]
+    return [run_key(params, suite_name, seed=seed, **place) for seed in seeds_of(suite, recipe)]
 
 
 def diagnosis_spec(params: Params, key: RunKey, *, checkpoint: str = "best") -> DiagnosisSpec:
@@ -127,7 +132,8 @@ def _twin(params: Params, key: RunKey) -> RunKey | None:
 def setting_keys(params: Params, suite_name: str, setting: Setting, recipe: str) -> list[RunKey]:
     """The runs of a recipe in a setting, one per seed."""
     suite = get_suite(params, suite_name)
-    keys = [setting_key(suite, suite_name, setting, recipe, seed=seed) for seed in suite.seeds]
+    seeds = seeds_of(suite, recipe)
+    keys = [setting_key(suite, suite_name, setting, recipe, seed=seed) for seed in seeds]
     return [declared(params, key) for key in keys]
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rwp.data.spec import DatasetSpec
+from rwp.data.spec import DatasetSpec, num_classes_known
 from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
 from rwp.files import read_json
@@ -76,6 +76,7 @@ class DataSize:
     num_train: int
     num_test: int
     image: str
+    num_drawn: int | None = None  # of them, for one training, where `per_class` says so
 
 
 def data_size(name: str, definition: DatasetSpec, root: Path) -> DataSize | None:
@@ -85,7 +86,9 @@ def data_size(name: str, definition: DatasetSpec, root: Path) -> DataSize | None
         found = read_json(passport)
         counts = {file: entry["count"] for file, entry in found["files"].items()}
         channels, height, width = found["shape"]
-        return DataSize(counts["train.pt"], counts["test.pt"], f"{height}x{width}x{channels}")
+        drawn = definition.per_class and definition.per_class * int(found["num_classes"])
+        image = f"{height}x{width}x{channels}"
+        return DataSize(counts["train.pt"], counts["test.pt"], image, drawn)
     if definition.source == "digits":
         num_test = round(_DIGITS * (definition.test_share or 0))
         num_train, image = _DIGITS - num_test, "8x8x1"
@@ -93,12 +96,15 @@ def data_size(name: str, definition: DatasetSpec, root: Path) -> DataSize | None
         num_train, num_test, image = _SOURCES[definition.source]
     else:
         return None
-    return DataSize(
-        num_train - round(num_train * (definition.unlabeled_share or 0)), num_test, image
-    )
+    if definition.image_size is not None:
+        image = f"{definition.image_size}x{definition.image_size}x{image.rsplit('x', 1)[1]}"
+    classes = num_classes_known(definition, root / "data" / name)
+    drawn = definition.per_class and classes and definition.per_class * classes
+    labeled = num_train - round(num_train * (definition.unlabeled_share or 0))
+    return DataSize(labeled, num_test, image, drawn)
 
 
-def training_passes(spec: TrainSpec, *, num_train: int) -> Passes:
+def training_passes(spec: TrainSpec, *, num_train: int, num_drawn: int | None = None) -> Passes:
     """Of batches, measuring left out: what run.json counts, at most.
 
     Each step attacks (K1 steps), perturbs the weights (K2 steps, after the warm-up), and takes
@@ -113,42 +119,49 @@ def training_passes(spec: TrainSpec, *, num_train: int) -> Passes:
         first = max(perturbation.warmup_epochs, spec.first_epoch)
         steps = perturbation.num_weight_steps * max(0, epochs - first)
         total += Passes(outer * steps, 0, steps)
-    return total * steps_per_epoch(spec, num_train=num_train)
+    return total * steps_per_epoch(spec, num_train=num_train, num_drawn=num_drawn)
 
 
-def steps_per_epoch(spec: TrainSpec, *, num_train: int) -> int:
+def steps_per_epoch(spec: TrainSpec, *, num_train: int, num_drawn: int | None = None) -> int:
     """Batches of an epoch; with unlabeled images its length is a setting."""
-    return math.ceil(epoch_images(spec, num_train) / spec.optimization.batch_size)
+    return math.ceil(epoch_images(spec, num_train, num_drawn) / spec.optimization.batch_size)
 
 
-def epoch_images(spec: TrainSpec, num_train: int) -> int:
+def epoch_images(spec: TrainSpec, num_train: int, num_drawn: int | None = None) -> int:
     """Images that an epoch trains on."""
     if spec.unlabeled is not None:  # whole batches
         size = spec.optimization.batch_size
         return math.ceil(spec.unlabeled.epoch_size / size) * size
-    return num_train - round(num_train * spec.held_out_fraction)
+    return num_drawn or num_train - round(num_train * spec.held_out_fraction)
 
 
 def training_cost(spec: TrainSpec, size: DataSize) -> Passes:
     """Of images: the training and what it measures after each epoch."""
-    cost = priced(spec, training_passes(spec, num_train=size.num_train), size)
-    measured = round(size.num_train * spec.held_out_fraction)
-    measured += size.num_test if spec.needs_test else 0
-    each = Passes(1) if spec.monitor is None else _attacked(spec.monitor)
-    epochs = spec.optimization.epochs - spec.first_epoch
-    looks = 2 * epoch_images(spec, size.num_train) * epochs if spec.keep_losses else 0
-    return cost + each * (measured * epochs) + Passes(looks)
+    passes = training_passes(spec, num_train=size.num_train, num_drawn=size.num_drawn)
+    cost = priced(spec, passes, size)
+    counts = {"held_out": round(size.num_train * spec.held_out_fraction)}
+    counts["test"] = (spec.curve_examples or size.num_test) if spec.needs_test else 0
+    last = spec.optimization.epochs
+    for split, count in counts.items():
+        monitor = spec.monitor_of(split)
+        each = Passes(1) if monitor is None else _attacked(monitor)
+        times = sum(spec.measures(split, epoch) for epoch in range(spec.first_epoch, last))
+        cost += each * (count * times)
+    images = epoch_images(spec, size.num_train, size.num_drawn)
+    looks = 2 * images * (last - spec.first_epoch) if spec.keep_losses else 0
+    return cost + Passes(looks)
 
 
 def losses_bytes(spec: TrainSpec, size: DataSize) -> int:
     """Of a run's losses.npz before it is compressed; 0 where it keeps none."""
-    images = size.num_train - round(size.num_train * spec.held_out_fraction)
+    images = size.num_drawn or size.num_train - round(size.num_train * spec.held_out_fraction)
     return images * spec.optimization.epochs * BYTES_PER_LOOK if spec.keep_losses else 0
 
 
 def counted_cost(spec: TrainSpec, counted: dict[str, int], size: DataSize) -> Passes:
     """Of images: what a finished training's run.json counted of batches, measuring left out."""
-    steps = spec.optimization.epochs * steps_per_epoch(spec, num_train=size.num_train)
+    each = steps_per_epoch(spec, num_train=size.num_train, num_drawn=size.num_drawn)
+    steps = spec.optimization.epochs * each
     attack = steps * ((spec.attack.num_steps or 0) if spec.attack else 0)
     batches = Passes(counted["forward"], attack, counted["backward"] - attack)
     return priced(spec, batches, size)
@@ -160,11 +173,11 @@ def priced(spec: TrainSpec, batches: Passes, size: DataSize) -> Passes:
     A backward pass runs back through all forward passes of its loss, and the attack on the
     divergence looks at the clean images once; run.json counts neither.
     """
-    steps = steps_per_epoch(spec, num_train=size.num_train)
+    steps = steps_per_epoch(spec, num_train=size.num_train, num_drawn=size.num_drawn)
     loss = spec.objective.loss
     clean = steps * spec.optimization.epochs if loss == "trades" else 0
     weights = batches.weights * _OUTER_PASSES[loss]
-    images = epoch_images(spec, size.num_train) / steps
+    images = epoch_images(spec, size.num_train, size.num_drawn) / steps
     return Passes(batches.forward + clean, batches.attack, weights) * images
 
 
@@ -175,9 +188,10 @@ def record_cost(attack: AttackSpec, *, num_images: int) -> Passes | None:
     return (Passes(1) if attack.kind == "natural" else _attacked(attack)) * num_images
 
 
-def landscape_cost(spec: LandscapeSpec, *, num_train: int) -> Passes:
+def landscape_cost(spec: LandscapeSpec, *, num_train: int, num_drawn: int | None = None) -> Passes:
     """Of images: an attack per checkpoint, and a forward pass per point of each direction."""
-    num_images = spec.num_examples or num_train - round(num_train * spec.held_out_fraction)
+    trained_on = num_drawn or num_train - round(num_train * spec.held_out_fraction)
+    num_images = min(spec.num_examples or trained_on, trained_on)
     points = Passes(spec.num_directions * (spec.num_points + 1))
     return (_attacked(spec.attack) + points) * (num_images * len(spec.epochs))
 
@@ -499,14 +513,18 @@ def _job(result: Result, root: Path, rates: Rates) -> Job:
     if rate is not None and passes is not None:
         seconds = rate.seconds(passes)
     elif rate is not None and rate.autoattack is not None:
-        seconds = rate.autoattack * _num_images(spec, size)
+        seconds = rate.autoattack * _num_images(spec, size, result.attack)
     hours = None if seconds is None else seconds / 3600
     kept = losses_bytes(spec, size) if isinstance(spec, TrainSpec) else 0
     return Job(result, state, passes, hours, place, kept)
 
 
-def _num_images(spec: TrainSpec | EvaluationSpec | LandscapeSpec, size: DataSize) -> int:
-    first = getattr(spec, "first_examples", None)
+def _num_images(
+    spec: TrainSpec | EvaluationSpec | LandscapeSpec,
+    size: DataSize,
+    attack: AttackSpec | None = None,
+) -> int:
+    first = getattr(spec, "first_examples", None) or (attack and attack.num_examples)
     return first or getattr(spec, "num_examples", None) or size.num_test
 
 
@@ -515,9 +533,9 @@ def _passes(result: Result, size: DataSize) -> Passes | None:
     if isinstance(spec, TrainSpec):
         return training_cost(spec, size)
     if isinstance(spec, LandscapeSpec):
-        return landscape_cost(spec, num_train=size.num_train)
+        return landscape_cost(spec, num_train=size.num_train, num_drawn=size.num_drawn)
     if isinstance(spec, EvaluationSpec) and result.attack is not None:
-        return record_cost(result.attack, num_images=_num_images(spec, size))
+        return record_cost(result.attack, num_images=_num_images(spec, size, result.attack))
     return None
 
 

@@ -11,14 +11,20 @@ import numpy as np
 import pandas as pd
 
 from rwp.errors import UserError
-from rwp.evaluation.records import EvaluationRecord, Flags, robust_flags, worst_case
+from rwp.evaluation.records import (
+    EvaluationRecord,
+    Flags,
+    on_common_images,
+    robust_flags,
+    worst_case,
+)
 from rwp.evaluation.statistics import (
     Interval,
     bootstrap_difference,
     crossed_difference,
     mcnemar,
 )
-from rwp.pipeline.suites import table2_keys
+from rwp.pipeline.suites import seeds_of, table2_keys
 from rwp.reporting.labels import attack_columns, method_label
 from rwp.reporting.results import Results
 from rwp.reporting.tables import write_frame
@@ -75,6 +81,8 @@ def pairs(results: Results) -> pd.DataFrame:
     for against, defense in combinations(suite.table2.recipes, 2):
         if suite.recipes[against].objective != suite.recipes[defense].objective:
             continue
+        # the first ones of the suite: those of one recipe lie in those of the other
+        seeds = min(seeds_of(suite, against), seeds_of(suite, defense), key=len)
         names = {"defense": method_label(defense), "against": method_label(against)}
         for attack in [*attacks, ALL_ATTACKS]:
             rows += [
@@ -83,7 +91,7 @@ def pairs(results: Results) -> pd.DataFrame:
                     outcomes[defense],
                     outcomes[against],
                     attack,
-                    suite.seeds,
+                    seeds,
                     test=not tested[attack],
                 )
             ]
@@ -122,7 +130,8 @@ def _outcomes(results: Results, recipe: str, attacks: Sequence[str]) -> Outcomes
             found[place] = (_images(record), robust_flags(record))
         if len(own) == len(attacks):
             try:
-                found[ALL_ATTACKS, key.seed] = (_images(own[0]), worst_case(own))
+                shared = _images(on_common_images(own)[0])
+                found[ALL_ATTACKS, key.seed] = (shared, worst_case(own))
             except UserError:  # of other images or files: they say nothing together
                 continue
     return found
@@ -177,13 +186,16 @@ def headline(results: Results) -> str:
     shares = {name: 100 * float(np.mean(flags)) for name, flags in robust.items()}
     first, second = sorted(shares, key=shares.__getitem__, reverse=True)[:2]
     others = len(robust) - 1
-    gap, p_value = _gap(robust[first], robust[second], confidence=1 - LEVEL / others)
+    shared = min(len(robust[first]), len(robust[second]))  # training seeds
+    gap, p_value = _gap(
+        robust[first][:shared], robust[second][:shared], confidence=1 - LEVEL / others
+    )
     sure = "so it is ahead" if p_value <= LEVEL / others else "so they cannot be told apart"
     doubt = _doubts(results).get(first)
-    one_seed = len(results.suite.seeds) == 1
+    one_seed = shared == 1
     return (
         f"{first} keeps the most images right under all attacks at once, {shares[first]:.1f} % of"
-        f" {len(robust[first][0]):,}; next is {second}, {shares[first] - shares[second]:.1f} points"
+        f" {len(robust[first][0]):,}; next is {second}, {100 * gap.estimate:.1f} points"
         f" behind (interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}, corrected for {others}"
         f" other defenses), {f'but {doubt}' if doubt else sure}."
         f"{' One training seed: this is about these networks.' if one_seed else ''}"
@@ -197,7 +209,7 @@ def _robust_under_all(results: Results) -> dict[str, list[Flags]]:
     robust, images = {}, set()
     for recipe in suite.table2.recipes:
         found = _outcomes(results, recipe, attacks)
-        own = [found.get((ALL_ATTACKS, seed)) for seed in suite.seeds]
+        own = [found.get((ALL_ATTACKS, seed)) for seed in seeds_of(suite, recipe)]
         robust[method_label(recipe)] = [one[1] for one in own if one]
         images |= {(one[0], len(one[1])) if one else ("", 0) for one in own}
     return robust if len(images) == 1 and ("", 0) not in images else {}

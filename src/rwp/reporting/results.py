@@ -17,7 +17,12 @@ import pandas as pd
 
 from rwp.errors import UserError
 from rwp.evaluation.diagnosis import read_diagnosis
-from rwp.evaluation.records import EvaluationRecord, read_record, worst_case
+from rwp.evaluation.records import (
+    EvaluationRecord,
+    on_common_images,
+    read_record,
+    worst_case,
+)
 from rwp.evaluation.spec import EvaluationSpec
 from rwp.evaluation.statistics import interval
 from rwp.evaluation.verdict import LEVELS, Level
@@ -468,14 +473,25 @@ def _warn_of_autoattack(rows: list[Row]) -> None:
         if row["attack"] != "autoattack":
             continue
         margins = {
-            other["attack"]: row["num_robust"] - other["num_robust"]
+            other["attack"]: margin
             for other in own
-            if other["num_examples"] == row["num_examples"]
+            if (margin := _lead(row["outcome"], other["outcome"])) is not None
         }
         weaker = max(margins, key=margins.__getitem__)
         if margins[weaker] > 0:
             text = f"AutoAttack leaves {margins[weaker]} more images correct than {weaker}"
             row["warning"] = "; ".join(filter(None, [row["warning"], text]))
+
+
+def _lead(first: EvaluationRecord, second: EvaluationRecord) -> int | None:
+    """Images that the first leaves correct more than the second; none without common ones."""
+    try:
+        ours, theirs = on_common_images([first, second])
+    except UserError:
+        return None
+    if ours.num_examples != theirs.num_examples:
+        return None
+    return ours.num_robust - theirs.num_robust
 
 
 _WHOLE = ("standard", "few-classes")  # versions of AutoAttack that a table may show
@@ -507,7 +523,7 @@ def _changed(record: EvaluationRecord, spec: EvaluationSpec) -> str:
 
 def _changed_part(record: EvaluationRecord, spec: EvaluationSpec) -> str:
     """How the images of a record differ from those that params.yaml asks for, or an empty text."""
-    size = spec.first_examples or spec.num_examples
+    size = spec.first_examples or spec.attacks[0].num_examples or spec.num_examples
     rule = "first" if spec.first_examples else "stratified" if size else "all"
     part = record.part
     if part is None:  # of an earlier version, which took the first images where a size was given

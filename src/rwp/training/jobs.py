@@ -12,7 +12,8 @@ from rwp.core.batch_statistics import normalize_together
 from rwp.core.group import ALONE, Group
 from rwp.core.precision import flush_denormals
 from rwp.data.images import ImageSet
-from rwp.data.splits import HELD_OUT_SEED, held_out_split
+from rwp.data.parts import take_part
+from rwp.data.splits import training_split
 from rwp.errors import UserError
 from rwp.files import check_place, write_json
 from rwp.progress import Progress
@@ -29,6 +30,8 @@ from rwp.training.run_record import RunFiles, input_hashes, run_record
 from rwp.training.selection import improved, kept_after, write_networks
 from rwp.training.spec import TrainSpec
 from rwp.training.start import begin, keep_start
+
+CURVE_SEED = 0  # of the test images that curves are measured on, for all runs alike
 
 
 def train_run(
@@ -123,14 +126,22 @@ def prepare(
     labeled = ImageSet.load(inputs["train"])
     mean, std = _normalization(spec, labeled)
     splits: dict[str, ImageSet] = {}
-    kept = None
-    if spec.held_out_fraction:
-        kept, taken = held_out_split(
-            labeled.labels, fraction=spec.held_out_fraction, seed=HELD_OUT_SEED
-        )
-        labeled, splits["held_out"] = labeled.select(kept), labeled.select(taken)
+    kept, taken = training_split(
+        labeled.labels,
+        held_out_fraction=spec.held_out_fraction,
+        per_class=spec.data.per_class,
+        seed=spec.key.seed,
+        where=f"datasets.{spec.key.dataset}.per_class",
+    )
+    if len(taken):
+        splits["held_out"] = labeled.select(taken)
+    if len(kept) < len(labeled):
+        labeled = labeled.select(kept)
     if spec.needs_test:
-        splits["test"] = ImageSet.load(inputs["test"])
+        test = ImageSet.load(inputs["test"])
+        splits["test"], _ = take_part(
+            test, num_examples=spec.curve_examples, seed=CURVE_SEED, source=inputs["test"]
+        )
         check_labels(splits["test"], num_classes=labeled.num_classes, name=spec.key.name)
     pseudo = None
     if spec.unlabeled is not None:

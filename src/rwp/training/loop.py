@@ -240,7 +240,8 @@ class Training:
         num_images = float(self.tally.state()["images"])
         with self._arithmetic():
             for name in self.splits:
-                row |= self._measure(name, after_batch)
+                if self.spec.measures(name, epoch):
+                    row |= self._measure(name, after_batch)
         row |= self.progress.work.row(num_images, self.device)
         self.progress.next_epoch()
         if self.losses is not None:
@@ -253,7 +254,7 @@ class Training:
         accuracies = measure(
             self.measured_runner,
             self.splits[name],
-            self.spec.monitor,
+            self.spec.monitor_of(name),
             generator=lambda index: generator_for(
                 self.spec.key.seed, *where, index, device=self._drawing_device
             ),

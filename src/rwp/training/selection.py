@@ -25,7 +25,7 @@ def improved(training: Training, row: Row) -> list[str]:
     names = [
         name
         for name, key in selection_keys(training.spec).items()
-        if name not in chosen or row[key] > chosen[name][key]
+        if key in row and (name not in chosen or row[key] > chosen[name][key])
     ]
     chosen |= dict.fromkeys(names, row)
     return names

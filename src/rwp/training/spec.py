@@ -150,6 +150,7 @@ class AttackSpec(Spec):
     random_start: RandomStart | None = None
     bn_mode: BatchNormMode = "eval"
     keep: Keep = "last"  # of all iterates of a run, the start included
+    num_examples: PositiveInt | None = None  # test images, by class; none: those of its evaluation
 
     @property
     def step(self) -> float:
@@ -305,6 +306,9 @@ class TrainSpec(Spec):
     keep_losses: bool = False  # losses.npz: of every training image, every epoch
     start: StartSpec | None = None  # none: at random weights
     keep_starts: tuple[PositiveInt, ...] = ()  # states that others start from, by epochs done
+    curve_examples: PositiveInt | None = None  # test images measured each epoch; none: all
+    selection_monitor: AttackSpec | None = None  # on the held-out images; none: `monitor`
+    selection_every: PositiveInt = 1  # epochs from one look at the held-out images to the next
 
     @property
     def first_epoch(self) -> int:
@@ -315,6 +319,16 @@ class TrainSpec(Spec):
     def needs_test(self) -> bool:
         """Whether the training reads the test split at all."""
         return self.test_curve or self.selection == "test"
+
+    def monitor_of(self, split: str) -> AttackSpec | None:
+        """The attack measured on a split after each epoch."""
+        own = self.selection_monitor if split == "held_out" else None
+        return own or self.monitor
+
+    def measures(self, split: str, epoch: int) -> bool:
+        """Whether a split is measured after an epoch; after the last one each is."""
+        last = epoch == self.optimization.epochs - 1
+        return split != "held_out" or last or epoch % self.selection_every == 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rwp.data.sizes import box_average
 from rwp.data.sources.image_tree import TreeEntry
 from rwp.errors import UserError
 
@@ -93,8 +94,8 @@ def decode_image(entry: TreeEntry, image_size: int | None) -> tuple[NDArray[np.u
     """One file's pixels, and what was done so that they are those that a viewer shows.
 
     A picture is turned as its EXIF orientation says and brought to sRGB where its color profile
-    says otherwise; alpha that hides nothing is dropped. With `image_size` the short side is
-    brought to that many pixels and the center square is kept.
+    says otherwise; alpha that hides nothing is dropped. With `image_size` the center square is
+    kept and averaged down to that many pixels.
 
     Raises:
         UserError: the file cannot be read as one gray or RGB image of 8 bits, or what it shows
@@ -122,7 +123,7 @@ def decode_image(entry: TreeEntry, image_size: int | None) -> tuple[NDArray[np.u
         what = _foreign(stream) or f"{type(error).__name__} ({_one_line(error)})"
         raise _unreadable(entry, "a readable image", what, "replace or remove it") from error
     array = array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
-    return array, notes
+    return array if image_size is None else box_average(array, image_size), notes
 
 
 def _refuse(image: Image.Image, entry: TreeEntry, stream: Any) -> None:
@@ -214,8 +215,6 @@ def _to_srgb(pixels: Image.Image, profile: bytes, entry: TreeEntry) -> tuple[Ima
 
 
 def _center_square(image: Image.Image, size: int, entry: TreeEntry) -> Image.Image:
-    if image.size == (size, size):
-        return image
     width, height = image.size
     side = min(width, height)
     if size > side:
@@ -223,8 +222,7 @@ def _center_square(image: Image.Image, size: int, entry: TreeEntry) -> Image.Ima
             entry, f"at least {size} pixels (image_size)", f"{width}x{height}", "lower image_size"
         )
     left, top = (width - side) // 2, (height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    return square.resize((size, size), Image.Resampling.BILINEAR)
+    return image.crop((left, top, left + side, top + side))
 
 
 # What files begin with that are often named like images.
