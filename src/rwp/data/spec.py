@@ -19,7 +19,7 @@ _SMALLEST_CLASS = {"cifar10": 5000, "cifar100": 500, "svhn": 4659}
 # Settings that a source does not look at.
 # sets with official files, which a `mirror` may hold
 _OFFICIAL = ("path", "test_share")
-_WITHOUT_EFFECT = {
+_WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
     "digits": ("path", "mirror"),
     "image_folder": ("test_share", "mirror"),
     **dict.fromkeys(("cifar10", "cifar100", "svhn"), _OFFICIAL),
