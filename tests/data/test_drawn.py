@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from rwp.data.fetch import fetch_dataset
 from rwp.data.parts import draw_per_class
@@ -62,16 +61,16 @@ def test_the_official_files_and_a_tree_of_the_same_pictures_are_alike(tmp_path, 
     small = split(tmp_path / "data", "small")
     assert small.shape == (3, 10, 10)
     assert small.labels.equal(pictures.labels)
-    one = Image.fromarray(pictures.images[3].permute(1, 2, 0).numpy())
+    others = split(tmp_path / "data", "whole", "test").images
     tree = {
-        f"{part}/{name}/x.png": image_file(np.array(one))
-        for part in ("train", "test")
-        for name in ("a", "b")
+        f"{part}/{name}/x.png": image_file(images[place].permute(1, 2, 0).numpy())
+        for part, images in (("train", pictures.images), ("test", others))
+        for name, place in (("a", 3), ("b", 4))
     }
     write_tree(tmp_path / "tree", tree)
     folder = dataset("image_folder", path=str(tmp_path / "tree"), image_size=10)
     fetch_dataset("folder", folder, tmp_path / "data")
-    assert split(tmp_path / "data", "folder").images[0].equal(small.images[3])
+    assert split(tmp_path / "data", "folder").images.equal(small.images[3:5])
 
 
 def test_digits_get_smaller_too(tmp_path):
