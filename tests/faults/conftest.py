@@ -56,12 +56,8 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
 
 @pytest.fixture(scope="session")
 def brief(committed: dict[str, Any]) -> dict[str, Any]:
-    """The demo suite with trainings of a second."""
-    content = tiny_settings(committed)
-    demo = content["suites"]["demo"]
-    demo["training"]["batch_size"] = 128
-    demo["objectives"]["rst"]["unlabeled"]["epoch_size"] = 512
-    return content
+    """The demo suite with trainings of a second or two."""
+    return tiny_settings(committed)
 
 
 @pytest.fixture(scope="session")

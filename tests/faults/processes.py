@@ -107,7 +107,9 @@ def train_undisturbed(project: Project) -> Undisturbed:
     done = project.run(*words, timeout=None)
     assert done.returncode == 0, done.stderr
     (project.folder / "steps.json").write_text(done.stdout.splitlines()[-1])
-    return read_undisturbed(project)
+    undisturbed = read_undisturbed(project)
+    assert {run.record["status"] for run in undisturbed.results.values()} == {"finished"}
+    return undisturbed
 
 
 def read_undisturbed(project: Project) -> Undisturbed:
