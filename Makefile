@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Seconds a file; uv's own 60 are few on a busy machine.
 export UV_COMPILE_BYTECODE_TIMEOUT ?= 600
 
-.PHONY: setup demo demo-full test test-slow test-faults test-mutants test-gpu test-robustbench test-slurm test-kubernetes test-mlflow-server audit lint format bench pictures scale image ui lock clean
+.PHONY: setup demo demo-full test coverage test-slow test-faults test-mutants test-gpu test-robustbench test-slurm test-kubernetes test-mlflow-server audit lint format bench pictures scale image ui lock clean
 
 setup: $(STAMP)
 
@@ -60,6 +60,10 @@ demo-full: setup
 	$(call build,demo-full)
 
 test: setup
+	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not faults and not slurm and not kubernetes and not mlflow_server"
+
+# The same, and which lines of the code they run.
+coverage: setup
 	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not faults and not slurm and not kubernetes and not mlflow_server" --cov --cov-report term
 
 test-slow: setup
