@@ -10,7 +10,7 @@ from rwp.errors import UserError
 from rwp.evaluation import attacks
 from rwp.evaluation.answers import BATCH_DEPENDENT, GRADIENT_DEPENDENT, UNSTEADY
 from rwp.evaluation.attacks import AttackResult, evaluate, run_attack
-from rwp.evaluation.models import PROBABILITIES, TRAIN_MODE
+from rwp.evaluation.models import FLAT, PROBABILITIES, TRAIN_MODE
 from rwp.rng import generator_for
 from rwp.training.spec import ThreatSpec
 from tests.evaluation.samples import (
@@ -150,6 +150,23 @@ def test_probabilities_are_noticed(robust_model: nn.Module, images: ImageSet):
     softmax = Returning(robust_model, lambda logits: logits.softmax(1)).eval()
     assert run(softmax, images, PGD)[0].warnings == (PROBABILITIES,)
     assert run(robust_model, images, PGD)[0].warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("function", "warning"),
+    [
+        (lambda logits: logits.sigmoid(), PROBABILITIES),
+        (lambda logits: 1e-6 * logits, FLAT),
+        (lambda logits: 100 + 1e-4 * logits, FLAT),
+    ],
+)
+def test_outputs_on_which_cross_entropy_is_flat_are_noticed(
+    robust_model, images, function, warning
+):
+    squeezed = Returning(robust_model, function).eval()
+    natural, attacked = run(squeezed, images, attack("natural"), PGD)
+    assert warning in natural.warnings
+    assert attacked.robust.sum() > run(robust_model, images, PGD)[0].robust.sum()
 
 
 @pytest.mark.parametrize(

@@ -132,3 +132,14 @@ def test_a_wrong_count_in_a_record_is_red_wherever_it_is_shown(filled: Project) 
     text = render_report(filled.results())
     assert Page(text).texts("broken").count("inconsistent") == 3  # Table 2, its details, and beyond
     assert "Table 2: AT: autoattack, seed 0: inconsistent" in text
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_what_was_noticed_about_the_images_is_among_the_remarks(filled: Project) -> None:
+    note = "3 of 252 test images are also in train, byte for byte"
+    path = filled.root / "data" / "digits" / "passport.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"notes": [note]}))
+    text = html.unescape(render_report(filled.results()))
+    assert f"<li>digits: {note}</li>" in text
+    assert 'id="remarks"' in text

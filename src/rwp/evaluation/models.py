@@ -30,8 +30,14 @@ from rwp.evaluation.records import Flags
 from rwp.rng import generator_for
 
 PROBABILITIES = (
-    "the model's outputs are probabilities: attacks need logits, and understate their strength"
+    "the model's outputs are probabilities, or lie in [0, 1] as those do: attacks need logits, and "
+    "understate their strength"
 )
+FLAT = (
+    "the model's logits are all but equal: cross-entropy has next to no slope, and attacks "
+    "understate their strength; multiply the logits"
+)
+_FLAT = 0.01  # largest distance between two logits of an image
 _CHANNELS = (1, 3)
 _GRAY_LEVEL = 1 / 255 + 1e-6
 TRAIN_MODE = "the model was handed over in train mode; it was evaluated in eval mode"
@@ -145,30 +151,26 @@ def clean_outcomes(
             f"{int((images.labels < 0).sum())} unlabeled; evaluate on a labeled split"
         )
     warnings = [TRAIN_MODE] if model.training else []
-    correct, probabilities, answers = [], True, None
+    correct, shares, spread, answers = [], True, 0.0, None
     with borrowed(model, device):
         for start in range(0, len(images), batch_size):
             batch, labels = batch_of(images, start, batch_size, device)
             logits = checked_logits(model, batch, labels)
             correct.append((logits.argmax(dim=1) == labels).cpu().numpy())
-            probabilities = probabilities and _are_probabilities(logits)
+            shares = shares and bool((logits >= 0).all() and (logits <= 1 + 1e-4).all())
+            spread = max(spread, float((logits.amax(dim=1) - logits.amin(dim=1)).max()))
             if answers is None:
                 answers = Answers(batch, logits, coarse=_has_few_bits(model))
                 warnings += answers.again(model) or answers.odd_ways(model)
         if answers is not None and not any(UNSTEADY in text for text in warnings):
             warnings += answers.again(model)  # now that it was called many times
-    if probabilities:
-        warnings.append(PROBABILITIES)
+    if shares or spread < _FLAT:
+        warnings.append(PROBABILITIES if shares else FLAT)
     return np.concatenate(correct), tuple(warnings)
 
 
 def _has_few_bits(model: nn.Module) -> bool:
     return any(value.dtype in (torch.float16, torch.bfloat16) for value in model.parameters())
-
-
-def _are_probabilities(outputs: Tensor) -> bool:
-    sums = outputs.double().sum(dim=1)
-    return bool((outputs >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())
 
 
 _NAMES = ("logits", "output", "outputs", "out")

@@ -123,6 +123,7 @@ _ALARMS: dict[str, Level] = {
     "dynamic defense": "red",
     "probability": "red",
     "probabilities": "red",
+    "all but equal": "red",
     "zero gradient": "amber",
     "answers differently each time": "amber",
     "depends on the other images in its batch": "red",

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import t
 
 from rwp.evaluation.verdict import MEANING, Level
-from rwp.files import write_text
+from rwp.files import read_object, write_text
 from rwp.pipeline.steps import Steps, accepted
 from rwp.pipeline.suites import BEYOND
 from rwp.reporting.figures import given_figures, own_figures, reported_figures
@@ -157,7 +157,7 @@ def _context(results: Results, figures: Sequence[Path] | None) -> dict[str, Any]
         "paper1": records(paper1),
         "paper2": records(paper2),
         "gaps": [*table_gaps(first, second, third), *missing_figures],
-        "warnings": _warnings(second),
+        "warnings": [*_data_notes(results), *_warnings(second)],
         "figures": [*own_figures(results, second), *shown],
         "accepted": accepted([Steps(results.params).report(results.suite_name)]),
         "runs": list(_origin_rows(results, _evaluated(second, third))),
@@ -191,6 +191,22 @@ def _warnings(table: Table) -> list[str]:
     return [
         f"{row['defense']}, {row['attack']}, seed {row['seed']}: {row['warning']}"
         for row in warned.to_dict("records")
+    ]
+
+
+def _data_notes(results: Results) -> list[str]:
+    """What was noticed when the images were fetched, such as test images that also train."""
+    names = dict.fromkeys(key.dataset for key in results.runs)
+    folder = results.root / "data"
+    passports = {name: folder / name / "passport.json" for name in names}
+    for objective in results.suite.objectives.values():
+        for name in objective.unlabeled.source.values() if objective.unlabeled else ():
+            passports[name] = folder / "unlabeled" / f"{name}.json"
+    return [
+        f"{name}: {note}"
+        for name, path in passports.items()
+        if path.exists()
+        for note in read_object(path).get("notes", [])
     ]
 
 
