@@ -13,6 +13,10 @@ if SETTINGS is None:
 
     configfile: "params.yaml"
 
+    for study in study_files("params.yaml"):
+
+        configfile: str(study)
+
     SETTINGS = config
 
 
@@ -49,10 +53,12 @@ for target in requested_targets():
     find(target)
 
 
+# Code of the user's own is tried on a tiny batch before anything is trained.
 # What DVC has linked from its cache is made this project's own before Snakemake writes over it.
 # Jobs get the settings as they are now, so that an edit of params.yaml changes none that waits.
 onstart:
     own_files(Path(".snakemake/metadata"))
+    try_own_code()
     os.environ[SETTINGS_FILE] = keep_settings(SETTINGS)
 
 

@@ -17,6 +17,7 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Self
 
 from rwp.errors import UserError
+from rwp.factories import is_own
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHOWN = 80  # characters of a wrong value
 _LONGEST_RADIUS = 64  # characters
 _LONG_EXPONENT = re.compile(r"[eE][+-]?\d{3}")  # a fraction of such integers takes forever
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a suite, data set, recipe, ..."""
+    return _NAME.fullmatch(text) is not None
 
 
 def _name(value: str) -> str:
@@ -94,8 +100,29 @@ def _radius_text(value: Any) -> str:
     return text.replace(" ", "")
 
 
+def _own_name(value: str) -> str:
+    if not is_own(value):
+        raise ValueError(f"expected package.module:factory, got {value!r}; name both")
+    return value
+
+
+def word_or_own(*words: str) -> Check:
+    """One of these words, or a factory of the user's own."""
+
+    def check(value: Any) -> Any:
+        if value in words or is_own(value):
+            return value
+        raise ValueError(
+            f"expected {', '.join(words)} or package.module:factory, got {value!r}; "
+            "check the spelling"
+        )
+
+    return Check(check, before=True)
+
+
 # Names become folders and words of a command line, so they are kept to harmless characters.
 Name = Annotated[str, Check(_name)]
+OwnName = Annotated[str, Check(_own_name)]
 Radius = Annotated[str, Check(_radius_text, before=True)]
 PositiveInt = Annotated[int, Check(_positive)]
 PositiveFloat = Annotated[float, Check(_positive)]

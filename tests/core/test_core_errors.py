@@ -90,7 +90,6 @@ def test_labels(network, batch, label, text):
         ({"step_size": 0.0}, "step_size: expected .*got 0"),
         ({"num_steps": 0}, "num_steps: expected at least 1, got 0"),
         ({"num_restarts": 0}, "num_restarts: expected at least 1, got 0"),
-        ({"generator": None}, "generator: expected a torch.Generator for the random start"),
         ({"start": torch.full((6, 3, 8, 8), torch.nan)}, "start: expected finite pixels"),
     ],
 )
@@ -198,12 +197,21 @@ def test_nothing_to_perturb(network, batch):
         perturb_weights(network, closure(network, batch), WeightPerturbation.awp(gamma=0.1))
 
 
-def test_a_random_mask_needs_a_generator(network, batch):
-    options = WeightPerturbation(
-        gamma=0.1, num_weight_steps=1, norm_scope="model", mask="random", c_min=1.0
-    )
-    with pytest.raises(ValueError, match=r"expected a torch\.Generator for the random mask"):
-        perturb_weights(network, closure(network, batch), options)
+@pytest.mark.parametrize(
+    "options", [{"mask": "random", "c_min": 1.0}, {"mask": "all", "direction": "random"}]
+)
+def test_without_a_generator_torchs_own_draws(network, batch, options):
+    chosen = WeightPerturbation(gamma=0.1, num_weight_steps=1, norm_scope="model", **options)
+
+    def drawn(seed):
+        torch.manual_seed(seed)
+        losses = closure(network, batch)
+        start = pgd(network, batch.images, batch.labels, **OPTIONS)
+        return start, *perturb_weights(network, losses, chosen).offset.values()
+
+    one, same, other = drawn(0), drawn(0), drawn(1)
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not torch.equal(one[0], other[0])
 
 
 def test_an_offset_of_another_model(network):

@@ -10,9 +10,11 @@ sys.path.insert(0, SOURCE)
 from rwp.errors import UserError
 from rwp.files import SETTINGS_FILE
 from rwp.pipeline.dvc import left_in_settings, own_files
-from rwp.pipeline.load import check_params, keep_settings, kept_settings, read_yaml
+from rwp.pipeline.load import check_classes, check_params, keep_settings, kept_settings
+from rwp.pipeline.own_trials import try_factories
 from rwp.pipeline.resolve import attack_names, kept_starts
 from rwp.pipeline.steps import Steps, below, training_outputs
+from rwp.studies import in_its_file, read_settings, study_files
 from rwp.training.spec import suite_directory
 
 # Jobs use this checkout, also from a copy of it, and the environment that Snakemake runs in. Their
@@ -50,11 +52,12 @@ def checked_steps(content):
     """The steps of some settings; what a suite lacks shows before anything starts."""
     try:
         steps = Steps(check_params(content))
+        check_classes(steps.params, Path("data"), "params.yaml")
         for suite in steps.params.build:
             steps.suite(suite)
         return steps
     except UserError as error:
-        leave(error)
+        leave(in_its_file(str(error), "params.yaml"))
 
 
 # A job that waited in a cluster's queue has the settings that it was planned with, whatever
@@ -62,7 +65,7 @@ def checked_steps(content):
 SETTINGS = None if workflow.is_main_process else kept_settings()
 if SETTINGS is None:
     try:  # Snakemake's own message on a broken settings file is a page long
-        read_yaml("params.yaml")
+        read_settings("params.yaml")
     except UserError as error:
         leave(error)
 
@@ -160,12 +163,41 @@ def landscapes():
     ]
 
 
-def requested_targets():
-    """The files on the command line; while rules are read, Snakemake does not tell them."""
+def try_own_code():
+    """What a factory of the user's own gives is looked at before anything is trained."""
+    asked = [name for name in workflow_targets() if name not in rule_names()]
+    suites = [
+        name.removeprefix("suite_")
+        for name in workflow_targets()
+        if name.startswith("suite_")
+    ]
+    steps = [find(name) for name in asked]
+    for suite in suites or ([] if asked else PARAMS.build):
+        steps += suite_steps(suite)
+    try:
+        try_factories(below(steps))
+    except UserError as error:
+        leave(error)
+
+
+def rule_names():
+    return {known.name for known in workflow.rules}
+
+
+def workflow_targets():
+    """What is asked for on the command line."""
     if Path(sys.argv[0]).name != "snakemake":
         return []
     from snakemake.cli import get_argument_parser
 
-    targets = get_argument_parser().parse_known_args(sys.argv[1:])[0].targets
-    rules = {known.name for known in workflow.rules}
-    return [name for name in targets if name not in rules and not Path(name).exists()]
+    return get_argument_parser().parse_known_args(sys.argv[1:])[0].targets
+
+
+def requested_targets():
+    """The files on the command line; while rules are read, Snakemake does not tell them."""
+    rules = rule_names()
+    return [
+        name
+        for name in workflow_targets()
+        if name not in rules and not Path(name).exists()
+    ]

@@ -10,6 +10,7 @@ import typer
 
 from rwp.commands import (
     accept,
+    check,
     compare_curve,
     data,
     diagnose,
@@ -18,6 +19,7 @@ from rwp.commands import (
     figure,
     landscape,
     losses,
+    new,
     plan,
     pseudo_label,
     report,
@@ -76,6 +78,8 @@ app.command()(report.report)
 app.command(cls=plan.PlanCommand)(plan.plan)
 app.command()(verify.verify)
 app.command()(accept.accept)
+app.command()(check.check)
+app.command()(new.new)
 app.command()(ui.ui)
 
 

@@ -93,7 +93,7 @@ def pgd(
 
     Raises:
         ValueError: pixels not finite or outside [0, 1], labels out of range, a step on 0..255
-            pixels, a count below 1, a random start without a generator, an unknown option.
+            pixels, a count below 1, an unknown option.
     """
     labels = class_indices(images, labels)
     largest_label = check_examples(images, labels) if check_inputs else None

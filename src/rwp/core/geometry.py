@@ -103,20 +103,16 @@ def random_point(ball: NormBall, kind: RandomStart, generator: torch.Generator |
             "gaussian_unclamped": not projected, as published. "off_ball":
             uniform noise in +-0.5, which the first step projects (what the published SVHN L2
             training does). "none": the clean images.
-        generator: where to draw from; needed unless `kind` is "none".
+        generator: where to draw from; none: torch's own, which `torch.manual_seed` seeds.
 
     Raises:
-        ValueError: an unknown kind, no generator.
+        ValueError: an unknown kind.
     """
     check_choice("random_start", kind, get_args(RandomStart))
     center = ball.center
     if kind == "none":
         return center.clone()
-    if generator is None:
-        raise ValueError(
-            f"generator: expected a torch.Generator for the random start {kind!r}, got None; "
-            "pass one, or random_start='none'"
-        )
+    generator = generator or torch.default_generator
     if kind == "gaussian_unclamped":
         return center + GAUSSIAN_START_SCALE * _normal(center, generator)
     if kind == "gaussian":

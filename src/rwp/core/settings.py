@@ -5,8 +5,9 @@ such a setting may take is listed here and nowhere else.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 ActivationName = Literal["relu", "silu"]
 BatchNormMode = Literal["eval", "train", "train_counted"]
@@ -86,6 +87,9 @@ class ObjectiveSettings:
             )
 
 
+_WITH_LOSSES = ("below", "range", "above", "random")  # masks that compare losses with c_min
+
+
 @dataclass(frozen=True)
 class WeightPerturbation:
     """Which weights are perturbed, how far, how often, on which examples and where to.
@@ -97,8 +101,9 @@ class WeightPerturbation:
             v as one vector.
         mask: the examples whose loss is raised. "all"; "below": loss < c_min; "range":
             c_min <= loss < c_max; "above": loss >= c_min; "random": as many as are below
-            c_min, drawn at random.
-        c_min: loss in nats, for every mask but "all".
+            c_min, drawn at random. Or a function of the losses (batch,) in nats and the
+            generator, to booleans (batch,).
+        c_min: loss in nats, for every mask but "all" and functions.
         c_max: loss in nats, for "range".
         c_min_quantile: in the place of c_min: the loss that this share of the batch is below,
             at the unperturbed weights; in (0, 1).
@@ -120,7 +125,7 @@ class WeightPerturbation:
     gamma: float
     num_weight_steps: int
     norm_scope: NormScope
-    mask: Mask
+    mask: Mask | Callable[[Any, Any], Any]
     c_min: float | None = None
     c_max: float | None = None
     c_min_quantile: float | None = None
@@ -133,13 +138,14 @@ class WeightPerturbation:
 
     def __post_init__(self) -> None:
         check_choice("norm_scope", self.norm_scope, get_args(NormScope))
-        check_choice("mask", self.mask, get_args(Mask))
+        if not callable(self.mask):
+            check_choice("mask", self.mask, get_args(Mask))
         check_choice("tensors", self.tensors, get_args(Tensors))
         check_choice("length", self.length, get_args(Length))
         check_choice("direction", self.direction, get_args(Direction))
         self._check_gamma()
         self._check_depth()
-        self._check_threshold("c_min", needed=self.mask != "all")
+        self._check_threshold("c_min", needed=self.mask in _WITH_LOSSES)
         self._check_threshold("c_max", needed=self.mask == "range")
         for low, high in ((self.c_min, self.c_max), (self.c_min_quantile, self.c_max_quantile)):
             if low is not None and high is not None and high <= low:

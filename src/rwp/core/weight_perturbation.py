@@ -72,8 +72,7 @@ def perturb_weights(
             that of the whole batch.
 
     Raises:
-        ValueError: the model has nothing to perturb, or no such layer; a random mask or direction
-            without a generator.
+        ValueError: the model has nothing to perturb, or no such layer.
     """
     if perturbation.perturbs_nothing:
         return PerturbedWeights({}, PerturbationDiagnostics())
@@ -138,10 +137,7 @@ def _random_direction(
     weights: Sequence[Tensor], anything: Tensor, generator: torch.Generator | None
 ) -> list[Tensor]:
     """Normal noise in the place of the gradient; zero where no example is under the mask."""
-    if generator is None:
-        raise ValueError(
-            "generator: expected a torch.Generator for the random direction, got None; pass one"
-        )
+    generator = generator or torch.default_generator
     drawn = (
         torch.randn(w.shape, generator=generator, device=generator.device, dtype=w.dtype)
         for w in weights
@@ -215,10 +211,11 @@ def select(
     The random mask is drawn for the batch of all processes of the group. `bounds` are c_min and
     c_max where they were found before; None: those of these losses.
 
-    Raises:
-        ValueError: a random mask without a generator.
     """
     # Settings without a threshold that their mask needs have been refused.
+    if callable(perturbation.mask):
+        chosen: Tensor = perturbation.mask(losses, generator)
+        return chosen
     c_min, c_max = bounds or loss_bounds(losses, perturbation, group)
     if perturbation.mask == "all":
         return torch.ones_like(losses, dtype=torch.bool)
@@ -229,10 +226,7 @@ def select(
     below = losses < c_min
     if perturbation.mask == "below":
         return below
-    if generator is None:
-        raise ValueError(
-            "generator: expected a torch.Generator for the random mask, got None; pass one"
-        )
+    generator = generator or torch.default_generator
     batch_size = group.total(len(losses))
     draw = torch.rand(batch_size, generator=generator, device=generator.device)
     return group.part(draw.argsort().argsort().to(losses.device)) < group.total(below.sum())

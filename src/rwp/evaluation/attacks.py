@@ -26,7 +26,9 @@ from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.answers import UNSTEADY, changed_outcomes, require_gradient
 from rwp.evaluation.models import batch_of, borrowed, checked_logits, clean_outcomes
+from rwp.evaluation.own import own_attack
 from rwp.evaluation.records import Flags, GradientRecord
+from rwp.factories import is_own
 from rwp.rng import generator_for
 from rwp.training.spec import AttackSpec
 
@@ -127,6 +129,8 @@ def run_attack(
     """
     if attack.kind == "natural":
         return images
+    if is_own(attack.kind):
+        return own_attack(model, images, labels, attack, generator=generator)
     threat = threat_model(attack)
     if attack.kind == "fgsm":
         return fgsm(model, images, labels, threat=threat, gradients=gradients)
@@ -144,7 +148,8 @@ def run_attack(
     if attack.kind not in ("pgd", "cw", "cw_zero_masked"):
         raise UserError(
             f"{attack.name}: expected a kind of natural, fgsm, fgsm_random_start, pgd, cw, "
-            f"cw_zero_masked or autoattack, got {attack.kind!r}; check the spelling"
+            f"cw_zero_masked, autoattack or package.module:factory, got "
+            f"{attack.kind!r}; check the spelling"
         )
     if attack.num_steps is None or (attack.kind != "pgd" and attack.kappa is None):
         lacking = "num_steps" if attack.num_steps is None else "kappa"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, require_final
+from rwp.factories import is_own
 from rwp.files import atomic_write, sha256_file, write_json, write_text
 from rwp.training.checkpoint import load_network
 
@@ -109,6 +110,10 @@ def _class_of(network: dict[str, Any], submission: Submission) -> tuple[str, str
         raise UserError(
             f"network: expected 3 channels, got {network['in_channels']}; "
             "RobustBench has no data set of gray images"
+        )
+    if is_own(shape["family"]):
+        raise UserError(
+            f"network: expected one of RobustBench's, got {shape['family']}; send its code"
         )
     if shape["family"] == "wide_resnet":
         architecture = f"WideResNet-{shape['depth']}-{shape['widen_factor']}"

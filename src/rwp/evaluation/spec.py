@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
-from rwp.core.settings import Loss
 from rwp.data.spec import DatasetSpec
 from rwp.errors import UserError
 from rwp.spec import Amount, Count, PositiveFloat, PositiveInt, Share, Spec, merkle
@@ -134,7 +133,7 @@ class DiagnosisSpec(Spec):
     """The verdict on one evaluation; the twin lends adversarial images where there is doubt."""
 
     evaluation: EvaluationSpec  # all attacks of its suite
-    objective: Loss
+    objective: str  # its loss
     twin: RunKey | None
 
     @property

@@ -26,6 +26,8 @@ INFRASTRUCTURE = (
     "rwp.data.transfer",
     "rwp.errors",
     "rwp.evaluation.spec",
+    "rwp.evaluation.trial",
+    "rwp.factories",
     "rwp.files",
     "rwp.gpu",
     "rwp.panels",
@@ -34,6 +36,8 @@ INFRASTRUCTURE = (
     "rwp.processes",
     "rwp.progress",
     "rwp.spec",
+    "rwp.strict_yaml",
+    "rwp.studies",
     "rwp.tracking",
     "rwp.training.guards",
     "rwp.training.resume",
@@ -115,7 +119,7 @@ class Code:
             text, is_face = self._source(module)
             if text is None:
                 raise ValueError(f"code: expected a module of {PACKAGE}, got {module!r}")
-            found = _Module(text, module, is_face)
+            found = Module(text, module, is_face)
             inside = {name for name in found.imports if self._source(name)[0] is not None}
             self._scans[module] = found.hash, frozenset(inside - {module, PACKAGE})
         return self._scans[module]
@@ -126,7 +130,7 @@ def is_infrastructure(module: str) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in INFRASTRUCTURE)
 
 
-class _Module:
+class Module:
     """The syntax tree of one module without what computes nothing."""
 
     def __init__(self, text: str, name: str, is_face: bool) -> None:
@@ -136,6 +140,7 @@ class _Module:
 
     @cached_property
     def hash(self) -> str:
+        """Of what it computes."""
         tree = _Sweep(self._used).visit(self.tree)
         return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
 
@@ -152,14 +157,19 @@ class _Module:
                 names |= {str(item.value) for item in texts if isinstance(item, ast.Constant)}
         return names
 
-    @cached_property
+    @property
     def imports(self) -> set[str]:
+        """Those of this package."""
+        return {name for name in self.all_imports if name.split(".")[0] == PACKAGE}
+
+    @cached_property
+    def all_imports(self) -> set[str]:
         """All modules that might be meant by the imports that are used."""
         used, found = self._used, set()
         for module, name, known_as in self._names():
             if used is None or known_as in used:
                 found |= {module, f"{module}.{name}"} if name else {module}
-        return {name for name in found if name.split(".")[0] == PACKAGE}
+        return found
 
     def _names(self) -> Iterator[tuple[str, str | None, str]]:
         for node in ast.walk(self.tree):  # walks into functions, so that lazy imports count

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from rwp.data.spec import DatasetSpec, UnlabeledSpec, num_classes_known
 from rwp.errors import UserError
 from rwp.evaluation.spec import check_num_classes
+from rwp.factories import is_own
 from rwp.files import SETTINGS_FILE, write_text
 from rwp.pipeline.settings import (
     Change,
@@ -31,7 +32,8 @@ from rwp.pipeline.settings import (
     pick,
 )
 from rwp.strict_yaml import read_yaml
-from rwp.training.spec import PreActResNetSpec, WideResNetSpec
+from rwp.studies import in_its_file, read_settings
+from rwp.training.spec import OwnNetworkSpec, PreActResNetSpec, WideResNetSpec
 
 _SHOWN = 80  # characters of a wrong value
 _OF_PERTURBATION = (
@@ -43,8 +45,12 @@ _OF_PERTURBATION = (
 
 def load_params(path: Path | str = "params.yaml") -> Params:
     """Read and check params.yaml."""
-    params = check_params(read_yaml(path), where=str(path))
-    _check_classes(params, Path(path).parent / "data", str(path))
+    content = read_settings(path)
+    try:
+        params = check_params(content, where=str(path))
+        check_classes(params, Path(path).parent / "data", str(path))
+    except UserError as error:
+        raise UserError(in_its_file(str(error), path)) from error
     return params
 
 
@@ -73,7 +79,7 @@ def kept_settings() -> Any:
     return read_yaml(path) if Path(path).is_file() else None
 
 
-def _check_classes(params: Params, data: Path, where: str) -> None:
+def check_classes(params: Params, data: Path, where: str) -> None:
     """What cannot be run on so few classes is refused before anything is trained."""
     for name, suite in params.suites.items():
         dataset = suite.table2.dataset
@@ -118,6 +124,9 @@ def _first_error(error: ValidationError, content: dict[str, Any]) -> str:
     if kind == "extra_forbidden":
         return f"{'.'.join(parts)}: expected a known key, got {parts[-1]!r}{_similar(parts)}{more}"
     key = ".".join(part for part in parts if part != "[key]")
+    if kind == "family":
+        found = first["input"].get("family") if isinstance(first.get("input"), dict) else None
+        return f"{key}.family: expected {message}, got {found!r}; check the spelling{more}"
     if kind == "missing":
         return f"{key}: expected a value, got none; add it{more}"
     if kind == "value_error":
@@ -181,7 +190,7 @@ def _similar(parts: list[str]) -> str:
         model = todo.pop()
         todo.extend(model.__subclasses__())
         known |= set(model.model_fields)
-    for spec in (DatasetSpec, UnlabeledSpec, PreActResNetSpec, WideResNetSpec):
+    for spec in (DatasetSpec, UnlabeledSpec, PreActResNetSpec, WideResNetSpec, OwnNetworkSpec):
         known |= {field.name for field in fields(spec)}
     if parts[-1] in known:
         return ", which is a key of other tables; move or remove it"
@@ -259,6 +268,8 @@ def _settings_tables(model: BaseModel, path: str = "") -> Iterator[tuple[str, di
         return  # what it varies are settings themselves
     for name in type(model).model_fields:
         value, at = getattr(model, name), f"{path}.{name}".lstrip(".")
+        if name == "options":
+            continue  # of a factory of the user's own
         if isinstance(value, BaseModel):
             yield from _settings_tables(value, at)
         elif isinstance(value, dict):
@@ -317,9 +328,12 @@ def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
             f" name one"
         )
     loss = suite.objectives[recipe.objective].loss
+    own = is_own(loss)
     schedule = pick(recipe.change.schedule or suite.training.schedule, [recipe.objective])
     refused = {
-        "beta": "an objective with beta (trades, mart)" if loss in ("natural", "at") else None,
+        "beta": "an objective with beta (trades, mart)"
+        if own or loss in ("natural", "at")
+        else None,
         "label_smoothing": "another objective" if loss == "mart" else None,
         "attack_": "an objective with an attack" if loss == "natural" else None,
         "monitor_": "an objective with an attack" if loss == "natural" else None,
@@ -428,7 +442,8 @@ def expanded(content: dict[str, Any], where: str) -> dict[str, Any]:
     """The settings with every suite complete and with a recipe for each combination of a sweep.
 
     A suite that `extends` another has that one's settings; tables are merged key by key, all
-    else is replaced. What is malformed is left for the check of the settings to name.
+    else is replaced, and null takes away. What is malformed is left for the check of the settings
+    to name.
 
     Raises:
         UserError: a suite extends one that is not there, or itself in the end.
@@ -453,13 +468,41 @@ def _complete(suites: dict[str, Any], name: str, below: tuple[str, ...], where: 
     if parent in (*below, name):
         raise UserError(f"{at}: expected another suite, got a circle; remove one `{EXTENDS}`")
     inherited = _complete(suites, parent, (*below, name), where)
-    return _merged(inherited, {key: value for key, value in own.items() if key != EXTENDS})
+    if not isinstance(inherited, dict):
+        return inherited
+    own = {key: value for key, value in own.items() if key != EXTENDS}
+    return _without_removed(_merged(inherited, own), own)
 
 
 def _merged(base: Any, change: Any) -> Any:
+    """What is inherited with what differs; null takes an inherited entry away."""
     if not isinstance(base, dict) or not isinstance(change, dict):
         return change
-    return base | {key: _merged(base.get(key), value) for key, value in change.items()}
+    both = base | {key: _merged(base.get(key), value) for key, value in change.items()}
+    return {key: value for key, value in both.items() if value is not None}
+
+
+def _without_removed(suite: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """An inherited list names nothing that was taken away: what is reported, attacks of beyond."""
+    gone = {name for name, value in _table(own, "figures").items() if value is None}
+    gone |= {"beyond"} if "beyond" in own and own["beyond"] is None else set()
+    if "figures" in own and own["figures"] is None:
+        gone |= {name for name in suite.get("reported", ()) if name != "beyond"}
+    if "reported" not in own and isinstance(suite.get("reported"), list):
+        suite = suite | {"reported": [name for name in suite["reported"] if name not in gone]}
+    attacks = _table(_table(own, "evaluation"), "attacks")
+    gone = {name for name, value in attacks.items() if value is None}
+    beyond = _table(suite, "beyond")
+    if gone and beyond and "attacks" not in _table(own, "beyond"):
+        kept = [name for name in beyond.get("attacks", ()) if name not in gone]
+        suite = suite | {"beyond": beyond | {"attacks": kept}}
+    return suite
+
+
+def _table(owner: Any, key: str) -> dict[str, Any]:
+    """The table under a key, empty where there is none."""
+    found = owner.get(key) if isinstance(owner, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _with_sweep_recipes(suite: Any) -> Any:

@@ -7,6 +7,8 @@ from typing import TypeVar
 from rwp.data.spec import AugmentationSpec, DatasetSpec
 from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec, check_attack
+from rwp.factories import is_own
+from rwp.pipeline.own_code import source_of
 from rwp.pipeline.settings import (
     AttackEntry,
     Change,
@@ -26,6 +28,7 @@ from rwp.training.spec import (
     NetworkSpec,
     ObjectiveSpec,
     OptimizationSpec,
+    OwnNetworkSpec,
     PerturbationSpec,
     RunKey,
     StartSpec,
@@ -36,6 +39,7 @@ from rwp.training.spec import (
 
 T = TypeVar("T")
 
+_WITH_LOSSES = ("below", "range", "above", "random")  # masks that look at c_min
 # Settings of the family around AWP and RWP that are no tables.
 _FAMILY = (
     *("c_min_quantile", "c_max_quantile", "tensors", "layers", "depth_profile"),
@@ -167,7 +171,7 @@ def train_spec(params: Params, key: RunKey) -> TrainSpec:
     return TrainSpec(
         key=key,
         data=dataset_spec(params, key),
-        architecture=params.networks[key.network],
+        architecture=network_spec(params, key.network),
         normalize=look(training.normalize, "training.normalize"),
         threat=threat,
         objective=ObjectiveSpec(
@@ -178,6 +182,8 @@ def train_spec(params: Params, key: RunKey) -> TrainSpec:
             label_smoothing=objective.label_smoothing
             if recipe.change.label_smoothing is None
             else recipe.change.label_smoothing,
+            options=objective.options,
+            source=own_source(objective.loss, key.suite, f"objectives.{recipe.objective}.loss"),
         ),
         perturbation=perturbation,
         attack=None if threat is None else _training_attack(suite, key, look),
@@ -250,6 +256,23 @@ def kept_starts(suite: Suite, recipe: str) -> tuple[int, ...]:
     return tuple(sorted({epoch for child in children if (epoch := started_after(child))}))
 
 
+def own_source(text: str | None, suite: str, key: str) -> str:
+    """A hash of the code behind a factory of the user's own; empty for our own words."""
+    if text is None or not is_own(text):
+        return ""
+    return source_of(text, where=f"params.yaml: suites.{suite}.{key}")
+
+
+def network_spec(params: Params, name: str) -> NetworkSpec:
+    """A network by name; that of the user's own with a hash of its code."""
+    network = params.networks[name]
+    if not isinstance(network, OwnNetworkSpec):
+        return network
+    return network.replace(
+        source=source_of(network.family, where=f"params.yaml: networks.{name}.family")
+    )
+
+
 def training_entry(suite: Suite, key: RunKey) -> TrainingEntry:
     """How a run is trained: as its suite says, but for what its recipe changes."""
     return suite.training.model_copy(update=suite.recipes[key.recipe].change.of_training)
@@ -290,8 +313,9 @@ def perturbation_spec(suite: Suite, key: RunKey) -> PerturbationSpec | None:
     entry = _changed(suite.perturbations[name], recipe.change)
     where = f"perturbations.{name}"
     look = Lookup(key.suite, key.dataset, key.threat, key.network, recipe.objective)
-    needs_min = entry.mask != "all" and entry.c_min_quantile is None
+    needs_min = entry.mask in _WITH_LOSSES and entry.c_min_quantile is None
     needs_max = entry.mask == "range" and entry.c_max_quantile is None
+    own = entry.factory or (entry.mask if is_own(entry.mask) else None)
     spec = PerturbationSpec(
         name=name,
         gamma=look(entry.gamma, f"{where}.gamma"),
@@ -302,6 +326,9 @@ def perturbation_spec(suite: Suite, key: RunKey) -> PerturbationSpec | None:
         c_max=look(entry.c_max, f"{where}.c_max") if needs_max else None,
         warmup_epochs=look(entry.warmup_epochs, f"{where}.warmup_epochs"),
         **{name: getattr(entry, name) for name in _FAMILY},
+        factory=entry.factory,
+        own_options=entry.options if own else {},
+        source=own_source(own, key.suite, where),
     )
     try:
         spec.options  # noqa: B018 (refuses what cannot be)
@@ -318,6 +345,8 @@ def perturbation_spec(suite: Suite, key: RunKey) -> PerturbationSpec | None:
 
 def _check_layers(network: NetworkSpec, perturbation: PerturbationSpec | None, key: RunKey) -> None:
     """A layer that the network does not have is refused before anything is trained."""
+    if isinstance(network, OwnNetworkSpec):
+        return  # what it has shows when it is built
     count, layers = network.num_layers, perturbation and perturbation.layers
     for layer in layers or ():
         if not -count <= layer < count:
@@ -498,7 +527,7 @@ def attack_spec(
     """Resolve one attack of the evaluation under a threat model of the suite."""
     at = key.replace(threat=threat_name)
     look = Lookup(key.suite, key.dataset, threat_name, key.network)
-    steps = entry.kind not in ("natural", "fgsm", "autoattack")
+    steps = entry.kind not in ("natural", "fgsm", "autoattack") and not is_own(entry.kind)
     own = look.optional(entry.step_size, f"evaluation.attacks.{name}.step_size")
     spec = AttackSpec(
         name=name,
@@ -510,6 +539,8 @@ def attack_spec(
         kappa=entry.kappa,
         version=entry.version,
         num_examples=entry.num_examples,
+        options=entry.options,
+        source=own_source(entry.kind, key.suite, f"evaluation.attacks.{name}.kind"),
     )
     return _checked(spec, f"suites.{key.suite}.evaluation.attacks")
 

@@ -12,7 +12,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     create_model,
     model_validator,
 )
@@ -24,7 +26,6 @@ from rwp.core.settings import (
     Direction,
     Keep,
     Length,
-    Loss,
     Mask,
     NormScope,
     Precision,
@@ -35,15 +36,30 @@ from rwp.core.threat import Norm
 from rwp.data.spec import DatasetSpec, PaddingMode, UnlabeledSpec
 from rwp.errors import UserError
 from rwp.evaluation.spec import misnamed
-from rwp.spec import Amount, Count, Name, PositiveFloat, PositiveInt, Radius, Share
+from rwp.factories import is_own
+from rwp.spec import (
+    Amount,
+    Count,
+    Name,
+    OwnName,
+    PositiveFloat,
+    PositiveInt,
+    Radius,
+    Share,
+    word_or_own,
+)
 from rwp.training.spec import (
+    AnyLoss,
+    AnyMask,
     BatchStatistics,
     Climbs,
     Compilation,
-    NetworkSpec,
+    OwnNetworkSpec,
+    PreActResNetSpec,
     Schedule,
     Selection,
     StepAt,
+    WideResNetSpec,
 )
 
 T = TypeVar("T")
@@ -433,10 +449,19 @@ class UnlabeledEntry(Frozen):
     per_class: PositiveInt | None = None  # so many of each class, the most confident ones
 
 
+def _refuse_options(options: dict[str, Any], word: str) -> None:
+    if options and not is_own(word):
+        raise ValueError(
+            f"options: expected none for {word}, got {', '.join(options)}; they are for a "
+            "package.module:factory of your own"
+        )
+
+
 class ObjectiveEntry(Frozen):
     """What is minimized: a loss, its settings, and unlabeled data where it uses them."""
 
-    loss: Loss
+    loss: AnyLoss
+    options: dict[str, Any] = Field(default_factory=dict)  # of a loss of one's own
     beta: Amount | None = None
     clean_updates: Literal[1, 2] = 1  # times the clean pass counts in the running statistics
     label_smoothing: Share = 0.0
@@ -444,6 +469,12 @@ class ObjectiveEntry(Frozen):
 
     @model_validator(mode="after")
     def _beta(self) -> ObjectiveEntry:
+        _refuse_options(self.options, self.loss)
+        if is_own(self.loss) and (self.beta is not None or self.clean_updates != 1):
+            raise ValueError(
+                f"expected the settings of {self.loss} under options, got beta or clean_updates "
+                "beside them; move it there"
+            )
         if (self.loss in ("trades", "mart")) != (self.beta is not None):
             raise ValueError(
                 f"expected beta with the losses trades and mart and no other, got loss {self.loss}"
@@ -465,9 +496,11 @@ class PerturbationEntry(Frozen):
     gamma: By[PositiveFloat]
     num_weight_steps: By[PositiveInt]
     norm_scope: NormScope
-    mask: Mask
+    mask: AnyMask
     c_min: By[Amount] | None = None  # nats
     c_max: By[Amount] | None = None  # nats
+    factory: OwnName | None = None  # a perturbation of one's own, in the place of all of the above
+    options: dict[str, Any] = Field(default_factory=dict)  # of it, or of a mask of one's own
     criterion: Criterion = "objective"  # what c_min is compared with
     warmup_epochs: By[Count]  # epochs at the start without perturbation
     c_min_quantile: float | None = None  # of the batch's losses, in the place of c_min
@@ -480,8 +513,35 @@ class PerturbationEntry(Frozen):
     climbs: Climbs = "objective"  # the loss that is raised
     step_at: StepAt = "perturbed"  # the weights that the optimizer steps from
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_own(cls, given: Any) -> Any:
+        """A factory says all but when to start; the other settings get values without effect."""
+        if not isinstance(given, dict) or given.get("factory") is None:
+            return given
+        vain = sorted(given.keys() - {"factory", "options", "criterion", "warmup_epochs"})
+        if vain:
+            raise ValueError(
+                f"expected the settings of {given['factory']} under options, got {vain[0]} beside "
+                "them; move it there"
+            )
+        without_effect = {
+            "gamma": 0.01,
+            "num_weight_steps": 1,
+            "norm_scope": "model",
+            "mask": "all",
+        }
+        return {"warmup_epochs": 0} | without_effect | given
+
     @model_validator(mode="after")
     def _losses(self) -> PerturbationEntry:
+        if self.factory is None:
+            _refuse_options(self.options, self.mask)
+        if is_own(self.mask) and (self.c_min or self.c_max):
+            raise ValueError(
+                f"expected no c_min and c_max with the mask {self.mask}, got one; its thresholds "
+                "go under options"
+            )
         if self.mask == "all" and (self.c_min or self.c_max):
             raise ValueError(
                 "expected no c_min and c_max with mask all, where they would have no effect, got "
@@ -523,10 +583,11 @@ class RecipeEntry(Frozen):
     num_seeds: PositiveInt | None = None  # the first so many of the suite's seeds; none: all
 
 
-# Settings that a kind of attack does not look at.
+_SIZES = ("num_steps", "num_restarts", "step_size", "kappa", "version")
+# Settings that a kind of attack does not look at; one of one's own has its options instead.
 _WITHOUT_EFFECT = {
-    "natural": ("num_steps", "num_restarts", "step_size", "kappa", "version"),
-    "fgsm": ("num_steps", "num_restarts", "step_size", "kappa", "version"),
+    "natural": _SIZES,
+    "fgsm": _SIZES,
     "fgsm_random_start": ("num_steps", "kappa", "version"),
     "pgd": ("kappa", "version"),
     "cw": ("version",),
@@ -538,9 +599,8 @@ _WITHOUT_EFFECT = {
 class AttackEntry(Frozen):
     """An attack of the evaluation; sizes come from the threat model unless given here."""
 
-    kind: Literal[
-        "natural", "fgsm", "fgsm_random_start", "pgd", "cw", "cw_zero_masked", "autoattack"
-    ]
+    kind: Annotated[str, word_or_own(*_WITHOUT_EFFECT)]
+    options: dict[str, Any] = Field(default_factory=dict)  # of an attack of one's own
     num_steps: PositiveInt | None = None
     num_restarts: PositiveInt = 1
     step_size: By[Radius] | None = None
@@ -554,7 +614,8 @@ class AttackEntry(Frozen):
         for name in needed.get(self.kind.removesuffix("_zero_masked"), ()):
             if getattr(self, name) is None:
                 raise ValueError(f"expected {name} for {self.kind}, got none; add {name}")
-        for name in _WITHOUT_EFFECT[self.kind]:
+        _refuse_options(self.options, self.kind)
+        for name in _WITHOUT_EFFECT.get(self.kind, _SIZES):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
                     f"expected no {name} for {self.kind}, where it would have no effect, got "
@@ -689,13 +750,31 @@ class Suite(Frozen):
         return self
 
 
+def _family(value: Any) -> Any:
+    """Which kind of network an entry is; own ones are named by their factories."""
+    family = value.get("family") if isinstance(value, dict) else getattr(value, "family", None)
+    return "own" if is_own(family) else family
+
+
+_Network = Annotated[
+    Annotated[PreActResNetSpec, Tag("preact_resnet")]
+    | Annotated[WideResNetSpec, Tag("wide_resnet")]
+    | Annotated[OwnNetworkSpec, Tag("own")],
+    Discriminator(
+        _family,
+        custom_error_type="family",
+        custom_error_message="preact_resnet, wide_resnet or package.module:factory",
+    ),
+]
+
+
 class Params(Frozen):
     """params.yaml as a whole."""
 
     build: Names  # the suites that `snakemake` without a target and `dvc repro` build
     datasets: dict[Name, DatasetSpec]
     unlabeled: dict[Name, UnlabeledSpec]
-    networks: dict[Name, Annotated[NetworkSpec, Field(discriminator="family")]]
+    networks: dict[Name, _Network]
     suites: dict[Name, Suite]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from rwp.core.settings import Loss
 from rwp.errors import UserError
 from rwp.evaluation.spec import DiagnosisSpec
 from rwp.pipeline.resolve import (
@@ -105,7 +104,7 @@ def diagnosis_spec(params: Params, key: RunKey, *, checkpoint: str = "best") -> 
     )
 
 
-def _objective(params: Params, key: RunKey) -> Loss:
+def _objective(params: Params, key: RunKey) -> str:
     suite = params.suites[key.suite]
     return suite.objectives[suite.recipes[key.recipe].objective].loss
 

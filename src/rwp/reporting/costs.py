@@ -22,9 +22,10 @@ from rwp.data.spec import DatasetSpec, num_classes_known
 from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
 from rwp.files import read_json
+from rwp.pipeline.resolve import network_spec
 from rwp.pipeline.settings import Params
 from rwp.pipeline.state import Result
-from rwp.training.spec import AttackSpec, RunKey, TrainSpec
+from rwp.training.spec import AttackSpec, NetworkSpec, OwnNetworkSpec, RunKey, TrainSpec
 
 # Images of training and test, and the size of one: known before anything is fetched.
 _SOURCES = {
@@ -112,7 +113,7 @@ def training_passes(spec: TrainSpec, *, num_train: int, num_drawn: int | None = 
     """
     epochs, perturbation = spec.optimization.epochs, spec.perturbation
     attack_steps = (spec.attack.num_steps or 0) if spec.attack else 0
-    outer = _OUTER_PASSES[spec.objective.loss]
+    outer = _OUTER_PASSES.get(spec.objective.loss, 1)  # of one's own: at least
     plain = Passes(attack_steps + outer, attack_steps, 1)
     total = plain * (epochs - spec.first_epoch)
     if perturbation is not None:
@@ -176,7 +177,7 @@ def priced(spec: TrainSpec, batches: Passes, size: DataSize) -> Passes:
     steps = steps_per_epoch(spec, num_train=size.num_train, num_drawn=size.num_drawn)
     loss = spec.objective.loss
     clean = steps * spec.optimization.epochs if loss == "trades" else 0
-    weights = batches.weights * _OUTER_PASSES[loss]
+    weights = batches.weights * _OUTER_PASSES.get(loss, 1)
     images = epoch_images(spec, size.num_train, size.num_drawn) / steps
     return Passes(batches.forward + clean, batches.attack, weights) * images
 
@@ -198,7 +199,8 @@ def landscape_cost(spec: LandscapeSpec, *, num_train: int, num_drawn: int | None
 
 def _attacked(attack: AttackSpec) -> Passes:
     """One image before, during and after an attack."""
-    steps = (attack.num_steps or 1) * attack.num_restarts
+    known = attack.options.get("num_steps")  # of an attack of one's own, if it is called so
+    steps = (attack.num_steps or (known if isinstance(known, int) else 1)) * attack.num_restarts
     return Passes(steps + 1 + attack.num_restarts, steps)
 
 
@@ -305,6 +307,10 @@ class _Timing:
     attack_images: int
 
 
+def _network(params: Params, name: str) -> NetworkSpec | None:
+    return network_spec(params, name) if name in params.networks else None
+
+
 def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
     """Of one run; none where it is unfinished, or of other networks or data than today's."""
     document = read_json(path)
@@ -316,7 +322,7 @@ def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
     except UserError:
         return None  # an older version's; `rwp verify` names it
     size = data_size(key.dataset, spec.data, root)
-    if size is None or params.networks.get(key.network) != spec.architecture:
+    if size is None or _network(params, key.network) != spec.architecture:
         return None
     cost = counted_cost(spec, document["passes"], size)
     record = _autoattack(path.parent, str(document["device"]))
@@ -419,10 +425,13 @@ def estimated_rates(device: str, params: Params, places: Iterable[tuple[str, str
     )
     found: Rates = {}
     for network, image in places:
+        shape = params.networks[network]
+        if isinstance(shape, OwnNetworkSpec):
+            continue  # it has to run to tell
         height, width, channels = (int(number) for number in image.split("x"))
         with torch.device("meta"):
             model = build_network(
-                **vars(params.networks[network]),
+                **vars(shape),
                 num_classes=10,
                 in_channels=channels,
                 mean=None,

@@ -11,7 +11,7 @@ import pandas as pd
 
 from rwp.errors import UserError
 from rwp.reporting.results import Run, read_run_folder
-from rwp.training.spec import TrainSpec
+from rwp.training.spec import NetworkSpec, PreActResNetSpec, TrainSpec, WideResNetSpec
 
 PUBLISHED = Path(__file__).parent / "published"  # published/README.md tells the origin
 
@@ -26,9 +26,9 @@ PATIENCE = 5
 
 # Test images behind each published curve.
 _IMAGES = {"svhn": 26_032}
-_NETWORKS = {
-    ("preact_resnet", (2, 2, 2, 2), 64): "preactresnet18",
-    ("wide_resnet", 34, 10): "wrn34",
+_NETWORKS: dict[NetworkSpec, str] = {
+    PreActResNetSpec(family="preact_resnet", blocks=(2, 2, 2, 2), width=64): "preactresnet18",
+    WideResNetSpec(family="wide_resnet", depth=34, widen_factor=10): "wrn34",
 }
 
 
@@ -149,8 +149,7 @@ def published_setting(run: Run) -> str:
             f" name the published log with --setting"
         ) from error
     method = _method(spec)
-    shape = tuple(vars(spec.architecture).values())
-    network = _NETWORKS.get(shape)
+    network = _NETWORKS.get(spec.architecture)
     setting = f"{spec.data.source}_{spec.threat.norm if spec.threat else 'none'}/{network}_{method}"
     if method is None or network is None or published_curve(setting).empty:
         raise UserError(

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from rwp.core.models import build_network
 from rwp.errors import UserError
+from rwp.factories import is_own
 from rwp.files import atomic_write
 
 FORMAT = "rwp.checkpoint/1"
 _DESCRIPTION = ("architecture", "num_classes", "in_channels", "mean", "std")
+_SIZE = "image_size"  # (height, width), which a network of the user's own may ask for
 _SHOWN = 3  # tensor names in a message
 
 
@@ -29,7 +31,7 @@ def save_network(
         path: the file.
         model: what `network` describes.
         network: architecture (a network spec as a dictionary), num_classes, in_channels, mean,
-            std; all that `load_network` needs to build it again.
+            std, for one of the user's own image_size; what `load_network` needs to build it.
         epoch: the epoch (from 0) after which these weights were taken.
 
     Raises:
@@ -43,7 +45,7 @@ def save_network(
         "format": FORMAT,
         "weights": {name: value.detach().cpu() for name, value in model.state_dict().items()},
         "epoch": epoch,
-        "network": {name: _plain(network[name]) for name in _DESCRIPTION},
+        "network": {n: _plain(network[n]) for n in (*_DESCRIPTION, _SIZE) if n in network},
     }
     # torch names the archive inside after the file unless it is handed a stream.
     with atomic_write(path) as temporary, temporary.open("wb") as stream:
@@ -53,9 +55,19 @@ def save_network(
 def new_network(network: Mapping[str, Any]) -> nn.Module:
     """Build the network of a description; weights are drawn from torch's global generator."""
     shape = dict(network["architecture"])
+    family = shape.pop("family")
     try:
+        if is_own(family):
+            from rwp.training.own import own_network
+
+            return own_network(
+                family,
+                shape["options"],
+                image_size=network[_SIZE],
+                **{name: network[name] for name in _DESCRIPTION if name != "architecture"},
+            )
         return build_network(
-            shape.pop("family"),
+            family,
             num_classes=network["num_classes"],
             in_channels=network["in_channels"],
             mean=network["mean"],
@@ -79,7 +91,8 @@ def load_network(
 
     Raises:
         UserError: the file is missing, cut short, of another kind, holds anything but plain
-            data and tensors, or its weights are not finite or not of the network it names.
+            data and tensors, or its weights are not finite or not of the network it names; it
+            names a factory that params.yaml does not.
     """
     content = read_weights_file(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -90,8 +103,11 @@ def load_network(
     try:
         weights, network = content["weights"], content["network"]
         description = {"epoch": int(content["epoch"]), "network": network}
+        _refuse_undeclared(str(path), network["architecture"]["family"])
         with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten
             model = new_network(network)
+    except UserError:
+        raise
     except Exception as error:  # a damaged description may raise anything
         raise UserError(
             f"{path}: expected the description of a network, got one that cannot be built "
@@ -99,6 +115,19 @@ def load_network(
         ) from error
     load_weights(model, weights, source=path)
     return model.to(device).eval(), description
+
+
+def _refuse_undeclared(path: str, family: str) -> None:
+    """A file must not decide which code is run: the user's settings do."""
+    if not is_own(family):
+        return
+    from rwp.studies import declared_factories
+
+    if family not in declared_factories():
+        raise UserError(
+            f"{path}: expected a network that params.yaml declares, got one of {family}, which was "
+            f"not run; if you trust it, add it: networks: {{mine: {{family: {family}}}}}"
+        )
 
 
 def read_weights_file(path: Path | str) -> Any:

@@ -28,7 +28,7 @@ from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.resume import Interrupted, RunState, Watch, stop_signals
 from rwp.training.run_record import RunFiles, input_hashes, run_record
 from rwp.training.selection import improved, kept_after, write_networks
-from rwp.training.spec import TrainSpec
+from rwp.training.spec import OwnNetworkSpec, TrainSpec
 from rwp.training.start import begin, keep_start
 
 CURVE_SEED = 0  # of the test images that curves are measured on, for all runs alike
@@ -146,13 +146,15 @@ def prepare(
     pseudo = None
     if spec.unlabeled is not None:
         pseudo = load_pseudo_labeled(inputs["unlabeled"], inputs["pseudo_labels"])
-    network = {
+    network: dict[str, Any] = {
         "architecture": spec.architecture.document(),
         "num_classes": labeled.num_classes,
         "in_channels": labeled.shape[0],
         "mean": mean,
         "std": std,
     }
+    if isinstance(spec.architecture, OwnNetworkSpec):
+        network["image_size"] = tuple(labeled.shape[1:])
     torch.manual_seed(derived_seed(spec.key.seed, "init"))  # the layers' own initialization
     model = new_network(network).to(device)
     if device.type == "cuda":
@@ -177,6 +179,11 @@ def check_group(spec: TrainSpec, batches: Batches, group: Group) -> None:
         raise UserError(
             f"{spec.key.name}: expected at most {smallest} processes, as many as the smallest batch"
             f" has images, got {group.size}; use fewer GPUs"
+        )
+    if spec.perturbation is not None and spec.perturbation.factory is not None:
+        raise UserError(
+            f"{spec.key.name}: expected one GPU with {spec.perturbation.factory}, which sees a "
+            f"share of the batch alone, got {group.size}; use one"
         )
     if spec.optimization.compile != "off":
         raise UserError(

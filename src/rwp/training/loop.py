@@ -20,11 +20,7 @@ from rwp.core.lsc import keep_high_loss
 from rwp.core.objectives import ExampleLosses
 from rwp.core.precision import autotuned_convolutions, precision_context
 from rwp.core.threat import ThreatModel
-from rwp.core.weight_perturbation import (
-    PerturbedWeights,
-    perturb_weights,
-    shifted_weights,
-)
+from rwp.core.weight_perturbation import PerturbedWeights, shifted_weights
 from rwp.data.augmentation import Augmentation, augment
 from rwp.data.images import ImageSet
 from rwp.data.transfer import images_of
@@ -35,7 +31,12 @@ from rwp.training.history import Row, Tally
 from rwp.training.image_losses import ImageLosses
 from rwp.training.measure import measure
 from rwp.training.optimization import MovingAverage, compiled, learning_rate, optimizer_of
-from rwp.training.recipe import climbed_of, objective_of, weight_perturbation_of
+from rwp.training.recipe import (
+    climbed_of,
+    objective_of,
+    perturb_of,
+    weight_perturbation_of,
+)
 from rwp.training.spec import TrainSpec
 from rwp.training.work import Passes, Work, forward_flops, timed
 
@@ -68,6 +69,7 @@ class Training:
         self.objective = objective_of(spec)
         self.climbed = climbed_of(spec, self.objective)
         self.perturbation = weight_perturbation_of(spec, model)
+        self.perturb = perturb_of(spec)
         self.optimizer = optimizer_of(spec, model)
         self.policy = Augmentation(**spec.augmentation.document())
         self.progress = Position()
@@ -225,7 +227,7 @@ class Training:
         if self.progress.epoch < settings.warmup_epochs:
             return None
         generator = self._generator("mask", self._drawing_device)
-        perturbed = perturb_weights(
+        perturbed = self.perturb(
             self.runner, losses, perturbation, generator=generator, group=self.group
         )
         self.progress.passes["backward"] += perturbed.diagnostics.backward_passes

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
 from torch import nn
 
 from rwp.core.objectives import (
@@ -10,16 +14,32 @@ from rwp.core.objectives import (
     Objective,
     make_objective,
 )
-from rwp.core.weight_perturbation import WeightPerturbation, something_to_perturb
+from rwp.core.settings import Loss
+from rwp.core.weight_perturbation import (
+    LossClosure,
+    PerturbedWeights,
+    WeightPerturbation,
+    perturb_weights,
+    something_to_perturb,
+)
 from rwp.errors import UserError
+from rwp.factories import is_own
+from rwp.training.own import OwnObjective, own_mask, own_perturbation
 from rwp.training.spec import TrainSpec
 
 
 def objective_of(spec: TrainSpec) -> Objective:
     """What is minimized, with the attack that belongs to it."""
     settings = spec.objective
+    if is_own(settings.loss):
+        return OwnObjective(
+            settings.loss,
+            settings.options,
+            criterion=settings.criterion,
+            random_start=spec.attack.random_start if spec.attack else None,
+        )
     return make_objective(
-        settings.loss,
+        cast(Loss, settings.loss),
         beta=settings.beta,
         criterion=settings.criterion,
         clean_updates=settings.clean_updates if settings.loss == "trades" else None,
@@ -42,10 +62,28 @@ def weight_perturbation_of(spec: TrainSpec, model: nn.Module) -> WeightPerturbat
     Raises:
         UserError: the network has nothing of what is to be perturbed.
     """
-    if spec.perturbation is None:
+    settings = spec.perturbation
+    if settings is None:
         return None
     try:
-        something_to_perturb(model, spec.perturbation.options)
+        something_to_perturb(model, settings.options)
     except ValueError as error:
-        raise UserError(f"{spec.key.name}: {spec.perturbation.name}: {error}") from error
-    return spec.perturbation.options
+        raise UserError(f"{spec.key.name}: {settings.name}: {error}") from error
+    if is_own(settings.mask):
+        return replace(settings.options, mask=own_mask(settings.mask, settings.own_options))
+    return settings.options
+
+
+def perturb_of(spec: TrainSpec) -> Callable[..., PerturbedWeights]:
+    """What perturbs weights: `rwp.core.perturb_weights`, or what the user has in its place."""
+    settings = spec.perturbation
+    if settings is None or settings.factory is None:
+        return perturb_weights
+    own = own_perturbation(settings.factory, settings.own_options)
+
+    def perturb(
+        model: nn.Module, losses: LossClosure, _: WeightPerturbation, **options: Any
+    ) -> PerturbedWeights:
+        return own(model, losses, generator=options["generator"])
+
+    return perturb

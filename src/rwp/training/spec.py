@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from rwp.core.settings import (
     ActivationName,
@@ -23,17 +23,20 @@ from rwp.core.settings import (
 )
 from rwp.core.threat import Norm
 from rwp.data.spec import AugmentationSpec, DatasetSpec, UnlabeledSpec
+from rwp.factories import is_own
 from rwp.spec import (
     Amount,
     Check,
     Count,
     Name,
+    OwnName,
     PositiveFloat,
     PositiveInt,
     Radius,
     Share,
     Spec,
     radius_value,
+    word_or_own,
 )
 
 BatchStatistics = Literal["batch", "share"]  # of several GPUs
@@ -42,6 +45,9 @@ Selection = Literal["held_out", "test"]
 Compilation = Literal["off", "default", "graphs"]
 Climbs = Literal["objective", "clean_ce", "adversarial_ce"]  # which loss a perturbation raises
 StepAt = Literal["perturbed", "original"]  # the weights that the optimizer steps from
+# A word, or `package.module:factory` of the user's own with its options beside it.
+AnyLoss = Annotated[str, word_or_own(*get_args(Loss))]
+AnyMask = Annotated[str, word_or_own(*get_args(Mask))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +125,16 @@ class WideResNetSpec(Spec):
         return 2 + (self.depth - 4) + (2 if self.widen_factor == 1 else 3)
 
 
-NetworkSpec = PreActResNetSpec | WideResNetSpec
+@dataclass(frozen=True, kw_only=True)
+class OwnNetworkSpec(Spec):
+    """A network of the user's own; `source` is a hash of its code, which a plan fills in."""
+
+    family: OwnName
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    source: str = ""
+
+
+NetworkSpec = PreActResNetSpec | WideResNetSpec | OwnNetworkSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +166,8 @@ class AttackSpec(Spec):
     bn_mode: BatchNormMode = "eval"
     keep: Keep = "last"  # of all iterates of a run, the start included
     num_examples: PositiveInt | None = None  # test images, by class; none: those of its evaluation
+    options: dict[str, Any] = field(default_factory=dict, hash=False)  # of an attack of one's own
+    source: str = ""  # a hash of its code
 
     @property
     def step(self) -> float:
@@ -164,11 +181,13 @@ class AttackSpec(Spec):
 class ObjectiveSpec(Spec):
     """The loss that is minimized."""
 
-    loss: Loss
+    loss: AnyLoss
     beta: Amount | None
     clean_updates: Literal[1, 2]
     criterion: Criterion
     label_smoothing: Share = 0.0
+    options: dict[str, Any] = field(default_factory=dict, hash=False)  # of a loss of one's own
+    source: str = ""  # a hash of its code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +201,7 @@ class PerturbationSpec(Spec):
     gamma: PositiveFloat
     num_weight_steps: PositiveInt
     norm_scope: NormScope
-    mask: Mask
+    mask: AnyMask
     c_min: Amount | None  # nats
     c_max: Amount | None  # nats
     warmup_epochs: Count
@@ -195,16 +214,19 @@ class PerturbationSpec(Spec):
     direction: Direction = "gradient"
     climbs: Climbs = "objective"
     step_at: StepAt = "perturbed"
+    factory: OwnName | None = None  # a perturbation of one's own, in the place of all of the above
+    own_options: dict[str, Any] = field(default_factory=dict, hash=False)  # of it, or of a mask
+    source: str = ""  # a hash of its code
 
     @property
     def options(self) -> WeightPerturbation:
-        """As the core takes it.
+        """As the core takes it; a mask of one's own is put in its place when training starts.
 
         Raises:
             ValueError: a number out of its range, or one missing or given in vain.
         """
-        names = (field.name for field in fields(WeightPerturbation))
-        return WeightPerturbation(**{name: getattr(self, name) for name in names})
+        given = {item.name: getattr(self, item.name) for item in fields(WeightPerturbation)}
+        return WeightPerturbation(**given | ({"mask": "all"} if is_own(self.mask) else {}))
 
 
 def _compilation(value: Any) -> Any:

@@ -1,0 +1,68 @@
+"""`rwp check`: a network, objective, mask, perturbation or attack of one's own on a tiny batch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rwp.commands.common import Resolved
+from rwp.errors import UserError
+
+
+def check(
+    factory: Annotated[
+        str | None, typer.Argument(help="package.module:factory, as in params.yaml.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", help="Of the factory, as NAME=VALUE; may be repeated."),
+    ] = None,
+    role: Annotated[
+        str | None,
+        typer.Option("--as", help="network, objective, mask, perturbation or attack."),
+    ] = None,
+    classes: Annotated[int, typer.Option(min=2, help="Classes of the trial.")] = 3,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of its images.")] = 3,
+    size: Annotated[int, typer.Option(min=1, help="Height and width of its images.")] = 16,
+    norm: Annotated[str, typer.Option(help="linf or l2, for what attacks.")] = "linf",
+    epsilon: Annotated[str, typer.Option(help="Radius on [0, 1] pixels.")] = "8/255",
+    resolved: Resolved = None,
+) -> None:
+    """Build what a factory of your own gives and try it on four random images, in seconds.
+
+    What does not keep to its protocol (docs/own-work.md) is said in one line. The same is done
+    before a plan runs that needs it.
+    """
+    from rwp.evaluation.trial import ROLES, Shape, try_factory
+
+    if resolved is not None:
+        import json
+
+        for trial in json.loads(resolved):
+            known = trial["shape"] | {
+                "image_size": tuple(trial["shape"].get("image_size", (32, 32)))
+            }
+            try_factory(trial["text"], trial["options"], trial["role"], Shape(**known))
+        return
+    if factory is None:
+        raise UserError("expected package.module:factory, got nothing; name one")
+    if role is not None and role not in ROLES:
+        raise UserError(f"--as: expected {', '.join(ROLES)}, got {role!r}; check the spelling")
+    shape = Shape(classes, channels, (size, size))
+    options = dict(_option(text) for text in option or ())
+    for line in try_factory(factory, options, role, shape, norm=norm, epsilon=epsilon):  # type: ignore[arg-type]
+        print(line)
+
+
+def _option(text: str) -> tuple[str, object]:
+    """A name and its value, read as YAML reads it."""
+    import yaml
+
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise UserError(f"--option: expected NAME=VALUE, got {text!r}; e.g. width=32")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--option {name}: expected a value of YAML, got {value!r}") from error

@@ -1,0 +1,207 @@
+"""`package.module:factory`: a network, objective, mask, perturbation or attack of the user's own.
+
+The module is looked for in the working folder, in the folder of params.yaml, in this project's own
+folder, and then among what is installed. A plan looks at its file alone; a job imports it. A
+factory is called with the options that stand beside its name, as keywords.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rwp.errors import UserError
+
+_TEXT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_SHOWN = 300  # characters of another program's message
+_PROJECT = Path(__file__).resolve().parents[2]
+_folders: list[Path] = []  # of settings files that were read
+
+
+def is_own(text: object) -> bool:
+    """Whether a word of the settings names a factory."""
+    return isinstance(text, str) and _TEXT.fullmatch(text) is not None
+
+
+def search_in(folder: Path) -> None:
+    """Look for modules in this folder too: that of a settings file."""
+    folder = folder.resolve()
+    if folder not in _folders:
+        _folders.append(folder)
+
+
+def own_folders() -> list[Path]:
+    """The folders of the user's own code, the first to be looked at first."""
+    project = [_PROJECT] if (_PROJECT / "params.yaml").exists() else []
+    return list(dict.fromkeys([Path.cwd().resolve(), *_folders, *project]))
+
+
+def file_of(module: str) -> Path | None:
+    """The file of a module; found without running any of it, so that a plan costs no import."""
+    top, *rest = module.split(".")
+    for folder in own_folders():
+        if found := _below(folder / top, rest):
+            return found
+    if top in sys.builtin_module_names:
+        return None
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    for place in (spec and spec.submodule_search_locations) or ():
+        if found := _below(Path(place), rest):
+            return found
+    origin = Path(spec.origin) if spec and spec.origin and not rest else None
+    return origin if origin and origin.is_file() else None  # not "built-in" or "frozen"
+
+
+def _below(start: Path, rest: list[str]) -> Path | None:
+    place = start.joinpath(*rest)
+    for path in (place / "__init__.py", place.with_name(f"{place.name}.py")):
+        if path.is_file():
+            return path
+    return None
+
+
+def require_file(text: str, *, where: str) -> Path:
+    """The file of a factory's module.
+
+    Raises:
+        UserError: `where` names a module that is not there.
+    """
+    module = text.partition(":")[0]
+    found = file_of(module)
+    if found is None:
+        folders = ", ".join(map(str, own_folders()))
+        raise UserError(
+            f"{where}: expected the module {module} of {text}, found none in {folders} nor among "
+            "what is installed; check its name and folder"
+        )
+    return found
+
+
+def load(text: str, *, where: str = "") -> Any:
+    """Import what `package.module:factory` names. This runs the module.
+
+    Raises:
+        UserError: no such module or name, or a module that fails; one line that names it.
+    """
+    at = f"{where}: {text}" if where else text
+    if not is_own(text):
+        raise UserError(f"{at}: expected package.module:factory, got {text!r}; name both")
+    module_name, _, names = text.partition(":")
+    path = require_file(text, where=where or text)
+    for folder in reversed(own_folders()):
+        # It stays there: a factory may import more when it is called.
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # somebody else's code may fail in any way
+        raise UserError(
+            f"{at}: expected to import {module_name}, got {in_one_line(error)}; run it alone"
+        ) from error
+    _refuse_namesake(at, module, path)
+    found: Any = module
+    for name in names.split("."):
+        if not hasattr(found, name):
+            raise UserError(f"{at}: expected {names!r} in {path}, found none; check the spelling")
+        found = getattr(found, name)
+    return found
+
+
+def _refuse_namesake(at: str, module: ModuleType, path: Path) -> None:
+    other = getattr(module, "__file__", None)
+    if other is not None and Path(other).resolve() != path.resolve():
+        raise UserError(
+            f"{at}: expected the module in {path}, got {other}, which has the same name and was "
+            "imported first; rename yours"
+        )
+
+
+def call(text: str, options: Mapping[str, Any], *, where: str = "", **facts: Any) -> Any:
+    """Call a factory with its options, and with those of `facts` that it has a parameter for.
+
+    Raises:
+        UserError: a missing or unknown option, or an error inside; one line that names it.
+    """
+    at = f"{where}: {text}" if where else text
+    factory = load(text, where=where)
+    if not callable(factory):
+        raise UserError(f"{at}: expected a function or class, got {type(factory).__name__}")
+    given = dict(options)
+    parameters = _parameters(factory)
+    if parameters is not None:
+        anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        given |= {
+            name: value
+            for name, value in facts.items()
+            if name in parameters or (anything and name == "num_classes")
+        }
+        _check_options(at, parameters, given, facts)
+    try:
+        return factory(**given)
+    except Exception as error:
+        raise UserError(
+            f"{at}: expected to be called with {_listed(given)}, got {in_one_line(error)}; "
+            "call it alone"
+        ) from error
+
+
+def _parameters(factory: Any) -> Mapping[str, inspect.Parameter] | None:
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return None  # a built-in one
+
+
+def _check_options(
+    at: str,
+    parameters: Mapping[str, inspect.Parameter],
+    given: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> None:
+    kinds = inspect.Parameter
+    named = {n: p for n, p in parameters.items() if p.kind not in (kinds.VAR_KEYWORD,)}
+    missing = [
+        name
+        for name, parameter in named.items()
+        if parameter.default is kinds.empty
+        and parameter.kind is not kinds.VAR_POSITIONAL
+        and (name not in given or parameter.kind is kinds.POSITIONAL_ONLY)
+    ]
+    if missing:
+        raise UserError(
+            f"{at}: expected the option {missing[0]}, got {_listed(given)}; add it under options"
+        )
+    if any(parameter.kind is kinds.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    unknown = [name for name in given if name not in named]
+    if unknown:
+        known = _listed(dict.fromkeys(name for name in named if name not in facts))
+        raise UserError(
+            f"{at}: expected its own options ({known}), got {unknown[0]}; correct its name"
+        )
+
+
+def takes(function: Any, name: str) -> bool:
+    """Whether a function has a parameter of that name."""
+    return name in (_parameters(function) or {})
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(names) or "no options"
+
+
+def in_one_line(error: Exception) -> str:
+    """An error of somebody else's code as one line, cut to what fits."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

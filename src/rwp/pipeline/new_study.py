@@ -1,0 +1,206 @@
+"""`rwp new`: a study of one's own, complete and commented, in a file of its own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from rwp.data.spec import DatasetSpec
+from rwp.errors import UserError
+from rwp.files import write_text
+from rwp.pipeline.load import load_params
+from rwp.pipeline.settings import choose
+from rwp.studies import FOLDER
+
+# CIFAR-10's published c_min, 1.7, as a share of log(10), the loss of a guess among its classes;
+# CIFAR-100's 4.0 is 0.87 of log(100), SVHN's 2.2 is 0.96 of log(10).
+C_MIN_SHARE = 0.74
+_USUAL_SIZE = 32  # of images that differ in size
+_SMALL = 16  # up to this many pixels the demo's network will do
+_MANY = 2000  # test images; a standard error of at most 1.1 points
+_NAMED = 5  # classes in the first line
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a study is about.
+
+    Attributes:
+        declared: the line of `datasets`, empty for one that is there already.
+        name: of the data set.
+        classes: their names.
+        num_train: training images.
+        num_test: test images.
+        shape: channels, height, width.
+    """
+
+    declared: str
+    name: str
+    classes: tuple[str, ...]
+    num_train: int
+    num_test: int
+    shape: tuple[int, int, int]
+
+
+def images_of_folder(name: str, folder: Path, size: int | None) -> Images:
+    """Read a folder or archive of images: train/<class>/*.png and test/<class>/*.png.
+
+    Images of several sizes are brought to 32 pixels, or to `size`.
+
+    Raises:
+        UserError: as the reader of image folders.
+    """
+    from rwp.data.sources.image_folder import load_image_folder
+
+    try:
+        data = load_image_folder(str(folder), size)
+    except UserError as error:
+        if size is not None or "image_size" not in str(error):
+            raise
+        size = _USUAL_SIZE
+        data = load_image_folder(str(folder), size)
+    mean, std = data.train.channel_statistics()
+    numbers = [", ".join(f"{value:.4f}" for value in values) for values in (mean, std)]
+    resized = f", image_size: {size}" if size else ""
+    declared = (
+        f"datasets:\n  {name}: {{source: image_folder, path: {_text(folder)}{resized},\n"
+        f"    mean: [{numbers[0]}], std: [{numbers[1]}]}}  # of the training images, by channel\n"
+    )
+    return Images(
+        declared,
+        name,
+        tuple(data.class_names),
+        len(data.train),
+        len(data.test),
+        data.train.shape,
+    )
+
+
+def images_of_dataset(name: str, definition: DatasetSpec, folder: Path) -> Images:
+    """Those of a data set of params.yaml, as its passport has them.
+
+    Raises:
+        UserError: it was not fetched.
+    """
+    from rwp.files import read_object
+
+    passport = folder / name / "passport.json"
+    if not passport.exists():
+        raise UserError(
+            f"{passport}: expected the data set, found none; run `rwp data fetch {name}`"
+        )
+    found = read_object(passport)
+    counts = {file: entry["count"] for file, entry in found["files"].items()}
+    channels, height, width = found["shape"]
+    classes = tuple(map(str, found["class_names"]))
+    return Images(
+        "", name, classes, counts["train.pt"], counts["test.pt"], (channels, height, width)
+    )
+
+
+def _text(path: Path) -> str:
+    quoted = str(path).replace("'", "''")
+    return f"'{quoted}'"
+
+
+def write_study(
+    name: str,
+    *,
+    images: Path | None,
+    dataset: str | None,
+    size: int | None,
+    network: str | None,
+    params_file: Path,
+) -> Path:
+    """Write studies/NAME.yaml beside params.yaml.
+
+    Raises:
+        UserError: no such images, a name that is taken, both or none of images and dataset.
+    """
+    params = load_params(params_file)
+    path = params_file.parent / FOLDER / f"{name}.yaml"
+    if path.exists():
+        raise UserError(f"{path}: expected a new name, got one that is there; remove it or rename")
+    for table, names in (("suites", params.suites), ("datasets", params.datasets)):
+        if name in names and (table == "suites" or images is not None):
+            raise UserError(
+                f"{params_file}: {table}.{name}: expected a new name, got one that is there; "
+                "choose another"
+            )
+    if (images is None) == (dataset is None):
+        raise UserError("expected --images FOLDER or --dataset NAME, got both or none; name one")
+    if images is not None:
+        found = images_of_folder(name, images, size)
+    else:
+        chosen = choose(params.datasets, dataset or "", "data set", "--dataset")
+        found = images_of_dataset(dataset or "", chosen, params_file.parent / "data")
+    write_text(path, study_text(name, found, network, known=tuple(params.networks)))
+    try:
+        load_params(params_file)  # what was written is read as a whole
+    except UserError:
+        path.unlink()
+        raise
+    return path
+
+
+def study_text(name: str, found: Images, network: str | None, *, known: tuple[str, ...]) -> str:
+    """The study as a file: at most 40 lines."""
+    classes, pixels = len(found.classes), min(found.shape[1:])
+    networks = ""
+    if network is None:
+        network = "small" if pixels <= _SMALL else "preact-resnet-18"
+    elif network not in known:
+        networks, network = f"networks:\n  {name}-net: {{family: {network}}}\n", f"{name}-net"
+    batch = 128 if found.num_train >= 5000 else 64 if found.num_train >= 1000 else 32
+    few = classes < 4
+    autoattack = (
+        "autoattack-few-classes: {kind: autoattack, version: few-classes}  # of two or three"
+        if few
+        else "autoattack: {kind: autoattack, version: standard}"
+    )
+    part = f"\n      num_examples: {_MANY}  # of the test images" if found.num_test > _MANY else ""
+    size = "x".join(map(str, found.shape[1:]))
+    shown = ", ".join(found.classes[:_NAMED]) + (", ..." if classes > _NAMED else "")
+    return f"""\
+# {found.num_train} training and {found.num_test} test images of {size} pixels, {classes} classes ({shown}).
+# snakemake --cores 2 results/{name}/table2.csv; add {name} to `build` in params.yaml for `dvc repro`.
+{found.declared}{networks}suites:
+  {name}:
+    description: AT, AWP and RWP on {found.name}
+    seeds: [0]  # one training per recipe and seed
+    selection: held_out  # the best epoch is chosen on a share of the training images
+    held_out_fraction: {0.1 if found.num_train < 10000 else 0.02}
+    test_curve: true
+    monitor_num_steps: 20  # PGD steps of the measurement after each epoch
+    threat_models: {{linf: {{norm: linf, epsilon: 8/255, step_size: 2/255}}}}  # on [0, 1] pixels
+    network: {network}
+    training: {{epochs: 30, batch_size: {batch}, learning_rate: {0.1 * batch / 128:g}, \
+schedule: piecewise_by_epoch,
+      decay_epochs: [15, 22], decay_factor: 0.1, momentum: 0.9, nesterov: false, weight_decay: 0.0005,
+      normalize: true, crop_padding: {max(1, pixels // 8)}, padding_mode: zero, flip: true, \
+rotation_degrees: 0,
+      precision: fp32, attack_num_steps: 10, attack_bn_mode: train}}
+    objectives:
+      at: {{loss: at}}  # natural, at, trades, mart or package.module:factory
+    perturbations:
+      awp: {{gamma: 0.01, num_weight_steps: 1, norm_scope: layer, mask: all, warmup_epochs: 0}}
+      rwp: {{gamma: 0.01, num_weight_steps: 10, norm_scope: model, mask: below, warmup_epochs: 0,
+        c_min: {C_MIN_SHARE * math.log(classes):.2f}}}  # nats: {C_MIN_SHARE:.0%} of log(classes), \
+as 1.7 is on CIFAR-10; vary it
+    recipes: {{at: {{objective: at}}, at-awp: {{objective: at, perturbation: awp}}, \
+at-rwp: {{objective: at, perturbation: rwp}}}}
+    evaluation:
+      batch_size: 256{part}
+      seed: 0
+      attacks:
+        natural: {{kind: natural}}
+        fgsm: {{kind: fgsm}}
+        pgd-20: {{kind: pgd, num_steps: 20}}
+        cw-100: {{kind: cw, num_steps: 100, kappa: 0}}
+        {autoattack}
+    table1: {{datasets: [{found.name}], threat_models: [linf], recipes: [at, at-awp, at-rwp], \
+network: {network}}}
+    table2: {{dataset: {found.name}, threat_model: linf, recipes: [at, at-awp, at-rwp], \
+network: {network}}}
+"""  # noqa: E501

@@ -1,0 +1,90 @@
+"""Before a plan runs, each factory of the user's own in it is tried once, by `rwp check`.
+
+In a process of its own, as it runs somebody else's code; what was tried and found in order is
+noted, by its source and options, and not tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rwp.data.spec import DatasetSpec, num_classes_known
+from rwp.errors import UserError
+from rwp.evaluation.spec import EvaluationSpec
+from rwp.factories import is_own
+from rwp.files import read_object, write_json
+from rwp.pipeline.steps import Step
+from rwp.spec import merkle
+from rwp.training.spec import OwnNetworkSpec, TrainSpec
+
+NOTED = Path(".state/checked")
+
+
+def try_factories(steps: Iterable[Step]) -> None:
+    """Try what is new.
+
+    Raises:
+        UserError: one does not keep to its protocol; one line that names it.
+    """
+    trials = {json.dumps(trial, sort_keys=True): trial for trial in _trials(steps)}
+    notes = {text: NOTED / f"{merkle(text)}.json" for text in trials}
+    new = [trial for text, trial in trials.items() if not notes[text].exists()]
+    if not new:
+        return
+    words = [sys.executable, "-m", "rwp", "check", "--resolved", json.dumps(new)]
+    done = subprocess.run(words, text=True, capture_output=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it ended without a word"]
+        raise UserError(lines[-1].removeprefix("error: "))
+    for text, trial in trials.items():
+        if not notes[text].exists():
+            write_json(notes[text], trial)
+
+
+def _trials(steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
+    for step in steps:
+        settings = step.settings
+        if isinstance(settings, TrainSpec):
+            shape = _shape(settings.data, settings.key.dataset)
+            network, objective = settings.architecture, settings.objective
+            if isinstance(network, OwnNetworkSpec):
+                yield _trial("network", network.family, network.options, network.source, shape)
+            if is_own(objective.loss):
+                yield _trial(
+                    "objective", objective.loss, objective.options, objective.source, shape
+                )
+            perturbation = settings.perturbation
+            if perturbation is not None and perturbation.source:
+                role = "perturbation" if perturbation.factory else "mask"
+                text = perturbation.factory or perturbation.mask
+                yield _trial(role, text, perturbation.own_options, perturbation.source, shape)
+        elif isinstance(settings, EvaluationSpec):
+            shape = _shape(settings.data, settings.key.dataset)
+            for attack in settings.attacks:
+                if is_own(attack.kind):
+                    yield _trial("attack", attack.kind, attack.options, attack.source, shape)
+
+
+def _trial(
+    role: str, text: str, options: dict[str, Any], source: str, shape: dict[str, Any]
+) -> dict[str, Any]:
+    return {"role": role, "text": text, "options": options, "source": source, "shape": shape}
+
+
+def _shape(data: DatasetSpec, name: str) -> dict[str, Any]:
+    """Classes and image shape as far as they are known; a network is tried again on the images."""
+    folder = Path("data") / name
+    known: dict[str, Any] = {}
+    if (folder / "passport.json").exists():
+        channels, height, width = read_object(folder / "passport.json").get("shape", (3, 32, 32))
+        known = {"in_channels": channels, "image_size": [height, width]}
+    elif data.source == "digits":
+        known = {"in_channels": 1, "image_size": [8, 8]}
+    elif data.mean is not None:
+        known = {"in_channels": len(data.mean), "image_size": [data.image_size or 32] * 2}
+    return known | {"num_classes": num_classes_known(data, folder) or 3}

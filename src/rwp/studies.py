@@ -1,0 +1,103 @@
+"""The settings as a whole: params.yaml and the studies beside it, one file each."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from rwp.errors import UserError
+from rwp.factories import is_own, search_in
+from rwp.files import SETTINGS_FILE
+from rwp.strict_yaml import read_yaml
+
+FOLDER = "studies"
+TABLES = ("datasets", "unlabeled", "networks", "suites")
+
+
+def study_files(params: Path | str) -> list[Path]:
+    """The studies beside a settings file, in alphabetical order."""
+    return sorted((Path(params).parent / FOLDER).glob("*.yaml"))
+
+
+def read_settings(path: Path | str) -> Any:
+    """params.yaml with the entries of all studies in its tables.
+
+    Raises:
+        UserError: as `read_yaml`; a study has another key, or a name that is there already.
+    """
+    content = read_yaml(path)
+    search_in(Path(path).parent)
+    if not isinstance(content, dict):
+        return content
+    owners = {
+        (table, name): str(path)
+        for table in TABLES
+        if isinstance(content.get(table), dict)
+        for name in content[table]
+    }
+    for study in study_files(path):
+        content = _with_study(content, study, owners)
+    return content
+
+
+def _with_study(
+    content: dict[str, Any], study: Path, owners: dict[tuple[str, str], str]
+) -> dict[str, Any]:
+    found = read_yaml(study)
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{study}: expected tables ({', '.join(TABLES)}), got {type(found).__name__}; "
+            "`rwp new` writes one"
+        )
+    for table, entries in found.items():
+        if table not in TABLES:
+            more = "; add its suite to `build` in params.yaml" if table == "build" else ""
+            raise UserError(f"{study}: expected {', '.join(TABLES)}, got {table!r}{more}")
+        if not isinstance(entries, dict):
+            raise UserError(
+                f"{study}: {table}: expected a table of names, got {type(entries).__name__}"
+            )
+        for name in entries:
+            owner = owners.setdefault((table, name), str(study))
+            if owner != str(study):
+                raise UserError(
+                    f"{study}: {table}.{name}: expected a name of its own, got one that is in "
+                    f"{owner} already; rename it"
+                )
+        whole = content.get(table) or {}
+        if isinstance(whole, dict):  # else the check of the settings names it
+            content = content | {table: whole | entries}
+    return content
+
+
+def in_its_file(message: str, params: Path | str) -> str:
+    """A message about a key of the settings, under the name of the study that has the key."""
+    start = f"{params}: "
+    table, _, rest = message.removeprefix(start).partition(".")
+    if not message.startswith(start) or table not in TABLES:
+        return message
+    for study in study_files(params):
+        for name in read_yaml(study).get(table) or {}:
+            if re.match(rf"{re.escape(str(name))}[.:]", rest):
+                return message.replace(start, f"{study}: ", 1)
+    return message
+
+
+def declared_factories() -> set[str]:
+    """Every `package.module:factory` in the settings of the working folder, or of this job."""
+    path = os.environ.get(SETTINGS_FILE, "") or "params.yaml"
+    if not Path(path).is_file():
+        return set()
+    found: set[str] = set()
+    todo = [read_settings(path)]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            todo += value.values()
+        elif isinstance(value, list):
+            todo += value
+        elif is_own(value):
+            found.add(value)
+    return found

@@ -1,0 +1,295 @@
+"""Networks, objectives, masks and perturbations of the user's own, held to what a training asks.
+
+Each is what a factory returns (`rwp.factories`); docs/own-work.md has the protocols. What does not
+keep to its protocol is one line that names the factory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from rwp.core.attacks import pgd
+from rwp.core.models.normalization import input_layer
+from rwp.core.modes import untracked_statistics
+from rwp.core.objectives.base import ExampleLosses, example_losses
+from rwp.core.settings import Criterion, RandomStart
+from rwp.core.weight_perturbation import PerturbationDiagnostics, PerturbedWeights
+from rwp.errors import UserError
+from rwp.factories import call, in_one_line, takes
+
+_TRIED = 2  # images: one alone is refused by batch normalization in train mode
+
+
+class OwnNetwork(nn.Module):
+    """Images in [0, 1], normalized where the recipe says so, through the user's network."""
+
+    def __init__(self, normalization: nn.Module, network: nn.Module) -> None:
+        super().__init__()
+        self.normalization, self.network = normalization, network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (batch, classes)."""
+        logits: Tensor = self.network(self.normalization(images))
+        return logits
+
+
+def own_network(
+    text: str,
+    options: Mapping[str, Any],
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: Sequence[int],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> nn.Module:
+    """Build a network of the user's own and try it on images of zeros.
+
+    Initial weights are drawn from torch's global generator; the trial draws nothing from it.
+
+    Raises:
+        UserError: no network of images (batch, in_channels, *image_size) to num_classes logits,
+            or one without a gradient.
+    """
+    facts: dict[str, Any] = {
+        "num_classes": num_classes,
+        "in_channels": in_channels,
+        "image_size": (*image_size,),
+    }
+    inner = call(text, options, **facts)
+    if not isinstance(inner, nn.Module):
+        raise UserError(f"{text}: expected a torch.nn.Module, got {type(inner).__name__}")
+    model = OwnNetwork(input_layer(in_channels, mean, std), inner)
+    images = torch.zeros(_TRIED, in_channels, *image_size)
+    if any(map(is_lazy, model.parameters())):
+        with _trial(text, model):
+            model(images)  # gives lazy layers their shapes and initial weights
+    try_network(text, model, images, num_classes=num_classes)
+    return model
+
+
+@contextmanager
+def _trial(text: str, model: nn.Module, *, doing: str = "take images in [0, 1]") -> Iterator[None]:
+    """Running statistics, modes and the stream of random numbers are as before afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    lazy = any(map(is_lazy, (*model.parameters(), *model.buffers())))
+    buffers = [] if lazy else [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        # what a lazy layer draws are initial weights
+        with torch.random.fork_rng(devices=[], enabled=not lazy), untracked_statistics(model):
+            yield
+    except UserError:
+        raise
+    except Exception as error:  # somebody else's code may fail in any way
+        raise UserError(f"{text}: expected to {doing}, got {in_one_line(error)}") from error
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        for module, mode in modes:
+            module.training = mode
+
+
+def try_network(text: str, model: nn.Module, images: Tensor, *, num_classes: int) -> None:
+    """Refuse a network that cannot be trained or attacked; it comes back as it was.
+
+    Raises:
+        UserError: weights or logits of another type, logits of another shape, no gradient.
+    """
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not weights:
+        raise UserError(f"{text}: expected weights to train, got none that ask for a gradient")
+    kinds = {str(weight.dtype) for weight in weights} - {"torch.float32"}
+    if kinds:
+        raise UserError(f"{text}: expected weights of torch.float32, got {kinds.pop()}")
+    for training in (True, False):
+        with _trial(text, model), torch.enable_grad():
+            model.train(training)
+            given = images.clone().requires_grad_()
+            logits = model(given)
+            wanted = (len(images), num_classes)
+            _check_tensor(text, "logits", logits, wanted, torch.float32)
+            if not bool(logits.isfinite().all()):
+                raise UserError(f"{text}: expected finite logits, got NaN or infinity")
+            asked = [given, *weights]
+            found = (
+                torch.autograd.grad(logits.sum(), asked, allow_unused=True)
+                if logits.requires_grad
+                else [None]
+            )
+            if found[0] is None or all(gradient is None for gradient in found[1:]):
+                what = "the images" if found[0] is None else "its weights"
+                raise UserError(
+                    f"{text}: expected a gradient of the logits with respect to {what}, got none;"
+                    " do not detach them"
+                )
+
+
+def _check_tensor(
+    text: str, name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype | None = None
+) -> None:
+    if not isinstance(value, Tensor):
+        raise UserError(f"{text}: expected a tensor of {name} {shape}, got {type(value).__name__}")
+    if tuple(value.shape) != shape:
+        raise UserError(f"{text}: expected {name} {shape}, got {tuple(value.shape)}")
+    if dtype is not None and value.dtype != dtype:
+        raise UserError(f"{text}: expected {name} of {dtype}, got {value.dtype}")
+
+
+class OwnObjective:
+    """An objective of the user's own: its losses, its attack or else PGD on the cross-entropy."""
+
+    def __init__(
+        self,
+        text: str,
+        options: Mapping[str, Any],
+        *,
+        criterion: Criterion,
+        random_start: RandomStart | None,
+    ) -> None:
+        """Call the factory.
+
+        Args:
+            text: `package.module:factory`.
+            options: of the factory, which also gets `criterion` if it has such a parameter.
+            criterion: what the mask of a weight perturbation looks at, where the objective
+                returns its losses and logits alone.
+            random_start: of the attack; none: the objective's own, or "uniform".
+
+        Raises:
+            UserError: it returns nothing that has losses.
+        """
+        self.text, self.criterion = text, criterion
+        self.inner = call(text, options, criterion=criterion)
+        self._losses = getattr(self.inner, "losses", self.inner)
+        if not callable(self._losses) or isinstance(self.inner, Tensor):
+            raise UserError(
+                f"{text}: expected an object with losses(model, images, adversarial, labels), got "
+                f"{type(self.inner).__name__}"
+            )
+        self.random_start: RandomStart = (
+            random_start or getattr(self.inner, "random_start", None) or "uniform"
+        )
+
+    def attack(self, model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
+        """Adversarial images, of the images' shape and type."""
+        own = getattr(self.inner, "attack", None)
+        if own is None:
+            return pgd(model, images, labels, random_start=self.random_start, **options)
+        found = own(model, images, labels, **options)
+        _check_tensor(self.text, "adversarial images", found, tuple(images.shape), images.dtype)
+        return found.detach()
+
+    def losses(
+        self, model: nn.Module, images: Tensor, adversarial: Tensor, labels: Tensor
+    ) -> ExampleLosses:
+        """One loss per example, with the logits that go with them."""
+        found = self._losses(model, images, adversarial, labels)
+        if not isinstance(found, ExampleLosses):
+            if not isinstance(found, tuple) or len(found) != 2:
+                raise UserError(
+                    f"{self.text}: expected losses (batch,) and logits (batch, classes), or "
+                    f"ExampleLosses, got {type(found).__name__}"
+                )
+            _check_tensor(self.text, "losses", found[0], (len(labels),))
+            found = example_losses(found[0], found[1], labels, self.criterion)
+        self._check(found, len(labels))
+        return found
+
+    def _check(self, found: ExampleLosses, size: int) -> None:
+        for name in ("objective", "criterion"):
+            _check_tensor(self.text, f"one {name} per example", getattr(found, name), (size,))
+        if not found.objective.is_floating_point():
+            kind = found.objective.dtype
+            raise UserError(f"{self.text}: expected losses of a floating type, got {kind}")
+        if torch.is_grad_enabled() and not found.objective.requires_grad:
+            raise UserError(
+                f"{self.text}: expected losses with a gradient, got none; do not detach them"
+            )
+        if not isinstance(found.logits, Tensor) or found.logits.ndim != 2:
+            raise UserError(f"{self.text}: expected logits (batch, classes), got something else")
+
+
+def own_mask(
+    text: str, options: Mapping[str, Any]
+) -> Callable[[Tensor, torch.Generator | None], Tensor]:
+    """A mask of the user's own: losses (batch,) in nats to the examples that are selected.
+
+    Raises:
+        UserError: the factory returns no function.
+    """
+    inner = call(text, options)
+    if not callable(inner):
+        raise UserError(
+            f"{text}: expected a function of losses (batch,), got {type(inner).__name__}"
+        )
+    drawing = takes(inner, "generator")
+
+    def mask(losses: Tensor, generator: torch.Generator | None) -> Tensor:
+        given = losses.detach().clone()
+        try:
+            found = inner(given, generator=generator) if drawing else inner(given)
+        except Exception as error:
+            raise UserError(
+                f"{text}: expected to take losses (batch,), got {in_one_line(error)}"
+            ) from error
+        _check_tensor(text, "a mask", found, tuple(losses.shape), torch.bool)
+        return found
+
+    return mask
+
+
+def own_perturbation(text: str, options: Mapping[str, Any]) -> Callable[..., PerturbedWeights]:
+    """A weight perturbation of the user's own, called as `rwp.core.perturb_weights` is.
+
+    Raises:
+        UserError: the factory returns no function.
+    """
+    inner = call(text, options)
+    if not callable(inner):
+        raise UserError(
+            f"{text}: expected a function of a model and its losses, got {type(inner).__name__}"
+        )
+
+    def perturb(
+        model: nn.Module,
+        losses: Callable[[], ExampleLosses],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> PerturbedWeights:
+        with untracked_statistics(model), torch.enable_grad():
+            found = inner(model, losses, generator=generator)
+        if isinstance(found, PerturbedWeights):
+            return found
+        return PerturbedWeights(*_offset(text, model, found))
+
+    return perturb
+
+
+def _offset(
+    text: str, model: nn.Module, found: Any
+) -> tuple[dict[str, Tensor], PerturbationDiagnostics]:
+    """An offset by parameter name, looked at, with its lengths."""
+    if not isinstance(found, Mapping):
+        raise UserError(
+            f"{text}: expected offsets by the names of parameters, got {type(found).__name__}"
+        )
+    weights = dict(model.named_parameters())
+    for name, value in found.items():
+        if name not in weights:
+            raise UserError(f"{text}: expected names of parameters of the model, got {name!r}")
+        _check_tensor(
+            text, f"an offset of {name}", value, tuple(weights[name].shape), weights[name].dtype
+        )
+    offset = {name: value.detach() for name, value in found.items()}
+    norms = tuple(
+        (name, torch.linalg.vector_norm(value), torch.linalg.vector_norm(weights[name].detach()))
+        for name, value in offset.items()
+    )
+    return offset, PerturbationDiagnostics(_layer_norms=norms)

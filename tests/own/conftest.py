@@ -1,0 +1,173 @@
+"""A folder with code of a user's own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rwp import factories
+
+NETWORKS = """
+import torch
+from torch import nn
+
+
+class Tiny(nn.Module):
+    def __init__(self, *, num_classes, in_channels, width=4):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes),
+        )
+
+    def forward(self, images):
+        return self.body(images)
+
+
+def needs(*, num_classes, in_channels, width):
+    return Tiny(num_classes=num_classes, in_channels=in_channels, width=width)
+
+
+def ten(**options):
+    return Tiny(num_classes=10, in_channels=3)
+
+
+def lazy(*, num_classes):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
+
+
+def double(*, num_classes, in_channels):
+    return Tiny(num_classes=num_classes, in_channels=in_channels).double()
+
+
+class Detached(Tiny):
+    def forward(self, images):
+        return self.body(images.detach())
+
+
+class Frozen(Tiny):
+    def __init__(self, *, num_classes, in_channels):
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        self.requires_grad_(False)
+
+
+class Flat(Tiny):
+    def forward(self, images):
+        return self.body(images).flatten()
+
+
+class NotANumber(Tiny):
+    def forward(self, images):
+        return self.body(images) / 0.0 * 0.0
+
+
+def raises(*, num_classes):
+    raise RuntimeError("no luck\\ntoday")
+
+
+def text(*, num_classes):
+    return "a network"
+"""
+
+METHODS = """
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from own.helpers import FACTOR
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    smoothing: float = 0.1
+
+    def losses(self, model, images, adversarial, labels):
+        logits = model(adversarial)
+        losses = F.cross_entropy(
+            logits, labels, label_smoothing=self.smoothing, reduction="none"
+        )
+        return FACTOR * losses, logits
+
+
+def mean_loss():
+    def losses(model, images, adversarial, labels):
+        logits = model(adversarial)
+        return F.cross_entropy(logits, labels), logits
+    return losses
+
+
+def detached_loss():
+    def losses(model, images, adversarial, labels):
+        logits = model(adversarial).detach()
+        return F.cross_entropy(logits, labels, reduction="none"), logits
+    return losses
+
+
+def alone():
+    def losses(model, images, adversarial, labels):
+        return F.cross_entropy(model(adversarial), labels, reduction="none")
+    return losses
+
+
+def lowest(share=0.5):
+    return lambda losses: losses <= losses.quantile(share)
+
+
+def drawn():
+    return lambda losses, generator: torch.rand(losses.shape, generator=generator) < 0.5
+
+
+def numbers():
+    return lambda losses: losses
+
+
+def sam(rho):
+    def perturb(model, losses, *, generator=None):
+        weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        gradients = torch.autograd.grad(losses().objective.mean(), list(weights.values()))
+        length = torch.sqrt(sum((g**2).sum() for g in gradients)) + 1e-12
+        return {name: rho * g / length for name, g in zip(weights, gradients)}
+    return perturb
+
+
+def mover():
+    def perturb(model, losses, *, generator=None):
+        with torch.no_grad():
+            next(model.parameters()).add_(1.0)
+        return {}
+    return perturb
+
+
+def noise(strength=1.0):
+    def attack(model, images, labels, *, threat, generator):
+        drawn = torch.rand(images.shape, generator=generator) * 2 - 1
+        return (images + strength * threat.epsilon * drawn.to(images.device)).clamp(0, 1)
+    return attack
+
+
+def shapeless():
+    return lambda model, images, labels, *, threat, generator: images.flatten(1)
+"""
+
+
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package `own` in the working folder; what is imported of it is forgotten afterwards."""
+    package = tmp_path / "own"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "helpers.py").write_text("FACTOR = 1.0\n")
+    (package / "networks.py").write_text(NETWORKS)
+    (package / "methods.py").write_text(METHODS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(factories, "_folders", [])
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] == "own":
+            del sys.modules[name]

@@ -1,0 +1,75 @@
+"""`rwp check`: what a factory gives is tried; what does not fit is one line that names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rwp.errors import UserError
+from rwp.evaluation.trial import try_factory
+
+FITTING = [
+    ("networks:Tiny", {"width": 5}, "network"),
+    ("networks:needs", {"width": 5}, "network"),
+    ("networks:lazy", {}, "network"),
+    ("methods:Smoothed", {"smoothing": 0.2}, "objective"),
+    ("methods:lowest", {}, "mask"),
+    ("methods:drawn", {}, "mask"),
+    ("methods:sam", {"rho": 0.05}, "perturbation"),
+    ("methods:noise", {}, "attack"),
+]
+WRONG = {
+    "networks:needs": (None, "expected the option width, got"),
+    "networks:Tiny breadth=3": (None, "expected its own options (width), got breadth"),
+    "networks:ten": (None, "expected logits (2, 3), got (2, 10)"),
+    "networks:Flat": (None, "expected logits (2, 3), got (6,)"),
+    "networks:double": (None, "expected weights of torch.float32, got torch.float64"),
+    "networks:Detached": (None, "expected a gradient of the logits with respect to the images"),
+    "networks:Frozen": (None, "expected weights to train, got none"),
+    "networks:NotANumber": (None, "expected finite logits, got NaN"),
+    "networks:raises": (None, "RuntimeError: no luck today"),
+    "networks:text": ("network", "expected a torch.nn.Module, got str"),
+    "networks:nothing": (None, "expected 'nothing' in"),
+    "nowhere:nothing": (None, "expected the module own.nowhere"),
+    "methods:mean_loss": (None, "expected losses (4,), got ()"),
+    "methods:detached_loss": (None, "expected losses with a gradient, got none"),
+    "methods:alone": (None, "expected losses (batch,) and logits (batch, classes)"),
+    "methods:numbers": (None, "expected a mask of torch.bool, got torch.float32"),
+    "methods:sam": (None, "expected the option rho, got no options"),
+    "methods:mover": (None, "expected the weights as they were, got moved ones"),
+    "methods:noise strength=3": (None, "expected perturbations up to 8/255, got 0.09"),
+    "methods:shapeless": (None, "expected images of torch.float32 (4, 3, 16, 16), got"),
+    "methods:lowest share=2": (None, "expected to take losses (batch,), got RuntimeError"),
+}
+
+
+@pytest.mark.parametrize(("name", "options", "role"), FITTING, ids=lambda value: str(value))
+def test_what_fits_is_told_by_its_kind(
+    own_code: Path, name: str, options: dict[str, Any], role: str
+) -> None:
+    before = torch.random.get_rng_state()
+    lines = try_factory(f"own.{name}", options)
+    assert lines[0] == f"own.{name}: {role}"
+    assert len(lines) > 1
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("call", WRONG)
+def test_what_does_not_fit_is_one_line_that_names_the_factory(own_code: Path, call: str) -> None:
+    name, *words = call.split()
+    options = {key: float(value) for key, value in (word.split("=") for word in words)}
+    role, message = WRONG[call]
+    with pytest.raises(UserError) as caught:
+        try_factory(f"own.{name}", options, role)  # type: ignore[arg-type]
+    text = str(caught.value)
+    assert text.startswith(f"own.{name}: ")
+    assert message in text
+    assert "\n" not in text
+
+
+def test_an_installed_function_with_any_keywords_gets_the_number_of_classes() -> None:
+    lines = try_factory("torchvision.models:resnet18", {}, "network")
+    assert "logits (batch, 3)" in lines[1]

@@ -1,0 +1,68 @@
+"""The code behind a factory is part of the fingerprint: its module and what that imports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rwp.errors import UserError
+from rwp.pipeline.own_code import source_of
+
+NAME = "own.methods:Smoothed"
+
+
+def _edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_a_change_of_what_is_computed_counts_and_one_of_words_does_not(own_code: Path) -> None:
+    before = source_of(NAME, where="here")
+    methods = own_code / "own" / "methods.py"
+    _edit(methods, "@dataclass(frozen=True)", "# a comment\n@dataclass(frozen=True)")
+    assert source_of(NAME, where="here") == before
+    _edit(methods, "FACTOR * losses", "2 * FACTOR * losses")
+    assert source_of(NAME, where="here") != before
+
+
+@pytest.mark.parametrize("module", ["helpers.py", "__init__.py"])
+def test_what_it_imports_from_its_package_counts(own_code: Path, module: str) -> None:
+    before = source_of(NAME, where="here")
+    (own_code / "own" / module).write_text("FACTOR = 2.0\n")
+    assert source_of(NAME, where="here") != before
+
+
+def test_another_module_of_the_package_does_not_count(own_code: Path) -> None:
+    before = source_of(NAME, where="here")
+    (own_code / "own" / "networks.py").write_text("x = 1\n")
+    assert source_of(NAME, where="here") == before
+
+
+def test_a_module_beside_a_plain_file_counts(own_code: Path) -> None:
+    (own_code / "mine.py").write_text("import beside\n\ndef f():\n    return beside.x\n")
+    (own_code / "beside.py").write_text("x = 1\n")
+    before = source_of("mine:f", where="here")
+    (own_code / "beside.py").write_text("x = 2\n")
+    assert source_of("mine:f", where="here") != before
+
+
+def test_what_is_missing_or_no_python_is_one_line(own_code: Path) -> None:
+    with pytest.raises(UserError, match=r"here: expected the module own\.none"):
+        source_of("own.none:f", where="here")
+    (own_code / "own" / "helpers.py").write_text("def f(:\n")
+    with pytest.raises(UserError, match=r"helpers\.py: expected Python for own\.methods:Smoothed"):
+        source_of(NAME, where="here")
+
+
+def test_an_installed_module_is_found_without_importing_it() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from rwp.pipeline.own_code import source_of;"
+        "print(len(source_of('torchvision.ops.misc:MLP', where='x')), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["12", "False"]

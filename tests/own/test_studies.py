@@ -1,0 +1,166 @@
+"""A study in a file of its own: written, read with params.yaml, and refused where it clashes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from rwp.errors import UserError
+from rwp.pipeline.load import check_params, load_params
+from rwp.pipeline.new_study import write_study
+from rwp.pipeline.steps import Steps
+from rwp.studies import read_settings
+from tests.conftest import ROOT
+
+OPTIONS: dict[str, Any] = {"dataset": None, "size": None, "network": None}
+
+
+def images(folder: Path, *classes: str, size: int = 16) -> Path:
+    """A tree of random pictures."""
+    numbers = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 4)):
+        for name in classes:
+            place = folder / split / name
+            place.mkdir(parents=True)
+            for index in range(count):
+                pixels = numbers.integers(0, 256, (size, size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def params_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    return Path("params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("classes", "attack", "c_min"),
+    [
+        (("a", "b"), "autoattack-few-classes", 0.51),
+        (("a", "b", "it's c"), "autoattack-few-classes", 0.81),
+        (tuple("abcd"), "autoattack", 1.03),
+    ],
+)
+def test_a_new_study_is_complete_and_short(
+    params_file: Path, classes: tuple[str, ...], attack: str, c_min: float
+) -> None:
+    folder = images(Path("images/it's mine"), *classes)
+    path = write_study("mine", images=folder, params_file=params_file, **OPTIONS)
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 40
+    assert any("#" in line for line in lines)
+    params = load_params(params_file)
+    assert attack in params.suites["mine"].evaluation.attacks
+    assert params.suites["mine"].perturbations["rwp"].c_min == {"default": c_min}
+    assert len(params.datasets["mine"].mean or ()) == 3
+    table = Steps(params).find("results/mine/table2.csv")
+    assert {step.kind for step in table.inputs.values()} >= {"train", "evaluate", "judge"}
+
+
+def test_its_mean_and_std_are_those_of_the_training_images(params_file: Path) -> None:
+    folder = images(Path("images/mine"), "a", "b")
+    write_study("mine", images=folder, params_file=params_file, **OPTIONS)
+    pixels = np.stack([np.asarray(Image.open(p)) for p in sorted(folder.glob("train/*/*"))]) / 255
+    definition = load_params(params_file).datasets["mine"]
+    assert definition.mean == pytest.approx(pixels.mean((0, 1, 2)), abs=1e-4)
+    assert definition.std == pytest.approx(pixels.std((0, 1, 2)), abs=1e-3)
+
+
+def test_images_of_several_sizes_are_brought_to_one(params_file: Path) -> None:
+    folder = images(Path("images/mine"), "a", size=40)
+    images(Path("more"), "b", size=48)
+    for split in ("train", "test"):
+        shutil.move(f"more/{split}/b", folder / split)
+    write_study("mine", images=folder, params_file=params_file, **OPTIONS)
+    assert load_params(params_file).datasets["mine"].image_size == 32
+
+
+def test_a_network_of_ones_own_is_declared(params_file: Path) -> None:
+    folder = images(Path("images/mine"), "a", "b")
+    options = OPTIONS | {"network": "own.networks:Tiny"}
+    path = write_study("mine", images=folder, params_file=params_file, **options)
+    assert len(path.read_text().splitlines()) <= 40
+    params = load_params(params_file)
+    assert params.networks["mine-net"].family == "own.networks:Tiny"
+    with pytest.raises(UserError, match=r"networks\.mine-net\.family: expected the module own"):
+        Steps(params).find("results/mine/table2.csv")
+
+
+def test_names_that_are_taken_and_places_that_are_wrong_are_refused(params_file: Path) -> None:
+    folder = images(Path("images/mine"), "a", "b")
+    for name, options, message in (
+        ("demo", {"images": folder}, "suites.demo: expected a new name"),
+        ("mine", {"images": None}, "expected --images FOLDER or --dataset NAME, got both or none"),
+        ("mine", {"images": Path("images/none")}, "images/none"),
+        ("mine", {"images": None, "dataset": "svhn"}, "run `rwp data fetch svhn`"),
+    ):
+        with pytest.raises(UserError, match=message.replace("(", r"\(")):
+            write_study(name, params_file=params_file, **(OPTIONS | options))
+    assert not Path("studies/mine.yaml").exists()
+    write_study("mine", images=folder, params_file=params_file, **OPTIONS)
+    with pytest.raises(UserError, match="expected a new name"):
+        write_study("mine", images=folder, params_file=params_file, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("suites: {demo: {}}", r"studies/x\.yaml: suites\.demo: expected a name of its own"),
+        ("build: [x]", r"studies/x\.yaml: expected datasets, .* add its suite to `build`"),
+        ("- a", r"studies/x\.yaml: expected tables"),
+        ("suites: 3", r"studies/x\.yaml: suites: expected a table of names, got int"),
+        (
+            "suites: {x: {extends: demo, seeds: []}}",
+            r"studies/x\.yaml: suites\.x: .*expected distinct seeds",
+        ),
+    ],
+)
+def test_a_wrong_study_is_named(params_file: Path, text: str, message: str) -> None:
+    Path("studies").mkdir()
+    Path("studies/x.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_params(params_file)
+
+
+def test_a_study_adds_to_the_tables(params_file: Path) -> None:
+    Path("studies").mkdir()
+    Path("studies/x.yaml").write_text("suites: {x: {extends: demo, description: mine}}")
+    settings = read_settings(params_file)
+    assert "demo" in settings["suites"]
+    assert "x" in settings["suites"]
+
+
+def test_what_a_suite_inherits_can_be_removed(committed: dict[str, Any]) -> None:
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["suites"]["less"] = {
+        "extends": "demo-full",
+        "evaluation": {"attacks": {"autoattack": None}},
+        "figures": {"fig2": None},
+        "table2": {"reference_recipe": None},
+    }
+    suite = check_params(content).suites["less"]
+    assert "autoattack" not in suite.evaluation.attacks
+    assert "fig2" not in suite.figures
+    assert "fig2" not in suite.reported
+    assert suite.beyond is not None
+    assert "autoattack" not in suite.beyond.attacks
+    assert suite.table2.reference_recipe is None
+    content["suites"]["less"] |= {"beyond": None}
+    suite = check_params(content).suites["less"]
+    assert suite.beyond is None
+    assert "beyond" not in suite.reported
+
+
+def test_what_must_be_there_cannot_be_removed() -> None:
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["suites"]["less"] = {"extends": "demo", "network": None}
+    with pytest.raises(UserError, match=r"suites\.less\.network: expected a value, got none"):
+        check_params(content)
