@@ -1,11 +1,13 @@
 """YAML read as people mean it: what YAML 1.1 and 1.2 read differently is refused.
 
-PyYAML follows YAML 1.1, DVC's reader 1.2. A number such as 010 is 8 for one and 10 for the other,
-1e-1 a text for one and a number for the other; `no` is false for one and a text for the other.
+PyYAML follows YAML 1.1, DVC's reader and writer 1.2. A number such as 010 is 8 for one and 10 for
+the other; `no` is false for one and a text for the other. Only 1e-5, a text in YAML 1.1, is taken
+as the number that everybody means, since DVC writes small numbers so.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ _MOST_VALUES = 1_000_000  # aliases of aliases grow without bounds
 
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)?\.[0-9]*([eE][-+][0-9]+)?")
-_EXPONENT = re.compile(r"([-+]?)([0-9]+\.?[0-9]*|\.[0-9]+)[eE]([-+]?)([0-9]+)")
+_EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 _LEADING_ZEROS = re.compile(r"([-+]?)0+([0-9]+)")
 _OCTAL = re.compile(r"([-+]?)0[oO]([0-7]+)")
 _TAG = "tag:yaml.org,2002:"
@@ -96,11 +98,13 @@ def _check(node: Any, sizes: dict[int, int], what: str = "") -> int:
     if node.id == "scalar":
         _check_scalar(node, what)
     elif node.id == "sequence":
-        size += sum(_check(value, sizes, "an entry of the list") for value in node.value)
+        what = "an entry of the list" if node.flow_style else ""
+        size += sum(_check(value, sizes, what) for value in node.value)
     else:
         _check_keys(node)
         for key, value in node.value:
-            size += _check(value, sizes, f"the value of {key.value!r}")
+            what = f"the value of {key.value!r}" if node.flow_style else ""
+            size += _check(value, sizes, what)
     if size > _MOST_VALUES:
         raise _TwoReadingsError(
             f"expected at most {_MOST_VALUES} values, got more by aliases at {_line(node)}; "
@@ -129,7 +133,24 @@ def _check_keys(node: Any) -> None:
         _check_scalar(key, "a key")
 
 
+def with_exponents(content: Any) -> Any:
+    """Content that another reader of YAML 1.1 has read, with the numbers that it took for texts."""
+    if isinstance(content, dict):
+        return {key: with_exponents(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [with_exponents(value) for value in content]
+    return float(content) if isinstance(content, str) and _has_exponent(content) else content
+
+
+def _has_exponent(text: str) -> bool:
+    return _EXPONENT.fullmatch(text) is not None and math.isfinite(float(text))
+
+
 def _check_scalar(node: Any, what: str) -> None:
+    is_text = not node.style and node.tag == f"{_TAG}str"
+    if is_text and what != "a key" and _has_exponent(node.value):
+        node.tag = f"{_TAG}float"
+        return
     text, kind = node.value, node.tag.removeprefix(_TAG)
     plain = not node.style
     if not plain and kind == "str":
@@ -198,23 +219,16 @@ def _about_bool(text: str) -> _Fault:
 
 
 def _about_null(text: str, what: str) -> _Fault:
-    if text.lower() == "null":
+    if text.lower() == "null" or not (text or what):  # so DVC writes null, on a line of its own
         return None
     if text:
         return "a value", "which YAML reads as null", "null, or leave the key out"
-    advice = "one, or leave the key out"
-    if ":" in what:
-        advice = "a space after the colon"
-    return f"{what} to be written" if what else "a value", "which YAML reads as null", advice
+    advice = "a space after the colon" if ":" in what else "one, or leave the key out"
+    return f"{what} to be written", "which YAML reads as null", advice
 
 
 def _about_text(text: str) -> _Fault:
     read = "which YAML 1.1 reads as a text"
-    if found := _EXPONENT.fullmatch(text):
-        sign, mantissa, direction, exponent = found.groups()
-        whole, _, fraction = mantissa.partition(".")
-        number = f"{sign}{whole.lstrip('0') or '0'}.{fraction or '0'}e{direction or '+'}{exponent}"
-        return "a number with a point and a signed exponent", read, f"{number} (or in quotes)"
     if found := _OCTAL.fullmatch(text):
         value = int(found[1] + found[2], 8)
         return "a decimal number", f"{read} and YAML 1.2 as {value}", f"{value} (or in quotes)"

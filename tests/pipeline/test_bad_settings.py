@@ -238,8 +238,8 @@ CASES: dict[str, tuple[Change, str]] = {
         r"batch_size.*expected integer, got '64'; write 64 without quotes",
     ),
     "a text in a number's place": (
-        lambda s: demo(s)["training"].update(momentum="1e-1"),
-        r"momentum.*expected number, got '1e-1'; write 0\.1 without quotes",
+        lambda s: demo(s)["training"].update(momentum="0.1"),
+        r"momentum.*expected number, got '0\.1'; write 0\.1 without quotes",
     ),
     "a word for true": (
         lambda s: demo(s)["training"].update(flip="yes"),
@@ -339,8 +339,6 @@ def test_file_that_is_no_settings_file(tmp_path: Path, text: str, message: str) 
         ("a: 08", "without leading zeros, got 08 at line 1, .* a text; write 8"),
         ("a: 0o17", "got 0o17 at line 1, which YAML 1.1 reads as a text and YAML 1.2 as 15; wri"),
         ("a: 0x1F", "got 0x1F at line 1, which YAML 1.1 reads as 31; write 31"),
-        ("\na: 1e-1", "got 1e-1 at line 2, which YAML 1.1 reads as a text; write 1.0e-1"),
-        ("a: 2E5", r"got 2E5 at line 1, .*; write 2.0e\+5"),
         ("a: [yes]", "got yes at line 1, .* as true and YAML 1.2 as a text; write true, or"),
         ("a: Off", 'got Off at line 1, .* as false .*; write false, or "Off" in quotes'),
         ("a: 1:30", 'got 1:30 at line 1, .* as 90 .base 60.; write "1:30" in quotes, or 90'),
@@ -350,9 +348,8 @@ def test_file_that_is_no_settings_file(tmp_path: Path, text: str, message: str) 
         ("a: .NaN", "expected a finite number, got .NaN at line 1"),
         ("a: ~", "got ~ at line 1, which YAML reads as null; write null, or leave the key out"),
         ("a: None", "got None at line 1, .* a text; write null, or leave the key out"),
-        ("a:\nb: 1", "expected the value of 'a' to be written, got nothing at line 1"),
+        ("a: {b, c: 1}", "expected the value of 'b' to be written, got nothing at line 1"),
         ("a: {default:0.1}", "got nothing at line 1, .*; write a space after the colon"),
-        ("a:\n  - 1\n  -", "expected an entry of the list to be written, got nothing at line 3"),
         ("on: 1", 'expected a text as key, got on at line 1; put it in quotes: "on"'),
         ("10: 1", 'expected a text as key, got 10 at line 1; put it in quotes: "10"'),
         ("? [a, b]\n: 1", "expected a text as key, got a sequence at line 1"),
@@ -376,18 +373,27 @@ def test_yaml_that_can_be_read_in_two_ways(tmp_path: Path, text: str, message: s
 def test_yaml_that_is_read_as_meant(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(
-        "\ufeffa: [1, -2, 0, 0.5, .5, 1., 1.0e-1, +3, true, False, null]\n"
+        "\ufeffa: [1, -2, 0, 0.5, .5, 1., 1.0e-1, +3, true, False, null, 1e-1, 2E5]\n"
         "b: ['010', \"yes\", 8/255, none, 2.0.1, 'on']\n"
         "base: &base {x: 1, y: 2}\n"
-        "own: {<<: *base, y: 3}\n",
+        "own: {<<: *base, y: 3}\n"
+        "none:\n"
+        "  - 1\n"
+        "  -\n",
         encoding="utf-8",
     )
     assert read_yaml(path) == {
-        "a": [1, -2, 0, 0.5, 0.5, 1.0, 0.1, 3, True, False, None],
+        "a": [1, -2, 0, 0.5, 0.5, 1.0, 0.1, 3, True, False, None, 0.1, 2e5],
         "b": ["010", "yes", "8/255", "none", "2.0.1", "on"],
         "base": {"x": 1, "y": 2},
         "own": {"x": 1, "y": 3},
+        "none": [1, None],
     }
+
+
+def test_small_numbers_are_numbers_for_snakemake_too(settings: dict[str, Any]) -> None:
+    demo(settings)["training"]["weight_decay"] = "5e-4"  # so PyYAML reads it, unquoted
+    assert check_params(settings).suites["demo"].training.weight_decay == {"default": 5e-4}
 
 
 def test_aliases_that_grow_without_bounds(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from rwp.pipeline.dvc import left_in_settings, own_files
+from rwp.pipeline.load import load_params
+from tests.conftest import ROOT
 
 
 def test_links_become_files_and_the_cache_is_left_alone(tmp_path: Path) -> None:
@@ -52,3 +54,29 @@ def test_settings_that_an_experiment_leaves_are_told_of(
     assert "`git checkout params.yaml` takes them back" in note
     monkeypatch.delenv("DVC_EXP_NAME")
     assert left_in_settings(tmp_path) is None  # an edit of one's own is nobody's business
+
+
+def test_settings_as_an_experiment_writes_them_are_still_read(tmp_path: Path) -> None:
+    """DVC writes the whole file anew: lists by lines, null as nothing."""
+    from dvc.utils.hydra import apply_overrides
+
+    path = tmp_path / "params.yaml"
+    path.write_bytes((ROOT / "params.yaml").read_bytes())
+    apply_overrides(
+        str(path),
+        [
+            "suites.demo.perturbations.rwp.c_min.digits=1.9",
+            "suites.demo.training.learning_rate={default: 0.2, at: {digits: 1.0e-5}}",
+            "+suites.paper.training.crop_padding.at.svhn=2",
+            "suites.demo.table2.reference_recipe=null",
+            "build=[demo, demo-full]",
+        ],
+    )
+    found = load_params(path)
+    before = load_params(ROOT / "params.yaml")
+    demo = found.suites["demo"]
+    assert demo.perturbations["rwp"].c_min == {"digits": 1.9}
+    assert demo.training.learning_rate == {"default": 0.2, "at/digits": 1e-5}
+    assert demo.table2.reference_recipe is None
+    assert found.build == ("demo", "demo-full")
+    assert found.suites["quick"] == before.suites["quick"]

@@ -31,7 +31,7 @@ from rwp.pipeline.settings import (
     choose,
     pick,
 )
-from rwp.strict_yaml import read_yaml
+from rwp.strict_yaml import read_yaml, with_exponents
 from rwp.studies import in_its_file, read_settings
 from rwp.training.spec import OwnNetworkSpec, PreActResNetSpec, WideResNetSpec
 
@@ -102,8 +102,8 @@ def check_params(content: Any, *, where: str = "params.yaml") -> Params:
     """
     if not isinstance(content, dict):
         raise UserError(f"{where}: expected a table of settings, got {type(content).__name__}")
-    content = expanded(content, where)
     try:
+        content = expanded(with_exponents(content), where)
         # Through JSON, so that lists are tuples under pydantic's strict rules.
         params = Params.model_validate_json(json.dumps(content))
     except (TypeError, ValueError, RecursionError) as error:
