@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rwp.pipeline.code import HERE, Code
+from rwp.pipeline.code import HERE, Code, ScanNotes
 
 FILES = {
     "attacks.py": '''"""Attacks."""
@@ -137,3 +137,28 @@ def test_training_stands_on_the_algorithm_and_not_on_the_report() -> None:
     for needed in ("core.weight_perturbation", "core.attacks", "data.augmentation", "rng"):
         assert f"rwp.{needed}" in seen
     assert not {name for name in seen if "reporting" in name or "evaluation" in name}
+
+
+def test_what_an_earlier_process_found_is_read_and_no_edit_is_missed(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").touch()
+    notes = tmp_path / ".state/code.json"
+    plain = hashes(package)
+
+    def noted() -> str:
+        return Code.at(package, notes=ScanNotes(notes)).hash("rwp.loop")
+
+    assert noted() == noted() == plain["loop"]
+    written = notes.read_text(encoding="utf-8")
+    path, found = package / "attacks.py", FILES["attacks.py"]
+    path.write_text(found.replace("x + scale", "x - scale"), encoding="utf-8")
+    assert noted() == hashes(package)["loop"] != plain["loop"]
+    path.write_text(found, encoding="utf-8")
+    # A note is believed for its very text; notes that are damaged, or of another scanner, are not.
+    notes.write_text(written.replace(Code.at(package).parts("rwp.loop")["rwp.loop"], "0" * 16))
+    assert noted() != plain["loop"]
+    for damaged in (written[:100], "[]", written.replace('"scanner": "', '"scanner": "x')):
+        notes.write_text(damaged)
+        assert noted() == plain["loop"]

@@ -10,11 +10,14 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
 from rwp.errors import UserError
+from rwp.files import write_text
 
 PACKAGE = "rwp"
 
@@ -55,27 +58,36 @@ class Code:
     """The package's modules as they lie somewhere: in this checkout, or in a commit."""
 
     def __init__(
-        self, read: Callable[[str], str | None], accepted: Mapping[str, str] | None = None
+        self,
+        read: Callable[[str], str | None],
+        accepted: Mapping[str, str] | None = None,
+        notes: ScanNotes | None = None,
     ) -> None:
         """What lies somewhere.
 
         Args:
             read: gives the text of a file below the package, such as "core/lsc.py", or none.
             accepted: of "module hash", the hash of older code that computes the same.
+            notes: what earlier processes found in the same texts.
         """
-        self._read, self._accepted = read, accepted or {}
+        self._read, self._accepted, self._notes = read, accepted or {}, notes
         self._scans: dict[str, tuple[str, frozenset[str]]] = {}
         self._hashes: dict[str, str] = {}
 
     @classmethod
-    def at(cls, folder: Path, accepted: Mapping[str, str] | None = None) -> Code:
+    def at(
+        cls,
+        folder: Path,
+        accepted: Mapping[str, str] | None = None,
+        notes: ScanNotes | None = None,
+    ) -> Code:
         """The package that lies in a folder."""
 
         def read(name: str) -> str | None:
             path = folder / name
             return path.read_text(encoding="utf-8") if path.is_file() else None
 
-        return cls(read, accepted)
+        return cls(read, accepted, notes)
 
     def hash(self, module: str) -> str:
         """That of `own_hash`, or of the oldest code that was accepted as its equal."""
@@ -96,6 +108,8 @@ class Code:
             for name, text in self.parts(module).items():
                 digest.update(f"{name}\n{text}\n".encode())
             self._hashes[module] = digest.hexdigest()[:12]
+            if self._notes:
+                self._notes.save()
         return self._hashes[module]
 
     def parts(self, module: str) -> dict[str, str]:
@@ -119,10 +133,66 @@ class Code:
             text, is_face = self._source(module)
             if text is None:
                 raise ValueError(f"code: expected a module of {PACKAGE}, got {module!r}")
-            found = Module(text, module, is_face)
-            inside = {name for name in found.imports if self._source(name)[0] is not None}
-            self._scans[module] = found.hash, frozenset(inside - {module, PACKAGE})
+            found = self._found(text, module, is_face)
+            inside = {name for name in found[1] if self._source(name)[0] is not None}
+            self._scans[module] = found[0], frozenset(inside - {module, PACKAGE})
         return self._scans[module]
+
+    def _found(self, text: str, module: str, is_face: bool) -> tuple[str, list[str]]:
+        """A module's own hash, and the modules that its imports might mean."""
+        key = hashlib.sha256(f"{module} {is_face}\n{text}".encode()).hexdigest()
+        if self._notes and (noted := self._notes.get(key)):
+            return noted
+        found = Module(text, module, is_face)
+        result = found.hash, sorted(found.imports)
+        if self._notes:
+            self._notes.add(key, *result)
+        return result
+
+
+class ScanNotes:
+    """What was found in texts of modules, kept beside the state of trainings.
+
+    To parse the package takes longer than all else that a dry run has to do. A note is found by
+    the text itself, so that no edit is missed; notes of other scanners or Pythons do not count.
+    """
+
+    _MOST = 1000  # notes of texts that are long gone are dropped then
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._new: dict[str, tuple[str, list[str]]] = {}
+
+    @cached_property
+    def _scanner(self) -> str:
+        return hashlib.sha256(f"{sys.version}\n".encode() + Path(__file__).read_bytes()).hexdigest()
+
+    @cached_property
+    def _old(self) -> dict[str, tuple[str, list[str]]]:
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            if content["scanner"] != self._scanner or len(content["found"]) > self._MOST:
+                return {}
+            found = content["found"].items()
+            return {str(key): (str(own), list(imports)) for key, (own, imports) in found}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}  # none yet, or a damaged file
+
+    def get(self, key: str) -> tuple[str, list[str]] | None:
+        """What was found in a text, by its hash."""
+        return self._new.get(key) or self._old.get(key)
+
+    def add(self, key: str, own_hash: str, imports: list[str]) -> None:
+        """Note what was found."""
+        self._new[key] = own_hash, imports
+
+    def save(self) -> None:
+        """Write what is new, in a project; where that cannot be, the next process parses again."""
+        if not self._new.keys() - self._old.keys() or not Path("params.yaml").exists():
+            return
+        self._old.update(self._new)
+        with suppress(OSError, UserError):
+            write_text(self.path, json.dumps({"scanner": self._scanner, "found": self._old}))
 
 
 def is_infrastructure(module: str) -> bool:
@@ -327,4 +397,8 @@ def read_ledger(path: Path = LEDGER) -> list[dict[str, str]]:
 
 
 ENTRY = ("step", "module", "old", "new", "commit", "compared", "because")
-HERE = Code.at(PACKAGE_FOLDER, {f"{e['module']} {e['new']}": e["old"] for e in read_ledger()})
+HERE = Code.at(
+    PACKAGE_FOLDER,
+    {f"{e['module']} {e['new']}": e["old"] for e in read_ledger()},
+    ScanNotes(Path(".state/code.json")),
+)

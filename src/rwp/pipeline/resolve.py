@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TypeVar
 
 from rwp.data.spec import AugmentationSpec, DatasetSpec
@@ -147,8 +148,21 @@ def step_size(suite: Suite, key: RunKey) -> str:
     return look(suite.threat_models[key.threat].step_size, where)
 
 
+_RESOLVED: dict[int, dict[RunKey, TrainSpec]] = {}  # by the identity of settings in use
+
+
 def train_spec(params: Params, key: RunKey) -> TrainSpec:
-    """Resolve one training."""
+    """Resolve one training; once for the same settings, which are never changed in place."""
+    if id(params) not in _RESOLVED:
+        _RESOLVED[id(params)] = {}
+        weakref.finalize(params, _RESOLVED.pop, id(params), None)
+    known = _RESOLVED[id(params)]
+    if key not in known:
+        known[key] = _train_spec(params, key)
+    return known[key]
+
+
+def _train_spec(params: Params, key: RunKey) -> TrainSpec:
     suite = params.suites[key.suite]
     recipe = suite.recipes[key.recipe]
     objective = suite.objectives[recipe.objective]
