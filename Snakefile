@@ -48,8 +48,8 @@ for suite in PARAMS.suites:
 
 
 for folder in ("data", "logs", "results"):
-    check_folder(Path(folder))
-for target in requested_targets():
+    check_folder(folder)
+for target in requested_files():
     find(target)
 
 

@@ -1,5 +1,6 @@
 # What all rules share. What a step is (its inputs, outputs, settings, fingerprint) is said once, in
 # rwp.pipeline.steps; a rule asks for the step behind one of its files.
+import functools
 import os
 import sys
 from pathlib import Path
@@ -36,12 +37,8 @@ def leave(error):
     raise SystemExit(2)
 
 
-for sign in (
-    "{",
-    "}",
-    os.pathsep,
-    "\n",
-):  # Snakemake fills in braces; lists of paths are split
+# Snakemake fills in braces; lists of paths are split.
+for sign in ("{", "}", os.pathsep, "\n"):
     if sign in SOURCE or sign in os.getcwd():
         leave(
             f"{os.getcwd()}: expected a folder without {sign!r} in its name; rename it"
@@ -86,14 +83,16 @@ def find(path):
         step = STEPS.find(path)
     except UserError as error:
         leave(error)
-    for output in step.outputs:
-        check_folder(Path(output).parent)
+    for folder in {os.path.dirname(output) for output in step.outputs}:
+        check_folder(folder)
     return step
 
 
+@functools.cache
 def check_folder(folder):
     """Where a file stands in a folder's place, Snakemake's own message is a page long."""
-    found = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    places = (Path(folder), *Path(folder).parents)
+    found = next(place for place in places if os.path.lexists(place))
     if not os.path.isdir(found):
         leave(f"{found}: expected a folder, got a file; move it away")
 
@@ -163,41 +162,34 @@ def landscapes():
     ]
 
 
-def try_own_code():
-    """What a factory of the user's own gives is looked at before anything is trained."""
-    asked = [name for name in workflow_targets() if name not in rule_names()]
-    suites = [
-        name.removeprefix("suite_")
-        for name in workflow_targets()
-        if name.startswith("suite_")
-    ]
-    steps = [find(name) for name in asked]
-    for suite in suites or ([] if asked else PARAMS.build):
-        steps += suite_steps(suite)
-    try:
-        try_factories(below(steps))
-    except UserError as error:
-        leave(error)
+def files_among(targets):
+    rules = {known.name for known in workflow.rules}
+    return [name for name in targets if name not in rules]
 
 
-def rule_names():
-    return {known.name for known in workflow.rules}
+def requested_files():
+    """The missing files on the command line, by Snakemake's own parser.
 
-
-def workflow_targets():
-    """What is asked for on the command line."""
+    Snakemake 9 sets `workflow.dag_settings.targets` only after it has read the rules, and asks
+    nobody before it shows its own page on a file that no rule makes.
+    """
     if Path(sys.argv[0]).name != "snakemake":
         return []
     from snakemake.cli import get_argument_parser
 
-    return get_argument_parser().parse_known_args(sys.argv[1:])[0].targets
+    targets = get_argument_parser().parse_known_args(sys.argv[1:])[0].targets
+    return [name for name in files_among(targets) if not Path(name).exists()]
 
 
-def requested_targets():
-    """The files on the command line; while rules are read, Snakemake does not tell them."""
-    rules = rule_names()
-    return [
-        name
-        for name in workflow_targets()
-        if name not in rules and not Path(name).exists()
-    ]
+def try_own_code():
+    """What a factory of the user's own gives is looked at before anything is trained."""
+    targets = workflow.dag_settings.targets
+    files = files_among(targets)
+    suites = [name for name in PARAMS.suites if f"suite_{name}" in targets]
+    steps = [find(name) for name in files]
+    for suite in suites or ([] if files else PARAMS.build):
+        steps += STEPS.suite(suite)
+    try:
+        try_factories(below(steps))
+    except UserError as error:
+        leave(error)

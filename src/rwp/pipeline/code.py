@@ -144,7 +144,8 @@ class Code:
         if self._notes and (noted := self._notes.get(key)):
             return noted
         found = Module(text, module, is_face)
-        result = found.hash, sorted(found.imports)
+        imports = sorted(found.imports)
+        result = found.hash, imports
         if self._notes:
             self._notes.add(key, *result)
         return result
