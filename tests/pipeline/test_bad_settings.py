@@ -486,3 +486,23 @@ def test_unknown_names_on_a_command_line(params: Any) -> None:
         match=r"expected a suite \(demo, demo-full, .*, paper\), got 'papr'",
     ):
         run_key(params, "papr", **place)
+
+
+@pytest.mark.parametrize("attack", ["pgd-20", "autoattack"])
+def test_a_draft_is_refused_before_anything_is_planned(
+    settings: dict[str, Any], attack: str
+) -> None:
+    demo(settings)["evaluation"]["attacks"][attack]["draft"] = "tf32"
+    params = check_params(settings)  # a network may be looked at with it
+    for target in ("results/demo/table2.csv", "results/demo/report.html"):
+        with pytest.raises(
+            UserError, match=rf"{attack}\.draft: expected a search in fp32 for .*got tf32"
+        ):
+            below([Steps(params).find(target)])
+
+
+@pytest.mark.parametrize(("attack", "word"), [("pgd-20", "fp32"), ("natural", "tf32")])
+def test_a_draft_that_cannot_be_meant(settings: dict[str, Any], attack: str, word: str) -> None:
+    demo(settings)["evaluation"]["attacks"][attack]["draft"] = word
+    with pytest.raises(UserError, match=rf"attacks\.{attack}.*expected"):
+        check_params(settings)

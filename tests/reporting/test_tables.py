@@ -144,6 +144,17 @@ def test_autoattack_lite_is_refused(demo: Project) -> None:
         table2(demo.results())
 
 
+@pytest.mark.parametrize("name", ["pgd-20", "autoattack"])
+def test_a_draft_is_refused(demo: Project, name: str) -> None:
+    (key,) = demo.table2_keys("at")
+    demo.write_run(key, [0.5] * 6)
+    attack = {"name": name, "kind": name.split("-")[0], "draft": "bf16"}
+    attack |= {"version": "standard"} if name == "autoattack" else {"num_steps": 20}
+    demo.write_record(key, name, 200, attack=attack)
+    with pytest.raises(UserError, match="expected a search in fp32, got a draft in 'bf16'"):
+        table2(demo.results())
+
+
 def test_images_without_a_gradient_that_count_as_robust_are_remarked() -> None:
     counts = SimpleNamespace(images=400, blind_not_finite=2, blind_zero=1)
     record: Any = SimpleNamespace(warnings=("so",), num_nan=4, gradients=counts)

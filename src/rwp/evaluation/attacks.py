@@ -25,7 +25,7 @@ from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.answers import UNSTEADY, changed_outcomes, require_gradient
-from rwp.evaluation.models import batch_of, borrowed, checked_logits, clean_outcomes
+from rwp.evaluation.models import batch_of, borrowed, checked_logits, clean_outcomes, searching
 from rwp.evaluation.own import own_attack
 from rwp.evaluation.records import Flags, GradientRecord
 from rwp.factories import is_own
@@ -207,9 +207,10 @@ def evaluate(
             for index, start in enumerate(range(0, len(images), batch_size)):
                 batch, labels = batch_of(images, start, batch_size, device)
                 generator = generator_for(seed, "evaluation", attack.name, index)
-                adversarial = run_attack(
-                    model, batch, labels, attack, generator=generator, gradients=tally
-                )
+                with searching(attack, device):
+                    adversarial = run_attack(
+                        model, batch, labels, attack, generator=generator, gradients=tally
+                    )
                 largest = max(largest, check_adversarial(adversarial, batch, attack))
                 kept += [adversarial.cpu()] if keep_adversarial else []
                 correct = checked_logits(model, adversarial, labels).argmax(dim=1) == labels
@@ -345,6 +346,10 @@ class WatchedModel(nn.Module):
             return run(images, labels, *given, **options)
 
         return followed
+
+    def has_gradient(self) -> Tensor:
+        """Per image of the run at work: one of its gradients was not zero."""
+        return self._nonzero if self._rows is None else self._nonzero[self._rows]
 
     def counted(self) -> tuple[Flags, Flags]:
         """Per image of the batch: a gradient was not finite, and one was not zero."""

@@ -26,6 +26,7 @@ from pyautoattack import AutoAttack, checks
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
+from rwp.core.losses import full_precision
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.answers import (
@@ -43,10 +44,11 @@ from rwp.evaluation.attacks import (
     gradient_warnings,
     recheck,
 )
-from rwp.evaluation.models import batch_of, borrowed, checked_logits, clean_outcomes
+from rwp.evaluation.models import batch_of, borrowed, checked_logits, clean_outcomes, searching
 from rwp.evaluation.records import Flags, GradientRecord
 from rwp.evaluation.resume import BatchOutcome, shared_batches
 from rwp.evaluation.spec import check_num_classes
+from rwp.evaluation.standing import StandingModel
 from rwp.training.spec import AttackSpec
 
 VERSIONS = {
@@ -208,10 +210,14 @@ class _Package:
 
     runner: AutoAttack
     watched: WatchedModel
+    standing: StandingModel
 
     @classmethod
-    def on(cls, problem: _Problem) -> _Package:
-        watched = WatchedModel(problem.model)
+    def on(cls, problem: _Problem, *, own_pace: bool) -> _Package:
+        """With `own_pace` images skip what cannot help them: exact where each has one answer."""
+        model = problem.model if problem.attack.draft is None else _Widened(problem.model)
+        standing = StandingModel(model, leave=own_pace)
+        watched = WatchedModel(standing)
         runner = AutoAttack(
             watched,
             norm=_NORMS[problem.attack.threat.norm],
@@ -224,17 +230,32 @@ class _Package:
             attack.attack_single_run = watched.following(
                 attack.attack_single_run, only_right=attack is runner.fab
             )
-        return cls(runner, watched)
+        for attack in (runner.apgd, runner.apgd_targeted):
+            attack.attack_single_run = standing.following(
+                attack.attack_single_run, has_gradient=watched.has_gradient
+            )
+        if own_pace:
+            runner.square = OwnPaceSquare.like(runner.square)
+        return cls(runner, watched, standing)
+
+
+class _Widened(nn.Module):
+    """A model whose logits have 32 bits, whatever it computes with: the package expects them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return full_precision(self.model(images))
 
 
 def _prepare(
     problem: _Problem, names: Sequence[str], *, own_pace: bool
 ) -> tuple[_Package, tuple[str, ...]]:
     """The package's attacks, and what its checks of the model say."""
-    package = _Package.on(problem)
+    package = _Package.on(problem, own_pace=own_pace)
     runner = package.runner
-    if own_pace:  # exact only where an image has one answer
-        runner.square = OwnPaceSquare.like(runner.square)
     batch, labels = batch_of(problem.images, 0, problem.batch_size, problem.device)
     num_classes = checked_logits(problem.model, batch, labels).shape[1]
     check_num_classes(problem.attack.name, problem.attack.version, num_classes)
@@ -314,7 +335,12 @@ def _attack_batch(
     notes: list[str] = []
     chosen = problem.images.select(torch.from_numpy(index))
     images, labels = batch_of(chosen, 0, len(chosen), problem.device)
-    with torch.no_grad(), _package_warnings(notes), package.watched.batch(images):
+    with (
+        torch.no_grad(),
+        _package_warnings(notes),
+        package.watched.batch(images),
+        searching(problem.attack, problem.device),
+    ):
         found = _perturb(package.runner, name, images.clone(), labels.clone())
     not_finite, nonzero = package.watched.counted()
     fooled = (checked_logits(problem.model, found, labels).argmax(dim=1) != labels).cpu()

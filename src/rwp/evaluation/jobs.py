@@ -229,6 +229,14 @@ def part_record(part: Part) -> PartRecord:
     return PartRecord(**part.identity(), mask=mask)
 
 
+def draft_warning(attack: AttackSpec) -> list[str]:
+    """A warning where the search was not in 32 bits."""
+    if attack.draft is None:
+        return []
+    text = "an upper bound for development that no table, verdict or export takes"
+    return [f"draft: searched in {attack.draft}, {text}"]
+
+
 def record_of(
     result: AttackResult,
     *,
@@ -260,7 +268,11 @@ def record_of(
         batch_size=batch_size,
         device=torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type,
         versions={name: version(name) for name in _PACKAGES},
-        warnings=(*result.warnings, *short_of_the_edge(result.attack)),
+        warnings=(
+            *result.warnings,
+            *short_of_the_edge(result.attack),
+            *draft_warning(result.attack),
+        ),
         gradients=result.gradients,
         parts=result.parts or {},
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
@@ -28,6 +28,7 @@ from rwp.errors import UserError
 from rwp.evaluation.answers import UNSTEADY, Answers
 from rwp.evaluation.records import Flags
 from rwp.rng import generator_for
+from rwp.training.spec import AttackSpec
 
 PROBABILITIES = (
     "the model's outputs are probabilities, or lie in [0, 1] as those do: attacks need logits, and "
@@ -98,6 +99,15 @@ def borrowed(model: nn.Module, device: torch.device | str) -> Iterator[None]:
     """The model as attacks want it: eval mode, frozen weights, 32 bits; put back afterwards."""
     with evaluation_mode(model), frozen_weights(model), precision_context("fp32", device):
         yield
+
+
+def searching(attack: AttackSpec, device: torch.device | str) -> AbstractContextManager[None]:
+    """The arithmetic in which an attack searches: 32 bits but for drafts.
+
+    What it finds is judged in 32 bits always. That confirms that an image fools, never that no
+    image does, so a draft is an upper bound.
+    """
+    return precision_context(attack.draft or "fp32", device)
 
 
 def batch_of(

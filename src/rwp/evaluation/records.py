@@ -244,14 +244,28 @@ def _same(first: EvaluationRecord, other: EvaluationRecord, *names: str) -> None
 
 
 def require_final(record: EvaluationRecord) -> EvaluationRecord:
-    """Hand a record through to a table.
+    """Hand a record through to a table, a verdict or an export.
 
     Raises:
-        UserError: it comes from the shortened AutoAttack, which is an upper bound only.
+        UserError: it comes from the shortened AutoAttack or from a draft, upper bounds only.
     """
     if record.attack.version == "lite":
         raise UserError(
             f"{record.attack.name}: expected AutoAttack standard in a table, got lite (APGD-CE and "
             "APGD-T only), an upper bound for development; evaluate with version: standard"
+        )
+    return require_search_in_fp32(record)
+
+
+def require_search_in_fp32(record: EvaluationRecord) -> EvaluationRecord:
+    """Hand a record through to a verdict, which says so where AutoAttack was shortened.
+
+    Raises:
+        UserError: it comes from a draft.
+    """
+    if record.attack.draft is not None:
+        raise UserError(
+            f"{record.attack.name}: expected a search in fp32, got a draft in "
+            f"{record.attack.draft}, an upper bound for development; evaluate without draft"
         )
     return record

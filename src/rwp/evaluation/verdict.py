@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rwp.errors import UserError
-from rwp.evaluation.records import EvaluationRecord, on_common_images, robust_flags
+from rwp.evaluation.records import (
+    EvaluationRecord,
+    on_common_images,
+    require_search_in_fp32,
+    robust_flags,
+)
 
 Level = Literal["green", "weak", "undecided", "amber", "red"]
 MEANING: dict[Level, str] = {  # from the best to the worst
@@ -178,10 +183,12 @@ def judge(
         follow_up: what `rwp.evaluation.followup` measured.
 
     Raises:
-        UserError: no record.
+        UserError: no record, or one of a draft.
     """
     if not records:
         raise UserError("diagnosis: expected records, got none; evaluate first")
+    for record in records:
+        require_search_in_fp32(record)
     by_kind = _shortest_by_kind(on_common_images(records))
     gap, band, reasons = None, None, []
     pgd, autoattack = by_kind.get("pgd"), by_kind.get("autoattack")

@@ -555,6 +555,7 @@ def attack_spec(
         num_examples=entry.num_examples,
         options=entry.options,
         source=own_source(entry.kind, key.suite, f"evaluation.attacks.{name}.kind"),
+        draft=entry.draft,
     )
     return _checked(spec, f"suites.{key.suite}.evaluation.attacks")
 

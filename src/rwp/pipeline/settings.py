@@ -54,6 +54,7 @@ from rwp.training.spec import (
     BatchStatistics,
     Climbs,
     Compilation,
+    Draft,
     OwnNetworkSpec,
     PreActResNetSpec,
     Schedule,
@@ -586,7 +587,7 @@ class RecipeEntry(Frozen):
 _SIZES = ("num_steps", "num_restarts", "step_size", "kappa", "version")
 # Settings that a kind of attack does not look at; one of one's own has its options instead.
 _WITHOUT_EFFECT = {
-    "natural": _SIZES,
+    "natural": (*_SIZES, "draft"),
     "fgsm": _SIZES,
     "fgsm_random_start": ("num_steps", "kappa", "version"),
     "pgd": ("kappa", "version"),
@@ -607,6 +608,7 @@ class AttackEntry(Frozen):
     kappa: Amount | None = None
     version: Literal["standard", "lite", "few-classes"] | None = None
     num_examples: PositiveInt | None = None  # fewer images than its evaluation's, by class
+    draft: Draft | None = None  # the arithmetic of the search; no table takes what it finds
 
     @model_validator(mode="after")
     def _complete(self) -> AttackEntry:

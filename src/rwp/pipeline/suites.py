@@ -65,16 +65,23 @@ def table2_runs(params: Params, suite_name: str) -> list[RunKey]:
 
 
 def _check_final(suite: Suite, suite_name: str, attacks: Iterable[str], table: str) -> None:
-    """Tables refuse the shortened AutoAttack: an upper bound, for development only.
+    """Tables refuse the shortened AutoAttack and drafts: upper bounds, for development only.
 
     Raises:
         UserError: one of `attacks` is that.
     """
     for name in attacks:
-        if suite.evaluation.attacks[name].version == "lite":
+        entry, where = suite.evaluation.attacks[name], f"suites.{suite_name}.evaluation.attacks"
+        if entry.version == "lite":
             raise UserError(
-                f"params.yaml: suites.{suite_name}.evaluation.attacks.{name}.version: expected "
+                f"params.yaml: {where}.{name}.version: expected "
                 f"standard for {table}, got lite, an upper bound for development; write standard"
+            )
+        if entry.draft is not None:
+            raise UserError(
+                f"params.yaml: {where}.{name}.draft: expected a search in fp32 for {table}, got "
+                f"{entry.draft}, an upper bound for development; leave draft out, or keep it in a "
+                "suite of its own"
             )
 
 

@@ -414,7 +414,7 @@ def _read_attack(
         return row | {"status": "missing", "reason": "this attack has not been run"}
     document = read_json(path)
     check_format(path, document, RECORD_FORMAT)
-    _refuse_lite(path, document)
+    _refuse_upper_bounds(path, document)
     try:
         record = read_record(path)
     except UserError as error:
@@ -497,9 +497,17 @@ def _lead(first: EvaluationRecord, second: EvaluationRecord) -> int | None:
 _WHOLE = ("standard", "few-classes")  # versions of AutoAttack that a table may show
 
 
-def _refuse_lite(path: Path, document: dict[str, Any]) -> None:
-    """AutoAttack's number is the standard version's; a part of it would look too robust."""
+def _refuse_upper_bounds(path: Path, document: dict[str, Any]) -> None:
+    """AutoAttack's number is the standard version's; a part of it would look too robust.
+
+    So would a search that was not in 32 bits.
+    """
     attack = document.get("attack") or {}
+    if attack.get("draft") is not None:
+        raise UserError(
+            f"{path}: expected a search in fp32, got a draft in {attack['draft']!r};"
+            f" evaluate again without draft"
+        )
     if attack.get("kind") == "autoattack" and attack.get("version") not in _WHOLE:
         raise UserError(
             f"{path}: expected AutoAttack's standard version, got {attack.get('version')!r};"

@@ -48,6 +48,7 @@ StepAt = Literal["perturbed", "original"]  # the weights that the optimizer step
 # A word, or `package.module:factory` of the user's own with its options beside it.
 AnyLoss = Annotated[str, word_or_own(*get_args(Loss))]
 AnyMask = Annotated[str, word_or_own(*get_args(Mask))]
+Draft = Literal["tf32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +169,8 @@ class AttackSpec(Spec):
     num_examples: PositiveInt | None = None  # test images, by class; none: those of its evaluation
     options: dict[str, Any] = field(default_factory=dict, hash=False)  # of an attack of one's own
     source: str = ""  # a hash of its code
+    # Search in this arithmetic, for development: what a weaker search finds is an upper bound.
+    draft: Draft | None = None
 
     @property
     def step(self) -> float:
