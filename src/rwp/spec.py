@@ -14,7 +14,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from fractions import Fraction
 from functools import cache
-from typing import Annotated, Any, ClassVar, Self
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from rwp.errors import UserError
 from rwp.factories import is_own
@@ -166,20 +177,87 @@ class Spec:
         Raises:
             UserError: it is another kind of text or lacks a part; `where` says whose it was.
         """
-        from pydantic import ValidationError
+        try:
+            return cls.validated(content)
+        except Fault as fault:
+            raise UserError(
+                f"{where}: expected a complete {cls.__name__}, got a fault at "
+                f"{fault.place or 'the text'} ({fault}); build it again"
+            ) from fault
 
+    @classmethod
+    def validated(cls, content: str | Any) -> Self:
+        """The same; on a bare machine without pydantic only as far as the classes check.
+
+        Raises:
+            Fault: where it is not as it should be.
+        """
+        try:
+            from pydantic import ValidationError
+        except ImportError:
+            return cls.rebuilt(json.loads(content) if isinstance(content, str) else content)
         text = content if isinstance(content, str) else json.dumps(content)
         try:
             found: Self = _reader(cls).validate_json(text)  # type: ignore[arg-type]
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the text"
-            message = first["msg"].removeprefix("Value error, ")
-            raise UserError(
-                f"{where}: expected a complete {cls.__name__}, got a fault at {place}"
-                f" ({message}); build it again"
-            ) from error
+            place = ".".join(str(part) for part in first["loc"])
+            raise Fault(place, first["msg"].removeprefix("Value error, ")) from error
         return found
+
+    @classmethod
+    def rebuilt(cls, document: Any) -> Self:
+        """Settings from what `document` made of them, which was checked when it was made.
+
+        Raises:
+            Fault: it is of other settings.
+        """
+        try:
+            found: Self = _rebuilt(cls, document)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Fault("", str(error)) from error
+        return found
+
+
+class Fault(ValueError):
+    """What is wrong with settings that were read, and at which of them."""
+
+    def __init__(self, place: str, message: str) -> None:
+        super().__init__(message)
+        self.place = place
+
+
+def _rebuilt(kind: Any, value: Any) -> Any:
+    """The value in the terms of a field's annotation."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return _rebuilt_choice(arguments, value)
+    if origin is Literal and value not in arguments:
+        raise ValueError(f"expected one of {', '.join(map(repr, arguments))}, got {value!r}")
+    if origin is tuple:
+        kinds = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        return tuple(_rebuilt(one, item) for one, item in zip(kinds, value, strict=True))
+    if origin is dict:
+        return {key: _rebuilt(arguments[1], item) for key, item in value.items()}
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{name: _rebuilt(hints[name], item) for name, item in value.items()})
+    return float(value) if kind is float and type(value) is int else value
+
+
+def _rebuilt_choice(kinds: tuple[Any, ...], value: Any) -> Any:
+    """The value in the terms of the first of several annotations that it fits."""
+    if value is None and NoneType in kinds:
+        return None
+    faults = []
+    for kind in kinds:
+        if isinstance(value, dict) != (is_dataclass(kind) or get_origin(kind) is dict):
+            continue
+        try:
+            return _rebuilt(kind, value)
+        except (KeyError, TypeError, ValueError) as error:
+            faults.append(str(error))
+    raise ValueError("; ".join(faults) or f"expected other settings, got {value!r}")
 
 
 @cache

@@ -86,7 +86,7 @@ def run(model: nn.Module, labels: Tensor, points: list[Tensor], has_gradient: Te
             inputs = point.clone().requires_grad_()
             with torch.enable_grad():
                 logits = standing(inputs)
-            (gradient,) = torch.autograd.grad(logits.sum(), inputs)
+            (gradient,) = torch.autograd.grad(logits[:, 1].sum(), inputs)
             found += [logits.detach(), gradient]
         return found
 

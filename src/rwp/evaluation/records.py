@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rwp.errors import UserError
 from rwp.files import read_json, write_json
-from rwp.spec import Count, PositiveInt
+from rwp.spec import Count, Fault, PositiveInt, Spec
 from rwp.training.spec import AttackSpec, RunKey
 
 Flags = NDArray[np.bool_]
@@ -46,13 +45,8 @@ def unpack(text: str, count: int) -> Flags:
     return np.unpackbits(packed, count=count).astype(np.bool_)
 
 
-class Frozen(BaseModel):
-    """Base of what a record holds: immutable, no unknown keys, no conversion of strings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class PartRecord(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class PartRecord(Spec):
     """Which images of the data set an evaluation looked at."""
 
     rule: Literal["all", "stratified", "first"]
@@ -63,7 +57,8 @@ class PartRecord(Frozen):
     mask: str  # one bit per image of the set: taken or not; empty where all are
 
 
-class GradientRecord(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class GradientRecord(Spec):
     """Images for which an attack had no gradient to follow.
 
     Those that nevertheless count as robust are `blind`; each is in one of the two counts.
@@ -76,7 +71,8 @@ class GradientRecord(Frozen):
     blind_zero: Count
 
 
-class EvaluationRecord(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecord(Spec):
     """The outcome of one attack on one checkpoint.
 
     `robust_bits` and `clean_bits` say for each example, in the order of the data set, whether it
@@ -109,17 +105,15 @@ class EvaluationRecord(Frozen):
     warnings: tuple[str, ...] = ()
     gradients: GradientRecord | None = None  # none: an attack that asks for none
     # AutoAttack: examples still robust after each of its attacks
-    parts: dict[str, Count] = Field(default_factory=dict)
+    parts: dict[str, Count] = field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> EvaluationRecord:
+    def __post_init__(self) -> None:
         clean = unpack(self.clean_bits, self.num_examples)
         robust = unpack(self.robust_bits, self.num_examples)
         if (int(clean.sum()), int(robust.sum())) != (self.num_clean_correct, self.num_robust):
             raise ValueError("expected counts that agree with the bits, got others")
         if (robust & ~clean).any():
             raise ValueError("expected robust examples to be correct before the attack")
-        return self
 
     @property
     def clean_accuracy(self) -> float:
@@ -134,7 +128,7 @@ class EvaluationRecord(Frozen):
 
 def write_record(path: Path | str, record: EvaluationRecord) -> None:
     """Write a record in one move."""
-    write_json(path, record.model_dump(mode="json"))
+    write_json(path, record.document())
 
 
 def read_record(path: Path | str) -> EvaluationRecord:
@@ -143,17 +137,13 @@ def read_record(path: Path | str) -> EvaluationRecord:
     Raises:
         UserError: the file is missing or is not a record.
     """
-    content = read_json(path)
     try:
-        # Back through JSON text: strict validation takes lists for tuples there, and only there.
-        return EvaluationRecord.model_validate_json(json.dumps(content))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "record"
+        return EvaluationRecord.validated(read_json(path))
+    except Fault as fault:
         raise UserError(
-            f"{path}: expected an evaluation record, got {where}: {first['msg']}; "
+            f"{path}: expected an evaluation record, got {fault.place or 'record'}: {fault}; "
             "delete it and evaluate again"
-        ) from error
+        ) from fault
 
 
 def clean_flags(record: EvaluationRecord) -> Flags:
