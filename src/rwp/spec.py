@@ -179,7 +179,7 @@ class Spec:
         """
         try:
             return cls.validated(content)
-        except Fault as fault:
+        except SettingsError as fault:
             raise UserError(
                 f"{where}: expected a complete {cls.__name__}, got a fault at "
                 f"{fault.place or 'the text'} ({fault}); build it again"
@@ -190,7 +190,7 @@ class Spec:
         """The same; on a bare machine without pydantic only as far as the classes check.
 
         Raises:
-            Fault: where it is not as it should be.
+            SettingsError: where it is not as it should be.
         """
         try:
             from pydantic import ValidationError
@@ -202,7 +202,7 @@ class Spec:
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
-            raise Fault(place, first["msg"].removeprefix("Value error, ")) from error
+            raise SettingsError(place, first["msg"].removeprefix("Value error, ")) from error
         return found
 
     @classmethod
@@ -210,16 +210,16 @@ class Spec:
         """Settings from what `document` made of them, which was checked when it was made.
 
         Raises:
-            Fault: it is of other settings.
+            SettingsError: it is of other settings.
         """
         try:
             found: Self = _rebuilt(cls, document)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise Fault("", str(error)) from error
+            raise SettingsError("", str(error)) from error
         return found
 
 
-class Fault(ValueError):
+class SettingsError(ValueError):
     """What is wrong with settings that were read, and at which of them."""
 
     def __init__(self, place: str, message: str) -> None:

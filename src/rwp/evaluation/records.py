@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rwp.errors import UserError
 from rwp.files import read_json, write_json
-from rwp.spec import Count, Fault, PositiveInt, Spec
+from rwp.spec import Count, SettingsError, PositiveInt, Spec
 from rwp.training.spec import AttackSpec, RunKey
 
 Flags = NDArray[np.bool_]
@@ -139,7 +139,7 @@ def read_record(path: Path | str) -> EvaluationRecord:
     """
     try:
         return EvaluationRecord.validated(read_json(path))
-    except Fault as fault:
+    except SettingsError as fault:
         raise UserError(
             f"{path}: expected an evaluation record, got {fault.place or 'record'}: {fault}; "
             "delete it and evaluate again"
