@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Seconds a file; uv's own 60 are few on a busy machine.
 export UV_COMPILE_BYTECODE_TIMEOUT ?= 600
 
-.PHONY: setup demo demo-full test coverage test-slow test-faults test-mutants test-gpu test-robustbench test-slurm test-kubernetes test-mlflow-server audit lint format bench pictures scale image ui lock clean
+.PHONY: setup demo demo-full test coverage test-slow test-faults test-mutants test-gpu test-robustbench test-slurm test-kubernetes test-mlflow-server audit lint format bench bench-gpu pictures scale image ui lock clean
 
 setup: $(STAMP)
 
@@ -129,6 +129,13 @@ bench: setup
 pictures: demo
 	@python benchmarks/pictures.py
 	@python benchmarks/precision_curves.py
+
+# The first hours on a GPU, a slice per call: it goes on where it was (docs/benchmarks.md). Needs no
+# setup: a machine with PyTorch is enough. DATA: a folder with train.pt and test.pt, or the JPEG tree.
+MINUTES ?= 9
+bench-gpu:
+	@$(if $(wildcard $(BIN)/python),python,$(PYTHON)) benchmarks/gpu.py --minutes $(MINUTES) \
+		$(if $(DATA),--data $(DATA)) $(if $(ARCHIVE),--archive $(ARCHIVE)) $(if $(FROM),--from $(FROM)) $(BENCH_GPU)
 
 # The figures of docs/scaling.md.
 scale: setup

@@ -7,9 +7,9 @@ import time
 import torch
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large matrix product."""
-    size = 8192 if device.type == "cuda" else 2048
+def matmul_rate(device: torch.device, dtype: torch.dtype, *, size: int | None = None) -> float:
+    """Floating-point operations a second of a matrix product, a large one unless sized."""
+    size = size or (8192 if device.type == "cuda" else 2048)
     left = torch.rand(size, size, device=device).to(dtype)
     best = 0.0
     for _ in range(6):

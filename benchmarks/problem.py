@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,8 +14,8 @@ GAMMA, NUM_WEIGHT_STEPS = 0.01, 10
 EVERY_EXAMPLE, NO_EXAMPLE = 1e9, 0.0
 
 
-def network(device: torch.device) -> nn.Module:
-    """PreAct ResNet-18 for CIFAR-10, the same weights every time."""
+def network(device: torch.device, **shape: Any) -> nn.Module:
+    """PreAct ResNet-18 for CIFAR-10 unless of another shape, the same weights every time."""
     torch.manual_seed(0)
     model = build_network(
         "preact_resnet",
@@ -21,6 +23,7 @@ def network(device: torch.device) -> nn.Module:
         in_channels=3,
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2471, 0.2435, 0.2616),
+        **shape,
     )
     return model.to(device).train()
 

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from benchmarks.run import describe
 from rwp.core import build_network, flush_denormals
 from rwp.data.images import ImageSet
-from rwp.evaluation.autoattack import autoattack
 from rwp.training.spec import AttackSpec, ThreatSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,6 +148,8 @@ class PassCounter(nn.Module):
 
 def autoattack_passes(name: str, count: int, device: torch.device) -> tuple[float, float, float]:
     """Forward and backward passes, and seconds, per image that survives AutoAttack."""
+    from rwp.evaluation.autoattack import autoattack
+
     model = PassCounter(network(name, device)).eval()
     images = pictures(name, count)
     with torch.no_grad():

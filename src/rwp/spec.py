@@ -241,7 +241,8 @@ def _rebuilt(kind: Any, value: Any) -> Any:
         return {key: _rebuilt(arguments[1], item) for key, item in value.items()}
     if is_dataclass(kind):
         hints = get_type_hints(kind)
-        return kind(**{name: _rebuilt(hints[name], item) for name, item in value.items()})
+        make: Callable[..., Any] = kind
+        return make(**{name: _rebuilt(hints[name], item) for name, item in value.items()})
     return float(value) if kind is float and type(value) is int else value
 
 

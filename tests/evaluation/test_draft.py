@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from rwp.errors import UserError
 from rwp.evaluation import autoattack as module
 from rwp.evaluation.api import evaluate
-from rwp.evaluation.diagnostics import judge
 from rwp.evaluation.records import require_final
+from rwp.evaluation.verdict import judge
 from tests.evaluation.samples import ShortAutoAttack, attack, autoattack_spec, record
 
 SEARCHES = {

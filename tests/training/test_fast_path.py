@@ -12,10 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
-from rwp.core.batch_statistics import normalize_together
-from rwp.core.group import ALONE, Group, Processes
 from rwp.core.precision import autotuned_convolutions
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
@@ -72,19 +69,6 @@ def test_a_compiled_training_differs_by_rounding(
 
 @pytest.mark.gpu
 @needs_gpu
-def test_a_training_on_a_gpu(shared_root: Path, tmp_path: Path, tiny: Params) -> None:
-    spec = spec_of(tiny, "at-rwp")
-    train_run(spec, root=shared_root, fingerprint="gpu", output=tmp_path, device="cuda")
-    record = json.loads((tmp_path / "run.json").read_text())
-    assert record["status"] == "finished"
-    performance = record["performance"]
-    assert 0 < performance["peak_memory"] < 2**33
-    assert performance["flops_per_second"] > 0
-    assert 0 <= performance["loading_share"] < 1
-
-
-@pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("recipe", ["at", "at-awp", "at-rwp", "trades-rwp", "rst-rwp", "at-ema"])
 def test_no_step_waits_for_the_gpu(recipe: str, shared_root: Path, tiny: Params) -> None:
     spec = spec_of(tiny, recipe)
@@ -101,31 +85,3 @@ def test_no_step_waits_for_the_gpu(recipe: str, shared_root: Path, tiny: Params)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert not [str(w.message) for w in caught if "synchroniz" in str(w.message)]
-
-
-def _normalized(group: Group) -> list[torch.Tensor]:
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Conv2d(2, 6, 3), torch.nn.BatchNorm2d(6)).cuda().train()
-    images = torch.rand(8, 2, 5, 5, generator=torch.Generator().manual_seed(0)).cuda()
-    images.requires_grad_()
-    model = normalize_together(model, group)
-    model(group.part(images)).pow(3).sum().backward()
-    gradients = [images.grad, *(p.grad for p in model.parameters())]
-    group.add_up_(gradients)
-    return [gradient.cpu() for gradient in gradients] + [model[1].running_var.cpu()]
-
-
-def _rank(rank: int, meeting: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{meeting}/store", rank=rank, world_size=2)
-    torch.save(_normalized(Processes()), f"{meeting}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-@pytest.mark.gpu
-@needs_gpu
-def test_two_processes_share_batch_statistics_on_a_gpu(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
-    alone = _normalized(ALONE)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt")
-        torch.testing.assert_close(found, alone, rtol=1e-3, atol=1e-4)

@@ -22,6 +22,7 @@ from rwp.commands import (
     new,
     plan,
     pseudo_label,
+    rates,
     report,
     table,
     track,
@@ -76,6 +77,7 @@ app.command()(figure.figure)
 app.command("compare-curve")(compare_curve.compare_curve)
 app.command()(report.report)
 app.command(cls=plan.PlanCommand)(plan.plan)
+app.command()(rates.rates)
 app.command()(verify.verify)
 app.command()(accept.accept)
 app.command()(check.check)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rwp.errors import UserError
 from rwp.files import read_json, write_json
-from rwp.spec import Count, SettingsError, PositiveInt, Spec
+from rwp.spec import Count, PositiveInt, SettingsError, Spec
 from rwp.training.spec import AttackSpec, RunKey
 
 Flags = NDArray[np.bool_]
