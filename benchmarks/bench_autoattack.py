@@ -145,6 +145,50 @@ def compare(
     return {"ours_s": ours_s, "reference_s": reference_s, **_notes(ours.robust, theirs)}
 
 
+@benchmark(order=63)
+def apgd(setting: Setting) -> Iterator[Result]:
+    """APGD alone: images that have fallen leave the network's passes; the reference keeps them.
+
+    At the radius that the network was trained for, and at twice that, where most images fall.
+    """
+    images, model = _digits(slice(0, COUNT)), _robust_network(setting.device)
+    for name, epsilon in (("apgd", EPSILON), ("apgd_wide", "0.2")):
+        found = {leave: _counted(model, images, epsilon, setting, leave) for leave in (True, False)}
+        (ours_s, ours, _), (reference_s, theirs, counted) = found[True], found[False]
+        yield Result(
+            name,
+            ours_s,
+            reference_s,
+            notes={
+                **_notes(ours, theirs),
+                "share_of_passes_for_the_fallen": counted.fallen / counted.passes,
+                "share_of_passes_spared": found[True][2].spared / found[True][2].passes,
+            },
+        )
+
+
+def _counted(
+    model: nn.Module, images: ImageSet, epsilon: str, setting: Setting, leave: bool
+) -> tuple[float, Flags, our_module.StandingModel]:
+    counting: list[our_module.StandingModel] = []
+    original = our_module.StandingModel
+
+    def standing(model: nn.Module, **_: bool) -> our_module.StandingModel:
+        counting.append(original(model, leave=leave))
+        return counting[-1]
+
+    spec = _standard(epsilon).replace(version="lite")
+    our_module.StandingModel = standing
+    try:
+        started = time.perf_counter()
+        found = our_autoattack(
+            model, images, spec, batch_size=BATCH, seed=SEED, device=setting.device
+        )
+        return time.perf_counter() - started, found.robust, counting[-1]
+    finally:
+        our_module.StandingModel = original
+
+
 def _notes(ours: Flags, theirs: Flags) -> dict[str, float | str]:
     differ = int((ours != theirs).sum())
     return {"images": len(ours), "robust": int(ours.sum()), "flags_that_differ": differ}

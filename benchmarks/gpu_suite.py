@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rwp.evaluation.spec import EvaluationSpec
 
 SETTINGS = Path(__file__).with_suffix(".json")
-SUITE = "quick"
+SUITE = "quick-jpeg"
 RECIPES = ("at", "at-awp", "at-rwp")
 ATTACKS = ("natural", "pgd-20", "autoattack")
 

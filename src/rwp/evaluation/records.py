@@ -189,17 +189,15 @@ def _mask(part: PartRecord) -> Flags:
 
 def _cut(record: EvaluationRecord, kept: Flags, part: PartRecord) -> EvaluationRecord:
     clean, robust = clean_flags(record)[kept], robust_flags(record)[kept]
-    return record.model_copy(
-        update={
-            "part": part,
-            "num_examples": len(clean),
-            "num_clean_correct": int(clean.sum()),
-            "num_robust": int(robust.sum()),
-            "clean_bits": pack(clean),
-            "robust_bits": pack(robust),
-            "gradients": None,
-            "parts": {},
-        }
+    return record.replace(
+        part=part,
+        num_examples=len(clean),
+        num_clean_correct=int(clean.sum()),
+        num_robust=int(robust.sum()),
+        clean_bits=pack(clean),
+        robust_bits=pack(robust),
+        gradients=None,
+        parts={},
     )
 
 
