@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -80,3 +82,20 @@ def test_settings_as_an_experiment_writes_them_are_still_read(tmp_path: Path) ->
     assert demo.table2.reference_recipe is None
     assert found.build == ("demo", "demo-full")
     assert found.suites["quick"] == before.suites["quick"]
+
+
+def test_each_setting_of_the_page_can_be_set(tmp_path: Path) -> None:
+    from dvc.utils.hydra import apply_overrides
+
+    page = (ROOT / "docs" / "dvc.md").read_text(encoding="utf-8")
+    shown = [shlex.split(words) for words in re.findall(r"`(?:dvc exp run --temp )?(-S .*)`", page)]
+    shown += [
+        shlex.split(words)[-2:] for words in re.findall(r"^dvc exp run .*", page, re.MULTILINE)
+    ]
+    assert len(shown) == 7
+    for _, setting in shown:
+        path = tmp_path / "params.yaml"
+        path.write_bytes((ROOT / "params.yaml").read_bytes())
+        before = load_params(path)
+        apply_overrides(str(path), [setting])
+        assert load_params(path) != before, setting
