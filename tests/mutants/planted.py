@@ -26,8 +26,28 @@ class Fault:
     tests: tuple[str, ...]
 
 
+# By the first words of a fault's name: the tests that are closest to it, which run first.
+_CLOSEST = {
+    "processes": "training/test_distributed.py",
+    "seeds": "data/test_sampling.py",
+    "batches": "data/test_sampling.py",
+    "splits": "data/test_splits.py",
+    "parts": "data/test_parts.py",
+    "augmentation": "data/test_augmentation.py",
+    "pseudo-labels": "data/test_pseudo_labels.py",
+    "evaluation": "evaluation/test_attacks.py",
+    "records": "evaluation/test_records.py",
+    "AutoAttack": "evaluation/test_autoattack.py",
+    "published curves": "reporting/test_published_curves.py",
+}
+
+
 def _faults(tests: str, *faults: tuple[str, str, str]) -> list[Fault]:
-    return [Fault(name, old, new, tuple(tests.split())) for name, old, new in faults]
+    found = []
+    for name, old, new in faults:
+        closest = _CLOSEST.get(name.partition(":")[0], "")
+        found.append(Fault(name, old, new, tuple(dict.fromkeys(f"{closest} {tests}".split()))))
+    return found
 
 
 LOSSES = _faults(
@@ -487,8 +507,8 @@ TRAINING = _faults(
     ),
     (
         "training: trained on the held-out images too",
-        'labeled, splits["held_out"] = labeled.select(kept), labeled.select(taken)',
-        'splits["held_out"] = labeled.select(taken)',
+        "labeled = labeled.select(kept)",
+        "pass",
     ),
     (
         "training: the same start for all seeds",
