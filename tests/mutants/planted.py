@@ -29,7 +29,7 @@ class Fault:
 # By the first words of a fault's name: the tests that are closest to it, which run first.
 _CLOSEST = {
     "processes": "training/test_distributed.py",
-    "seeds": "data/test_sampling.py",
+    "seeds": "training/test_by_hand.py",
     "batches": "data/test_sampling.py",
     "splits": "data/test_splits.py",
     "parts": "data/test_parts.py",
