@@ -26,7 +26,10 @@ RUN = "results/demo/runs/digits/linf/small/at-rwp/seed0/run.json"
 def trained(
     tmp_path_factory: pytest.TempPathFactory, committed: dict[str, Any], digits: Path
 ) -> CopiedProject:
-    project = new_repository(tmp_path_factory.mktemp("trained"), small_settings(committed))
+    content = small_settings(committed)
+    # Above all losses, so that the first steps perturb the weights, too.
+    content["suites"]["demo"]["perturbations"]["rwp"]["c_min"] = {"digits": 5.0}
+    project = new_repository(tmp_path_factory.mktemp("trained"), content)
     shutil.copytree(digits, project.folder / "data", dirs_exist_ok=True)
     result = project.run("rwp", "train", "--recipe", "at-rwp", "--no-tracking")
     assert result.returncode == 0, result.stderr
