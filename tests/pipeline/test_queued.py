@@ -16,7 +16,7 @@ from tests.conftest import Project
 from tests.pipeline.repository import small_settings
 
 RUN = "results/demo/runs/digits/linf/small/at/seed0/run.json"
-pytestmark = pytest.mark.timeout(1200)  # on a machine that does much else
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # on a machine that does much else
 
 
 @pytest.fixture
@@ -40,7 +40,6 @@ def epochs_trained(project: Project) -> int:
     return int(json.loads((project.folder / RUN).read_text())["spec"]["optimization"]["epochs"])
 
 
-@pytest.mark.slow
 def test_jobs_of_this_machine(small: Project) -> None:
     """The training waits for the data; the table, which reads settings itself, for the training."""
     for path in (small.folder / "data/digits").iterdir():
@@ -56,7 +55,7 @@ def test_jobs_of_this_machine(small: Project) -> None:
     assert "AT," in (small.folder / "results/demo/table1.csv").read_text()
 
 
-@pytest.mark.parametrize("travels", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("travels", [True, False])
 def test_a_job_of_a_cluster(travels: bool, small: Project, committed: dict[str, Any]) -> None:
     """It reads the rules anew when it starts, as Snakemake's executors for clusters have it."""
     before = small.snakemake("--force", "data/unlabeled/digits-holdout.json")

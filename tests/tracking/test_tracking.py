@@ -135,6 +135,7 @@ def test_pages_of_a_server_that_is_away(tmp_path: Path, monkeypatch: pytest.Monk
         page_links(tmp_path, "http://127.0.0.1:9")
 
 
+@pytest.mark.slow
 def test_eight_processes_create_the_store_at_once(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from rwp.tracking import connect\n"
