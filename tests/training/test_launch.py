@@ -69,7 +69,7 @@ def launched(
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 def checkpoint(project: Project) -> dict[str, Any]:
