@@ -121,22 +121,9 @@ def evaluate(
         _require_whole(name, value, least)
     if num_classes is not None:
         _require_whole("num_classes", num_classes, 2)
-    if not isinstance(model, nn.Module):
-        raise UserError(
-            f"model: expected a torch.nn.Module, got {type(model).__name__}; wrap a function "
-            "in one whose forward calls it"
-        )
+    _require_module(model)
     place = _checked_device(device) if device is not None else _place(model)
-    if isinstance(attacks, str) or not isinstance(attacks, Iterable):
-        raise UserError(
-            f"attacks: expected a list of names, got {attacks!r}; e.g. ['natural', 'pgd-20']"
-        )
-    chosen = [_attack(item, threat) for item in attacks]
-    names = [attack.name for attack in chosen]
-    if not names or len(set(names)) < len(names):
-        raise UserError(
-            f"attacks: expected one or more, each once, got {', '.join(names) or 'none'}; fix them"
-        )
+    chosen = _chosen(attacks, threat)
     labels = class_numbers(labels)
     found: list[AttackResult] = []
     with left_as_it_was(model), torch.inference_mode(mode=False):
@@ -163,6 +150,7 @@ def evaluate(
             "function_sha256": function_sha256(adapted, data, device=place),
             "data_sha256": _data_sha256(data),
         }
+    order = [attack.name for attack in chosen]
     records = {
         result.attack.name: record_of(
             result,
@@ -174,7 +162,7 @@ def evaluate(
             batch_size=batch_size,
             device=place,
         )
-        for result in sorted(found, key=lambda result: names.index(result.attack.name))
+        for result in sorted(found, key=lambda result: order.index(result.attack.name))
     }
     kept = {r.attack.name: r.adversarial for r in found if r.adversarial is not None}
     return Evaluation(records, kept, chance=max(data.class_counts()) / len(data))
@@ -226,6 +214,29 @@ def _tensor(name: str, given: Any) -> Tensor:
         raise UserError(
             f"{name}: expected a tensor or an array, got {type(given).__name__}; pass a tensor"
         ) from error
+
+
+def _chosen(attacks: Sequence[str | AttackSpec], threat: Any) -> list[AttackSpec]:
+    """Attacks as they were asked for, each once."""
+    if isinstance(attacks, str) or not isinstance(attacks, Iterable):
+        raise UserError(
+            f"attacks: expected a list of names, got {attacks!r}; e.g. ['natural', 'pgd-20']"
+        )
+    chosen = [_attack(item, threat) for item in attacks]
+    names = [attack.name for attack in chosen]
+    if not names or len(set(names)) < len(names):
+        raise UserError(
+            f"attacks: expected one or more, each once, got {', '.join(names) or 'none'}; fix them"
+        )
+    return chosen
+
+
+def _require_module(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"model: expected a torch.nn.Module, got {type(model).__name__}; wrap a function "
+            "in one whose forward calls it"
+        )
 
 
 def _require_whole(name: str, value: Any, least: int) -> None:

@@ -16,6 +16,8 @@ from rwp.files import read_json, write_json
 if TYPE_CHECKING:
     import torch
 
+    from rwp.data.images import ImageSet
+
 FORMAT = "rwp.diagnosis/1"
 _FOLLOW_UP_EXAMPLES = 500  # standard error of a share: at most 2.2 points
 
@@ -58,12 +60,12 @@ def diagnose_checkpoint(
 
     verdict, found = judge_further(records, further, **context)
     path = root / spec.path
-    write_json(path, _as_json(verdict, found, records, fingerprint))
+    write_diagnosis(path, verdict, found, records, fingerprint=fingerprint)
     return path
 
 
 def judge_further(
-    records: Sequence[EvaluationRecord], further: Callable[[], FollowUp], **context: Any
+    records: Sequence[EvaluationRecord], further: Callable[[], FollowUp] | None, **context: Any
 ) -> tuple[Verdict, FollowUp | None]:
     """Judge by the records and, unless there is nothing to doubt, by `further` attacks as well.
 
@@ -71,7 +73,7 @@ def judge_further(
     `context` are the other arguments of `judge`.
     """
     verdict = judge(records, **context)
-    if verdict.level == "weak" or context["objective"] == "natural":
+    if further is None or verdict.level == "weak" or context["objective"] == "natural":
         return verdict, None
     found = further()
     return judge(records, **context, follow_up=found), found
@@ -106,7 +108,6 @@ def _follow_up(
 ) -> FollowUp:
     # A weak verdict is written without torch, whose import takes longer than that does.
     from rwp.data.images import ImageSet
-    from rwp.data.parts import take_part
     from rwp.evaluation.followup import follow_up
     from rwp.evaluation.jobs import part_of
     from rwp.training.checkpoint import load_network
@@ -125,9 +126,7 @@ def _follow_up(
         )
     data = root / "data" / evaluation.key.dataset / "test.pt"
     images = part_of(evaluation, ImageSet.load(data), data)[0]
-    if len(images) > _FOLLOW_UP_EXAMPLES:
-        count = max(_FOLLOW_UP_EXAMPLES, len(images.labels.unique()))
-        images, _ = take_part(images, num_examples=count, seed=evaluation.part_seed, source=data)
+    images = followed_up(images, seed=evaluation.part_seed, source=data)
     checkpoint = root / evaluation.key.directory / f"{evaluation.checkpoint}.pt"
     return follow_up(
         load_network(checkpoint, device=device)[0],
@@ -140,19 +139,33 @@ def _follow_up(
     )
 
 
-def _as_json(
+def followed_up(images: ImageSet, *, seed: int, source: Path) -> ImageSet:
+    """As many of the images as are attacked further."""
+    if len(images) <= _FOLLOW_UP_EXAMPLES:
+        return images
+    from rwp.data.parts import take_part
+
+    count = max(_FOLLOW_UP_EXAMPLES, len(images.labels.unique()))
+    return take_part(images, num_examples=count, seed=seed, source=source)[0]
+
+
+def write_diagnosis(
+    path: Path,
     verdict: Verdict,
     found: FollowUp | None,
-    records: list[EvaluationRecord],
+    records: Sequence[EvaluationRecord],
+    *,
     fingerprint: str,
-) -> dict[str, Any]:
-    return {
+) -> None:
+    """Write a verdict and what it rests on, in one move."""
+    content = {
         "format": FORMAT,
         "fingerprint": fingerprint,
         **asdict(verdict),
         "follow_up": None if found is None else asdict(found),
         "records": {record.attack.name: record.fingerprint for record in records},
     }
+    write_json(path, content)
 
 
 def read_diagnosis(path: Path | str) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rwp.data.images import ImageSet
 from rwp.data.parts import Part, take_part
 from rwp.errors import UserError
 from rwp.evaluation.attacks import AttackResult
-from rwp.evaluation.diagnosis import FORMAT
+from rwp.evaluation.diagnosis import followed_up, judge_further, write_diagnosis
 from rwp.evaluation.followup import follow_up
 from rwp.evaluation.jobs import (
     by_part,
@@ -42,14 +43,13 @@ from rwp.evaluation.models import (
     weights_sha256,
 )
 from rwp.evaluation.records import EvaluationRecord, read_record, write_record
-from rwp.evaluation.verdict import Verdict, judge
-from rwp.files import sha256_file, write_json
+from rwp.evaluation.verdict import FollowUp, Verdict, judge
+from rwp.files import sha256_file
 from rwp.training.checkpoint import FORMAT as CHECKPOINT
 from rwp.training.checkpoint import load_network, load_weights, read_weights_file
 from rwp.training.spec import AttackSpec, NetworkSpec, ThreatSpec
 
 _UNKNOWN = "unknown"  # what was minimized
-_FOLLOWED_UP = 500  # images; standard error of a share: at most 2.2 points
 _FINGERPRINT = "external"  # nothing of ours stands behind these models
 
 
@@ -252,41 +252,27 @@ def evaluate_external(
     Raises:
         UserError: a model that does not take these images, or what the attacks refuse.
     """
-    whole = ImageSet.load(data)
-    images, part = take_part(
-        whole,
-        num_examples=num_examples,
-        first_examples=first_examples,
-        seed=part_seed,
-        source=data,
-    )
-    model = AdaptedModel(external.model, num_classes=images.num_classes)
-    with left_as_it_was(external.model):
-        _try_one_image(external.name, model, images, device)
-        hashes: dict[str, Any] = {
-            "checkpoint_sha256": external.sha256,
-            "function_sha256": function_sha256(model, whole, device=device),
-            "data_sha256": sha256_file(data),
-        }
+    chosen = {"num_examples": num_examples, "first_examples": first_examples, "seed": part_seed}
+    with _looked_at(external, data, device, **chosen) as seen:
         jobs = [
             _Job(
                 external.name,
                 out,
-                hashes | {"part": part_record(own)},
-                hashes | {"part": part_record(own), "seed": seed, "batch_size": batch_size},
+                seen.hashes | {"part": part_record(own)},
+                seen.hashes | {"part": part_record(own), "seed": seed, "batch_size": batch_size},
                 device,
                 same,
                 some,
             )
-            for same, some, own in _parts(attacks, images, part, whole, part_seed, data)
+            for same, some, own in _parts(attacks, seen, part_seed, data)
         ]
         _refuse_others(out, external.name, [job.identity for job in jobs], attacks)
-        clean, _ = clean_outcomes(model, images, batch_size=batch_size, device=device)
+        clean, _ = clean_outcomes(seen.model, seen.images, batch_size=batch_size, device=device)
         if on_clean is not None:
             on_clean(float(clean.mean()))
         for job in jobs:
             run_attacks(
-                model,
+                seen.model,
                 job.images,
                 [attack for attack in job.attacks if job.is_needed(attack)],
                 batch_size=batch_size,
@@ -299,21 +285,45 @@ def evaluate_external(
     return [out / f"{attack.name}.json" for attack in attacks]
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A model made fit for attacks, the images, and what both are known by."""
+
+    model: AdaptedModel
+    whole: ImageSet
+    images: ImageSet  # those of them that are attacked
+    part: Part
+    hashes: dict[str, Any]
+
+
+@contextmanager
+def _looked_at(
+    external: ExternalModel, data: Path, device: torch.device | str, **chosen: int | None
+) -> Iterator[_Seen]:
+    """A model that was tried on one image; left as it was."""
+    whole = ImageSet.load(data)
+    images, part = take_part(whole, source=data, **chosen)  # type: ignore[arg-type]
+    model = AdaptedModel(external.model, num_classes=images.num_classes)
+    with left_as_it_was(external.model):
+        _try_one_image(external.name, model, images, device)
+        hashes = {
+            "checkpoint_sha256": external.sha256,
+            "function_sha256": function_sha256(model, whole, device=device),
+            "data_sha256": sha256_file(data),
+        }
+        yield _Seen(model, whole, images, part, hashes)
+
+
 def _parts(
-    attacks: Sequence[AttackSpec],
-    images: ImageSet,
-    part: Part,
-    whole: ImageSet,
-    part_seed: int,
-    source: Path,
+    attacks: Sequence[AttackSpec], seen: _Seen, part_seed: int, source: Path
 ) -> Iterator[tuple[list[AttackSpec], ImageSet, Part]]:
     """Attacks that look at the same images, with these; some look at fewer."""
     for same in by_part(attacks):
         size = same[0].num_examples
         if size is None:
-            yield same, images, part
+            yield same, seen.images, seen.part
         else:
-            some, own = take_part(whole, num_examples=size, seed=part_seed, source=source)
+            some, own = take_part(seen.whole, num_examples=size, seed=part_seed, source=source)
             yield same, some, own
 
 
@@ -362,41 +372,26 @@ def diagnose_external(
     Raises:
         UserError: a record is missing or of another model.
     """
-    whole = ImageSet.load(data)
-    images, _ = take_part(
-        whole,
-        num_examples=num_examples,
-        first_examples=first_examples,
-        seed=part_seed,
-        source=data,
-    )
-    model = AdaptedModel(external.model, num_classes=images.num_classes)
-    with left_as_it_was(external.model):
-        _try_one_image(external.name, model, images, device)
-        identity = {
-            "checkpoint_sha256": external.sha256,
-            "function_sha256": function_sha256(model, whole, device=device),
-            "data_sha256": sha256_file(data),
-        }
-        records = [_record_there(out / f"{attack.name}.json", identity) for attack in attacks]
-        chance = max(images.class_counts()) / len(images)
-        context: dict[str, Any] = {"dataset": dataset, "objective": _UNKNOWN, "chance": chance}
-        found, verdict = None, judge(records, **context)
-        attack = next((record.attack for record in records if record.attack.kind == "pgd"), None)
-        if attack is not None and verdict.level != "weak":
-            size = min(len(images), max(_FOLLOWED_UP, len(images.labels.unique())))
-            some, _ = take_part(images, num_examples=size, seed=part_seed, source=data)
-            found = follow_up(model, some, attack, batch_size=batch_size, seed=seed, device=device)
-            verdict = judge(records, **context, follow_up=found)
-    content = {
-        "format": FORMAT,
-        "fingerprint": _FINGERPRINT,
-        **asdict(verdict),
-        "follow_up": None if found is None else asdict(found),
-        "records": {record.attack.name: record.fingerprint for record in records},
-    }
-    write_json(out / "diagnosis.json", content)
-    return out / "diagnosis.json"
+    chosen = {"num_examples": num_examples, "first_examples": first_examples, "seed": part_seed}
+    with _looked_at(external, data, device, **chosen) as seen:
+        records = [_record_there(out / f"{attack.name}.json", seen.hashes) for attack in attacks]
+        pgd = next((record.attack for record in records if record.attack.kind == "pgd"), None)
+
+        def further() -> FollowUp:
+            some, asked = followed_up(seen.images, seed=part_seed, source=data), pgd or attacks[0]
+            options = {"batch_size": batch_size, "seed": seed, "device": device}
+            return follow_up(seen.model, some, asked, **options)  # type: ignore[arg-type]
+
+        verdict, found = judge_further(
+            records,
+            None if pgd is None else further,
+            dataset=dataset,
+            objective=_UNKNOWN,
+            chance=max(seen.images.class_counts()) / len(seen.images),
+        )
+    path = out / "diagnosis.json"
+    write_diagnosis(path, verdict, found, records, fingerprint=_FINGERPRINT)
+    return path
 
 
 def _record_there(path: Path, identity: dict[str, Any]) -> EvaluationRecord:
