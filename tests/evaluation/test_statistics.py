@@ -71,6 +71,19 @@ def test_over_seeds_by_hand():
     assert (same.estimate, same.low, same.high, same.p_value) == (0, 0, 0, 1)
 
 
+@pytest.mark.parametrize(("count", "p_value"), [(1, 1.0), (3, 0.25), (10, 2 / 1024)])
+def test_over_seeds_a_few_images_that_all_differ_alike_prove_little(count, p_value):
+    right, wrong = np.ones(count, dtype=bool), np.zeros(count, dtype=bool)
+    found = crossed_difference([right] * 3, [wrong] * 3)
+    assert found.p_value == pytest.approx(p_value)
+    assert (found.low > 0) == (p_value < 0.05)
+    assert found.high == 1.0
+    if count == 1:  # nothing is known of other images
+        mixed = crossed_difference([right, right, wrong], [wrong] * 3)
+        assert mixed.p_value == 1.0
+        assert mixed.low < 0
+
+
 def test_over_seeds_the_paired_t_test_where_images_say_nothing():
     count = 1_000_000
     gains = [0.02, 0.05, 0.03]

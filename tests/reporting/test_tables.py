@@ -219,6 +219,24 @@ def test_a_record_of_another_file_than_the_other_records_gives_no_number(demo: P
     assert frame.loc[0, ["natural", "pgd20", "aa"]].isna().all()
 
 
+def test_records_of_a_network_or_of_images_that_are_gone_give_no_number(demo: Project) -> None:
+    demo.write_all()
+    (key,) = demo.table2_keys("at")
+    attacks = tuple(demo.params.suites["demo"].evaluation.attacks)
+    best = demo.root / key.directory / "best.pt"
+    best.write_bytes(b"trained again")
+    rows = table2(demo.results()).details.query("defense == 'AT'")
+    assert set(rows["reason"]) == {"made with another file than best.pt"}
+    best.unlink()
+    passport = demo.root / "data" / key.dataset / "passport.json"
+    passport.parent.mkdir(parents=True, exist_ok=True)
+    for fetched, status in (("1" * 64, "ok"), ("2" * 64, "stale")):
+        passport.write_text(json.dumps({"files": {"test.pt": {"sha256": fetched}}}))
+        rows = table2(demo.results()).details.query("defense == 'AT'")
+        assert list(rows["status"]) == [status] * len(attacks)
+    assert set(rows["reason"]) == {"made with other test images than those fetched"}
+
+
 def test_a_record_of_another_step_count_is_stale(demo: Project) -> None:
     demo.write_all()
     (key,) = demo.table2_keys("at")

@@ -112,7 +112,8 @@ def crossed_difference(
     Seeds are crossed with images: the variance of the mean is that of the seeds' differences over
     their number plus that of the images' differences over theirs. What a seed does to single
     images is in both terms, so the interval is rather too wide than too narrow. Few seeds leave few
-    degrees of freedom (Satterthwaite, 1946); a bootstrap of three seeds would not know it.
+    degrees of freedom (Satterthwaite, 1946); a bootstrap of three seeds would not know it. Where
+    all seeds and images differ alike, no variance is known, and McNemar's test of one seed counts.
 
     Raises:
         UserError: fewer than two seeds, or other counts of seeds or images.
@@ -129,8 +130,12 @@ def crossed_difference(
     by_seed = float(differences.mean(axis=1).var(ddof=1)) / num_seeds
     by_image = float(differences.mean(axis=0).var(ddof=1)) / num_images if num_images > 1 else 0.0
     variance = by_seed + by_image
+    if estimate and (variance == 0 or num_images == 1):
+        half = 2 * (1 - interval(num_images, num_images, confidence=confidence).low)
+        low, high = max(-1.0, estimate - half), min(1.0, estimate + half)
+        return TestedDifference(estimate, low, high, mcnemar(first[0], second[0]).p_value)
     if variance == 0:
-        return TestedDifference(estimate, estimate, estimate, float(estimate == 0))
+        return TestedDifference(estimate, estimate, estimate, 1.0)
     freedom = variance**2 / (by_seed**2 / (num_seeds - 1) + by_image**2 / max(1, num_images - 1))
     half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * variance**0.5
     p_value = float(2 * stats.t.sf(abs(estimate) / variance**0.5, freedom))

@@ -420,16 +420,17 @@ def _read_attack(
     except UserError as error:
         # The table is made without it; the report shows the cell in red.
         return row | {"status": "inconsistent", "reason": str(error).removeprefix(f"{path}: ")}
-    changed = _changed(record, spec)
+    changed = _changed(record, spec) or _changed_images(record, root / "data" / key.dataset)
     if changed:
         return row | {"status": "stale", "reason": changed}
     return row | {"status": OK, "reason": "", "outcome": record}
 
 
 def _leave_out_other_files(rows: list[Row], checkpoint: Path) -> None:
-    # Which are right the checkpoint itself tells; without it none can be trusted.
+    # Which are right the checkpoint itself tells; without it none of several can be trusted, and
+    # one alone has to be (a clone may hold records without networks).
     hashes = {row["outcome"].checkpoint_sha256 for row in rows if row["outcome"]}
-    if len(hashes) < 2:
+    if not hashes or (len(hashes) == 1 and not checkpoint.exists()):
         return
     right = sha256_file(checkpoint) if checkpoint.exists() else None
     reason = f"made with another file than {checkpoint.name}"
@@ -527,6 +528,14 @@ def _changed(record: EvaluationRecord, spec: EvaluationSpec) -> str:
         return f"made with another {', '.join(fields)} of the attack"
     others = [name for name in ("seed", "batch_size") if getattr(record, name) != vars(spec)[name]]
     return f"made with another {', '.join(others)}" if others else _changed_part(record, spec)
+
+
+def _changed_images(record: EvaluationRecord, folder: Path) -> str:
+    """Whether a record's test images are others than those that lie there now."""
+    passport = folder / "passport.json"
+    files = read_json(passport).get("files", {}) if passport.exists() else {}
+    now = files.get("test.pt", {}).get("sha256", record.data_sha256)
+    return "" if now == record.data_sha256 else "made with other test images than those fetched"
 
 
 def _changed_part(record: EvaluationRecord, spec: EvaluationSpec) -> str:
