@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import train_spec
 from rwp.pipeline.suites import figure_runs, table1_runs, table2_runs
 from rwp.training.spec import RunKey
 from tests.faults.ledger import attempt
@@ -69,16 +68,14 @@ class Expected:
         known = set().union(*self.tables.values(), *self.figures.values())
         return {key for key in known if key.recipe in recipes and key.seed in seeds}
 
-    def training(self, key: RunKey) -> str:
-        if train_spec(self.params, key).keep_epochs:
-            return f"Training {key.name}, checkpoints kept"
-        where = f"({key.threat}, {key.network}, seed {key.seed})"
-        return f"Training {key.recipe} on {key.dataset} {where}"
+    @staticmethod
+    def training(key: RunKey) -> str:
+        return f"Training {key.directory}/last.pt"
 
     def evaluations(self, *recipes: str, seeds: tuple[int, ...] = (0,)) -> Jobs:
         """Attacks on runs of Table 2, the verdict on them, and what shows their outcome."""
         measured = self.runs(recipes, seeds) & self.tables["table2"]
-        jobs = Counter(f"Running the cheap attacks on {place_of(key)}" for key in measured)
+        jobs = Counter(f"Attacking {key.directory}/best.pt: the cheap attacks" for key in measured)
         jobs += self.verdicts(*recipes, seeds=seeds)
         return jobs + self.written("table2", "report") if measured else jobs
 
@@ -278,9 +275,5 @@ def test_a_retraining_that_fails_leaves_no_old_number(built: tuple[CopiedProject
 
 
 def test_the_log_of_jobs_is_read_right() -> None:
-    text = (
-        "[Tue]\nJob 3: Training at on digits (linf, small, seed 0)\nReason: x\nJob 12: Drawing y\n"
-    )
-    assert jobs_in(text) == Counter(
-        {"Training at on digits (linf, small, seed 0)": 1, "Drawing y": 1}
-    )
+    text = "[Tue]\nJob 3: Training results/x/last.pt\nReason: x\nJob 12: Drawing y\n"
+    assert jobs_in(text) == Counter({"Training results/x/last.pt": 1, "Drawing y": 1})
