@@ -52,8 +52,9 @@ def new_repository(folder: Path, content: dict[str, Any]) -> CopiedProject:
         shutil.copytree(
             ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
         )
-    (folder / "images").mkdir()
-    shutil.copy(ROOT / "images" / "README.md", folder / "images")
+    for name in ("images", "studies"):
+        (folder / name).mkdir()
+        shutil.copy(ROOT / name / "README.md", folder / name)
     (folder / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
     project = CopiedProject(folder, content)

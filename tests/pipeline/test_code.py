@@ -162,3 +162,18 @@ def test_what_an_earlier_process_found_is_read_and_no_edit_is_missed(
     for damaged in (written[:100], "[]", written.replace('"scanner": "', '"scanner": "x')):
         notes.write_text(damaged)
         assert noted() == plain["loop"]
+
+
+def test_telling_how_far_a_loop_is_computes_nothing(tmp_path: Path) -> None:
+    plain = "def f(n):\n    for i in enumerate(range(n)):\n        yield g(lambda x: x + i)\n"
+    telling = (
+        "from rwp.progress import counted, told\n"
+        "def f(n):\n    for i in enumerate(told('a', range(n))):\n"
+        "        yield g(counted('a', n, lambda x: x + i))\n"
+    )
+    hashes = []
+    for text in (plain, telling, telling.replace("range(n)", "range(n + 1)")):
+        (tmp_path / "part.py").write_text(text)
+        hashes.append(Code.at(tmp_path).own_hash("rwp.part"))
+    assert hashes[0] == hashes[1]
+    assert hashes[0] != hashes[2]

@@ -15,7 +15,7 @@ rule fetch:
     params:
         fingerprint=ask("data/{dataset}/train.pt", "fingerprint"),
     message:
-        "Fetching {wildcards.dataset}"
+        "Fetching {wildcards.dataset}; log: {log}"
     shell:
         "python -m rwp data fetch {wildcards.dataset} > {log} 2>&1"
 
@@ -34,7 +34,7 @@ rule fetch_unlabeled:
     params:
         fingerprint=ask("data/unlabeled/{source}.pt", "fingerprint"),
     message:
-        "Fetching the unlabeled images {wildcards.source}"
+        "Fetching the unlabeled images {wildcards.source}; log: {log}"
     shell:
         "python -m rwp data fetch {wildcards.source} > {log} 2>&1"
 

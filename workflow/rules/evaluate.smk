@@ -27,7 +27,9 @@ for name, suite, attacks, slow in evaluation_rules():
             fingerprint=ask(record, "standing"),
             digest=ask(record, "digest"),
         message:
-            "Attacking {input[0]}: " + ("AutoAttack" if slow else "the cheap attacks")
+            "Attacking {input[0]}: "
+            + ("AutoAttack" if slow else "the cheap attacks")
+            + "; log: {log}"
         shell:
             "python -m rwp evaluate --resolved {params.settings:q}"
             " --fingerprint {params.fingerprint} > {log} 2>&1"
@@ -55,7 +57,7 @@ rule diagnose:
         settings=ask(VERDICT, "settings"),
         fingerprint=ask(VERDICT, "fingerprint"),
     message:
-        "Judging {wildcards.recipe} ({wildcards.dataset}, {wildcards.threat}) by its records"
+        "Judging {wildcards.recipe} ({wildcards.dataset}, {wildcards.threat}) by its records; log: {log}"
     shell:
         "python -m rwp diagnose --resolved {params.settings:q}"
         " --fingerprint {params.fingerprint} > {log} 2>&1"
@@ -86,7 +88,7 @@ for suite, figure in landscapes():
             settings=ask(losses, "settings"),
             fingerprint=ask(losses, "fingerprint"),
         message:
-            "Measuring {output.losses}"
+            "Measuring {output.losses}; log: {log}"
         shell:
             "python -m rwp landscape --resolved {params.settings:q}"
             " --fingerprint {params.fingerprint} --output {output.losses} > {log} 2>&1"

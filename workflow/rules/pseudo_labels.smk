@@ -21,7 +21,7 @@ rule pseudo_label:
         settings=ask(LABELS, "settings"),
         fingerprint=ask(LABELS, "fingerprint"),
     message:
-        "Labeling {wildcards.source} by its teacher"
+        "Labeling {wildcards.source} by its teacher; log: {log}"
     shell:
         "python -m rwp pseudo-label --resolved {params.settings:q}"
         " --fingerprint {params.fingerprint} > {log} 2>&1"

@@ -48,7 +48,7 @@ for name, folder, outputs, recipes in training_rules():
             settings=ask(f"{folder}/run.json", "settings"),
             fingerprint=ask(f"{folder}/run.json", "fingerprint"),
         message:
-            "Training {output[0]}"
+            "Training {output[0]}; log: {log}"
         shell:
             "python -m rwp train --resolved {params.settings:q} --fingerprint {params.fingerprint}"
             " --gpus {resources.gpu} > {log:q} 2>&1"

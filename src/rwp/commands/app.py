@@ -29,6 +29,7 @@ from rwp.commands import (
     train,
     ui,
     verify,
+    watch,
 )
 from rwp.errors import UserError
 
@@ -82,6 +83,7 @@ app.command()(verify.verify)
 app.command()(accept.accept)
 app.command()(check.check)
 app.command()(new.new)
+app.command()(watch.watch)
 app.command()(ui.ui)
 
 

@@ -122,6 +122,7 @@ def _evaluate_run(spec: EvaluationSpec, fingerprint: str, workers: int) -> None:
     from rwp.files import read_object
     from rwp.gpu import claim
     from rwp.panels import evaluation_metrics
+    from rwp.progress import EvaluationProgress
 
     root = Path.cwd()
     slow = tuple(attack for attack in spec.attacks if attack.kind == "autoattack")
@@ -131,9 +132,10 @@ def _evaluate_run(spec: EvaluationSpec, fingerprint: str, workers: int) -> None:
         from rwp.evaluation.jobs import evaluate_checkpoint
         from rwp.tracking import log_evaluation
 
-        paths = evaluate_checkpoint(
-            spec, root=root, fingerprint=fingerprint, state=root / ".state", device=device
-        )
+        with EvaluationProgress(f"{spec.key.name}/{spec.checkpoint}"):
+            paths = evaluate_checkpoint(
+                spec, root=root, fingerprint=fingerprint, state=root / ".state", device=device
+            )
     accuracies = _show(paths)
     metrics = evaluation_metrics(spec.checkpoint, accuracies)
     run_id = read_object(root / spec.key.directory / "run.json").get("mlflow_run_id")

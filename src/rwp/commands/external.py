@@ -158,20 +158,22 @@ def evaluate_elsewhere(
     _ = model.images  # missing images end it before torch is imported
     with helpers(workers - 1 if slow else 0, words), claim() as device:
         from rwp.evaluation.external import evaluate_external
+        from rwp.progress import EvaluationProgress
 
         loaded = model.load(device)
-        return {
-            epsilon: evaluate_external(
-                loaded,
-                attacks=specs,
-                out=folder,
-                state=Path(".state"),
-                device=device,
-                on_clean=lambda accuracy: print(f"clean accuracy {accuracy:.2%}", flush=True),
-                **model.part(),
-            )
-            for epsilon, (specs, folder) in jobs.items()
-        }
+        with EvaluationProgress(loaded.name):
+            return {
+                epsilon: evaluate_external(
+                    loaded,
+                    attacks=specs,
+                    out=folder,
+                    state=Path(".state"),
+                    device=device,
+                    on_clean=lambda accuracy: print(f"clean accuracy {accuracy:.2%}", flush=True),
+                    **model.part(),
+                )
+                for epsilon, (specs, folder) in jobs.items()
+            }
 
 
 def show_verdict(paths: list[Path], model: Elsewhere) -> None:

@@ -49,6 +49,7 @@ from rwp.evaluation.records import Flags, GradientRecord
 from rwp.evaluation.resume import BatchOutcome, shared_batches
 from rwp.evaluation.spec import check_num_classes
 from rwp.evaluation.standing import StandingModel
+from rwp.progress import counted
 from rwp.training.spec import AttackSpec
 
 VERSIONS = {
@@ -322,7 +323,11 @@ def _run_one(
     left, size = np.flatnonzero(robust), problem.batch_size
     return shared_batches(
         [left[start : start + size] for start in range(0, len(left), size)],
-        lambda index: _attack_batch(problem, package, name, index),
+        counted(
+            name,
+            -(-len(left) // size),
+            lambda index: _attack_batch(problem, package, name, index),
+        ),
         state=state,
         name=name,
     )

@@ -52,6 +52,7 @@ INFRASTRUCTURE = (
 # An exception's or a log line's words; what else stands in such a call is hashed.
 _TALK = ("warn", "warning", "info", "debug", "error", "exception", "critical", "log")
 _TALKERS = ("log", "logger", "logging", "warnings")
+_TELLING = ("told", "counted")  # of `rwp.progress`: hand on their last argument, and tell of it
 
 
 class Code:
@@ -300,6 +301,8 @@ class _Strip(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
+        if _name(node.func) in _TELLING and node.args:
+            return self.visit(node.args[-1])
         return (_Wordless() if _talks(node) else self).generic_visit(node)
 
     def _block(self, statements: list[ast.stmt]) -> list[ast.stmt]:
