@@ -131,10 +131,23 @@ def word_or_own(*words: str) -> Check:
     return Check(check, before=True)
 
 
+def _any_radius_text(value: Any) -> str:
+    """A length as it was written; how large it may be is a matter of its norm."""
+    text = repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    try:
+        number = radius_value(text)
+    except (ValueError, TypeError, AttributeError, ArithmeticError):
+        raise ValueError(f"expected a radius such as 8/255, got {value!r}") from None
+    if number <= 0:
+        raise ValueError(f"expected a radius above 0, got {text}")
+    return text.replace(" ", "")
+
+
 # Names become folders and words of a command line, so they are kept to harmless characters.
 Name = Annotated[str, Check(_name)]
 OwnName = Annotated[str, Check(_own_name)]
 Radius = Annotated[str, Check(_radius_text, before=True)]
+AnyRadius = Annotated[str, Check(_any_radius_text, before=True)]
 PositiveInt = Annotated[int, Check(_positive)]
 PositiveFloat = Annotated[float, Check(_positive)]
 Count = Annotated[int, Check(_not_negative)]

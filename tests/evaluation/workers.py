@@ -13,19 +13,22 @@ from rwp.data.images import ImageSet
 from rwp.evaluation import autoattack as module
 from rwp.evaluation import resume
 from rwp.evaluation.attacks import AttackResult
+from rwp.training.spec import AttackSpec
 from tests.evaluation.samples import ShortAutoAttack, autoattack_spec
 
 BATCH, SEED = 8, 3
 
 
-def short_autoattack(model: nn.Module, images: ImageSet, state: Path | None) -> AttackResult:
+def short_autoattack(
+    model: nn.Module, images: ImageSet, state: Path | None, attack: AttackSpec | None = None
+) -> AttackResult:
     """Ours, around the shortened attacks."""
     original, module.AutoAttack = module.AutoAttack, ShortAutoAttack
     try:
         return module.autoattack(
             model,
             images,
-            autoattack_spec(),
+            attack or autoattack_spec(),
             batch_size=BATCH,
             seed=SEED,
             device="cpu",

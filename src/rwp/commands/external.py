@@ -70,7 +70,7 @@ class Elsewhere:
     def specs(self, epsilon: str | None = None) -> list[AttackSpec]:
         """The suite's attacks under the threat model of its table 2, or at another radius."""
         from rwp.evaluation.external import at_radius
-        from rwp.pipeline.resolve import attack_spec
+        from rwp.pipeline.resolve import attack_spec, own_attacks
         from rwp.pipeline.settings import choose
         from rwp.training.spec import RunKey
 
@@ -83,7 +83,8 @@ class Elsewhere:
             seed=0,
         )
         table = self.entry.evaluation.attacks
-        chosen = {name: choose(table, name, "attack", "--attack") for name in self.attacks or table}
+        names = self.attacks or own_attacks(self.entry)  # those of other threat models by name
+        chosen = {name: choose(table, name, "attack", "--attack") for name in names}
         specs = [
             attack_spec(self.entry, key, name, attack, key.threat)
             for name, attack in chosen.items()

@@ -62,7 +62,7 @@ VERSIONS = {
     "few-classes": ("apgd-ce", "apgd-margin", "fab-t", "square"),
 }
 _WITH_GRADIENTS = ("apgd-ce", "apgd-t", "apgd-margin", "fab-t")
-_NORMS = {"linf": "Linf", "l2": "L2"}
+_NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
 @dataclass(frozen=True)

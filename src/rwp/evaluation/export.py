@@ -170,7 +170,7 @@ def _model_info(
 
 def autoattack_log(record: EvaluationRecord) -> str:
     """The record in the words of AutoAttack's own log."""
-    norm = {"linf": "Linf", "l2": "L2"}[record.attack.threat.norm]
+    norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[record.attack.threat.norm]
     lines = [
         f"using {record.attack.version} version including {', '.join(record.parts)}",
         *record.warnings,

@@ -201,11 +201,12 @@ def _cut(record: EvaluationRecord, kept: Flags, part: PartRecord) -> EvaluationR
     )
 
 
-def worst_case(records: Sequence[EvaluationRecord]) -> Flags:
+def worst_case(records: Sequence[EvaluationRecord], *, several_threats: bool = False) -> Flags:
     """Per example that all looked at: correct under all of several attacks on one checkpoint.
 
     Raises:
-        UserError: no record, or records of different checkpoints, data or threat models.
+        UserError: no record, or records of different checkpoints or data; or of different threat
+            models, unless those are meant.
     """
     if not records:
         raise UserError("records: expected at least one, got none; evaluate first")
@@ -213,7 +214,8 @@ def worst_case(records: Sequence[EvaluationRecord]) -> Flags:
     first = records[0]
     for other in records[1:]:
         _same(first, other, *_IDENTITY)
-        if other.attack.threat != first.attack.threat and other.attack.kind != "natural":
+        differs = other.attack.threat != first.attack.threat and other.attack.kind != "natural"
+        if differs and not several_threats:
             raise UserError(
                 "records: expected one threat model, got "
                 f"{first.attack.threat} and {other.attack.threat}; compare them apart"

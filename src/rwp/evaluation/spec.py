@@ -43,7 +43,7 @@ _KINDS = {
     "cw": ("cw", "cw_zero_masked"),
     "autoattack": ("autoattack",),
 }
-_STEPPING = ("fgsm_random_start", "pgd", "cw", "cw_zero_masked")
+STEPPING = ("fgsm_random_start", "pgd", "cw", "cw_zero_masked")
 _FIRST_WORD = re.compile(r"[a-z]+")
 _STEPS = re.compile(r"(?:pgd|cw)(?:-linf|-l2)?-?(\d+)(?:-.*)?")
 
@@ -76,7 +76,7 @@ def check_attack(attack: AttackSpec) -> AttackSpec:
     fault = misnamed(attack.name, attack.kind, attack.num_steps, attack.version)
     if fault:
         raise UserError(f"{attack.name}: {fault}")
-    if attack.step_size is None and attack.kind in _STEPPING:
+    if attack.step_size is None and attack.kind in STEPPING:
         raise UserError(f"{attack.name}: expected a step_size for {attack.kind}, got none; add one")
     many = (attack.num_steps or 1) > 1 and attack.step_size is not None
     if many and attack.step > attack.threat.radius:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import TypeVar
 
+from rwp.core.threat import AnyNorm
 from rwp.data.spec import AugmentationSpec, DatasetSpec
 from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec, check_attack
@@ -529,6 +530,12 @@ def _checked(attack: AttackSpec, where: str) -> AttackSpec:
         raise UserError(f"params.yaml: {where}.{error}") from error
 
 
+def own_attacks(suite: Suite) -> tuple[str, ...]:
+    """The attacks under a network's own threat model, which verdicts and pairs look at."""
+    attacks = suite.evaluation.attacks.items()
+    return tuple(name for name, entry in attacks if not entry.elsewhere)
+
+
 def attack_names(suite: Suite, *, slow: bool) -> tuple[str, ...]:
     """The attacks of one job: the cheap ones share a job, AutoAttack has its own."""
     attacks = suite.evaluation.attacks.items()
@@ -543,10 +550,14 @@ def attack_spec(
     look = Lookup(key.suite, key.dataset, threat_name, key.network)
     steps = entry.kind not in ("natural", "fgsm", "autoattack") and not is_own(entry.kind)
     own = look.optional(entry.step_size, f"evaluation.attacks.{name}.step_size")
+    threat = threat_spec(suite, at)
+    if entry.epsilon is not None:
+        epsilon = look(entry.epsilon, f"evaluation.attacks.{name}.epsilon")
+        threat = _threat(entry.norm or threat.norm, epsilon, f"suites.{key.suite}", name)
     spec = AttackSpec(
         name=name,
         kind=entry.kind,
-        threat=threat_spec(suite, at),
+        threat=threat,
         step_size=(own or step_size(suite, at)) if steps else None,
         num_steps=entry.num_steps,
         num_restarts=entry.num_restarts,
@@ -558,6 +569,14 @@ def attack_spec(
         draft=entry.draft,
     )
     return _checked(spec, f"suites.{key.suite}.evaluation.attacks")
+
+
+def _threat(norm: AnyNorm, epsilon: str, suite: str, attack: str) -> ThreatSpec:
+    try:
+        return ThreatSpec(norm=norm, epsilon=epsilon)
+    except ValueError as error:
+        at = f"params.yaml: {suite}.evaluation.attacks.{attack}"
+        raise UserError(f"{at}.{error}") from error
 
 
 def evaluation_spec(

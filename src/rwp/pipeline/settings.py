@@ -32,13 +32,14 @@ from rwp.core.settings import (
     RandomStart,
     Tensors,
 )
-from rwp.core.threat import Norm
+from rwp.core.threat import AnyNorm, Norm
 from rwp.data.spec import DatasetSpec, PaddingMode, UnlabeledSpec
 from rwp.errors import UserError
-from rwp.evaluation.spec import misnamed
+from rwp.evaluation.spec import STEPPING, misnamed
 from rwp.factories import is_own
 from rwp.spec import (
     Amount,
+    AnyRadius,
     Count,
     Name,
     OwnName,
@@ -587,7 +588,7 @@ class RecipeEntry(Frozen):
 _SIZES = ("num_steps", "num_restarts", "step_size", "kappa", "version")
 # Settings that a kind of attack does not look at; one of one's own has its options instead.
 _WITHOUT_EFFECT = {
-    "natural": (*_SIZES, "draft"),
+    "natural": (*_SIZES, "draft", "norm", "epsilon"),
     "fgsm": _SIZES,
     "fgsm_random_start": ("num_steps", "kappa", "version"),
     "pgd": ("kappa", "version"),
@@ -598,17 +599,42 @@ _WITHOUT_EFFECT = {
 
 
 class AttackEntry(Frozen):
-    """An attack of the evaluation; sizes come from the threat model unless given here."""
+    """An attack of the evaluation; norm and sizes are the threat model's unless given here."""
 
     kind: Annotated[str, word_or_own(*_WITHOUT_EFFECT)]
     options: dict[str, Any] = Field(default_factory=dict)  # of an attack of one's own
     num_steps: PositiveInt | None = None
     num_restarts: PositiveInt = 1
     step_size: By[Radius] | None = None
+    norm: AnyNorm | None = None  # another threat model than the network's own
+    epsilon: By[AnyRadius] | None = None
     kappa: Amount | None = None
     version: Literal["standard", "lite", "few-classes"] | None = None
     num_examples: PositiveInt | None = None  # fewer images than its evaluation's, by class
     draft: Draft | None = None  # the arithmetic of the search; no table takes what it finds
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it attacks under a threat model of its own."""
+        return self.epsilon is not None
+
+    @model_validator(mode="after")
+    def _threat_model(self) -> AttackEntry:
+        if self.norm is not None and self.epsilon is None:
+            raise ValueError(
+                f"expected an epsilon with the norm {self.norm}, got none; radii of two norms do "
+                "not compare, so name one"
+            )
+        if self.norm == "l1" and self.kind != "autoattack":
+            raise ValueError(
+                f"norm: expected linf or l2 for {self.kind}, got l1, which AutoAttack alone "
+                "searches; take kind autoattack"
+            )
+        if self.elsewhere and self.step_size is None and self.kind in STEPPING:
+            raise ValueError(
+                f"expected a step_size for {self.kind} with a radius of its own, got none; add one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _complete(self) -> AttackEntry:

@@ -285,7 +285,10 @@ class Steps:
 
         def make() -> Step:
             spec = diagnosis_spec(self.params, key, checkpoint=checkpoint)
-            inputs = self._network(key, checkpoint) | self._records(key, checkpoint)
+            looked_at = {str(spec.evaluation.record(a.name)) for a in spec.evaluation.attacks}
+            records = self._records(key, checkpoint)
+            inputs = self._network(key, checkpoint)
+            inputs |= {path: step for path, step in records.items() if path in looked_at}
             if spec.twin is not None:
                 inputs[str(spec.twin_checkpoint)] = self.train(spec.twin)
             path, code = str(spec.path), CODE["judge"]

@@ -13,6 +13,7 @@ from rwp.pipeline.resolve import (
     evaluation_spec,
     is_natural,
     landscape_key,
+    own_attacks,
     run_key,
     setting_key,
 )
@@ -103,9 +104,11 @@ def _row_keys(
 
 
 def diagnosis_spec(params: Params, key: RunKey, *, checkpoint: str = "best") -> DiagnosisSpec:
-    """Resolve the verdict on one checkpoint, which stands on all attacks of its suite."""
+    """Resolve the verdict on one checkpoint: on all attacks under its own threat model."""
     return DiagnosisSpec(
-        evaluation=evaluation_spec(params, key, checkpoint=checkpoint),
+        evaluation=evaluation_spec(
+            params, key, checkpoint=checkpoint, attacks=own_attacks(params.suites[key.suite])
+        ),
         objective=_objective(params, key),
         twin=_twin(params, key),
     )

@@ -23,8 +23,8 @@ COLUMN_LABELS = {
     "cw": "CW-100",
     "aa": "AutoAttack",
 }
-NORM_LABELS = {"linf": "Linf", "l2": "L2"}  # in files
-NORM_TEXTS = {"linf": "L-inf", "l2": "L2"}  # on the page
+NORM_LABELS = {"linf": "Linf", "l2": "L2", "l1": "L1"}  # in files
+NORM_TEXTS = {"linf": "L-inf", "l2": "L2", "l1": "L1"}  # on the page
 DATASET_LABELS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}
 BEYOND_TITLE = "Beyond the paper"
 

@@ -24,6 +24,7 @@ from rwp.evaluation.statistics import (
     crossed_difference,
     mcnemar,
 )
+from rwp.pipeline.resolve import own_attacks
 from rwp.pipeline.suites import seeds_of, table2_keys
 from rwp.reporting.labels import attack_columns, method_label
 from rwp.reporting.results import Results
@@ -128,7 +129,9 @@ def _outcomes(results: Results, recipe: str, attacks: Sequence[str]) -> Outcomes
         for record in own:
             place = (record.attack.name, key.seed)
             found[place] = (_images(record), robust_flags(record))
-        if len(own) == len(attacks):
+        together = [name for name in own_attacks(results.suite) if name in attacks]
+        own = [record for record in own if record.attack.name in together]
+        if len(own) == len(together):
             try:
                 shared = _images(on_common_images(own)[0])
                 found[ALL_ATTACKS, key.seed] = (shared, worst_case(own))

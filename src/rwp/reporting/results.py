@@ -343,6 +343,9 @@ _COLUMNS = [
     "run",
     "record",
     "kind",
+    "norm",
+    "epsilon",
+    "own_threat",
     "random_start",
     "status",
     "reason",
@@ -400,11 +403,14 @@ def _read_attack(
         reason = f"{attack} is not among the attacks of the suite {key.suite}"
         return row | {"status": "missing", "reason": reason}
     spec = evaluation_spec(params, key, checkpoint=checkpoint, attacks=(attack,))
-    kind, start = spec.attacks[0].kind, spec.attacks[0].random_start
+    kind, start, threat = (getattr(spec.attacks[0], n) for n in ("kind", "random_start", "threat"))
     name = str(spec.record(attack))
     row |= {
         "record": name,
         "kind": kind,
+        "norm": threat.norm,
+        "epsilon": threat.epsilon,
+        "own_threat": not params.suites[key.suite].evaluation.attacks[attack].elsewhere,
         "random_start": kind not in _START_DOES_NOT_MATTER and start != "none",
     }
     if not run.finished:
@@ -552,17 +558,18 @@ def _changed_part(record: EvaluationRecord, spec: EvaluationSpec) -> str:
     return f"made with another part of the images ({part.rule}, {part.size} of {part.of})"
 
 
-def joint_accuracy(rows: Sequence[Row]) -> float | None:
+def joint_accuracy(rows: Sequence[Row], *, several_threats: bool = False) -> float | None:
     """Percent of the images that are right under all attacks at once.
 
-    None where an attack of the suite has no number, or where its records are of different files.
+    None where an attack of the suite has no number, or where its records are of different files
+    (or threat models, unless those are meant).
     """
     own = [row for row in rows if row["record"]]
     found = [row["outcome"] for row in own if row["outcome"]]
     if not found or len(found) < len(own):
         return None
     try:
-        return 100 * float(worst_case(found).mean())
+        return 100 * float(worst_case(found, several_threats=several_threats).mean())
     except UserError:
         return None
 
@@ -614,7 +621,7 @@ def _read_verdict(params: Params, key: RunKey, run: Run, rows: Sequence[Row], ro
         row["attack"]
         for row in rows
         if row["key"] == key and row["checkpoint"] == "best" and row["outcome"]
-        if known.get(row["attack"]) != row["fingerprint"]
+        if row["own_threat"] and known.get(row["attack"]) != row["fingerprint"]
     ]
     if others:
         return Judged(name, "stale", f"judged by other records of {', '.join(others)}")

@@ -13,7 +13,7 @@ import pandas as pd
 
 from rwp.errors import UserError
 from rwp.files import atomic_write
-from rwp.pipeline.settings import Params
+from rwp.pipeline.settings import Params, Suite
 from rwp.pipeline.suites import beyond_rows, get_suite, table1_keys, table2_keys
 from rwp.reporting.labels import (
     PAPER_COLUMNS,
@@ -37,6 +37,7 @@ from rwp.training.spec import RunKey, suite_directory
 STD = "_std"  # what the column of a deviation adds to that of its mean
 SEPARATOR = " | "  # between the reasons in a cell of a CSV file
 
+WORST_CASE = "worst_case"  # over all threat models of a suite's attacks
 LABELS = ("threat_model", "method", "dataset", "defense")
 EPOCHS = ("best_epoch", "best_on_test_epoch", "num_epochs")
 COUNTS = ("num_examples", "num_robust")
@@ -122,9 +123,10 @@ def table2(results: Results) -> Table:
     """Accuracy of the best checkpoints under each attack, as in the paper's Table 2.
 
     A cell is the mean over the suite's seeds and stays empty until each has a number; the verdict
-    is the worst of them. The details also hold the suite's naturally trained reference, which the
-    frame leaves out, and what a network's records say together: the accuracy under all attacks
-    at once, and the verdict with its reasons.
+    is the worst of them. Where the suite attacks under several threat models, `worst_case` counts
+    the images that are right under all of them. The details also hold the suite's naturally trained
+    reference, which the frame leaves out, and what a network's records say together: the accuracy
+    under all attacks of its own threat model at once, and the verdict with its reasons.
     """
     columns = attack_columns(results.suite)
     rows, details = [], []
@@ -140,9 +142,18 @@ def table2(results: Results) -> Table:
                 column: [row["accuracy"] for row in seeds if row["attack"] == attack]
                 for attack, column in columns.items()
             }
+            if has_several_threats(results.suite):
+                first = next(iter(columns))
+                alike = [row for row in seeds if row["attack"] == first]
+                by_attack[WORST_CASE] = [row[WORST_CASE] for row in alike]
             verdict = worst_level([row["verdict"] for row in seeds])
             rows.append({"defense": defense} | _averaged(by_attack) | {"verdict": verdict})
     return Table(_numeric(rows, (*LABELS, "verdict")), _details(details, (*COUNTS, *PASSES)))
+
+
+def has_several_threats(suite: Suite) -> bool:
+    """Whether the suite attacks under other threat models than a network's own."""
+    return any(entry.elsewhere for entry in suite.evaluation.attacks.values())
 
 
 def _attack_details(results: Results, key: RunKey, attacks: Iterable[str]) -> list[Row]:
@@ -150,7 +161,8 @@ def _attack_details(results: Results, key: RunKey, attacks: Iterable[str]) -> li
     run, judged = results.runs[key], results.verdicts[key]
     found = [row for row in results.outcomes(key) if row["attack"] in attacks]
     together = {
-        "all_attacks": joint_accuracy(found),
+        "all_attacks": joint_accuracy([row for row in found if row["own_threat"] is not False]),
+        WORST_CASE: joint_accuracy(found, several_threats=True),
         "gap": judged.gap,
         "verdict": judged.level,
         "verdict_status": judged.status,
@@ -158,7 +170,8 @@ def _attack_details(results: Results, key: RunKey, attacks: Iterable[str]) -> li
         "band_source": judged.band_source,
         "diagnosis": judged.path,
     }
-    numbers = ("attack", "seed", *COUNTS, "accuracy", "interval_low", "interval_high")
+    numbers = ("attack", "norm", "epsilon", "seed", *COUNTS)
+    numbers += ("accuracy", "interval_low", "interval_high")
     return [
         {name: row[name] for name in (*numbers, "status", "reason", "warning", "fingerprint")}
         | {"commit": run.document.get("commit"), "seconds": row["seconds"]}

@@ -21,11 +21,12 @@ from rwp.core.settings import (
     Tensors,
     WeightPerturbation,
 )
-from rwp.core.threat import Norm
+from rwp.core.threat import AnyNorm, check_length
 from rwp.data.spec import AugmentationSpec, DatasetSpec, UnlabeledSpec
 from rwp.factories import is_own
 from rwp.spec import (
     Amount,
+    AnyRadius,
     Check,
     Count,
     Name,
@@ -142,8 +143,11 @@ NetworkSpec = PreActResNetSpec | WideResNetSpec | OwnNetworkSpec
 class ThreatSpec(Spec):
     """A norm and a radius; the radius is kept as it was written."""
 
-    norm: Norm
-    epsilon: Radius
+    norm: AnyNorm
+    epsilon: AnyRadius
+
+    def __post_init__(self) -> None:
+        check_length("epsilon", self.radius, norm=self.norm)
 
     @property
     def radius(self) -> float:
