@@ -208,7 +208,7 @@ def test_the_histogram_of_losses_counts_every_group() -> None:
 
 def test_what_is_below_c_min_is_what_the_mask_looks_at() -> None:
     """The criterion, which may be another loss than the objective."""
-    objective, criterion = torch.tensor([5.0, 5.0, 0.5]), torch.tensor([0.5, 1.7, 5.0])
+    objective, criterion = torch.tensor([5.0, 4.0, 3.0]), torch.tensor([0.5, 1.7, 5.0])
     tally = Tally(torch.device("cpu"))
     outer = ExampleLosses(objective, criterion, torch.eye(3, 10))
     kept = torch.tensor([True, False, False])
@@ -217,7 +217,7 @@ def test_what_is_below_c_min_is_what_the_mask_looks_at() -> None:
     assert row["share_below_c_min"] == pytest.approx(1 / 3)  # 1.7 itself is not below
     assert row["share_removed"] == pytest.approx(2 / 3)
     assert row["train_robust_accuracy"] == pytest.approx(2 / 3)
-    assert row["train_loss"] == pytest.approx(3.5)
+    assert row["train_loss"] == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize(
