@@ -25,7 +25,7 @@ TIMEOUT = 1800
 
 def jobs_in(text: str) -> Jobs:
     """The jobs that Snakemake names, by their messages."""
-    return Counter(re.findall(r"^Job \d+: (.*?)\s*$", text, re.M))
+    return Counter(re.findall(r"^Job \d+: (.*?)(?:; log: .*?)?\s*$", text, re.M))
 
 
 def planned(project: CopiedProject) -> Jobs:
@@ -275,5 +275,7 @@ def test_a_retraining_that_fails_leaves_no_old_number(built: tuple[CopiedProject
 
 
 def test_the_log_of_jobs_is_read_right() -> None:
-    text = "[Tue]\nJob 3: Training results/x/last.pt\nReason: x\nJob 12: Drawing y\n"
+    text = (
+        "[Tue]\nJob 3: Training results/x/last.pt; log: logs/x.log\nReason: x\nJob 12: Drawing y\n"
+    )
     assert jobs_in(text) == Counter({"Training results/x/last.pt": 1, "Drawing y": 1})
