@@ -66,10 +66,10 @@ def units(bench: Bench, options: argparse.Namespace) -> Iterator[Unit]:
     run = partial  # of a slice with its arguments
     if not options.tiny:
         yield Unit("tests", run(_tests), 60)
-    for mode in ("fp32", "bf16_graphs") if options.tiny else MODES:
+    for mode in ("fp32", "tf32_graphs") if options.tiny else MODES:
         for variant in NAMES:
             yield Unit(f"step {variant} {mode}", run(gpu_slices.step, bench, variant, mode))
-    whole = ("bf16_graphs",) if options.tiny else ("fp32", "tf32", "bf16_graphs")
+    whole = ("tf32_graphs",) if options.tiny else ("fp32", "tf32", "bf16_graphs")
     for mode in whole:
         for variant in NAMES:
             yield Unit(f"epoch {variant} {mode}", run(gpu_slices.epoch, bench, variant, mode), 150)
