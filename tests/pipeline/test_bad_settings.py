@@ -89,10 +89,6 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: s["suites"]["paper"].update(selection_num_steps=2),
         r"selection_num_steps: expected none with selection test, .*got 2; leave it out",
     ),
-    "more seeds of a recipe than the suite has": (
-        lambda s: demo(s)["recipes"]["at"].update(num_seeds=2),
-        r"recipes\.at\.num_seeds: expected at most the suite's 1 seeds, got 2; lower it",
-    ),
     "an attack on more images than its evaluation": (
         lambda s: s["suites"]["quick"]["evaluation"]["attacks"]["fgsm"].update(num_examples=2001),
         r"attacks\.fgsm\.num_examples: expected at most the 2000 of the evaluation, got 2001",

@@ -62,6 +62,25 @@ rule beyond:
         "python -m rwp table beyond --suite {params.suite} > {log} 2>&1"
 
 
+rule claims:
+    input:
+        ask("{base}/claims.csv", "inputs"),
+    output:
+        table="{base}/claims.csv",
+    log:
+        "logs/tables/{base}/claims.log",
+    localrule: True
+    conda:
+        "../envs/rwp.yaml"
+    params:
+        fingerprint=ask("{base}/claims.csv", "fingerprint"),
+        suite=lambda w: suite_of(w),
+    message:
+        "Judging the claims by {wildcards.base}"
+    shell:
+        "python -m rwp claims --suite {params.suite} > {log} 2>&1"
+
+
 rule figure:
     input:
         ask("{base}/{figure}.csv", "inputs"),

@@ -11,6 +11,7 @@ import typer
 from rwp.commands import (
     accept,
     check,
+    claims,
     compare_curve,
     data,
     diagnose,
@@ -72,6 +73,7 @@ app.command()(evaluate.evaluate)
 app.command()(diagnose.diagnose)
 app.command()(export.export)
 app.command()(table.table)
+app.command()(claims.claims)
 app.command()(landscape.landscape)
 app.command()(losses.losses)
 app.command()(figure.figure)

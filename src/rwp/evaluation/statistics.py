@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from rwp.errors import UserError
@@ -124,22 +125,54 @@ def crossed_difference(
             f"seeds: expected two or more of either recipe, as many of both, got {len(first)} and"
             f" {len(second)}; train the others first"
         )
-    differences = np.stack(first).astype(float) - np.stack(second)
-    estimate = float(differences.mean())
-    num_seeds, num_images = differences.shape
-    by_seed = float(differences.mean(axis=1).var(ddof=1)) / num_seeds
-    by_image = float(differences.mean(axis=0).var(ddof=1)) / num_images if num_images > 1 else 0.0
+    found = crossed_mean(np.stack(first).astype(float) - np.stack(second), confidence=confidence)
+    return TestedDifference(found.estimate, found.low, found.high, found.p_value(0.0))
+
+
+@dataclass(frozen=True)
+class Tested(Interval):
+    """A mean with its interval; `error` is its standard error, `freedom` that one's degrees."""
+
+    error: float
+    freedom: float
+
+    def p_value(self, value: float) -> float:
+        """Two-sided, of the mean being `value`."""
+        if self.error == 0:
+            return float(self.estimate == value)
+        return float(2 * stats.t.sf(abs(self.estimate - value) / self.error, self.freedom))
+
+    def detectable(self, power: float, *, confidence: float = 0.95) -> float:
+        """The distance that such an error tells apart with that power, about."""
+        quantiles = stats.t.ppf([(1 + confidence) / 2, power], self.freedom)
+        return float(self.error * quantiles.sum())
+
+
+def crossed_mean(values: NDArray[np.float64], *, confidence: float = 0.95) -> Tested:
+    """The mean over training seeds (rows, at least two) and images (columns), both drawn.
+
+    Seeds are crossed with images, as in `crossed_difference`; with one column it is the t
+    interval over seeds (Student, 1908).
+
+    Raises:
+        UserError: fewer than two seeds.
+    """
+    num_seeds, num_images = values.shape
+    if num_seeds < 2:
+        raise UserError(f"seeds: expected two or more, got {num_seeds}; train the others first")
+    estimate = float(values.mean())
+    by_seed = float(values.mean(axis=1).var(ddof=1)) / num_seeds
+    by_image = float(values.mean(axis=0).var(ddof=1)) / num_images if num_images > 1 else 0.0
     variance = by_seed + by_image
     if estimate and (variance == 0 or num_images == 1):
         half = 2 * (1 - interval(num_images, num_images, confidence=confidence).low)
         low, high = max(-1.0, estimate - half), min(1.0, estimate + half)
         return TestedDifference(estimate, low, high, mcnemar(first[0], second[0]).p_value)
     if variance == 0:
-        return TestedDifference(estimate, estimate, estimate, 1.0)
+        return Tested(estimate, estimate, estimate, 0.0, num_seeds - 1)
     freedom = variance**2 / (by_seed**2 / (num_seeds - 1) + by_image**2 / max(1, num_images - 1))
     half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * variance**0.5
-    p_value = float(2 * stats.t.sf(abs(estimate) / variance**0.5, freedom))
-    return TestedDifference(estimate, estimate - half, estimate + half, p_value)
+    return Tested(estimate, estimate - half, estimate + half, variance**0.5, freedom)
 
 
 def _same_length(flags: Sequence[Flags]) -> None:

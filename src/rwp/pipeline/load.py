@@ -520,5 +520,6 @@ def _with_sweep_recipes(suite: Any) -> Any:
             continue
         for change in sweep.changes():
             both = base.get("change", {}) | change
-            recipes.setdefault(sweep.name_of(change), base | {"change": both})
+            own = {} if sweep.num_seeds is None else {"num_seeds": sweep.num_seeds}
+            recipes.setdefault(sweep.name_of(change), base | own | {"change": both})
     return suite | {"recipes": recipes}

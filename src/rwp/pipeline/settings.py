@@ -167,6 +167,7 @@ class SweepEntry(Frozen):
 
     recipe: Name
     vary: dict[Name, tuple[Any, ...]]
+    num_seeds: PositiveInt | None = None  # as of a recipe; none: as many as of the one varied
 
     @model_validator(mode="after")
     def _one_name_each(self) -> SweepEntry:
@@ -582,7 +583,7 @@ class RecipeEntry(Frozen):
     change: Change = Change()
     average_decay: Share | None = None  # the moving average of the weights is what is measured
     attack_num_steps: PositiveInt | None = None  # none: that of the training
-    num_seeds: PositiveInt | None = None  # the first so many of the suite's seeds; none: all
+    num_seeds: PositiveInt | None = None  # the first so many of the suite's seeds, if it has more
 
 
 _SIZES = ("num_steps", "num_restarts", "step_size", "kappa", "version")
@@ -747,6 +748,8 @@ class Suite(Frozen):
     sweeps: dict[Name, SweepEntry] = Field(default_factory=dict)
     figures: dict[Name, FigureEntry] = Field(default_factory=dict)
     reported: Names = ()  # the figures and `beyond`, if the report waits for them
+    # Networks besides `best` that the attacks of the tables are run on, for the claims.
+    also_attacked: tuple[Literal["last", "best_on_test"], ...] = ()
 
     @model_validator(mode="after")
     def _selection(self) -> Suite:
@@ -761,12 +764,6 @@ class Suite(Frozen):
                 raise ValueError(
                     f"{name}: expected none with selection test, where no image is held out, got"
                     f" {getattr(self, name)}; leave it out"
-                )
-        for name, recipe in self.recipes.items():
-            if recipe.num_seeds is not None and recipe.num_seeds > len(self.seeds):
-                raise ValueError(
-                    f"recipes.{name}.num_seeds: expected at most the suite's {len(self.seeds)}"
-                    f" seeds, got {recipe.num_seeds}; lower it"
                 )
         if self.curve_examples is not None and (self.selection == "test" or not self.test_curve):
             raise ValueError(

@@ -83,10 +83,12 @@ CODE = {
     "beyond": "rwp.reporting.tables",
     "figure": "rwp.reporting.figures",
     "metrics": "rwp.reporting.summaries",
+    "claims": "rwp.reporting.claims",
     "report": "rwp.reporting.report",
 }
 PAPER = "paper"  # whose results lie in `results` itself, beside the folders of all other suites
 CHECKPOINTS = ("best", "best_on_test", "last")
+CLAIMS = Path("claims.yaml")  # a project without it judges none
 # These decide nothing about fetched images.
 _BYTES_ELSEWHERE = ("mirror", "mean", "std", "license", "per_class")
 _SEED = re.compile(r"seed(\d+)")
@@ -331,12 +333,16 @@ class Steps:
             for key in runs:
                 verdict = self.judge(key, "best")
                 inputs |= self._records(key, "best") | {verdict.outputs[0]: verdict}
+                for checkpoint in suite.also_attacked:
+                    inputs |= self._records(key, checkpoint)
         elif name == BEYOND and suite.beyond is not None:
             settings, runs = suite.beyond, beyond_runs(self.params, suite_name)
             for key in runs:
-                records = self._records(key, "best")
-                chosen = [f"{key.directory}/evaluation/best/{a}.json" for a in suite.beyond.attacks]
-                inputs |= {path: records[path] for path in chosen}
+                for checkpoint in ("best", *suite.also_attacked):
+                    records = self._records(key, checkpoint)
+                    folder = f"{key.directory}/evaluation/{checkpoint}"
+                    chosen = [f"{folder}/{attack}.json" for attack in suite.beyond.attacks]
+                    inputs |= {path: records[path] for path in chosen}
         else:
             raise UserError(f"suite {suite_name}: expected a table, got {name}; it has none")
         inputs = self._histories(runs) | inputs
@@ -370,6 +376,27 @@ class Steps:
 
         return self._once(("figure", suite, name), make)
 
+    def claims(self, suite: str) -> Step:
+        """The paper's claims, judged by the runs behind the report; others are called missing."""
+
+        def make() -> Step:
+            tables = [self.table(suite, name) for name in ("table1", "table2")]
+            names = get_suite(self.params, suite).reported
+            parts = [
+                self.table(suite, name) if name == BEYOND else self.figure(suite, name)
+                for name in names
+            ]
+            inputs: dict[str, Step] = {}
+            for part in (*tables, *parts):
+                inputs |= part.inputs
+            outputs, code = (f"{suite_directory(suite)}/claims.csv",), CODE["claims"]
+            title, words = f"{suite}/claims", CLAIMS.read_text("utf-8")
+            return Step(
+                "table", title, None, inputs, outputs, code, notes=words, source=self.source
+            )
+
+        return self._once(("claims", suite), make)
+
     def report(self, suite: str) -> Step:
         """The report, from the tables and what they stand on."""
 
@@ -383,6 +410,9 @@ class Steps:
             inputs = {step.outputs[0]: step for step in tables}
             inputs |= {next(self._shown(step)): step for step in parts}
             inputs |= tables[1].inputs
+            if CLAIMS.exists():
+                judged = self.claims(suite)
+                inputs[judged.outputs[0]] = judged
             base, code = suite_directory(suite), CODE["report"]
             outputs = (f"{base}/report.html",)
             lines = [json.dumps(entry) for entry in accepted(inputs.values())]
@@ -501,6 +531,8 @@ class Steps:
                     return self.landscape(suite_name, figure)
             case ["report.html"]:
                 return self.report(suite_name)
+            case ["claims.csv"] if CLAIMS.exists():
+                return self.claims(suite_name)
             case ["comparisons.csv"]:
                 return self.table(suite_name, "table2")
             case [name] if PurePosixPath(name).suffix in kinds:

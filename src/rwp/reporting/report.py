@@ -16,6 +16,16 @@ from rwp.evaluation.verdict import MEANING, Level
 from rwp.files import read_object, write_text
 from rwp.pipeline.steps import Steps, accepted
 from rwp.pipeline.suites import BEYOND
+from rwp.reporting.claims import (
+    ELSEWHERE,
+    FAILS,
+    FILE,
+    HOLDS,
+    claims,
+    read_claims,
+    rows_of,
+    sentence,
+)
 from rwp.reporting.figures import given_figures, own_figures, reported_figures
 from rwp.reporting.gaps import figure_gaps, table_gaps
 from rwp.reporting.labels import (
@@ -132,6 +142,8 @@ def _context(results: Results, figures: Sequence[Path] | None) -> dict[str, Any]
     return {
         "name": results.suite_name,
         "headline": headline(results),
+        "claims": claim_rows(results),
+        "claim_kinds": {HOLDS: "within", FAILS: "outside"},
         "suite": suite,
         "table1": _table1_rows(first, paper1),
         "table2": _table2_rows(second, paper2, columns),
@@ -166,6 +178,19 @@ def _context(results: Results, figures: Sequence[Path] | None) -> dict[str, Any]
         "settings": list(_flat(suite.model_dump(mode="json", exclude_none=True))),
         "protocol": _protocol(results, second),
     }
+
+
+def claim_rows(results: Results) -> list[Row]:
+    """The claims that this suite can judge, and those that it lacks runs for; none without a file.
+
+    Claims of other suites are told in one line each, last.
+    """
+    path = results.root / FILE
+    if not path.exists():
+        return []
+    frame = claims(results.params, results.suite_name, read_claims(path), root=results.root)
+    rows = [row | {"told": sentence(row)} for row in rows_of(frame)]
+    return sorted(rows, key=lambda row: row["outcome"] == ELSEWHERE)
 
 
 def _evaluated(second: Table, third: Table | None) -> dict[str, float]:

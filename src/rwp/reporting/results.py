@@ -378,7 +378,7 @@ def _read_attacks(
     Raises:
         UserError: a record is no JSON, of an unknown format, or of AutoAttack's lite version.
     """
-    rows = [_read_attack(params, key, run, name, root, checkpoint) for name in attacks]
+    rows = [read_attack(params, key, run, name, root, checkpoint) for name in attacks]
     _leave_out_other_files(rows, root / key.directory / f"{checkpoint}.pt")
     for row in rows:
         _add_numbers(row)
@@ -386,9 +386,14 @@ def _read_attacks(
     return rows
 
 
-def _read_attack(
+def read_attack(
     params: Params, key: RunKey, run: Run, attack: str, root: Path, checkpoint: str
 ) -> Row:
+    """The row of one attack on one checkpoint, with its record or why there is none, unchecked.
+
+    Raises:
+        UserError: a record is no JSON, of an unknown format, or of AutoAttack's lite version.
+    """
     row = dict.fromkeys(_COLUMNS) | {
         "key": key,
         "checkpoint": checkpoint,

@@ -1,0 +1,379 @@
+"""The paper's claims, each judged by runs: holds, does not hold, or not told.
+
+`claims.yaml` words them and its margins do not move after a run has been seen. A claim is a sum of
+accuracies (or of columns of the training's history), taken seed by seed and image by image, so
+that what is common to all networks of a seed, and to all on an image, falls out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
+
+from rwp.errors import UserError
+from rwp.evaluation.records import EvaluationRecord, on_common_images, robust_flags
+from rwp.evaluation.statistics import Tested, crossed_mean
+from rwp.pipeline.settings import Frozen, Params, Setting, get_suite
+from rwp.pipeline.suites import seeds_of, setting_keys
+from rwp.reporting.pairs import LEVEL, holm
+from rwp.reporting.results import Run, read_attack, read_run
+from rwp.reporting.tables import write_frame
+from rwp.spec import Amount, Name
+from rwp.strict_yaml import read_yaml
+from rwp.training.spec import RunKey, suite_directory
+
+FILE = "claims.yaml"
+HOLDS, FAILS, NOT_TOLD = "holds", "does not hold", "not told"
+MISSING, ELSEWHERE = "missing", "of another suite"
+COLUMNS = (
+    "claim",
+    "says",
+    "wanted",
+    "outcome",
+    "estimate",
+    "low",
+    "high",
+    "p_value",
+    "p_holm",
+    "num_tests",
+    "seeds",
+    "images",
+    "detectable",
+    "reason",
+)
+_CHECKPOINTS = ("best", "best_on_test", "last")
+_POWER = 0.8
+Values = NDArray[np.float64]
+
+
+class Claim(Frozen):
+    """One claim: a sum of terms, and on which side of a margin it lies."""
+
+    says: str
+    terms: Annotated[dict[str, float], Field(min_length=1)]
+    above: float | None = None
+    below: float | None = None
+    within: Amount | None = None
+    only: tuple[Name, ...] | None = None
+
+    @model_validator(mode="after")
+    def _worded(self) -> Claim:
+        given = [n for n in ("above", "below", "within") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"expected one of above, below and within, got {' and '.join(given) or 'none'};"
+                f" say how it could fail"
+            )
+        if len({parse(term).is_record for term in self.terms}) > 1:
+            raise ValueError(
+                "terms: expected records or columns of the history, got both; split it"
+            )
+        return self
+
+    @property
+    def wanted(self) -> str:
+        """What the claim says of its sum, such as "above 1"."""
+        side = next(n for n in ("above", "below", "within") if getattr(self, n) is not None)
+        return f"{side} {getattr(self, side):g}"
+
+
+@dataclass(frozen=True)
+class Term:
+    """What one term looks at; `attack` of a checkpoint, or `epochs` of a column of the history."""
+
+    recipe: str
+    what: str  # a checkpoint, a column, or best_epoch
+    how: str  # an attack, a slice, or >=N
+
+    @property
+    def is_record(self) -> bool:
+        """Whether it is an accuracy on test images."""
+        return self.what in _CHECKPOINTS
+
+    def of_run(self, run: Run) -> float:
+        """The value of a term that is no record; accuracies in percent.
+
+        Raises:
+            UserError: the history lacks the column in some of the epochs.
+        """
+        if self.what == "best_epoch":
+            return 100.0 * (run.best_epoch >= int(self.how.removeprefix(">=")))
+        start, stop = (int(part) if part else None for part in self.how.split(":"))
+        values = [row.get(self.what) for row in run.history[start:stop]]
+        if not values or None in values:
+            raise UserError(f"{run.name}: expected {self.what} in epochs {self.how}, found none")
+        scale = 100.0 if self.what.endswith("_accuracy") else 1.0
+        return scale * float(np.mean([value for value in values if value is not None]))
+
+
+def parse(text: str) -> Term:
+    """A term from its three words.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    words = text.split()
+    if len(words) == 3:
+        recipe, what, how = words
+        of_epochs = how.count(":") == 1 and all(
+            not part or part.lstrip("-").isdecimal() for part in how.split(":")
+        )
+        chosen = what == "best_epoch" and how.startswith(">=") and how[2:].isdecimal()
+        if what in _CHECKPOINTS or (what != "best_epoch" and of_epochs) or chosen:
+            return Term(recipe, what, how)
+    raise ValueError(
+        f"expected a term such as 'at best pgd-20', 'at test_robust_accuracy -6:' or "
+        f"'at best_epoch >=16', got {text!r}; correct it"
+    )
+
+
+def read_claims(path: Path | str = FILE) -> dict[str, Claim]:
+    """The claims of a file, in its order.
+
+    Raises:
+        UserError: with the claim and what is wrong with it.
+    """
+    return checked_claims(read_yaml(path), where=str(path))
+
+
+def checked_claims(content: Any, *, where: str) -> dict[str, Claim]:
+    """Claims from parsed text.
+
+    Raises:
+        UserError: with the claim and what is wrong with it.
+    """
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: expected a table of claims, got {type(content).__name__}")
+    found = {}
+    for name, entry in content.items():
+        try:
+            found[str(name)] = Claim.model_validate(_tuples(entry))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join([str(name), *map(str, first["loc"])])
+            message = first["msg"].removeprefix("Value error, ")
+            raise UserError(f"{where}: {place}: {message}") from error
+    return found
+
+
+def _tuples(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    numbers = {"above", "below", "within"}
+    return {
+        name: tuple(value)
+        if isinstance(value, list)
+        else float(value)
+        if name in numbers and isinstance(value, int) and not isinstance(value, bool)
+        else {term: float(weight) for term, weight in value.items()}
+        if name == "terms" and isinstance(value, dict) and all(map(_is_number, value.values()))
+        else value
+        for name, value in entry.items()
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def moved(then: Mapping[str, Claim], now: Mapping[str, Claim]) -> list[str]:
+    """The claims whose statistic, side or margin is another than it was; new ones are not.
+
+    A claim that was dropped after a run has been seen has moved, too.
+    """
+    return [
+        name
+        for name, claim in then.items()
+        if name not in now
+        or (now[name].terms, now[name].wanted, now[name].only)
+        != (claim.terms, claim.wanted, claim.only)
+    ]
+
+
+def claims(
+    params: Params, suite_name: str, judged: Mapping[str, Claim], *, root: Path | str = "."
+) -> pd.DataFrame:
+    """Each claim with its estimate, 95 % interval, Holm's p over the page, and its outcome.
+
+    The interval is of seeds crossed with images (`crossed_mean`); of one seed there is none, and
+    nothing is told. `detectable` is the distance from the margin that so many seeds would tell in
+    four cases of five. A claim is judged when all of its runs are there, and not before: looking
+    until it holds would be no test.
+    """
+    reader = _Reader(params, suite_name, Path(root))
+    rows = [{"claim": name, **_row(reader, claim)} for name, claim in judged.items()]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    p_values = frame["p_value"].astype(float)
+    frame = frame.assign(p_holm=holm(p_values), num_tests=int(p_values.notna().sum()))
+    frame["outcome"] = [_outcome(row) for row in frame.to_dict("records")]
+    return frame.astype({"seeds": "Int64", "images": "Int64"})
+
+
+def _row(reader: _Reader, claim: Claim) -> dict[str, Any]:
+    row: dict[str, Any] = {"says": claim.says, "wanted": claim.wanted}
+    if claim.only is not None and reader.suite_name not in claim.only:
+        return row | {"outcome": ELSEWHERE, "reason": f"of {', '.join(claim.only)} alone"}
+    terms = {parse(text): weight for text, weight in claim.terms.items()}
+    unknown = reader.unknown(terms)
+    if unknown:
+        return row | {"outcome": ELSEWHERE, "reason": f"no {', '.join(unknown)} here"}
+    values, missing = reader.values(terms)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        return row | {"outcome": MISSING, "reason": f"{missing[0]}{more}"}
+    row |= {"seeds": len(values), "images": values.shape[1] if values.shape[1] > 1 else None}
+    if len(values) < 2:
+        reason = "one training seed: how far seeds spread is not known"
+        return row | {"outcome": NOT_TOLD, "estimate": float(values.mean()), "reason": reason}
+    found = crossed_mean(values)
+    side, p_value = _side(claim, found)
+    return row | {
+        "outcome": side,
+        "estimate": found.estimate,
+        "low": found.low,
+        "high": found.high,
+        "p_value": p_value,
+        "detectable": found.detectable(_POWER),
+    }
+
+
+def _side(claim: Claim, found: Tested) -> tuple[str, float]:
+    """Where the estimate lies, and how likely as much is if the truth lies on the margin."""
+    if claim.within is None:
+        margin = claim.above if claim.above is not None else claim.below
+        assert margin is not None
+        right = found.estimate > margin if claim.above is not None else found.estimate < margin
+        return (HOLDS if right else FAILS), found.p_value(margin)
+    ends = (-claim.within, claim.within)
+    if ends[0] < found.estimate < ends[1]:  # both must be told apart from it
+        return HOLDS, max(found.p_value(end) for end in ends)
+    return FAILS, min(found.p_value(end) for end in ends)
+
+
+def _outcome(row: Mapping[Any, Any]) -> str:
+    if pd.isna(row["p_holm"]):
+        return str(row["outcome"])
+    return str(row["outcome"]) if row["p_holm"] <= LEVEL else NOT_TOLD
+
+
+class _Reader:
+    """Reads what terms ask for; each run once."""
+
+    def __init__(self, params: Params, suite_name: str, root: Path) -> None:
+        self.params, self.suite_name, self.root = params, suite_name, root
+        self.suite = get_suite(params, suite_name)
+        self._runs: dict[RunKey, Run] = {}
+
+    def unknown(self, terms: Iterable[Term]) -> list[str]:
+        """The recipes and attacks that the suite does not have."""
+        found = [term.recipe for term in terms if term.recipe not in self.suite.recipes]
+        attacks = [term.how for term in terms if term.is_record]
+        found += [name for name in attacks if name not in self.suite.evaluation.attacks]
+        return list(dict.fromkeys(found))
+
+    def values(self, terms: Mapping[Term, float]) -> tuple[Values, list[str]]:
+        """(seeds, images) of the sum, in points; and what is missing, in which case it is empty.
+
+        Raises:
+            UserError: records and columns of the history are mixed, or are of other images.
+        """
+        seeds = min((seeds_of(self.suite, term.recipe) for term in terms), key=len)
+        rows, missing = [], []
+        for place in range(len(seeds)):
+            keys = {
+                term: setting_keys(self.params, self.suite_name, Setting(), term.recipe)[place]
+                for term in terms
+            }
+            runs = {term: self._run(key) for term, key in keys.items()}
+            absent = [f"{run.name}: {run.reason}" for run in runs.values() if not run.finished]
+            if absent:
+                missing += absent
+            elif all(term.is_record for term in terms):
+                records, gaps = self._records(keys, runs)
+                missing += gaps
+                rows += [] if gaps else [_sum(records, terms)]
+            else:
+                numbers = [weight * term.of_run(runs[term]) for term, weight in terms.items()]
+                rows.append(np.array([sum(numbers)]))
+        missing = list(dict.fromkeys(missing))
+        if missing:
+            return np.empty((0, 0)), missing
+        if len({len(row) for row in rows}) > 1:
+            raise UserError(
+                f"claims: expected outcomes of the same images, got {sorted(map(len, rows))};"
+                f" evaluate all runs on one part"
+            )
+        return np.stack(rows), []
+
+    def _run(self, key: RunKey) -> Run:
+        if key not in self._runs:
+            self._runs[key] = read_run(self.params, key, root=self.root)
+        return self._runs[key]
+
+    def _records(
+        self, keys: Mapping[Term, RunKey], runs: Mapping[Term, Run]
+    ) -> tuple[dict[Term, EvaluationRecord], list[str]]:
+        found, gaps = {}, []
+        for term, key in keys.items():
+            row = read_attack(self.params, key, runs[term], term.how, self.root, term.what)
+            if row["outcome"] is None:
+                gaps.append(f"{row['record'] or row['run']}: {row['reason']}")
+            else:
+                found[term] = row["outcome"]
+        return found, gaps
+
+
+def _sum(records: Mapping[Term, EvaluationRecord], terms: Mapping[Term, float]) -> Values:
+    """Per image, in points."""
+    cut = on_common_images(list(records.values()))
+    if len({record.data_sha256 for record in cut}) > 1:
+        raise UserError("claims: expected records of one data set, got several; evaluate again")
+    total = np.zeros(cut[0].num_examples)
+    for term, record in zip(records, cut, strict=True):
+        total += 100 * terms[term] * robust_flags(record)
+    return total
+
+
+def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The claims as tables; what a claim does not have is none."""
+    rows = frame.astype(object).where(frame.notna(), None)
+    return [dict(zip(rows.columns, row, strict=True)) for row in rows.to_numpy()]
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """How an outcome is told: with what it rests on, or with what is missing."""
+    if row["outcome"] == NOT_TOLD and row["detectable"] is not None:
+        return f"{NOT_TOLD}; {row['seeds']} seeds could tell {row['detectable']:.1f} points"
+    return f"{row['outcome']}: {row['reason']}" if row["reason"] else str(row["outcome"])
+
+
+def numbers(row: Mapping[str, Any]) -> str:
+    """The estimate with its interval and how many seeds it rests on; empty where there is none."""
+    if row["estimate"] is None:
+        return ""
+    interval = f", {row['low']:+.2f} to {row['high']:+.2f}" if row["low"] is not None else ""
+    seeds = f"{row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
+    return f"{row['estimate']:+.2f}{interval}; wanted {row['wanted']}; {seeds}"
+
+
+def write_claims(frame: pd.DataFrame, suite_name: str, *, root: Path | str = ".") -> Path:
+    """Write claims.csv into the suite's folder."""
+    target = Path(root) / suite_directory(suite_name) / "claims.csv"
+    write_frame(target, frame, float_format="%.4g")
+    return target
+
+
+def counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many claims came out which way."""
+    found = {
+        name: sum(row["outcome"] == name for row in rows)
+        for name in (HOLDS, FAILS, NOT_TOLD, MISSING, ELSEWHERE)
+    }
+    return {name: count for name, count in found.items() if count}
