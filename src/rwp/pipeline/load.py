@@ -422,6 +422,9 @@ def _check_beyond(params: Params, suite: Suite, where: str) -> None:
     known = dict.fromkeys([*suite.figures, *(["beyond"] if suite.beyond else [])])
     for name in suite.reported:
         choose(known, name, "figure", f"{where}.reported")
+    in_table2 = dict.fromkeys(suite.table2.recipes)
+    for recipe in (*suite.also_attacked.last, *suite.also_attacked.best_on_test):
+        choose(in_table2, recipe, "recipe of Table 2", f"{where}.also_attacked")
     if suite.beyond is None:
         return
     for name in suite.beyond.attacks:

@@ -720,6 +720,17 @@ class EvaluationEntry(Frozen):
         return self
 
 
+class AlsoAttacked(Frozen):
+    """Recipes of which other networks than `best` are attacked, too."""
+
+    last: Names = ()
+    best_on_test: Names = ()
+
+    def of(self, recipe: str) -> list[str]:
+        """The checkpoints of a recipe."""
+        return [name for name in type(self).model_fields if recipe in getattr(self, name)]
+
+
 class Suite(Frozen):
     """One complete set of experiments."""
 
@@ -748,8 +759,8 @@ class Suite(Frozen):
     sweeps: dict[Name, SweepEntry] = Field(default_factory=dict)
     figures: dict[Name, FigureEntry] = Field(default_factory=dict)
     reported: Names = ()  # the figures and `beyond`, if the report waits for them
-    # Networks besides `best` that the attacks of the tables are run on, for the claims.
-    also_attacked: tuple[Literal["last", "best_on_test"], ...] = ()
+    # Networks besides `best` that Table 2's attacks are run on, of these recipes, for the claims.
+    also_attacked: AlsoAttacked = AlsoAttacked()
 
     @model_validator(mode="after")
     def _selection(self) -> Suite:

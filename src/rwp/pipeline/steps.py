@@ -333,16 +333,14 @@ class Steps:
             for key in runs:
                 verdict = self.judge(key, "best")
                 inputs |= self._records(key, "best") | {verdict.outputs[0]: verdict}
-                for checkpoint in suite.also_attacked:
+                for checkpoint in suite.also_attacked.of(key.recipe):
                     inputs |= self._records(key, checkpoint)
         elif name == BEYOND and suite.beyond is not None:
             settings, runs = suite.beyond, beyond_runs(self.params, suite_name)
             for key in runs:
-                for checkpoint in ("best", *suite.also_attacked):
-                    records = self._records(key, checkpoint)
-                    folder = f"{key.directory}/evaluation/{checkpoint}"
-                    chosen = [f"{folder}/{attack}.json" for attack in suite.beyond.attacks]
-                    inputs |= {path: records[path] for path in chosen}
+                records = self._records(key, "best")
+                chosen = [f"{key.directory}/evaluation/best/{a}.json" for a in suite.beyond.attacks]
+                inputs |= {path: records[path] for path in chosen}
         else:
             raise UserError(f"suite {suite_name}: expected a table, got {name}; it has none")
         inputs = self._histories(runs) | inputs
@@ -388,7 +386,7 @@ class Steps:
             ]
             inputs: dict[str, Step] = {}
             for part in (*tables, *parts):
-                inputs |= part.inputs
+                inputs.update(part.inputs)
             outputs, code = (f"{suite_directory(suite)}/claims.csv",), CODE["claims"]
             title, words = f"{suite}/claims", CLAIMS.read_text("utf-8")
             return Step(
