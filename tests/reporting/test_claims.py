@@ -1,0 +1,262 @@
+"""Claims are worded so that they can fail, judged over seeds and images, and never moved."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rwp.errors import UserError
+from rwp.evaluation.statistics import crossed_difference, crossed_mean
+from rwp.files import read_object
+from rwp.pipeline.load import check_params
+from rwp.pipeline.settings import Params
+from rwp.reporting.claims import (
+    FILE,
+    Claim,
+    checked_claims,
+    claims,
+    moved,
+    numbers,
+    parse,
+    read_claims,
+    rows_of,
+    sentence,
+    write_claims,
+)
+from rwp.reporting.report import render_report
+from rwp.strict_yaml import read_yaml
+from tests.conftest import ROOT
+
+from .conftest import Project
+from .settings import PARAMS
+from .test_pairs import write_flags
+
+WON = {"says": "RWP beats AT", "terms": {"at-rwp best autoattack": 1, "at best autoattack": -1}}
+
+
+def seeded(root: Path, num_seeds: int, suite: str = "demo") -> Project:
+    content = copy.deepcopy(PARAMS)
+    content["suites"][suite]["seeds"] = list(range(num_seeds))
+    return Project(root, check_params(content), suite)
+
+
+def judged(project: Project, **entries: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found = checked_claims(entries, where="claims.yaml")
+    frame = claims(project.params, project.suite, found, root=project.root)
+    return {row["claim"]: row for row in rows_of(frame)}
+
+
+def outcomes(share: float, seed: int, count: int = 400) -> np.ndarray:
+    return np.random.default_rng(seed).random(count) < share
+
+
+def played(root: Path, num_seeds: int = 4, lead: float = 0.2) -> Project:
+    """AT and AT-RWP on as many seeds, the second right on `lead` more of the images."""
+    project = seeded(root, num_seeds)
+    for place in range(num_seeds):
+        for recipe, share in (("at", 0.4), ("at-rwp", 0.4 + lead)):
+            project.write_run(project.table2_keys(recipe)[place], [0.2, 0.4, 0.3])
+            write_flags(project, recipe, outcomes(share, place), seed=place)
+    return project
+
+
+def test_a_lead_holds_its_opposite_does_not_and_a_small_one_is_not_told(tmp_path: Path) -> None:
+    found = judged(
+        played(tmp_path),
+        won=WON | {"above": 0},
+        lost=WON | {"below": 0},
+        same=WON | {"within": 1},
+        alike=WON | {"within": 40},
+        close=WON | {"above": 20},
+    )
+    assert {name: row["outcome"] for name, row in found.items()} == {
+        "won": "holds",
+        "lost": "does not hold",
+        "same": "does not hold",
+        "alike": "holds",
+        "close": "not told",
+    }
+    assert found["won"]["estimate"] == pytest.approx(20, abs=3)
+    assert (found["won"]["seeds"], found["won"]["images"], found["won"]["num_tests"]) == (4, 400, 5)
+    assert found["won"]["low"] > 0
+    told = sentence(found["close"])
+    assert told == f"not told; 4 seeds could tell {found['close']['detectable']:.1f} points"
+    assert "wanted above 0; 4 seeds" in numbers(found["won"])
+
+
+def test_the_interval_is_that_of_seeds_crossed_with_images(tmp_path: Path) -> None:
+    row = judged(played(tmp_path), won=WON | {"above": 0})["won"]
+    ours = [outcomes(0.6, seed) for seed in range(4)]
+    over = crossed_difference(ours, [outcomes(0.4, seed) for seed in range(4)])
+    assert (row["low"], row["high"]) == pytest.approx((100 * over.low, 100 * over.high))
+    assert row["p_value"] == pytest.approx(over.p_value)
+
+
+def test_one_column_is_students_interval() -> None:
+    values = np.array([[1.0], [2.0], [4.0], [3.5]])
+    found = crossed_mean(values)
+    expected = stats.ttest_1samp(values[:, 0], 0.5)
+    assert found.p_value(0.5) == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
+
+
+def test_intervals_of_three_and_ten_seeds_cover_what_they_say() -> None:
+    """A percentile bootstrap of three seeds would cover about 80 of 100."""
+    rng = np.random.default_rng(0)
+    for num_seeds in (3, 10):
+        hits = 0
+        for _ in range(400):
+            seeds, images = rng.normal(0, 1, (num_seeds, 1)), rng.normal(0, 8, (1, 60))
+            found = crossed_mean(seeds + images + rng.normal(0, 8, (num_seeds, 60)))
+            hits += found.low <= 0 <= found.high
+        assert hits / 400 > 0.92
+
+
+def test_what_could_be_told_is_told_in_four_of_five_cases() -> None:
+    rng = np.random.default_rng(1)
+    found = crossed_mean(rng.normal(0, 1, (10, 1)))
+    distance = found.detectable(0.8)
+    told = [
+        crossed_mean(rng.normal(distance / found.error / 10**0.5, 1, (10, 1))).low > 0
+        for _ in range(1000)
+    ]
+    assert np.mean(told) == pytest.approx(0.8, abs=0.06)
+
+
+def test_one_seed_tells_nothing(tmp_path: Path) -> None:
+    row = judged(played(tmp_path, 1), won=WON | {"above": 0})["won"]
+    assert row["outcome"] == "not told"
+    assert row["p_value"] is None
+    assert row["estimate"] == pytest.approx(20, abs=6)
+    assert sentence(row) == "not told: one training seed: how far seeds spread is not known"
+
+
+def test_holm_counts_all_claims_of_the_page(tmp_path: Path) -> None:
+    project = played(tmp_path, 3, lead=0.07)
+    alone = judged(project, won=WON | {"above": 0})["won"]
+    many = judged(project, **{f"c{i}": WON | {"above": 0} for i in range(9)})["c0"]
+    assert many["p_value"] == alone["p_value"]
+    assert many["p_holm"] == pytest.approx(min(1, 9 * alone["p_value"]))
+
+
+def test_missing_runs_and_records_are_named_and_nothing_is_judged_early(tmp_path: Path) -> None:
+    project = played(tmp_path, 3)
+    key = project.table2_keys("at-rwp")[2]
+    (project.root / key.directory / "evaluation/best/autoattack.json").unlink()
+    row = judged(project, won=WON | {"above": 0})["won"]
+    assert (row["outcome"], row["estimate"]) == ("missing", None)
+    assert row["reason"] == (
+        f"{key.directory}/evaluation/best/autoattack.json: this attack has not been run"
+    )
+    (project.root / key.directory / "run.json").unlink()
+    assert "at-rwp/seed2: this training" in judged(project, won=WON | {"above": 0})["won"]["reason"]
+
+
+def test_claims_of_another_suite_are_one_line(tmp_path: Path) -> None:
+    project = played(tmp_path, 2)
+    nobody = {"says": "x", "terms": {"at-xyz best autoattack": 1}, "above": 0}
+    found = judged(project, other=WON | {"above": 0, "only": ["mini"]}, nobody=nobody)
+    assert sentence(found["other"]) == "of another suite: of mini alone"
+    assert sentence(found["nobody"]) == "of another suite: no at-xyz here"
+
+
+def test_columns_of_the_history_and_best_epochs(tmp_path: Path) -> None:
+    project = seeded(tmp_path, 3)
+    for place, end in enumerate((0.30, 0.31, 0.32)):
+        project.write_run(project.table2_keys("at")[place], [0.2, 0.4, 0.3, end])
+    fall = {"at test_robust_accuracy 1:2": 1, "at test_robust_accuracy -2:": -1}
+    found = judged(
+        project,
+        fall={"says": "falls", "terms": fall, "above": 1},
+        early={"says": "first", "terms": {"at best_epoch >=1": 1}, "above": 50},
+        late={"says": "late", "terms": {"at best_epoch >=2": 1}, "above": 50},
+        none={"says": "none", "terms": {"at share_below_c_min 0:1": 100}, "below": 30},
+    )
+    assert found["fall"]["estimate"] == pytest.approx(100 * (0.4 - (0.3 + 0.31) / 2))
+    assert found["fall"]["images"] is None
+    assert [found[name]["estimate"] for name in ("early", "late", "none")] == [100, 0, 25]
+    assert (found["early"]["outcome"], found["late"]["outcome"]) == ("holds", "does not hold")
+
+
+def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    project = seeded(tmp_path, 2)
+    for key in project.table2_keys("at"):
+        project.write_run(key, [0.2, 0.4])
+    with pytest.raises(UserError, match=r"seed0: expected weight_stepz in epochs 0:1, found none"):
+        judged(project, x={"says": "x", "terms": {"at weight_stepz 0:1": 1}, "above": 0})
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (WON, "expected one of above, below and within, got none"),
+        (WON | {"above": 0, "below": 1}, "expected one of .*got above and below"),
+        (WON | {"above": 0, "abve": 1}, "abve: Extra inputs"),
+        (WON | {"within": -1}, "within: expected 0 or more, got -1"),
+        ({"says": "x", "terms": {}, "above": 0}, "terms: .*at least 1 item"),
+        ({"says": "x", "terms": {"at best": 1}, "above": 0}, "expected a term such as .*'at best'"),
+        ({"says": "x", "terms": {"at best_epoch 16": 1}, "above": 0}, "got 'at best_epoch 16'"),
+        ({"says": "x", "terms": {"at loss x:y": 1}, "above": 0}, "got 'at loss x:y'"),
+        (
+            {"says": "x", "terms": {"at best natural": 1, "at best_epoch >=1": 1}, "above": 0},
+            "expected records or columns of the history, got both",
+        ),
+    ],
+)
+def test_bad_claims_are_one_line(entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=rf"^claims.yaml: mine.*{message}") as caught:
+        checked_claims({"mine": entry}, where="claims.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_committed_claims_are_of_recipes_and_attacks_that_mini_has(params: Params) -> None:
+    found = read_claims(ROOT / FILE)
+    suite = params.suites["mini"]
+    for name, claim in found.items():
+        for term in map(parse, claim.terms):
+            assert term.recipe in suite.recipes, name
+            assert not term.is_record or term.how in suite.evaluation.attacks, name
+
+
+def test_a_moved_threshold_is_seen() -> None:
+    before = {"a": Claim(**WON, above=1.0), "b": Claim(**WON, below=0.0)}
+    assert moved(before, before | {"c": Claim(**WON, within=1.0)}) == []
+    assert moved(before, before | {"a": before["a"].model_copy(update={"says": "y"})}) == []
+    assert moved(before, before | {"a": Claim(**WON, above=0.5)}) == ["a"]
+    assert moved(before, before | {"a": Claim(**WON, below=1.0)}) == ["a"]
+    assert moved(before, {"a": before["a"]}) == ["b"]
+
+
+def test_no_threshold_moved_after_a_published_run(tmp_path: Path) -> None:
+    """Each run under docs/results carries its commit; the claims of then are those of now."""
+    now = read_claims(ROOT / FILE)
+    commits = {
+        str(read_object(path)["commit"]).removesuffix("+changes")
+        for path in sorted((ROOT / "docs/results").glob("**/run.json"))
+    }
+    for commit in commits:
+        words = ("git", "-C", str(ROOT), "show", f"{commit}:{FILE}")
+        then = subprocess.run(words, capture_output=True, check=False)
+        assert then.returncode == 0, f"{commit}: its claims.yaml is not in the history"
+        (tmp_path / FILE).write_bytes(then.stdout)
+        assert moved(checked_claims(read_yaml(tmp_path / FILE), where=commit), now) == []
+
+
+def test_the_report_opens_with_the_claims(tmp_path: Path) -> None:
+    project = seeded(tmp_path, 2)
+    project.write_all()
+    assert 'id="claims"' not in render_report(project.results())
+    text = f"won:\n  says: RWP <beats> AT\n  terms: {WON['terms']}\n  above: 0\n".replace("'", "")
+    (tmp_path / FILE).write_text(text, encoding="utf-8")
+    page = render_report(project.results())
+    assert page.index('id="claims"') < page.index('id="table2"')
+    assert "RWP &lt;beats&gt; AT" in page
+    frame = claims(project.params, "demo", read_claims(tmp_path / FILE), root=tmp_path)
+    path = write_claims(frame, "demo", root=tmp_path)
+    assert path.read_text().startswith("claim,says,wanted,outcome,estimate")
