@@ -167,8 +167,8 @@ def test_claims_of_another_suite_are_one_line(tmp_path: Path) -> None:
 
 
 def test_columns_of_the_history_and_best_epochs(tmp_path: Path) -> None:
-    project = seeded(tmp_path, 3)
-    for place, end in enumerate((0.30, 0.31, 0.32)):
+    project = seeded(tmp_path, 8)
+    for place, end in enumerate((0.30, 0.31, 0.32, 0.31, 0.30, 0.32, 0.31, 0.31)):
         project.write_run(project.table2_keys("at")[place], [0.2, 0.4, 0.3, end])
     fall = {"at test_robust_accuracy 1:2": 1, "at test_robust_accuracy -2:": -1}
     found = judged(
@@ -182,6 +182,7 @@ def test_columns_of_the_history_and_best_epochs(tmp_path: Path) -> None:
     assert found["fall"]["images"] is None
     assert [found[name]["estimate"] for name in ("early", "late", "none")] == [100, 0, 25]
     assert (found["early"]["outcome"], found["late"]["outcome"]) == ("holds", "does not hold")
+    assert found["early"]["p_value"] == pytest.approx(2 * 0.5**8)  # eight of eight, by chance
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:

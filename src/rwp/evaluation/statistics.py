@@ -125,8 +125,22 @@ def crossed_difference(
             f"seeds: expected two or more of either recipe, as many of both, got {len(first)} and"
             f" {len(second)}; train the others first"
         )
-    found = crossed_mean(np.stack(first).astype(float) - np.stack(second), confidence=confidence)
-    return TestedDifference(found.estimate, found.low, found.high, found.p_value(0.0))
+    differences = np.stack(first).astype(float) - np.stack(second)
+    estimate = float(differences.mean())
+    num_seeds, num_images = differences.shape
+    by_seed = float(differences.mean(axis=1).var(ddof=1)) / num_seeds
+    by_image = float(differences.mean(axis=0).var(ddof=1)) / num_images if num_images > 1 else 0.0
+    variance = by_seed + by_image
+    if estimate and (variance == 0 or num_images == 1):
+        half = 2 * (1 - interval(num_images, num_images, confidence=confidence).low)
+        low, high = max(-1.0, estimate - half), min(1.0, estimate + half)
+        return TestedDifference(estimate, low, high, mcnemar(first[0], second[0]).p_value)
+    if variance == 0:
+        return TestedDifference(estimate, estimate, estimate, 1.0)
+    freedom = variance**2 / (by_seed**2 / (num_seeds - 1) + by_image**2 / max(1, num_images - 1))
+    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * variance**0.5
+    p_value = float(2 * stats.t.sf(abs(estimate) / variance**0.5, freedom))
+    return TestedDifference(estimate, estimate - half, estimate + half, p_value)
 
 
 @dataclass(frozen=True)
@@ -137,9 +151,9 @@ class Tested(Interval):
     freedom: float
 
     def p_value(self, value: float) -> float:
-        """Two-sided, of the mean being `value`."""
+        """Two-sided, of the mean being `value`; 1 where nothing varies: that proves nothing."""
         if self.error == 0:
-            return float(self.estimate == value)
+            return 1.0
         return float(2 * stats.t.sf(abs(self.estimate - value) / self.error, self.freedom))
 
     def detectable(self, power: float, *, confidence: float = 0.95) -> float:
@@ -164,10 +178,6 @@ def crossed_mean(values: NDArray[np.float64], *, confidence: float = 0.95) -> Te
     by_seed = float(values.mean(axis=1).var(ddof=1)) / num_seeds
     by_image = float(values.mean(axis=0).var(ddof=1)) / num_images if num_images > 1 else 0.0
     variance = by_seed + by_image
-    if estimate and (variance == 0 or num_images == 1):
-        half = 2 * (1 - interval(num_images, num_images, confidence=confidence).low)
-        low, high = max(-1.0, estimate - half), min(1.0, estimate + half)
-        return TestedDifference(estimate, low, high, mcnemar(first[0], second[0]).p_value)
     if variance == 0:
         return Tested(estimate, estimate, estimate, 0.0, num_seeds - 1)
     freedom = variance**2 / (by_seed**2 / (num_seeds - 1) + by_image**2 / max(1, num_images - 1))

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
+from scipy.stats import binomtest
 
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, on_common_images, robust_flags
@@ -234,6 +235,8 @@ def _row(reader: _Reader, claim: Claim) -> dict[str, Any]:
         return row | {"outcome": NOT_TOLD, "estimate": float(values.mean()), "reason": reason}
     found = crossed_mean(values)
     side, p_value = _side(claim, found)
+    if all(term.what == "best_epoch" for term in terms) and len(terms) == 1:
+        side, p_value = _of_seeds(claim, values)
     return row | {
         "outcome": side,
         "estimate": found.estimate,
@@ -255,6 +258,19 @@ def _side(claim: Claim, found: Tested) -> tuple[str, float]:
     if ends[0] < found.estimate < ends[1]:  # both must be told apart from it
         return HOLDS, max(found.p_value(end) for end in ends)
     return FAILS, min(found.p_value(end) for end in ends)
+
+
+def _of_seeds(claim: Claim, values: Values) -> tuple[str, float]:
+    """Of a share of the seeds, each 0 or 100: by the exact binomial test."""
+    margin = claim.above if claim.above is not None else claim.below
+    if margin is None or not 0 <= margin <= 100:
+        raise UserError(
+            f"claims: expected above or below a share of the seeds in percent, got {claim.wanted}"
+        )
+    count, share = int((values > 0).sum()), float(values.mean())
+    right = share > margin if claim.above is not None else share < margin
+    p_value = float(binomtest(count, len(values), margin / 100).pvalue)
+    return (HOLDS if right else FAILS), p_value
 
 
 def _outcome(row: Mapping[Any, Any]) -> str:
