@@ -252,10 +252,9 @@ def _rebuilt(kind: Any, value: Any) -> Any:
         return tuple(_rebuilt(one, item) for one, item in zip(kinds, value, strict=True))
     if origin is dict:
         return {key: _rebuilt(arguments[1], item) for key, item in value.items()}
-    if is_dataclass(kind):
+    if is_dataclass(kind) and isinstance(kind, type):
         hints = get_type_hints(kind)
-        make: Callable[..., Any] = kind
-        return make(**{name: _rebuilt(hints[name], item) for name, item in value.items()})
+        return kind(**{name: _rebuilt(hints[name], item) for name, item in value.items()})
     return float(value) if kind is float and type(value) is int else value
 
 

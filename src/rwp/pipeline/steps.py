@@ -362,7 +362,7 @@ class Steps:
             entry = self.params.suites[suite].figures[name]
             if entry.kind == "landscape":
                 landscape = self.landscape(suite, name)
-                inputs: Mapping[str, Step] = {landscape.outputs[0]: landscape}
+                inputs = {landscape.outputs[0]: landscape}
             else:
                 inputs = self._histories(runs)
             if entry.kind == "movement":

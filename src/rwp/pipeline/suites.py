@@ -167,7 +167,7 @@ def figure_runs(params: Params, suite_name: str, name: str) -> list[RunKey]:
         return [landscape_key(suite, suite_name, figure)]
     recipes: tuple[str, ...] = ()
     keys: list[RunKey] = []
-    if figure.kind in ("curves", "movement"):
+    if figure.kind == "curves" or figure.kind == "movement":
         recipes = figure.recipes
     else:
         for _, row in sweep_rows(params, suite_name, figure, figure.sweep):

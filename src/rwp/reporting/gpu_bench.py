@@ -69,8 +69,8 @@ def rate_rows(content: Content) -> list[dict[str, str]]:
     """A line of rates.csv for each network whose passes were timed."""
     rows = []
     for _, numbers in _units(content, "rates"):
-        passes = [numbers[f"{kind}_seconds"] for kind in ("forward", "attack_backward", "backward")]
-        rate = Rate(*passes, None, "")
+        forward, weights = numbers["forward_seconds"], numbers["backward_seconds"]
+        rate = Rate(forward, numbers["attack_backward_seconds"], weights, None, "")
         survivor = rate.seconds(AUTOATTACK_PASSES)
         values = (
             content["device"],

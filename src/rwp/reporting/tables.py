@@ -170,8 +170,8 @@ def _attack_details(results: Results, key: RunKey, attacks: Iterable[str]) -> li
         "band_source": judged.band_source,
         "diagnosis": judged.path,
     }
-    numbers = ("attack", "norm", "epsilon", "seed", *COUNTS)
-    numbers += ("accuracy", "interval_low", "interval_high")
+    measured = ("accuracy", "interval_low", "interval_high")
+    numbers = ("attack", "norm", "epsilon", "seed", *COUNTS, *measured)
     return [
         {name: row[name] for name in (*numbers, "status", "reason", "warning", "fingerprint")}
         | {"commit": run.document.get("commit"), "seconds": row["seconds"]}
