@@ -45,6 +45,11 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: s["suites"].update(runs=s["suites"]["demo"]),
         r"suites\.runs: expected a name that is no folder of results .*, got 'runs'",
     ),
+    "a radius on 0..255 pixels in the L2 norm": (
+        lambda s: demo(s)["threat_models"]["l2"].update(epsilon=128),
+        r"threat_models\.l2\.epsilon.*expected a radius in \(0, 5\] on \[0, 1\] pixels, got 128;"
+        r" did you mean 128/255\?",
+    ),
     "epsilon is a word": (
         lambda s: demo(s)["threat_models"]["linf"].update(epsilon="big"),
         r"expected a radius such as 8/255, got 'big'",
@@ -385,6 +390,15 @@ def test_yaml_that_is_read_as_meant(tmp_path: Path) -> None:
         "own": {"x": 1, "y": 3},
         "none": [1, None],
     }
+
+
+def test_a_radius_above_one_is_one_of_the_l2_norm(settings: dict[str, Any]) -> None:
+    demo(settings)["threat_models"]["l2"]["epsilon"] = 3.0  # in use on ImageNet
+    params = check_params(settings)
+    key = run_key(params, "demo", recipe="at", dataset="digits", threat="l2", seed=0)
+    attack = train_spec(params, key).attack
+    assert attack is not None
+    assert attack.threat.radius == 3.0
 
 
 def test_small_numbers_are_numbers_for_snakemake_too(settings: dict[str, Any]) -> None:

@@ -15,7 +15,9 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationInfo,
     create_model,
+    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -32,7 +34,7 @@ from rwp.core.settings import (
     RandomStart,
     Tensors,
 )
-from rwp.core.threat import AnyNorm, Norm
+from rwp.core.threat import AnyNorm, Norm, length_fault
 from rwp.data.spec import DatasetSpec, PaddingMode, UnlabeledSpec
 from rwp.errors import UserError
 from rwp.evaluation.spec import STEPPING, misnamed
@@ -47,6 +49,7 @@ from rwp.spec import (
     PositiveInt,
     Radius,
     Share,
+    radius_value,
     word_or_own,
 )
 from rwp.training.spec import (
@@ -310,8 +313,17 @@ class ThreatModelEntry(Frozen):
     """What the attacker may do: a norm and a radius on [0, 1] pixels; its usual step size."""
 
     norm: Norm
-    epsilon: By[Radius]
+    epsilon: By[AnyRadius]
     step_size: By[Radius]
+
+    @field_validator("epsilon")
+    @classmethod
+    def _radii_of_the_norm(cls, found: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        for text in found.values():
+            norm = info.data.get("norm")  # none: it is wrong itself, and told
+            if norm and (fault := length_fault(radius_value(text), norm=norm)):
+                raise ValueError(fault)
+        return found
 
 
 class TrainingEntry(Frozen):
