@@ -88,6 +88,16 @@ def test_a_runs_folder_means_its_training(params: Params) -> None:
     assert (step.kind, step.record) == ("train", f"{RUNS}/linf/small/at/seed7/run.json")
 
 
+def test_a_mirror_decides_nothing_and_a_size_does(settings, params: Params) -> None:
+    from rwp.pipeline.load import check_params
+
+    before = Steps(params).fetch("cifar10").fingerprint
+    settings["datasets"]["cifar10"]["mirror"] = "/mnt/copy"
+    assert Steps(check_params(settings)).fetch("cifar10").fingerprint == before
+    settings["datasets"]["cifar10"]["image_size"] = 16
+    assert Steps(check_params(settings)).fetch("cifar10").fingerprint != before
+
+
 def test_an_attack_changes_its_own_record_and_the_jobs_digest(settings, params: Params) -> None:
     from rwp.pipeline.load import check_params
 
