@@ -56,8 +56,8 @@ def test_the_tutorial_runs_as_printed(clone: Path) -> None:
         said += done.stdout
     assert (clone / "results/shapes-own/report.html").exists()
     table = (clone / "results/shapes-own/table2.csv").read_text()
-    assert "smoothed-rwp" in table
-    assert "smoothed-rwp" in said or "Smoothed" in said
+    assert "SMOOTHED-RWP" in table
+    assert "SMOOTHED-RWP" in said
     assert re.search(r"green|amber|red|verdict", said)
     files = (clone / "results/shapes-own").rglob("run.json")
     assert len(list(files)) == 4
