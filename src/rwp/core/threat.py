@@ -40,16 +40,12 @@ class ThreatModel:
 
 def check_length(name: str, value: float, *, norm: AnyNorm) -> None:
     """Raise ValueError unless `value` is a radius or step on [0, 1] pixels."""
-    if fault := length_fault(value, norm=norm):
-        raise ValueError(f"{name}: {fault}")
-
-
-def length_fault(value: float, *, norm: AnyNorm) -> str | None:
-    """What is wrong with a radius or step on [0, 1] pixels, and what to do; None: nothing."""
     largest = _LARGEST_RADIUS[norm]
     if math.isfinite(value) and 0 < value <= largest:
-        return None
+        return
     advice = "name a positive one"
     if math.isfinite(value) and 1 <= value <= 255:
         advice = f"did you mean {Fraction(value).limit_denominator(255)}/255?"
-    return f"expected a radius in (0, {largest:g}] on [0, 1] pixels, got {value:g}; {advice}"
+    raise ValueError(
+        f"{name}: expected a radius in (0, {largest:g}] on [0, 1] pixels, got {value:g}; {advice}"
+    )

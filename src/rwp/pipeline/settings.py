@@ -34,7 +34,7 @@ from rwp.core.settings import (
     RandomStart,
     Tensors,
 )
-from rwp.core.threat import AnyNorm, Norm, length_fault
+from rwp.core.threat import AnyNorm, Norm, check_length
 from rwp.data.spec import DatasetSpec, PaddingMode, UnlabeledSpec
 from rwp.errors import UserError
 from rwp.evaluation.spec import STEPPING, misnamed
@@ -320,9 +320,11 @@ class ThreatModelEntry(Frozen):
     @classmethod
     def _radii_of_the_norm(cls, found: dict[str, str], info: ValidationInfo) -> dict[str, str]:
         for text in found.values():
-            norm = info.data.get("norm")  # none: it is wrong itself, and told
-            if norm and (fault := length_fault(radius_value(text), norm=norm)):
-                raise ValueError(fault)
+            if norm := info.data.get("norm"):  # none: it is wrong itself, and told
+                try:
+                    check_length("", radius_value(text), norm=norm)
+                except ValueError as error:
+                    raise ValueError(str(error).removeprefix(": ")) from error
         return found
 
 
