@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -34,8 +35,11 @@ print(found.verdict.level)
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    words = ["wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)]
+    folder, source = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):  # setuptools builds beside the source
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "src" / "rwp", source / "src" / "rwp")
+    words = ["wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]
     done = subprocess.run(
         [sys.executable, "-m", "pip", *words], text=True, capture_output=True, check=False
     )
