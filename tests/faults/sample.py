@@ -1,6 +1,6 @@
-"""All of the fault matrix, or a part of it: another one for each state of the code.
+"""All of the fault matrix, or a part of it.
 
-RWP_FAULTS_SAMPLE names what the part is drawn from: CI gives the hash of the tree. The first lines
+RWP_FAULTS_SAMPLE names what the part is drawn from. The first lines
 of the tests say it, so that the same part can be run again.
 """
 
