@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from torch.utils.data import DataLoader
 from benchmarks import problem, reference_loop
 from benchmarks.counting import matmul_rate
 from benchmarks.our_loop import OurTraining, our_training
-from benchmarks.registry import Setting, measure_pair
+from benchmarks.registry import Setting, measure_pair, seconds_of, wait_for
 from rwp.core import precision_context
 from rwp.core.settings import Precision
 from rwp.training.work import forward_flops
@@ -224,13 +223,13 @@ def profile(bench: Bench, variant: str, mode: str) -> Numbers:
     for _ in range(3):
         ours.step(images, labels)
     wall = statistics.median(
-        _seconds(lambda: ours.step(images, labels), bench.device) for _ in range(3)
+        seconds_of(lambda: ours.step(images, labels), bench.device) for _ in range(3)
     )
     cuda = bench.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with watch(activities=activities) as profiled:
         ours.step(images, labels)
-        _wait(bench.device)
+        wait_for(bench.device)
     wanted = torch.profiler.DeviceType.CUDA if cuda else torch.profiler.DeviceType.CPU
     events = [event for event in profiled.events() if event.device_type == wanted]
     spans = [(event.time_range.start, event.time_range.end) for event in events]
@@ -258,19 +257,6 @@ def covered(spans: list[tuple[float, float]]) -> float:
     return length
 
 
-def _seconds(function: Callable[[], object], device: torch.device) -> float:
-    _wait(device)
-    start = time.perf_counter()
-    function()
-    _wait(device)
-    return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def scaling(bench: Bench, mode: str) -> Numbers:
     """Images a second of AT-RWP's step, all weight steps, over the size of the batch."""
     found: Numbers = {}
@@ -279,7 +265,7 @@ def scaling(bench: Bench, mode: str) -> Numbers:
         images, labels = bench.batch(size)
         ours.step(images, labels)
         repeats = [
-            _seconds(lambda: ours.step(images, labels), bench.device)  # noqa: B023
+            seconds_of(lambda: ours.step(images, labels), bench.device)  # noqa: B023
             for _ in range(bench.sizes.repetitions)
         ]
         memory = peak_memory(lambda: ours.step(images, labels), bench.device)  # noqa: B023

@@ -94,18 +94,20 @@ def measure_pair(
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(setting.repetitions):
         for kept, function in zip(seconds, (ours, reference), strict=True):
-            kept.append(_seconds(function, setting.device))
+            kept.append(seconds_of(function, setting.device))
     return statistics.median(seconds[0]), statistics.median(seconds[1])
 
 
-def _seconds(function: Callable[[], object], device: torch.device) -> float:
-    _wait(device)
+def seconds_of(function: Callable[[], object], device: torch.device) -> float:
+    """How long it takes, until the device is done."""
+    wait_for(device)
     start = time.perf_counter()
     function()
-    _wait(device)
+    wait_for(device)
     return time.perf_counter() - start
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done all that it was given; a CPU has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

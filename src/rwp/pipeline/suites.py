@@ -204,18 +204,6 @@ def beyond_runs(params: Params, suite_name: str) -> list[RunKey]:
     )
 
 
-def reported_runs(params: Params, suite_name: str) -> list[RunKey]:
-    """The runs of what the report waits for, besides the two tables."""
-    found: list[RunKey] = []
-    for name in get_suite(params, suite_name).reported:
-        found += (
-            beyond_runs(params, suite_name)
-            if name == BEYOND
-            else figure_runs(params, suite_name, name)
-        )
-    return list(dict.fromkeys(found))
-
-
 def figure_names(suite: Suite) -> list[str]:
     """The figures that a suite's report waits for."""
     return [name for name in suite.reported if name != BEYOND]
