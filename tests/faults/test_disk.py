@@ -21,6 +21,7 @@ from rwp.commands.app import main
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.records import read_record
+from rwp.pipeline.code import ScanNotes
 from rwp.reporting.results import read_run_folder
 from rwp.training.checkpoint import load_network
 from rwp.training.pseudo_labels import load_pseudo_labeled
@@ -51,6 +52,8 @@ def call(
     for name in ("data", "results"):
         shutil.copytree(undisturbed.project.folder / name, place.folder / name)
     monkeypatch.chdir(place.folder)
+    # Once a process, and done without where it cannot be written: no write of the command's.
+    monkeypatch.setattr(ScanNotes, "save", lambda notes: None)
 
     def run(*words: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["rwp", *words])

@@ -162,6 +162,11 @@ def test_what_an_earlier_process_found_is_read_and_no_edit_is_missed(
     for damaged in (written[:100], "[]", written.replace('"scanner": "', '"scanner": "x')):
         notes.write_text(damaged)
         assert noted() == plain["loop"]
+    # Where none can be written, the texts are parsed again.
+    notes.unlink()
+    notes.parent.rmdir()
+    notes.parent.touch()
+    assert noted() == plain["loop"]
 
 
 def test_telling_how_far_a_loop_is_computes_nothing(tmp_path: Path) -> None:
