@@ -196,6 +196,15 @@ def test_a_quantile_selects_a_share_of_the_batch(quantile, count):
     assert drawn.sum() == count
 
 
+@pytest.mark.parametrize(
+    ("quantile", "size", "count"), [(0.07, 100, 7), (0.28, 25, 7), (1 / 3, 6, 2)]
+)
+def test_a_quantile_is_the_one_that_is_written(quantile, size, count):
+    """0.07 times 100 is a little more than 7 in floats, which is no reason to take 8."""
+    losses = torch.rand(size, generator=generator())
+    assert select(losses, options(mask="below", c_min_quantile=quantile), None).sum() == count
+
+
 def test_a_range_of_quantiles():
     losses = torch.tensor([3.0, 0.1, 2.0, 0.3, 7.0, 1.0])
     perturbation = options(mask="range", c_min_quantile=1 / 3, c_max_quantile=2 / 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rwp.core.objectives import ExampleLosses
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
@@ -134,6 +136,36 @@ def test_each_setting_changes_the_step(name: str, family: Params, shared_root: P
         batches = [state["bn.num_batches_tracked"] for state in states]
         assert batches[0] == 2 * 3  # an adversarial pass, and a clean one that counts twice
         assert batches[1] == batches[0] + 2 * (1 + 2 + 1)  # clean, two steps, the last look
+
+
+@pytest.mark.parametrize("name", ["clean", "adversarial", "quantile"])
+def test_the_share_below_c_min_is_of_the_losses_that_the_mask_looks_at(
+    name: str, family: Params, shared_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it is not told: the outer pass has no clean losses, a search finds the quantile."""
+    training = started(family, name, shared_root)
+    if name == "quantile":
+        training.progress.epoch = 0  # of the warm-up
+    seen: list[tuple[Tensor, Tensor]] = []
+    objective = training.objective.losses
+
+    def noted(self: Any, *given: Any) -> ExampleLosses:
+        found = objective(*given)
+        seen.append((found.logits.detach(), given[3]))
+        return found
+
+    monkeypatch.setattr(type(training.objective), "losses", noted)
+    training._step_in_precision(training.batches.plan(1)[0])
+    share = training.tally.row()["share_below_c_min"]
+    assert isinstance(share, float)
+    if name == "adversarial":
+        assert training.perturbation is not None
+        losses = functional.cross_entropy(*seen[-1], reduction="none")
+        below = losses < (training.perturbation.c_min or 0.0)
+        assert share == pytest.approx(float(below.float().mean()))
+        assert 0 < share < 1
+    else:
+        assert math.isnan(share)
 
 
 def test_the_clean_loss_is_what_is_raised(family: Params, shared_root: Path) -> None:

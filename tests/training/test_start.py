@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import run_key
 from rwp.pipeline.settings import Params
 from rwp.pipeline.steps import Steps
-from rwp.training.image_losses import read_losses
-from rwp.training.jobs import train_run
+from rwp.training.image_losses import ImageLosses, read_losses
+from rwp.training.jobs import input_paths, prepare, train_run
 from rwp.training.loop import Training
 from rwp.training.spec import TrainSpec
 from rwp.training.work import TIMINGS
@@ -148,6 +149,15 @@ def test_weights_from_a_file(trunk: tuple[Params, Path], tmp_path: Path) -> None
     assert len(rows(first)) == 3
     fresh = rows(root / spec_of(params, "at").key.directory)[0]["train_loss"]
     assert rows(first)[0]["train_loss"] < fresh  # it had learned before
+    content = torch.load(last, weights_only=True)
+    of_another = content | {"network": content["network"] | {"mean": [0.1]}}
+    torch.save(of_another, root / "weights.pt")
+    with pytest.raises(UserError, match=r"weights.pt: expected the network .*got mean \[0.1\]"):
+        train(trunk, "pretrained", tmp_path / "c")
+    moved = content["weights"] | {"normalize.std": torch.full((1, 1, 1, 1), 0.5)}
+    torch.save(moved, root / "weights.pt")
+    with pytest.raises(UserError, match=r"with the std \[.*\] of .*, got \[0.5\]; write theirs"):
+        train(trunk, "pretrained", tmp_path / "c")
     torch.save({"linear.weight": torch.zeros(3)}, root / "weights.pt")
     with pytest.raises(UserError, match=r"weights.pt: expected the weights of PreActResNet"):
         train(trunk, "pretrained", tmp_path / "c")
@@ -314,3 +324,30 @@ def test_an_image_that_no_step_had_is_nan(
     seen = np.isfinite(found["adversarial_loss"][0])
     assert seen.sum() == 128  # half of each of four batches of 64
     assert not found["adversarial_correct"][0][~seen].any()
+
+
+def test_an_image_that_several_steps_had_has_their_mean(
+    trunk: tuple[Params, Path], shared_root: Path
+) -> None:
+    """An epoch of RST may be longer than its labeled images, which then come again."""
+    params, _ = trunk
+    spec = brief(spec_of(params, "rst"))
+    training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))
+    count = training.batches.num_labeled
+    losses = ImageLosses(count, torch.device("cpu"))
+    images = training.batches.images[:4].float() / 255
+    labels, model = training.batches.labels[:4], training.model.eval()
+    with torch.no_grad():
+        answers = model(images).argmax(dim=1)
+    labels = torch.where(torch.arange(4) < 2, answers, (answers + 1) % 10)
+    for places in ([0, 1, 2, count], [0, 2, 1, 3]):  # the second and the third change places
+        losses.look(model, model, images, images, labels, torch.tensor(places))
+    losses.finish_epoch()
+    row = losses.epochs[0]
+    each = functional.cross_entropy(model(images), labels, reduction="none").detach()
+    both = (each[1] + each[2]) / 2
+    expected = torch.stack([each[0], both, both, each[3]])
+    torch.testing.assert_close(row["clean_loss"][:4].float(), expected, rtol=2e-3, atol=1e-4)
+    assert row["adversarial_correct"][:4].tolist() == [True, False, False, False]
+    assert bool(row["clean_loss"][4:].isnan().all())
+    assert not row["clean_correct"][4:].any()

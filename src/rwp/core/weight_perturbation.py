@@ -193,10 +193,15 @@ def loss_bounds(
     rising = group.gathered(losses.detach()).sort().values
     rising = torch.cat([rising, torch.full_like(rising[:1], math.inf)])
     low, high = (
-        threshold if quantile is None else rising[math.ceil(quantile * (len(rising) - 1))]
+        threshold if quantile is None else rising[_rank(quantile, len(rising) - 1)]
         for threshold, quantile in zip((c_min, c_max), quantiles, strict=True)
     )
     return low, high
+
+
+def _rank(quantile: float, count: int) -> int:
+    """The share of a count, rounded up, but not over rounding: 0.07 of 100 is 7 and not 8."""
+    return math.ceil(round(quantile * count, 9))
 
 
 def select(

@@ -126,21 +126,13 @@ def crossed_difference(
             f" {len(second)}; train the others first"
         )
     differences = np.stack(first).astype(float) - np.stack(second)
-    estimate = float(differences.mean())
-    num_seeds, num_images = differences.shape
-    by_seed = float(differences.mean(axis=1).var(ddof=1)) / num_seeds
-    by_image = float(differences.mean(axis=0).var(ddof=1)) / num_images if num_images > 1 else 0.0
-    variance = by_seed + by_image
-    if estimate and (variance == 0 or num_images == 1):
+    found = crossed_mean(differences, confidence=confidence)
+    num_images = differences.shape[1]
+    if found.estimate and (found.error == 0 or num_images == 1):
         half = 2 * (1 - interval(num_images, num_images, confidence=confidence).low)
-        low, high = max(-1.0, estimate - half), min(1.0, estimate + half)
-        return TestedDifference(estimate, low, high, mcnemar(first[0], second[0]).p_value)
-    if variance == 0:
-        return TestedDifference(estimate, estimate, estimate, 1.0)
-    freedom = variance**2 / (by_seed**2 / (num_seeds - 1) + by_image**2 / max(1, num_images - 1))
-    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * variance**0.5
-    p_value = float(2 * stats.t.sf(abs(estimate) / variance**0.5, freedom))
-    return TestedDifference(estimate, estimate - half, estimate + half, p_value)
+        low, high = max(-1.0, found.estimate - half), min(1.0, found.estimate + half)
+        return TestedDifference(found.estimate, low, high, mcnemar(first[0], second[0]).p_value)
+    return TestedDifference(found.estimate, found.low, found.high, found.p_value(0.0))
 
 
 @dataclass(frozen=True)

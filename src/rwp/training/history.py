@@ -56,6 +56,7 @@ class Tally:
     ) -> None:
         """Count one step: the losses of its outer pass and its weight perturbation.
 
+        `c_min` is None where nothing is compared and NaN where what is compared is not known.
         `kept` is 1 for examples that count in the outer loss and 0 for those removed from it.
         """
         sums, losses = self.sums, outer.objective.detach()
@@ -65,7 +66,9 @@ class Tally:
         groups = torch.bucketize(losses.float(), self.edges, right=True)
         # Not bincount, which reads the largest group back from the device.
         self.groups += (groups.unsqueeze(1) == self.numbers).sum(0)
-        if c_min is not None:
+        if isinstance(c_min, float) and math.isnan(c_min):
+            sums["below"] += math.nan
+        elif c_min is not None:
             sums["below"] += (outer.criterion.detach() < c_min).sum()
         if kept is not None:
             sums["removed"] += len(kept) - kept.sum()

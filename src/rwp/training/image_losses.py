@@ -71,12 +71,16 @@ class ImageLosses:
         self.now["looks"].index_add_(0, slots, mine.float())
 
     def finish_epoch(self) -> None:
-        """Put the epoch away; an image that no step of it had is NaN, and not correct."""
+        """Put the epoch away.
+
+        An image that no step of it had is NaN, and not correct. One that several steps had (an
+        epoch of RST may be longer than its labeled images) has the mean of its losses, and is
+        correct where each of them met it so.
+        """
         found = self._together()
-        seen = found.pop("looks") > 0
-        nowhere = torch.full_like(found[NUMBERS[0]], torch.nan)
-        row = {name: torch.where(seen, found[name], nowhere).half().cpu() for name in NUMBERS}
-        row |= {name: found[name].bool().cpu() for name in ANSWERS}
+        looks = found.pop("looks")
+        row = {name: (found[name] / looks).half().cpu() for name in NUMBERS}
+        row |= {name: ((found[name] == looks) & (looks > 0)).cpu() for name in ANSWERS}
         self.epochs.append(row)
         self._begin()
 

@@ -6,6 +6,7 @@ any step and taken up again from the weights, the optimizer and two counters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from rwp.core.batch_statistics import average_statistics
 from rwp.core.group import ALONE, Group
+from rwp.core.losses import cross_entropy
 from rwp.core.lsc import keep_high_loss
 from rwp.core.objectives import ExampleLosses
 from rwp.core.precision import autotuned_convolutions, precision_context
@@ -169,8 +171,8 @@ class Training:
         self.progress.passes["backward"] += 1
         self.progress.passes["forward"] += self.passed.forward
         self.progress.work.flops += self.passed.take(perturbed) / share
-        c_min = self._c_min(perturbed)
-        self.tally.add(outer, batch.labels, c_min=c_min, perturbed=perturbed, kept=kept)
+        c_min, seen = self._c_min(perturbed), self._compared(outer, batch.labels)
+        self.tally.add(seen, batch.labels, c_min=c_min, perturbed=perturbed, kept=kept)
 
     @property
     def _steps_perturbed(self) -> bool:
@@ -183,12 +185,27 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)  # memory of a CUDA graph is taken again
 
     def _c_min(self, perturbed: PerturbedWeights | None) -> Tensor | float | None:
-        """What a step's losses are compared with; a quantile is known where one was looked for."""
-        if self.perturbation is None:
+        """What a step's losses are compared with, if anything.
+
+        NaN where that is not known: a quantile before one was looked for, and where the mask
+        looks at clean losses, which the outer pass does not have.
+        """
+        perturbation, settings = self.perturbation, self.spec.perturbation
+        if perturbation is None or settings is None:
             return None
-        if self.perturbation.c_min_quantile is None or perturbed is None:
-            return self.perturbation.c_min
-        return perturbed.diagnostics.c_min
+        compares = perturbation.c_min is not None or perturbation.c_min_quantile is not None
+        if compares and settings.climbs == "clean_ce" and self.spec.attack is not None:
+            return math.nan
+        if perturbation.c_min_quantile is None:
+            return perturbation.c_min
+        return math.nan if perturbed is None else perturbed.diagnostics.c_min
+
+    def _compared(self, outer: ExampleLosses, labels: Tensor) -> ExampleLosses:
+        """The outer losses, with those that the mask looks at."""
+        settings = self.spec.perturbation
+        if settings is None or settings.climbs == "objective":
+            return outer
+        return outer._replace(criterion=cross_entropy(outer.logits.detach(), labels))
 
     def _kept(self, outer: ExampleLosses) -> Tensor | None:
         """Which examples count, where those of low loss are removed (the paper's appendix)."""

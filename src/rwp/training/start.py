@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from rwp.core.models import Normalization
 from rwp.errors import UserError
 from rwp.files import atomic_write
 from rwp.training.checkpoint import load_weights, read_weights_file
@@ -54,7 +56,8 @@ def begin(training: Training, state: RunState, network: Mapping[str, Any], path:
     """
     start = training.spec.start
     if start is None or start.recipe is None:
-        load_weights(training.model, _weights_of(path), source=path)
+        load_weights(training.model, _weights_of(path, training.spec, network), source=path)
+        _check_normalization(training.model, training.spec, network, path)
         if training.average is not None:
             training.average.module.load_state_dict(training.model.state_dict())
         return []
@@ -91,16 +94,44 @@ def _check(content: Any, spec: TrainSpec, network: Mapping[str, Any], path: Path
             f"{path}: expected the state of a training to start from ({FORMAT}), got another kind "
             "of file; did the parent stop early? its run.json says so"
         )
-    theirs = content["network"]
+    _check_network(content["network"], spec, network, path)
+
+
+def _check_network(
+    theirs: Mapping[str, Any], spec: TrainSpec, network: Mapping[str, Any], path: Path
+) -> None:
     for name in ("architecture", "num_classes", "in_channels", "mean", "std"):
-        if theirs[name] != network[name]:
+        if theirs.get(name) != network[name]:
             raise UserError(
                 f"{path}: expected the network of {spec.key.name} ({name} {network[name]}), got "
-                f"{name} {theirs[name]}; start from a run of the same network and data"
+                f"{name} {theirs.get(name)}; start from a run of the same network and data"
             )
 
 
-def _weights_of(path: Path) -> Mapping[str, torch.Tensor]:
+def _weights_of(
+    path: Path, spec: TrainSpec, network: Mapping[str, Any]
+) -> Mapping[str, torch.Tensor]:
     """The weights in a checkpoint of this project, or of a file that holds a state_dict alone."""
     content = read_weights_file(path)
-    return content.get("weights", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or "weights" not in content:
+        return content
+    if isinstance(content.get("network"), dict):
+        _check_network(content["network"], spec, network, path)
+    return content["weights"]
+
+
+def _check_normalization(
+    model: nn.Module, spec: TrainSpec, network: Mapping[str, Any], path: Path
+) -> None:
+    """Mean and std lie among the weights: those of the file must be those of the settings."""
+    for layer in model.modules():
+        if not isinstance(layer, Normalization):
+            continue
+        for name in ("mean", "std"):
+            found = getattr(layer, name).detach().cpu().flatten()
+            if not torch.allclose(found, torch.tensor(network[name]), atol=1e-6):
+                raise UserError(
+                    f"{path}: expected weights that were trained with the {name} "
+                    f"{list(network[name])} of {spec.key.name}, got {found.tolist()}; "
+                    f"write theirs under datasets.{spec.key.dataset}"
+                )
