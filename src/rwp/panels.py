@@ -15,6 +15,7 @@ _NAMES = {
     "share_removed": "lsc/share_removed",
     "weight_steps": "weight_perturbation/steps",
     "norm_ratio": "weight_perturbation/norm_ratio",  # ||v|| / ||w||
+    "loss_rise": "weight_perturbation/loss_rise",
     "learning_rate": "schedule/learning_rate",
     **{
         name: f"speed/{name}"

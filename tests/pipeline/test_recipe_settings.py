@@ -102,6 +102,18 @@ def test_a_change_may_be_a_table_over_settings(settings: dict[str, Any]) -> None
     assert resolve(params, "mine", threat="l2").optimization.weight_decay == 0.003
 
 
+def test_as_many_removed_at_random(settings: dict[str, Any]) -> None:
+    sweep = {"recipe": "at", "vary": {"remove_below": [0.5], "remove_at_random": [False, True]}}
+    settings["suites"]["demo"]["sweeps"]["mine"] = sweep
+    params = check_params(settings)
+    suite = params.suites["demo"]
+    names = [suite.sweeps["mine"].name_of(change) for change in suite.sweeps["mine"].changes()]
+    assert [resolve(params, name).remove_at_random for name in names] == [False, True]
+    assert [resolve(params, name).remove_below for name in names] == [0.5, 0.5]
+    labels = [recipe_label(suite, name) for name in names]
+    assert labels == ["AT: losses below 0.5 removed", "AT: as many as below 0.5 removed at random"]
+
+
 def test_beta_of_an_objective(settings: dict[str, Any]) -> None:
     params = with_recipe(settings, objective="trades", change={"beta": 3.0})
     assert resolve(params, "mine").objective.beta == 3
@@ -138,6 +150,10 @@ def test_no_change_changes_no_text_of_the_settings(
         (
             {"attack_num_steps": 3, "change": {"attack_num_steps": 4}},
             "expected attack_num_steps once, got it in the recipe and in its change",
+        ),
+        (
+            {"change": {"remove_at_random": True}},
+            "change.remove_at_random: expected remove_below beside it, got none; say below which",
         ),
         ({"change": {"weight_decai": 0.1}}, "expected a known key, got 'weight_decai'; did you"),
         ({"change": {"weight_decay": -1.0}}, "weight_decay.*: expected 0 or more, got -1.0"),

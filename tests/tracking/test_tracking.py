@@ -85,6 +85,7 @@ def test_every_panel_of_an_epoch(shared_root: Path, tmp_path: Path, spec: TrainS
         "lsc/share_removed",
         "weight_perturbation/steps",
         "weight_perturbation/norm_ratio",
+        "weight_perturbation/loss_rise",
         "accuracy/train_robust",
         "accuracy/held_out_robust",
         "accuracy/test_robust",

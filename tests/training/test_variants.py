@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from rwp.core.lsc import loss_groups
+from rwp.core.modes import untracked_statistics
 from rwp.evaluation.landscape import measure_landscape
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import landscape_spec
 from rwp.pipeline.settings import Params
 from rwp.training import loop
 from rwp.training.checkpoint import load_network
-from rwp.training.jobs import train_run
+from rwp.training.jobs import input_paths, prepare, train_run
 from rwp.training.loop import Training
 from rwp.training.spec import TrainSpec
 from tests.conftest import tiny_settings
@@ -81,6 +83,108 @@ def test_removed_examples_leave_momentum_and_decay(
         before[name] * (1 - optimization.learning_rate * optimization.weight_decay) ** num_steps
     )
     torch.testing.assert_close(after[name], shrunk, rtol=1e-5, atol=1e-7)
+
+
+Kept = list[tuple[torch.Tensor, torch.Tensor]]  # of each step: the losses, who counts
+
+
+def removals(
+    folder: Path, root: Path, spec: TrainSpec, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, Kept]:
+    """A training, and who counted in each of its steps."""
+    seen: Kept = []
+    original = Training._kept
+
+    def kept(self: Training, outer: Any) -> torch.Tensor | None:
+        found = original(self, outer)
+        if found is not None:
+            seen.append((outer.criterion.detach().clone(), found.clone()))
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "_kept", kept)
+        return train_run(spec, root=root, fingerprint=folder.name, output=folder), seen
+
+
+def test_as_many_are_removed_at_random(
+    shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threshold = 2.25
+    spec = short(spec_of(tiny, "at"), remove_below=threshold, held_out_fraction=0.15)
+    drawn = spec.replace(remove_at_random=True)
+    folder, seen = removals(tmp_path / "random", shared_root, drawn, monkeypatch)
+    removed, counted = [], []
+    for losses, kept in seen:
+        assert set(kept.tolist()) <= {0.0, 1.0}
+        assert (kept == 0).sum() == (losses < threshold).sum()
+        removed += losses[kept == 0].tolist()
+        counted += losses[kept == 1].tolist()
+    assert min(len(removed), len(counted)) > 100
+    assert any(loss >= threshold for loss in removed)  # whoever they are
+    assert any(loss < threshold for loss in counted)
+    assert rows(folder)[0]["share_removed"] == pytest.approx(
+        len(removed) / (len(removed) + len(counted))
+    )
+    again, same = removals(tmp_path / "again", shared_root, drawn, monkeypatch)
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(seen, same, strict=True))
+    assert not torch.equal(seen[0][1][:32], seen[1][1][:32])  # drawn anew in each step
+    ours, theirs = weights(folder / "last.pt"), weights(again / "last.pt")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    low, seen = removals(tmp_path / "low", shared_root, spec, monkeypatch)
+    assert all(torch.equal(kept, (losses >= threshold).float()) for losses, kept in seen)
+    assert any(not torch.equal(ours[name], weights(low / "last.pt")[name]) for name in ours)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1e6])
+def test_none_or_all_at_random_are_none_or_all(
+    threshold: float, shared_root: Path, tmp_path: Path, tiny: Params
+) -> None:
+    """Where there is nothing to draw the control is the removal itself, to the bit."""
+    spec = short(spec_of(tiny, "at"), remove_below=threshold)
+    low, drawn = (
+        weights(train_run(s, root=shared_root, fingerprint=n, output=tmp_path / n) / "last.pt")
+        for n, s in (("low", spec), ("random", spec.replace(remove_at_random=True)))
+    )
+    assert all(torch.equal(low[name], drawn[name]) for name in low)
+
+
+def test_nothing_removed_at_random_changes_no_fingerprint(tiny: Params) -> None:
+    assert "remove_at_random" not in spec_of(tiny, "at").canonical()
+
+
+def test_what_the_perturbation_adds_to_the_loss_is_in_the_history(
+    shared_root: Path, tiny: Params
+) -> None:
+    spec = short(spec_of(tiny, "at-awp"))
+    assert spec.perturbation is not None
+    spec = spec.replace(perturbation=spec.perturbation.replace(warmup_epochs=0, gamma=0.05))
+    training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))
+    perturb, before = training.perturb, []
+
+    def look(model: nn.Module, losses: Any, *arguments: Any, **options: Any) -> Any:
+        with untracked_statistics(model), torch.no_grad():
+            before.extend(losses().objective.double().tolist())
+        return perturb(model, losses, *arguments, **options)
+
+    training.perturb = look
+    training.run_epoch(lambda: None)
+    row = training.tally.row()
+    assert row["loss_rise"] == pytest.approx(
+        row["train_loss"] - sum(before) / len(before), abs=1e-5
+    )
+    assert row["loss_rise"] > 0.01
+
+
+def test_a_rise_is_told_of_the_loss_that_is_raised_alone(shared_root: Path, tiny: Params) -> None:
+    found = []
+    for change in ({"c_min": 0.0}, {"climbs": "clean_ce"}):  # nothing to raise; another loss
+        spec = short(spec_of(tiny, "at-rwp"))
+        assert spec.perturbation is not None
+        spec = spec.replace(perturbation=spec.perturbation.replace(warmup_epochs=0, **change))
+        training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))
+        training.run_epoch(lambda: None)
+        found.append(training.tally.row()["loss_rise"])
+    assert found == [0, None]
 
 
 def test_the_moving_average_is_what_is_kept(

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rwp.core.group import ALONE, Group
+from rwp.core.lsc import as_many_at_random
 from rwp.core.modes import untracked_statistics
 from rwp.core.objectives.base import ExampleLosses
 from rwp.core.settings import WeightPerturbation
@@ -83,6 +84,7 @@ def perturb_weights(
     gradient_sum = [torch.zeros_like(weight) for weight in weights]  # R
     offset: list[Tensor] = []  # v = 0
     selected: list[Tensor] = []
+    losses_at_w: Tensor | None = None  # their sum
     bounds: Bounds | None = None  # c_min, and c_max where the mask has one
     batch_size = backward_passes = 0
     with borrowed_weights(weights) as move_by, untracked_statistics(model), torch.enable_grad():
@@ -90,6 +92,8 @@ def perturb_weights(
             move_by(offset)
             batch = losses()  # l(f_{w+v}(x'), y)
             batch_size = batch_size or group.total(len(batch.objective))  # n
+            if losses_at_w is None:  # v is still 0
+                losses_at_w = batch.objective.detach().sum()
             bounds = bounds or loss_bounds(batch.criterion, perturbation, group)
             mask = select(batch.criterion, perturbation, generator, group, bounds)  # V
             selected.append(group.total(mask.sum()))  # sum V
@@ -109,6 +113,7 @@ def perturb_weights(
         forward_passes=len(selected),
         backward_passes=backward_passes,
         c_min=None if bounds is None else bounds[0],
+        losses_at_w=losses_at_w,
         _selected=tuple(selected),
         _batch_size=batch_size,
         _layer_norms=_layer_norms(named, offset, weight_norms),
@@ -231,10 +236,7 @@ def select(
     below = losses < c_min
     if perturbation.mask == "below":
         return below
-    generator = generator or torch.default_generator
-    batch_size = group.total(len(losses))
-    draw = torch.rand(batch_size, generator=generator, device=generator.device)
-    return group.part(draw.argsort().argsort().to(losses.device)) < group.total(below.sum())
+    return as_many_at_random(below, generator=generator, group=group)
 
 
 @dataclass(frozen=True)
@@ -246,11 +248,14 @@ class PerturbationDiagnostics:
         backward_passes: of the search.
         c_min: what the losses were compared with: as set, or a quantile of the batch; NaN where
             the mask compares nothing, None where nothing was searched.
+        losses_at_w: sum of the losses that are raised, before they are, over this process's
+            examples; None where nothing was searched.
     """
 
     forward_passes: int = 0
     backward_passes: int = 0
     c_min: Tensor | float | None = None
+    losses_at_w: Tensor | None = None
     _selected: tuple[Tensor, ...] = ()
     _batch_size: int = 0
     _layer_norms: tuple[tuple[str, Tensor, Tensor], ...] = field(default=(), repr=False)

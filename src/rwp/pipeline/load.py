@@ -346,6 +346,11 @@ def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
                 raise UserError(
                     f"{where}.change.{name}: expected {expected}, got {got}; remove {name}"
                 )
+    if "remove_at_random" in given and "remove_below" not in given:
+        raise UserError(
+            f"{where}.change.remove_at_random: expected remove_below beside it, got none; say below"
+            " which loss as many are to be removed"
+        )
     for name in ("attack_num_steps", "average_decay"):
         if name in given and getattr(recipe, name) is not None:
             raise UserError(

@@ -210,6 +210,7 @@ def _train_spec(params: Params, key: RunKey) -> TrainSpec:
         test_curve=suite.test_curve,
         monitor=None if threat is None else _monitor(suite, key, threat, look),
         remove_below=recipe.change.remove_below,
+        remove_at_random=bool(recipe.change.remove_at_random),
         average_decay=recipe.average_decay or recipe.change.average_decay,
         keep_epochs=kept_epochs(suite, key),
         keep_losses=suite.keep_losses,

@@ -434,6 +434,7 @@ class Change(_ChangeOfTraining):
     climbs: Climbs | None = None
     step_at: StepAt | None = None
     remove_below: Amount | None = None  # nats
+    remove_at_random: bool | None = None  # as many as lie below, drawn at random
     beta: Amount | None = None  # of TRADES and MART
     label_smoothing: Share | None = None
     average_decay: Share | None = None  # of the moving average of the weights

@@ -43,7 +43,9 @@ _CHANGES = {
     "loss_range": "losses in {}",
     "criterion": "masked on {}",
     "remove_below": "losses below {} removed",
+    "as_many_at_random": "as many as below {} removed at random",
 }
+_AS_MANY = "as_many_at_random"  # what remove_below is with remove_at_random
 
 
 def method_label(recipe: str) -> str:
@@ -62,6 +64,11 @@ def recipe_label(suite: Suite, recipe: str) -> str:
 
 def change_label(change: dict[str, Any]) -> str:
     """Changed settings in words: mask all, K2 = 1, norm per layer."""
+    at_random = change.get("remove_at_random")
+    if at_random is not None:
+        change = {name: value for name, value in change.items() if name != "remove_at_random"}
+    if at_random:
+        change = {_AS_MANY if name == "remove_below" else name: v for name, v in change.items()}
     return ", ".join(
         _CHANGES.get(name, f"{name.replace('_', ' ')} {{}}").format(value_label(value))
         for name, value in change.items()

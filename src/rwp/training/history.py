@@ -39,6 +39,7 @@ class Tally:
             "removed",
             "weight_steps",
             "norm_ratio",
+            "loss_rise",
             "perturbed",
         )
         self.sums = {name: zero.clone() for name in names}
@@ -53,11 +54,13 @@ class Tally:
         c_min: Tensor | float | None,
         perturbed: PerturbedWeights | None,
         kept: Tensor | None = None,
+        rise: Tensor | None = None,
     ) -> None:
         """Count one step: the losses of its outer pass and its weight perturbation.
 
         `c_min` is None where nothing is compared and NaN where what is compared is not known.
-        `kept` is 1 for examples that count in the outer loss and 0 for those removed from it.
+        `kept` is 1 for examples that count in the outer loss and 0 for those removed from it;
+        `rise` is what the weight perturbation adds to the sum of the losses.
         """
         sums, losses = self.sums, outer.objective.detach()
         sums["images"] += len(labels)
@@ -72,6 +75,8 @@ class Tally:
             sums["below"] += (outer.criterion.detach() < c_min).sum()
         if kept is not None:
             sums["removed"] += len(kept) - kept.sum()
+        if rise is not None:
+            sums["loss_rise"] += rise
         if perturbed is not None and self.group.leads:  # the same in every process
             sums["perturbed"] += 1
             sums["weight_steps"] += perturbed.diagnostics.steps_on_device
@@ -81,8 +86,8 @@ class Tally:
         """The mean loss so far; waits for the device."""
         return float(self.sums["loss"]) / max(float(self.sums["images"]), 1.0)
 
-    def row(self) -> dict[str, float | list[float]]:
-        """The epoch's means."""
+    def row(self) -> dict[str, float | list[float] | None]:
+        """The epoch's means; None for a rise of the loss that nobody measured."""
         state = self.state()
         sums = {name: float(value) for name, value in state.items() if name != "groups"}
         images, perturbed = max(sums["images"], 1.0), max(sums["perturbed"], 1.0)
@@ -94,6 +99,7 @@ class Tally:
             "loss_histogram": [float(count) / images for count in state["groups"]],
             "weight_steps": sums["weight_steps"] / perturbed,
             "norm_ratio": sums["norm_ratio"] / perturbed,
+            "loss_rise": sums["loss_rise"] / images if math.isfinite(sums["loss_rise"]) else None,
         }
 
     def state(self) -> dict[str, Tensor]:

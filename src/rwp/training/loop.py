@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rwp.core.batch_statistics import average_statistics
 from rwp.core.group import ALONE, Group
 from rwp.core.losses import cross_entropy
-from rwp.core.lsc import keep_high_loss
+from rwp.core.lsc import as_many_at_random, keep_high_loss
 from rwp.core.objectives import ExampleLosses
 from rwp.core.precision import autotuned_convolutions, precision_context
 from rwp.core.threat import ThreatModel
@@ -172,7 +172,8 @@ class Training:
         self.progress.passes["forward"] += self.passed.forward
         self.progress.work.flops += self.passed.take(perturbed) / share
         c_min, seen = self._c_min(perturbed), self._compared(outer, batch.labels)
-        self.tally.add(seen, batch.labels, c_min=c_min, perturbed=perturbed, kept=kept)
+        rise = self._rise(outer, perturbed)
+        self.tally.add(seen, batch.labels, c_min=c_min, perturbed=perturbed, kept=kept, rise=rise)
 
     @property
     def _steps_perturbed(self) -> bool:
@@ -210,7 +211,23 @@ class Training:
     def _kept(self, outer: ExampleLosses) -> Tensor | None:
         """Which examples count, where those of low loss are removed (the paper's appendix)."""
         threshold = self.spec.remove_below
-        return None if threshold is None else keep_high_loss(outer.criterion, threshold=threshold)
+        if threshold is None:
+            return None
+        kept = keep_high_loss(outer.criterion, threshold=threshold)
+        if self.spec.remove_at_random:
+            generator = self._generator("removal", self._drawing_device)
+            removed = as_many_at_random(kept == 0, generator=generator, group=self.group)
+            kept = (~removed).to(kept.dtype)
+        return kept
+
+    def _rise(self, outer: ExampleLosses, perturbed: PerturbedWeights | None) -> Tensor | None:
+        """What v adds to the sum of the training losses; NaN where v raises others than these."""
+        if perturbed is None or not perturbed.offset:
+            return None
+        before, after = perturbed.diagnostics.losses_at_w, outer.objective.detach().sum()
+        if before is None or self.climbed is not self.objective:
+            return torch.full_like(after, math.nan)
+        return after - before
 
     def _add_up_gradients(self) -> None:
         parameters = self.model.parameters()

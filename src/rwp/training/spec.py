@@ -330,6 +330,7 @@ class TrainSpec(Spec):
     test_curve: bool
     monitor: AttackSpec | None  # the attack measured after each epoch; none: clean accuracy
     remove_below: Amount | None = None  # nats: examples of a smaller loss do not count
+    remove_at_random: bool = False  # as many as lie below, whatever their losses: a control
     average_decay: Share | None = None  # of the moving average of the weights that is measured
     keep_epochs: tuple[PositiveInt, ...] = ()  # checkpoints to keep, by epochs done
     keep_losses: bool = False  # losses.npz: of every training image, every epoch
