@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,7 +16,13 @@ from rwp.evaluation.external import (
 from rwp.evaluation.records import read_record
 from rwp.training.checkpoint import save_network
 from rwp.training.spec import PreActResNetSpec
-from tests.evaluation.samples import NETWORK, attack, small_network, three_classes
+from tests.evaluation.samples import (
+    NETWORK,
+    attack,
+    linear_model,
+    small_network,
+    three_classes,
+)
 
 ARCHITECTURE = PreActResNetSpec(family="preact_resnet", blocks=(1,), width=4)
 PGD = attack("pgd-5", "pgd", num_steps=5, step_size="0.03")
@@ -59,6 +66,82 @@ def test_published_layouts_load(tmp_path: Path):
     torch.save(model.state_dict() | buffers, tmp_path / "robustbench.pt")
     found = load(tmp_path / "robustbench.pt", layout="robustbench").model
     torch.testing.assert_close(found(pixels), model(normalized))
+
+
+def named(prefix: str) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": value for name, value in small_network().state_dict().items()}
+
+
+def cast(dtype: torch.dtype, names: str = "") -> dict[str, torch.Tensor]:
+    return {name: value.to(dtype) if names in name else value for name, value in named("").items()}
+
+
+STATES = {
+    "compiled": lambda: named("_orig_mod."),
+    "parallel twice": lambda: named("module.module."),
+    "compiled in parallel": lambda: {"state_dict": named("module._orig_mod."), "epoch": 3},
+    "parallel, then compiled": lambda: {"model": named("_orig_mod.module.")},
+    "held by a module": lambda: {"state_dict": named("model.")},
+    "second of a sequence": lambda: named("1."),
+    "wrapped twice": lambda: {"model": {"state_dict": named("")}},
+    "under an unknown key": lambda: {"weights": named(""), "optimizer": {"lr": 0.1}},
+    "no counts": lambda: {n: v for n, v in named("").items() if "num_batches" not in n},
+    "counts of 32 bits": lambda: cast(torch.int32, "num_batches"),
+    "counts as numbers with a point": lambda: cast(torch.float32, "num_batches"),
+    "64 bits": lambda: cast(torch.float64),
+    "parameters": lambda: (
+        dict(small_network().named_parameters()) | dict(small_network().named_buffers())
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_states_as_programs_save_them_load_and_are_advised(tmp_path: Path, name: str):
+    torch.save(STATES[name](), tmp_path / "theirs.pt")
+    pixels = torch.rand(2, 1, 8, 8)
+    assert torch.equal(load(tmp_path / "theirs.pt").model(pixels), small_network()(pixels))
+    known = {"tiny": ARCHITECTURE, "wider": ARCHITECTURE.replace(width=8)}
+    with pytest.raises(UserError, match="got no --arch; its tensors fit --arch tiny; take"):
+        load(tmp_path / "theirs.pt", architecture=None, layout=None, known=known)
+    with pytest.raises(UserError, match="fit --arch tiny for 10 classes and images of 1 channels"):
+        load(tmp_path / "theirs.pt", architecture=None, layout=None, known=known, num_classes=7)
+
+
+def test_weights_in_whole_numbers_are_refused(tmp_path: Path):
+    torch.save(cast(torch.int8, "conv"), tmp_path / "theirs.pt")
+    with pytest.raises(UserError, match=r"expected .*conv.* of torch\.float32, got torch\.int8"):
+        load(tmp_path / "theirs.pt")
+
+
+def _script(path: Path) -> None:
+    torch.jit.script(linear_model()).save(str(path))
+
+
+FILES = {
+    "program.pt": (_script, "got a TorchScript program; load it in a function that returns"),
+    "arrays.npz": (lambda path: np.savez(path, weight=np.ones(3)), "got arrays of numpy; load it"),
+    "m.safetensors": (lambda p: p.write_bytes(bytes([2] + [0] * 7) + b"{}"), "kind .safetensors"),
+    "m.onnx": (lambda path: path.write_bytes(b"\x08\x07\x12\x07pytorch"), "kind .onnx; load it"),
+    "empty.pt": (lambda path: path.touch(), "truncated or foreign file; delete it and make"),
+    "page.pt": (lambda path: path.write_text("<html>"), "a web page, perhaps"),
+    "folder.pt": (lambda path: path.mkdir(), "got a folder; name the file in it"),
+    "whole.pt": (lambda path: torch.save(linear_model(), path), "save the state_dict alone"),
+    "nothing.pt": (lambda path: torch.save({}, path), r"expected tensors by name, got \[\]; pass"),
+    "other.pt": (
+        lambda path: torch.save(linear_model().state_dict(), path),
+        "fit no network of params.yaml: name a factory that builds it and loads them",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's word on TorchScript
+@pytest.mark.parametrize("name", FILES)
+def test_files_of_other_kinds_are_told_apart(tmp_path: Path, name: str):
+    make, message = FILES[name]
+    make(tmp_path / name)
+    with pytest.raises(UserError, match=message) as caught:
+        load(tmp_path / name, architecture=None, layout=None)
+    assert "\n" not in str(caught.value)
 
 
 def test_our_own_checkpoint_needs_no_names(tmp_path: Path):
@@ -112,7 +195,7 @@ def test_factory_is_called_and_hashed():
         ("samples", "expected package.module:factory"),
         ("no.such.module:factory", "expected 'factory' in the module"),
         ("tests.evaluation.samples:nothing", "expected 'nothing' in the module"),
-        ("tests.evaluation.samples:not_a_model", r"to return a torch\.nn\.Module, got str"),
+        ("tests.evaluation.samples:not_a_model", r"expected a torch\.nn\.Module, got str"),
         ("tests.evaluation.samples:failing_model", "got RuntimeError: no weights here; call it"),
         ("tests.evaluation.samples:model_with_arguments", "without arguments, got TypeError"),
     ],
@@ -124,7 +207,7 @@ def test_bad_factories(text: str, message: str):
 
 def test_model_of_other_images(tmp_path: Path, images: ImageSet):
     color = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 10))
-    with pytest.raises(UserError, match=r"expected a model of images of shape \(1, 8, 8\)"):
+    with pytest.raises(UserError, match=r"color: expected to answer .* shape \(1, 1, 8, 8\)"):
         evaluate(ExternalModel(color, "color", "abc"), tmp_path, images)
 
 

@@ -61,8 +61,11 @@ class Answers:
                     f"{BATCH_DEPENDENT} ({found}), so labels leak and the batch size counts: "
                     "evaluate it with running statistics, not those of the batch"
                 )
-        with torch.enable_grad():
-            asked = model(self._images.detach().clone().requires_grad_())
+        try:
+            with torch.enable_grad():
+                asked = model(self._images.detach().clone().requires_grad_())
+        except UserError:  # it has no gradient, which attacks refuse
+            return tuple(notes)
         found = self._differ(asked.detach(), _REPEATED)
         if found:
             notes.append(
@@ -95,10 +98,11 @@ def require_gradient(model: nn.Module, images: Tensor, attack: str) -> None:
         try:
             logits = model(inputs)
             if logits.requires_grad:
-                torch.autograd.grad(logits.sum(), inputs)
-                return
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:120]
+                (found,) = torch.autograd.grad(logits.sum(), inputs, allow_unused=True)
+                if found is not None:
+                    return
+        except (RuntimeError, UserError) as error:
+            reason = " ".join(str(error.__cause__ or error).split())[:120]
     raise UserError(
         f"{attack}: expected a model with a gradient from logits to pixels, got {reason}; "
         "take detach, no_grad and inference_mode out of its forward pass, or ask for natural alone"

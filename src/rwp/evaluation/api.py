@@ -15,16 +15,15 @@ from torch import Tensor, nn
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
+from rwp.evaluation.adapted import AdaptedModel, left_as_it_was, require_module
 from rwp.evaluation.attacks import AttackResult
 from rwp.evaluation.jobs import record_of, run_attacks
 from rwp.evaluation.models import (
-    AdaptedModel,
     FloatImages,
     batch_of,
     borrowed,
     checked_logits,
     function_sha256,
-    left_as_it_was,
     weights_sha256,
 )
 from rwp.evaluation.records import EvaluationRecord
@@ -121,7 +120,7 @@ def evaluate(
         _require_whole(name, value, least)
     if num_classes is not None:
         _require_whole("num_classes", num_classes, 2)
-    _require_module(model)
+    require_module(model)
     place = _checked_device(device) if device is not None else _place(model)
     chosen = _chosen(attacks, threat)
     labels = class_numbers(labels)
@@ -231,14 +230,6 @@ def _chosen(attacks: Sequence[str | AttackSpec], threat: Any) -> list[AttackSpec
     return chosen
 
 
-def _require_module(model: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise UserError(
-            f"model: expected a torch.nn.Module, got {type(model).__name__}; wrap a function "
-            "in one whose forward calls it"
-        )
-
-
 def _require_whole(name: str, value: Any, least: int) -> None:
     if type(value) is not int or value < least:
         raise UserError(f"{name}: expected a whole number from {least}, got {value!r}; correct it")
@@ -310,16 +301,8 @@ def _threat(given: Any) -> ThreatSpec:
 def _try_one_image(model: nn.Module, data: ImageSet, device: torch.device) -> int:
     """The number of logits."""
     batch, labels = batch_of(data, 0, 1, device)
-    try:
-        with borrowed(model, device):
-            return checked_logits(model, batch, labels * 0).shape[1]
-    except UserError:
-        raise
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise UserError(
-            f"model: expected one that takes a single image {tuple(batch.shape)}, got "
-            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}; fit images and model"
-        ) from error
+    with borrowed(model, device):
+        return checked_logits(model, batch, labels * 0).shape[1]
 
 
 def _image_set(images: Tensor, labels: Tensor, num_classes: int | None) -> ImageSet:

@@ -19,6 +19,12 @@ from rwp.core.models.converters import COUNT, LAYOUTS, bare_state, convert_state
 from rwp.data.images import ImageSet
 from rwp.data.parts import Part, take_part
 from rwp.errors import UserError
+from rwp.evaluation.adapted import (
+    AdaptedModel,
+    left_as_it_was,
+    refuse_unusable,
+    require_module,
+)
 from rwp.evaluation.attacks import AttackResult
 from rwp.evaluation.diagnosis import followed_up, judge_further, write_diagnosis
 from rwp.evaluation.followup import follow_up
@@ -32,14 +38,11 @@ from rwp.evaluation.jobs import (
     state_name,
 )
 from rwp.evaluation.models import (
-    AdaptedModel,
     batch_of,
     borrowed,
     checked_logits,
     clean_outcomes,
     function_sha256,
-    left_as_it_was,
-    refuse_lazy,
     weights_sha256,
 )
 from rwp.evaluation.records import EvaluationRecord, read_record, write_record
@@ -106,9 +109,13 @@ def load_checkpoint(
         )
     if architecture is None or layout not in LAYOUTS:
         lacking = "--arch" if architecture is None else "--layout"
+        try:
+            advice = _advice(content, known or {}, num_classes, in_channels)
+        except ValueError as error:
+            raise UserError(f"{path}: {str(error).removeprefix('checkpoint: ')}") from error
         raise UserError(
             f"{path}: expected the network and the layout of a foreign checkpoint, got no "
-            f"{lacking}; {_advice(content, known or {}, num_classes, in_channels)}"
+            f"{lacking}; {advice}"
         )
     normalized = LAYOUTS[layout].normalization == "outside" or (
         LAYOUTS[layout].normalization == "buffers" and _has_normalization(content)
@@ -136,24 +143,30 @@ def _advice(
 ) -> str:
     """What to add, by the names and shapes of the tensors."""
     layouts = f"--layout {', '.join(LAYOUTS)}"
-    try:
-        state = bare_state(content)
-    except ValueError as error:
-        return str(error)
-    shapes = {name: value.shape for name, value in state.items()}
-    fitting = [
-        name for name, spec in known.items() if _fits(shapes, spec, num_classes, in_channels)
-    ]
-    if not fitting:
+    shapes = {name: value.shape for name, value in bare_state(content).items()}
+
+    def fitting(classes: int, channels: int) -> str:
+        found = [name for name, spec in known.items() if _fits(shapes, spec, classes, channels)]
+        return " or ".join(found)
+
+    if names := fitting(num_classes, in_channels):
+        if _has_normalization(content):
+            return f"its tensors fit --arch {names} with --layout robustbench"
         return (
-            "its tensors fit no network of params.yaml: name a factory that builds it and loads "
-            f"them with --model package.module:factory, or a network with --arch and {layouts}"
+            f"its tensors fit --arch {names}; take --layout awp if its program normalized the "
+            "images, --layout trades if it did not"
         )
-    if _has_normalization(content):
-        return f"its tensors fit --arch {' or '.join(fitting)} with --layout robustbench"
+    classes = [shape[0] for shape in shapes.values() if len(shape) == 2][-1:]
+    channels = [shape[1] for shape in shapes.values() if len(shape) == 4][:1]
+    if classes and channels and (names := fitting(classes[0], channels[0])):
+        return (
+            f"its tensors fit --arch {names} for {classes[0]} classes and images of {channels[0]} "
+            f"channels, and the data set has {num_classes} and {in_channels}; choose with "
+            "--dataset the one it was trained on"
+        )
     return (
-        f"its tensors fit --arch {' or '.join(fitting)}; take --layout awp if its program "
-        "normalized the images, --layout trades if it did not"
+        "its tensors fit no network of params.yaml: name a factory that builds it and loads "
+        f"them with --model package.module:factory, or a network with --arch and {layouts}"
     )
 
 
@@ -213,12 +226,8 @@ def load_factory(text: str, *, device: torch.device | str = "cpu") -> ExternalMo
             f"--model: expected {text} to return a model when called without arguments, got "
             f"{_in_one_line(error)}; call it alone"
         ) from error
-    if not isinstance(model, nn.Module):
-        raise UserError(
-            f"--model: expected {text} to return a torch.nn.Module, got {type(model).__name__}; "
-            "return the model itself"
-        )
-    refuse_lazy(model)
+    require_module(model, f"--model: what {text} returns")
+    refuse_unusable(model)
     return ExternalModel(model.to(device), factory_name, weights_sha256(model))
 
 
@@ -485,14 +494,8 @@ def _try_one_image(
     try:
         with borrowed(model, device):
             num_classes = checked_logits(model, batch, labels * 0).shape[1]
-    except UserError:
-        raise
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise UserError(
-            f"{name}: expected a model of images of shape {images.shape} in [0, 1], "
-            f"got an error on the first one ({_in_one_line(error)}); choose the data set it was "
-            "trained on"
-        ) from error
+    except UserError as error:
+        raise UserError(f"{name}: {str(error).removeprefix('model: ')}") from error
     if num_classes < images.num_classes:
         raise UserError(
             f"{name}: expected logits of {images.num_classes} classes, got {num_classes}; "

@@ -13,13 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from rwp.core.modes import evaluation_mode, frozen_weights
 from rwp.core.precision import precision_context
@@ -132,6 +131,11 @@ def checked_logits(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
             f"model: expected logits of shape ({len(images)}, classes), got "
             f"{tuple(logits.shape)}; wrap it so that it returns one row per image"
         )
+    if logits.shape[1] < 2:
+        raise UserError(
+            f"model: expected logits of two classes or more, got {logits.shape[1]}; where one "
+            "number z tells two classes apart, return torch.cat((0 * z, z), dim=1)"
+        )
     if not bool(torch.isfinite(logits).all()):
         raise UserError(
             "model: expected finite logits, got NaN or infinity; nothing was recorded, "
@@ -183,114 +187,6 @@ def _has_few_bits(model: nn.Module) -> bool:
     return any(value.dtype in (torch.float16, torch.bfloat16) for value in model.parameters())
 
 
-_NAMES = ("logits", "output", "outputs", "out")
-
-
-class AdaptedModel(nn.Module):
-    """Images (batch, channels, height, width) in [0, 1] to logits of the images' type.
-
-    The model gets a copy in the type of its own weights, so it may have 16 or 64 bits and may
-    write into its input; of a tuple or table it returns, the logits are taken.
-    """
-
-    def __init__(self, model: nn.Module, *, num_classes: int) -> None:
-        super().__init__()
-        self.model, self.num_classes = model, num_classes
-        self.training = model.training
-
-    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
-        """Logits, whatever the model's own type and way to return them."""
-        outputs = self.model(images.to(self._dtype(images.dtype), copy=True))
-        return self._logits(outputs).to(images.dtype)
-
-    def _dtype(self, default: torch.dtype) -> torch.dtype:
-        tensors = (*self.model.parameters(), *self.model.buffers())
-        return next((value.dtype for value in tensors if value.is_floating_point()), default)
-
-    def _logits(self, outputs: Any) -> Tensor:
-        if isinstance(outputs, Tensor):
-            return outputs
-        table = outputs if isinstance(outputs, Mapping) else _fields(outputs)
-        for name in _NAMES:
-            if isinstance(table.get(name), Tensor):
-                return cast(Tensor, table[name])
-        values = outputs if isinstance(outputs, tuple | list) else table.values()
-        wide = [
-            value
-            for value in values
-            if isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] >= self.num_classes
-        ]
-        exact = [value for value in wide if value.shape[1] == self.num_classes]
-        for found in (exact, wide):
-            if len(found) == 1:
-                return found[0]
-        raise UserError(
-            f"model: expected one tensor of logits (batch, {self.num_classes}), got "
-            f"{type(outputs).__name__} with {len(exact)} of that shape; wrap the model so that it "
-            "returns its logits alone"
-        )
-
-
-def _fields(outputs: Any) -> dict[str, Any]:
-    """The named parts of a named tuple, data class or plain object."""
-    names = getattr(outputs, "_fields", getattr(outputs, "__dict__", ()))
-    return {name: getattr(outputs, name) for name in names}
-
-
-def refuse_lazy(model: nn.Module) -> None:
-    """Refuse a model whose weights do not exist yet.
-
-    Raises:
-        UserError: a lazy layer that has not seen an image.
-    """
-    lazy = [name for name, value in model.named_parameters() if is_lazy(value)]
-    if lazy:
-        raise UserError(
-            f"model: expected weights, got none yet in {lazy[0]} ({type(model).__name__} has "
-            "lazy layers); call it once on an image and load its weights"
-        )
-
-
-@contextmanager
-def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Weights and buffers are put back afterwards, on their device, whatever is done to them.
-
-    Raises:
-        UserError: as `refuse_lazy`.
-    """
-    refuse_lazy(model)
-    tables: list[dict[str, Tensor | None]] = [
-        table
-        for module in model.modules()
-        for table in (cast(dict[str, Tensor | None], module._parameters), module._buffers)
-    ]
-    found = [(table, dict(table), {k: _copy(v) for k, v in table.items()}) for table in tables]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for table, tensors, values in found:
-                table.clear()
-                table.update(tensors)
-                for name, tensor in tensors.items():
-                    value = values[name]
-                    if tensor is None or value is None:
-                        continue
-                    if (tensor.device, tensor.dtype) != (value.device, value.dtype):
-                        tensor.data = value  # it was moved, as `Module.to` does it
-                    elif not _same(tensor, value):
-                        tensor.copy_(value)
-
-
-def _copy(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.detach().clone()
-
-
-def _same(first: Tensor, second: Tensor) -> bool:
-    same = first.shape == second.shape
-    return same and bool(((first == second) | (first.isnan() & second.isnan())).all())
-
-
 _POINTS = 8  # images, and as many with noise
 _NOISE = 0.1
 _DIRECTIONS = 4  # along which each image's gradient is noted
@@ -299,13 +195,31 @@ _NOT_FINITE = 1 << 60
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of a model's tensors."""
+    """SHA-256 over names, types, shapes and bytes of a model's tensors, and what else it saves."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
+        _note(digest, name, value)
+    return digest.hexdigest()
+
+
+def _note(digest: hashlib._Hash, name: str, value: Any) -> None:
+    """One entry of a state: a tensor, or what quantized layers and modules of others keep there."""
+    if isinstance(value, Tensor) and not value.is_quantized:
         flat = value.detach().cpu().contiguous().flatten()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
         digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    elif isinstance(value, Tensor):
+        _note(digest, name, value.int_repr())
+        _note(digest, name, value.dequantize())
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            _note(digest, f"{name}.{key}", value[key])
+    elif isinstance(value, tuple | list):
+        for place, item in enumerate(value):
+            _note(digest, f"{name}.{place}", item)
+    else:
+        plain = isinstance(value, str | bytes | int | float | bool | torch.dtype | None)
+        digest.update(f"{name} {value if plain else type(value).__qualname__} ".encode())
 
 
 def function_sha256(
@@ -353,11 +267,16 @@ def _answers(model: nn.Module, points: Tensor) -> list[Tensor]:
         frozen_weights(model),
     ):
         torch.manual_seed(0)
-        logits = model(inputs)
+        try:
+            logits = model(inputs)
+        except UserError:  # it takes no images that ask for a gradient
+            logits = model(points)
         if not logits.requires_grad:
             return [logits.detach().double().cpu()]
         mix = torch.cos(torch.arange(1, logits.shape[1] + 1)).to(logits)
-        (gradient,) = torch.autograd.grad((logits * mix).sum(), inputs)
+        (gradient,) = torch.autograd.grad((logits * mix).sum(), inputs, allow_unused=True)
+    if gradient is None:
+        return [logits.detach().double().cpu()]
     flat = gradient.double().cpu().flatten(1)
     generator = generator_for(0, "identity", "directions")
     directions = torch.randn(flat.shape[1], _DIRECTIONS, generator=generator, dtype=flat.dtype)

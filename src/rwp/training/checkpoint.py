@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -144,25 +145,42 @@ def read_weights_file(path: Path | str) -> Any:
         raise UserError(f"{path}: expected a checkpoint, found no file; train it first") from error
     except pickle.UnpicklingError as error:
         if _is_foreign(Path(path)):
-            raise UserError(
-                f"{path}: expected a checkpoint, got another kind of file (a web page, perhaps); "
-                "delete it and get it again"
-            ) from error
+            other = "another kind of file (a web page, perhaps); delete it and get it again"
+            kind = _other_kind(Path(path)) or other
+            raise UserError(f"{path}: expected a checkpoint, got {kind}") from error
         raise UserError(
             f"{path}: expected tensors and plain data, got a file with other objects or code, "
             "which was not run; save the state_dict alone"
         ) from error
     except Exception as error:  # a damaged file may raise anything
-        raise UserError(
-            f"{path}: expected a checkpoint, got a truncated or foreign file; "
-            "delete it and make it again"
-        ) from error
+        other = "a truncated or foreign file; delete it and make it again"
+        kind = _other_kind(Path(path)) or other
+        raise UserError(f"{path}: expected a checkpoint, got {kind}") from error
+
+
+def _other_kind(path: Path) -> str:
+    """What a file is that is no checkpoint, and what to do; empty where neither is known."""
+    if path.is_dir():
+        return "a folder; name the file in it"
+    names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+    kinds = {
+        "a TorchScript program": any(name.endswith("constants.pkl") for name in names),
+        "arrays of numpy": any(name.endswith(".npy") for name in names),
+        f"a file of kind {path.suffix}": path.suffix in (".safetensors", ".onnx", ".h5", ".gguf"),
+    }
+    for kind, found in kinds.items():
+        if found:
+            return (
+                f"{kind}; load it in a function that returns the model, and name that with "
+                "--model package.module:function"
+            )
+    return ""
 
 
 def _is_foreign(path: Path) -> bool:
     """Whether a file starts neither like a zip archive nor like a pickle."""
     with path.open("rb") as stream:
-        return stream.read(1) not in (b"P", b"\x80")
+        return stream.read(1) not in (b"P", b"\x80", b"")
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: Path | str) -> None:
@@ -189,7 +207,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: Pat
                 f"{source}: expected {name} of shape {tuple(value.shape)}, got "
                 f"{tuple(weights[name].shape)}; name the network the weights belong to"
             )
-        if weights[name].dtype != value.dtype and not weights[name].is_floating_point():
+        if value.is_floating_point() and not weights[name].is_floating_point():
             raise UserError(
                 f"{source}: expected {name} of {value.dtype}, got {weights[name].dtype};"
                 " save the state_dict as the network has it"

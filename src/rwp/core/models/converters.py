@@ -89,24 +89,39 @@ def _bare_name(name: str) -> str:
 
 
 def bare_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint without wrapping and without prefixes of parallel training.
+    """The tensors of a checkpoint without wrapping: tables around them, and prefixes.
+
+    Prefixes are those of parallel and of compiled training, and what all names begin with, as in
+    a module that holds the network.
 
     Raises:
         ValueError: there is no tensor.
     """
-    for wrapper in _WRAPPERS:
-        if isinstance(checkpoint.get(wrapper), Mapping):
-            checkpoint = checkpoint[wrapper]
-            break
     state = {
-        _bare_name(name): value for name, value in checkpoint.items() if isinstance(value, Tensor)
+        _bare_name(name): value
+        for name, value in _innermost(checkpoint).items()
+        if isinstance(name, str) and isinstance(value, Tensor)
     }
     if not state:
+        names = sorted(map(str, checkpoint))[:_SHOWN]
         raise ValueError(
-            f"checkpoint: expected tensors by name, got {sorted(checkpoint)[:_SHOWN]}; "
-            "pass the file's state dict"
+            f"checkpoint: expected tensors by name, got {names}; pass the file's state dict"
         )
+    while len({name.partition(".")[0] for name in state}) == 1 < len(state):
+        state = {name.partition(".")[2]: value for name, value in state.items()}
     return state
+
+
+def _innermost(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The table that holds the tensors, of those in which programs wrap it."""
+    for wrapper in _WRAPPERS:
+        if isinstance(checkpoint.get(wrapper), Mapping):
+            return _innermost(checkpoint[wrapper])
+    if any(isinstance(value, Tensor) for value in checkpoint.values()):
+        return checkpoint
+    inner = [_innermost(value) for value in checkpoint.values() if isinstance(value, Mapping)]
+    found = [table for table in inner if any(isinstance(v, Tensor) for v in table.values())]
+    return found[0] if len(found) == 1 else checkpoint
 
 
 def load_published(model: nn.Module, checkpoint: Mapping[str, Any], *, layout: str) -> None:
