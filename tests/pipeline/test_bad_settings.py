@@ -23,6 +23,10 @@ def demo(settings: dict[str, Any]) -> dict[str, Any]:
     return settings["suites"]["demo"]
 
 
+def with_recipe(settings: dict[str, Any], recipe: dict[str, Any], name: str = "mine") -> None:
+    demo(settings)["recipes"][name] = recipe
+
+
 CASES: dict[str, tuple[Change, str]] = {
     "epsilon of 8": (
         lambda s: demo(s)["threat_models"]["linf"].update(epsilon=8),
@@ -298,6 +302,62 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: s["networks"]["wrn-28-10"].update(depth=29),
         r"networks\.wrn-28-10.*expected a depth of 6n \+ 4, got 29",
     ),
+    "a c_max that the mask does not look at": (
+        lambda s: demo(s)["perturbations"]["rwp"].update(c_max=3),
+        r"perturbations\.rwp: expected no c_max with mask below, where it would have no effect",
+    ),
+    "a setting beside a loss of one's own": (
+        lambda s: demo(s)["objectives"]["at"].update(loss="own.mine:Loss", label_smoothing=0.1),
+        r"objectives\.at: expected the settings of own.mine:Loss under options, got label_smoot",
+    ),
+    "a change beside a loss of one's own": (
+        lambda s: (
+            demo(s)["objectives"].update(mine={"loss": "own.mine:Loss"}),
+            with_recipe(s, {"objective": "mine", "change": {"label_smoothing": 0.1}}),
+        ),
+        r"recipes\.mine\.change\.label_smoothing: expected another objective, got own.mine:Loss",
+    ),
+    "a change of a perturbation of one's own": (
+        lambda s: (
+            demo(s)["perturbations"].update(mine={"factory": "own.mine:climb"}),
+            with_recipe(
+                s, {"objective": "at", "perturbation": "mine", "change": {"num_weight_steps": 2}}
+            ),
+        ),
+        r"recipes\.mine\.change\.num_weight_steps: expected none with the perturbation own.mine:cl",
+    ),
+    "a c_min beside a mask of one's own": (
+        lambda s: (
+            demo(s)["perturbations"].update(
+                mine=demo(s)["perturbations"]["awp"] | {"mask": "own.mine:mask"}
+            ),
+            with_recipe(s, {"objective": "at", "perturbation": "mine", "change": {"c_min": 1}}),
+        ),
+        r"recipes\.mine\.change\.c_min: expected none with mask own.mine:mask, where it would have",
+    ),
+    "a network with the name of a data set": (
+        lambda s: s["networks"].update(digits=s["networks"]["small"]),
+        r"suites\.\w+: expected names that tell .* apart .*, got 'digits', a network, which means a"
+        r" data set there; rename",
+    ),
+    "an objective called default": (
+        lambda s: demo(s)["objectives"].update(default={"loss": "at"}),
+        r"suites\.demo: expected names .*, got 'default', an objective, which means any other name",
+    ),
+    "a recipe with the name of a sweep's": (
+        lambda s: (
+            demo(s)["sweeps"].update(more={"recipe": "at", "vary": {"weight_decay": [0.25]}}),
+            with_recipe(s, {"objective": "trades"}, name="at-weight_decay-0.25"),
+        ),
+        r"recipes\.at-weight_decay-0\.25: expected the settings of the sweep over weight_decay",
+    ),
+    "two sweeps of one recipe on other numbers of seeds": (
+        lambda s: demo(s)["sweeps"].update(
+            one={"recipe": "at", "vary": {"weight_decay": [0.25]}},
+            two={"recipe": "at", "vary": {"weight_decay": [0.25, 0.5]}, "num_seeds": 1},
+        ),
+        r"recipes\.at-weight_decay-0\.25: .*let both sweeps have the same num_seeds",
+    ),
 }
 
 
@@ -311,6 +371,44 @@ def test_one_clear_line(name: str, settings: dict[str, Any]) -> None:
     assert re.search(message, text), text
     assert "\n" not in text
     assert text.startswith("params.yaml: ")
+
+
+SHORT = {"objective": "at", "perturbation": "rwp", "change": {"epochs": 5}}
+UNRESOLVED: dict[str, tuple[Change, str]] = {
+    "a landscape after the end of its recipe": (
+        lambda s: (
+            demo(s).update(reported=["fig2"]),
+            demo(s)["figures"]["fig2"].update(recipe="mine"),
+        ),
+        r"figures\.fig2\.epochs: expected at most the 5 epochs of demo/.*/mine/seed0, got 16;",
+    ),
+    "a movement after the end of its recipe": (
+        lambda s: (
+            demo(s).update(keep_losses=True, reported=["moves"]),
+            demo(s)["figures"].update(
+                moves={"kind": "movement", "recipes": ["at", "mine"], "epoch": 5, "edges": [0, 1]}
+            ),
+        ),
+        r"figures\.moves\.epoch: expected at most 4, the last of demo/.*/mine/seed0 from 0, got 5;",
+    ),
+    "layers in the wrong order": (
+        lambda s: (
+            demo(s)["table2"]["recipes"].append("mine"),
+            demo(s)["recipes"]["mine"].update(change={"layers": [-1, 0]}),
+        ),
+        r"recipes\.mine: layers: expected the first and the last layer, got \[-1, 0\], which are",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNRESOLVED)
+def test_what_a_run_shows_is_refused_while_planning(name: str, settings: dict[str, Any]) -> None:
+    change, message = UNRESOLVED[name]
+    with_recipe(settings, {**SHORT})
+    change(settings)
+    params = check_params(settings)
+    with pytest.raises(UserError, match=f"^params.yaml: suites.demo.{message}"):
+        Steps(params).suite("demo")
 
 
 @pytest.mark.parametrize(

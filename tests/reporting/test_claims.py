@@ -90,6 +90,44 @@ def test_a_lead_holds_its_opposite_does_not_and_a_small_one_is_not_told(tmp_path
     assert "wanted above 0; 4 seeds" in numbers(found["won"])
 
 
+def test_outside_of_both_ends_the_nearer_one_decides(tmp_path: Path) -> None:
+    """A lead of 1.2 points, known to a point, is no lead of more than 1, however far -1 is."""
+    project = seeded(tmp_path, 8)
+    for place, lead in enumerate((0.2, 2.2, 0.2, 2.2, 0.2, 2.2, 1.2, 1.2)):
+        for recipe, share in (("at", 0.4), ("at-rwp", 0.4 + lead / 100)):
+            project.write_run(project.table2_keys(recipe)[place], [0.2, share])
+    terms = {"at-rwp test_robust_accuracy 1:2": 1, "at test_robust_accuracy 1:2": -1}
+    same = {"says": "as good", "terms": terms}
+    found = judged(project, close=same | {"within": 1}, far=same | {"within": 0.1})
+    assert found["close"]["estimate"] == pytest.approx(1.2)
+    assert found["close"]["outcome"] == "not told"
+    values = np.array([0.2, 2.2, 0.2, 2.2, 0.2, 2.2, 1.2, 1.2])
+    assert found["close"]["p_value"] == pytest.approx(stats.ttest_1samp(values, 1.0).pvalue)
+    assert found["far"]["outcome"] == "does not hold"
+
+
+def test_a_record_of_another_network_judges_nothing(tmp_path: Path) -> None:
+    project = played(tmp_path)
+    best = project.root / project.table2_keys("at")[1].directory / "best.pt"
+    best.write_bytes(b"trained again since")
+    row = judged(project, won=WON | {"above": 0})["won"]
+    assert (row["outcome"], row["estimate"]) == ("missing", None)
+    assert row["reason"].endswith("autoattack.json: made with another file than best.pt")
+
+
+def test_a_red_verdict_is_told_beside_the_claim(tmp_path: Path) -> None:
+    project = played(tmp_path)
+    key = project.table2_keys("at-rwp")[2]
+    for name in project.params.suites["demo"].evaluation.attacks:
+        if name != "autoattack":
+            project.write_record(key, name, 300)
+    project.write_diagnosis(key, "red")
+    clean = {"says": "x", "terms": {"at best natural": 1, "at-rwp best natural": -1}, "within": 90}
+    found = judged(project, won=WON | {"above": 0}, clean=clean)
+    assert sentence(found["won"]) == "holds: but the verdict on at-rwp is red"
+    assert "red" not in sentence(found["clean"])
+
+
 def test_the_interval_is_that_of_seeds_crossed_with_images(tmp_path: Path) -> None:
     row = judged(played(tmp_path), won=WON | {"above": 0})["won"]
     ours = [outcomes(0.6, seed) for seed in range(4)]
@@ -183,6 +221,26 @@ def test_columns_of_the_history_and_best_epochs(tmp_path: Path) -> None:
     assert [found[name]["estimate"] for name in ("early", "late", "none")] == [100, 0, 25]
     assert (found["early"]["outcome"], found["late"]["outcome"]) == ("holds", "does not hold")
     assert found["early"]["p_value"] == pytest.approx(2 * 0.5**8)  # eight of eight, by chance
+    turned = {"says": "x", "terms": {"at best_epoch >=1": -1}, "below": 0}
+    assert judged(project, turned=turned)["turned"]["estimate"] == -100
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        ("at test_robust_accuracy 1:3", r"in epochs 1:3, got 2 epochs; correct"),
+        ("at test_robust_accuracy -6:", r"in epochs -6:, got 2 epochs; correct"),
+        ("at loss_histogram -1:", r"loss_histogram in epochs -1:, found no single numbers"),
+    ],
+)
+def test_epochs_that_are_not_all_there_are_no_mean(term: str, message: str, tmp_path: Path) -> None:
+    project = seeded(tmp_path, 2)
+    for key in project.table2_keys("at"):
+        path = project.write_run(key, [0.2, 0.4]) / "history.jsonl"
+        rows = path.read_text().replace('"epoch"', '"loss_histogram": [0.5, 0.5], "epoch"')
+        path.write_text(rows)
+    with pytest.raises(UserError, match=message):
+        judged(project, x={"says": "x", "terms": {term: 1}, "above": 0})
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:

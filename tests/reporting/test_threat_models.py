@@ -130,6 +130,7 @@ def test_the_table_has_its_column_and_the_worst_case(several: Project) -> None:
     assert details.loc["pgd-20", ["norm", "epsilon"]].tolist() == ["linf", "8/255"]
     assert details["all_attacks"].tolist() == [100 * 204 / 400] * len(details)  # its own threat's
     assert set(details["verdict_status"]) == {"ok"}
+    assert not details["warning"].any()  # it need not fool what another threat model fools
     assert "pgd-l2-40" in render_report(several.results())
 
 

@@ -243,6 +243,21 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+def test_epochs_that_are_measured_otherwise_are_no_common_curve(
+    committed: dict[str, Any],
+) -> None:
+    """And `best` would be chosen among numbers of two kinds."""
+    content = tiny_settings(committed)
+    demo = content["suites"]["demo"]
+    demo["recipes"]["mine"] = {"objective": "trades", "start": PARENT}
+    assert spec_of(check_params(content), "mine").first_epoch == 1
+    demo["training"]["monitor_random_start"] = {"trades": "gaussian"}
+    with pytest.raises(UserError, match=r"mine\.start: expected .* at with another random_start"):
+        spec_of(check_params(content), "mine")
+    demo["training"]["monitor_random_start"]["at"] = "gaussian"
+    assert spec_of(check_params(content), "mine").first_epoch == 1
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_one_line_before_anything_is_trained(name: str, committed: dict[str, Any]) -> None:
     start, message = BAD[name]

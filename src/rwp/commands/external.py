@@ -85,6 +85,12 @@ class Elsewhere:
         table = self.entry.evaluation.attacks
         names = self.attacks or own_attacks(self.entry)  # those of other threat models by name
         chosen = {name: choose(table, name, "attack", "--attack") for name in names}
+        elsewhere = next((name for name, attack in chosen.items() if attack.elsewhere), None)
+        if epsilon is not None and elsewhere is not None:
+            raise UserError(
+                f"--epsilons: expected attacks under the threat model of {self.suite}, got "
+                f"{elsewhere}, which has a norm and a radius of its own; leave one of them out"
+            )
         specs = [
             attack_spec(self.entry, key, name, attack, key.threat)
             for name, attack in chosen.items()

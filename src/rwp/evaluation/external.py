@@ -45,7 +45,7 @@ from rwp.evaluation.models import (
     function_sha256,
     weights_sha256,
 )
-from rwp.evaluation.records import EvaluationRecord, read_record, write_record
+from rwp.evaluation.records import EvaluationRecord, read_record, unpack, write_record
 from rwp.evaluation.verdict import FollowUp, Verdict, judge
 from rwp.files import sha256_file
 from rwp.training.checkpoint import FORMAT as CHECKPOINT
@@ -353,9 +353,12 @@ def at_radius(attack: AttackSpec, epsilon: str) -> AttackSpec:
 
 def verdict_on(paths: Sequence[Path], *, dataset: str, data: Path) -> Verdict:
     """The verdict on the records of a model whose training nobody knows; `data` has the classes."""
-    counts = ImageSet.load(data).class_counts()
+    images = ImageSet.load(data)
     records = [read_record(path) for path in paths]
-    chance = max(counts) / sum(counts)
+    part = records[0].part
+    if part is not None and part.rule != "all":  # the first images may be of other shares
+        images = images.select(torch.from_numpy(unpack(part.mask, part.of).nonzero()[0]))
+    chance = max(images.class_counts()) / len(images)
     return judge(records, dataset=dataset, objective=_UNKNOWN, chance=chance)
 
 

@@ -249,9 +249,23 @@ def _check_suite(params: Params, suite: Suite, where: str) -> None:
 
 
 def _check_settings(params: Params, suite: Suite, where: str) -> None:
-    """The keys of every table of settings name things that exist."""
-    known = {"default", *params.datasets, *params.networks, *suite.threat_models}
-    known |= {*suite.objectives, "none"}
+    """The keys of every table of settings name things that exist, and each name one thing."""
+    owners = {"default": "any other name", "none": "training without an attack"}
+    for kind, names in (
+        ("a data set", params.datasets),
+        ("a network", params.networks),
+        ("a threat model", suite.threat_models),
+        ("an objective", suite.objectives),
+    ):
+        for name in names:
+            if name in owners:
+                raise UserError(
+                    f"{where}: expected names that tell data sets, networks, threat models and "
+                    f"objectives apart in tables of settings, got {name!r}, {kind}, which means "
+                    f"{owners[name]} there; rename one of them"
+                )
+            owners[name] = kind
+    known = set(owners)
     for path, table in _settings_tables(suite):
         for key in table:
             for part in key.split("/"):
@@ -327,6 +341,13 @@ def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
             f"{where}: expected a perturbation to change {', '.join(of_perturbation)} of, got none;"
             f" name one"
         )
+    factory = suite.perturbations[recipe.perturbation].factory if recipe.perturbation else None
+    vain = [name for name in of_perturbation if name not in ("criterion", "warmup_epochs")]
+    if factory is not None and vain:
+        raise UserError(
+            f"{where}.change.{vain[0]}: expected none with the perturbation {factory}, whose "
+            f"settings stand under its options, got {given[vain[0]]}; remove it"
+        )
     loss = suite.objectives[recipe.objective].loss
     own = is_own(loss)
     schedule = pick(recipe.change.schedule or suite.training.schedule, [recipe.objective])
@@ -334,7 +355,7 @@ def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
         "beta": "an objective with beta (trades, mart)"
         if own or loss in ("natural", "at")
         else None,
-        "label_smoothing": "another objective" if loss == "mart" else None,
+        "label_smoothing": "another objective" if own or loss == "mart" else None,
         "attack_": "an objective with an attack" if loss == "natural" else None,
         "monitor_": "an objective with an attack" if loss == "natural" else None,
         "decay_": "a schedule with steps" if schedule in ("constant", "cosine_by_epoch") else None,
@@ -382,12 +403,13 @@ def _check_start(where: str, suite: Suite, name: str, recipe: RecipeEntry) -> No
 
 
 def _check_mask(suite: Suite, where: str, recipe: RecipeEntry) -> None:
-    """A loss range changes nothing where all examples are perturbed on."""
+    """A loss range changes nothing where a mask does not compare losses with it."""
     if recipe.perturbation is None or recipe.change.c_min is None:
         return
-    if (recipe.change.mask or suite.perturbations[recipe.perturbation].mask) == "all":
+    mask = recipe.change.mask or suite.perturbations[recipe.perturbation].mask
+    if mask == "all" or is_own(mask):
         raise UserError(
-            f"{where}.change.c_min: expected none with mask all, where it would have no effect, "
+            f"{where}.change.c_min: expected none with mask {mask}, where it would have no effect, "
             f"got {recipe.change.c_min}; leave it out or choose another mask"
         )
 
@@ -461,7 +483,10 @@ def expanded(content: dict[str, Any], where: str) -> dict[str, Any]:
         return content
     complete = {name: _complete(suites, name, (), where) for name in suites}
     return content | {
-        "suites": {name: _with_sweep_recipes(suite) for name, suite in complete.items()}
+        "suites": {
+            name: _with_sweep_recipes(suite, f"{where}: suites.{name}")
+            for name, suite in complete.items()
+        }
     }
 
 
@@ -513,7 +538,7 @@ def _table(owner: Any, key: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _with_sweep_recipes(suite: Any) -> Any:
+def _with_sweep_recipes(suite: Any, where: str) -> Any:
     if not isinstance(suite, dict) or not isinstance(suite.get("recipes"), dict):
         return suite
     sweeps = suite.get("sweeps")
@@ -529,5 +554,11 @@ def _with_sweep_recipes(suite: Any) -> Any:
         for change in sweep.changes():
             both = base.get("change", {}) | change
             own = {} if sweep.num_seeds is None else {"num_seeds": sweep.num_seeds}
-            recipes.setdefault(sweep.name_of(change), base | own | {"change": both})
+            name, made = sweep.name_of(change), base | own | {"change": both}
+            if recipes.setdefault(name, made) != made:
+                raise UserError(
+                    f"{where}.recipes.{name}: expected the settings of the sweep over "
+                    f"{', '.join(change)}, which has a recipe of that name, got others; rename it, "
+                    "or let both sweeps have the same num_seeds"
+                )
     return suite | {"recipes": recipes}

@@ -243,6 +243,7 @@ def start_spec(params: Params, key: RunKey) -> StartSpec | None:
             "and one of the two trains without an attack; start from another, or from a file"
         )
     spec = train_spec(params, parent)
+    _check_measured_alike(suite, key, spec, at)
     own = Lookup(key.suite, key.dataset, key.threat, key.network, recipe.objective)
     entry = training_entry(suite, key)
     last = min(spec.optimization.epochs, own(entry.epochs, "training.epochs") - 1)
@@ -257,6 +258,27 @@ def start_spec(params: Params, key: RunKey) -> StartSpec | None:
             f"normalize is {str(spec.normalize).lower()}; set it alike for both objectives"
         )
     return start
+
+
+def _check_measured_alike(suite: Suite, key: RunKey, parent: TrainSpec, at: str) -> None:
+    """The curve goes on from the parent's, and `best` is chosen among the epochs of both."""
+    if parent.threat is None:
+        return
+    objective = suite.recipes[key.recipe].objective
+    look = Lookup(key.suite, key.dataset, key.threat, key.network, objective)
+    ours = (
+        _monitor(suite, key, parent.threat, look),
+        _selection_monitor(suite, key, parent.threat, look),
+    )
+    for mine, its in zip(ours, (parent.monitor, parent.selection_monitor), strict=True):
+        if mine is None or its is None or mine == its:
+            continue
+        names = [name for name, value in vars(mine).items() if getattr(its, name) != value]
+        raise UserError(
+            f"{at}: expected a recipe whose epochs are measured as those of {key.recipe} are, got "
+            f"{parent.key.recipe} with another {' and '.join(names)}; set `monitor_*` of training "
+            "(or attack_random_start) alike for both objectives, or start from a file"
+        )
 
 
 def started_after(recipe: RecipeEntry) -> int | None:
@@ -371,6 +393,12 @@ def _check_layers(network: NetworkSpec, perturbation: PerturbationSpec | None, k
                 f"from {-count} to {count - 1}, as {key.network} has {count} layers, got {layer}; "
                 "name others"
             )
+    if layers and layers[1] % count < layers[0] % count:
+        raise UserError(
+            f"params.yaml: suites.{key.suite}.recipes.{key.recipe}: layers: expected the first and "
+            f"the last layer, got {list(layers)}, which are {layers[0] % count} and "
+            f"{layers[1] % count} of {key.network}'s; swap them"
+        )
 
 
 def _changed(entry: PerturbationEntry, change: Change) -> PerturbationEntry:
@@ -619,6 +647,12 @@ def landscape_spec(params: Params, suite_name: str, name: str) -> LandscapeSpec:
     training = train_spec(params, landscape_key(suite, suite_name, figure))
     if training.attack is None:
         raise ValueError(f"{name}: expected an adversarially trained recipe, got {figure.recipe}")
+    epochs = training.optimization.epochs
+    if figure.epochs and figure.epochs[-1] > epochs:
+        raise UserError(
+            f"params.yaml: suites.{suite_name}.figures.{name}.epochs: expected at most the {epochs}"
+            f" epochs of {training.key.name}, got {figure.epochs[-1]}; lower it"
+        )
     copied = {field: getattr(figure, field) for field in _COPIED}
     return LandscapeSpec(
         key=training.key,

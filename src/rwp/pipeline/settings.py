@@ -488,10 +488,12 @@ class ObjectiveEntry(Frozen):
     @model_validator(mode="after")
     def _beta(self) -> ObjectiveEntry:
         _refuse_options(self.options, self.loss)
-        if is_own(self.loss) and (self.beta is not None or self.clean_updates != 1):
+        of_ours = ("beta", "clean_updates", "label_smoothing")
+        vain = [n for n in of_ours if getattr(self, n) != type(self).model_fields[n].default]
+        if is_own(self.loss) and vain:
             raise ValueError(
-                f"expected the settings of {self.loss} under options, got beta or clean_updates "
-                "beside them; move it there"
+                f"expected the settings of {self.loss} under options, got {vain[0]} beside them; "
+                "move it there"
             )
         if (self.loss in ("trades", "mart")) != (self.beta is not None):
             raise ValueError(
@@ -564,6 +566,11 @@ class PerturbationEntry(Frozen):
             raise ValueError(
                 "expected no c_min and c_max with mask all, where they would have no effect, got "
                 "one; leave it out or choose another mask"
+            )
+        if self.mask in ("below", "above", "random") and self.c_max:
+            raise ValueError(
+                f"expected no c_max with mask {self.mask}, where it would have no effect, got one; "
+                "leave it out (null where it is inherited) or choose mask: range"
             )
         _check_quantiles(self)
         return self

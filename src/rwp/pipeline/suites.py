@@ -16,6 +16,7 @@ from rwp.pipeline.resolve import (
     own_attacks,
     run_key,
     setting_key,
+    train_spec,
 )
 from rwp.pipeline.settings import Params, Setting, Suite, choose, get_suite
 from rwp.training.spec import RunKey
@@ -176,6 +177,13 @@ def figure_runs(params: Params, suite_name: str, name: str) -> list[RunKey]:
         recipes = figure.references if figure.kind == "sweep" else (sweep.recipe,)
     for recipe in recipes:
         keys += setting_keys(params, suite_name, figure, recipe)
+    for key in keys if figure.kind == "movement" else ():
+        epochs = train_spec(params, key).optimization.epochs
+        if figure.kind == "movement" and figure.epoch >= epochs:
+            raise UserError(
+                f"params.yaml: suites.{suite_name}.figures.{name}.epoch: expected at most "
+                f"{epochs - 1}, the last of {key.name} from 0, got {figure.epoch}; lower it"
+            )
     return list(dict.fromkeys(keys))
 
 

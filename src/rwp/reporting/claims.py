@@ -19,12 +19,13 @@ from pydantic import Field, ValidationError, model_validator
 from scipy.stats import binomtest
 
 from rwp.errors import UserError
+from rwp.evaluation.diagnosis import read_diagnosis
 from rwp.evaluation.records import EvaluationRecord, on_common_images, robust_flags
 from rwp.evaluation.statistics import Tested, crossed_mean
 from rwp.pipeline.settings import Frozen, Params, Setting, get_suite
-from rwp.pipeline.suites import seeds_of, setting_keys
+from rwp.pipeline.suites import diagnosis_spec, seeds_of, setting_keys
 from rwp.reporting.pairs import LEVEL, holm
-from rwp.reporting.results import Run, read_attack, read_run
+from rwp.reporting.results import Run, leave_out_other_files, read_attack, read_run
 from rwp.reporting.tables import write_frame
 from rwp.spec import Amount, Name
 from rwp.strict_yaml import read_yaml
@@ -106,12 +107,24 @@ class Term:
         """
         if self.what == "best_epoch":
             return 100.0 * (run.best_epoch >= int(self.how.removeprefix(">=")))
-        start, stop = (int(part) if part else None for part in self.how.split(":"))
-        values = [row.get(self.what) for row in run.history[start:stop]]
-        if not values or None in values:
-            raise UserError(f"{run.name}: expected {self.what} in epochs {self.how}, found none")
+        epochs, rows = self._epochs, run.history[self._epochs]
+        count = len(run.history)
+        for bound in (epochs.start, epochs.stop):  # a slice would be cut in silence
+            if bound is not None and not -count <= bound <= count:
+                raise UserError(
+                    f"{run.name}: expected {self.what} in epochs {self.how}, got {count} epochs; "
+                    "correct the claim, or name its suites with `only`"
+                )
+        values = [row.get(self.what) for row in rows]
+        if not values or not all(map(_is_number, values)):
+            found = "none" if not values or None in values else "no single numbers"
+            raise UserError(f"{run.name}: expected {self.what} in epochs {self.how}, found {found}")
         scale = 100.0 if self.what.endswith("_accuracy") else 1.0
-        return scale * float(np.mean([value for value in values if value is not None]))
+        return scale * float(np.mean([float(value) for value in values if value is not None]))
+
+    @property
+    def _epochs(self) -> slice:
+        return slice(*(int(part) if part else None for part in self.how.split(":")))
 
 
 def parse(text: str) -> Term:
@@ -235,7 +248,8 @@ def _row(reader: _Reader, claim: Claim) -> dict[str, Any]:
         return row | {"outcome": NOT_TOLD, "estimate": float(values.mean()), "reason": reason}
     found = crossed_mean(values)
     side, p_value = _side(claim, found)
-    if all(term.what == "best_epoch" for term in terms) and len(terms) == 1:
+    row["reason"] = reader.doubt(terms)
+    if [(term.what, weight) for term, weight in terms.items()] == [("best_epoch", 1.0)]:
         side, p_value = _of_seeds(claim, values)
     return row | {
         "outcome": side,
@@ -254,10 +268,10 @@ def _side(claim: Claim, found: Tested) -> tuple[str, float]:
         assert margin is not None
         right = found.estimate > margin if claim.above is not None else found.estimate < margin
         return (HOLDS if right else FAILS), found.p_value(margin)
+    # Both ends must be told apart from it; outside of them that is as much as the nearer one.
     ends = (-claim.within, claim.within)
-    if ends[0] < found.estimate < ends[1]:  # both must be told apart from it
-        return HOLDS, max(found.p_value(end) for end in ends)
-    return FAILS, min(found.p_value(end) for end in ends)
+    side = HOLDS if ends[0] < found.estimate < ends[1] else FAILS
+    return side, max(found.p_value(end) for end in ends)
 
 
 def _of_seeds(claim: Claim, values: Values) -> tuple[str, float]:
@@ -328,6 +342,20 @@ class _Reader:
             )
         return np.stack(rows), []
 
+    def doubt(self, terms: Iterable[Term]) -> str | None:
+        """Which of the networks that a claim rests on have a red verdict."""
+        red = []
+        for term in terms:
+            in_table2 = term.recipe in self.suite.table2.recipes
+            if not in_table2 or term.what != "best" or term.how == "natural":
+                continue
+            for key in setting_keys(self.params, self.suite_name, Setting(), term.recipe):
+                path = self.root / diagnosis_spec(self.params, key).path
+                if path.exists() and read_diagnosis(path).get("level") == "red":
+                    red.append(term.recipe)
+        names = ", ".join(dict.fromkeys(red))
+        return f"but the verdict on {names} is red" if red else None
+
     def _run(self, key: RunKey) -> Run:
         if key not in self._runs:
             self._runs[key] = read_run(self.params, key, root=self.root)
@@ -339,6 +367,7 @@ class _Reader:
         found, gaps = {}, []
         for term, key in keys.items():
             row = read_attack(self.params, key, runs[term], term.how, self.root, term.what)
+            leave_out_other_files([row], self.root / key.directory / f"{term.what}.pt")
             if row["outcome"] is None:
                 gaps.append(f"{row['record'] or row['run']}: {row['reason']}")
             else:

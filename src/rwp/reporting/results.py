@@ -379,7 +379,7 @@ def _read_attacks(
         UserError: a record is no JSON, of an unknown format, or of AutoAttack's lite version.
     """
     rows = [read_attack(params, key, run, name, root, checkpoint) for name in attacks]
-    _leave_out_other_files(rows, root / key.directory / f"{checkpoint}.pt")
+    leave_out_other_files(rows, root / key.directory / f"{checkpoint}.pt")
     for row in rows:
         _add_numbers(row)
     _warn_of_autoattack(rows)
@@ -437,7 +437,8 @@ def read_attack(
     return row | {"status": OK, "reason": "", "outcome": record}
 
 
-def _leave_out_other_files(rows: list[Row], checkpoint: Path) -> None:
+def leave_out_other_files(rows: list[Row], checkpoint: Path) -> None:
+    """Take the outcome from rows whose record is of another network than the checkpoint's."""
     # Which are right the checkpoint itself tells; without it none of several can be trusted, and
     # one alone has to be (a clone may hold records without networks).
     hashes = {row["outcome"].checkpoint_sha256 for row in rows if row["outcome"]}
@@ -480,7 +481,7 @@ def record_warnings(record: EvaluationRecord) -> Iterator[str]:
 
 def _warn_of_autoattack(rows: list[Row]) -> None:
     """AutoAttack that leaves more images standing than a weaker attack points to a fault."""
-    own = [row for row in rows if row["outcome"] is not None]
+    own = [row for row in rows if row["outcome"] is not None and row["own_threat"]]
     for row in own:
         if row["attack"] != "autoattack":
             continue
