@@ -24,8 +24,8 @@ STATE = ROOT / ".state"
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput") and "faults" in (config.option.markexpr or ""):
         config.stash[_STARTED] = time.monotonic()
+        STATE.mkdir(exist_ok=True)
         if ledger.VARIABLE not in os.environ:  # else several runs add up in one file
-            STATE.mkdir(exist_ok=True)
             place = STATE / "faults.jsonl"
             place.write_text("")
             os.environ[ledger.VARIABLE] = str(place)
