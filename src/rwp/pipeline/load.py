@@ -19,7 +19,9 @@ from rwp.errors import UserError
 from rwp.evaluation.spec import check_num_classes
 from rwp.factories import is_own
 from rwp.files import SETTINGS_FILE, write_text
+from rwp.pipeline.own_options import own_options
 from rwp.pipeline.settings import (
+    OPTIONS,
     Change,
     Frozen,
     MovementFigure,
@@ -29,6 +31,7 @@ from rwp.pipeline.settings import (
     Suite,
     SweepEntry,
     choose,
+    nested,
     pick,
 )
 from rwp.strict_yaml import read_yaml, with_exponents
@@ -304,7 +307,8 @@ def _check_results(params: Params, suite: Suite, where: str) -> None:
         at = f"{where}.sweeps.{name}"
         choose(suite.recipes, sweep.recipe, "recipe", f"{at}.recipe")
         for setting, values in sweep.vary.items():
-            choose(dict(Change.model_fields), setting, "setting", f"{at}.vary")
+            if not setting.startswith(OPTIONS):
+                choose(dict(Change.model_fields), setting, "setting", f"{at}.vary")
             if not values:
                 raise UserError(f"{at}.vary.{setting}: expected values, got none; add one")
     for name, recipe in suite.recipes.items():
@@ -334,7 +338,8 @@ def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
     Raises:
         UserError: the setting has no effect on this recipe, or is given twice.
     """
-    given = recipe.change.model_dump(exclude_none=True)
+    given = recipe.change.model_dump(exclude_none=True, exclude_defaults=True)
+    own_options(suite, recipe, where)  # refuses options that nobody takes
     of_perturbation = [name for name in given if name in _OF_PERTURBATION]
     if of_perturbation and recipe.perturbation is None:
         raise UserError(
@@ -403,15 +408,18 @@ def _check_start(where: str, suite: Suite, name: str, recipe: RecipeEntry) -> No
 
 
 def _check_mask(suite: Suite, where: str, recipe: RecipeEntry) -> None:
-    """A loss range changes nothing where a mask does not compare losses with it."""
-    if recipe.perturbation is None or recipe.change.c_min is None:
+    """Bounds of the loss change nothing where a mask does not compare losses with them."""
+    if recipe.perturbation is None or recipe.change.loss_range is not None:
         return
     mask = recipe.change.mask or suite.perturbations[recipe.perturbation].mask
-    if mask == "all" or is_own(mask):
-        raise UserError(
-            f"{where}.change.c_min: expected none with mask {mask}, where it would have no effect, "
-            f"got {recipe.change.c_min}; leave it out or choose another mask"
-        )
+    bounds = ("c_min", "c_min_quantile", "c_max_quantile") if is_own(mask) else ("c_min",)
+    for name in bounds:
+        value = getattr(recipe.change, name)
+        if value is not None and (mask == "all" or is_own(mask)):
+            raise UserError(
+                f"{where}.change.{name}: expected none with mask {mask}, where it would have no "
+                f"effect, got {value}; leave it out or choose another mask"
+            )
 
 
 def _check_setting(params: Params, suite: Suite, setting: Setting, where: str) -> None:
@@ -552,7 +560,10 @@ def _with_sweep_recipes(suite: Any, where: str) -> Any:
         if not isinstance(base, dict) or not isinstance(base.get("change", {}), dict):
             continue
         for change in sweep.changes():
-            both = base.get("change", {}) | change
+            own_change, given = nested(change), base.get("change", {})
+            both = given | own_change
+            if "options" in own_change and isinstance(given.get("options"), dict):
+                both["options"] = given["options"] | own_change["options"]
             own = {} if sweep.num_seeds is None else {"num_seeds": sweep.num_seeds}
             name, made = sweep.name_of(change), base | own | {"change": both}
             if recipes.setdefault(name, made) != made:

@@ -11,6 +11,7 @@ from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec, check_attack
 from rwp.factories import is_own
 from rwp.pipeline.own_code import source_of
+from rwp.pipeline.own_options import own_options
 from rwp.pipeline.settings import (
     AttackEntry,
     Change,
@@ -197,7 +198,7 @@ def _train_spec(params: Params, key: RunKey) -> TrainSpec:
             label_smoothing=objective.label_smoothing
             if recipe.change.label_smoothing is None
             else recipe.change.label_smoothing,
-            options=objective.options,
+            options=own_options(suite, recipe, f"suites.{key.suite}.recipes.{key.recipe}")[0],
             source=own_source(objective.loss, key.suite, f"objectives.{recipe.objective}.loss"),
         ),
         perturbation=perturbation,
@@ -365,7 +366,7 @@ def perturbation_spec(suite: Suite, key: RunKey) -> PerturbationSpec | None:
         warmup_epochs=look(entry.warmup_epochs, f"{where}.warmup_epochs"),
         **{name: getattr(entry, name) for name in _FAMILY},
         factory=entry.factory,
-        own_options=entry.options if own else {},
+        own_options=own_options(suite, recipe, f"suites.{key.suite}.recipes.{key.recipe}")[1],
         source=own_source(own, key.suite, where),
     )
     try:

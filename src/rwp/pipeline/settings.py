@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from itertools import product
 from typing import Annotated, Any, Literal, TypeVar
@@ -28,7 +29,6 @@ from rwp.core.settings import (
     Direction,
     Keep,
     Length,
-    Mask,
     NormScope,
     Precision,
     RandomStart,
@@ -169,7 +169,7 @@ class SweepEntry(Frozen):
     """Trainings that differ from a recipe's in some settings, one per combination of values."""
 
     recipe: Name
-    vary: dict[Name, tuple[Any, ...]]
+    vary: dict[str, tuple[Any, ...]]
     num_seeds: PositiveInt | None = None  # as of a recipe; none: as many as of the one varied
 
     @model_validator(mode="after")
@@ -185,23 +185,34 @@ class SweepEntry(Frozen):
         return self
 
     def changes(self) -> list[dict[str, Any]]:
-        """The combinations, the last setting varying fastest."""
+        """The combinations, the last setting varying fastest; an option as `options.NAME`."""
         return [
             dict(zip(self.vary, values, strict=True)) for values in product(*self.vary.values())
         ]
 
     def name_of(self, change: dict[str, Any]) -> str:
         """The recipe of one combination, such as at-rwp-c_min-1.5."""
-        return "-".join([self.recipe, *(f"{name}-{_text(v)}" for name, v in change.items())])
+        parts = (f"{name.lower()}-{_text(value)}" for name, value in change.items())
+        return "-".join([self.recipe, *parts])
+
+
+OPTIONS = "options."  # before the name of an option that a sweep varies
+
+
+def nested(change: dict[str, Any]) -> dict[str, Any]:
+    """A combination of a sweep as the `change` of a recipe."""
+    plain = {name: value for name, value in change.items() if not name.startswith(OPTIONS)}
+    own = {n.removeprefix(OPTIONS): v for n, v in change.items() if n.startswith(OPTIONS)}
+    return plain | {"options": own} if own else plain
 
 
 def _text(value: Any) -> str:
+    """A value as part of a folder's name, such as 8_255 for a radius."""
     if isinstance(value, list | tuple):
         return "-".join(map(_text, value))
-    if isinstance(value, bool):
-        return str(value).lower()
-    # A radius such as 8/255 becomes part of a folder's name.
-    return f"{value:g}" if isinstance(value, int | float) else str(value).replace("/", "_")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:g}"
+    return re.sub(r"[^a-z0-9._-]+", "_", str(value).lower())
 
 
 class Table1Entry(Frozen):
@@ -419,7 +430,8 @@ class Change(_ChangeOfTraining):
     gamma: PositiveFloat | None = None
     num_weight_steps: PositiveInt | None = None
     norm_scope: NormScope | None = None
-    mask: Mask | None = None
+    mask: AnyMask | None = None
+    options: dict[str, Any] = Field(default_factory=dict)  # of the recipe's own factories
     c_min: Amount | None = None  # nats
     loss_range: tuple[Amount, Amount] | None = None  # nats: mask `range` from, to
     criterion: Criterion | None = None

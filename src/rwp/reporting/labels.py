@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rwp.pipeline.settings import Params, Suite
+from rwp.pipeline.settings import OPTIONS, Params, Suite
 
 # The attacks of the paper's Table 2 and their columns; any other attack keeps its own name.
 PAPER_COLUMNS = {
@@ -70,7 +70,9 @@ def change_label(change: dict[str, Any]) -> str:
     if at_random:
         change = {_AS_MANY if name == "remove_below" else name: v for name, v in change.items()}
     return ", ".join(
-        _CHANGES.get(name, f"{name.replace('_', ' ')} {{}}").format(value_label(value))
+        _CHANGES.get(name, f"{name.removeprefix(OPTIONS).replace('_', ' ')} {{}}").format(
+            value_label(value)
+        )
         for name, value in change.items()
     )
 

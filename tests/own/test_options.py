@@ -1,0 +1,200 @@
+"""Options of own factories: of a recipe, of a sweep, and refused where nobody takes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rwp.errors import UserError
+from rwp.pipeline.load import check_params
+from rwp.pipeline.own_trials import _trials
+from rwp.pipeline.resolve import setting_key, train_spec
+from rwp.pipeline.settings import Params, Setting
+from rwp.pipeline.steps import Steps
+from rwp.pipeline.suites import sweep_rows
+from rwp.reporting.labels import recipe_label
+from rwp.training.spec import TrainSpec
+
+SMOOTHED = {"loss": "own.methods:Smoothed", "options": {"smoothing": 0.1}}
+LOWEST = {
+    "gamma": 0.01,
+    "num_weight_steps": 1,
+    "norm_scope": "model",
+    "mask": "own.methods:lowest",
+    "options": {"share": 0.5},
+    "warmup_epochs": 0,
+}
+
+
+def with_own(settings: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The demo with an objective, a mask and recipes of one's own."""
+    demo = settings["suites"]["demo"]
+    demo["objectives"]["smoothed"] = SMOOTHED
+    demo["perturbations"]["lowest"] = LOWEST
+    demo["recipes"] |= {
+        "smoothed": {"objective": "smoothed"},
+        "smoothed-lowest": {"objective": "smoothed", "perturbation": "lowest"},
+        "at-lowest": {"objective": "at", "perturbation": "lowest"},
+    }
+    for table, entries in changes.items():
+        demo[table] |= entries
+    return settings
+
+
+def spec(params: Params, recipe: str) -> TrainSpec:
+    suite = params.suites["demo"]
+    return train_spec(params, setting_key(suite, "demo", Setting(), recipe, seed=0))
+
+
+def test_a_recipe_changes_them(own_code: Path, settings: dict[str, Any]) -> None:
+    recipes = {
+        "more": {"objective": "smoothed", "change": {"options": {"smoothing": 0.3}}},
+        "both": {
+            "objective": "smoothed",
+            "perturbation": "lowest",
+            "change": {"options": {"smoothing": 0.3, "share": 0.25}},
+        },
+        "undeclared": {
+            "objective": "at",
+            "perturbation": "lowest",
+            "change": {"options": {"q": 1}},
+        },
+        "another-mask": {
+            "objective": "at",
+            "perturbation": "rwp",
+            "change": {"mask": "own.methods:lowest", "options": {"share": 0.75}},
+        },
+        "without": {"objective": "at", "perturbation": "lowest", "change": {"mask": "all"}},
+        "a-range": {"objective": "at", "perturbation": "lowest", "change": {"loss_range": [1, 2]}},
+    }
+    params = check_params(with_own(settings, recipes=recipes))
+    assert spec(params, "smoothed").objective.options == {"smoothing": 0.1}
+    assert spec(params, "more").objective.options == {"smoothing": 0.3}
+    both = spec(params, "both")
+    assert both.objective.options == {"smoothing": 0.3}
+    options = {
+        name: (found.own_options, found.mask, bool(found.source))
+        for name in ("both", "undeclared", "another-mask", "without", "a-range")
+        if (found := spec(params, name).perturbation)
+    }
+    assert options == {
+        "both": ({"share": 0.25}, "own.methods:lowest", True),
+        "undeclared": ({"share": 0.5, "q": 1}, "own.methods:lowest", True),
+        "another-mask": ({"share": 0.75}, "own.methods:lowest", True),
+        "without": ({}, "all", False),
+        "a-range": ({}, "range", False),
+    }
+
+
+def test_a_sweep_varies_them_and_each_is_tried_first(
+    own_code: Path, settings: dict[str, Any]
+) -> None:
+    sweeps = {
+        "smoothing": {
+            "recipe": "smoothed-lowest",
+            "vary": {"options.smoothing": [0.1, 0.2], "options.share": [0.5, 0.9]},
+        },
+        "masks": {"recipe": "at-rwp", "vary": {"mask": ["below", "own.methods:lowest"]}},
+    }
+    figures = {"smoothing": {"kind": "sweep", "sweep": "smoothing", "label": "smoothing"}}
+    params = check_params(with_own(settings, sweeps=sweeps, figures=figures))
+    suite = params.suites["demo"]
+    rows = sweep_rows(params, "demo", suite.figures["smoothing"], "smoothing")
+    found = {keys[0].recipe: change for change, keys in rows}
+    assert list(found) == [
+        "smoothed-lowest",  # what is declared is that recipe's own run
+        "smoothed-lowest-options.smoothing-0.1-options.share-0.9",
+        "smoothed-lowest-options.smoothing-0.2-options.share-0.5",
+        "smoothed-lowest-options.smoothing-0.2-options.share-0.9",
+    ]
+    last = spec(params, list(found)[-1])
+    assert last.objective.options == {"smoothing": 0.2}
+    assert last.perturbation is not None
+    assert last.perturbation.own_options == {"share": 0.9}
+    label = recipe_label(suite, list(found)[-1])
+    assert label == "SMOOTHED-LOWEST: smoothing 0.2, share 0.9"
+    assert spec(params, "at-rwp-mask-own.methods_lowest").perturbation.mask == "own.methods:lowest"
+
+    steps = Steps(params)
+    made = [steps.train(keys[0]) for _, keys in rows]
+    assert len({step.fingerprint for step in made}) == 4
+    tried = {str(trial["options"]) for trial in _trials(made)}
+    assert tried == {str({"smoothing": s}) for s in (0.1, 0.2)} | {
+        str({"share": s}) for s in (0.5, 0.9)
+    }
+
+
+RECIPE = {"objective": "smoothed", "perturbation": "lowest"}
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "nobody": (
+        {"objective": "at", "change": {"options": {"smoothing": 0.1}}},
+        r"recipes\.x\.change\.options\.smoothing: expected an objective, mask or perturbation of "
+        r"your own .* got none; remove it",
+    ),
+    "of two, neither": (
+        RECIPE | {"change": {"options": {"smothing": 0.1}}},
+        "expected one of own.methods:Smoothed and own.methods:lowest to have it .* got neither",
+    ),
+    "no table": (RECIPE | {"change": {"options": 3}}, r"change\.options: expected .* got 3"),
+    "beside own mask": (
+        RECIPE | {"change": {"c_min": 1.0}},
+        r"change\.c_min: expected none with",
+    ),
+    "beta": ({"objective": "smoothed", "change": {"beta": 6}}, r"change\.beta: expected"),
+    "smoothing beside own": (
+        {"objective": "smoothed", "change": {"label_smoothing": 0.1}},
+        r"change\.label_smoothing: expected another objective, got own\.methods:Smoothed",
+    ),
+    "beside own perturbation": (
+        {"objective": "at", "perturbation": "mine", "change": {"gamma": 0.1}},
+        r"change\.gamma: expected none with the perturbation own\.methods:sam",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_nobody_takes_is_refused(own_code: Path, settings: dict[str, Any], name: str) -> None:
+    recipe, message = REFUSED[name]
+    mine = {"mine": {"factory": "own.methods:sam", "options": {"rho": 0.1}}}
+    content = with_own(settings, recipes={"x": recipe}, perturbations=mine)
+    with pytest.raises(UserError, match=message) as caught:
+        check_params(content)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_option_of_two_factories_is_refused(own_code: Path, settings: dict[str, Any]) -> None:
+    both = {"lowest": LOWEST | {"options": {"share": 0.5, "smoothing": 1}}}
+    recipes = {"x": RECIPE | {"change": {"options": {"smoothing": 0.1}}}}
+    with pytest.raises(UserError, match="among its options, got both; declare it"):
+        check_params(with_own(settings, perturbations=both, recipes=recipes))
+
+
+def test_settings_beside_an_own_objective_are_refused(settings: dict[str, Any]) -> None:
+    settings["suites"]["demo"]["objectives"]["own"] = SMOOTHED | {"label_smoothing": 0.1}
+    with pytest.raises(UserError, match="under options, got label_smoothing beside them"):
+        check_params(settings)
+
+
+def test_every_suite_takes_an_objective_that_nobody_has_listed(
+    own_code: Path, settings: dict[str, Any]
+) -> None:
+    suites = settings["suites"]
+    for suite in suites.values():
+        if "objectives" in suite:  # the others extend one of these
+            suite["objectives"]["smoothed"] = SMOOTHED
+            for perturbation in ("awp", "rwp"):
+                recipe = {"objective": "smoothed", "perturbation": perturbation}
+                suite["recipes"][f"smoothed-{perturbation}"] = recipe
+    params = check_params(settings)
+    for name, suite in params.suites.items():
+        for perturbation in ("awp", "rwp"):
+            key = setting_key(suite, name, Setting(), f"smoothed-{perturbation}", seed=0)
+            found, plain = train_spec(params, key), key.replace(recipe=f"at-{perturbation}")
+            assert found.perturbation is not None
+            assert found.perturbation.gamma == 0.01
+            if plain.recipe in suite.recipes:
+                usual = train_spec(params, plain).perturbation
+                assert usual is not None
+                assert found.perturbation.c_min == usual.c_min
