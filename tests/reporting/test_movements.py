@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
-from rwp.reporting import drawing
+from rwp.pipeline.settings import MovementFigure
+from rwp.reporting import drawing, figures
 from rwp.reporting.movements import (
     group_names,
     groups_of,
@@ -21,6 +23,7 @@ from rwp.reporting.movements import (
     movement_frame,
     movement_table,
 )
+from rwp.training.spec import RunKey
 
 EDGES = (0.0, 1.0, 2.0)
 # Three epochs of six images; the last one was not in a step of epoch 1.
@@ -138,3 +141,22 @@ def test_one_line_for_a_figure_that_cannot_be(
     demo["figures"]["moves"] = figure | change
     with pytest.raises(UserError, match=message):
         check_params(settings)
+
+
+def test_a_run_that_ended_before_that_epoch_does_not_take_the_figure_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = {"suite": "s", "dataset": "d", "threat": "linf", "network": "n", "recipe": "at"}
+    keys = [RunKey(**place, seed=seed) for seed in (0, 1)]
+    runs = {}
+    for key, status, epochs in zip(keys, ("finished", "collapsed"), (3, 1), strict=True):
+        folder = tmp_path / key.directory
+        folder.mkdir(parents=True)
+        cut = {n: a[:epochs] if np.ndim(a) == 2 else a for n, a in arrays().items()}
+        np.savez_compressed(folder / "losses.npz", **cut)
+        runs[key] = SimpleNamespace(status=status, finished=status == "finished")
+    monkeypatch.setattr(figures, "_keys", lambda *_: keys)
+    entry = MovementFigure(kind="movement", recipes=("at",), epoch=2, edges=EDGES)
+    results: Any = SimpleNamespace(root=tmp_path, runs=runs)
+    frame, _ = figures._movement(results, entry)
+    assert set(frame["seed"]) == {0}

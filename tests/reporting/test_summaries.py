@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
 import re
+from pathlib import Path
 
 from rich.console import Console
 
+from rwp.pipeline.load import check_params
 from rwp.reporting.summaries import metrics, terminal_table, write_metrics
 from rwp.reporting.tables import table1, table2
 
 from .conftest import Project
+from .settings import PARAMS
 
 
 def test_metrics_hold_the_tables_numbers_and_leave_out_missing_ones(demo: Project) -> None:
@@ -62,3 +66,17 @@ def test_table_2_with_its_verdicts_fits_into_80_columns(demo: Project) -> None:
     assert re.search(r"RST-RWP +│ +94.00 │.* 55.00 │ red", text)
     assert "RST-RWP seed 0: red: one step fools more than many" in text
     assert "…" not in text
+
+
+def test_rows_of_other_numbers_of_seeds_say_so(tmp_path: Path) -> None:
+    """A mean over two seeds beside one over three would look like the same thing."""
+    content = copy.deepcopy(PARAMS)
+    content["suites"]["demo"]["seeds"] = [0, 1, 2]
+    for count, expected in ((None, False), (2, True)):
+        content["suites"]["demo"]["recipes"]["rst-rwp"]["num_seeds"] = count
+        project = Project(tmp_path, check_params(content), "demo")
+        project.write_all()
+        console = Console(width=500, record=True, file=io.StringIO())
+        console.print(terminal_table(table2(project.results()), title="Table 2"))
+        text = console.export_text()
+        assert ("means over as many seeds: 2 (RST-RWP); 3 (AT, AT-AWP, " in text) == expected

@@ -227,6 +227,8 @@ def _movement(results: Results, entry: MovementFigure) -> tuple[pd.DataFrame, Fi
         run = results.runs[key]
         if run.status not in ("missing", "stale", "inconsistent"):
             arrays = losses_of(results.root / key.directory)
+            if len(arrays["adversarial_loss"]) <= entry.epoch:
+                continue  # it collapsed or diverged before
             frame = movement_frame(arrays, edges=entry.edges, epoch=entry.epoch)
             mark = "" if run.finished else f" ({run.status})"
             frames.append(frame.assign(panel=f"{method_label(key.recipe)}{mark}", seed=key.seed))

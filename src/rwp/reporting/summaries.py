@@ -143,7 +143,7 @@ def _cell(value: float, deviation: float | None = None) -> str:
 def _notes(table: Table) -> list[str]:
     """Why cells are empty and what looks wrong, one line each."""
     labels = [name for name in TABLE_LABELS if name in table.frame]
-    notes: dict[str, None] = {}
+    notes: dict[str, None] = dict.fromkeys(_seed_counts(table, labels))
     for row in table.details.to_dict("records"):
         place = f"{' '.join(row[name] for name in labels)} seed {row['seed']}"
         if row["status"] != OK:
@@ -153,3 +153,15 @@ def _notes(table: Table) -> list[str]:
         if row.get("verdict") in DOUBTFUL:
             notes[f"{place}: {row['verdict_reasons']}"] = None
     return list(notes)
+
+
+def _seed_counts(table: Table, labels: list[str]) -> list[str]:
+    """How many training seeds each row is a mean of, where rows differ in it."""
+    named: dict[int, dict[str, None]] = {}
+    for label, rows in table.details.groupby(labels, sort=False):
+        name = " ".join(map(str, label))
+        named.setdefault(rows["seed"].nunique(), {})[name] = None
+    if len(named) < 2:
+        return []
+    groups = (f"{count} ({', '.join(names)})" for count, names in sorted(named.items()))
+    return [f"means over as many seeds: {'; '.join(groups)}"]
