@@ -151,6 +151,13 @@ def noise(strength=1.0):
 
 def shapeless():
     return lambda model, images, labels, *, threat, generator: images.flatten(1)
+
+
+def careless():
+    def attack(model, images, labels, *, threat, generator):
+        noise = torch.rand_like(images) * 2 - 1  # not from the generator
+        return (images + threat.epsilon * noise).clamp(0, 1)
+    return attack
 """
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from rwp.errors import UserError
+from rwp.evaluation.own import own_attack
 from rwp.pipeline.own_code import source_of
+from rwp.rng import generator_for
+from rwp.training.spec import AttackSpec, ThreatSpec
 
 NAME = "own.methods:Smoothed"
 
@@ -66,3 +70,20 @@ def test_an_installed_module_is_found_without_importing_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["12", "False"]
+
+
+def test_an_attack_that_draws_without_its_generator_gives_the_same_numbers_again(
+    own_code: Path,
+) -> None:
+    attack = AttackSpec(
+        name="mine", kind="own.methods:careless", threat=ThreatSpec(norm="linf", epsilon="0.1")
+    )
+    images, labels = torch.full((4, 3, 8, 8), 0.5), torch.arange(4) % 3
+    found = []
+    for seed in (0, 0, 1):
+        generator = generator_for(seed, "evaluation")
+        before = torch.get_rng_state()
+        found.append(own_attack(torch.nn.Identity(), images, labels, attack, generator=generator))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])

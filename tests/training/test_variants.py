@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 from pathlib import Path
@@ -276,3 +277,44 @@ def test_the_landscape_of_kept_checkpoints(
     record = json.loads(output.with_suffix(".json").read_text())
     assert record["fingerprint"] == "print"
     assert loss_groups(torch.tensor([2.999, 3.0]), spec.edges).tolist() == [5, -1]
+
+
+DROPPING = """
+from torch import nn
+
+def net(*, num_classes):
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, num_classes)
+    )
+"""
+
+
+def test_dropout_of_an_own_network_is_the_same_after_a_break(
+    committed: dict[str, Any], shared_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It draws from torch's own stream, which no checkpoint holds."""
+    (tmp_path / "dropping.py").write_text(DROPPING)
+    monkeypatch.syspath_prepend(tmp_path)
+    content = tiny_settings(committed)
+    content["networks"]["mine"] = {"family": "dropping:net"}
+    content["suites"]["demo"]["network"] = "mine"
+    spec = spec_of(check_params(content), "at")
+    assert spec.key.network == "mine"
+
+    def fresh() -> Training:
+        return prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))[0]
+
+    whole, broken = fresh(), fresh()
+    plan = whole.batches.plan(0)
+    whole.model.train()
+    whole._step_in_precision(plan[0])
+    whole.progress.step = 1
+    torch.manual_seed(99)  # whatever was drawn in between
+    state = copy.deepcopy(whole.state())
+    whole._step_in_precision(plan[1])
+    broken.load_state(state)
+    broken.model.train()
+    broken._step_in_precision(plan[1])
+    first, second = whole.model.state_dict(), broken.model.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], state["weights"][name]) for name in first)

@@ -21,6 +21,9 @@ def own_attack(
 ) -> Tensor:
     """Adversarial images of one batch; the factory is called anew for each.
 
+    What it draws without the generator comes from torch's own, which is seeded alike inside and
+    put back: the same seed gives the same images.
+
     Raises:
         UserError: an error inside, or something other than images of the same shape and type.
     """
@@ -29,8 +32,10 @@ def own_attack(
     if not callable(run):
         raise UserError(f"{at}: expected a function that attacks, got {type(run).__name__}")
     threat = ThreatModel(attack.threat.norm, attack.threat.radius)
+    devices = [images.device] if images.device.type == "cuda" else []
     try:
-        with torch.enable_grad():
+        with torch.random.fork_rng(devices=devices), torch.enable_grad():
+            torch.manual_seed(generator.initial_seed())
             found = run(model, images.clone(), labels.clone(), threat=threat, generator=generator)
     except Exception as error:  # somebody else's code may fail in any way
         raise UserError(

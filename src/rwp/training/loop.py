@@ -27,7 +27,8 @@ from rwp.data.augmentation import Augmentation, augment
 from rwp.data.images import ImageSet
 from rwp.data.transfer import images_of
 from rwp.errors import UserError
-from rwp.rng import generator_for
+from rwp.factories import is_own
+from rwp.rng import derived_seed, generator_for
 from rwp.training.batches import Batch, Batches, Indices, attack_start
 from rwp.training.history import Row, Tally
 from rwp.training.image_losses import ImageLosses
@@ -88,6 +89,14 @@ class Training:
         self.passed = Passes(self.runner, forward_flops(model, batches.images[:1].float()))
 
     @property
+    def _has_own_code(self) -> bool:
+        """Whether the user's own code takes part in a step."""
+        spec = self.spec
+        own = [spec.architecture.family, spec.objective.loss]
+        own += [spec.perturbation.mask, spec.perturbation.factory] if spec.perturbation else []
+        return any(map(is_own, own))
+
+    @property
     def measured(self) -> nn.Module:
         """The network that is measured and kept: the moving average where the recipe has one."""
         return self.model if self.average is None else self.average.module
@@ -132,6 +141,9 @@ class Training:
         return generator_for(self.spec.key.seed, *where, device=device)
 
     def _step_in_precision(self, indices: Indices) -> None:
+        if self._has_own_code:  # dropout and the like draw from torch's own stream
+            where = ("own", self.progress.epoch, self.progress.step)
+            torch.manual_seed(derived_seed(self.spec.key.seed, *where))
         with self._arithmetic():
             self._step(indices)
 
