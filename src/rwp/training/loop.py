@@ -92,7 +92,7 @@ class Training:
     def _has_own_code(self) -> bool:
         """Whether the user's own code takes part in a step."""
         spec = self.spec
-        own = [spec.architecture.family, spec.objective.loss]
+        own: list[str | None] = [spec.architecture.family, spec.objective.loss]
         own += [spec.perturbation.mask, spec.perturbation.factory] if spec.perturbation else []
         return any(map(is_own, own))
 
