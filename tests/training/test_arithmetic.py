@@ -220,6 +220,19 @@ def test_what_is_below_c_min_is_what_the_mask_looks_at() -> None:
     assert row["train_loss"] == pytest.approx(4.0)
 
 
+def test_a_checkpoint_of_before_a_count_existed_goes_on_without_it() -> None:
+    """Not from zero, which would say too little."""
+    losses, tally = torch.tensor([1.0, 3.0]), Tally(torch.device("cpu"))
+    state = tally.state()
+    del state["loss_rise"]
+    tally.load(state)
+    outer = ExampleLosses(losses, losses, torch.eye(2, 10))
+    tally.add(outer, torch.tensor([0, 1]), c_min=None, perturbed=None, rise=torch.tensor(0.5))
+    row = tally.row()
+    assert row["loss_rise"] is None
+    assert row["train_loss"] == 2.0
+
+
 @pytest.mark.parametrize(
     ("role", "label", "message"),
     [

@@ -108,10 +108,14 @@ class Tally:
         return dict(zip((*self.sums, "groups"), together, strict=True))
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """From a checkpoint; the leading process takes it over, the others count from zero."""
+        """From a checkpoint; the leading process takes it over, the others count from zero.
+
+        What a checkpoint of an earlier version did not count is not known.
+        """
         mine, device = float(self.group.leads), self.edges.device
+        unknown = torch.tensor(math.nan, dtype=torch.float64)
         self.groups = state["groups"].to(device) * mine
-        self.sums = {name: state[name].to(device) * mine for name in self.sums}
+        self.sums = {name: state.get(name, unknown).to(device) * mine for name in self.sums}
 
 
 def write_history(path: Path, rows: list[Row]) -> None:
