@@ -149,6 +149,8 @@ def test_labels_of_any_integer_type(robust_model, images, kind):
         ({"attacks": [SPEC.replace(bn_mode="train")]}, "expected bn_mode eval, .* got train"),
         ({"attacks": [SPEC.replace(kind="cw")]}, "an attack named pgd-20 to be pgd, got cw"),
         ({"threat": ("linf", "8")}, "did you mean 8/255"),
+        ({"threat": ("l1", 2.0)}, "pgd-20: expected the norm linf or l2 for pgd, got l1, which"),
+        ({"threat": ("l1", 2.0), "attacks": ["fgsm"]}, "fgsm: expected the norm linf or l2 for"),
         ({"threat": "linf"}, r"threat: expected \(norm, radius\)"),
         ({"attacks": ["pgd"]}, "pgd-N or cw-N with N steps, got 'pgd'"),
         ({"attacks": []}, "expected one or more, each once, got none"),
@@ -174,6 +176,11 @@ def test_steps_that_do_not_reach_the_edge_are_told(robust_model, images):
     (warning,) = found.records["pgd-3"].warnings
     assert warning.startswith("pgd-3: 3 steps of 0.025 are together shorter than the radius 0.1")
     assert found.records["pgd-4"].warnings == ()
+    assert found.verdict.level == "green"
+    attacks = ["natural", "pgd-1", "pgd-3"]
+    weak = rwp.evaluate(robust_model, pixels(images), images.labels, threat=LINF, attacks=attacks)
+    assert weak.verdict.level == "amber"
+    assert "the steps of each attack are together shorter" in weak.verdict.reasons[0].text
 
 
 def test_a_model_that_moves_itself_is_moved_back(robust_model, images):

@@ -90,3 +90,13 @@ def test_the_page_says_what_the_verdicts_are() -> None:
         if level != found[name] and "undecided" not in (level, found[name])
     }
     assert moved == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "name", ["trades-awp", "trades-rwp", "at, shattered gradients", "natural, stochastic input"]
+)
+def test_another_attack_seed_moves_no_level_but_to_undecided(name: str) -> None:
+    levels = {outcome(named(name), seed=seed)["level"] for seed in range(5)}
+    assert len(levels - {"undecided"}) <= 1

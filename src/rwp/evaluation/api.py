@@ -221,7 +221,7 @@ def _chosen(attacks: Sequence[str | AttackSpec], threat: Any) -> list[AttackSpec
         raise UserError(
             f"attacks: expected a list of names, got {attacks!r}; e.g. ['natural', 'pgd-20']"
         )
-    chosen = [_attack(item, threat) for item in attacks]
+    chosen = [check_attack(_attack(item, threat)) for item in attacks]
     names = [attack.name for attack in chosen]
     if not names or len(set(names)) < len(names):
         raise UserError(
@@ -261,7 +261,7 @@ def _attack(item: str | AttackSpec, threat: Any) -> AttackSpec:
                 f"{item.name}: expected bn_mode eval, as in every evaluation, got {item.bn_mode}; "
                 "leave it out"
             )
-        return check_attack(item)
+        return item
     spec = _threat(threat)
     if not isinstance(item, str):
         raise UserError(f"attacks: expected names or AttackSpecs, got {item!r}; e.g. 'pgd-20'")

@@ -70,12 +70,18 @@ def check_attack(attack: AttackSpec) -> AttackSpec:
     """Hand an attack through whose name and sizes are what they seem.
 
     Raises:
-        UserError: its name says another kind or number of steps, or a step is longer than the
-            radius. (A single step may be: projected, it ends on the edge, as Fast AT wants it.)
+        UserError: its name says another kind or number of steps, it does not search its norm, or a
+            step is longer than the radius. (A single step may be: projected, it ends on the edge,
+            as Fast AT wants it.)
     """
     fault = misnamed(attack.name, attack.kind, attack.num_steps, attack.version)
     if fault:
         raise UserError(f"{attack.name}: {fault}")
+    if attack.threat.norm == "l1" and attack.kind in ("fgsm", *STEPPING):
+        raise UserError(
+            f"{attack.name}: expected the norm linf or l2 for {attack.kind}, got l1, which "
+            "AutoAttack alone searches; take that attack"
+        )
     if attack.step_size is None and attack.kind in STEPPING:
         raise UserError(f"{attack.name}: expected a step_size for {attack.kind}, got none; add one")
     many = (attack.num_steps or 1) > 1 and attack.step_size is not None

@@ -134,6 +134,7 @@ _ALARMS: dict[str, Level] = {
     "depends on the other images in its batch": "red",
     "answers differently when a gradient is asked for": "red",
 }
+_SHORT = "are together shorter than the radius"
 # Points. Rules of Carlini et al., "On Evaluating Adversarial Robustness" (2019), sections 4 and 5:
 # a longer, a differently scaled or a borrowed attack does not beat a sound white-box attack.
 _NOTICEABLE, _LARGE = 3.0, 8.0
@@ -302,6 +303,9 @@ def _alarm_reasons(records: Sequence[EvaluationRecord]) -> list[Reason]:
     reasons = [
         Reason(level, text) for text in texts for sign, level in _ALARMS.items() if sign in text
     ]
+    attacks = [record for record in records if record.attack.kind != "natural"]
+    if attacks and all(_SHORT in " ".join(record.warnings) for record in attacks):
+        reasons.append(Reason("amber", f"the steps of each attack {_SHORT}: none could use it"))
     for record in records:
         left = list(record.parts.values())
         won = left[-2] - left[-1] if "square" in record.parts else 0
