@@ -188,6 +188,27 @@ def test_the_headline_names_the_best_and_how_sure_that_is(demo: Project) -> None
     assert "but the verdict on it is red." in headline(demo.results())
 
 
+def test_the_headline_compares_the_seeds_that_both_have(tmp_path: Path) -> None:
+    content = copy.deepcopy(PARAMS)
+    content["suites"]["demo"]["seeds"] = [0, 1, 2]
+    content["suites"]["demo"]["recipes"]["trades"]["num_seeds"] = 2
+    project = Project(tmp_path, check_params(content), "demo")
+    project.write_all()
+    for seed, count in enumerate((300, 300, 390)):
+        write_flags(project, "at", np.arange(400) < count, seed)
+    for seed in range(2):
+        write_flags(project, "trades", np.arange(400) < 280, seed)
+    for recipe in content["suites"]["demo"]["table2"]["recipes"]:
+        for name in ("pgd-20", "pgd-100", "cw-100", "fgsm", "natural"):
+            for seed in range(len(project.table2_keys(recipe))):
+                write_flags(project, recipe, np.arange(400) < 400, seed, name)
+    text = headline(project.results())
+    assert text.startswith(
+        "AT keeps the most images right under all attacks at once, 75.0 % of 400 over the first 2"
+        " training seeds; next is TRADES, 5.0 points behind"
+    )
+
+
 def test_seeds_have_a_row_each_and_one_together_that_is_tested(tmp_path: Path) -> None:
     content = copy.deepcopy(PARAMS)
     content["suites"]["demo"]["seeds"] = [0, 1]

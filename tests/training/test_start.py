@@ -243,6 +243,17 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+def test_a_branch_keeps_no_network_of_its_trunk(committed: dict[str, Any]) -> None:
+    content = tiny_settings(committed)
+    demo = content["suites"]["demo"]
+    demo["recipes"] |= RECIPES
+    demo["figures"]["fig2"] |= {"recipe": "at-on", "epochs": [2, 3]}
+    assert spec_of(check_params(content), "at-on").keep_epochs == (2, 3)
+    demo["figures"]["fig2"]["epochs"] = [1, 3]
+    with pytest.raises(UserError, match=r"fig2\.epochs: expected epochs after the 1 that at-on"):
+        spec_of(check_params(content), "at-on")
+
+
 def test_epochs_that_are_measured_otherwise_are_no_common_curve(
     committed: dict[str, Any],
 ) -> None:

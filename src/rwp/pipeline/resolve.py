@@ -326,11 +326,22 @@ def num_gpus(params: Params, key: RunKey) -> int:
 
 
 def kept_epochs(suite: Suite, key: RunKey) -> tuple[int, ...]:
-    """The epochs after which a run keeps its network: those that a landscape looks at."""
+    """The epochs after which a run keeps its network: those that a landscape looks at.
+
+    Raises:
+        UserError: one of them is of the run that this one starts from.
+    """
     kept: set[int] = set()
-    for figure in suite.figures.values():
+    first = started_after(suite.recipes[key.recipe]) or 0
+    for name, figure in suite.figures.items():
         if figure.kind == "landscape" and landscape_key(suite, key.suite, figure) == key:
             kept |= set(figure.epochs)
+            if figure.epochs and figure.epochs[0] <= first:
+                raise UserError(
+                    f"params.yaml: suites.{key.suite}.figures.{name}.epochs: expected epochs after "
+                    f"the {first} that {key.recipe} starts from, got {figure.epochs[0]}; look at "
+                    f"{suite.recipes[key.recipe].start.recipe} there"  # type: ignore[union-attr]
+                )
     return tuple(sorted(kept))
 
 

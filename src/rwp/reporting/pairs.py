@@ -189,7 +189,10 @@ def headline(results: Results) -> str:
     shares = {name: 100 * float(np.mean(flags)) for name, flags in robust.items()}
     first, second = sorted(shares, key=shares.__getitem__, reverse=True)[:2]
     others = len(robust) - 1
-    shared = min(len(robust[first]), len(robust[second]))  # training seeds
+    counts = [len(robust[first]), len(robust[second])]  # training seeds
+    shared = min(counts)
+    share = 100 * float(np.mean(robust[first][:shared]))
+    seeds = f" over the first {shared} training seeds" if shared < max(counts) else ""
     gap, p_value = _gap(
         robust[first][:shared], robust[second][:shared], confidence=1 - LEVEL / others
     )
@@ -197,8 +200,8 @@ def headline(results: Results) -> str:
     doubt = _doubts(results).get(first)
     one_seed = shared == 1
     return (
-        f"{first} keeps the most images right under all attacks at once, {shares[first]:.1f} % of"
-        f" {len(robust[first][0]):,}; next is {second}, {100 * gap.estimate:.1f} points"
+        f"{first} keeps the most images right under all attacks at once, {share:.1f} % of"
+        f" {len(robust[first][0]):,}{seeds}; next is {second}, {100 * gap.estimate:.1f} points"
         f" behind (interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}, corrected for {others}"
         f" other defenses), {f'but {doubt}' if doubt else sure}."
         f"{' One training seed: this is about these networks.' if one_seed else ''}"
