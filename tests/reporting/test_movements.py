@@ -119,15 +119,17 @@ def test_bad_input(tmp_path: Path) -> None:
     (tmp_path / "losses.npz").write_bytes(b"PK nothing")
     with pytest.raises(UserError, match="expected the losses of a training, got a damaged file"):
         losses_of(tmp_path)
-    with pytest.raises(UserError, match=r"edges: expected rising losses in nats, got \[1, 0\]"):
-        movement_table(arrays(), edges=(1, 0), before=0, after=1)
+    for edges in ((1, 0), (0.5, 1)):  # from 0.5 on, who is learned best would be nowhere
+        with pytest.raises(UserError, match="edges: expected losses in nats that rise from 0, got"):
+            movement_table(arrays(), edges=edges, before=0, after=1)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({}, "figures.moves: expected a suite that keeps every image's losses, got keep_losses f"),
-        ({"edges": [1.0, 0.5]}, r"moves.edges: expected rising losses, got \[1.0, 0.5\]"),
+        ({"edges": [1.0, 0.5]}, r"moves.edges: expected losses that rise from 0, got \[1.0, 0.5"),
+        ({"edges": [0.5, 1.0]}, r"moves.edges: expected losses that rise from 0, got \[0.5, 1.0"),
         ({"epoch": 16}, "moves.epochs: expected at most the 16 epochs of a training, got 17"),
         ({"recipes": ["ta"]}, "moves.recipes: expected a recipe"),
     ],

@@ -438,8 +438,11 @@ def _check_movement(suite: Suite, figure: MovementFigure, where: str) -> None:
             " write keep_losses: true, or remove the figure"
         )
     edges = figure.edges
-    if not edges or list(edges) != sorted(set(edges)):
-        raise UserError(f"{where}.edges: expected rising losses, got {list(edges)}; order them")
+    if not edges or list(edges) != sorted(set(edges)) or edges[0] != 0:
+        raise UserError(
+            f"{where}.edges: expected losses that rise from 0, got {list(edges)}; order them, and "
+            "begin at 0, as images below all edges would be left out"
+        )
     _check_epochs(suite, (figure.epoch + 1,), where)
 
 

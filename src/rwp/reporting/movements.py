@@ -50,9 +50,17 @@ def group_names(edges: Sequence[float]) -> list[str]:
 
 
 def groups_of(losses: np.ndarray[Any, Any], edges: Sequence[float]) -> np.ndarray[Any, Any]:
-    """The number of each loss's group, -1 where it is below all edges or none was seen."""
-    if len(edges) < 1 or list(edges) != sorted(set(edges)):
-        raise UserError(f"edges: expected rising losses in nats, got {list(edges)}; order them")
+    """The number of each loss's group, -1 where none was seen.
+
+    Raises:
+        UserError: edges that do not rise from 0: images below all of them would be in no group, and
+            the shares would be of the others alone.
+    """
+    if len(edges) < 1 or list(edges) != sorted(set(edges)) or edges[0] != 0:
+        raise UserError(
+            f"edges: expected losses in nats that rise from 0, got {list(edges)}; order them, and "
+            "begin at 0"
+        )
     numbers = np.searchsorted(np.asarray(edges), losses.astype(np.float64), side="right") - 1
     return np.where(np.isnan(losses), -1, numbers)
 
