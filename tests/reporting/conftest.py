@@ -191,12 +191,15 @@ class Project:
         path = self.root / spec.result(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [
-            f"{epoch},{group},{offset / 5},1,{height * offset**2 / 25},9"
+            f"{key.seed},{split},{epoch},{group},{offset / 5},1,{height * offset**2 / 25},9"
+            for key in spec.keys
+            for split in ("train", "test")[: 1 + spec.test_images]
             for epoch in spec.epochs
             for group, height in (("0-0.5", 9), ("0.5-1", 8), ("1-1.5", 7))
             for offset in range(-5, 6)
         ]
-        path.write_text("\n".join(["epoch,group,offset,loss,change,num_examples", *rows]) + "\n")
+        columns = "seed,split,epoch,group,offset,loss,change,num_examples"
+        path.write_text("\n".join([columns, *rows]) + "\n")
 
     def write_all(self) -> None:
         """Every run and record of both tables, each defense a little better than the one before."""

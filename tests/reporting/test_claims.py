@@ -34,7 +34,7 @@ from rwp.strict_yaml import read_yaml
 from tests.conftest import ROOT
 
 from .conftest import Project
-from .settings import PARAMS
+from .settings import PARAMS, shown_content
 from .test_pairs import write_flags
 
 WON = {"says": "RWP beats AT", "terms": {"at-rwp best autoattack": 1, "at best autoattack": -1}}
@@ -263,6 +263,13 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
         ({"says": "x", "terms": {"at best_epoch 16": 1}, "above": 0}, "got 'at best_epoch 16'"),
         ({"says": "x", "terms": {"at loss x:y": 1}, "above": 0}, "got 'at loss x:y'"),
         (
+            {"says": "x", "terms": {"at landscape_excess 16:20": 1}, "above": 0},
+            "got 'at landscape_excess 16:20'",
+        ),
+        ({"says": "x", "above": 0}, "expected one of terms and each, got none"),
+        (WON | {"each": [WON["terms"]] * 2, "above": 0}, "expected one of .* each, got both"),
+        ({"says": "x", "each": [WON["terms"]], "above": 0}, "each: .*at least 2 items"),
+        (
             {"says": "x", "terms": {"at best natural": 1, "at best_epoch >=1": 1}, "above": 0},
             "expected records or columns of the history, got both",
         ),
@@ -278,9 +285,92 @@ def test_the_committed_claims_are_of_recipes_and_attacks_that_mini_has(params: P
     found = read_claims(ROOT / FILE)
     suite = params.suites["mini"]
     for name, claim in found.items():
-        for term in map(parse, claim.terms):
+        for term in (parse(text) for terms in claim.sums for text in terms):
             assert term.recipe in suite.recipes, name
             assert not term.is_record or term.how in suite.evaluation.attacks, name
+    at_last = {
+        t.recipe for c in found.values() for s in c.sums for t in map(parse, s) if t.what == "last"
+    }
+    assert at_last <= set(suite.also_attacked.last)
+
+
+def test_each_of_several_sums_holds_or_one_fails(tmp_path: Path) -> None:
+    project, terms = played(tmp_path), WON["terms"]
+    turned = {name: -weight for name, weight in terms.items()}
+    found = judged(
+        project,
+        both={"says": "x", "each": [terms, {"at-rwp best autoattack": 1}], "above": 0},
+        one={"says": "x", "each": [terms, turned], "above": 0},
+        close={"says": "x", "each": [terms, {"at-rwp best autoattack": 1}], "above": 20},
+    )
+    assert {name: row["outcome"] for name, row in found.items()} == {
+        "both": "holds",
+        "one": "does not hold",
+        "close": "not told",
+    }
+    alone = judged(project, won=WON | {"above": 0}, lost={"says": "x", "terms": turned, "above": 0})
+    assert found["both"]["estimate"] == alone["won"]["estimate"]  # the less sure one
+    assert found["both"]["p_value"] == alone["won"]["p_value"]
+    assert found["one"]["estimate"] == alone["lost"]["estimate"]
+    assert found["one"]["p_value"] == pytest.approx(2 * alone["lost"]["p_value"])
+    missing = {"says": "x", "each": [terms, {"trades best autoattack": 1}], "above": 0}
+    assert judged(project, m=missing)["m"]["outcome"] == "missing"
+
+
+def landscapes(root: Path, num_seeds: int, *, test_images: bool = True) -> Project:
+    content = shown_content()
+    suite = content["suites"]["demo"]
+    suite["seeds"] = list(range(num_seeds))
+    suite["figures"]["fig2"] |= {"num_seeds": num_seeds, "test_images": test_images}
+    return Project(root, check_params(content), "demo")
+
+
+def around(
+    root: Path, epoch: int, rise: dict[tuple[int, str, str], float], offsets: tuple[float, ...]
+) -> Path:
+    """Losses that rise by so much per unit of the offset, by seed, split and group."""
+    rows = [
+        f"{seed},{split},{epoch},{group},{offset},1,{height * abs(offset)},9"
+        for (seed, split, group), height in rise.items()
+        for offset in offsets
+    ]
+    path = root / "results/demo/landscapes/fig2.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = "seed,split,epoch,group,offset,loss,change,num_examples"
+    path.write_text("\n".join([columns, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_the_excess_of_training_over_test_images_by_seed(tmp_path: Path) -> None:
+    project = landscapes(tmp_path, 3)
+    epoch = project.params.suites["demo"].figures["fig2"].epochs[0]  # type: ignore[union-attr]
+    low, high = (f"at landscape_excess {epoch}/{group}" for group in ("0-0.5", "1-1.5"))
+    entry = {"says": "x", "terms": {low: 1, high: -1}, "above": 0}
+    row = judged(project, first=entry)["first"]
+    assert (row["outcome"], row["reason"]) == (
+        "missing",
+        "results/demo/landscapes/fig2.csv: not measured",
+    )
+    rise = {}
+    for seed, more in enumerate((2.0, 2.1, 2.2)):
+        rise |= {(seed, "train", "0-0.5"): 5 + more, (seed, "test", "0-0.5"): 5.0}
+        rise |= {(seed, "train", "1-1.5"): 9.0, (seed, "test", "1-1.5"): 8.0}
+    around(tmp_path, epoch, rise, (-1.0, -0.5, 0.0, 0.5, 1.0))
+    row = judged(project, first=entry)["first"]
+    assert row["estimate"] == pytest.approx(0.5 * (2.1 - 1))  # over the inner half alone
+    assert (row["seeds"], row["images"], row["outcome"]) == (3, None, "holds")
+    del rise[1, "test", "0-0.5"]  # a group that no test image is in
+    around(tmp_path, epoch, rise, (-1.0, -0.5, 0.0, 0.5, 1.0))
+    reason = judged(project, first=entry)["first"]["reason"]
+    assert reason.endswith("fig2.csv: seed 1 has no images of 0-0.5 nats in both")
+
+
+def test_a_landscape_without_test_images_tells_no_excess(tmp_path: Path) -> None:
+    project = landscapes(tmp_path, 2, test_images=False)
+    epoch = project.params.suites["demo"].figures["fig2"].epochs[0]  # type: ignore[union-attr]
+    for term in (f"{epoch}/0-0.5", "99/0-0.5", f"{epoch}/0-0.7"):
+        entry = {"says": "x", "terms": {f"at landscape_excess {term}": 1}, "above": 0}
+        assert judged(project, x=entry)["x"]["reason"] == "no landscape of at here"
 
 
 def test_a_moved_threshold_is_seen() -> None:
@@ -290,6 +380,8 @@ def test_a_moved_threshold_is_seen() -> None:
     assert moved(before, before | {"a": Claim(**WON, above=0.5)}) == ["a"]
     assert moved(before, before | {"a": Claim(**WON, below=1.0)}) == ["a"]
     assert moved(before, {"a": before["a"]}) == ["b"]
+    several = {"a": Claim(says="x", each=(WON["terms"], {"at best natural": 1.0}), above=1.0)}
+    assert moved(before, before | several) == ["a"]
 
 
 def test_no_threshold_moved_after_a_published_run(tmp_path: Path) -> None:

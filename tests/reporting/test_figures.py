@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pandas as pd
@@ -9,14 +10,18 @@ import pytest
 from matplotlib.axes import Axes
 
 from rwp.errors import UserError
+from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Setting
 from rwp.pipeline.suites import sweep_rows
 from rwp.reporting import drawing
 from rwp.reporting.drawing import COLORS, LINES, MARKERS, draw_sweep, looks, write_figure
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.published_curves import beside_published
+from rwp.reporting.results import runs_of
+from rwp.training.spec import RunKey
 
 from .conftest import Project
+from .settings import PARAMS
 
 
 def labels(axes: Axes) -> list[str]:
@@ -188,3 +193,40 @@ def test_the_overlay_marks_where_the_curve_leaves(demo: Project) -> None:
     comparison = beside_published(folder, setting="cifar10_linf/preactresnet18_standard")
     (axes,) = drawing.curve_overlay(comparison).axes
     assert "leaves at epoch 0" in labels(axes)
+
+
+def searching(root: Path) -> tuple[Project, list[RunKey]]:
+    content = copy.deepcopy(PARAMS)
+    suite = content["suites"]["demo"]
+    suite["sweeps"]["gamma"] = {"recipe": "at-awp", "vary": {"gamma": [0.01, 0.02]}}
+    suite["figures"]["search"] = {"kind": "search", "sweeps": ["gamma", "c-min"]}
+    suite["reported"] = ["search"]
+    project = Project(root, check_params(content), "demo")
+    return project, runs_of(project.params, "demo", "search")
+
+
+def test_a_search_looks_at_the_held_out_images_alone(tmp_path: Path) -> None:
+    project, keys = searching(tmp_path)
+    # Under their own names, whatever at-awp and at-rwp have by now.
+    names = ["at-awp-gamma-0.01", "at-awp-gamma-0.02", "at-rwp-c_min-1.5", "at-rwp-c_min-1.7"]
+    assert [key.recipe for key in keys] == names
+    for key, held_out in zip(keys, (0.30, 0.32, 0.35, 0.31), strict=True):
+        project.write_run(key, [0.2, 0.9 - held_out], held_out=[0.1, held_out])
+    write_suite_figure(project.results("search"), "search")
+    frame = pd.read_csv(tmp_path / "results/demo/search.csv")
+    assert list(frame["accuracy"]) == pytest.approx([30, 32, 35, 31])
+    assert list(frame["measure"]) == ["AT-AWP", "AT-AWP", "AT-RWP", "AT-RWP"]
+    assert list(frame["chosen"]) == [False, True, True, False]
+    assert list(frame["epoch"]) == [1, 1, 1, 1]
+
+
+def test_a_search_that_is_not_done_chooses_nothing(tmp_path: Path) -> None:
+    project, keys = searching(tmp_path)
+    with pytest.raises(UserError, match="expected trained runs, got none"):
+        write_suite_figure(project.results("search"), "search")
+    for key in keys[:3]:
+        project.write_run(key, [0.2, 0.3])
+    write_suite_figure(project.results("search"), "search")
+    frame = pd.read_csv(tmp_path / "results/demo/search.csv")
+    assert list(frame["status"]) == ["ok", "ok", "ok", "missing"]
+    assert list(frame["chosen"]) == [True, True, False, False]  # two alike; of RWP one is missing

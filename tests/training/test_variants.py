@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from rwp.core.lsc import loss_groups
-from rwp.core.models import PreActResNet
 from rwp.core.modes import untracked_statistics
 from rwp.evaluation.landscape import measure_landscape
 from rwp.pipeline.load import check_params
@@ -247,33 +246,33 @@ def test_each_checkpoint_is_of_its_epoch(kept: tuple[Params, Path]) -> None:
     assert load_network(folder / "best_on_test.pt")[1]["epoch"] == best["epoch"]
 
 
-def test_the_landscape_of_kept_checkpoints(
-    kept: tuple[Params, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_landscape_of_kept_checkpoints(kept: tuple[Params, Path], tmp_path: Path) -> None:
     params, root = kept
-    spec = landscape_spec(params, "demo", "fig2")
+    spec = landscape_spec(params, "demo", "fig2").replace(test_images=True)
     output = tmp_path / "fig2.csv"
-    arithmetic = set()
-    forward = PreActResNet.forward
-
-    def noted(self: PreActResNet, images: torch.Tensor) -> torch.Tensor:
-        arithmetic.add(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
-        return forward(self, images)
-
-    monkeypatch.setattr(PreActResNet, "forward", noted)
     measure_landscape(spec, root=root, fingerprint="print", output=output)
-    assert arithmetic == {"ieee"}  # not TF32, as cuDNN does it unless told otherwise
     with output.open(newline="") as stream:
         found = list(csv.DictReader(stream))
     assert {row["epoch"] for row in found} == {"1", "3"}
     assert {float(row["offset"]) for row in found} == {-1.0, 0.0, 1.0}
+    assert {row["split"] for row in found} == {"train", "test"}
+    assert {row["seed"] for row in found} == {"0"}
     for row in found:
         low, high = map(float, row["group"].split("-"))
         if float(row["offset"]) == 0:  # the checkpoint itself
             assert float(row["change"]) == 0
             assert low <= float(row["loss"]) < high
-    sizes = {(row["epoch"], row["group"]): int(row["num_examples"]) for row in found}
-    assert 0 < sum(n for (epoch, _), n in sizes.items() if epoch == "3") <= 854
+    for split, most in (("train", 854), ("test", 252)):  # no more than there are
+        sizes = {
+            (row["epoch"], row["group"]): int(row["num_examples"])
+            for row in found
+            if row["split"] == split
+        }
+        assert 0 < sum(n for (epoch, _), n in sizes.items() if epoch == "3") <= most
+    plain = tmp_path / "plain.csv"
+    measure_landscape(spec.replace(test_images=False), root=root, fingerprint="print", output=plain)
+    with plain.open(newline="") as stream:  # the training images are measured as without the others
+        assert list(csv.DictReader(stream)) == [row for row in found if row["split"] == "train"]
     record = json.loads(output.with_suffix(".json").read_text())
     assert record["fingerprint"] == "print"
     assert loss_groups(torch.tensor([2.999, 3.0]), spec.edges).tolist() == [5, -1]

@@ -16,8 +16,8 @@ def training_rules():
             outputs = [*training_outputs(suite, folder), *kept]
             yield f"train_{name}_start_{recipe}", folder, outputs, plain
         figures = [figure for owner, figure in landscapes() if owner == name]
-        runs = [STEPS.landscape(name, figure).settings.key for figure in figures]
-        for number, key in enumerate(dict.fromkeys(runs)):
+        keys = [k for f in figures for k in STEPS.landscape(name, f).settings.keys]
+        for number, key in enumerate(dict.fromkeys(keys)):
             step = STEPS.train(key)
             yield f"train_{name}_kept{number}", str(key.directory), step.outputs, plain
 

@@ -17,9 +17,8 @@ from rwp.core.attacks import pgd
 from rwp.core.landscape import filter_normalized_direction, weight_loss_landscape
 from rwp.core.losses import cross_entropy
 from rwp.core.lsc import loss_groups
-from rwp.core.precision import precision_context
 from rwp.data.images import ImageSet
-from rwp.data.parts import take_part
+from rwp.data.parts import Part, take_part
 from rwp.data.splits import training_split
 from rwp.evaluation.attacks import threat_model
 from rwp.evaluation.models import batch_of, borrowed, checked_logits
@@ -27,9 +26,10 @@ from rwp.evaluation.spec import LandscapeSpec
 from rwp.files import write_json, write_text
 from rwp.rng import generator_for
 from rwp.training.checkpoint import load_network
+from rwp.training.spec import RunKey, kept_checkpoint
 
 FORMAT = "rwp.landscape/1"
-COLUMNS = ("epoch", "group", "offset", "loss", "change", "num_examples")
+COLUMNS = ("seed", "split", "epoch", "group", "offset", "loss", "change", "num_examples")
 
 
 def measure_landscape(
@@ -40,55 +40,72 @@ def measure_landscape(
     output: Path,
     device: torch.device | str = "cpu",
 ) -> Path:
-    """Attack the training images once per checkpoint and measure their loss around it.
+    """Attack images once per checkpoint and measure their loss around it.
 
-    The images are those that the run was trained on, without augmentation; each checkpoint has
-    its own adversarial images, fixed while its weights move, and its own groups.
+    The images are those that the run was trained on, without augmentation, and where the settings
+    say so as many of the test images; each checkpoint has its own adversarial images, fixed while
+    its weights move, and its own groups.
 
     Args:
         spec: what to measure.
         root: the project's folder.
         fingerprint: goes into the JSON file beside the losses.
-        output: the CSV file: epochs done, loss group in nats, offset mu along the direction,
-            mean loss in nats over the group and all directions, its change from mu = 0, and the
-            number of images in the group. An empty group has no rows.
+        output: the CSV file: seed of the run, split ("train", "test"), epochs done, loss group in
+            nats, offset mu along the direction, mean loss in nats over the group and all
+            directions, its change from mu = 0, and the number of images in the group. An empty
+            group has no rows.
         device: where to run.
 
     Raises:
         UserError: a missing or damaged file.
     """
     started = time.monotonic()
-    path = root / "data" / spec.key.dataset / "train.pt"
-    images = ImageSet.load(path)
-    kept, _ = training_split(
-        images.labels,
-        held_out_fraction=spec.held_out_fraction,
-        per_class=spec.data.per_class,
-        seed=spec.key.seed,
-        where=f"datasets.{spec.key.dataset}.per_class",
-    )
-    images = images.select(kept)
-    images, part = take_part(
-        images, num_examples=spec.num_examples, seed=spec.part_seed, source=path
-    )
-    rows = [
-        {"epoch": epoch, **row}
-        for epoch in spec.epochs
-        for row in _around(spec, _network(spec, root, epoch, device), images, device)
-    ]
+    rows, parts = [], {}
+    for key in spec.keys:
+        for split, (images, part) in _images(spec, key, root).items():
+            parts[f"{split} of seed {key.seed}"] = part.identity()
+            rows += [
+                {"seed": key.seed, "split": split, "epoch": epoch, **row}
+                for epoch in spec.epochs
+                for row in _around(spec, _network(key, root, epoch, device), images, device)
+            ]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(output, stream.getvalue())
     record = {"format": FORMAT, "fingerprint": fingerprint, "spec": spec.document()}
-    more = {"part": part.identity(), "seconds": round(time.monotonic() - started, 3)}
+    more = {"parts": parts, "seconds": round(time.monotonic() - started, 3)}
     write_json(output.with_suffix(".json"), record | more)
     return output
 
 
-def _network(spec: LandscapeSpec, root: Path, epoch: int, device: torch.device | str) -> nn.Module:
-    return load_network(root / spec.checkpoint(epoch), device=device)[0]
+def _images(spec: LandscapeSpec, key: RunKey, root: Path) -> dict[str, tuple[ImageSet, Part]]:
+    """What a run was trained on, and as many test images where they are asked for."""
+    folder = root / "data" / key.dataset
+    images = ImageSet.load(folder / "train.pt")
+    kept, _ = training_split(
+        images.labels,
+        held_out_fraction=spec.held_out_fraction,
+        per_class=spec.data.per_class,
+        seed=key.seed,
+        where=f"datasets.{key.dataset}.per_class",
+    )
+    counts = {"train": spec.num_examples}
+    sets = {"train": images.select(kept)}
+    if spec.test_images:
+        sets["test"] = ImageSet.load(folder / "test.pt")
+        counts["test"] = min(spec.num_examples or len(kept), len(kept), len(sets["test"]))
+    return {
+        split: take_part(
+            found, num_examples=counts[split], seed=spec.part_seed, source=folder / f"{split}.pt"
+        )
+        for split, found in sets.items()
+    }
+
+
+def _network(key: RunKey, root: Path, epoch: int, device: torch.device | str) -> nn.Module:
+    return load_network(root / kept_checkpoint(key, epoch), device=device)[0]
 
 
 def _around(
@@ -104,19 +121,20 @@ def _around(
     total = torch.zeros(len(scales), len(ranges), dtype=torch.float64)
     for number in range(spec.num_directions):
         generator = generator_for(spec.seed, "direction", number)
-        direction = filter_normalized_direction(model, generator=generator)
-        with precision_context("fp32", device):  # as the losses that made the groups
-            found = weight_loss_landscape(
+        total += (
+            weight_loss_landscape(
                 model,
                 adversarial,
                 labels,
                 groups,
                 num_groups=len(ranges),
-                direction=direction,
+                direction=filter_normalized_direction(model, generator=generator),
                 scales=scales,
                 batch_size=spec.batch_size,
             )
-        total += found.double().cpu()
+            .double()
+            .cpu()
+        )
     mean = total / spec.num_directions
     for group, (low, high) in enumerate(ranges):
         for place, offset in enumerate(offsets if counts[group] else (), start=1):

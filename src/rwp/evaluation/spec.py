@@ -155,7 +155,11 @@ class DiagnosisSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class LandscapeSpec(Spec):
-    """Losses of attacked training images at perturbed weights, at several checkpoints of a run."""
+    """Losses of attacked images at perturbed weights, at several checkpoints of runs.
+
+    The images are those that each run was trained on; with `test_images` as many of the test
+    images beside them.
+    """
 
     key: RunKey
     data: DatasetSpec
@@ -170,10 +174,18 @@ class LandscapeSpec(Spec):
     radius: PositiveFloat
     num_examples: PositiveInt | None
     part_seed: Count = 0
+    more_seeds: tuple[Count, ...] = ()  # of the same training
+    test_images: bool = False
 
-    def checkpoint(self, epoch: int) -> PurePosixPath:
-        """The network after so many epochs, relative to the project."""
-        return kept_checkpoint(self.key, epoch)
+    @property
+    def keys(self) -> tuple[RunKey, ...]:
+        """The runs, one per seed."""
+        return (self.key, *(self.key.replace(seed=seed) for seed in self.more_seeds))
+
+    @property
+    def checkpoints(self) -> dict[PurePosixPath, RunKey]:
+        """The networks that are looked at, relative to the project, and their runs."""
+        return {kept_checkpoint(key, epoch): key for key in self.keys for epoch in self.epochs}
 
     def result(self, name: str) -> PurePosixPath:
         """Where the losses lie that the figure of that name shows, relative to the project."""

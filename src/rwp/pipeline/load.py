@@ -321,6 +321,8 @@ def _check_results(params: Params, suite: Suite, where: str) -> None:
         _check_setting(params, suite, figure, at)
         if figure.kind in ("sweep", "removal"):
             choose(suite.sweeps, figure.sweep, "sweep", f"{at}.sweep")
+        for sweep in getattr(figure, "sweeps", ()):
+            choose(suite.sweeps, sweep, "sweep", f"{at}.sweeps")
         for role in ("recipes", "references"):
             for recipe_name in getattr(figure, role, ()):
                 choose(suite.recipes, recipe_name, "recipe", f"{at}.{role}")

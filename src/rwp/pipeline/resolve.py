@@ -48,7 +48,10 @@ _FAMILY = (
     *("c_min_quantile", "c_max_quantile", "tensors", "layers", "depth_profile"),
     *("length", "direction", "climbs", "step_at"),
 )
-_COPIED = ("epochs", "edges", "num_directions", "num_points", "radius", "num_examples")
+_COPIED = (
+    *("epochs", "edges", "num_directions", "num_points", "radius", "num_examples"),
+    "test_images",
+)
 
 
 class Lookup:
@@ -334,7 +337,7 @@ def kept_epochs(suite: Suite, key: RunKey) -> tuple[int, ...]:
     kept: set[int] = set()
     first = started_after(suite.recipes[key.recipe]) or 0
     for name, figure in suite.figures.items():
-        if figure.kind == "landscape" and landscape_key(suite, key.suite, figure) == key:
+        if figure.kind == "landscape" and key in landscape_keys(suite, key.suite, figure):
             kept |= set(figure.epochs)
             if figure.epochs and figure.epochs[0] <= first:
                 raise UserError(
@@ -345,9 +348,10 @@ def kept_epochs(suite: Suite, key: RunKey) -> tuple[int, ...]:
     return tuple(sorted(kept))
 
 
-def landscape_key(suite: Suite, suite_name: str, figure: LandscapeFigure) -> RunKey:
-    """The training whose checkpoints a landscape looks at: that of the suite's first seed."""
-    return setting_key(suite, suite_name, figure, figure.recipe, seed=suite.seeds[0])
+def landscape_keys(suite: Suite, suite_name: str, figure: LandscapeFigure) -> list[RunKey]:
+    """The trainings whose checkpoints a landscape looks at: of the suite's first seeds."""
+    seeds = suite.seeds[: figure.num_seeds]
+    return [setting_key(suite, suite_name, figure, figure.recipe, seed=seed) for seed in seeds]
 
 
 def perturbation_spec(suite: Suite, key: RunKey) -> PerturbationSpec | None:
@@ -656,7 +660,8 @@ def landscape_spec(params: Params, suite_name: str, name: str) -> LandscapeSpec:
     figure = suite.figures[name]
     if not isinstance(figure, LandscapeFigure):
         raise ValueError(f"{name}: expected a landscape, got {figure.kind}")
-    training = train_spec(params, landscape_key(suite, suite_name, figure))
+    keys = landscape_keys(suite, suite_name, figure)
+    training = train_spec(params, keys[0])
     if training.attack is None:
         raise ValueError(f"{name}: expected an adversarially trained recipe, got {figure.recipe}")
     epochs = training.optimization.epochs
@@ -674,5 +679,6 @@ def landscape_spec(params: Params, suite_name: str, name: str) -> LandscapeSpec:
         batch_size=suite.evaluation.batch_size,
         seed=suite.evaluation.seed,
         part_seed=suite.evaluation.part_seed,
+        more_seeds=tuple(key.seed for key in keys[1:]),
         **copied,
     )

@@ -292,6 +292,8 @@ class LandscapeFigure(Setting):
     num_points: PositiveInt
     radius: PositiveFloat  # the largest mu
     num_examples: PositiveInt | None = None  # of the training images, by class; none: all
+    num_seeds: PositiveInt = 1  # trainings that are looked at: of the suite's first seeds
+    test_images: bool = False  # as many of them as of training images, for the excess over these
 
     @model_validator(mode="after")
     def _rising(self) -> LandscapeFigure:
@@ -300,6 +302,16 @@ class LandscapeFigure(Setting):
             if values != sorted(set(values)):
                 raise ValueError(f"{name}: expected rising numbers, got {values}; order them")
         return self
+
+
+class SearchFigure(Setting):
+    """A choice of settings: accuracy on the held-out images of all trainings of some sweeps.
+
+    No test image is looked at; the best of each recipe is marked.
+    """
+
+    kind: Literal["search"]
+    sweeps: Annotated[Names, Field(min_length=1)]
 
 
 class MovementFigure(Setting):
@@ -315,7 +327,7 @@ class MovementFigure(Setting):
 
 
 FigureEntry = Annotated[
-    CurvesFigure | SweepFigure | RemovalFigure | LandscapeFigure | MovementFigure,
+    CurvesFigure | SweepFigure | RemovalFigure | LandscapeFigure | MovementFigure | SearchFigure,
     Field(discriminator="kind"),
 ]
 

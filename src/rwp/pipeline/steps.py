@@ -304,9 +304,10 @@ class Steps:
 
         def make() -> Step:
             spec = landscape_spec(self.params, suite, figure)
-            training, dataset = self.train(spec.key), spec.key.dataset
-            inputs = {str(spec.checkpoint(epoch)): training for epoch in spec.epochs}
-            inputs[f"data/{dataset}/train.pt"] = self.fetch(dataset)
+            dataset = spec.key.dataset
+            inputs = {str(path): self.train(key) for path, key in spec.checkpoints.items()}
+            for split in ("train", "test") if spec.test_images else ("train",):
+                inputs[f"data/{dataset}/{split}.pt"] = self.fetch(dataset)
             losses = spec.result(figure)
             outputs = (str(losses), str(losses.with_suffix(".json")))
             code = CODE["landscape"]

@@ -12,13 +12,21 @@ from rwp.pipeline.resolve import (
     declared,
     evaluation_spec,
     is_natural,
-    landscape_key,
+    landscape_keys,
     own_attacks,
     run_key,
     setting_key,
     train_spec,
 )
-from rwp.pipeline.settings import Params, Setting, Suite, choose, get_suite
+from rwp.pipeline.settings import (
+    Params,
+    SearchFigure,
+    Setting,
+    Suite,
+    SweepEntry,
+    choose,
+    get_suite,
+)
 from rwp.training.spec import RunKey
 
 BEYOND = "beyond"
@@ -156,6 +164,28 @@ def sweep_rows(params: Params, suite_name: str, setting: Setting, name: str) -> 
     ]
 
 
+def search_rows(
+    params: Params, suite_name: str, figure: SearchFigure
+) -> list[tuple[SweepEntry, dict[str, Any], list[RunKey]]]:
+    """The runs of a search, each under its own name whatever the recipes have by now.
+
+    What is chosen is written into the settings, and must not change what was searched.
+    """
+    suite = get_suite(params, suite_name)
+    return [
+        (
+            sweep,
+            change,
+            [
+                setting_key(suite, suite_name, figure, sweep.name_of(change), seed=seed)
+                for seed in seeds_of(suite, sweep.name_of(change))
+            ],
+        )
+        for sweep in (suite.sweeps[name] for name in figure.sweeps)
+        for change in sweep.changes()
+    ]
+
+
 def figure_runs(params: Params, suite_name: str, name: str) -> list[RunKey]:
     """All runs behind a figure, each once.
 
@@ -165,9 +195,11 @@ def figure_runs(params: Params, suite_name: str, name: str) -> list[RunKey]:
     suite = get_suite(params, suite_name)
     figure = choose(suite.figures, name, "figure", f"params.yaml: suites.{suite_name}.figures")
     if figure.kind == "landscape":
-        return [landscape_key(suite, suite_name, figure)]
+        return landscape_keys(suite, suite_name, figure)
     recipes: tuple[str, ...] = ()
     keys: list[RunKey] = []
+    if figure.kind == "search":
+        return [key for *_, row in search_rows(params, suite_name, figure) for key in row]
     if figure.kind == "curves" or figure.kind == "movement":
         recipes = figure.recipes
     else:

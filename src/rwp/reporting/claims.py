@@ -7,8 +7,10 @@ that what is common to all networks of a seed, and to all on an image, falls out
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,9 +23,12 @@ from scipy.stats import binomtest
 from rwp.errors import UserError
 from rwp.evaluation.diagnosis import read_diagnosis
 from rwp.evaluation.records import EvaluationRecord, on_common_images, robust_flags
+from rwp.evaluation.spec import LandscapeSpec
 from rwp.evaluation.statistics import Tested, crossed_mean
+from rwp.pipeline.resolve import landscape_spec
 from rwp.pipeline.settings import Frozen, Params, Setting, get_suite
 from rwp.pipeline.suites import diagnosis_spec, seeds_of, setting_keys
+from rwp.reporting.landscapes import mean_excess
 from rwp.reporting.pairs import LEVEL, holm
 from rwp.reporting.results import Run, leave_out_other_files, read_attack, read_run
 from rwp.reporting.tables import write_frame
@@ -50,16 +55,22 @@ COLUMNS = (
     "detectable",
     "reason",
 )
+LANDSCAPE = "landscape_excess"
+_AROUND = re.compile(r"(\d+)/(\d+(?:\.\d+)?-\d+(?:\.\d+)?)")
 _CHECKPOINTS = ("best", "best_on_test", "last")
 _POWER = 0.8
 Values = NDArray[np.float64]
 
 
+Terms = Annotated[dict[str, float], Field(min_length=1)]
+
+
 class Claim(Frozen):
-    """One claim: a sum of terms, and on which side of a margin it lies."""
+    """One claim: a sum of terms, and on which side of a margin it lies; or each of several sums."""
 
     says: str
-    terms: Annotated[dict[str, float], Field(min_length=1)]
+    terms: Terms | None = None
+    each: Annotated[tuple[Terms, ...], Field(min_length=2)] | None = None
     above: float | None = None
     below: float | None = None
     within: Amount | None = None
@@ -73,11 +84,20 @@ class Claim(Frozen):
                 f"expected one of above, below and within, got {' and '.join(given) or 'none'};"
                 f" say how it could fail"
             )
-        if len({parse(term).is_record for term in self.terms}) > 1:
-            raise ValueError(
-                "terms: expected records or columns of the history, got both; split it"
-            )
+        if (self.terms is None) == (self.each is None):
+            both = "none" if self.terms is None else "both"
+            raise ValueError(f"expected one of terms and each, got {both}; give one")
+        for terms in self.sums:
+            if len({parse(term).is_record for term in terms}) > 1:
+                raise ValueError(
+                    "terms: expected records or columns of the history, got both; split it"
+                )
         return self
+
+    @property
+    def sums(self) -> tuple[Terms, ...]:
+        """The sum of the claim, or all of which it says the same."""
+        return self.each or (self.terms or {},)
 
     @property
     def wanted(self) -> str:
@@ -91,8 +111,8 @@ class Term:
     """What one term looks at; `attack` of a checkpoint, or `epochs` of a column of the history."""
 
     recipe: str
-    what: str  # a checkpoint, a column, or best_epoch
-    how: str  # an attack, a slice, or >=N
+    what: str  # a checkpoint, a column, best_epoch or landscape_excess
+    how: str  # an attack, a slice, >=N, or EPOCH/GROUP
 
     @property
     def is_record(self) -> bool:
@@ -140,11 +160,13 @@ def parse(text: str) -> Term:
             not part or part.lstrip("-").isdecimal() for part in how.split(":")
         )
         chosen = what == "best_epoch" and how.startswith(">=") and how[2:].isdecimal()
-        if what in _CHECKPOINTS or (what != "best_epoch" and of_epochs) or chosen:
+        around = what == LANDSCAPE and _AROUND.fullmatch(how) is not None
+        column = what not in ("best_epoch", LANDSCAPE)
+        if what in _CHECKPOINTS or (column and of_epochs) or chosen or around:
             return Term(recipe, what, how)
     raise ValueError(
-        f"expected a term such as 'at best pgd-20', 'at test_robust_accuracy -6:' or "
-        f"'at best_epoch >=16', got {text!r}; correct it"
+        f"expected a term such as 'at best pgd-20', 'at test_robust_accuracy -6:', "
+        f"'at best_epoch >=16' or 'at landscape_excess 20/0.5-1', got {text!r}; correct it"
     )
 
 
@@ -182,15 +204,20 @@ def _tuples(entry: Any) -> Any:
         return entry
     numbers = {"above", "below", "within"}
     return {
-        name: tuple(value)
+        name: tuple(map(_floats, value))
         if isinstance(value, list)
         else float(value)
         if name in numbers and isinstance(value, int) and not isinstance(value, bool)
-        else {term: float(weight) for term, weight in value.items()}
-        if name == "terms" and isinstance(value, dict) and all(map(_is_number, value.values()))
-        else value
+        else _floats(value)
         for name, value in entry.items()
     }
+
+
+def _floats(value: Any) -> Any:
+    """The weights of terms as floats; anything else as it is."""
+    if isinstance(value, dict) and all(map(_is_number, value.values())):
+        return {term: float(weight) for term, weight in value.items()}
+    return value
 
 
 def _is_number(value: Any) -> bool:
@@ -206,8 +233,8 @@ def moved(then: Mapping[str, Claim], now: Mapping[str, Claim]) -> list[str]:
         name
         for name, claim in then.items()
         if name not in now
-        or (now[name].terms, now[name].wanted, now[name].only)
-        != (claim.terms, claim.wanted, claim.only)
+        or (now[name].sums, now[name].wanted, now[name].only)
+        != (claim.sums, claim.wanted, claim.only)
     ]
 
 
@@ -234,21 +261,46 @@ def _row(reader: _Reader, claim: Claim) -> dict[str, Any]:
     row: dict[str, Any] = {"says": claim.says, "wanted": claim.wanted}
     if claim.only is not None and reader.suite_name not in claim.only:
         return row | {"outcome": ELSEWHERE, "reason": f"of {', '.join(claim.only)} alone"}
-    terms = {parse(text): weight for text, weight in claim.terms.items()}
-    unknown = reader.unknown(terms)
+    sums = [{parse(text): weight for text, weight in terms.items()} for terms in claim.sums]
+    unknown = list(dict.fromkeys(name for terms in sums for name in reader.unknown(terms)))
     if unknown:
         return row | {"outcome": ELSEWHERE, "reason": f"no {', '.join(unknown)} here"}
-    values, missing = reader.values(terms)
+    read = [reader.values(terms) for terms in sums]
+    missing = list(dict.fromkeys(text for _, absent in read for text in absent))
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         return row | {"outcome": MISSING, "reason": f"{missing[0]}{more}"}
-    row |= {"seeds": len(values), "images": values.shape[1] if values.shape[1] > 1 else None}
+    found = [_judged(claim, terms, values) for terms, (values, _) in zip(sums, read, strict=True)]
+    told = found[0] if len(found) == 1 else _together(found)
+    doubt = reader.doubt(term for terms in sums for term in terms)
+    return row | {"reason": doubt} | told
+
+
+def _together(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of sums that must all lie where the claim says: the row of the one that decides.
+
+    All hold where the least sure of them does (an intersection-union test, which needs no
+    correction); one that does not is enough to fail, but was picked among all (Bonferroni).
+    """
+    untold = [row for row in found if row.get("p_value") is None]
+    if untold:
+        return untold[0]
+    wrong = [row for row in found if row["outcome"] != HOLDS]
+    if not wrong:
+        return max(found, key=lambda row: row["p_value"])
+    worst = min(wrong, key=lambda row: row["p_value"])
+    return worst | {"p_value": min(1.0, worst["p_value"] * len(found))}
+
+
+def _judged(claim: Claim, terms: Mapping[Term, float], values: Values) -> dict[str, Any]:
+    """One sum over seeds and images."""
+    row: dict[str, Any] = {"seeds": len(values)}
+    row["images"] = values.shape[1] if values.shape[1] > 1 else None
     if len(values) < 2:
         reason = "one training seed: how far seeds spread is not known"
         return row | {"outcome": NOT_TOLD, "estimate": float(values.mean()), "reason": reason}
     found = crossed_mean(values)
     side, p_value = _side(claim, found)
-    row["reason"] = reader.doubt(terms)
     if [(term.what, weight) for term, weight in terms.items()] == [("best_epoch", 1.0)]:
         side, p_value = _of_seeds(claim, values)
     return row | {
@@ -300,13 +352,52 @@ class _Reader:
         self.params, self.suite_name, self.root = params, suite_name, root
         self.suite = get_suite(params, suite_name)
         self._runs: dict[RunKey, Run] = {}
+        self._figures: dict[Term, Path] = {}
 
     def unknown(self, terms: Iterable[Term]) -> list[str]:
         """The recipes and attacks that the suite does not have."""
         found = [term.recipe for term in terms if term.recipe not in self.suite.recipes]
         attacks = [term.how for term in terms if term.is_record]
         found += [name for name in attacks if name not in self.suite.evaluation.attacks]
+        around = [term for term in terms if term.what == LANDSCAPE]
+        found += [f"landscape of {t.recipe}" for t in around if self._landscape(t) is None]
         return list(dict.fromkeys(found))
+
+    def _landscape(self, term: Term) -> LandscapeSpec | None:
+        """The measurement that a term looks at, with its figure's name in `self._figures`."""
+        epoch, group = term.how.split("/")
+        for name, entry in self.suite.figures.items():
+            if entry.kind != "landscape" or entry.recipe != term.recipe or not entry.test_images:
+                continue
+            groups = [f"{low:g}-{high:g}" for low, high in pairwise(entry.edges)]
+            if int(epoch) in entry.epochs and group in groups:
+                spec = landscape_spec(self.params, self.suite_name, name)
+                self._figures[term] = self.root / spec.result(name)
+                return spec
+        return None
+
+    def _excesses(self, terms: Mapping[Term, float]) -> tuple[Values, list[str]]:
+        """(seeds, 1) of a sum of excesses, and what is missing."""
+        found, missing = [], []
+        for term in terms:
+            spec, path = self._landscape(term), self._figures.get(term)
+            assert spec is not None
+            assert path is not None
+            epoch, group = term.how.split("/")
+            there = mean_excess(path, epoch=int(epoch), group=group) if path.exists() else {}
+            seeds = [key.seed for key in spec.keys]
+            if path.exists():
+                missing += [
+                    f"{spec.result(path.stem)}: seed {seed} has no images of {group} nats in both"
+                    for seed in seeds
+                    if seed not in there
+                ]
+            else:
+                missing.append(f"{spec.result(path.stem)}: not measured")
+            found.append([there.get(seed, np.nan) for seed in seeds])
+        weights = np.array(list(terms.values()))
+        missing = list(dict.fromkeys(missing))
+        return (np.empty((0, 0)) if missing else (weights @ np.array(found))[:, None]), missing
 
     def values(self, terms: Mapping[Term, float]) -> tuple[Values, list[str]]:
         """(seeds, images) of the sum, in points; and what is missing, in which case it is empty.
@@ -314,6 +405,8 @@ class _Reader:
         Raises:
             UserError: records and columns of the history are mixed, or are of other images.
         """
+        if all(term.what == LANDSCAPE for term in terms):
+            return self._excesses(terms)
         seeds = min((seeds_of(self.suite, term.recipe) for term in terms), key=len)
         rows, missing = [], []
         for place in range(len(seeds)):

@@ -194,7 +194,8 @@ def landscape_cost(spec: LandscapeSpec, *, num_train: int, num_drawn: int | None
     trained_on = num_drawn or num_train - round(num_train * spec.held_out_fraction)
     num_images = min(spec.num_examples or trained_on, trained_on)
     points = Passes(spec.num_directions * (spec.num_points + 1))
-    return (_attacked(spec.attack) + points) * (num_images * len(spec.epochs))
+    looks = len(spec.epochs) * len(spec.keys) * (2 if spec.test_images else 1)
+    return (_attacked(spec.attack) + points) * (num_images * looks)
 
 
 def _attacked(attack: AttackSpec) -> Passes:

@@ -17,10 +17,17 @@ from rwp.pipeline.settings import (
     CurvesFigure,
     MovementFigure,
     RemovalFigure,
+    SearchFigure,
     Setting,
     SweepFigure,
 )
-from rwp.pipeline.suites import figure_names, setting_keys, sweep_rows, table1_runs
+from rwp.pipeline.suites import (
+    figure_names,
+    search_rows,
+    setting_keys,
+    sweep_rows,
+    table1_runs,
+)
 from rwp.reporting import drawing
 from rwp.reporting.drawing import picture, write_figure
 from rwp.reporting.gaps import Gap, fill
@@ -34,8 +41,9 @@ from rwp.reporting.labels import (
     part_label,
     value_label,
 )
+from rwp.reporting.landscapes import EXCESS, excess_of
 from rwp.reporting.movements import losses_of, movement_frame
-from rwp.reporting.results import LAST_EPOCHS, OK, Results, Row, runs_of
+from rwp.reporting.results import LAST_EPOCHS, OK, Results, Row, Run, runs_of
 from rwp.reporting.summaries import averages
 from rwp.reporting.tables import Table
 from rwp.training.spec import RunKey, suite_directory
@@ -47,6 +55,9 @@ SPLITS = {
 }
 # What a sweep shows of each run, by its name in the tables.
 _SWEEP_COLUMNS = ["name", "value", "measure", "seed", "accuracy", "status", "run"]
+_SEARCH_COLUMNS = [
+    *("measure", "value", "recipe", "seed", "accuracy", "epoch", "loss_rise", "status", "run"),
+]
 SHOWN = {"best": "best", "last_epochs_mean": f"mean of the last {LAST_EPOCHS} epochs"}
 # Figures that have a file of their own in the suite's folder, and what they show.
 CAPTIONS = {
@@ -58,6 +69,7 @@ CAPTIONS = {
     "fig3b": "Figure 3b: robust accuracy by the number of weight steps",
     "fig3c": "Figure 3c: learning curves of AT, AT-AWP and AT-RWP",
     "fig4a": "Figure 4a: AT without low-loss examples, and the share removed",
+    "fig4a-random": "Figure 4a, control: AT without as many examples, drawn at random",
     "fig4b": "Figure 4b: AT without low-loss examples, and the share removed",
     "fig4c": "Figure 4c: AT without low-loss examples, and the share removed",
     "fig4d": "Figure 4d: AT without low-loss examples, and the share removed",
@@ -72,6 +84,8 @@ READING = {
     "landscape": "Change of the mean loss of each loss group of the adversarial training images as"
     " the weights move along random directions; steeper means more overfitted (section 3). Large"
     " losses are cut off.",
+    "search": "Accuracy at the chosen epoch on the held-out images that choose; no test image was"
+    " looked at.",
     "movement": "Training images by the range of their adversarial loss (nats) at the vertical"
     " line; of each group, the share whose loss is in the lowest range in each epoch: who is"
     " learned by heart, and when.",
@@ -93,6 +107,8 @@ def write_suite_figure(results: Results, name: str) -> list[Path]:
         frame, figure = _removal(results, entry)
     elif isinstance(entry, MovementFigure):
         frame, figure = _movement(results, entry)
+    elif isinstance(entry, SearchFigure):
+        frame, figure = _search(results, entry)
     else:
         frame, figure = _landscape(results, name)
     return write_figure(figure, frame, results.root / suite_directory(results.suite_name) / name)
@@ -212,12 +228,71 @@ def _landscape(results: Results, name: str) -> tuple[pd.DataFrame, Figure]:
             f"{path}: expected measured losses, found none; run: rwp landscape {name}"
             f" --suite {results.suite_name}"
         )
-    measured = pd.read_csv(path)
-    run = results.runs[spec.key]
-    mark = "" if run.finished else f" ({run.status})"
-    frame = measured.assign(panel=[f"after epoch {epoch}{mark}" for epoch in measured["epoch"]])
-    columns = ["panel", "epoch", "group", "offset", "change", "loss", "num_examples"]
+    measured = over_seeds(pd.read_csv(path))
+    unfinished = {results.runs[key].status for key in spec.keys} - {"finished"}
+    mark = f" ({', '.join(sorted(unfinished))})" if unfinished else ""
+    more = {"train": "", "test": ", test images", EXCESS: ", training less test"}
+    splits = [split for split in more if split in set(measured["split"])]
+    frame = pd.concat([measured[measured["split"] == split] for split in splits])
+    frame = frame.assign(
+        panel=[
+            f"after epoch {epoch}{more[split]}{mark}"
+            for epoch, split in zip(frame["epoch"], frame["split"], strict=True)
+        ]
+    )
+    columns = ["panel", "epoch", "split", "group", "offset", "change", "loss", "num_examples"]
     return frame[columns], drawing.landscape_panels(frame)
+
+
+def over_seeds(measured: pd.DataFrame) -> pd.DataFrame:
+    """A landscape's losses as means over seeds, and the excess of training over test images.
+
+    An excess is of groups that have images of both.
+    """
+    place = ["split", "epoch", "group", "offset"]
+    values = ["change", "loss", "num_examples"]
+    frame = measured.groupby(place, sort=False)[values].mean().reset_index()
+    both = excess_of(measured).groupby(place[1:], sort=False)["excess"].mean().reset_index()
+    return pd.concat([frame, both.rename(columns={"excess": "change"}).assign(split=EXCESS)])
+
+
+def _search(results: Results, entry: SearchFigure) -> tuple[pd.DataFrame, Figure]:
+    """Accuracy on the held-out images at the chosen epoch, of every training of some sweeps."""
+    rows: list[Row] = []
+    keys: list[RunKey] = []
+    for sweep, change, runs in search_rows(results.params, results.suite_name, entry):
+        keys += runs
+        place = {"measure": method_label(sweep.recipe), "value": change_label(change)}
+        rows += [
+            place | {"recipe": key.recipe, "seed": key.seed} | _searched(results.runs[key])
+            for key in runs
+        ]
+    frame = pd.DataFrame(rows, columns=_SEARCH_COLUMNS)
+    _need(frame[frame["status"] != "missing"], keys)
+    means = frame.groupby(["measure", "recipe"])["accuracy"].transform("mean")
+    best = means.groupby(frame["measure"]).transform("max")
+    whole = frame.groupby("measure")["accuracy"].transform(lambda column: column.notna().all())
+    frame = frame.assign(chosen=(means == best) & whole)
+    y_label = "robust accuracy on the held-out images (%)"
+    return frame, drawing.draw_sweep(frame, x_label="", y_label=y_label)
+
+
+def _searched(run: Run) -> Row:
+    """What a search looks at: nothing of the test images."""
+    if not run.finished:
+        return {"status": run.status, "run": run.name}
+    row = run.document["best"]
+    accuracy = row.get("held_out_robust_accuracy")
+    if accuracy is None:
+        return {"status": "missing", "run": run.name}
+    rises = [r["loss_rise"] for r in run.history if r.get("loss_rise") is not None]
+    return {
+        "accuracy": 100 * accuracy,
+        "epoch": run.best_epoch,
+        "loss_rise": sum(rises) / len(rises) if rises else None,
+        "status": OK,
+        "run": run.name,
+    }
 
 
 def _movement(results: Results, entry: MovementFigure) -> tuple[pd.DataFrame, Figure]:
