@@ -18,7 +18,7 @@ from rwp.evaluation.verdict import DOUBTFUL, LEVELS, MEANING, FollowUp, Verdict,
 from rwp.files import write_json
 from rwp.reporting.report import LEVEL_KINDS, LEVEL_SIGNS
 from rwp.training.checkpoint import save_network
-from rwp.training.spec import RunKey
+from rwp.training.spec import RunKey, ThreatSpec
 from tests.evaluation.conftest import Project
 from tests.evaluation.samples import (
     NETWORK,
@@ -139,6 +139,18 @@ def test_a_network_without_robustness_is_weak(clean: int, left: int, chance: flo
         assert verdict.level == level
         if level == "weak":
             assert f"leaves {left / 10:.1f} % of {clean / 10:.1f} %" in verdict.reasons[-1].text
+
+
+def test_attacks_under_two_threat_models_are_not_weighed_against_each_other():
+    """AutoAttack in L-inf below a PGD in L2 is no sign of masked gradients."""
+    one, other = records(600, 500)
+    threat = ThreatSpec(norm="l2", epsilon="0.5")
+    moved = other.replace(attack=other.attack.replace(threat=threat))
+    with pytest.raises(UserError, match=r"one threat model, got l2 0.5 and linf 0\.\d+; judge"):
+        judge([one, moved], dataset="cifar10", objective="at")
+    clean = attack("natural").replace(threat=threat)  # which no radius matters to
+    natural = record([True] * 900 + [False] * 100, attack=clean)
+    assert judge([natural, one], dataset="cifar10", objective="at").level == "green"
 
 
 def test_the_words_of_a_level_stand_in_one_place():

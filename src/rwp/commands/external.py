@@ -187,8 +187,13 @@ def show_verdict(paths: list[Path], model: Elsewhere) -> None:
     """Print what the records say about each other."""
     from rwp.evaluation.external import verdict_on
     from rwp.evaluation.verdict import MEANING
+    from rwp.pipeline.resolve import own_attacks
 
-    verdict = verdict_on(paths, dataset=model.dataset_name, data=model.images)
+    judged = [path for path in paths if path.stem in own_attacks(model.entry)]
+    if not judged:
+        print("verdict: none (attacks under other threat models are not judged)")
+        return
+    verdict = verdict_on(judged, dataset=model.dataset_name, data=model.images)
     print(f"verdict: {verdict.level} ({MEANING[verdict.level]})")
     for reason in verdict.reasons:
         print(f"  {reason.level}: {reason.text}")

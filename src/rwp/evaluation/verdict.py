@@ -184,12 +184,19 @@ def judge(
         follow_up: what `rwp.evaluation.followup` measured.
 
     Raises:
-        UserError: no record, or one of a draft.
+        UserError: no record, one of a draft, or records under several threat models.
     """
     if not records:
         raise UserError("diagnosis: expected records, got none; evaluate first")
     for record in records:
         require_search_in_fp32(record)
+    attacks = [record.attack for record in records if record.attack.kind != "natural"]
+    threats = {(attack.threat.norm, attack.threat.radius) for attack in attacks}
+    if len(threats) > 1:
+        several = " and ".join(f"{norm} {radius:.4g}" for norm, radius in sorted(threats))
+        raise UserError(
+            f"diagnosis: expected records under one threat model, got {several}; judge them apart"
+        )
     by_kind = _shortest_by_kind(on_common_images(records))
     gap, band, reasons = None, None, []
     pgd, autoattack = by_kind.get("pgd"), by_kind.get("autoattack")
