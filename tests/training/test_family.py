@@ -15,8 +15,9 @@ from rwp.core.objectives import ExampleLosses
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
+from rwp.reporting.results import read_run_folder
 from rwp.training import loop
-from rwp.training.jobs import input_paths, prepare
+from rwp.training.jobs import input_paths, prepare, train_run
 from rwp.training.loop import Training
 from rwp.training.spec import TrainSpec
 from tests.conftest import tiny_settings
@@ -166,6 +167,17 @@ def test_the_share_below_c_min_is_of_the_losses_that_the_mask_looks_at(
         assert 0 < share < 1
     else:
         assert math.isnan(share)
+
+
+def test_what_is_not_known_is_null_in_all_files(
+    family: Params, shared_root: Path, tmp_path: Path
+) -> None:
+    spec = spec_of(family, "clean").replace(keep_epochs=())
+    folder = train_run(spec, root=shared_root, fingerprint="null", output=tmp_path)
+    run = read_run_folder(folder)
+    assert run.finished
+    assert {row["share_below_c_min"] for row in run.history} == {None}
+    assert {run.document[name]["share_below_c_min"] for name in ("best", "last")} == {None}
 
 
 def test_the_clean_loss_is_what_is_raised(family: Params, shared_root: Path) -> None:

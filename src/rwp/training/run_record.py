@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
@@ -74,9 +75,19 @@ def run_record(
         "seconds": round(sum(row["seconds"] for row in history), 3),
         "performance": summary(history),
         "passes": training.progress.passes,
-        **{name: training.progress.chosen.get(name) for name in ("best", "best_on_test")},
-        "last": history[-1] if finished else None,
+        **{n: _finite(training.progress.chosen.get(n)) for n in ("best", "best_on_test")},
+        "last": _finite(history[-1]) if finished else None,
         "mlflow_run_id": mlflow_run_id,
+    }
+
+
+def _finite(row: Row | None) -> Row | None:
+    """A row as history.jsonl has it: what is not known is null."""
+    if row is None:
+        return None
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
     }
 
 
