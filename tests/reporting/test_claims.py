@@ -90,19 +90,35 @@ def test_a_lead_holds_its_opposite_does_not_and_a_small_one_is_not_told(tmp_path
     assert "wanted above 0; 4 seeds" in numbers(found["won"])
 
 
-def test_outside_of_both_ends_the_nearer_one_decides(tmp_path: Path) -> None:
-    """A lead of 1.2 points, known to a point, is no lead of more than 1, however far -1 is."""
-    project = seeded(tmp_path, 8)
-    for place, lead in enumerate((0.2, 2.2, 0.2, 2.2, 0.2, 2.2, 1.2, 1.2)):
+LEADS = (0.2, 2.2, 0.2, 2.2, 0.2, 2.2, 1.2, 1.2)
+
+
+def close_race(root: Path) -> tuple[Project, dict[str, Any]]:
+    """Eight seeds of AT and AT-RWP, the second ahead by so many points, and a claim about it."""
+    project = seeded(root, len(LEADS))
+    for place, lead in enumerate(LEADS):
         for recipe, share in (("at", 0.4), ("at-rwp", 0.4 + lead / 100)):
             project.write_run(project.table2_keys(recipe)[place], [0.2, share])
     terms = {"at-rwp test_robust_accuracy 1:2": 1, "at test_robust_accuracy 1:2": -1}
-    same = {"says": "as good", "terms": terms}
+    return project, {"says": "as good", "terms": terms}
+
+
+def test_what_holds_alone_may_be_one_of_several_by_chance(tmp_path: Path) -> None:
+    project, ahead = close_race(tmp_path)
+    alone = judged(project, first=ahead | {"above": 0.4})["first"]
+    assert (alone["outcome"], alone["p_holm"]) == ("holds", alone["p_value"])
+    assert 0.05 / 3 < alone["p_value"] < 0.05
+    several = {name: ahead | {"above": 0.4} for name in ("first", "second", "third")}
+    assert {row["outcome"] for row in judged(project, **several).values()} == {"not told"}
+
+
+def test_outside_of_both_ends_the_nearer_one_decides(tmp_path: Path) -> None:
+    """A lead of 1.2 points, known to a point, is no lead of more than 1, however far -1 is."""
+    project, same = close_race(tmp_path)
     found = judged(project, close=same | {"within": 1}, far=same | {"within": 0.1})
     assert found["close"]["estimate"] == pytest.approx(1.2)
     assert found["close"]["outcome"] == "not told"
-    values = np.array([0.2, 2.2, 0.2, 2.2, 0.2, 2.2, 1.2, 1.2])
-    assert found["close"]["p_value"] == pytest.approx(stats.ttest_1samp(values, 1.0).pvalue)
+    assert found["close"]["p_value"] == pytest.approx(stats.ttest_1samp(LEADS, 1.0).pvalue)
     assert found["far"]["outcome"] == "does not hold"
 
 
