@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from rwp.commands.external import Elsewhere
+from rwp.errors import UserError
+from rwp.pipeline.load import check_params
+from rwp.spec import radius_value
 from tests.conftest import Project
 
 NET = """
@@ -23,6 +32,40 @@ def tables():
             return {"logits": self.net(images), "more": images.flatten(1)}
     return Tables()
 """
+
+
+@pytest.fixture
+def model(committed: dict[str, Any]) -> Elsewhere:
+    content = copy.deepcopy(committed)
+    content["suites"]["demo"]["evaluation"]["attacks"]["pgd-l2-40"] = {
+        **{"kind": "pgd", "num_steps": 40, "norm": "l2", "epsilon": 0.5, "step_size": 0.05}
+    }
+    params = check_params(content)
+    return Elsewhere(
+        params, Path("params.yaml"), None, None, None, "a:b", "demo", "digits", (), Path("out")
+    )
+
+
+def test_at_another_radius_the_step_is_in_proportion(model: Elsewhere) -> None:
+    at_home = {spec.name: spec for spec in model.specs()}
+    for epsilon in ("4/255", "0.25", "1e-1"):
+        for spec in model.specs(epsilon):
+            assert (spec.threat.norm, spec.threat.epsilon) == ("linf", epsilon)
+            if spec.step_size is not None:
+                home = at_home[spec.name]
+                share = home.step / home.threat.radius
+                assert spec.step == pytest.approx(share * radius_value(epsilon), rel=1e-15)
+    with pytest.raises(UserError, match=r"--epsilons 8: .*expected a radius .*, got 8"):
+        model.specs("8")
+
+
+def test_radii_are_of_one_threat_model(model: Elsewhere) -> None:
+    """An attack in L2 at a radius that was meant in L-inf would leave everything standing."""
+    assert "pgd-l2-40" not in {spec.name for spec in model.specs("4/255")}
+    named = replace(model, attacks=("pgd-20", "pgd-l2-40"))
+    assert [spec.threat.norm for spec in named.specs()] == ["linf", "l2"]
+    with pytest.raises(UserError, match=r"--epsilons: expected attacks under .*, got pgd-l2-40"):
+        named.specs("4/255")
 
 
 @pytest.mark.slow

@@ -7,11 +7,13 @@ from torch import nn
 
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
+from rwp.evaluation import external
 from rwp.evaluation.external import (
     ExternalModel,
     evaluate_external,
     load_checkpoint,
     load_factory,
+    verdict_on,
 )
 from rwp.evaluation.records import read_record
 from rwp.training.checkpoint import save_network
@@ -177,6 +179,25 @@ def test_clean_accuracy_comes_before_the_attacks(tmp_path, images, robust_model)
     assert seen == [(record.clean_accuracy, False)]
     assert (record.key, record.checkpoint, record.checkpoint_sha256) == (None, "theirs", "abc")
     assert record.num_robust < record.num_clean_correct
+
+
+def test_chance_is_that_of_the_images_that_were_looked_at(
+    tmp_path, images, robust_model, monkeypatch
+):
+    """The first in the published order may be of other shares than the whole set."""
+    seen: list[float] = []
+    monkeypatch.setattr(external, "judge", lambda records, chance, **_: seen.append(chance))
+    model = ExternalModel(robust_model, "a", "0" * 64)
+    every = len(images.labels.unique())
+    first = next(n for n in range(len(images)) if len(images.labels[:n].unique()) == every)
+    for options in ({"first_examples": first}, {}):
+        folder = tmp_path / str(len(options))
+        folder.mkdir()
+        records = evaluate(model, folder, images, **options)
+        verdict_on(records, dataset="x", data=folder / "test.pt")
+    counts = [images.labels[:first].bincount(), images.labels.bincount()]
+    assert seen == pytest.approx([float(count.max() / count.sum()) for count in counts])
+    assert seen[0] != pytest.approx(seen[1])
 
 
 def test_factory_is_called_and_hashed():

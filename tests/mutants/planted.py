@@ -39,6 +39,13 @@ _CLOSEST = {
     "records": "evaluation/test_records.py",
     "AutoAttack": "evaluation/test_autoattack.py",
     "published curves": "reporting/test_published_curves.py",
+    "family": "core/test_core_family.py",
+    "steps": "training/test_family.py",
+    "starts": "training/test_start.py",
+    "draws": "data/test_drawn.py",
+    "claims": "reporting/test_claims.py",
+    "radii": "commands/test_foreign.py",
+    "verdicts": "evaluation/test_diagnostics.py",
 }
 
 
@@ -690,8 +697,8 @@ EVALUATION = _faults(
     ),
     (
         "statistics: seeds' variance over n",
-        "differences.mean(axis=1).var(ddof=1)",
-        "differences.mean(axis=1).var(ddof=0)",
+        "values.mean(axis=1).var(ddof=1)",
+        "values.mean(axis=1).var(ddof=0)",
     ),
     (
         "statistics: the normal law instead of Student's",
@@ -745,8 +752,8 @@ EVALUATION = _faults(
     ),
     (
         "evaluation: L2 measured as L-inf",
-        'delta.abs().amax(dim=1) if norm == "linf" else',
-        'delta.abs().amax(dim=1) if norm != "none" else',
+        '"l2": 2, "l1": 1}[norm]',
+        '"l2": torch.inf, "l1": 1}[norm]',
     ),
     (
         "AutoAttack: an attack that fails takes back the others",
@@ -831,6 +838,110 @@ REPORTING = _faults(
     ),
 )
 
+FAMILY = _faults(
+    "",
+    (
+        "family: a quantile rounded up over rounding",
+        "math.ceil(round(quantile * count, 9))",
+        "math.ceil(quantile * count)",
+    ),
+    (
+        "family: a quantile of each step's own losses",
+        "bounds = bounds or loss_bounds",
+        "bounds = loss_bounds",
+    ),
+    (
+        "family: layers without the last one",
+        "return range(first, last + 1)",
+        "return range(first, max(last, first + 1))",
+    ),
+    (
+        "family: the strength along the depth turned over",
+        "position = place * (len(profile) - 1)",
+        "position = (len(layers) - 1 - place) * (len(profile) - 1)",
+    ),
+    (
+        "steps: below c_min of the losses that are not compared",
+        'if settings is None or settings.climbs == "objective":',
+        "if True:",
+    ),
+    (
+        "steps: clean losses that nobody knows are counted",
+        'if compares and settings.climbs == "clean_ce" and self.spec.attack is not None:',
+        "if False:",
+    ),
+    (
+        "starts: losses of images that came twice are summed",
+        "(found[name] / looks).half()",
+        "torch.where(looks > 0, found[name], torch.nan).half()",
+    ),
+    (
+        "starts: right in any of several steps",
+        "(found[name] == looks) & (looks > 0)",
+        "found[name] > 0",
+    ),
+    (
+        "starts: with the parent's settings of the optimizer",
+        "group.update(settings)",
+        "group.update({})",
+    ),
+    (
+        "draws: the same images for all seeds",
+        'generator_for(seed, "per_class", label)',
+        'generator_for(0, "per_class", label)',
+    ),
+    (
+        "claims: outside of both ends by the farther one",
+        "return side, max(found.p_value(end) for end in ends)",
+        "return side, (max if side == HOLDS else min)(found.p_value(end) for end in ends)",
+    ),
+    (
+        "claims: above means below",
+        "found.estimate > margin if claim.above is not None else found.estimate < margin",
+        "found.estimate < margin if claim.above is not None else found.estimate > margin",
+    ),
+    (
+        "claims: uncorrected",
+        'if row["p_holm"] <= LEVEL else NOT_TOLD',
+        'if row["p_value"] <= LEVEL else NOT_TOLD',
+    ),
+    (
+        "claims: records of another network",
+        'leave_out_other_files([row], self.root / key.directory / f"{term.what}.pt")',
+        "",
+    ),
+    (
+        "radii: one step size for all",
+        "share = Fraction(attack.step_size) / Fraction(attack.threat.epsilon)",
+        "share = Fraction(attack.step_size) / Fraction(epsilon)",
+    ),
+    (
+        "verdicts: the mildest of all reasons",
+        "low, high = (max((_SURE.index(end[i]) for end in ends), default=0)",
+        "low, high = (min((_SURE.index(end[i]) for end in ends), default=0)",
+    ),
+    (
+        "verdicts: a gap without its noise",
+        "low = _graded(gap - _SURELY * error, band.green, red)",
+        "low = _graded(gap, band.green, red)",
+    ),
+    (
+        "verdicts: weak only below chance",
+        "if _lowest(share, count, _SURELY) > floor:",
+        "if share > floor:",
+    ),
+    (
+        "verdicts: PGD of most steps stands for PGD-20",
+        "key=lambda record: -(record.attack.num_steps or 0)",
+        "key=lambda record: (record.attack.num_steps or 0)",
+    ),
+    (
+        "verdicts: blind images that fell count",
+        "found.blind_zero / count, count, _FEW_BLIND",
+        "found.zero / count, count, _FEW_BLIND",
+    ),
+)
+
 FAULTS = [
     *LOSSES,
     *ATTACKS,
@@ -843,4 +954,5 @@ FAULTS = [
     *DATA,
     *EVALUATION,
     *REPORTING,
+    *FAMILY,
 ]

@@ -89,6 +89,18 @@ def test_the_family_of_tests_is_the_one_that_is_shown(demo: Project) -> None:
     assert frame[frame["p_value"].isna()]["p_holm"].isna().all()
 
 
+def test_what_is_found_is_corrected_for_all_tests(demo: Project) -> None:
+    """Eight images alone would be a finding, as one of 27 tests they are none; twelve are."""
+    demo.write_all()
+    for count, finding in ((8, "chance could do it"), (12, "this AT-RWP network is better")):
+        write_flags(demo, "at", np.arange(400) < 204)
+        write_flags(demo, "at-rwp", np.arange(400) < 204 + count)
+        row = pair(pairs(demo.results()), "AT-RWP", "AT", "autoattack").iloc[0]
+        assert row["p_value"] == pytest.approx(2 * 0.5**count)
+        assert row["p_value"] < 0.01 < 27 * 0.5**8
+        assert row["finding"] == finding
+
+
 def test_no_finding_hangs_on_one_random_start(
     demo: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
