@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from rwp.core.lsc import loss_groups
+from rwp.core.models import PreActResNet
 from rwp.core.modes import untracked_statistics
 from rwp.evaluation.landscape import measure_landscape
 from rwp.pipeline.load import check_params
@@ -246,11 +247,22 @@ def test_each_checkpoint_is_of_its_epoch(kept: tuple[Params, Path]) -> None:
     assert load_network(folder / "best_on_test.pt")[1]["epoch"] == best["epoch"]
 
 
-def test_the_landscape_of_kept_checkpoints(kept: tuple[Params, Path], tmp_path: Path) -> None:
+def test_the_landscape_of_kept_checkpoints(
+    kept: tuple[Params, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     params, root = kept
     spec = landscape_spec(params, "demo", "fig2").replace(test_images=True)
     output = tmp_path / "fig2.csv"
+    arithmetic = set()
+    forward = PreActResNet.forward
+
+    def noted(self: PreActResNet, images: torch.Tensor) -> torch.Tensor:
+        arithmetic.add(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined]
+        return forward(self, images)
+
+    monkeypatch.setattr(PreActResNet, "forward", noted)
     measure_landscape(spec, root=root, fingerprint="print", output=output)
+    assert arithmetic == {"ieee"}  # not TF32, as cuDNN does it unless told otherwise
     with output.open(newline="") as stream:
         found = list(csv.DictReader(stream))
     assert {row["epoch"] for row in found} == {"1", "3"}

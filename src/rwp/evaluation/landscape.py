@@ -17,6 +17,7 @@ from rwp.core.attacks import pgd
 from rwp.core.landscape import filter_normalized_direction, weight_loss_landscape
 from rwp.core.losses import cross_entropy
 from rwp.core.lsc import loss_groups
+from rwp.core.precision import precision_context
 from rwp.data.images import ImageSet
 from rwp.data.parts import Part, take_part
 from rwp.data.splits import training_split
@@ -121,20 +122,19 @@ def _around(
     total = torch.zeros(len(scales), len(ranges), dtype=torch.float64)
     for number in range(spec.num_directions):
         generator = generator_for(spec.seed, "direction", number)
-        total += (
-            weight_loss_landscape(
+        direction = filter_normalized_direction(model, generator=generator)
+        with precision_context("fp32", device):  # as the losses that made the groups
+            found = weight_loss_landscape(
                 model,
                 adversarial,
                 labels,
                 groups,
                 num_groups=len(ranges),
-                direction=filter_normalized_direction(model, generator=generator),
+                direction=direction,
                 scales=scales,
                 batch_size=spec.batch_size,
             )
-            .double()
-            .cpu()
-        )
+        total += found.double().cpu()
     mean = total / spec.num_directions
     for group, (low, high) in enumerate(ranges):
         for place, offset in enumerate(offsets if counts[group] else (), start=1):
