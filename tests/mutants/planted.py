@@ -288,8 +288,8 @@ WEIGHTS = _faults(
     ),
     (
         "mask: one example more at random",
-        "< group.total(below.sum())",
-        "<= group.total(below.sum())",
+        "< group.total(chosen.sum())",
+        "<= group.total(chosen.sum())",
     ),
     (
         "perturbation: AWP scaled over the model",
