@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,9 @@ from rwp.pipeline.state import results
 from rwp.pipeline.steps import Steps, below
 from rwp.pipeline.suites import diagnosis_spec, figure_names
 from rwp.reporting.figures import write_suite_figure
-from rwp.reporting.labels import method_label
+from rwp.reporting.lines import lines_of
 from rwp.reporting.report import render_report
 from rwp.reporting.results import Results, read_results
-from rwp.reporting.tables import table1_rows, table2_rows
 from rwp.training.spec import RunKey, TrainSpec
 
 from .settings import PARAMS, paper_content, shown_content
@@ -34,6 +33,7 @@ class Project:
 
     def __init__(self, root: Path, params: Params, suite: str) -> None:
         self.root, self.params, self.suite = root, params, suite
+        self.steps = Steps(params)
 
     def write_run(
         self,
@@ -70,7 +70,7 @@ class Project:
             "format": "rwp.run/1",
             "status": status,
             "reason": reason,
-            "fingerprint": "ab12" * 16,
+            "fingerprint": self.steps.train(key).fingerprint,
             "key": key.document(),
             "spec": train_spec(self.params, key).document(),
             "commit": "0123456789abcdef0123456789abcdef01234567",
@@ -103,7 +103,7 @@ class Project:
         clean = changes.get("num_clean_correct", max(count, round(0.95 * examples)))
         record = {
             "format": "rwp.evaluation/1",
-            "fingerprint": "cd34" * 16,
+            "fingerprint": self.mark(spec.record(name)),
             "key": key.document(),
             "checkpoint": place,
             "checkpoint_sha256": "0" * 64,
@@ -138,7 +138,7 @@ class Project:
         }
         content = {
             "format": "rwp.diagnosis/1",
-            "fingerprint": "ef56" * 4,
+            "fingerprint": self.mark(spec.path),
             "level": level,
             "gap": 4.0,
             "band": {"green": 6.5, "red": 9.0, "source": "nothing is published"},
@@ -150,6 +150,10 @@ class Project:
         path.write_text(json.dumps(content), encoding="utf-8")
         return path
 
+    def mark(self, path: PurePath) -> str:
+        """The fingerprint of a file under these settings."""
+        return self.steps.find(str(path)).mark(str(path))
+
     def results(self, *parts: str) -> Results:
         """What lies there now: all that the report shows, unless parts are named."""
         return read_results(self.params, self.suite, root=self.root, parts=parts or None)
@@ -157,20 +161,20 @@ class Project:
     def table1_keys(self, recipe: str, threat: str = "linf") -> list[RunKey]:
         """The runs of one row of Table 1, on its last data set."""
         dataset = self.params.suites[self.suite].table1.datasets[-1]
-        for _, keys in table1_rows(self.params, self.suite):
-            if (keys[0].recipe, keys[0].threat, keys[0].dataset) == (recipe, threat, dataset):
-                return keys
+        for line in lines_of(self.params, self.suite, "table1"):
+            if (line.recipe, line.keys[0].threat, line.dataset) == (recipe, threat, dataset):
+                return list(line.keys)
         raise KeyError(recipe)
 
     def table2_keys(self, recipe: str) -> list[RunKey]:
         """The runs of one row of Table 2."""
-        return dict(table2_rows(self.params, self.suite))[method_label(recipe)]
+        lines = lines_of(self.params, self.suite, "table2")
+        return next(list(line.keys) for line in lines if line.recipe == recipe)
 
     def write_figures(self) -> None:
         """All runs behind the reported figures and the table beyond, and the pictures."""
         suite = self.params.suites[self.suite]
-        steps = Steps(self.params)
-        found = results(below([steps.report(self.suite)]))
+        found = results(below([self.steps.report(self.suite)]))
         position = 0
         for result in found:
             spec, there = result.step.settings, (self.root / result.path).exists()

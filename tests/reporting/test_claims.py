@@ -27,6 +27,7 @@ from rwp.reporting.claims import (
     read_claims,
     rows_of,
     sentence,
+    told,
     write_claims,
 )
 from rwp.reporting.report import render_report
@@ -421,7 +422,8 @@ def test_the_report_opens_with_the_claims(tmp_path: Path) -> None:
     assert 'id="claims"' not in render_report(project.results())
     text = f"won:\n  says: RWP <beats> AT\n  terms: {WON['terms']}\n  above: 0\n".replace("'", "")
     (tmp_path / FILE).write_text(text, encoding="utf-8")
-    page = render_report(project.results())
+    judged = told(project.params, "demo", root=tmp_path)
+    page = render_report(project.results(), judged=judged)
     assert page.index('id="claims"') < page.index('id="table2"')
     assert "RWP &lt;beats&gt; AT" in page
     frame = claims(project.params, "demo", read_claims(tmp_path / FILE), root=tmp_path)

@@ -97,7 +97,7 @@ def test_with_seeds_tables_are_means_and_deviations(tmp_path: Path) -> None:
     table = table2(project.results())
     row = table.frame.iloc[0]
     assert (row["pgd20"], row["pgd20_std"]) == (pytest.approx(51.0), pytest.approx(2**0.5))
-    path, _ = write_table(table, "demo", "table2", tmp_path)
+    path, _ = write_table(table, tmp_path / "results/demo", "table2")
     assert path.read_text().startswith("defense,natural,natural_std,fgsm,fgsm_std,pgd20,pgd20_std")
     one = table1(project.results()).frame.iloc[0]
     assert (one["best"], one["best_std"]) == (pytest.approx(54.0), pytest.approx(8**0.5))

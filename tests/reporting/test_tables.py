@@ -46,7 +46,7 @@ def test_table1_separates_held_out_choice_from_choice_on_test(demo: Project) -> 
 
 def test_table1_file_has_the_promised_columns_and_two_decimals(demo: Project) -> None:
     demo.write_all()
-    path, details = write_table(table1(demo.results()), "demo", "table1", demo.root)
+    path, details = write_table(table1(demo.results()), demo.root / "results/demo", "table1")
     lines = path.read_text().splitlines()
     assert lines[0] == (
         "threat_model,method,dataset,best,last,best_on_test,selection_optimism,"
@@ -69,7 +69,7 @@ def test_fewer_than_six_epochs_have_no_mean_of_six(demo: Project) -> None:
 
 def test_table2_has_nine_rows_six_columns_of_percent_and_a_verdict(demo: Project) -> None:
     demo.write_all()
-    path, _ = write_table(table2(demo.results()), "demo", "table2", demo.root)
+    path, _ = write_table(table2(demo.results()), demo.root / "results/demo", "table2")
     frame = pd.read_csv(path)
     assert list(frame.columns) == TABLE2_COLUMNS
     assert list(frame["defense"]) == [
@@ -277,10 +277,11 @@ def test_a_record_of_another_seed_or_of_other_images_is_stale(
 ) -> None:
     demo.write_all()
     (key,) = demo.table2_keys("at")
-    demo.write_record(key, "pgd-20", 220, **written)
     content = copy.deepcopy(PARAMS)
     content["suites"]["demo"]["evaluation"] |= asked
-    table = table2(read_results(check_params(content), "demo", root=demo.root))
+    project = Project(demo.root, check_params(content), "demo")
+    project.write_record(key, "pgd-20", 220, **written)
+    table = table2(project.results())
     row = table.details.query("defense == 'AT' and attack == 'pgd-20'").iloc[0]
     assert row["status"] == ("stale" if reason else "ok")
     assert reason in row["reason"]
@@ -321,6 +322,25 @@ def test_a_run_of_other_settings_is_stale_in_both_tables(demo: Project) -> None:
     assert set(stale["reason"]) == {"trained with another perturbation"}
     second = table2(read_results(params, "demo", root=demo.root)).frame.set_index("defense")
     assert list(second.index[second["aa"].isna()]) == ["AT-RWP", "TRADES-RWP", "RST-RWP"]
+
+
+@pytest.mark.parametrize("what", ["run", "record", "verdict"])
+def test_what_other_code_made_is_stale(demo: Project, what: str) -> None:
+    demo.write_all()
+    (key,) = demo.table2_keys("at")
+    folder = demo.root / key.directory
+    place = {
+        "run": folder / "run.json",
+        "record": folder / "evaluation/best/pgd-20.json",
+        "verdict": folder / "evaluation/best/diagnosis.json",
+    }[what]
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"fingerprint": "0" * 16}))
+    rows = table2(demo.results()).details.query("defense == 'AT'").set_index("attack")
+    column = {"verdict": "verdict_status"}.get(what, "status")
+    stale = rows.index[rows[column] == "stale"]
+    assert set(stale) == ({"pgd-20"} if what == "record" else set(rows.index))
+    reason = rows.loc["pgd-20", "verdict_reasons" if what == "verdict" else "reason"]
+    assert f"`rwp verify --why {place.relative_to(demo.root)}`" in reason or what == "verdict"
 
 
 def test_a_setting_that_a_run_does_not_know_had_its_default(demo: Project) -> None:

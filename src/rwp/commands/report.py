@@ -17,8 +17,10 @@ def report(
 ) -> None:
     """Write report.html of a suite; what is not built yet is marked as missing."""
     from rwp.pipeline.load import load_params
+    from rwp.reporting.claims import told
     from rwp.reporting.report import write_report
     from rwp.reporting.results import read_results
 
-    results = read_results(load_params(params_file), suite, root=Path.cwd())
-    print(write_report(results, path=output))
+    params, root = load_params(params_file), Path.cwd()
+    results, judged = read_results(params, suite, root=root), told(params, suite, root=root)
+    print(write_report(results, judged=judged, path=output))

@@ -60,7 +60,7 @@ def table(
         tables.write_frame(output, result.frame)
         print(output)
     elif not show:
-        for path in tables.write_table(result, suite, name.value, results.root):
+        for path in tables.write_table(result, results.folder, name.value):
             print(path)
         if name is TableName.table2:
             print(write_pairs(results))

@@ -343,7 +343,10 @@ class Steps:
                 chosen = [f"{key.directory}/evaluation/best/{a}.json" for a in suite.beyond.attacks]
                 inputs |= {path: records[path] for path in chosen}
         else:
-            raise UserError(f"suite {suite_name}: expected a table, got {name}; it has none")
+            raise UserError(
+                f"params.yaml: suites.{suite_name}.{name}: expected groups of rows, got none; add"
+                " some"
+            )
         inputs = self._histories(runs) | inputs
         return Step(
             "table",

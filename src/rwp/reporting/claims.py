@@ -27,6 +27,7 @@ from rwp.evaluation.spec import LandscapeSpec
 from rwp.evaluation.statistics import Tested, crossed_mean
 from rwp.pipeline.resolve import landscape_spec
 from rwp.pipeline.settings import Frozen, Params, Setting, get_suite
+from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import diagnosis_spec, seeds_of, setting_keys
 from rwp.reporting.landscapes import mean_excess
 from rwp.reporting.pairs import LEVEL, holm
@@ -351,7 +352,7 @@ class _Reader:
     def __init__(self, params: Params, suite_name: str, root: Path) -> None:
         self.params, self.suite_name, self.root = params, suite_name, root
         self.suite = get_suite(params, suite_name)
-        self._runs: dict[RunKey, Run] = {}
+        self.steps, self._runs = Steps(params), dict[RunKey, Run]()
         self._figures: dict[Term, Path] = {}
 
     def unknown(self, terms: Iterable[Term]) -> list[str]:
@@ -451,7 +452,7 @@ class _Reader:
 
     def _run(self, key: RunKey) -> Run:
         if key not in self._runs:
-            self._runs[key] = read_run(self.params, key, root=self.root)
+            self._runs[key] = read_run(self.steps, key, root=self.root)
         return self._runs[key]
 
     def _records(
@@ -459,7 +460,7 @@ class _Reader:
     ) -> tuple[dict[Term, EvaluationRecord], list[str]]:
         found, gaps = {}, []
         for term, key in keys.items():
-            row = read_attack(self.params, key, runs[term], term.how, self.root, term.what)
+            row = read_attack(self.steps, key, runs[term], term.how, self.root, term.what)
             leave_out_other_files([row], self.root / key.directory / f"{term.what}.pt")
             if row["outcome"] is None:
                 gaps.append(f"{row['record'] or row['run']}: {row['reason']}")
@@ -483,6 +484,19 @@ def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The claims as tables; what a claim does not have is none."""
     rows = frame.astype(object).where(frame.notna(), None)
     return [dict(zip(rows.columns, row, strict=True)) for row in rows.to_numpy()]
+
+
+def told(params: Params, suite_name: str, *, root: Path | str = ".") -> list[dict[str, Any]]:
+    """The claims of the project's own file, in words; none without one.
+
+    First those that this suite can judge, with those that it lacks runs for; last those of others.
+    """
+    path = Path(root) / FILE
+    if not path.exists():
+        return []
+    rows = rows_of(claims(params, suite_name, read_claims(path), root=root))
+    found = [row | {"told": sentence(row)} for row in rows]
+    return sorted(found, key=lambda row: row["outcome"] == ELSEWHERE)
 
 
 def sentence(row: Mapping[str, Any]) -> str:

@@ -3,50 +3,31 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from rwp.errors import UserError
-from rwp.pipeline.resolve import landscape_spec
 from rwp.pipeline.settings import (
     CurvesFigure,
     MovementFigure,
     RemovalFigure,
     SearchFigure,
-    Setting,
     SweepFigure,
 )
-from rwp.pipeline.suites import (
-    figure_names,
-    search_rows,
-    setting_keys,
-    sweep_rows,
-    table1_runs,
-)
+from rwp.pipeline.suites import figure_names
 from rwp.reporting import drawing
 from rwp.reporting.drawing import picture, write_figure
 from rwp.reporting.gaps import Gap, fill
-from rwp.reporting.labels import (
-    COLUMN_LABELS,
-    NORM_TEXTS,
-    change_label,
-    dataset_label,
-    method_label,
-    norm_text,
-    part_label,
-    value_label,
-)
+from rwp.reporting.labels import COLUMN_LABELS, norm_text, part_label
+from rwp.reporting.lines import Line, Part
 from rwp.reporting.landscapes import EXCESS, excess_of
 from rwp.reporting.movements import losses_of, movement_frame
-from rwp.reporting.results import LAST_EPOCHS, OK, Results, Row, Run, runs_of
-from rwp.reporting.summaries import averages
-from rwp.reporting.tables import Table
-from rwp.training.spec import RunKey, suite_directory
+from rwp.reporting.results import LAST_EPOCHS, OK, Results, Row, Run
+from rwp.reporting.tables import Table, averages
 
 SPLITS = {
     "test": "test_robust_accuracy",
@@ -98,53 +79,40 @@ def write_suite_figure(results: Results, name: str) -> list[Path]:
     Raises:
         UserError: nothing of it is there yet.
     """
-    entry = results.suite.figures[name]
+    entry, part = results.suite.figures[name], results.parts[name]
     if isinstance(entry, CurvesFigure):
-        frame, figure = _curves(results, entry)
+        frame, figure = _curves(results, part, entry)
     elif isinstance(entry, SweepFigure):
-        frame, figure = _sweep(results, entry)
+        frame, figure = _sweep(results, part, entry)
     elif isinstance(entry, RemovalFigure):
-        frame, figure = _removal(results, entry)
+        frame, figure = _removal(results, part)
     elif isinstance(entry, MovementFigure):
-        frame, figure = _movement(results, entry)
+        frame, figure = _movement(results, part, entry)
     elif isinstance(entry, SearchFigure):
-        frame, figure = _search(results, entry)
+        frame, figure = _search(results, part)
     else:
-        frame, figure = _landscape(results, name)
-    return write_figure(figure, frame, results.root / suite_directory(results.suite_name) / name)
+        frame, figure = _landscape(results, part, name)
+    return write_figure(figure, frame, results.folder / name)
 
 
-def _keys(results: Results, setting: Setting, recipe: str) -> list[RunKey]:
-    """The runs of a recipe in a figure's setting, one per seed."""
-    return setting_keys(results.params, results.suite_name, setting, recipe)
-
-
-def _need(frame: pd.DataFrame, keys: Sequence[RunKey]) -> None:
+def _need(frame: pd.DataFrame, lines: Iterable[Line]) -> None:
     if frame.empty:
-        folders = ", ".join(str(key.directory) for key in keys)
+        folders = ", ".join(str(key.directory) for line in lines for key in line.keys)
         raise UserError(f"figure: expected trained runs, got none; train {folders} first")
 
 
-def _curves(results: Results, entry: CurvesFigure) -> tuple[pd.DataFrame, Figure]:
-    keys = [key for recipe in entry.recipes for key in _keys(results, entry, recipe)]
-    frame = curve_frame(results, keys, splits=entry.splits)
-    _need(frame, keys)
+def _curves(results: Results, part: Part, entry: CurvesFigure) -> tuple[pd.DataFrame, Figure]:
+    frame = curve_frame(results, part.lines, splits=entry.splits)
+    _need(frame, part.lines)
     return frame, drawing.learning_curves(frame)
 
 
-def _sweep(results: Results, entry: SweepFigure) -> tuple[pd.DataFrame, Figure]:
+def _sweep(results: Results, part: Part, entry: SweepFigure) -> tuple[pd.DataFrame, Figure]:
     """Best and last by value; other recipes beside them as the rows that have a name."""
-    rows: list[Row] = []
-    keys: list[RunKey] = []
-    for change, runs in sweep_rows(results.params, results.suite_name, entry, entry.sweep):
-        keys += runs
-        rows += _numbers(results, runs, value=_value(change), name="")
-    for recipe in entry.references:
-        runs = _keys(results, entry, recipe)
-        rows += _numbers(results, runs, value=None, name=method_label(recipe))
+    rows = [row for line in part.lines for row in _numbers(results, line)]
     frame = pd.DataFrame(rows, columns=_SWEEP_COLUMNS)
     swept = frame[frame["name"] == ""].drop(columns="name")
-    _need(swept[swept["status"] != "missing"], keys)  # failed ones are shown as such
+    _need(swept[swept["status"] != "missing"], part.swept)  # failed ones are shown as such
     known = frame[(frame["name"] != "") & (frame["status"] == OK)]
     references = known.groupby(["name", "measure"], sort=False)["accuracy"].mean()
     figure = drawing.draw_sweep(
@@ -155,21 +123,13 @@ def _sweep(results: Results, entry: SweepFigure) -> tuple[pd.DataFrame, Figure]:
     return frame, figure
 
 
-def _value(change: dict[str, Any]) -> float | str:
-    """One number as it is; a range or several settings as a text."""
-    values = list(change.values())
-    if len(values) == 1 and isinstance(values[0], int | float):
-        return values[0]
-    return ", ".join(map(value_label, values))
-
-
-def _numbers(results: Results, keys: Sequence[RunKey], *, value: Any, name: str) -> list[Row]:
+def _numbers(results: Results, line: Line) -> list[Row]:
     """Both measures of each run; a run without numbers is one row that says why."""
     rows = []
-    for key in keys:
+    for key in line.keys:
         run = results.runs[key]
         numbers = run.numbers
-        place = {"name": name, "value": value, "seed": key.seed, "run": run.name}
+        place = {**line.labels, "seed": key.seed, "run": run.name}
         found = [
             place | {"measure": label, "accuracy": numbers[measure], "status": OK}
             for measure, label in SHOWN.items()
@@ -179,34 +139,31 @@ def _numbers(results: Results, keys: Sequence[RunKey], *, value: Any, name: str)
     return rows
 
 
-def _removal(results: Results, entry: RemovalFigure) -> tuple[pd.DataFrame, Figure]:
+def _removal(results: Results, part: Part) -> tuple[pd.DataFrame, Figure]:
     """Per threshold: test and train curves of the run, that of plain training, share removed."""
-    sweep = results.suite.sweeps[entry.sweep]
-    plain = _keys(results, entry, sweep.recipe)
+    (plain,) = part.references
     rows: list[Row] = []
-    keys = [*plain]
-    for change, runs in sweep_rows(results.params, results.suite_name, entry, entry.sweep):
-        keys += runs
-        panel = change_label(change)
-        shown = {"test": runs, "train": runs, f"{method_label(sweep.recipe)}, test": plain}
-        for series, series_keys in shown.items():
+    for line in part.swept:
+        panel = line.labels["panel"]
+        shown = {"test": line, "train": line, f"{plain.labels['name']}, test": plain}
+        for series, curve_of in shown.items():
             split = series.rpartition(", ")[2]
-            curve = curve_frame(results, series_keys, splits=[split])
+            curve = curve_frame(results, [curve_of], splits=[split])
             mean = curve.groupby("epoch")["accuracy"].mean()
             rows += [
                 {"panel": panel, "series": series, "epoch": e, "value": v} for e, v in mean.items()
             ]
-        rows += _removed(results, runs, panel)
+        rows += _removed(results, line)
     frame = pd.DataFrame(rows, columns=["panel", "epoch", "series", "value"])
-    _need(frame, keys)
+    _need(frame, [plain, *part.swept])
     return frame, drawing.removal_curves(frame)
 
 
-def _removed(results: Results, keys: Sequence[RunKey], panel: str) -> list[Row]:
+def _removed(results: Results, line: Line) -> list[Row]:
     shares = pd.DataFrame(
         [
             {"epoch": row["epoch"], "value": 100 * row["share_removed"]}
-            for run in (results.runs[key] for key in keys)
+            for run in (results.runs[key] for key in line.keys)
             if run.status not in ("stale", "inconsistent")
             for row in run.history
             if "share_removed" in row
@@ -215,21 +172,20 @@ def _removed(results: Results, keys: Sequence[RunKey], panel: str) -> list[Row]:
     )
     mean = shares.groupby("epoch")["value"].mean()
     return [
-        {"panel": panel, "series": "removed", "epoch": epoch, "value": value}
+        {"panel": line.labels["panel"], "series": "removed", "epoch": epoch, "value": value}
         for epoch, value in mean.items()
     ]
 
 
-def _landscape(results: Results, name: str) -> tuple[pd.DataFrame, Figure]:
-    spec = landscape_spec(results.params, results.suite_name, name)
-    path = results.root / spec.result(name)
+def _landscape(results: Results, part: Part, name: str) -> tuple[pd.DataFrame, Figure]:
+    path = results.root / next(iter(part.step.inputs))
     if not path.exists():
         raise UserError(
             f"{path}: expected measured losses, found none; run: rwp landscape {name}"
             f" --suite {results.suite_name}"
         )
     measured = over_seeds(pd.read_csv(path))
-    unfinished = {results.runs[key].status for key in spec.keys} - {"finished"}
+    unfinished = {results.runs[key].status for key in part.keys} - {"finished"}
     mark = f" ({', '.join(sorted(unfinished))})" if unfinished else ""
     more = {"train": "", "test": ", test images", EXCESS: ", training less test"}
     splits = [split for split in more if split in set(measured["split"])]
@@ -256,19 +212,15 @@ def over_seeds(measured: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([frame, both.rename(columns={"excess": "change"}).assign(split=EXCESS)])
 
 
-def _search(results: Results, entry: SearchFigure) -> tuple[pd.DataFrame, Figure]:
+def _search(results: Results, part: Part) -> tuple[pd.DataFrame, Figure]:
     """Accuracy on the held-out images at the chosen epoch, of every training of some sweeps."""
-    rows: list[Row] = []
-    keys: list[RunKey] = []
-    for sweep, change, runs in search_rows(results.params, results.suite_name, entry):
-        keys += runs
-        place = {"measure": method_label(sweep.recipe), "value": change_label(change)}
-        rows += [
-            place | {"recipe": key.recipe, "seed": key.seed} | _searched(results.runs[key])
-            for key in runs
-        ]
+    rows = [
+        {**line.labels, "seed": key.seed} | _searched(results.runs[key])
+        for line in part.lines
+        for key in line.keys
+    ]
     frame = pd.DataFrame(rows, columns=_SEARCH_COLUMNS)
-    _need(frame[frame["status"] != "missing"], keys)
+    _need(frame[frame["status"] != "missing"], part.lines)
     means = frame.groupby(["measure", "recipe"])["accuracy"].transform("mean")
     best = means.groupby(frame["measure"]).transform("max")
     whole = frame.groupby("measure")["accuracy"].transform(lambda column: column.notna().all())
@@ -295,37 +247,39 @@ def _searched(run: Run) -> Row:
     }
 
 
-def _movement(results: Results, entry: MovementFigure) -> tuple[pd.DataFrame, Figure]:
+def _movement(results: Results, part: Part, entry: MovementFigure) -> tuple[pd.DataFrame, Figure]:
     """A panel per recipe: by loss group at the entry's epoch, the share in the lowest group."""
-    frames, keys = [], [key for recipe in entry.recipes for key in _keys(results, entry, recipe)]
-    for key in keys:
-        run = results.runs[key]
-        if run.status not in ("missing", "stale", "inconsistent"):
-            arrays = losses_of(results.root / key.directory)
-            if len(arrays["adversarial_loss"]) <= entry.epoch:
-                continue  # it collapsed or diverged before
-            frame = movement_frame(arrays, edges=entry.edges, epoch=entry.epoch)
-            mark = "" if run.finished else f" ({run.status})"
-            frames.append(frame.assign(panel=f"{method_label(key.recipe)}{mark}", seed=key.seed))
+    frames = []
+    for line in part.lines:
+        for key in line.keys:
+            run = results.runs[key]
+            if run.status not in ("missing", "stale", "inconsistent"):
+                arrays = losses_of(run.path)
+                if len(arrays["adversarial_loss"]) <= entry.epoch:
+                    continue  # it collapsed or diverged before
+                frame = movement_frame(arrays, edges=entry.edges, epoch=entry.epoch)
+                mark = "" if run.finished else f" ({run.status})"
+                panel = f"{line.labels['method']}{mark}"
+                frames.append(frame.assign(panel=panel, seed=key.seed))
     if not frames:
-        _need(pd.DataFrame(), keys)
+        _need(pd.DataFrame(), part.lines)
     frame = pd.concat(frames)[["panel", "group", "seed", "epoch", "images", "share"]]
     return frame, drawing.movement_panels(frame, since=entry.epoch)
 
 
-def curve_frame(results: Results, keys: Sequence[RunKey], *, splits: Sequence[str]) -> pd.DataFrame:
+def curve_frame(results: Results, lines: Iterable[Line], *, splits: Sequence[str]) -> pd.DataFrame:
     """method, split, seed, epoch (from 0), accuracy (percent) of all epochs done so far.
 
     A run whose numbers no longer fit its settings is left out.
     """
     rows: list[Row] = []
-    for key in keys:
+    for line, key in ((curve, key) for curve in lines for key in curve.keys):
         run = results.runs[key]
         if run.status in ("stale", "inconsistent"):
             continue
         rows += [
             {
-                "method": method_label(key.recipe),
+                "method": line.labels.get("method", ""),
                 "split": split,
                 "seed": key.seed,
                 "epoch": row["epoch"],
@@ -347,29 +301,20 @@ def reported_figures(results: Results, gaps: Sequence[Gap]) -> Iterator[Row]:
     Each has a caption, how to read it, a uri (none where it is not drawn), the command that draws
     it, and what it lacks.
     """
-    suite, base = results.suite, suite_directory(results.suite_name)
-    waited = figure_names(suite)
-    for name in dict.fromkeys([*waited, *suite.figures]):
-        path = results.root / base / f"{name}.svg"
+    figures, waited = results.suite.figures, figure_names(results.suite)
+    for name in dict.fromkeys([*waited, *figures]):
+        path = results.folder / f"{name}.svg"
         if not path.exists() and name not in waited:
             continue
         label = part_label(name)
         yield {
             "name": name,
-            "caption": f"{CAPTIONS.get(name, label)} ({_place(results, name)})",
-            "reading": READING[suite.figures[name].kind],
+            "caption": f"{CAPTIONS.get(name, label)} ({results.parts[name].place})",
+            "reading": READING[figures[name].kind],
             "uri": _data_uri(path.read_bytes()) if path.exists() else None,
-            "command": fill([str(base / f"{name}.svg")], "missing"),
+            "command": fill([str(path.relative_to(results.root))], "missing"),
             "lacks": [gap for gap in gaps if gap.where.partition(":")[0] == label],
         }
-
-
-def _place(results: Results, name: str) -> str:
-    """Data, threat model and network of a figure's runs."""
-    key = runs_of(results.params, results.suite_name, name)[0]
-    suite = results.suite
-    data = dataset_label(results.params, suite, key.dataset)
-    return f"{data}, {NORM_TEXTS[suite.threat_models[key.threat].norm]}, {key.network}"
 
 
 def own_figures(results: Results, second: Table) -> Iterator[Row]:
@@ -389,7 +334,6 @@ def own_figures(results: Results, second: Table) -> Iterator[Row]:
             drawing.attacks(accuracies),
             "Figure S1: accuracy of each defense under each attack; the numbers of Table 2",
         )
-    runs = table1_runs(results.params, results.suite_name)
     table = results.suite.table1
     usual = results.suite.table2.dataset
     usual = usual if usual in table.datasets else table.datasets[-1]
@@ -397,8 +341,12 @@ def own_figures(results: Results, second: Table) -> Iterator[Row]:
     for threat, dataset in product(table.threat_models, table.datasets):
         if (threat, dataset) == (table.threat_models[0], usual):
             continue  # figure 3c
-        keys = [key for key in runs if (key.threat, key.dataset) == (threat, dataset)]
-        frame = curve_frame(results, keys, splits=("test", "held-out"))
+        lines = [
+            line
+            for line in results.parts["table1"].lines
+            if (line.keys[0].threat, line.dataset) == (threat, dataset)
+        ]
+        frame = curve_frame(results, lines, splits=("test", "held-out"))
         if not frame.empty:
             number += 1
             place = f"{dataset}, {norm_text(threat)}"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import figure_names
-from rwp.reporting.labels import BEYOND_TITLE, part_label, recipe_label
-from rwp.reporting.results import OK, Results, Row, records, records_by, runs_of
+from rwp.reporting.labels import BEYOND_TITLE, part_label
+from rwp.reporting.results import OK, Results, Row, records, records_by
 from rwp.reporting.tables import Table
 
 FAILED = ("collapsed", "diverged")  # no command mends these
@@ -52,23 +51,22 @@ def table_gaps(table1: Table, table2: Table, beyond: Table | None) -> list[Gap]:
 
 def figure_gaps(results: Results) -> Iterator[Gap]:
     """Reported figures that are not drawn or lack runs, and the runs that have no curve."""
-    suite, steps = results.suite, Steps(results.params)
-    for name in figure_names(suite):
-        step = steps.figure(results.suite_name, name)
-        drawing = next(path for path in step.outputs if path.endswith(".svg"))
+    for name in figure_names(results.suite):
+        part = results.parts[name]
+        drawing = next(path for path in part.step.outputs if path.endswith(".svg"))
         label, command = part_label(name), fill([drawing], "missing")
-        keys = runs_of(results.params, results.suite_name, name)
-        runs = [(key, results.runs[key]) for key in keys]
+        methods_of = {key: line.method for line in part.lines for key in line.keys}
+        runs = [(key, results.runs[key]) for key in part.keys]
         for status in dict.fromkeys(run.status for _, run in runs if not run.finished):
             rest = [(key, run) for key, run in runs if run.status == status]
-            methods = ", ".join(dict.fromkeys(recipe_label(suite, key.recipe) for key, _ in rest))
+            methods = ", ".join(dict.fromkeys(methods_of[key] for key, _ in rest))
             reasons = "; ".join(dict.fromkeys(run.reason for _, run in rest))
             where = f"{label}: {len(rest)} of {len(runs)} trainings ({methods})"
             yield Gap(where, status, reasons, "" if status in FAILED else command)
         if all(run.finished for _, run in runs) and not (results.root / drawing).exists():
             awaited = {
                 other.kind
-                for path, other in step.inputs.items()
+                for path, other in part.step.inputs.items()
                 if not (results.root / path).exists()
             }
             reason = "the landscape is not measured yet" if "landscape" in awaited else ""

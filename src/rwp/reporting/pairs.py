@@ -24,12 +24,9 @@ from rwp.evaluation.statistics import (
     crossed_difference,
     mcnemar,
 )
-from rwp.pipeline.resolve import own_attacks
-from rwp.pipeline.suites import seeds_of, table2_keys
-from rwp.reporting.labels import attack_columns, method_label
+from rwp.reporting.lines import Line
 from rwp.reporting.results import Results
 from rwp.reporting.tables import write_frame
-from rwp.training.spec import suite_directory
 
 ALL_ATTACKS = "all attacks"  # right under each of them
 ALL_SEEDS = "all"
@@ -74,23 +71,23 @@ def pairs(results: Results) -> pd.DataFrame:
     together (Holm, 1979), `num_tests`. A pair without all its records, or with records of other
     images, has no row.
     """
-    suite = results.suite
-    tested = _tested(results)
-    attacks = [name for name in attack_columns(suite) if name in suite.evaluation.attacks]
-    outcomes = {recipe: _outcomes(results, recipe, attacks) for recipe in suite.table2.recipes}
+    recipes, tested = results.suite.recipes, _tested(results)
+    attacks = _attacks(results)
+    defenses = _defenses(results)
+    outcomes = {line.recipe: _outcomes(results, line) for line in defenses}
     rows: list[dict[str, Any]] = []
-    for against, defense in combinations(suite.table2.recipes, 2):
-        if suite.recipes[against].objective != suite.recipes[defense].objective:
+    for against, defense in combinations(defenses, 2):
+        if recipes[against.recipe].objective != recipes[defense.recipe].objective:
             continue
         # the first ones of the suite: those of one recipe lie in those of the other
-        seeds = min(seeds_of(suite, against), seeds_of(suite, defense), key=len)
-        names = {"defense": method_label(defense), "against": method_label(against)}
+        seeds = [key.seed for key in min(against.keys, defense.keys, key=len)]
+        names = {"defense": defense.labels["defense"], "against": against.labels["defense"]}
         for attack in [*attacks, ALL_ATTACKS]:
             rows += [
                 names | {"attack": attack, "finding": tested[attack]} | row
                 for row in _pair(
-                    outcomes[defense],
-                    outcomes[against],
+                    outcomes[defense.recipe],
+                    outcomes[against.recipe],
                     attack,
                     seeds,
                     test=not tested[attack],
@@ -102,6 +99,17 @@ def pairs(results: Results) -> pd.DataFrame:
     frame = frame.assign(p_holm=holm(p_values), num_tests=int(p_values.notna().sum()))
     frame["finding"] = [_finding(row, doubts) for row in frame.to_dict("records")]
     return frame
+
+
+def _defenses(results: Results) -> list[Line]:
+    """The rows of Table 2, without the naturally trained reference."""
+    ours = results.suite.table2.recipes
+    return [line for line in results.parts["table2"].lines if line.recipe in ours]
+
+
+def _attacks(results: Results) -> list[str]:
+    """The suite's attacks, in the order of Table 2."""
+    return [name for name in results.columns if name in results.suite.evaluation.attacks]
 
 
 def _tested(results: Results) -> dict[str, str]:
@@ -118,9 +126,11 @@ def _tested(results: Results) -> dict[str, str]:
     return reasons | {ALL_ATTACKS: "" if ensemble else ONE_START}
 
 
-def _outcomes(results: Results, recipe: str, attacks: Sequence[str]) -> Outcomes:
+def _outcomes(results: Results, defense: Line) -> Outcomes:
     found: Outcomes = {}
-    for key in table2_keys(results.params, results.suite_name, recipe):
+    entries, attacks = results.suite.evaluation.attacks, _attacks(results)
+    together = [name for name in attacks if not entries[name].elsewhere]
+    for key in defense.keys:
         own: list[EvaluationRecord] = [
             row["outcome"]
             for row in results.outcomes(key)
@@ -129,7 +139,6 @@ def _outcomes(results: Results, recipe: str, attacks: Sequence[str]) -> Outcomes
         for record in own:
             place = (record.attack.name, key.seed)
             found[place] = (_images(record), robust_flags(record))
-        together = [name for name in own_attacks(results.suite) if name in attacks]
         own = [record for record in own if record.attack.name in together]
         if len(own) == len(together):
             try:
@@ -210,13 +219,11 @@ def headline(results: Results) -> str:
 
 def _robust_under_all(results: Results) -> dict[str, list[Flags]]:
     """Defense -> per seed, the images right under all attacks; none where a record is missing."""
-    suite = results.suite
-    attacks = [name for name in attack_columns(suite) if name in suite.evaluation.attacks]
     robust, images = {}, set()
-    for recipe in suite.table2.recipes:
-        found = _outcomes(results, recipe, attacks)
-        own = [found.get((ALL_ATTACKS, seed)) for seed in seeds_of(suite, recipe)]
-        robust[method_label(recipe)] = [one[1] for one in own if one]
+    for line in _defenses(results):
+        found = _outcomes(results, line)
+        own = [found.get((ALL_ATTACKS, key.seed)) for key in line.keys]
+        robust[str(line.labels["defense"])] = [one[1] for one in own if one]
         images |= {(one[0], len(one[1])) if one else ("", 0) for one in own}
     return robust if len(images) == 1 and ("", 0) not in images else {}
 
@@ -249,13 +256,13 @@ def holm(p_values: pd.Series) -> pd.Series:
 def _doubts(results: Results) -> dict[str, str]:
     """Defense -> why its robustness is no ground for a finding."""
     doubts = {}
-    for recipe in results.suite.table2.recipes:
-        for key in table2_keys(results.params, results.suite_name, recipe):
+    for line in _defenses(results):
+        for key in line.keys:
             found = [row["warning"] for row in results.outcomes(key) if row["outcome"]]
             if results.verdicts[key].level == "red":
-                doubts[method_label(recipe)] = "the verdict on it is red"
+                doubts[line.labels["defense"]] = "the verdict on it is red"
             elif any("answers differently" in warning for warning in found):
-                doubts[method_label(recipe)] = "it answers differently each time"
+                doubts[line.labels["defense"]] = "it answers differently each time"
     return doubts
 
 
@@ -276,6 +283,6 @@ def _finding(row: Mapping[Any, Any], doubts: Mapping[str, str]) -> str:
 
 def write_pairs(results: Results) -> Path:
     """Write comparisons.csv into the suite's folder."""
-    path = results.root / suite_directory(results.suite_name) / "comparisons.csv"
+    path = results.folder / "comparisons.csv"
     write_frame(path, pairs(results), float_format="%.4g")
     return path

@@ -11,16 +11,11 @@ from functools import cache
 
 import pandas as pd
 
-from rwp.errors import UserError
-from rwp.pipeline.resolve import evaluation_spec, train_spec
-from rwp.pipeline.settings import Params
-from rwp.reporting.labels import PAPER_COLUMNS, attack_columns
+from rwp.reporting.labels import PAPER_COLUMNS
+from rwp.reporting.lines import Line
 from rwp.reporting.published_curves import PUBLISHED, published_curve
 from rwp.reporting.results import LAST_EPOCHS, OK, Results, Row, records_by
-from rwp.reporting.tables import Table, table1_rows, table2_rows
-from rwp.training.spec import RunKey
-
-PAPER_SUITE = "paper"
+from rwp.reporting.tables import Table
 
 # What the paper calls best is chosen on the test split; its last, wherever it can be traced, is
 # the mean of the final epochs.
@@ -37,6 +32,7 @@ PAPER_UNLABELED = "tinyimages-500k"
 
 WITHIN, ABOVE, BELOW = "within", "above", "below"
 NOT_COMPARABLE, MISSING = "not comparable", "missing"
+_NO_SETTINGS = "the paper's settings are not in params.yaml"
 
 
 @cache
@@ -97,17 +93,16 @@ def table1_beside_paper(results: Results, table: Table) -> pd.DataFrame:
     """One row per cell of Table 1 that the paper has: paper, log, ours, difference, verdict."""
     published, rows = published_table1(), []
     by_place = records_by(table.details, *PLACE)
-    for labels, keys in table1_rows(results.params, results.suite_name):
-        paper = published.get(tuple(labels.values()))
-        difference = _difference_in_table1(results, labels, keys[0])
-        seeds = by_place[tuple(labels.values())]
-        images = TEST_IMAGES.get(results.params.datasets[keys[0].dataset].source, 0)
+    for line in results.parts["table1"].lines:
+        place = tuple(line.labels.values())
+        paper, seeds = published.get(place), by_place[place]
+        difference = _difference_in_table1(results, line)
+        images = TEST_IMAGES.get(line.training.data.source, 0)
         for measure, ours in PAPER_MEASURES.items():
             value = paper[measure] if paper else None
             found = _verdict(seeds, ours, value, difference, images)
             rows.append(
-                labels
-                | {"measure": measure, "paper": value, "log": _logged(paper, measure)}
+                {**line.labels, "measure": measure, "paper": value, "log": _logged(paper, measure)}
                 | asdict(found)
                 | _origin(paper)
             )
@@ -118,21 +113,16 @@ def table2_beside_paper(results: Results, table: Table) -> pd.DataFrame:
     """One row per cell of Table 2: paper, ours, difference, verdict."""
     published, rows = published_table2(), []
     by_place = records_by(table.details, "defense", "attack")
-    for defense, keys in table2_rows(results.params, results.suite_name):
-        paper = published.get(defense)
-        for attack, column in attack_columns(results.suite).items():
+    for line in results.parts["table2"].lines:
+        paper = published.get(line.labels["defense"])
+        for attack, column in results.columns.items():
             value = paper.get(column) if paper else None
-            seeds = by_place[defense, attack]
+            seeds = by_place[line.labels["defense"], attack]
             images = min(row["num_examples"] or 0 for row in seeds)
-            found = _verdict(
-                seeds,
-                "accuracy",
-                value,
-                _difference_in_table2(results, defense, keys[0], attack),
-                images,
-            )
+            difference = _difference_in_table2(results, line, attack)
+            found = _verdict(seeds, "accuracy", value, difference, images)
             rows.append(
-                {"defense": defense, "attack": attack, "column": column, "paper": value}
+                {**line.labels, "attack": attack, "column": column, "paper": value}
                 | asdict(found)
                 | _origin(paper)
             )
@@ -170,31 +160,26 @@ def _origin(paper: Row | None) -> Row:
 # Whether a run of some suite repeats what the paper measured, and if not, what is different
 
 
-def _difference_in_table1(results: Results, labels: dict[str, str], key: RunKey) -> str:
+def _difference_in_table1(results: Results, line: Line) -> str:
     """How a row's training differs from the paper's, or an empty text."""
-    if PAPER_SUITE not in results.params.suites:
-        return "the paper's settings are not in params.yaml"
-    for theirs, keys in table1_rows(results.params, PAPER_SUITE):
-        if theirs == labels:
-            return _training_difference(results.params, key, keys[0])
-    return f"other data ({key.dataset})"
+    if not results.paper:
+        return _NO_SETTINGS
+    theirs = _alike(results.paper["table1"], line)
+    return _training_difference(line, theirs) if theirs else f"other data ({line.dataset})"
 
 
-def _difference_in_table2(results: Results, defense: str, key: RunKey, attack: str) -> str:
+def _difference_in_table2(results: Results, line: Line, attack: str) -> str:
     """How a cell's training or evaluation differs from the paper's, or an empty text."""
-    params = results.params
-    if PAPER_SUITE not in params.suites:
-        return "the paper's settings are not in params.yaml"
-    keys = dict(table2_rows(params, PAPER_SUITE)).get(defense)
-    if keys is None:
+    if not results.paper:
+        return _NO_SETTINGS
+    paper = _alike(results.paper["table2"], line)
+    if paper is None:
         return "the paper has no such row"
-    found = _training_difference(params, key, keys[0])
+    found = _training_difference(line, paper)
     if found:
         return found
-    try:
-        ours = evaluation_spec(params, key, attacks=(attack,))
-        theirs = evaluation_spec(params, keys[0], attacks=(attack,))
-    except UserError:
+    ours, theirs = line.attack(attack), paper.attack(attack)
+    if ours is None or theirs is None:
         return "the paper has no such attack"
     if ours.attacks != theirs.attacks:
         return "other settings of the attack"
@@ -202,10 +187,14 @@ def _difference_in_table2(results: Results, defense: str, key: RunKey, attack: s
     return "" if parts[0] == parts[1] else "another part of the test images"
 
 
-def _training_difference(params: Params, key: RunKey, paper_key: RunKey) -> str:
-    if params.datasets[key.dataset].source != params.datasets[paper_key.dataset].source:
-        return f"other data ({key.dataset})"
-    ours, theirs = train_spec(params, key), train_spec(params, paper_key)
+def _alike(lines: Sequence[Line], line: Line) -> Line | None:
+    return next((other for other in lines if other.labels == line.labels), None)
+
+
+def _training_difference(line: Line, paper: Line) -> str:
+    ours, theirs = line.training, paper.training
+    if ours.data.source != theirs.data.source:
+        return f"other data ({line.dataset})"
     unlabeled = ours.unlabeled
     if unlabeled is not None and unlabeled.definition.kind != PAPER_UNLABELED:
         return f"other unlabeled images ({unlabeled.source})"

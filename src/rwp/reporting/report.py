@@ -13,29 +13,13 @@ import pandas as pd
 from scipy.stats import t
 
 from rwp.evaluation.verdict import MEANING, Level
-from rwp.files import read_object, write_text
-from rwp.pipeline.steps import Steps, accepted
+from rwp.files import write_text
 from rwp.pipeline.suites import BEYOND
-from rwp.reporting.claims import (
-    ELSEWHERE,
-    FAILS,
-    FILE,
-    HOLDS,
-    claims,
-    read_claims,
-    rows_of,
-    sentence,
-)
+from rwp.reporting.claims import FAILS, HOLDS
 from rwp.reporting.figures import given_figures, own_figures, reported_figures
 from rwp.reporting.gaps import figure_gaps, table_gaps
-from rwp.reporting.labels import (
-    COLUMN_LABELS,
-    NORM_TEXTS,
-    attack_columns,
-    norm_text,
-    part_label,
-    recipe_label,
-)
+from rwp.reporting.labels import COLUMN_LABELS, NORM_TEXTS, norm_text, part_label
+from rwp.reporting.lines import TABLES
 from rwp.reporting.pairs import headline, pairs
 from rwp.reporting.paper import (
     ABOVE,
@@ -54,22 +38,21 @@ from rwp.reporting.results import (
     Row,
     records,
     records_by,
-    runs_of,
     worst_level,
 )
-from rwp.reporting.summaries import averages
 from rwp.reporting.tables import (
     COSTS,
     FROM_TRAINING,
     SEPARATOR,
     STD,
     Table,
+    averages,
     beyond,
     other_checkpoints,
     table1,
     table2,
 )
-from rwp.training.spec import RunKey, suite_directory
+from rwp.training.spec import RunKey
 
 SIGNS = {WITHIN: "✓", ABOVE: "▲", BELOW: "▼"}
 ORIGIN_SIGNS = {"imported": "†", "unclear": "‡"}
@@ -101,19 +84,22 @@ _PLACE = ("dataset", "threat_model", "network")
 
 
 def write_report(
-    results: Results, *, path: Path | str | None = None, figures: Sequence[Path] | None = None
+    results: Results, *, judged: Sequence[Row] = (), path: Path | str | None = None
 ) -> Path:
-    """Write the report of a suite (report.html in its folder, unless a path is given).
-
-    `figures` are SVG files to show; by default those that the suite reports or has drawn.
-    """
-    target = Path(path or results.root / suite_directory(results.suite_name) / "report.html")
-    write_text(target, render_report(results, figures=figures))
+    """Write the report of a suite (report.html in its folder, unless a path is given)."""
+    target = Path(path or results.folder / "report.html")
+    write_text(target, render_report(results, judged=judged))
     return target
 
 
-def render_report(results: Results, *, figures: Sequence[Path] | None = None) -> str:
-    """The report as HTML that needs no other file and no network."""
+def render_report(
+    results: Results, *, judged: Sequence[Row] = (), figures: Sequence[Path] | None = None
+) -> str:
+    """The report as HTML that needs no other file and no network.
+
+    `judged` are the claims, as `rwp.reporting.claims.told` gives them. `figures` are SVG files to
+    show; by default those that the suite reports or has drawn.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -124,16 +110,18 @@ def render_report(results: Results, *, figures: Sequence[Path] | None = None) ->
         lstrip_blocks=True,
     )
     environment.filters["norm"] = norm_text
-    context = _context(results, figures)
+    context = _context(results, judged, figures)
     return environment.get_template("report.html.j2").render(context) + "\n"
 
 
-def _context(results: Results, figures: Sequence[Path] | None) -> dict[str, Any]:
+def _context(
+    results: Results, judged: Sequence[Row], figures: Sequence[Path] | None
+) -> dict[str, Any]:
     suite = results.suite
     first, second = table1(results), table2(results)
     third = beyond(results) if BEYOND in suite.reported else None
     paper1, paper2 = table1_beside_paper(results, first), table2_beside_paper(results, second)
-    columns, found = attack_columns(suite), records(pairs(results))
+    columns, found = results.columns, records(pairs(results))
     missing_figures = list(figure_gaps(results))
     shown = list(
         reported_figures(results, missing_figures) if figures is None else given_figures(figures)
@@ -142,7 +130,7 @@ def _context(results: Results, figures: Sequence[Path] | None) -> dict[str, Any]
     return {
         "name": results.suite_name,
         "headline": headline(results),
-        "claims": claim_rows(results),
+        "claims": judged,
         "claim_kinds": {HOLDS: "within", FAILS: "outside"},
         "suite": suite,
         "table1": _table1_rows(first, paper1),
@@ -169,28 +157,15 @@ def _context(results: Results, figures: Sequence[Path] | None) -> dict[str, Any]
         "paper1": records(paper1),
         "paper2": records(paper2),
         "gaps": [*table_gaps(first, second, third), *missing_figures],
-        "warnings": [*_data_notes(results), *_warnings(second)],
+        "warnings": [*results.notes, *_warnings(second)],
         "figures": [*own_figures(results, second), *shown],
-        "accepted": accepted([Steps(results.params).report(results.suite_name)]),
+        "accepted": results.accepted,
         "runs": list(_origin_rows(results, _evaluated(second, third))),
         "details": records(second.details),
         "beyond_details": records(third.details) if third else [],
         "settings": list(_flat(suite.model_dump(mode="json", exclude_none=True))),
         "protocol": _protocol(results, second),
     }
-
-
-def claim_rows(results: Results) -> list[Row]:
-    """The claims that this suite can judge, and those that it lacks runs for; none without a file.
-
-    Claims of other suites are told in one line each, last.
-    """
-    path = results.root / FILE
-    if not path.exists():
-        return []
-    frame = claims(results.params, results.suite_name, read_claims(path), root=results.root)
-    rows = [row | {"told": sentence(row)} for row in rows_of(frame)]
-    return sorted(rows, key=lambda row: row["outcome"] == ELSEWHERE)
 
 
 def _evaluated(second: Table, third: Table | None) -> dict[str, float]:
@@ -216,22 +191,6 @@ def _warnings(table: Table) -> list[str]:
     return [
         f"{row['defense']}, {row['attack']}, seed {row['seed']}: {row['warning']}"
         for row in warned.to_dict("records")
-    ]
-
-
-def _data_notes(results: Results) -> list[str]:
-    """What was noticed when the images were fetched, such as test images that also train."""
-    names = dict.fromkeys(key.dataset for key in results.runs)
-    folder = results.root / "data"
-    passports = {name: folder / name / "passport.json" for name in names}
-    for objective in results.suite.objectives.values():
-        for name in objective.unlabeled.source.values() if objective.unlabeled else ():
-            passports[name] = folder / "unlabeled" / f"{name}.json"
-    return [
-        f"{name}: {note}"
-        for name, path in passports.items()
-        if path.exists()
-        for note in read_object(path).get("notes", [])
     ]
 
 
@@ -307,7 +266,7 @@ def _table1_rows(table: Table, beside: pd.DataFrame) -> list[Row]:
     return rows
 
 
-def _table2_rows(table: Table, beside: pd.DataFrame, columns: dict[str, str]) -> list[Row]:
+def _table2_rows(table: Table, beside: pd.DataFrame, columns: Mapping[str, str]) -> list[Row]:
     """Per row the defense and a cell for each attack; the natural reference comes last."""
     seeds = records_by(table.details, "defense", "attack")
     against = records_by(beside, "defense", "attack")
@@ -517,24 +476,22 @@ def _beyond_cell(row: Row, name: str, seeds: list[Row]) -> Cell:
     return Cell(f"{row[name]:.2f}", "", notes)
 
 
-def _shown_runs(results: Results) -> dict[RunKey, list[str]]:
-    """Run -> the tables and figures of the report that show it."""
-    shown: dict[RunKey, list[str]] = {}
-    for part in ("table1", "table2", *results.suite.reported):
-        for key in runs_of(results.params, results.suite_name, part):
-            shown.setdefault(key, []).append(part_label(part))
-    return shown
-
-
 def _origin_rows(results: Results, seconds: Mapping[str, float]) -> Iterator[Row]:
     """Costs and origin of every shown run; `seconds`: what its evaluations took, by its name."""
-    for key, shown in _shown_runs(results).items():
+    shown: dict[RunKey, list[str]] = {}
+    methods: dict[RunKey, str] = {}
+    for name, part in results.parts.items():
+        for line in part.lines if name in (*TABLES, *results.suite.reported) else ():
+            for key in line.keys:
+                methods[key] = line.method
+                shown.setdefault(key, []).append(part_label(name))
+    for key, parts in shown.items():
         run = results.runs[key]
         document = run.document
         yield {
-            "method": recipe_label(results.suite, key.recipe),
+            "method": methods[key],
             "key": key,
-            "shown": ", ".join(shown),
+            "shown": ", ".join(dict.fromkeys(parts)),
             "status": run.status,
             "epochs": len(run.history),
             "passes": document.get("passes") or {},

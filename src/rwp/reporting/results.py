@@ -1,14 +1,15 @@
 """Everything that a suite left under results/, read once.
 
 `read_results` gives one tidy frame, a row per run, checkpoint and attack, and beside it what each
-training and each verdict says of itself. Tables, pairs and figures are made of these alone.
+training and each verdict says of itself. Tables, pairs and figures are made of these alone. Whether
+a file stands on today's settings, code and images, its `Step` says.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,24 +27,18 @@ from rwp.evaluation.records import (
 from rwp.evaluation.spec import EvaluationSpec
 from rwp.evaluation.statistics import interval
 from rwp.evaluation.verdict import LEVELS, Level
-from rwp.files import read_json, sha256_file
-from rwp.pipeline.resolve import evaluation_spec, train_spec
-from rwp.pipeline.settings import Params, Suite
-from rwp.pipeline.suites import (
-    BEYOND,
-    beyond_runs,
-    diagnosis_spec,
-    figure_runs,
-    get_suite,
-    table1_runs,
-    table2_runs,
-)
+from rwp.files import read_json, read_object, sha256_file
+from rwp.pipeline.settings import Params, Suite, get_suite
+from rwp.pipeline.steps import PAPER, Step, Steps, accepted, below
+from rwp.pipeline.suites import BEYOND
 from rwp.reporting.labels import attack_columns
-from rwp.training.spec import RunKey, TrainSpec
+from rwp.reporting.lines import TABLES, Line, Part, lines_of, part_of
+from rwp.training.spec import RunKey, TrainSpec, suite_directory
 
 RUN_FORMAT = "rwp.run/1"
 RECORD_FORMAT = "rwp.evaluation/1"
 OK = "ok"  # the status of what has a number
+_SOMETHING_ELSE = "other code or images; `rwp verify --why {}` names them"
 
 # The paper's "last" is the mean over this many final epochs wherever it can be traced to a log.
 LAST_EPOCHS = 6
@@ -74,17 +69,18 @@ class Results:
     - warning, fingerprint, and outcome: the record itself, with the bit of each image.
     """
 
-    params: Params
     suite_name: str
+    suite: Suite
     root: Path
+    folder: Path  # of the suite, below the root
+    parts: Mapping[str, Part]  # tables and figures, those of the report first
+    paper: Mapping[str, Sequence[Line]]  # both tables of the suite `paper`; empty without one
+    columns: Mapping[str, str]  # attack -> column of Table 2
     runs: Mapping[RunKey, Run]
     attacks: pd.DataFrame
     verdicts: Mapping[RunKey, Judged]
-
-    @property
-    def suite(self) -> Suite:
-        """The settings of the suite."""
-        return self.params.suites[self.suite_name]
+    notes: Sequence[str]  # what was noticed when the images were fetched
+    accepted: Sequence[Mapping[str, str]]  # changes of code that move no number
 
     def outcomes(self, key: RunKey, checkpoint: str = "best") -> list[Row]:
         """The rows of one network, in the order in which the attacks stand in Table 2."""
@@ -106,32 +102,51 @@ def read_results(
     Raises:
         UserError: there is no such suite or part, or a file is cut or of an unknown format.
     """
-    suite, root = get_suite(params, suite_name), Path(root)
-    parts = ("table1", "table2", *suite.reported) if parts is None else parts
-    keys = {part: runs_of(params, suite_name, part) for part in parts}
-    shown = dict.fromkeys(key for part in parts for key in keys[part])
-    runs = {key: read_run(params, key, root=root) for key in shown}
+    suite, root, steps = get_suite(params, suite_name), Path(root), Steps(params)
+    shown = (*TABLES, *suite.reported) if parts is None else tuple(parts)
+    named = shown if parts is not None else (*shown, *suite.figures)
+    found = {name: part_of(steps, suite_name, name) for name in named}
+    keys = {name: found[name].keys for name in shown}
+    runs = {key: read_run(steps, key, root=root) for part in keys.values() for key in part}
     in_table2 = keys.get("table2", [])
-    wanted = dict.fromkeys(in_table2, tuple(attack_columns(suite)))
+    columns = attack_columns(suite)
+    wanted = dict.fromkeys(in_table2, tuple(columns))
     for key in keys.get(BEYOND, []):
         more = suite.beyond.attacks if suite.beyond else ()
         wanted[key] = tuple(dict.fromkeys((*wanted.get(key, ()), *more)))
     rows: list[Row] = []
     for key, attacks in wanted.items():
-        rows += _read_attacks(params, key, runs[key], attacks, root, "best")
+        rows += _read_attacks(steps, key, runs[key], attacks, root, "best")
     for key in in_table2:
         for checkpoint in OTHER_CHECKPOINTS:
-            rows += _read_attacks(params, key, runs[key], wanted[key], root, checkpoint)
+            rows += _read_attacks(steps, key, runs[key], wanted[key], root, checkpoint)
     frame = pd.DataFrame(rows, columns=_COLUMNS).astype(dict.fromkeys(_COUNTS, "Int64"))
-    verdicts = {key: _read_verdict(params, key, runs[key], rows, root) for key in in_table2}
-    return Results(params, suite_name, root, runs, frame, verdicts)
+    ours = [found[name].step for name in shown]
+    return Results(
+        suite_name=suite_name,
+        suite=suite,
+        root=root,
+        folder=root / suite_directory(suite_name),
+        parts=found,
+        paper={name: tuple(lines_of(params, PAPER, name)) for name in TABLES if name in shown}
+        if PAPER in params.suites
+        else {},
+        columns=columns,
+        runs=runs,
+        attacks=frame,
+        verdicts={key: _read_verdict(steps, key, runs[key], rows, root) for key in in_table2},
+        notes=list(_notes_on_images(ours, root)),
+        accepted=accepted(ours),
+    )
 
 
-def runs_of(params: Params, suite_name: str, part: str) -> list[RunKey]:
-    """The runs behind one table or figure, each once."""
-    found = {"table1": table1_runs, "table2": table2_runs, BEYOND: beyond_runs}.get(part)
-    keys = found(params, suite_name) if found else figure_runs(params, suite_name, part)
-    return list(dict.fromkeys(keys))
+def _notes_on_images(steps: Iterable[Step], root: Path) -> Iterator[str]:
+    """What passports say, such as that test images also train."""
+    for step in below(steps):
+        passport = root / step.outputs[-1]
+        if step.kind == "fetch" and passport.exists():
+            for note in read_object(passport).get("notes", []):
+                yield f"{step.name}: {note}"
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
@@ -156,7 +171,7 @@ class Run:
     """One training as its folder tells it; nothing here is computed.
 
     `status` is "finished", "collapsed", "diverged", "inconsistent" (its files contradict each
-    other), "stale" (see `read_run`), or "missing" where no run.json lies.
+    other), "stale" (its step has changed), or "missing" where no run.json lies.
     """
 
     path: Path  # the folder
@@ -217,23 +232,25 @@ class Run:
         }
 
 
-def read_run(params: Params, key: RunKey, *, root: Path | str) -> Run:
-    """Read a run of this project; one trained with other settings than today's is "stale".
-
-    A setting that a run does not know is new since: it was trained with its default.
-    """
+def read_run(steps: Steps, key: RunKey, *, root: Path | str) -> Run:
+    """Read a run of this project; one that its step calls stale has no numbers."""
     run = read_run_folder(Path(root) / key.directory, name=str(key.directory))
-    if not run.finished:
-        return run
-    now = train_spec(params, key)
+    stale = _why_stale(steps.train(key), run) if run.finished else ""
+    return replace(run, status="stale", reason=stale) if stale else run
+
+
+def _why_stale(step: Step, run: Run) -> str:
+    """What a run was trained with that is another now, or an empty text."""
     try:
         then = TrainSpec.parse(run.document.get("spec"), where=run.name)
     except UserError as error:
-        return replace(run, status="stale", reason=f"trained by another version: {error}")
-    if then == now:
-        return run
-    changed = [name for name, value in vars(now).items() if getattr(then, name) != value]
-    return replace(run, status="stale", reason=f"trained with another {', '.join(changed)}")
+        return f"trained by another version: {error}"
+    now = vars(step.settings)
+    changed = [name for name, value in now.items() if getattr(then, name) != value]
+    if changed:
+        return f"trained with another {', '.join(changed)}"
+    same = run.document.get("fingerprint") == step.fingerprint
+    return "" if same else f"trained with {_SOMETHING_ELSE.format(step.record)}"
 
 
 def read_run_folder(folder: Path | str, *, name: str | None = None) -> Run:
@@ -364,7 +381,7 @@ _START_DOES_NOT_MATTER = ("natural", "fgsm", "autoattack")
 
 
 def _read_attacks(
-    params: Params,
+    steps: Steps,
     key: RunKey,
     run: Run,
     attacks: Sequence[str],
@@ -378,7 +395,7 @@ def _read_attacks(
     Raises:
         UserError: a record is no JSON, of an unknown format, or of AutoAttack's lite version.
     """
-    rows = [read_attack(params, key, run, name, root, checkpoint) for name in attacks]
+    rows = [read_attack(steps, key, run, name, root, checkpoint) for name in attacks]
     leave_out_other_files(rows, root / key.directory / f"{checkpoint}.pt")
     for row in rows:
         _add_numbers(row)
@@ -387,7 +404,7 @@ def _read_attacks(
 
 
 def read_attack(
-    params: Params, key: RunKey, run: Run, attack: str, root: Path, checkpoint: str
+    steps: Steps, key: RunKey, run: Run, attack: str, root: Path, checkpoint: str
 ) -> Row:
     """The row of one attack on one checkpoint, with its record or why there is none, unchecked.
 
@@ -404,10 +421,14 @@ def read_attack(
         "kind": "",
         "warning": "",
     }
-    if attack not in params.suites[key.suite].evaluation.attacks:
+    entry = steps.params.suites[key.suite].evaluation.attacks.get(attack)
+    if entry is None:
         reason = f"{attack} is not among the attacks of the suite {key.suite}"
         return row | {"status": "missing", "reason": reason}
-    spec = evaluation_spec(params, key, checkpoint=checkpoint, attacks=(attack,))
+    step = steps.evaluate(key, checkpoint, slow=entry.kind == "autoattack")
+    spec = step.settings
+    assert isinstance(spec, EvaluationSpec)
+    spec = spec.replace(attacks=tuple(own for own in spec.attacks if own.name == attack))
     kind, start, threat = (getattr(spec.attacks[0], n) for n in ("kind", "random_start", "threat"))
     name = str(spec.record(attack))
     row |= {
@@ -415,7 +436,7 @@ def read_attack(
         "kind": kind,
         "norm": threat.norm,
         "epsilon": threat.epsilon,
-        "own_threat": not params.suites[key.suite].evaluation.attacks[attack].elsewhere,
+        "own_threat": not entry.elsewhere,
         "random_start": kind not in _START_DOES_NOT_MATTER and start != "none",
     }
     if not run.finished:
@@ -432,6 +453,8 @@ def read_attack(
         # The table is made without it; the report shows the cell in red.
         return row | {"status": "inconsistent", "reason": str(error).removeprefix(f"{path}: ")}
     changed = _changed(record, spec) or _changed_images(record, root / "data" / key.dataset)
+    if not changed and record.fingerprint != step.mark(name):
+        changed = f"made with {_SOMETHING_ELSE.format(name)}"
     if changed:
         return row | {"status": "stale", "reason": changed}
     return row | {"status": OK, "reason": "", "outcome": record}
@@ -600,9 +623,10 @@ class Judged:
     reasons: tuple[str, ...] = ()  # "level: text"
 
 
-def _read_verdict(params: Params, key: RunKey, run: Run, rows: Sequence[Row], root: Path) -> Judged:
+def _read_verdict(steps: Steps, key: RunKey, run: Run, rows: Sequence[Row], root: Path) -> Judged:
     """The verdict on a run's best network, and whether it is of the records among `rows`."""
-    name = str(diagnosis_spec(params, key).path)
+    step = steps.judge(key, "best")
+    name = step.outputs[0]
     if not run.finished:
         return Judged(name, run.status, run.reason)
     path = root / name
@@ -618,7 +642,7 @@ def _read_verdict(params: Params, key: RunKey, run: Run, rows: Sequence[Row], ro
             band_source=(content["band"] or {}).get("source", ""),
             reasons=tuple(f"{entry['level']}: {entry['text']}" for entry in content["reasons"]),
         )
-        known = content["records"]
+        known, mark = content["records"], content["fingerprint"]
     except UserError as error:
         return Judged(name, "inconsistent", str(error).removeprefix(f"{path}: "))
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -631,6 +655,8 @@ def _read_verdict(params: Params, key: RunKey, run: Run, rows: Sequence[Row], ro
     ]
     if others:
         return Judged(name, "stale", f"judged by other records of {', '.join(others)}")
+    if mark != step.fingerprint:
+        return Judged(name, "stale", f"judged with {_SOMETHING_ELSE.format(name)}")
     return judged
 
 

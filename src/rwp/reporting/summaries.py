@@ -8,17 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 from rwp.evaluation.verdict import DOUBTFUL
 from rwp.files import write_json
-from rwp.reporting.labels import COLUMN_LABELS, PAPER_COLUMNS, attack_columns
+from rwp.reporting.labels import COLUMN_LABELS
 from rwp.reporting.results import MEASURES, OK, Results
-from rwp.reporting.tables import LABELS as TABLE_LABELS
-from rwp.reporting.tables import PASSES, STD, Table, table1, table2, write_frame
+from rwp.reporting.tables import (
+    LABELS,
+    PASSES,
+    ROW_LABELS,
+    STD,
+    WORDS,
+    Table,
+    means,
+    reference_rows,
+    table1,
+    table2,
+    write_frame,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table as TerminalTable
 
 MISSING = "-"
-LABELS = ("group", *TABLE_LABELS, "network")
-WORDS = ("verdict",)  # columns of Table 2 that are no numbers
 SHORT = {"aa": "AA"}  # with it Table 2 fits into 80 columns
 
 
@@ -31,7 +40,7 @@ def metrics(results: Results) -> dict[str, Any]:
     for row in table1(results).frame.to_dict("records"):
         place = first.setdefault(row["threat_model"], {}).setdefault(row["dataset"], {})
         place[row["method"]] = _numbers(row, MEASURES)
-    columns = tuple(attack_columns(results.suite).values())
+    columns = tuple(results.columns.values())
     second = {
         row["defense"]: _numbers(row, columns) for row in table2(results).frame.to_dict("records")
     }
@@ -59,7 +68,7 @@ def terminal_table(table: Table, *, title: str) -> TerminalTable:
     from rich.table import Table as TerminalTable
     from rich.text import Text
 
-    labels, numbers = _shown_labels(table), _means(table)
+    labels, numbers = _shown_labels(table), means(table)
     words = [name for name in WORDS if name in table.frame]
     grouped = "group" in table.frame
     headings = COLUMN_LABELS | SHORT if words else COLUMN_LABELS
@@ -93,38 +102,10 @@ def terminal_table(table: Table, *, title: str) -> TerminalTable:
 
 def _shown_labels(table: Table) -> list[str]:
     """The columns that name a row; of a table in groups, those that tell rows apart."""
-    labels = [name for name in LABELS if name in table.frame and name != "group"]
+    labels = [name for name in ROW_LABELS if name in table.frame and name != "group"]
     if "group" not in table.frame:
         return labels
     return [name for name in labels if name == "method" or table.frame[name].nunique() > 1]
-
-
-def reference_rows(table: Table) -> dict[str, dict[str, float]]:
-    """Defense -> column -> percent, for the rows of the details that the frame leaves out."""
-    rows: dict[str, dict[str, float]] = {}
-    if "defense" not in table.frame:
-        return rows
-    extra = table.details[~table.details["defense"].isin(table.frame["defense"])]
-    for (defense, attack), seeds in extra.groupby(["defense", "attack"], sort=False):
-        # A seed without a number leaves the whole cell without one, as in the frame.
-        mean = seeds["accuracy"].astype(float).mean(skipna=False)
-        rows.setdefault(str(defense), {})[PAPER_COLUMNS.get(str(attack), str(attack))] = mean
-    return rows
-
-
-def averages(table: Table) -> dict[str, dict[str, float]]:
-    """Defense -> column -> percent, of Table 2 and, last, of its reference."""
-    rows = {
-        row["defense"]: {name: row[name] for name in _means(table)}
-        for row in table.frame.to_dict("records")
-    }
-    return rows | reference_rows(table)
-
-
-def _means(table: Table) -> list[str]:
-    """The columns of numbers, without those of their spread."""
-    names = [str(name) for name in table.frame if name not in (*LABELS, *WORDS)]
-    return [name for name in names if not name.endswith(STD)]
 
 
 def _count(value: float) -> str:
@@ -142,7 +123,7 @@ def _cell(value: float, deviation: float | None = None) -> str:
 
 def _notes(table: Table) -> list[str]:
     """Why cells are empty and what looks wrong, one line each."""
-    labels = [name for name in TABLE_LABELS if name in table.frame]
+    labels = [name for name in LABELS if name in table.frame]
     notes: dict[str, None] = dict.fromkeys(_seed_counts(table, labels))
     for row in table.details.to_dict("records"):
         place = f"{' '.join(row[name] for name in labels)} seed {row['seed']}"

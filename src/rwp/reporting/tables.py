@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -11,18 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from rwp.errors import UserError
 from rwp.files import atomic_write
-from rwp.pipeline.settings import Params, Suite
-from rwp.pipeline.suites import beyond_rows, get_suite, table1_keys, table2_keys
-from rwp.reporting.labels import (
-    PAPER_COLUMNS,
-    attack_columns,
-    dataset_label,
-    method_label,
-    recipe_label,
-    threat_label,
-)
+from rwp.pipeline.settings import Suite
+from rwp.pipeline.suites import BEYOND
+from rwp.reporting.labels import PAPER_COLUMNS
 from rwp.reporting.results import (
     MEASURES,
     OK,
@@ -32,13 +24,15 @@ from rwp.reporting.results import (
     joint_accuracy,
     worst_level,
 )
-from rwp.training.spec import RunKey, suite_directory
+from rwp.training.spec import RunKey
 
 STD = "_std"  # what the column of a deviation adds to that of its mean
 SEPARATOR = " | "  # between the reasons in a cell of a CSV file
 
 WORST_CASE = "worst_case"  # over all threat models of a suite's attacks
 LABELS = ("threat_model", "method", "dataset", "defense")
+ROW_LABELS = ("group", *LABELS, "network")  # of any table
+WORDS = ("verdict",)  # columns of Table 2 that are no numbers
 EPOCHS = ("best_epoch", "best_on_test_epoch", "num_epochs")
 COUNTS = ("num_examples", "num_robust")
 PASSES = ("forward_passes", "backward_passes")
@@ -55,30 +49,6 @@ class Table:
     details: pd.DataFrame  # one row per seed (and attack): numbers, status, reason, origin
 
 
-# Which runs stand behind each row
-
-
-def table1_rows(params: Params, suite_name: str) -> Iterator[tuple[dict[str, str], list[RunKey]]]:
-    """The rows of Table 1: their labels, and the runs behind each, one per seed."""
-    suite = get_suite(params, suite_name)
-    table = suite.table1
-    for threat, recipe, dataset in product(table.threat_models, table.recipes, table.datasets):
-        labels = {
-            "threat_model": threat_label(suite, threat),
-            "method": method_label(recipe),
-            "dataset": dataset_label(params, suite, dataset),
-        }
-        place = {"threat": threat, "recipe": recipe, "dataset": dataset}
-        yield labels, table1_keys(params, suite_name, **place)
-
-
-def table2_rows(params: Params, suite_name: str) -> Iterator[tuple[str, list[RunKey]]]:
-    """The rows of Table 2, the reference last: defense, and the runs behind it, one per seed."""
-    table = get_suite(params, suite_name).table2
-    for recipe in dict.fromkeys([*table.recipes, *filter(None, [table.reference_recipe])]):
-        yield method_label(recipe), table2_keys(params, suite_name, recipe)
-
-
 # Table 1
 
 
@@ -89,10 +59,10 @@ def table1(results: Results) -> Table:
     several seeds, their standard deviation stands beside it (`best_std`).
     """
     rows, details = [], []
-    for labels, keys in table1_rows(results.params, results.suite_name):
-        seeds = [labels | _training_detail(results, key) for key in keys]
+    for line in results.parts["table1"].lines:
+        seeds = [{**line.labels, **_training_detail(results, key)} for key in line.keys]
         details += seeds
-        rows.append(labels | _average_rows(seeds, MEASURES))
+        rows.append({**line.labels, **_average_rows(seeds, MEASURES)})
     return Table(_numeric(rows, LABELS), _details(details, (*EPOCHS, *PASSES)))
 
 
@@ -128,16 +98,16 @@ def table2(results: Results) -> Table:
     reference, which the frame leaves out, and what a network's records say together: the accuracy
     under all attacks of its own threat model at once, and the verdict with its reasons.
     """
-    columns = attack_columns(results.suite)
+    columns = results.columns
     rows, details = [], []
-    for defense, keys in table2_rows(results.params, results.suite_name):
+    for line in results.parts["table2"].lines:
         seeds = [
-            {"defense": defense} | detail
-            for key in keys
+            {**line.labels, **detail}
+            for key in line.keys
             for detail in _attack_details(results, key, columns)
         ]
         details += seeds
-        if keys[0].recipe in results.suite.table2.recipes:
+        if line.recipe in results.suite.table2.recipes:
             by_attack: dict[str, list[float | None]] = {
                 column: [row["accuracy"] for row in seeds if row["attack"] == attack]
                 for attack, column in columns.items()
@@ -147,7 +117,7 @@ def table2(results: Results) -> Table:
                 alike = [row for row in seeds if row["attack"] == first]
                 by_attack[WORST_CASE] = [row[WORST_CASE] for row in alike]
             verdict = worst_level([row["verdict"] for row in seeds])
-            rows.append({"defense": defense} | _averaged(by_attack) | {"verdict": verdict})
+            rows.append({**line.labels, **_averaged(by_attack), "verdict": verdict})
     return Table(_numeric(rows, (*LABELS, "verdict")), _details(details, (*COUNTS, *PASSES)))
 
 
@@ -189,17 +159,16 @@ def other_checkpoints(results: Results) -> list[Row]:
     No table waits for these records; `snakemake RUN/evaluation/last/pgd-20.json` makes one.
     """
     rows = []
-    for defense, keys in table2_rows(results.params, results.suite_name):
-        for key, checkpoint in product(keys, OTHER_CHECKPOINTS):
+    for line in results.parts["table2"].lines:
+        for key, checkpoint in product(line.keys, OTHER_CHECKPOINTS):
             found = {row["attack"]: row for row in results.outcomes(key, checkpoint)}
             if any(row["status"] == OK for row in found.values()):
-                accuracies = [found[name]["accuracy"] for name in attack_columns(results.suite)]
                 rows.append(
                     {
-                        "defense": defense,
+                        **line.labels,
                         "checkpoint": checkpoint.replace("_", " "),
                         "seed": key.seed,
-                        "accuracies": accuracies,
+                        "accuracies": [found[name]["accuracy"] for name in results.columns],
                     }
                 )
     return rows
@@ -214,32 +183,16 @@ def beyond(results: Results) -> Table:
     Per row: robust accuracy while training, the attacks on the best network, and the cost. A cell
     is the mean over the suite's seeds and stays empty until each has a number; with several seeds,
     their standard deviation stands beside it, but for costs.
-
-    Raises:
-        UserError: the suite has no such table.
     """
-    suite = results.suite
-    entry = suite.beyond
-    if entry is None:
-        raise UserError(
-            f"params.yaml: suites.{results.suite_name}.beyond: expected groups of rows, got none;"
-            f" add some"
-        )
-    columns = [PAPER_COLUMNS.get(name, name) for name in entry.attacks]
+    attacks = results.suite.beyond.attacks if results.suite.beyond else ()
+    columns = [PAPER_COLUMNS.get(name, name) for name in attacks]
     rows, details = [], []
-    for group, recipe, keys in beyond_rows(results.params, results.suite_name):
-        seeds = [_beyond_detail(results, key, entry.attacks) for key in keys]
-        labels = {
-            "group": group,
-            "method": recipe_label(suite, recipe),
-            "dataset": keys[0].dataset,
-            "threat_model": keys[0].threat,
-            "network": keys[0].network,
-        }
-        details += [labels | seed for seed in seeds]
+    for line in results.parts[BEYOND].lines:
+        seeds = [_beyond_detail(results, key, attacks) for key in line.keys]
+        details += [{**line.labels, **seed} for seed in seeds]
         means = _average_rows(seeds, (*FROM_TRAINING, *columns))
         costs = {name: _averaged({name: [row[name] for row in seeds]})[name] for name in COSTS}
-        rows.append(labels | means | costs)
+        rows.append({**line.labels, **means, **costs})
     return Table(_numeric(rows, BEYOND_LABELS), _details(details, PASSES))
 
 
@@ -298,12 +251,42 @@ def _details(rows: Sequence[Row], counts: Iterable[str]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype(dict.fromkeys(counts, "Int64"))
 
 
+# Table 2 in short
+
+
+def reference_rows(table: Table) -> dict[str, dict[str, float]]:
+    """Defense -> column -> percent, for the rows of the details that the frame leaves out."""
+    rows: dict[str, dict[str, float]] = {}
+    if "defense" not in table.frame:
+        return rows
+    extra = table.details[~table.details["defense"].isin(table.frame["defense"])]
+    for (defense, attack), seeds in extra.groupby(["defense", "attack"], sort=False):
+        # A seed without a number leaves the whole cell without one, as in the frame.
+        mean = seeds["accuracy"].astype(float).mean(skipna=False)
+        rows.setdefault(str(defense), {})[PAPER_COLUMNS.get(str(attack), str(attack))] = mean
+    return rows
+
+
+def averages(table: Table) -> dict[str, dict[str, float]]:
+    """Defense -> column -> percent, of Table 2 and, last, of its reference."""
+    rows = {
+        row["defense"]: {name: row[name] for name in means(table)}
+        for row in table.frame.to_dict("records")
+    }
+    return rows | reference_rows(table)
+
+
+def means(table: Table) -> list[str]:
+    """The columns of numbers, without those of their spread."""
+    names = [str(name) for name in table.frame if name not in (*ROW_LABELS, *WORDS)]
+    return [name for name in names if not name.endswith(STD)]
+
+
 # Files
 
 
-def write_table(table: Table, suite_name: str, name: str, root: Path | str) -> list[Path]:
+def write_table(table: Table, folder: Path, name: str) -> list[Path]:
     """Write NAME.csv and NAME_details.csv into the suite's folder."""
-    folder = Path(root) / suite_directory(suite_name)
     paths = [folder / f"{name}.csv", folder / f"{name}_details.csv"]
     for path, frame in zip(paths, (table.frame, table.details), strict=True):
         write_frame(path, frame)

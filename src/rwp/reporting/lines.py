@@ -1,0 +1,203 @@
+"""What a suite shows: each table and figure, line by line, with the runs behind each line.
+
+The pipeline is asked here, once. Tables, figures and the comparison with the paper look at what
+this says, and at the files that `rwp.reporting.results` has read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from rwp.evaluation.spec import EvaluationSpec
+from rwp.pipeline.resolve import evaluation_spec, train_spec
+from rwp.pipeline.settings import (
+    CurvesFigure,
+    LandscapeFigure,
+    MovementFigure,
+    Params,
+    RemovalFigure,
+    SearchFigure,
+    Setting,
+    Suite,
+    get_suite,
+)
+from rwp.pipeline.steps import Step, Steps
+from rwp.pipeline.suites import (
+    BEYOND,
+    beyond_rows,
+    figure_runs,
+    search_rows,
+    setting_keys,
+    sweep_rows,
+    table1_keys,
+    table2_keys,
+    table2_runs,
+)
+from rwp.reporting.labels import (
+    NORM_TEXTS,
+    change_label,
+    dataset_label,
+    method_label,
+    recipe_label,
+    threat_label,
+    value_label,
+)
+from rwp.training.spec import RunKey, TrainSpec
+
+TABLES = ("table1", "table2")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table or a curve of a figure: its labels, and the runs behind it."""
+
+    labels: Mapping[str, Any]  # by column
+    keys: tuple[RunKey, ...]  # one per seed
+    method: str  # the recipe as people name it, with what a sweep changes in it
+    training: TrainSpec  # of the first seed
+    evaluation: EvaluationSpec | None = None  # of the best network; in Table 2 alone
+
+    @property
+    def recipe(self) -> str:
+        """The recipe of all its runs."""
+        return self.keys[0].recipe
+
+    @property
+    def dataset(self) -> str:
+        """The data set of all its runs."""
+        return self.keys[0].dataset
+
+    def attack(self, name: str) -> EvaluationSpec | None:
+        """The evaluation by one attack alone; none where the suite does not have it."""
+        spec = self.evaluation
+        chosen = tuple(attack for attack in spec.attacks if attack.name == name) if spec else ()
+        return spec.replace(attacks=chosen) if spec and chosen else None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table or figure: the step that makes it, and its lines."""
+
+    step: Step
+    lines: tuple[Line, ...]
+    place: str  # data set, threat model and network of its first run
+
+    @property
+    def keys(self) -> list[RunKey]:
+        """The runs behind it, each once."""
+        return list(dict.fromkeys(key for line in self.lines for key in line.keys))
+
+    @property
+    def references(self) -> tuple[Line, ...]:
+        """Of a figure of a sweep: the recipes beside it."""
+        return tuple(line for line in self.lines if line.labels["name"])
+
+    @property
+    def swept(self) -> tuple[Line, ...]:
+        """Of a figure of a sweep: a line for each of its values."""
+        return tuple(line for line in self.lines if not line.labels["name"])
+
+
+def part_of(steps: Steps, suite_name: str, name: str) -> Part:
+    """A table or figure of a suite.
+
+    Raises:
+        UserError: the suite has no such table or figure, or a table of upper bounds.
+    """
+    params = steps.params
+    table = name in (*TABLES, BEYOND)
+    step = steps.table(suite_name, name) if table else steps.figure(suite_name, name)
+    lines = tuple(lines_of(params, suite_name, name))
+    suite, key = params.suites[suite_name], lines[0].keys[0]
+    norm = suite.threat_models[key.threat].norm if key.threat in suite.threat_models else "none"
+    place = f"{dataset_label(params, suite, key.dataset)}, {NORM_TEXTS.get(norm, norm)}"
+    return Part(step, lines, f"{place}, {key.network}")
+
+
+def lines_of(params: Params, suite_name: str, name: str) -> Iterator[Line]:
+    """The lines of a table or figure, in its order."""
+    suite = get_suite(params, suite_name)
+    if name == "table1":
+        found = _of_table1(params, suite, suite_name)
+    elif name == "table2":
+        found = _of_table2(params, suite, suite_name)
+    elif name == BEYOND:
+        found = _of_beyond(params, suite, suite_name)
+    else:
+        found = _of_figure(params, suite, suite_name, name)
+    for labels, keys in found:
+        method, training = recipe_label(suite, keys[0].recipe), train_spec(params, keys[0])
+        attacked = evaluation_spec(params, keys[0]) if name == "table2" else None
+        yield Line(labels, tuple(keys), method, training, attacked)
+
+
+_Labeled = Iterator[tuple[dict[str, Any], list[RunKey]]]
+
+
+def _of_table1(params: Params, suite: Suite, name: str) -> _Labeled:
+    table = suite.table1
+    for threat, recipe, dataset in product(table.threat_models, table.recipes, table.datasets):
+        labels = {
+            "threat_model": threat_label(suite, threat),
+            "method": method_label(recipe),
+            "dataset": dataset_label(params, suite, dataset),
+        }
+        yield labels, table1_keys(params, name, threat=threat, recipe=recipe, dataset=dataset)
+
+
+def _of_table2(params: Params, suite: Suite, name: str) -> _Labeled:
+    """The naturally trained reference comes last."""
+    table2_runs(params, name)  # refuses upper bounds
+    table = suite.table2
+    for recipe in dict.fromkeys([*table.recipes, *filter(None, [table.reference_recipe])]):
+        yield {"defense": method_label(recipe)}, table2_keys(params, name, recipe)
+
+
+def _of_beyond(params: Params, suite: Suite, name: str) -> _Labeled:
+    for group, recipe, keys in beyond_rows(params, name):
+        labels = {
+            "group": group,
+            "method": recipe_label(suite, recipe),
+            "dataset": keys[0].dataset,
+            "threat_model": keys[0].threat,
+            "network": keys[0].network,
+        }
+        yield labels, keys
+
+
+def _of_figure(params: Params, suite: Suite, suite_name: str, name: str) -> _Labeled:
+    entry = suite.figures[name]
+    if isinstance(entry, LandscapeFigure):
+        yield {}, figure_runs(params, suite_name, name)
+        return
+    if isinstance(entry, SearchFigure):
+        for sweep, change, keys in search_rows(params, suite_name, entry):
+            labels = {"measure": method_label(sweep.recipe), "value": change_label(change)}
+            yield labels | {"recipe": keys[0].recipe}, keys
+        return
+
+    def runs(setting: Setting, recipe: str) -> list[RunKey]:
+        return setting_keys(params, suite_name, setting, recipe)
+
+    if isinstance(entry, CurvesFigure | MovementFigure):
+        for recipe in entry.recipes:
+            keys = runs(entry, recipe)
+            yield {"method": method_label(keys[0].recipe)}, keys
+        return
+    plain = suite.sweeps[entry.sweep].recipe
+    others = (plain,) if isinstance(entry, RemovalFigure) else entry.references
+    for change, keys in sweep_rows(params, suite_name, entry, entry.sweep):
+        yield {"name": "", "value": _value(change), "panel": change_label(change)}, keys
+    for recipe in others:
+        yield {"name": method_label(recipe), "value": None, "panel": ""}, runs(entry, recipe)
+
+
+def _value(change: Mapping[str, Any]) -> float | str:
+    """One number as it is; a range or several settings as a text."""
+    values = list(change.values())
+    if len(values) == 1 and isinstance(values[0], int | float):
+        return values[0]
+    return ", ".join(map(value_label, values))
