@@ -33,7 +33,14 @@ class Project:
 
     def __init__(self, root: Path, params: Params, suite: str) -> None:
         self.root, self.params, self.suite = root, params, suite
-        self.steps = Steps(params)
+        self._steps = Steps(params)
+
+    @property
+    def steps(self) -> Steps:
+        """Those of its settings, which a test may replace."""
+        if self._steps.params is not self.params:
+            self._steps = Steps(self.params)
+        return self._steps
 
     def write_run(
         self,

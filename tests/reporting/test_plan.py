@@ -156,7 +156,7 @@ def test_a_plan_says_what_is_done_stale_and_to_do(demo: Project) -> None:
     assert jobs[-1].hours == pytest.approx(2 / 400 * 449 / 3600)  # AutoAttack, 2 s on 400 images
     lines = list(plan_lines(jobs, device="cpu", origin=origin))
     assert lines[0].split() == ["done", "stale", "to", "do", "forward", "backward", "hours"]
-    assert lines[6].split()[:4] == ["together", "1", str(len(jobs) - 3), "2"]
+    assert lines[6].split()[:4] == ["together", str(len(jobs) - 3), "1", "2"]
     assert any(line.startswith("Hours on cpu, one job after the other") for line in lines)
 
 

@@ -18,13 +18,12 @@ from rwp.pipeline.settings import (
     SearchFigure,
     SweepFigure,
 )
-from rwp.pipeline.suites import figure_names
 from rwp.reporting import drawing
 from rwp.reporting.drawing import picture, write_figure
 from rwp.reporting.gaps import Gap, fill
-from rwp.reporting.labels import COLUMN_LABELS, norm_text, part_label
-from rwp.reporting.lines import Line, Part
+from rwp.reporting.labels import COLUMN_LABELS, norm_text
 from rwp.reporting.landscapes import EXCESS, excess_of
+from rwp.reporting.lines import Line, Part
 from rwp.reporting.movements import losses_of, movement_frame
 from rwp.reporting.results import LAST_EPOCHS, OK, Results, Row, Run
 from rwp.reporting.tables import Table, averages
@@ -301,12 +300,12 @@ def reported_figures(results: Results, gaps: Sequence[Gap]) -> Iterator[Row]:
     Each has a caption, how to read it, a uri (none where it is not drawn), the command that draws
     it, and what it lacks.
     """
-    figures, waited = results.suite.figures, figure_names(results.suite)
-    for name in dict.fromkeys([*waited, *figures]):
+    figures = results.suite.figures
+    for name in dict.fromkeys([*results.waited, *figures]):
         path = results.folder / f"{name}.svg"
-        if not path.exists() and name not in waited:
+        if not path.exists() and name not in results.waited:
             continue
-        label = part_label(name)
+        label = results.parts[name].label
         yield {
             "name": name,
             "caption": f"{CAPTIONS.get(name, label)} ({results.parts[name].place})",

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rwp.pipeline.suites import figure_names
-from rwp.reporting.labels import BEYOND_TITLE, part_label
-from rwp.reporting.results import OK, Results, Row, records, records_by
+from rwp.reporting.labels import BEYOND_TITLE
+from rwp.reporting.results import OK, Results, Row, records_by
 from rwp.reporting.tables import Table
 
 FAILED = ("collapsed", "diverged")  # no command mends these
@@ -26,7 +25,7 @@ class Gap:
 def table_gaps(table1: Table, table2: Table, beyond: Table | None) -> list[Gap]:
     """All cells without a number, grouped by run and reason."""
     found = []
-    for row in records(table1.details):
+    for row in table1.seeds:
         if row["status"] != OK:
             where = f"Table 1: {row['method']}, {row['dataset']}, {row['threat_model']}"
             command = fill([f"{row['run']}/run.json"], row["status"])
@@ -36,13 +35,13 @@ def table_gaps(table1: Table, table2: Table, beyond: Table | None) -> list[Gap]:
             names = ", ".join(row["attack"] for row in rows)
             command = fill([row["record"] for row in rows if row["record"]], status)
             found.append(_gap(f"Table 2: {rows[0]['defense']}: {names}", rows[0], command))
-    for row in {row["run"]: row for row in records(table2.details)}.values():
+    for row in {row["run"]: row for row in table2.seeds}.values():
         status = row["verdict_status"]
         if status not in (OK, row["status"]):
             unjudged = row | {"status": status, "reason": row["verdict_reasons"]}
             where = f"Table 2: {row['defense']}: verdict"
             found.append(_gap(where, unjudged, fill([row["diagnosis"]], status)))
-    for row in records(beyond.details) if beyond else ():
+    for row in beyond.seeds if beyond else ():
         if row["status"] != OK:
             where = f"{BEYOND_TITLE}: {row['method']}, {row['dataset']}"
             found.append(_gap(where, row, fill(row["records"].split(), row["status"])))
@@ -51,10 +50,9 @@ def table_gaps(table1: Table, table2: Table, beyond: Table | None) -> list[Gap]:
 
 def figure_gaps(results: Results) -> Iterator[Gap]:
     """Reported figures that are not drawn or lack runs, and the runs that have no curve."""
-    for name in figure_names(results.suite):
-        part = results.parts[name]
+    for part in (results.parts[name] for name in results.waited):
         drawing = next(path for path in part.step.outputs if path.endswith(".svg"))
-        label, command = part_label(name), fill([drawing], "missing")
+        label, command = part.label, fill([drawing], "missing")
         methods_of = {key: line.method for line in part.lines for key in line.keys}
         runs = [(key, results.runs[key]) for key in part.keys]
         for status in dict.fromkeys(run.status for _, run in runs if not run.finished):

@@ -41,6 +41,7 @@ from rwp.reporting.labels import (
     change_label,
     dataset_label,
     method_label,
+    part_label,
     recipe_label,
     threat_label,
     value_label,
@@ -58,7 +59,7 @@ class Line:
     keys: tuple[RunKey, ...]  # one per seed
     method: str  # the recipe as people name it, with what a sweep changes in it
     training: TrainSpec  # of the first seed
-    evaluation: EvaluationSpec | None = None  # of the best network; in Table 2 alone
+    attacked: Mapping[str, EvaluationSpec]  # attack -> what is done to the best network; in Table 2
 
     @property
     def recipe(self) -> str:
@@ -70,17 +71,12 @@ class Line:
         """The data set of all its runs."""
         return self.keys[0].dataset
 
-    def attack(self, name: str) -> EvaluationSpec | None:
-        """The evaluation by one attack alone; none where the suite does not have it."""
-        spec = self.evaluation
-        chosen = tuple(attack for attack in spec.attacks if attack.name == name) if spec else ()
-        return spec.replace(attacks=chosen) if spec and chosen else None
-
 
 @dataclass(frozen=True)
 class Part:
-    """A table or figure: the step that makes it, and its lines."""
+    """A table or figure: what people call it, the step that makes it, and its lines."""
 
+    label: str
     step: Step
     lines: tuple[Line, ...]
     place: str  # data set, threat model and network of its first run
@@ -114,7 +110,7 @@ def part_of(steps: Steps, suite_name: str, name: str) -> Part:
     suite, key = params.suites[suite_name], lines[0].keys[0]
     norm = suite.threat_models[key.threat].norm if key.threat in suite.threat_models else "none"
     place = f"{dataset_label(params, suite, key.dataset)}, {NORM_TEXTS.get(norm, norm)}"
-    return Part(step, lines, f"{place}, {key.network}")
+    return Part(part_label(name), step, lines, f"{place}, {key.network}")
 
 
 def lines_of(params: Params, suite_name: str, name: str) -> Iterator[Line]:
@@ -130,7 +126,8 @@ def lines_of(params: Params, suite_name: str, name: str) -> Iterator[Line]:
         found = _of_figure(params, suite, suite_name, name)
     for labels, keys in found:
         method, training = recipe_label(suite, keys[0].recipe), train_spec(params, keys[0])
-        attacked = evaluation_spec(params, keys[0]) if name == "table2" else None
+        names = suite.evaluation.attacks if name == "table2" else ()
+        attacked = {name: evaluation_spec(params, keys[0], attacks=(name,)) for name in names}
         yield Line(labels, tuple(keys), method, training, attacked)
 
 

@@ -37,9 +37,19 @@ _NO_SETTINGS = "the paper's settings are not in params.yaml"
 
 @cache
 def published_table1() -> dict[tuple[str, ...], Row]:
-    """(threat_model, method, dataset) -> best, last (percent), log, origin, note."""
+    """(threat_model, method, dataset) -> best, last (percent), log, origin, note.
+
+    `logged` has best and last as the log says them that a row was taken from; empty without one.
+    """
     rows = _read("table1.csv", ("best", "last"))
-    return {(row["threat_model"], row["method"], row["dataset"]): row for row in rows}
+    return {tuple(row[name] for name in PLACE): row | {"logged": _logged(row)} for row in rows}
+
+
+def _logged(row: Row) -> dict[str, float]:
+    if not row["log"]:
+        return {}
+    curve = 100 * published_curve(row["log"])["test_robust_accuracy"]
+    return {"best": float(curve.max()), "last": float(curve.tail(LAST_EPOCHS).mean())}
 
 
 @cache
@@ -99,10 +109,10 @@ def table1_beside_paper(results: Results, table: Table) -> pd.DataFrame:
         difference = _difference_in_table1(results, line)
         images = TEST_IMAGES.get(line.training.data.source, 0)
         for measure, ours in PAPER_MEASURES.items():
-            value = paper[measure] if paper else None
+            value, log = (paper[measure], paper["logged"].get(measure)) if paper else (None, None)
             found = _verdict(seeds, ours, value, difference, images)
             rows.append(
-                {**line.labels, "measure": measure, "paper": value, "log": _logged(paper, measure)}
+                {**line.labels, "measure": measure, "paper": value, "log": log}
                 | asdict(found)
                 | _origin(paper)
             )
@@ -145,14 +155,6 @@ def _verdict(
     return judge(values, paper, num_examples=images)
 
 
-def _logged(paper: Row | None, measure: str) -> float | None:
-    """What the log says that a published row was taken from."""
-    if not paper or not paper["log"]:
-        return None
-    curve = 100 * published_curve(paper["log"])["test_robust_accuracy"]
-    return float(curve.max() if measure == "best" else curve.tail(LAST_EPOCHS).mean())
-
-
 def _origin(paper: Row | None) -> Row:
     return {name: paper[name] if paper else "" for name in ("origin", "note")}
 
@@ -178,7 +180,7 @@ def _difference_in_table2(results: Results, line: Line, attack: str) -> str:
     found = _training_difference(line, paper)
     if found:
         return found
-    ours, theirs = line.attack(attack), paper.attack(attack)
+    ours, theirs = line.attacked.get(attack), paper.attacked.get(attack)
     if ours is None or theirs is None:
         return "the paper has no such attack"
     if ours.attacks != theirs.attacks:

@@ -18,7 +18,7 @@ from rwp.pipeline.suites import BEYOND
 from rwp.reporting.claims import FAILS, HOLDS
 from rwp.reporting.figures import given_figures, own_figures, reported_figures
 from rwp.reporting.gaps import figure_gaps, table_gaps
-from rwp.reporting.labels import COLUMN_LABELS, NORM_TEXTS, norm_text, part_label
+from rwp.reporting.labels import COLUMN_LABELS, NORM_TEXTS, norm_text
 from rwp.reporting.lines import TABLES
 from rwp.reporting.pairs import headline, pairs
 from rwp.reporting.paper import (
@@ -120,16 +120,16 @@ def _context(
     suite = results.suite
     first, second = table1(results), table2(results)
     third = beyond(results) if BEYOND in suite.reported else None
+    others, columns = other_checkpoints(results), results.columns
     paper1, paper2 = table1_beside_paper(results, first), table2_beside_paper(results, second)
-    columns, found = results.columns, records(pairs(results))
-    missing_figures = list(figure_gaps(results))
-    shown = list(
-        reported_figures(results, missing_figures) if figures is None else given_figures(figures)
-    )
+    found, in_short = records(pairs(results)), headline(results)
+    empty_cells, undrawn = table_gaps(first, second, third), list(figure_gaps(results))
+    own = list(own_figures(results, second))
+    shown = list(reported_figures(results, undrawn) if figures is None else given_figures(figures))
     drawn = [figure for figure in shown if figure["uri"]]
     return {
         "name": results.suite_name,
-        "headline": headline(results),
+        "headline": in_short,
         "claims": judged,
         "claim_kinds": {HOLDS: "within", FAILS: "outside"},
         "suite": suite,
@@ -141,7 +141,7 @@ def _context(
             {"name": level, "meaning": text, "sign": LEVEL_SIGNS[level], "kind": LEVEL_KINDS[level]}
             for level, text in MEANING.items()
         ],
-        "others": other_checkpoints(results),
+        "others": others,
         "pairs": found,
         "tested": [row for row in found if row["p_value"] is not None],
         "untested": [row for row in found if row["p_value"] is None],
@@ -156,13 +156,13 @@ def _context(
         "broken": BROKEN,
         "paper1": records(paper1),
         "paper2": records(paper2),
-        "gaps": [*table_gaps(first, second, third), *missing_figures],
+        "gaps": [*empty_cells, *undrawn],
         "warnings": [*results.notes, *_warnings(second)],
-        "figures": [*own_figures(results, second), *shown],
+        "figures": [*own, *shown],
         "accepted": results.accepted,
         "runs": list(_origin_rows(results, _evaluated(second, third))),
-        "details": records(second.details),
-        "beyond_details": records(third.details) if third else [],
+        "details": second.seeds,
+        "beyond_details": third.seeds if third else [],
         "settings": list(_flat(suite.model_dump(mode="json", exclude_none=True))),
         "protocol": _protocol(results, second),
     }
@@ -250,7 +250,7 @@ def _table1_rows(table: Table, beside: pd.DataFrame) -> list[Row]:
     judged = bool(beside["band"].notna().any())
     paper = {ours: name for name, ours in PAPER_MEASURES.items()}
     rows = []
-    for row in records(table.frame):
+    for row in table.rows:
         place = tuple(row[name] for name in PLACE)
         cells = [
             _cell(
@@ -404,7 +404,7 @@ def _spread(seeds: Sequence[Row], column: str) -> str:
 
 def _verdict_rows(table: Table) -> list[Row]:
     """One row per judged network: every reason, and what the usual gap rests on."""
-    rows = {row["run"]: row for row in records(table.details) if row["verdict"] is not None}
+    rows = {row["run"]: row for row in table.seeds if row["verdict"] is not None}
     return [
         {
             **{name: row[name] for name in ("defense", "seed", "gap", "band_source")},
@@ -445,7 +445,7 @@ def beyond_groups(table: Table) -> dict[str, Any]:
     ]
     seeds = records_by(table.details, "group", "method")
     groups: dict[str, dict[str, Any]] = {}
-    for row in records(table.frame):
+    for row in table.rows:
         place = ", ".join(norm_text(row[name]) for name in _PLACE)
         group = groups.setdefault(row["group"], {"title": row["group"], "places": {}, "rows": []})
         group["places"][place] = None
@@ -484,7 +484,7 @@ def _origin_rows(results: Results, seconds: Mapping[str, float]) -> Iterator[Row
         for line in part.lines if name in (*TABLES, *results.suite.reported) else ():
             for key in line.keys:
                 methods[key] = line.method
-                shown.setdefault(key, []).append(part_label(name))
+                shown.setdefault(key, []).append(part.label)
     for key, parts in shown.items():
         run = results.runs[key]
         document = run.document

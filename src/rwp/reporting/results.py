@@ -30,7 +30,7 @@ from rwp.evaluation.verdict import LEVELS, Level
 from rwp.files import read_json, read_object, sha256_file
 from rwp.pipeline.settings import Params, Suite, get_suite
 from rwp.pipeline.steps import PAPER, Step, Steps, accepted, below
-from rwp.pipeline.suites import BEYOND
+from rwp.pipeline.suites import BEYOND, figure_names
 from rwp.reporting.labels import attack_columns
 from rwp.reporting.lines import TABLES, Line, Part, lines_of, part_of
 from rwp.training.spec import RunKey, TrainSpec, suite_directory
@@ -75,6 +75,7 @@ class Results:
     folder: Path  # of the suite, below the root
     parts: Mapping[str, Part]  # tables and figures, those of the report first
     paper: Mapping[str, Sequence[Line]]  # both tables of the suite `paper`; empty without one
+    waited: Sequence[str]  # figures that the report waits for
     columns: Mapping[str, str]  # attack -> column of Table 2
     runs: Mapping[RunKey, Run]
     attacks: pd.DataFrame
@@ -131,6 +132,7 @@ def read_results(
         paper={name: tuple(lines_of(params, PAPER, name)) for name in TABLES if name in shown}
         if PAPER in params.suites
         else {},
+        waited=figure_names(suite),
         columns=columns,
         runs=runs,
         attacks=frame,
@@ -650,8 +652,9 @@ def _read_verdict(steps: Steps, key: RunKey, run: Run, rows: Sequence[Row], root
     others = [
         row["attack"]
         for row in rows
-        if row["key"] == key and row["checkpoint"] == "best" and row["outcome"]
-        if row["own_threat"] and known.get(row["attack"]) != row["fingerprint"]
+        if row["key"] == key and row["checkpoint"] == "best" and row["own_threat"]
+        if row["status"] == "stale"
+        or (row["outcome"] and known.get(row["attack"]) != row["fingerprint"])
     ]
     if others:
         return Judged(name, "stale", f"judged by other records of {', '.join(others)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from rwp.reporting.results import (
     Results,
     Row,
     joint_accuracy,
+    records,
     worst_level,
 )
 from rwp.training.spec import RunKey
@@ -47,6 +49,16 @@ class Table:
 
     frame: pd.DataFrame  # percent; an empty cell where a seed's number is missing
     details: pd.DataFrame  # one row per seed (and attack): numbers, status, reason, origin
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """What is printed; a missing number is none."""
+        return records(self.frame)
+
+    @cached_property
+    def seeds(self) -> list[Row]:
+        """The details, likewise."""
+        return records(self.details)
 
 
 # Table 1
