@@ -12,12 +12,11 @@ from matplotlib.axes import Axes
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Setting
-from rwp.pipeline.suites import sweep_rows
+from rwp.pipeline.suites import figure_runs, sweep_rows
 from rwp.reporting import drawing
 from rwp.reporting.drawing import COLORS, LINES, MARKERS, draw_sweep, looks, write_figure
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.published_curves import beside_published
-from rwp.reporting.results import runs_of
 from rwp.training.spec import RunKey
 
 from .conftest import Project
@@ -202,7 +201,7 @@ def searching(root: Path) -> tuple[Project, list[RunKey]]:
     suite["figures"]["search"] = {"kind": "search", "sweeps": ["gamma", "c-min"]}
     suite["reported"] = ["search"]
     project = Project(root, check_params(content), "demo")
-    return project, runs_of(project.params, "demo", "search")
+    return project, figure_runs(project.params, "demo", "search")
 
 
 def test_a_search_looks_at_the_held_out_images_alone(tmp_path: Path) -> None:
