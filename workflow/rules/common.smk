@@ -120,10 +120,6 @@ def base_of(suite):
     return str(suite_directory(suite))
 
 
-def suite_of(wildcards):
-    return next(name for name in PARAMS.suites if base_of(name) == wildcards.base)
-
-
 def run_of(suite):
     return RUN.replace("{base}", base_of(suite))
 

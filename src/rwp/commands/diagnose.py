@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from rwp.commands.common import (
 )
 from rwp.commands.external import Elsewhere, diagnose_elsewhere
 
+if TYPE_CHECKING:
+    from rwp.evaluation.spec import DiagnosisSpec
+
 
 def diagnose(
     checkpoint: Annotated[
@@ -26,7 +29,7 @@ def diagnose(
         Path | None,
         typer.Option(
             help="Another network to borrow adversarial images from than the suite's plain AT;"
-            " `rwp verify` then counts the verdict as stale."
+            " `rwp verify` and the report then count the verdict as stale."
         ),
     ] = None,
     model: Annotated[
@@ -67,17 +70,7 @@ def diagnose(
     if resolved is not None and fingerprint is not None:
         spec = DiagnosisSpec.parse(resolved, where="--resolved")
     else:
-        from rwp.pipeline.load import load_params
-        from rwp.pipeline.steps import Steps
-        from rwp.pipeline.suites import diagnosis_spec
-        from rwp.spec import merkle
-
-        params = load_params(params_file)
-        evaluation = spec_of(params, checkpoint, ())
-        spec = diagnosis_spec(params, evaluation.key, checkpoint=evaluation.checkpoint)
-        fingerprint = Steps(params).judge(evaluation.key, evaluation.checkpoint).fingerprint
-        if twin is not None:
-            fingerprint = merkle("by hand", fingerprint, str(twin))
+        spec, fingerprint = _by_hand(params_file, checkpoint, twin)
     with claim() as device:
         from rwp.evaluation.diagnosis import diagnose_checkpoint
 
@@ -85,6 +78,22 @@ def diagnose(
             spec, root=Path.cwd(), fingerprint=fingerprint, twin=twin, device=device
         )
     _show(path)
+
+
+def _by_hand(
+    params_file: Path, checkpoint: Path | None, twin: Path | None
+) -> tuple[DiagnosisSpec, str]:
+    """What params.yaml says of the verdict on a run's network, and what the verdict stands on."""
+    from rwp.pipeline.load import load_params
+    from rwp.pipeline.steps import Steps
+    from rwp.pipeline.suites import diagnosis_spec
+    from rwp.spec import merkle
+
+    params = load_params(params_file)
+    evaluation = spec_of(params, checkpoint, ())
+    spec = diagnosis_spec(params, evaluation.key, checkpoint=evaluation.checkpoint)
+    fingerprint = Steps(params).judge(evaluation.key, evaluation.checkpoint).fingerprint
+    return spec, merkle("by hand", fingerprint, str(twin)) if twin is not None else fingerprint
 
 
 def _show(path: Path) -> None:

@@ -83,6 +83,11 @@ def evaluate(
     elsewhere = Elsewhere(
         params, params_file, checkpoint, arch, layout, model, suite, dataset, attacks, output
     )
+    _evaluate_elsewhere(elsewhere, epsilons, workers)
+
+
+def _evaluate_elsewhere(elsewhere: Elsewhere, epsilons: str | None, workers: int) -> None:
+    """Show the records and the verdict, at each radius that was asked for."""
     radii = tuple(part.strip() for part in epsilons.split(",")) if epsilons else ()
     found = evaluate_elsewhere(elsewhere, workers=workers, epsilons=radii)
     for epsilon, paths in found.items():
@@ -95,7 +100,7 @@ def evaluate(
         from rwp.reporting.radii import draw_radii
 
         records = {epsilon: [read_record(path) for path in found[epsilon]] for epsilon in found}
-        for path in draw_radii(records, output / "radii"):
+        for path in draw_radii(records, elsewhere.output / "radii"):
             print(path)
 
 

@@ -23,6 +23,7 @@ from rwp.errors import UserError
 
 if TYPE_CHECKING:
     from rwp.core.group import Group
+    from rwp.training.spec import TrainSpec
 
 
 def train(
@@ -62,7 +63,6 @@ def train(
     from rwp.pipeline.steps import Steps
     from rwp.training.spec import TrainSpec
 
-    root = Path.cwd()
     if resolved is not None and fingerprint is not None:
         spec = TrainSpec.parse(resolved, where="--resolved")
     else:
@@ -75,27 +75,40 @@ def train(
     with _place(gpus) as (group, device):
         if deterministic:
             ask_for_determinism()
-        from rwp.tracking import Tracker
-        from rwp.training.jobs import Interrupted, train_run
-        from rwp.training.run_record import commit
+        _train(spec, fingerprint, group, device, output=output, tracking=tracking)
 
-        recorder = None
-        if tracking and group.leads:
-            recorder = Tracker(spec, root=root, fingerprint=fingerprint, commit=commit())
-        try:
-            folder = train_run(
-                spec,
-                root=root,
-                fingerprint=fingerprint,
-                recorder=recorder,
-                device=device,
-                group=group,
-                output=output,
-            )
-        except Interrupted:
-            if group.leads:
-                sys.stderr.write("stopped as asked; the same command goes on from here\n")
-            raise typer.Exit(143) from None
+
+def _train(
+    spec: TrainSpec,
+    fingerprint: str,
+    group: Group,
+    device: str,
+    *,
+    output: Path | None,
+    tracking: bool,
+) -> None:
+    """Train, or stop as a signal asks; of several processes the leading one tells."""
+    from rwp.tracking import Tracker
+    from rwp.training.jobs import Interrupted, train_run
+    from rwp.training.run_record import commit
+
+    root, recorder = Path.cwd(), None
+    if tracking and group.leads:
+        recorder = Tracker(spec, root=root, fingerprint=fingerprint, commit=commit())
+    try:
+        folder = train_run(
+            spec,
+            root=root,
+            fingerprint=fingerprint,
+            recorder=recorder,
+            device=device,
+            group=group,
+            output=output,
+        )
+    except Interrupted:
+        if group.leads:
+            sys.stderr.write("stopped as asked; the same command goes on from here\n")
+        raise typer.Exit(143) from None
     if group.leads:
         print(folder)
 

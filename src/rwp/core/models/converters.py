@@ -122,36 +122,3 @@ def _innermost(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     inner = [_innermost(value) for value in checkpoint.values() if isinstance(value, Mapping)]
     found = [table for table in inner if any(isinstance(v, Tensor) for v in table.values())]
     return found[0] if len(found) == 1 else checkpoint
-
-
-def load_published(model: nn.Module, checkpoint: Mapping[str, Any], *, layout: str) -> None:
-    """Load a published checkpoint into `model`, every tensor of both accounted for.
-
-    Raises:
-        ValueError: as `convert_state`, or names or shapes differ; names the first few.
-    """
-    state = convert_state(checkpoint, layout=layout, model=model)
-    expected = model.state_dict()
-    complaints = {
-        "lacks": sorted(expected.keys() - state.keys()),
-        "has unknown": sorted(state.keys() - expected.keys()),
-        "has of another shape": sorted(
-            name
-            for name in expected.keys() & state.keys()
-            if expected[name].shape != state[name].shape
-        ),
-    }
-    found = "; ".join(
-        f"{complaint} {_few(names)}" for complaint, names in complaints.items() if names
-    )
-    if found:
-        raise ValueError(
-            f"checkpoint: expected the tensors of this {type(model).__name__}, got one that "
-            f"{found}; build the network with its family, depth, width and number of classes"
-        )
-    model.load_state_dict(state)
-
-
-def _few(names: list[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
