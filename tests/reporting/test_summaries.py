@@ -12,8 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from rwp.pipeline.load import check_params
+from rwp.reporting.report import render_report
 from rwp.reporting.summaries import metrics, terminal_table, write_metrics
-from rwp.reporting.tables import table1, table2
+from rwp.reporting.tables import Table, table1, table2
 
 from .conftest import Project
 from .settings import PARAMS
@@ -41,7 +42,7 @@ def test_the_terminal_shows_the_table_its_reference_and_what_is_missing(demo: Pr
     (key,) = demo.table2_keys("rst-rwp")
     (demo.root / key.directory / "run.json").unlink()
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(terminal_table(table2(demo.results()), title="Table 2"))
+    console.print(terminal_table(table2(demo.results()), title="Table 2", width=console.width))
     text = console.export_text()
     assert "AutoAttack" in text
     assert "90.00" in text
@@ -52,7 +53,7 @@ def test_the_terminal_shows_the_table_its_reference_and_what_is_missing(demo: Pr
 def test_the_terminal_shows_table_1_as_well(demo: Project) -> None:
     demo.write_all()
     console = Console(width=140, record=True, file=io.StringIO())
-    console.print(terminal_table(table1(demo.results()), title="Table 1"))
+    console.print(terminal_table(table1(demo.results()), title="Table 1", width=console.width))
     assert re.search(r"L2 +│ AT-RWP │ digits +│ 56.00 │ 50.00", console.export_text())
 
 
@@ -61,7 +62,7 @@ def test_table_2_with_its_verdicts_fits_into_80_columns(demo: Project) -> None:
     reasons = [{"level": "red", "text": "one step fools more than many"}]
     demo.write_diagnosis(demo.table2_keys("rst-rwp")[0], "red", reasons=reasons)
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(terminal_table(table2(demo.results()), title="Table 2"))
+    console.print(terminal_table(table2(demo.results()), title="Table 2", width=console.width))
     text = console.export_text()
     assert re.search(r"RST-RWP +│ +94.00 │.* 55.00 │ red", text)
     assert "RST-RWP seed 0: red: one step fools more than many" in text
@@ -80,3 +81,51 @@ def test_rows_of_other_numbers_of_seeds_say_so(tmp_path: Path) -> None:
         console.print(terminal_table(table2(project.results()), title="Table 2"))
         text = console.export_text()
         assert ("means over as many seeds: 2 (RST-RWP); 3 (AT, AT-AWP, " in text) == expected
+
+
+def terminal(table: Table, width: int) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(terminal_table(table, title="Table", width=width))
+    return console.export_text()
+
+
+def test_headings_and_numbers_are_never_cut(demo: Project) -> None:
+    """Long names, many attacks, several seeds: the table goes on below with the other columns."""
+    demo.write_all()
+    table = table2(demo.results())
+    extra = {f"{name}": 31.0 for name in ("autoattack-few-classes", "pgd-l2-40", "worst_case")}
+    spread = {f"{name}_std": 1.25 for name in ("natural", "pgd20", "aa", *extra)}
+    wide = Table(table.frame.assign(**extra, **spread), table.details)
+    wide.frame.loc[0, "defense"] = "SMOOTHED-LOWEST: smoothing 0.2, share 0.9"
+    for width in (60, 80, 100, 400):
+        text = terminal(wide, width)
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) <= width
+        for word in ("Natural", "PGD-100", "AA-few-", "classes", "pgd-l2-40", "worst", "verdict"):
+            assert re.search(rf"(?<![\w-]){word}(?![\w])", text), (word, width, text)
+        assert text.count("31.0 ± 1.2") == 3 * len(wide.frame)
+        assert text.count("SMOOTHED-LOWEST") == text.count("Table (") or width == 400
+    assert "Table (" not in terminal(wide, 400)
+    assert "Table (1 of" in terminal(wide, 80)
+
+
+def test_an_attack_that_a_suite_does_not_run_is_not_missing(demo: Project) -> None:
+    content = copy.deepcopy(PARAMS)
+    attacks = content["suites"]["demo"]["evaluation"]["attacks"]
+    for name in ("fgsm", "autoattack"):
+        del attacks[name]
+    content["suites"]["demo"]["reported"] = []
+    content["suites"]["demo"].pop("beyond", None)
+    demo.write_all()
+    demo.params = check_params(content)
+    results = demo.results()
+    table = table2(results)
+    assert [name for name in table.frame if name in ("fgsm", "aa", "pgd20")] == ["pgd20"]
+    text = terminal(table, 80)
+    assert "FGSM" not in text
+    assert "missing" not in text
+    page = render_report(results)
+    assert "PGD-20 \N{MINUS SIGN} AA" not in page
+    assert ">FGSM<" not in page
+    _, plot = write_metrics(results)
+    assert {row["aa"] for row in csv.DictReader(plot.open())} == {""}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,11 @@ def test_the_table_has_its_column_and_the_worst_case(several: Project) -> None:
     assert details["all_attacks"].tolist() == [100 * 204 / 400] * len(details)  # its own threat's
     assert set(details["verdict_status"]) == {"ok"}
     assert not details["warning"].any()  # it need not fool what another threat model fools
-    assert "pgd-l2-40" in render_report(several.results())
+    page = render_report(several.results())
+    assert "pgd-l2-40" in page
+    assert re.search(r'<abbr title="[^"]*any threat model">Worst case</abbr>', page)
+    assert page.count('data-label="Worst case"') == len(table.frame) + 1  # and the reference
+    assert re.search(r'data-label="Worst case"[^>]*>\s*13\.50', page)
 
 
 def test_pairs_compare_all_attacks_of_one_threat_model(several: Project) -> None:
@@ -144,6 +149,7 @@ def test_pairs_compare_all_attacks_of_one_threat_model(several: Project) -> None
 def test_a_suite_of_one_threat_model_has_no_such_column(demo: Project) -> None:
     demo.write_all()
     assert "worst_case" not in table2(demo.results()).frame
+    assert "Worst case" not in render_report(demo.results())
 
 
 def test_the_worst_case_over_threat_models_is_asked_for(several: Project) -> None:

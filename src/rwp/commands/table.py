@@ -55,7 +55,8 @@ def table(
     }[name]
     title = f"{name.value}, suite {suite}: accuracy in percent"
     result = build(results)
-    Console().print(terminal_table(result, title=title))
+    console = Console()
+    console.print(terminal_table(result, title=title, width=console.width))
     if output is not None:
         tables.write_frame(output, result.frame)
         print(output)

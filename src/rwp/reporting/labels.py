@@ -106,9 +106,10 @@ def dataset_label(params: Params, suite: Suite, dataset: str) -> str:
 
 
 def attack_columns(suite: Suite) -> dict[str, str]:
-    """Attack -> column of Table 2: the paper's six in the paper's order, then the suite's own."""
-    extra = {name: name for name in suite.evaluation.attacks if name not in PAPER_COLUMNS}
-    return PAPER_COLUMNS | extra
+    """Attack -> column of Table 2: the paper's attacks in its order, then the suite's own."""
+    attacks = suite.evaluation.attacks
+    extra = {name: name for name in attacks if name not in PAPER_COLUMNS}
+    return {name: column for name, column in PAPER_COLUMNS.items() if name in attacks} | extra
 
 
 def part_label(part: str) -> str:

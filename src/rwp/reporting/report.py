@@ -45,6 +45,7 @@ from rwp.reporting.tables import (
     FROM_TRAINING,
     SEPARATOR,
     STD,
+    WORST_CASE,
     Table,
     averages,
     beyond,
@@ -146,6 +147,7 @@ def _context(
         "tested": [row for row in found if row["p_value"] is not None],
         "untested": [row for row in found if row["p_value"] is None],
         "columns": [COLUMN_LABELS.get(column, column) for column in columns.values()],
+        "together": _together(second, columns),
         "counts": _counts(first, second, third),
         "figure_counts": {"drawn": len(drawn), "all": len(shown)},
         "verdicts": pd.concat([paper1, paper2])["verdict"].value_counts().to_dict(),
@@ -291,19 +293,36 @@ def _table2_rows(table: Table, beside: pd.DataFrame, columns: Mapping[str, str])
             )
             for attack, column in columns.items()
         ]
-        gap = numbers["pgd20"] - numbers["aa"]
-        shown = Cell(f"{gap:.2f}") if math.isfinite(gap) else Cell(NO_NUMBER)
         networks = seeds[defense, next(iter(columns))]
+        together = [_shared(networks, "all_attacks")]
+        if WORST_CASE in table.frame:
+            together.append(_shared(networks, WORST_CASE))
+        if {"pgd20", "aa"} <= numbers.keys():
+            gap = numbers["pgd20"] - numbers["aa"]
+            together.append(Cell(f"{gap:.2f}") if math.isfinite(gap) else Cell(NO_NUMBER))
         rows.append(
             {
                 "defense": defense,
-                "cells": [*cells, _all_attacks(networks), shown],
+                "cells": [*cells, *together],
                 "verdict": _verdict_cell(networks),
                 "cost": _cost_cell(networks),
                 "reference": defense not in own,
             }
         )
     return rows
+
+
+def _together(table: Table, columns: dict[str, str]) -> list[Row]:
+    """What Table 2 shows beside the attacks: heading, and what it means."""
+    found = [
+        ("All attacks", "Images that are right under every attack of the network's own threat")
+    ]
+    if WORST_CASE in table.frame:
+        found.append(("Worst case", "Images that are right under every attack of any threat model"))
+    if {"pgd20", "aa"} <= set(columns.values()):
+        meaning = "PGD-20 less AutoAttack, in points: a wide gap hints at masked gradients"
+        found.append(("PGD-20 \N{MINUS SIGN} AA", meaning))
+    return [{"name": name, "meaning": meaning} for name, meaning in found]
 
 
 def _marks(column: Mapping[str, Sequence[Row]]) -> dict[str, str]:
@@ -336,9 +355,9 @@ def _above(row: Row) -> float:
     return float(row["interval_high"] - row["accuracy"])
 
 
-def _all_attacks(networks: Sequence[Row]) -> Cell:
-    """The share of images right under every attack of the suite, image by image."""
-    values = [row["all_attacks"] for row in networks]
+def _shared(networks: Sequence[Row], name: str) -> Cell:
+    """The share of images right under several attacks at once, image by image."""
+    values = [row[name] for row in networks]
     return Cell(NO_NUMBER) if None in values else Cell(f"{statistics.fmean(values):.2f}")
 
 

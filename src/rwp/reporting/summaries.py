@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rwp.evaluation.verdict import DOUBTFUL
 from rwp.files import write_json
@@ -25,10 +26,13 @@ from rwp.reporting.tables import (
 )
 
 if TYPE_CHECKING:
-    from rich.table import Table as TerminalTable
+    from rich.console import Group
 
 MISSING = "-"
+PLOTTED = "aa"  # the column that dvc.yaml plots
 SHORT = {"aa": "AA"}  # with it Table 2 fits into 80 columns
+_HEADING = 9  # letters in a line of a heading, where words allow it
+_BETWEEN = 3  # characters from one column to the next
 
 
 def metrics(results: Results) -> dict[str, Any]:
@@ -59,45 +63,103 @@ def write_metrics(results: Results) -> list[Path]:
     path = results.root / "results" / "metrics" / f"{results.suite_name}.json"
     write_json(path, metrics(results))
     plot = results.root / "results" / "plots" / f"{results.suite_name}.csv"
-    write_frame(plot, table2(results).frame)
+    frame = table2(results).frame
+    write_frame(plot, frame if PLOTTED in frame else frame.assign(**{PLOTTED: math.nan}))
     return [path, plot]
 
 
-def terminal_table(table: Table, *, title: str) -> TerminalTable:
-    """A table for a terminal, in percent; Table 2's reference last, notes below."""
+def terminal_table(table: Table, *, title: str, width: int = 80) -> Group:
+    """A table for a terminal, in percent; Table 2's reference last, notes below.
+
+    Where its columns do not fit into `width` characters, it goes on below with the others, so
+    that no heading and no number is cut.
+    """
+    from rich.console import Group
     from rich.table import Table as TerminalTable
     from rich.text import Text
 
-    labels, numbers = _shown_labels(table), means(table)
-    words = [name for name in WORDS if name in table.frame]
-    grouped = "group" in table.frame
-    headings = COLUMN_LABELS | SHORT if words else COLUMN_LABELS
+    rows = _terminal_rows(table)
+    labels, words = _shown_labels(table), [name for name in WORDS if name in table.frame]
+    names = {**_headings(table), **{name: name for name in words}}
+    parts = _parts(_widths(rows, names), width + 1 - _label_width(rows, labels))
+    shown = []
+    for number, part in enumerate(parts):
+        more = f" ({number + 1} of {len(parts)})" if len(parts) > 1 else ""
+        found = TerminalTable(title=title + more, show_edge=False)
+        for name in labels:
+            found.add_column(name.replace("_", " "), overflow="fold")
+        for name in part:
+            justify: Literal["left", "right"] = "left" if name in words else "right"
+            found.add_column(names[name], justify=justify, no_wrap=True)
+        for row in rows:
+            if row is None:
+                found.add_section()
+                continue
+            style = "italic" if set(row) == {labels[0]} else ""
+            found.add_row(*(Text(row.get(name, ""), style) for name in (*labels, *part)))
+        shown.append(found)
     unit = "accuracy in percent" + ("; AA: AutoAttack" if words else "")
-    notes = Text("\n".join([unit, *_notes(table)]))
-    shown = TerminalTable(title=title, caption=notes, caption_justify="left", show_edge=False)
-    for name in labels:
-        title = name.replace("_", " ")
-        shown.add_column(title, no_wrap=not grouped, min_width=16 if grouped else None)
-    for name in numbers:
-        shown.add_column(headings.get(name, name.replace("_", " ")), justify="right")
-    for name in words:
-        shown.add_column(name, no_wrap=True)
+    return Group(*shown, Text("\n".join([unit, *_notes(table)]), style="table.caption"))
+
+
+def _terminal_rows(table: Table) -> list[dict[str, str] | None]:
+    """The cells of each row by column; none where a line is drawn."""
+    labels, numbers = _shown_labels(table), means(table)
+    rows: list[dict[str, str] | None] = []
     group = None
     for row in table.frame.to_dict("records"):
         if row.get("group") != group:
             group = row["group"]
-            shown.add_section()
-            shown.add_row(Text(group, style="italic"))
-        cells = [
-            _count(row[name]) if name in PASSES else _cell(row[name], row.get(f"{name}{STD}"))
-            for name in numbers
-        ]
-        judged = [row[name] if isinstance(row[name], str) else MISSING for name in words]
-        shown.add_row(*(row[name] for name in labels), *cells, *judged)
+            rows += [None, {labels[0]: group}]
+        cells = {name: str(row[name]) for name in labels}
+        for name in numbers:
+            count = name in PASSES
+            cells[name] = _count(row[name]) if count else _cell(row[name], row.get(f"{name}{STD}"))
+        for name in WORDS:
+            if name in table.frame:
+                cells[name] = row[name] if isinstance(row[name], str) else MISSING
+        rows.append(cells)
     for defense, accuracies in reference_rows(table).items():
-        shown.add_section()
-        shown.add_row(f"{defense} (ref.)", *(_cell(accuracies[name]) for name in numbers))
-    return shown
+        cells = {name: _cell(accuracies[name]) for name in numbers if name in accuracies}
+        rows += [None, {labels[0]: f"{defense} (ref.)"} | cells]
+    return rows
+
+
+def _headings(table: Table) -> dict[str, str]:
+    """The columns of numbers by name: as they are headed, in lines of a few letters."""
+    judged = any(name in table.frame for name in WORDS)
+    known = COLUMN_LABELS | SHORT if judged else COLUMN_LABELS
+    found = {}
+    for name in means(table):
+        text = known.get(name, name.replace("_", " "))
+        text = text.replace("autoattack", SHORT["aa"]) if judged else text
+        found[name] = "\n".join(textwrap.wrap(text, _HEADING, break_long_words=False))
+    return found
+
+
+def _widths(rows: list[dict[str, str] | None], names: dict[str, str]) -> dict[str, int]:
+    cells = {name: [row[name] for row in rows if row and name in row] for name in names}
+    return {
+        name: max(map(len, [*names[name].split("\n"), *cells[name]])) + _BETWEEN for name in names
+    }
+
+
+def _label_width(rows: list[dict[str, str] | None], labels: list[str]) -> int:
+    """What the columns that name a row take; group titles may wrap."""
+    named = [row for row in rows if row and set(row) != {labels[0]}]
+    return sum(
+        max(map(len, [name, *(row.get(name, "") for row in named)])) + _BETWEEN for name in labels
+    )
+
+
+def _parts(widths: dict[str, int], room: int) -> list[list[str]]:
+    """The columns in as few tables as they fit into, in their order."""
+    parts: list[list[str]] = [[]]
+    for name, width in widths.items():
+        if parts[-1] and sum(widths[other] for other in parts[-1]) + width > room:
+            parts.append([])
+        parts[-1].append(name)
+    return parts
 
 
 def _shown_labels(table: Table) -> list[str]:
