@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -175,6 +176,7 @@ def test_help_lists_what_can_be_named() -> None:
 
     training, evaluation = shown("train", "--help"), shown("evaluate", "--help")
     assert "One of: demo, demo-full, quick, quick-jpeg, mini, " in evaluation
+    assert re.search(r"One of: [^.]*\bprecision\b", evaluation)  # a study's suite
     assert "autoattack" in evaluation
     assert {"trades-rwp,", "wrn-28-10,"} <= set(training.split())
     assert "--resolved" not in training + evaluation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,17 +21,15 @@ DEFAULT_PARAMS = Path("params.yaml")
 
 
 def names_of(what: str) -> str:
-    """For a help text: the names that params.yaml has of "suites", "recipes", "attacks", ...
+    """For a help text: the names that the settings have of "suites", "recipes", "attacks", ...
 
-    Read only where help is asked for, so that no command waits for it; empty where there is no
-    readable params.yaml in the working folder.
+    Those of studies are among them. Read only where help is asked for, so that no command waits
+    for it; empty where there is no readable params.yaml in the working folder.
     """
     if not {"--help", "-h"} & set(sys.argv):
         return ""
     try:
-        from rwp.strict_yaml import read_yaml
-
-        content = read_yaml(DEFAULT_PARAMS)
+        content = _written()
         suites = content["suites"].values()
         tables = {
             "attacks": [suite.get("evaluation", {}).get("attacks", {}) for suite in suites],
@@ -41,6 +39,17 @@ def names_of(what: str) -> str:
     except (UserError, AttributeError, KeyError, TypeError):
         return ""
     return f" One of: {', '.join(names)}." if names else ""
+
+
+def _written() -> Any:
+    """params.yaml with all studies; alone where one of them cannot be read."""
+    from rwp.strict_yaml import read_yaml
+    from rwp.studies import read_settings
+
+    try:
+        return read_settings(DEFAULT_PARAMS)
+    except UserError:  # told by every command but this one
+        return read_yaml(DEFAULT_PARAMS)
 
 
 ParamsFile = Annotated[
