@@ -220,7 +220,8 @@ def load_factory(text: str, *, device: torch.device | str = "cpu") -> ExternalMo
             f"--model: expected to import {module_name}, got {_in_one_line(error)}; run it alone"
         ) from error
     try:
-        model = factory() if callable(factory) else factory
+        made = isinstance(factory, nn.Module) or not callable(factory)
+        model = factory if made else factory()
     except Exception as error:
         raise UserError(
             f"--model: expected {text} to return a model when called without arguments, got "

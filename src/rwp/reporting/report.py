@@ -312,7 +312,7 @@ def _table2_rows(table: Table, beside: pd.DataFrame, columns: Mapping[str, str])
     return rows
 
 
-def _together(table: Table, columns: dict[str, str]) -> list[Row]:
+def _together(table: Table, columns: Mapping[str, str]) -> list[Row]:
     """What Table 2 shows beside the attacks: heading, and what it means."""
     found = [
         ("All attacks", "Images that are right under every attack of the network's own threat")

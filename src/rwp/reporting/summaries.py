@@ -32,6 +32,7 @@ MISSING = "-"
 PLOTTED = "aa"  # the column that dvc.yaml plots
 SHORT = {"aa": "AA"}  # with it Table 2 fits into 80 columns
 _HEADING = 9  # letters in a line of a heading, where words allow it
+_NAME = 28  # characters in a line of what names a row
 _BETWEEN = 3  # characters from one column to the next
 
 
@@ -87,7 +88,7 @@ def terminal_table(table: Table, *, title: str, width: int = 80) -> Group:
         more = f" ({number + 1} of {len(parts)})" if len(parts) > 1 else ""
         found = TerminalTable(title=title + more, show_edge=False)
         for name in labels:
-            found.add_column(name.replace("_", " "), overflow="fold")
+            found.add_column(name.replace("_", " "), overflow="fold", max_width=_NAME)
         for name in part:
             justify: Literal["left", "right"] = "left" if name in words else "right"
             found.add_column(names[name], justify=justify, no_wrap=True)
@@ -145,11 +146,10 @@ def _widths(rows: list[dict[str, str] | None], names: dict[str, str]) -> dict[st
 
 
 def _label_width(rows: list[dict[str, str] | None], labels: list[str]) -> int:
-    """What the columns that name a row take; group titles may wrap."""
+    """What the columns that name a row take; long names and titles of groups wrap."""
     named = [row for row in rows if row and set(row) != {labels[0]}]
-    return sum(
-        max(map(len, [name, *(row.get(name, "") for row in named)])) + _BETWEEN for name in labels
-    )
+    longest = (max(map(len, [name, *(row.get(name, "") for row in named)])) for name in labels)
+    return sum(min(length, _NAME) + _BETWEEN for length in longest)
 
 
 def _parts(widths: dict[str, int], room: int) -> list[list[str]]:
