@@ -287,6 +287,14 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
         (WON | {"each": [WON["terms"]] * 2, "above": 0}, "expected one of .* each, got both"),
         ({"says": "x", "each": [WON["terms"]], "above": 0}, "each: .*at least 2 items"),
         (
+            {
+                "says": "x",
+                "terms": {"at landscape_excess 2/0-1": 1, "at train_loss -1:": 1},
+                "above": 0,
+            },
+            "expected landscape_excess alone, got others too; split it",
+        ),
+        (
             {"says": "x", "terms": {"at best natural": 1, "at best_epoch >=1": 1}, "above": 0},
             "expected records or columns of the history, got both",
         ),

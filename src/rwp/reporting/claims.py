@@ -93,6 +93,8 @@ class Claim(Frozen):
                 raise ValueError(
                     "terms: expected records or columns of the history, got both; split it"
                 )
+            if len({parse(term).what == LANDSCAPE for term in terms}) > 1:
+                raise ValueError(f"terms: expected {LANDSCAPE} alone, got others too; split it")
         return self
 
     @property
