@@ -141,6 +141,17 @@ def test_a_network_without_robustness_is_weak(clean: int, left: int, chance: flo
             assert f"leaves {left / 10:.1f} % of {clean / 10:.1f} %" in verdict.reasons[-1].text
 
 
+def test_the_gap_is_that_of_the_pgd_of_fewest_steps():
+    """The bands are of PGD-20, whatever longer attack stands beside it and in what order."""
+    short, autoattack = records(600, 500)
+    long = record(
+        [True] * 580 + [False] * 420,
+        attack=attack("pgd-100", "pgd", num_steps=100, step_size="0.03"),
+    )
+    for found in ([short, long, autoattack], [long, short, autoattack]):
+        assert judge(found, dataset="cifar10", objective="at").gap == pytest.approx(10.0)
+
+
 def test_attacks_under_two_threat_models_are_not_weighed_against_each_other():
     """AutoAttack in L-inf below a PGD in L2 is no sign of masked gradients."""
     one, other = records(600, 500)
