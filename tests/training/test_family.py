@@ -169,6 +169,18 @@ def test_the_share_below_c_min_is_of_the_losses_that_the_mask_looks_at(
         assert math.isnan(share)
 
 
+def test_what_is_compared_with_c_min_is_the_loss_that_is_raised(
+    family: Params, shared_root: Path
+) -> None:
+    logits, labels = torch.randn(5, 10, generator=torch.manual_seed(0)), torch.arange(5)
+    outer = ExampleLosses(torch.zeros(5), torch.zeros(5), logits)
+    raised = started(family, "adversarial", shared_root)._compared(outer, labels)
+    torch.testing.assert_close(
+        raised.criterion, functional.cross_entropy(logits, labels, reduction="none")
+    )
+    assert started(family, "trades-rwp", shared_root)._compared(outer, labels) is outer
+
+
 def test_what_is_not_known_is_null_in_all_files(
     family: Params, shared_root: Path, tmp_path: Path
 ) -> None:
