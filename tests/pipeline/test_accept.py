@@ -174,6 +174,7 @@ def test_another_setting_is_not_accepted(unchanged: CopiedProject) -> None:
     code, text = verified(unchanged, "--why", RUN)
     assert code == 1
     assert "setting optimization.momentum: from 0.9 to 0.8" in text
+    assert "code" not in text  # which is the same
     result = unchanged.run("rwp", "accept", "train", "--because", "why not")
     assert result.returncode == 2
     assert "no commit whose code fits" in result.stderr

@@ -8,6 +8,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rwp.pipeline.settings import Params
 from rwp.pipeline.state import Result
 from rwp.pipeline.steps import Steps
 from rwp.spec import Spec
+from rwp.training.spec import TrainSpec
 
 _ROOT = PACKAGE_FOLDER.parents[1]
 _COMMITS = 200  # looked at, newest first
@@ -106,6 +108,8 @@ def reasons(params: Params, result: Result, *, root: Path) -> Iterator[str]:
     """Why a result is stale: the setting, the file or the code, from what to what."""
     step, record = result.step, read_object(root / result.path)
     yield from _settings(step.settings, record)
+    if _only_settings(result, record):
+        return
     for path, there in _files(record, root):
         yield f"file {path}: {there}"
     stale = False
@@ -124,6 +128,18 @@ def reasons(params: Params, result: Result, *, root: Path) -> Iterator[str]:
                 yield f"code {module} of the step {part.kind} ({part.name}): from {commit} to now"
     elif not stale:
         yield f"code of {step.code}: from one that git does not have, to {step.code_hash}"
+
+
+def _only_settings(result: Result, record: dict[str, Any]) -> bool:
+    """Whether today's code and inputs, under the settings of then, give the fingerprint of then."""
+    step = result.step
+    if not isinstance(step.settings, TrainSpec):
+        return False
+    try:
+        then = TrainSpec.parse(record.get("spec"), where=result.path)
+    except UserError:
+        return False
+    return replace(step, settings=then).fingerprint == record.get("fingerprint")
 
 
 def _settings(settings: object, record: dict[str, Any]) -> Iterator[str]:
