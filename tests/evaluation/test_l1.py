@@ -1,11 +1,23 @@
-"""Sizes of perturbations in the L1 norm."""
+"""The L1 norm: sizes of perturbations, and AutoAttack to its end."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from pyautoattack import AutoAttack
+from torch import nn
 
+import rwp
+from rwp.data.images import ImageSet
+from rwp.evaluation import autoattack as module
 from rwp.evaluation.attacks import perturbation_sizes
+from rwp.evaluation.records import robust_flags
+from rwp.training.spec import ThreatSpec
+from tests.evaluation.samples import autoattack_spec
+
+RADIUS = 1.0
+SPEC = autoattack_spec(threat=ThreatSpec(norm="l1", epsilon=str(RADIUS)))
 
 
 def test_l1_sizes_are_sums() -> None:
@@ -13,3 +25,41 @@ def test_l1_sizes_are_sums() -> None:
     moved = images.clone()
     moved[0, 0] = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
     assert perturbation_sizes(moved, images, norm="l1").tolist() == pytest.approx([1.0, 0.0])
+
+
+class Shorter(AutoAttack):
+    """The package's four attacks with a quarter of their steps and few queries."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        for attack in (self.apgd, self.apgd_targeted, self.fab):
+            attack.n_iter //= 4
+        self.square.n_queries = 200
+
+
+def test_autoattack_in_l1_runs_to_its_end_with_the_packages_flags(
+    robust_model: nn.Module, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AutoAttack", Shorter)
+    some = images.select(torch.arange(16))
+    pixels = some.images.float() / 255
+    found = rwp.evaluate(
+        robust_model,
+        pixels,
+        some.labels,
+        threat=("linf", "0.1"),
+        attacks=["natural", SPEC],
+        batch_size=8,
+        keep_adversarial=True,
+    )
+    record = found.records["autoattack"]
+    assert list(record.parts) == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    with torch.random.fork_rng():
+        package = Shorter(robust_model, norm="L1", eps=RADIUS, version="standard", seed=0)
+        _, labels = package.run_standard_evaluation(pixels, some.labels, batch_size=8)
+    assert np.array_equal(robust_flags(record), (labels == some.labels).numpy())
+    assert 0 < record.num_robust < record.num_clean_correct
+    sizes = (found.adversarial["autoattack"] - pixels).abs().flatten(1).sum(dim=1)
+    assert RADIUS / 2 < float(sizes.max()) <= RADIUS + 1e-3
+    assert record.max_perturbation == pytest.approx(float(sizes.max()), abs=1e-4)
+    assert (record.attack.threat.norm, record.attack.threat.radius) == ("l1", RADIUS)
