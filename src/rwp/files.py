@@ -19,6 +19,8 @@ from rwp.errors import UserError
 
 # Names, in the environment, the file with the settings that a job was planned with.
 SETTINGS_FILE = "RWP_SETTINGS"
+# Marks a folder of gathered results, such as docs/results/mini-jpeg.
+RESULTS_MANIFEST = "results.json"
 
 _ADVICE = {
     errno.ENOSPC: "no space is left there; free some and run the same command again",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from rwp.commands import claims as command
 from rwp.errors import UserError
 from rwp.evaluation.statistics import crossed_difference, crossed_mean
 from rwp.files import read_object
@@ -211,6 +213,34 @@ def test_missing_runs_and_records_are_named_and_nothing_is_judged_early(tmp_path
     )
     (project.root / key.directory / "run.json").unlink()
     assert "at-rwp/seed2: this training" in judged(project, won=WON | {"above": 0})["won"]["reason"]
+
+
+def test_a_claim_that_is_asked_for_alone_has_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = played(tmp_path)
+    worded = {
+        "won": WON | {"above": 0},
+        "lacks": {"says": "x", "terms": {"trades best autoattack": 1}, "above": 0},
+        "other": WON | {"above": 0, "only": ["mini"]},
+    }
+    (tmp_path / "claims.yaml").write_text(json.dumps(worded), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rwp.pipeline.load.load_params", lambda _: project.params)
+
+    def asked(*names: str) -> str:
+        command.claims(list(names), "demo", Path("claims.yaml"), True, Path("params.yaml"))
+        return capsys.readouterr().out
+
+    assert asked("won").startswith("won: holds")
+    assert len(asked("won").splitlines()) == 1
+    assert len(asked().splitlines()) == 3  # what is missing is told, and stops nothing
+    with pytest.raises(UserError, match="lacks: expected its runs in the suite demo, got missing:"):
+        asked("lacks")
+    with pytest.raises(UserError, match=r"other: expected its runs .* got of another suite"):
+        asked("won", "other")
+    with pytest.raises(UserError, match="expected a claim"):
+        asked("wonn")
 
 
 def test_claims_of_another_suite_are_one_line(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from rwp.reporting.costs import (
     plan_jobs,
     plan_lines,
     rates_on,
+    scaled_rates,
     shipped_rates,
     training_cost,
     training_passes,
@@ -126,6 +127,32 @@ def test_a_device_that_was_never_measured_is_estimated_and_called_so(params: Par
     )
     assert lines[0] == "my GPU: measured, small at 8x8x1"
     assert any("NVIDIA H100 SXM: estimated" in line for line in lines)
+
+
+def test_a_network_that_was_never_measured_is_scaled_from_the_nearest_that_was(
+    params: Params,
+) -> None:
+    device, big = "my CPU", Rate(1.0, 2.0, 3.0, 100.0, "by hand")
+    rates = {Place(device, "preact-resnet-18", "32x32x3"): big}
+    places = [("mini", "16x16x3"), ("wrn-34-10", "32x32x3"), ("preact-resnet-18", "32x32x3")]
+    scaled = scaled_rates(device, params, rates, places)
+    assert len(scaled) == 2  # what was measured stays
+    mini = scaled[Place(device, "mini", "16x16x3")]
+    # Multiplications by hand: the first convolution, three stages with their shortcuts, the last
+    # layer, over the 0.557 G of PreAct ResNet-18.
+    stages = 2 * 9216 * 256 + (18432 + 36864 + 2048) * 64 + (73728 + 147456 + 8192) * 16
+    share = (864 * 256 + stages + 1280) / 0.5567e9
+    assert mini.forward == pytest.approx(share, rel=0.01)
+    assert mini.attack == pytest.approx(2 * share, rel=0.01)
+    assert mini.autoattack == pytest.approx(100 * share, rel=0.01)
+    assert scaled[Place(device, "wrn-34-10", "32x32x3")].forward == pytest.approx(11.9, rel=0.02)
+    assert mini.origin.startswith("an estimate: preact-resnet-18 at 32x32x3 was measured there")
+    rates[Place(device, "small", "8x8x1")] = Rate(9.0, 9.0, 9.0, None, "by hand")
+    again = scaled_rates(device, params, rates, [("mini", "16x16x3"), ("small", "16x16x3")])
+    assert again[Place(device, "mini", "16x16x3")].origin == mini.origin
+    small = again[Place(device, "small", "16x16x3")]
+    assert small.origin.startswith("an estimate: small at 8x8x1")
+    assert small.autoattack is None
 
 
 def test_own_trainings_give_rates_of_their_device(demo: Project) -> None:

@@ -98,17 +98,22 @@ def test_with_seeds_tables_are_means_and_deviations(tmp_path: Path) -> None:
     row = table.frame.iloc[0]
     assert (row["pgd20"], row["pgd20_std"]) == (pytest.approx(51.0), pytest.approx(2**0.5))
     path, _ = write_table(table, tmp_path / "results/demo", "table2")
-    assert path.read_text().startswith("defense,natural,natural_std,fgsm,fgsm_std,pgd20,pgd20_std")
+    assert path.read_text().startswith(
+        "defense,num_seeds,natural,natural_std,fgsm,fgsm_std,pgd20,pgd20_std"
+    )
+    assert row["num_seeds"] == 2
     one = table1(project.results()).frame.iloc[0]
     assert (one["best"], one["best_std"]) == (pytest.approx(54.0), pytest.approx(8**0.5))
     assert one["robust_overfitting_gap_std"] == pytest.approx(32**0.5)
     third = beyond(project.results()).frame
     assert third.loc[0, "best_std"] == pytest.approx(8**0.5)
     assert "training_hours_std" not in third
+    assert set(third["num_seeds"]) == {2}
     cells = [list(column.cells) for column in terminal_table(table, title="").columns]
     assert cells[3][0] == "51.0 ± 1.4"
     page = Page(render_report(project.results()))
     assert any(text.startswith("51.00± 1.41 over 2 seeds") for _, text in page.cells)
+    assert "AT-20<small>2 seeds</small>" in render_report(project.results())
 
 
 def test_costs_stand_in_the_details(demo: Project) -> None:

@@ -20,7 +20,17 @@ from rwp.reporting.tables import table1, table2, write_table
 from .conftest import Project
 from .settings import PARAMS
 
-TABLE2_COLUMNS = ["defense", "natural", "fgsm", "pgd20", "pgd100", "cw", "aa", "verdict"]
+TABLE2_COLUMNS = [
+    "defense",
+    "num_seeds",
+    "natural",
+    "fgsm",
+    "pgd20",
+    "pgd100",
+    "cw",
+    "aa",
+    "verdict",
+]
 
 
 def seeds_project(tmp_path: Path, seeds: list[int]) -> Project:
@@ -49,10 +59,10 @@ def test_table1_file_has_the_promised_columns_and_two_decimals(demo: Project) ->
     path, details = write_table(table1(demo.results()), demo.root / "results/demo", "table1")
     lines = path.read_text().splitlines()
     assert lines[0] == (
-        "threat_model,method,dataset,best,last,best_on_test,selection_optimism,"
+        "threat_model,method,dataset,num_seeds,best,last,best_on_test,selection_optimism,"
         "last_epochs_mean,robust_overfitting_gap"
     )
-    assert lines[1] == "Linf,AT,digits,52.00,46.00,52.00,0.00,48.50,6.00"
+    assert lines[1] == "Linf,AT,digits,1,52.00,46.00,52.00,0.00,48.50,6.00"
     assert [line.split(",")[:2] for line in lines[1:]] == [
         [norm, method] for norm in ("Linf", "L2") for method in ("AT", "AT-AWP", "AT-RWP")
     ]
@@ -76,7 +86,7 @@ def test_table2_has_nine_rows_six_columns_of_percent_and_a_verdict(demo: Project
         f"{base}{suffix}" for base in ("AT", "TRADES", "RST") for suffix in ("", "-AWP", "-RWP")
     ]
     # 360, 260, 220, 216, 212 and 204 of 400 images
-    assert path.read_text().splitlines()[1] == "AT,90.00,65.00,55.00,54.00,53.00,51.00,green"
+    assert path.read_text().splitlines()[1] == "AT,1,90.00,65.00,55.00,54.00,53.00,51.00,green"
     assert not frame.isna().any().any()
 
 
@@ -110,7 +120,7 @@ def test_a_failed_training_gives_an_empty_cell_with_its_reason(demo: Project, st
     demo.write_run(key, [0.1] * 6, status=status, reason="robust accuracy 0.1 for 3 epochs")
     table = table2(demo.results())
     row = table.frame.set_index("defense").loc["TRADES"]
-    assert row.isna().all()
+    assert row.drop("num_seeds").isna().all()
     reasons = table.details.query("defense == 'TRADES'")
     assert set(reasons["status"]) == {status}
     assert set(reasons["reason"]) == {"robust accuracy 0.1 for 3 epochs"}

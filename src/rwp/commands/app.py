@@ -12,12 +12,14 @@ from rwp.commands import (
     accept,
     check,
     claims,
+    compare,
     compare_curve,
     data,
     diagnose,
     evaluate,
     export,
     figure,
+    gather,
     landscape,
     losses,
     new,
@@ -77,8 +79,10 @@ app.command()(claims.claims)
 app.command()(landscape.landscape)
 app.command()(losses.losses)
 app.command()(figure.figure)
+app.command()(compare.compare)
 app.command("compare-curve")(compare_curve.compare_curve)
 app.command()(report.report)
+app.command()(gather.gather)
 app.command(cls=plan.PlanCommand)(plan.plan)
 app.command()(rates.rates)
 app.command()(verify.verify)

@@ -8,9 +8,13 @@ from typing import Annotated
 import typer
 
 from rwp.commands.common import DEFAULT_PARAMS, ParamsFile, SuiteName
+from rwp.errors import UserError
 
 
 def claims(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Only these, whose runs have to be there.")
+    ] = None,
     suite: SuiteName = "demo",
     file: Annotated[Path, typer.Option("--claims", help="The claims.")] = Path("claims.yaml"),
     show: Annotated[bool, typer.Option("--show", help="Only print them, write nothing.")] = False,
@@ -18,11 +22,22 @@ def claims(
 ) -> None:
     """Say of each claim whether it holds, does not hold, or was not told, and what is missing."""
     from rwp.pipeline.load import load_params
+    from rwp.pipeline.settings import choose
     from rwp.reporting import claims as judge
 
     params, root = load_params(params_file), Path.cwd()
-    frame = judge.claims(params, suite, judge.read_claims(file), root=root)
-    for row in judge.rows_of(frame):
+    worded = judge.read_claims(file)
+    for name in names or ():
+        choose(worded, name, "claim", str(file))
+    frame = judge.claims(params, suite, worded, root=root)  # all: Holm counts the page
+    rows = [row for row in judge.rows_of(frame) if not names or row["claim"] in names]
+    for row in rows if names else ():
+        if row["outcome"] in (judge.MISSING, judge.ELSEWHERE):
+            raise UserError(
+                f"{row['claim']}: expected its runs in the suite {suite}, got "
+                f"{judge.sentence(row)}; build them, or ask for another claim or --suite"
+            )
+    for row in rows:
         numbers = judge.numbers(row)
         print(f"{row['claim']}: {judge.sentence(row)}{f' ({numbers})' if numbers else ''}")
     if not show:

@@ -60,9 +60,11 @@ def evaluate(
     """Attack a network and write one record per attack.
 
     A run's own network is attacked as its suite in params.yaml says, and the records lie beside
-    it. Published weights (--arch, --layout) and models of your own (--model) are evaluated on a
-    data set of ours; clean accuracy is printed first, before hours are spent. The same command
-    on several machines that share the project's folder divides AutoAttack between them.
+    it. A network in a gathered folder (docs/results) is attacked as that folder's settings say, and
+    compared with its record image by image. Published weights (--arch, --layout) and models of your
+    own (--model) are evaluated on a data set of ours; clean accuracy is printed first, before hours
+    are spent. The same command on several machines that share the project's folder divides
+    AutoAttack between them.
     """
     from rwp.pipeline.load import load_params
 
@@ -71,7 +73,12 @@ def evaluate(
 
         _evaluate_run(EvaluationSpec.parse(resolved, where="--resolved"), fingerprint, workers)
         return
-    params, attacks = load_params(params_file), tuple(attack or ())
+    attacks = tuple(attack or ())
+    if model is None and arch is None and _is_gathered(checkpoint):
+        _refuse_for_own_runs(context, "suite", "dataset", "output", "layout", "epsilons", "workers")
+        _attack_again(checkpoint, attacks)
+        return
+    params = load_params(params_file)
     if model is None and arch is None and _is_of_a_run(checkpoint):
         _refuse_for_own_runs(context, "suite", "dataset", "output", "layout", "epsilons")
         from rwp.pipeline.steps import Steps
@@ -102,6 +109,29 @@ def _evaluate_elsewhere(elsewhere: Elsewhere, epsilons: str | None, workers: int
         records = {epsilon: [read_record(path) for path in found[epsilon]] for epsilon in found}
         for path in draw_radii(records, elsewhere.output / "radii"):
             print(path)
+
+
+def _is_gathered(checkpoint: Path | None) -> bool:
+    from rwp.files import RESULTS_MANIFEST
+
+    folders = [] if checkpoint is None or not checkpoint.exists() else checkpoint.absolute().parents
+    return any((folder / RESULTS_MANIFEST).exists() for folder in folders)
+
+
+def _attack_again(checkpoint: Path | None, attacks: tuple[str, ...]) -> None:
+    """A committed network: its records stay, and are compared with what comes out now."""
+    from rwp.gpu import claim
+    from rwp.progress import EvaluationProgress
+
+    assert checkpoint is not None
+    with claim() as device:
+        from rwp.reporting.again import attack_again
+
+        with EvaluationProgress(str(checkpoint)):
+            found = attack_again(checkpoint, attacks, root=Path.cwd(), device=device)
+    for again in found:
+        accuracy = again.record.robust_accuracy
+        print(f"{again.record.attack.name:>16}  {accuracy:7.2%}  {again.told}")
 
 
 def _is_of_a_run(checkpoint: Path | None) -> bool:

@@ -8,19 +8,49 @@ from typing import Annotated
 import typer
 
 from rwp.commands.common import DEFAULT_PARAMS, ParamsFile, SuiteName
+from rwp.errors import UserError
 
 
 def report(
+    context: typer.Context,
     suite: SuiteName = "demo",
     output: Annotated[Path | None, typer.Option(help="Another file for the page.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Gathered results, such as docs/results/mini-jpeg."),
+    ] = None,
     params_file: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
-    """Write report.html of a suite; what is not built yet is marked as missing."""
+    """Write report.html of a suite; what is not built yet is marked as missing.
+
+    From gathered results it needs no data, trainings or state, and no settings but theirs.
+    """
     from rwp.pipeline.load import load_params
     from rwp.reporting.claims import told
     from rwp.reporting.report import write_report
     from rwp.reporting.results import read_results
 
+    if source is not None:
+        from rwp.reporting.gathered import opened
+
+        _refuse_with_from(context, "suite", "params_file")
+        with opened(source) as place:
+            found = read_results(place.params, place.suite, root=place.root)
+            judged = told(place.params, place.suite, root=place.root)
+            print(write_report(found, judged=judged, path=output or source / "report.html"))
+        return
     params, root = load_params(params_file), Path.cwd()
     results, judged = read_results(params, suite, root=root), told(params, suite, root=root)
     print(write_report(results, judged=judged, path=output))
+
+
+def _refuse_with_from(context: typer.Context, *names: str) -> None:
+    """What the gathered folder decides; an ignored option would mislead."""
+    for name in names:
+        given = context.get_parameter_source(name)
+        if given is not None and given.name == "COMMANDLINE":
+            option = "--params" if name == "params_file" else f"--{name}"
+            raise UserError(
+                f"{option}: expected none with --from, whose folder has its own, got "
+                f"{context.params[name]}; leave it out"
+            )

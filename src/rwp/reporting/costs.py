@@ -218,6 +218,13 @@ class Rate:
     autoattack: float | None
     origin: str
 
+    def scaled(self, factor: float, origin: str) -> Rate:
+        """Of a network that takes so many times as long."""
+        names = ("forward", "attack", "weights", "autoattack")
+        values = {name: getattr(self, name) for name in names}
+        longer = {name: None if v is None else v * factor for name, v in values.items()}
+        return Rate(**longer, origin=origin)
+
     def seconds(self, passes: Passes) -> float | None:
         """How long passes over single images take."""
         if self.forward is None or self.attack is None or self.weights is None:
@@ -414,11 +421,6 @@ AUTOATTACK_PASSES = Passes(forward=7865, attack=1910)
 
 def estimated_rates(device: str, params: Params, places: Iterable[tuple[str, str]]) -> Rates:
     """Rates of networks at image sizes from a device's published peak; nothing is measured."""
-    import torch
-
-    from rwp.core.models import build_network
-    from rwp.training.work import forward_flops
-
     peak = next(peak for peak in published_peaks() if peak.device == device)
     origin = (
         f"an estimate, nothing measured: {ASSUMED_SHARE:.0%} of {peak.teraflops:g} TFLOP/s of fp32"
@@ -426,23 +428,60 @@ def estimated_rates(device: str, params: Params, places: Iterable[tuple[str, str
     )
     found: Rates = {}
     for network, image in places:
-        shape = params.networks[network]
-        if isinstance(shape, OwnNetworkSpec):
-            continue  # it has to run to tell
-        height, width, channels = (int(number) for number in image.split("x"))
-        with torch.device("meta"):
-            model = build_network(
-                **vars(shape),
-                num_classes=10,
-                in_channels=channels,
-                mean=None,
-                std=None,
-            )
-            flops = forward_flops(model, torch.empty(1, channels, height, width))
+        flops = _operations(params, network, image)
+        if flops is None:
+            continue
         forward = flops / (peak.teraflops * 1e12 * ASSUMED_SHARE)
         rate = Rate(forward, forward, 2 * forward, None, origin)
         place = Place(device, network, image)
         found[place] = replace(rate, autoattack=rate.seconds(AUTOATTACK_PASSES))
+    return found
+
+
+def _operations(params: Params, network: str, image: str) -> float | None:
+    """Of a forward pass of one image; none for a network of one's own, which has to run to tell."""
+    import torch
+
+    from rwp.core.models import build_network
+    from rwp.training.work import forward_flops
+
+    shape = _network(params, network)
+    if shape is None or isinstance(shape, OwnNetworkSpec):
+        return None
+    height, width, channels = (int(number) for number in image.split("x"))
+    with torch.device("meta"):
+        model = build_network(
+            **vars(shape), num_classes=10, in_channels=channels, mean=None, std=None
+        )
+        return forward_flops(model, torch.empty(1, channels, height, width))
+
+
+def scaled_rates(
+    device: str, params: Params, rates: Rates, places: Iterable[tuple[str, str]]
+) -> Rates:
+    """Rates of what was not measured on a device, from what was, by the number of operations.
+
+    From the network that is next in operations, as small ones reach fewer in a second.
+    """
+    known = {
+        place: flops
+        for place, rate in rates.items()
+        if rate.forward is not None and (flops := _operations(params, place.network, place.image))
+    }
+    found: Rates = {}
+    for network, image in places:
+        place, flops = Place(device, network, image), None
+        if known and place not in rates:
+            flops = _operations(params, network, image)
+        if flops is None:
+            continue
+        near = min(known, key=lambda other: abs(math.log(known[other] / flops)))
+        factor = flops / known[near]
+        found[place] = rates[near].scaled(
+            factor,
+            f"an estimate: {near.network} at {near.image} was measured there, {network} at {image} "
+            f"takes {factor:.3g} times its operations",
+        )
     return found
 
 
@@ -479,8 +518,11 @@ def plan_jobs(
     if device is None:
         return [_job(result, root, {}) for result in results], ""
     name, rates = rates_on(device, all_rates(params, root))
-    if not rates:
-        rates = estimated_rates(name, params, sorted(set(_places(results, root))))
+    places = sorted(set(_places(results, root)))
+    if rates:
+        rates |= scaled_rates(name, params, rates, places)
+    else:
+        rates = estimated_rates(name, params, places)
     jobs = [_job(result, root, rates) for result in results]
     used = {job.place for job in jobs if job.hours is not None}
     origins = [

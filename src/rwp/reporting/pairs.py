@@ -85,7 +85,7 @@ def pairs(results: Results) -> pd.DataFrame:
         for attack in [*attacks, ALL_ATTACKS]:
             rows += [
                 names | {"attack": attack, "finding": tested[attack]} | row
-                for row in _pair(
+                for row in pair(
                     outcomes[defense.recipe],
                     outcomes[against.recipe],
                     attack,
@@ -138,23 +138,23 @@ def _outcomes(results: Results, defense: Line) -> Outcomes:
         ]
         for record in own:
             place = (record.attack.name, key.seed)
-            found[place] = (_images(record), robust_flags(record))
+            found[place] = (images_of(record), robust_flags(record))
         own = [record for record in own if record.attack.name in together]
         if len(own) == len(together):
             try:
-                shared = _images(on_common_images(own)[0])
+                shared = images_of(on_common_images(own)[0])
                 found[ALL_ATTACKS, key.seed] = (shared, worst_case(own))
             except UserError:  # of other images or files: they say nothing together
                 continue
     return found
 
 
-def _images(record: EvaluationRecord) -> str:
+def images_of(record: EvaluationRecord) -> str:
     """What the outcomes are of: the data set, and which part of it."""
     return f"{record.data_sha256} {record.part.sha256 if record.part else ''}"
 
 
-def _pair(
+def pair(
     defense: Outcomes, against: Outcomes, attack: str, seeds: Sequence[int], *, test: bool
 ) -> Iterator[dict[str, Any]]:
     """One row per seed, and one of all seeds where there are several."""

@@ -43,6 +43,7 @@ from rwp.reporting.results import (
 from rwp.reporting.tables import (
     COSTS,
     FROM_TRAINING,
+    NUM_SEEDS,
     SEPARATOR,
     STD,
     WORST_CASE,
@@ -460,7 +461,8 @@ def beyond_groups(table: Table) -> dict[str, Any]:
     columns = [
         str(name)
         for name in table.frame
-        if name not in ("group", "method", *_PLACE, *COSTS) and not str(name).endswith(STD)
+        if name not in ("group", "method", *_PLACE, *COSTS, NUM_SEEDS)
+        and not str(name).endswith(STD)
     ]
     seeds = records_by(table.details, "group", "method")
     groups: dict[str, dict[str, Any]] = {}
@@ -470,7 +472,8 @@ def beyond_groups(table: Table) -> dict[str, Any]:
         group["places"][place] = None
         own = seeds[row["group"], row["method"]]
         cells = [_beyond_cell(row, name, own) for name in columns]
-        group["rows"].append({"method": row["method"], "cells": cells, "cost": _cost_cell(own)})
+        shown = {"method": row["method"], "num_seeds": row[NUM_SEEDS]}
+        group["rows"].append(shown | {"cells": cells, "cost": _cost_cell(own)})
     for group in groups.values():
         group["place"] = "; ".join(group["places"])
     labels = [_TRAINING_LABELS.get(name) or COLUMN_LABELS.get(name, name) for name in columns]

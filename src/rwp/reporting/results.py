@@ -27,7 +27,7 @@ from rwp.evaluation.records import (
 from rwp.evaluation.spec import EvaluationSpec
 from rwp.evaluation.statistics import interval
 from rwp.evaluation.verdict import LEVELS, Level
-from rwp.files import read_json, read_object, sha256_file
+from rwp.files import RESULTS_MANIFEST, read_json, read_object, sha256_file
 from rwp.pipeline.settings import Params, Suite, get_suite
 from rwp.pipeline.steps import PAPER, Step, Steps, accepted, below
 from rwp.pipeline.suites import BEYOND, figure_names
@@ -237,11 +237,11 @@ class Run:
 def read_run(steps: Steps, key: RunKey, *, root: Path | str) -> Run:
     """Read a run of this project; one that its step calls stale has no numbers."""
     run = read_run_folder(Path(root) / key.directory, name=str(key.directory))
-    stale = _why_stale(steps.train(key), run) if run.finished else ""
+    stale = _why_stale(steps.train(key), run, Path(root)) if run.finished else ""
     return replace(run, status="stale", reason=stale) if stale else run
 
 
-def _why_stale(step: Step, run: Run) -> str:
+def _why_stale(step: Step, run: Run, root: Path) -> str:
     """What a run was trained with that is another now, or an empty text."""
     try:
         then = TrainSpec.parse(run.document.get("spec"), where=run.name)
@@ -251,8 +251,13 @@ def _why_stale(step: Step, run: Run) -> str:
     changed = [name for name, value in now.items() if getattr(then, name) != value]
     if changed:
         return f"trained with another {', '.join(changed)}"
-    same = run.document.get("fingerprint") == step.fingerprint
+    same = _of_its_time(root) or run.document.get("fingerprint") == step.fingerprint
     return "" if same else f"trained with {_SOMETHING_ELSE.format(step.record)}"
+
+
+def _of_its_time(root: Path) -> bool:
+    """Whether these are gathered results, which the code and images of today say nothing of."""
+    return (root / RESULTS_MANIFEST).exists()
 
 
 def read_run_folder(folder: Path | str, *, name: str | None = None) -> Run:
@@ -439,7 +444,7 @@ def read_attack(
         "norm": threat.norm,
         "epsilon": threat.epsilon,
         "own_threat": not entry.elsewhere,
-        "random_start": kind not in _START_DOES_NOT_MATTER and start != "none",
+        "random_start": decided_by_start(kind, start),
     }
     if not run.finished:
         return row | {"status": run.status, "reason": run.reason}
@@ -455,11 +460,16 @@ def read_attack(
         # The table is made without it; the report shows the cell in red.
         return row | {"status": "inconsistent", "reason": str(error).removeprefix(f"{path}: ")}
     changed = _changed(record, spec) or _changed_images(record, root / "data" / key.dataset)
-    if not changed and record.fingerprint != step.mark(name):
+    if not (changed or _of_its_time(root)) and record.fingerprint != step.mark(name):
         changed = f"made with {_SOMETHING_ELSE.format(name)}"
     if changed:
         return row | {"status": "stale", "reason": changed}
     return row | {"status": OK, "reason": "", "outcome": record}
+
+
+def decided_by_start(kind: str, start: str | None) -> bool:
+    """Whether an attack's outcome depends on the one random start it is given."""
+    return kind not in _START_DOES_NOT_MATTER and start != "none"
 
 
 def leave_out_other_files(rows: list[Row], checkpoint: Path) -> None:
@@ -658,7 +668,7 @@ def _read_verdict(steps: Steps, key: RunKey, run: Run, rows: Sequence[Row], root
     ]
     if others:
         return Judged(name, "stale", f"judged by other records of {', '.join(others)}")
-    if mark != step.fingerprint:
+    if mark != step.fingerprint and not _of_its_time(root):
         return Judged(name, "stale", f"judged with {_SOMETHING_ELSE.format(name)}")
     return judged
 

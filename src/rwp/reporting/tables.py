@@ -41,6 +41,7 @@ PASSES = ("forward_passes", "backward_passes")
 COSTS = (*PASSES, "training_hours")
 FROM_TRAINING = ("best", "last", "best_on_test", "robust_overfitting_gap")  # in the table beyond
 BEYOND_LABELS = ("group", "method", "dataset", "threat_model", "network")
+NUM_SEEDS = "num_seeds"  # that the numbers of a row stand on
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ def table1(results: Results) -> Table:
     for line in results.parts["table1"].lines:
         seeds = [{**line.labels, **_training_detail(results, key)} for key in line.keys]
         details += seeds
-        rows.append({**line.labels, **_average_rows(seeds, MEASURES)})
-    return Table(_numeric(rows, LABELS), _details(details, (*EPOCHS, *PASSES)))
+        counted = {NUM_SEEDS: len(line.keys)}
+        rows.append({**line.labels, **counted, **_average_rows(seeds, MEASURES)})
+    return Table(_numeric(rows, (*LABELS, NUM_SEEDS)), _details(details, (*EPOCHS, *PASSES)))
 
 
 def _training_detail(results: Results, key: RunKey) -> Row:
@@ -129,8 +131,10 @@ def table2(results: Results) -> Table:
                 alike = [row for row in seeds if row["attack"] == first]
                 by_attack[WORST_CASE] = [row[WORST_CASE] for row in alike]
             verdict = worst_level([row["verdict"] for row in seeds])
-            rows.append({**line.labels, **_averaged(by_attack), "verdict": verdict})
-    return Table(_numeric(rows, (*LABELS, "verdict")), _details(details, (*COUNTS, *PASSES)))
+            counted = {NUM_SEEDS: len(line.keys)}
+            rows.append({**line.labels, **counted, **_averaged(by_attack), "verdict": verdict})
+    labels = (*LABELS, NUM_SEEDS, "verdict")
+    return Table(_numeric(rows, labels), _details(details, (*COUNTS, *PASSES)))
 
 
 def has_several_threats(suite: Suite) -> bool:
@@ -204,8 +208,8 @@ def beyond(results: Results) -> Table:
         details += [{**line.labels, **seed} for seed in seeds]
         means = _average_rows(seeds, (*FROM_TRAINING, *columns))
         costs = {name: _averaged({name: [row[name] for row in seeds]})[name] for name in COSTS}
-        rows.append({**line.labels, **means, **costs})
-    return Table(_numeric(rows, BEYOND_LABELS), _details(details, PASSES))
+        rows.append({**line.labels, NUM_SEEDS: len(line.keys), **means, **costs})
+    return Table(_numeric(rows, (*BEYOND_LABELS, NUM_SEEDS)), _details(details, PASSES))
 
 
 def _beyond_detail(results: Results, key: RunKey, attacks: Sequence[str]) -> Row:
@@ -290,7 +294,7 @@ def averages(table: Table) -> dict[str, dict[str, float]]:
 
 def means(table: Table) -> list[str]:
     """The columns of numbers, without those of their spread."""
-    names = [str(name) for name in table.frame if name not in (*ROW_LABELS, *WORDS)]
+    names = [str(name) for name in table.frame if name not in (*ROW_LABELS, *WORDS, NUM_SEEDS)]
     return [name for name in names if not name.endswith(STD)]
 
 

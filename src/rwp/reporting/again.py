@@ -1,0 +1,119 @@
+"""A gathered network attacked again: does it give its record's outcome on each image?"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rwp.errors import UserError
+from rwp.evaluation.jobs import evaluate_checkpoint
+from rwp.evaluation.records import EvaluationRecord, clean_flags, read_record, robust_flags
+from rwp.files import RESULTS_MANIFEST, read_object, sha256_file
+from rwp.pipeline.resolve import evaluation_spec
+from rwp.reporting.gathered import opened
+from rwp.training.spec import RunKey
+
+
+@dataclass(frozen=True)
+class Again:
+    """One attack made again, beside its gathered record, if there is one."""
+
+    record: EvaluationRecord
+    gathered: EvaluationRecord | None
+
+    @property
+    def num_others(self) -> int | None:
+        """Images with another outcome, with or without the attack."""
+        if self.gathered is None:
+            return None
+        pairs = [
+            (flags(self.record), flags(self.gathered)) for flags in (clean_flags, robust_flags)
+        ]
+        return int(np.logical_or.reduce([ours != theirs for ours, theirs in pairs]).sum())
+
+    @property
+    def told(self) -> str:
+        """The comparison in words."""
+        if self.gathered is None:
+            return "no record to compare with"
+        count = f"{self.record.num_examples:,} images"
+        if self.num_others == 0:
+            return f"the record's outcome on each of {count}"
+        return (
+            f"another outcome on {self.num_others} of {count} than the record, made on "
+            f"{self.gathered.device} with torch {self.gathered.versions.get('torch', '?')}"
+        )
+
+
+def gathered_folder(checkpoint: Path) -> Path:
+    """The gathered folder that a checkpoint lies in.
+
+    Raises:
+        UserError: it lies in none.
+    """
+    for folder in checkpoint.absolute().parents:
+        if (folder / RESULTS_MANIFEST).exists():
+            return folder
+    raise UserError(f"{checkpoint}: expected a network in a gathered folder, got another")
+
+
+def attack_again(
+    checkpoint: Path,
+    attacks: Sequence[str],
+    *,
+    root: Path,
+    device: torch.device | str = "cpu",
+) -> list[Again]:
+    """Attack a gathered network as its record says, on the images below `root/data`.
+
+    Nothing in the folder is changed.
+
+    Raises:
+        UserError: it lies in no such folder; the images are not there, or are others than those of
+            the record.
+    """
+    record = checkpoint.parent / "run.json"
+    key = RunKey.parse(read_object(record).get("key"), where=str(record))
+    with opened(gathered_folder(checkpoint)) as place, tempfile.TemporaryDirectory() as scratch:
+        spec = evaluation_spec(
+            place.params, key, checkpoint=checkpoint.stem, attacks=tuple(attacks) or None
+        )
+        there = Path(scratch)
+        (there / "data").symlink_to((root / "data").resolve())
+        run = there / key.directory
+        run.mkdir(parents=True)
+        (run / checkpoint.name).symlink_to(checkpoint.resolve())
+        known = {
+            attack.name: read_record(path)
+            for attack in spec.attacks
+            if (path := place.root / spec.record(attack.name)).exists()
+        }
+        _check_images(known, root / "data" / key.dataset / "test.pt", key.dataset)
+        paths = evaluate_checkpoint(
+            spec,
+            root=there,
+            fingerprint=sha256_file(checkpoint)[:16],
+            state=root / ".state",
+            device=device,
+        )
+        found = [read_record(path) for path in paths]
+    return [Again(record, known.get(record.attack.name)) for record in found]
+
+
+def _check_images(known: dict[str, EvaluationRecord], images: Path, dataset: str) -> None:
+    if not images.exists():
+        raise UserError(
+            f"{images}: expected the test images, found no file; run: rwp data fetch {dataset}"
+        )
+    now = sha256_file(images)
+    others = [name for name, record in known.items() if record.data_sha256 != now]
+    if others:
+        raise UserError(
+            f"{images}: expected the images that {others[0]} was made on, got others; fetch the "
+            "data set as the folder's settings name it"
+        )

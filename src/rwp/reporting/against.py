@@ -1,0 +1,189 @@
+"""A recipe of one's own against gathered results: image by image and seed by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rwp.errors import UserError
+from rwp.evaluation.records import EvaluationRecord, robust_flags
+from rwp.pipeline.settings import Params, Setting, choose
+from rwp.pipeline.steps import Steps
+from rwp.pipeline.suites import setting_keys
+from rwp.reporting.gathered import Opened, opened
+from rwp.reporting.labels import method_label
+from rwp.reporting.pairs import ALL_SEEDS, CHANCE, LEVEL, ONE_START, holm, images_of, pair
+from rwp.reporting.results import (
+    Run,
+    decided_by_start,
+    leave_out_other_files,
+    read_attack,
+    read_run,
+)
+from rwp.reporting.tables import write_frame
+from rwp.training.spec import suite_directory
+
+CHECKPOINTS = ("best", "last")
+COLUMNS = (
+    *("recipe", "against", "checkpoint", "attack", "seed", "num_seeds", "num_examples"),
+    *("difference", "low", "high", "p_value", "p_holm", "finding"),
+)
+Seen = dict[tuple[str, str, int], EvaluationRecord]  # checkpoint, attack, seed
+
+
+def against(
+    params: Params, suite: str, recipe: str, folder: Path, *, root: Path | str = "."
+) -> pd.DataFrame:
+    """Each of Table 1's recipes in a gathered folder, taken from a recipe of this project.
+
+    `difference` is the recipe less the gathered one, in points, with its 95 % interval: per seed
+    over images, and over seeds and images in the row of all seeds that both have. Where there is
+    one seed alone the test is McNemar's, of these two networks, and there is none under an attack
+    that a random start decides. `p_holm` is corrected for all
+    tests of the frame. Nothing of the folder is trained or attacked again.
+
+    Raises:
+        UserError: no such recipe; nothing of it is attacked; it was trained or attacked on other
+            images, or with another attack of the same name.
+    """
+    choose(params.suites, suite, "suite", "--suite")
+    choose(params.suites[suite].recipes, recipe, "recipe", f"suites.{suite}.recipes")
+    own, runs, missing = _seen(params, suite, recipe, Path(root))
+    if not own:
+        raise UserError(
+            f"{recipe}: expected records of its runs, found none ({missing[0]}); build them: "
+            f"snakemake --cores all {' '.join(_targets(params, suite, recipe))}"
+        )
+    rows: list[dict[str, Any]] = []
+    with opened(folder) as place:
+        for other in place.params.suites[place.suite].table1.recipes:
+            theirs, baselines, _ = _seen(place.params, place.suite, other, place.root)
+            _check_images(recipe, runs, baselines, folder)
+            names = {"recipe": method_label(recipe), "against": method_label(other)}
+            rows += [names | row for row in _rows(own, theirs, recipe, place)]
+    if not rows:
+        raise UserError(
+            f"{folder}: expected records of the attacks and seeds that {recipe} has, found none; "
+            f"{recipe} has {', '.join(dict.fromkeys(f'{c} {a}' for c, a, _ in own))}"
+        )
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame["p_holm"] = holm(frame["p_value"].astype(float))
+    frame["finding"] = [_finding(row) for row in frame.to_dict("records")]
+    return frame
+
+
+def _seen(
+    params: Params, suite: str, recipe: str, root: Path
+) -> tuple[Seen, dict[int, Run], list[str]]:
+    """The records of a recipe, its runs by seed, and what is missing."""
+    found: Seen = {}
+    runs: dict[int, Run] = {}
+    missing = []
+    steps = Steps(params)
+    for key in setting_keys(params, suite, Setting(), recipe):
+        run = read_run(steps, key, root=root)
+        if run.finished:
+            runs[key.seed] = run
+        for checkpoint in CHECKPOINTS:
+            for attack in params.suites[suite].evaluation.attacks:
+                row = read_attack(steps, key, run, attack, root, checkpoint)
+                leave_out_other_files([row], root / key.directory / f"{checkpoint}.pt")
+                if row["outcome"] is None:
+                    missing.append(f"{row['record'] or row['run']}: {row['reason']}")
+                else:
+                    found[checkpoint, attack, key.seed] = row["outcome"]
+    return found, runs, missing
+
+
+def _targets(params: Params, suite: str, recipe: str) -> Iterator[str]:
+    """The records of `best` that would be compared."""
+    for key in setting_keys(params, suite, Setting(), recipe):
+        names = ",".join(params.suites[suite].evaluation.attacks)
+        yield f"{key.directory}/evaluation/best/{{{names}}}.json"
+
+
+def _check_images(
+    recipe: str, own: Mapping[int, Run], theirs: Mapping[int, Run], folder: Path
+) -> None:
+    """Seeds are paired: both runs of a seed draw their training images from the same file."""
+    for seed in sorted(own.keys() & theirs.keys()):
+        files = [runs[seed].document.get("inputs", {}).get("train") for runs in (own, theirs)]
+        if files[0] != files[1]:
+            raise UserError(
+                f"{recipe}, seed {seed}: expected a run on the training images of {folder}, got "
+                "others; fetch the data set that its settings name, and train again"
+            )
+
+
+def _rows(own: Seen, theirs: Seen, recipe: str, place: Opened) -> Iterator[dict[str, Any]]:
+    """Every checkpoint and attack that both have, over the seeds that both have."""
+    for checkpoint, attack in dict.fromkeys((c, a) for c, a, _ in own):
+        seeds = [
+            seed for c, a, seed in own if (c, a) == (checkpoint, attack) and (c, a, seed) in theirs
+        ]
+        if not seeds:
+            continue
+        pairs = [(own[checkpoint, attack, s], theirs[checkpoint, attack, s]) for s in seeds]
+        for one, other in pairs:
+            _check_same(one, other, recipe, place)
+        first, second = (
+            {(attack, seed): _outcome(both[side]) for seed, both in zip(seeds, pairs, strict=True)}
+            for side in (0, 1)
+        )
+        # One network under one random start tells nothing of the recipe.
+        start = pairs[0][0].attack
+        untold = len(seeds) == 1 and decided_by_start(start.kind, start.random_start)
+        for row in pair(first, second, attack, seeds, test=not untold):
+            count = len(seeds) if row["seed"] == ALL_SEEDS else 1
+            names = {"checkpoint": checkpoint, "attack": attack, "num_seeds": count}
+            yield names | ({"finding": ONE_START} if untold else {}) | row
+
+
+def _outcome(record: EvaluationRecord) -> Any:
+    return images_of(record), robust_flags(record)
+
+
+def _check_same(one: EvaluationRecord, other: EvaluationRecord, recipe: str, place: Opened) -> None:
+    where = f"{recipe}: {one.attack.name}"
+    if one.attack != other.attack:
+        names = [n for n, v in vars(one.attack).items() if getattr(other.attack, n) != v]
+        raise UserError(
+            f"{where}: expected the attack of {place.suite}, got one with another "
+            f"{', '.join(names)}; take its settings, or give yours another name"
+        )
+    if images_of(one) != images_of(other):
+        raise UserError(
+            f"{where}: expected the test images of {place.suite}, got others; take its data set "
+            "and its num_examples"
+        )
+
+
+def _finding(row: Mapping[Any, Any]) -> str:
+    if pd.isna(row["p_holm"]):
+        return str(row["finding"])
+    if row["p_holm"] > LEVEL:
+        return CHANCE
+    better = row["recipe"] if row["difference"] > 0 else row["against"]
+    return f"{better} is better" if row["seed"] == ALL_SEEDS else f"this {better} network is better"
+
+
+def sentences(frame: pd.DataFrame) -> Iterator[str]:
+    """The rows that were tested, as a person reads them."""
+    for row in frame[frame["p_holm"].notna()].to_dict("records"):
+        seeds = f"{row['num_seeds']} seed{'s' if row['num_seeds'] > 1 else ''}"
+        yield (
+            f"{row['recipe']} - {row['against']}, {row['checkpoint']}, {row['attack']}: "
+            f"{row['difference']:+.2f} points ({row['low']:+.2f} to {row['high']:+.2f}; "
+            f"p {row['p_value']:.2g}, corrected {row['p_holm']:.2g}), {seeds}, "
+            f"{row['num_examples']:,} images: {row['finding']}"
+        )
+
+
+def write_against(frame: pd.DataFrame, suite: str, recipe: str, *, root: Path | str = ".") -> Path:
+    """Write against-RECIPE.csv into the suite's folder."""
+    path = Path(root) / suite_directory(suite) / f"against-{recipe}.csv"
+    write_frame(path, frame, float_format="%.4g")
+    return path

@@ -1,0 +1,239 @@
+"""Results without weights, in a folder of their own: what is committed, and read without a project.
+
+The folder holds what a suite left (run.json, history.jsonl, records, landscapes), the settings and
+claims that it was made with, and tables and figures made of these; of one seed also the networks.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rwp import __version__
+from rwp.errors import UserError
+from rwp.files import RESULTS_MANIFEST as MANIFEST
+from rwp.files import atomic_write, read_json, read_object, write_json
+from rwp.pipeline.load import EXTENDS, check_params
+from rwp.pipeline.resolve import train_spec
+from rwp.pipeline.settings import Params, Setting, choose
+from rwp.pipeline.suites import BEYOND, setting_keys
+from rwp.reporting import tables
+from rwp.reporting.claims import FILE as CLAIMS
+from rwp.reporting.claims import claims, read_claims, write_claims
+from rwp.reporting.figures import write_suite_figure
+from rwp.reporting.pairs import write_pairs
+from rwp.reporting.results import Run, check_format, read_results, read_run_folder
+from rwp.training.spec import RunKey, TrainSpec, suite_directory
+
+FORMAT = "rwp.results/1"
+SETTINGS = "settings.json"
+NETWORKS = ("best.pt", "last.pt")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A gathered folder as a project: `root` has its results and claims in their places."""
+
+    params: Params
+    suite: str
+    root: Path
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Opened]:
+    """Read a gathered folder; nothing in it is changed.
+
+    Raises:
+        UserError: it is none, or of another version.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.exists():
+        raise UserError(
+            f"{folder}: expected gathered results with a {MANIFEST}, found none; "
+            "`rwp gather` makes such a folder"
+        )
+    document = read_object(manifest)
+    check_format(manifest, document, FORMAT)
+    where = str(folder / SETTINGS)
+    params = check_params(read_json(folder / SETTINGS), where=where)
+    suite = str(document.get("suite"))
+    choose(params.suites, suite, "suite", f"{manifest}: suite")
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        results = root / suite_directory(suite)
+        results.parent.mkdir(parents=True, exist_ok=True)
+        results.symlink_to(folder.resolve())
+        for name in ("data", CLAIMS, MANIFEST):  # the last says that it is of its time
+            if (folder / name).exists():
+                (root / name).symlink_to((folder / name).resolve())
+        yield Opened(params, suite, root)
+
+
+@dataclass
+class Gathered:
+    """What was gathered, and what was left out, with the reason."""
+
+    runs: list[RunKey] = field(default_factory=list)
+    networks: list[Path] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def gather(
+    content: Any, suite: str, *, root: Path, target: Path, networks: bool = True
+) -> Gathered:
+    """Gather what is there of a suite, finished or not.
+
+    A run that is there already and was not trained again stays as it is; one that was is replaced.
+
+    Args:
+        content: the parsed settings.
+        suite: which suite of them.
+        root: the project's folder.
+        target: the folder to fill.
+        networks: whether to take along `best` and `last` of Table 1's recipes, of one seed.
+
+    Raises:
+        UserError: no run of the suite is there, or the folder is another suite's.
+    """
+    params = check_params(content)
+    choose(params.suites, suite, "suite", "--suite")
+    _check_target(target, suite)
+    found = Gathered()
+    for run, key in _runs(params, suite, root, found):
+        _copy_run(run, target / key.directory.relative_to(suite_directory(suite)))
+        found.runs.append(key)
+    if not found.runs:
+        more = f" ({found.left_out[0]})" if found.left_out else ""
+        raise UserError(
+            f"{root / suite_directory(suite)}: expected trained runs, found none{more}; "
+            "train some first"
+        )
+    if networks:
+        found.networks = _copy_networks(params, suite, root, target, set(found.runs))
+    _copy_rest(params, suite, root, target, found.runs)
+    write_json(target / SETTINGS, settings_of(content, suite))
+    write_json(target / MANIFEST, {"format": FORMAT, "suite": suite, "version": __version__})
+    found.left_out += _write_parts(target)
+    return found
+
+
+def settings_of(content: dict[str, Any], suite: str) -> dict[str, Any]:
+    """Of all settings those that one suite stands on; other suites may change their form."""
+    suites, chain, name = content["suites"], [], suite
+    while name is not None:
+        chain.append(name)
+        name = suites[name].get(EXTENDS)
+    return content | {"build": [suite], "suites": {name: suites[name] for name in chain}}
+
+
+def _check_target(target: Path, suite: str) -> None:
+    manifest = target / MANIFEST
+    if manifest.exists():
+        document = read_object(manifest)
+        check_format(manifest, document, FORMAT)
+        if document.get("suite") != suite:
+            raise UserError(
+                f"{target}: expected a folder of the suite {suite}, got one of "
+                f"{document.get('suite')}; name another with --output"
+            )
+
+
+def _runs(params: Params, suite: str, root: Path, found: Gathered) -> Iterator[tuple[Run, RunKey]]:
+    """The runs of the suite that ended and are of today's settings; each names its code."""
+    folder = root / suite_directory(suite) / "runs"
+    for path in sorted(folder.glob("*/*/*/*/seed*/run.json")):
+        try:
+            key = RunKey.parse(read_object(path).get("key"), where=str(path))
+            run = read_run_folder(root / key.directory, name=str(key.directory))
+            then = TrainSpec.parse(run.document.get("spec"), where=run.name)
+            now = train_spec(params, key)
+        except UserError as error:
+            found.left_out.append(str(error))
+            continue
+        changed = [name for name, value in vars(now).items() if getattr(then, name) != value]
+        if changed or run.status == "inconsistent":
+            reason = run.reason or f"trained with another {', '.join(changed)}"
+            found.left_out.append(f"{run.name}: {reason}")
+        else:
+            yield run, key
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_write(target, keep_equal=True) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _copy_run(run: Run, target: Path) -> None:
+    record = target / "run.json"
+    if record.exists() and record.read_bytes() != (run.path / "run.json").read_bytes():
+        shutil.rmtree(target)  # trained again: its records were of other networks
+    for name in ("run.json", "history.jsonl"):
+        _copy(run.path / name, target / name)
+    for path in sorted(run.path.glob("evaluation/*/*.json")):
+        _copy(path, target / path.relative_to(run.path))
+
+
+def _copy_networks(
+    params: Params, suite: str, root: Path, target: Path, runs: set[RunKey]
+) -> list[Path]:
+    """Of the first seed that has them all: `best` and `last` of Table 1's recipes."""
+    rows = [
+        setting_keys(params, suite, Setting(), recipe)
+        for recipe in params.suites[suite].table1.recipes
+    ]
+    for keys in zip(*rows, strict=False):
+        paths = [key.directory / name for key in keys for name in NETWORKS]
+        if set(keys) <= runs and all((root / path).exists() for path in paths):
+            copied = [target / path.relative_to(suite_directory(suite)) for path in paths]
+            for path, copy in zip(paths, copied, strict=True):
+                _copy(root / path, copy)
+            return copied
+    return []
+
+
+def _copy_rest(params: Params, suite: str, root: Path, target: Path, runs: list[RunKey]) -> None:
+    """Landscapes, the passports of the images, and the claims."""
+    base = root / suite_directory(suite)
+    for name in params.suites[suite].figures:
+        for path in sorted((base / "landscapes").glob(f"{name}.*")):
+            _copy(path, target / path.relative_to(base))
+    passports = [f"data/{name}/passport.json" for name in dict.fromkeys(k.dataset for k in runs)]
+    passports += [f"data/unlabeled/{name}.json" for name in params.unlabeled]
+    for passport in (*passports, CLAIMS):
+        if (root / passport).exists():
+            _copy(root / passport, target / passport)
+
+
+def _write_parts(target: Path) -> list[str]:
+    """Tables, figures and claims, made of what lies in the folder; and why some are not there."""
+    left_out: list[str] = []
+
+    def write(name: str, make: Callable[..., object], *arguments: object) -> None:
+        try:
+            make(*arguments)
+        except UserError as error:
+            left_out.append(f"{name}: {error}")
+
+    with opened(target) as place:
+        params, suite, root = place.params, place.suite, place.root
+        entry = params.suites[suite]
+        builders = {"table1": tables.table1, "table2": tables.table2}
+        builders |= {BEYOND: tables.beyond} if entry.beyond else {}
+        for name, build in builders.items():
+            results = read_results(params, suite, root=root, parts=[name])
+            tables.write_table(build(results), results.folder, name)
+            if name == "table2":
+                write_pairs(results)
+        for name in entry.figures:
+            results = read_results(params, suite, root=root, parts=[name])
+            write(name, write_suite_figure, results, name)
+            (target / f"{name}.png").unlink(missing_ok=True)  # the SVG is what is shown
+        if (root / CLAIMS).exists():
+            frame = claims(params, suite, read_claims(root / CLAIMS), root=root)
+            write_claims(frame, suite, root=root)
+    return [text.replace(f"{place.root}/", "") for text in left_out]

@@ -1,0 +1,109 @@
+"""From training to a committed folder and back: a gathered network gives its record's bits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rwp.errors import UserError
+from rwp.evaluation.jobs import evaluate_checkpoint
+from rwp.evaluation.records import pack, read_record, robust_flags
+from rwp.files import read_object, write_json
+from rwp.pipeline.load import check_params
+from rwp.pipeline.resolve import evaluation_spec, run_key, train_spec
+from rwp.reporting.again import attack_again
+from rwp.reporting.gathered import gather
+from rwp.training.jobs import train_run
+from tests.commands.test_commands import assert_one_line
+from tests.conftest import Project, tiny_settings
+
+ATTACKS = ("natural", "pgd-20")
+
+
+@pytest.fixture(scope="module")
+def committed_network(
+    tmp_path_factory: pytest.TempPathFactory, committed: dict[str, Any], digits: Path
+) -> tuple[Path, Path, dict[str, Any]]:
+    """The network of one seed in a gathered folder, a project with the images, and its settings."""
+    content = tiny_settings(committed)
+    content["suites"]["demo"]["table1"]["recipes"] = ["at"]
+    params = check_params(content)
+    root = tmp_path_factory.mktemp("trained")
+    (root / "data").symlink_to(digits)
+    key = run_key(params, "demo", recipe="at", dataset="digits", threat="linf", seed=0)
+    train_run(train_spec(params, key), root=root, fingerprint="f")
+    for checkpoint in ("best", "last"):
+        spec = evaluation_spec(params, key, checkpoint=checkpoint, attacks=ATTACKS)
+        evaluate_checkpoint(spec, root=root, fingerprint="f", state=root / ".state")
+    folder = root / "docs" / "results" / "demo"
+    found = gather(content, "demo", root=root, target=folder)
+    assert sorted(path.name for path in found.networks) == ["best.pt", "last.pt"]
+    shutil.rmtree(root / "results")
+    return found.networks[0], root, content
+
+
+def test_the_same_outcome_on_each_image(
+    committed_network: tuple[Path, Path, dict[str, Any]],
+) -> None:
+    network, root, _ = committed_network
+    before = {path: path.read_bytes() for path in (root / "docs").rglob("*") if path.is_file()}
+    found = attack_again(network, ATTACKS, root=root)
+    assert [again.record.attack.name for again in found] == list(ATTACKS)
+    for again in found:
+        assert again.gathered is not None
+        assert again.record.robust_bits == again.gathered.robust_bits
+        assert again.record.clean_bits == again.gathered.clean_bits
+        assert again.told == "the record's outcome on each of 40 images"
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (root / "results").exists()
+
+
+def test_another_outcome_is_counted(
+    committed_network: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    network, root, _ = committed_network
+    shutil.copytree(root / "docs", tmp_path / "docs")
+    copied = tmp_path / network.relative_to(root)
+    path = copied.parent / "evaluation" / copied.stem / "pgd-20.json"
+    flags = robust_flags(read_record(path)).copy()
+    right = flags.nonzero()[0][:2]
+    flags[right] = False
+    document = read_object(path)
+    document |= {"robust_bits": pack(flags), "num_robust": int(flags.sum())}
+    write_json(path, document)
+    (again,) = attack_again(copied, ("pgd-20",), root=root)
+    assert again.num_others == len(right) > 0
+    assert f"another outcome on {len(right)} of 40 images than the record" in again.told
+    path.unlink()
+    (again,) = attack_again(copied, ("pgd-20",), root=root)
+    assert again.told == "no record to compare with"
+
+
+def test_other_images_and_missing_ones_are_one_line(
+    committed_network: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    network, root, _ = committed_network
+    with pytest.raises(UserError, match=r"test.pt: expected the test images, found no file; run"):
+        attack_again(network, ATTACKS, root=tmp_path)
+    shutil.copytree(root / "data", tmp_path / "data")
+    (tmp_path / "data/digits/test.pt").write_bytes(b"others")
+    with pytest.raises(UserError, match="expected the images that natural was made on, got others"):
+        attack_again(network, ATTACKS, root=tmp_path)
+
+
+def test_the_command_needs_no_settings(
+    committed_network: tuple[Path, Path, dict[str, Any]],
+) -> None:
+    network, root, _ = committed_network
+    there = Project.__new__(Project)
+    there.folder = root
+    words = ("rwp", "evaluate", "--checkpoint", str(network), "--attack", "pgd-20")
+    result = there.run(*words)
+    assert result.returncode == 0, result.stderr
+    assert "the record's outcome on each of 40 images" in result.stdout
+    assert_one_line(there.run(*words, "--suite", "demo"), "--suite: expected none for a run")
+    assert json.loads((root / "docs/results/demo/results.json").read_text())["suite"] == "demo"

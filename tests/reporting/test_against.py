@@ -1,0 +1,141 @@
+"""A recipe of one's own against gathered results, without training those again."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from rwp.errors import UserError
+from rwp.evaluation.statistics import crossed_difference, mcnemar
+from rwp.pipeline.load import check_params
+from rwp.pipeline.settings import Setting
+from rwp.pipeline.suites import setting_keys
+from rwp.reporting.against import against, sentences, write_against
+from rwp.reporting.gathered import gather
+
+from .conftest import Project
+from .settings import PARAMS
+from .test_claims import outcomes
+from .test_pairs import write_flags
+
+OTHERS = ("at", "at-awp", "at-rwp")
+
+
+def settings(num_seeds: int, **change: Any) -> dict[str, Any]:
+    content = copy.deepcopy(PARAMS)
+    suite = content["suites"]["demo"]
+    suite["seeds"] = list(range(num_seeds))
+    suite["recipes"]["mine"] = {"objective": "at", "average_decay": 0.9}
+    suite["table2"]["recipes"] = [*suite["table2"]["recipes"], "mine"]
+    for table, values in change.items():
+        suite[table] |= values
+    return content
+
+
+def play(project: Project, recipe: str, share: float, seeds: range) -> None:
+    for seed in seeds:
+        project.write_run(project.table2_keys(recipe)[seed], [0.2, 0.4, 0.3])
+        write_flags(project, recipe, outcomes(share, 10 * seed + len(recipe)), seed=seed)
+
+
+def committed(tmp_path: Path, num_seeds: int = 4) -> Path:
+    """AT, AT-AWP and AT-RWP, gathered; the project that trained them is gone."""
+    content, root = settings(num_seeds), tmp_path / "theirs"
+    project = Project(root, check_params(content), "demo")
+    for recipe, share in zip(OTHERS, (0.3, 0.4, 0.5), strict=True):
+        play(project, recipe, share, range(num_seeds))
+    gather(content, "demo", root=root, target=tmp_path / "docs")
+    shutil.rmtree(root)
+    return tmp_path / "docs"
+
+
+def mine(tmp_path: Path, seeds: range, share: float = 0.5, **change: Any) -> Project:
+    project = Project(tmp_path / "mine", check_params(settings(4, **change)), "demo")
+    play(project, "mine", share, seeds)
+    return project
+
+
+def compared(project: Project, folder: Path) -> pd.DataFrame:
+    return against(project.params, "demo", "mine", folder, root=project.root)
+
+
+def test_image_by_image_and_seed_by_seed(tmp_path: Path) -> None:
+    folder, project = committed(tmp_path), mine(tmp_path, range(3))
+    frame = compared(project, folder)
+    assert list(frame["against"].unique()) == ["AT", "AT-AWP", "AT-RWP"]
+    assert set(frame["attack"]) == {"autoattack"}
+    rows = frame[frame["against"] == "AT-AWP"].set_index("seed")
+    assert list(rows.index) == ["0", "1", "2", "all"]  # the seeds that both have
+    own = [outcomes(0.5, 10 * seed + len("mine")) for seed in range(3)]
+    theirs = [outcomes(0.4, 10 * seed + len("at-awp")) for seed in range(3)]
+    for seed in range(3):
+        expected = 100 * (own[seed].mean() - theirs[seed].mean())
+        assert rows.loc[str(seed), "difference"] == pytest.approx(expected)
+    over = crossed_difference(own, theirs)
+    row = rows.loc["all"]
+    assert (row["difference"], row["low"], row["high"]) == pytest.approx(
+        (100 * over.estimate, 100 * over.low, 100 * over.high)
+    )
+    assert row["p_value"] == pytest.approx(over.p_value)
+    assert row["num_seeds"] == 3
+    assert row["finding"] == "MINE is better"
+    assert rows.loc["1", "finding"] == "one of several seeds: not tested"
+    tested = frame[frame["p_value"].notna()]
+    assert len(tested) == 3
+    assert tested["p_holm"].iloc[tested["p_value"].argmin()] == pytest.approx(
+        3 * tested["p_value"].min()
+    )
+    lines = list(sentences(frame))
+    assert len(lines) == 3
+    assert lines[1].startswith("MINE - AT-AWP, best, autoattack: +")
+    assert lines[1].endswith("3 seeds, 400 images: MINE is better")
+    path = write_against(frame, "demo", "mine", root=project.root)
+    assert path.relative_to(project.root) == Path("results/demo/against-mine.csv")
+    assert len(pd.read_csv(path)) == len(frame)
+
+
+def test_one_seed_speaks_of_two_networks(tmp_path: Path) -> None:
+    frame = compared(mine(tmp_path, range(1), share=0.7), committed(tmp_path))
+    row = frame[frame["against"] == "AT"].iloc[0]
+    own, theirs = outcomes(0.7, len("mine")), outcomes(0.3, len("at"))
+    assert row["p_value"] == pytest.approx(mcnemar(own, theirs).p_value)
+    assert row["finding"] == "this MINE network is better"
+    assert (row["seed"], row["num_seeds"]) == ("0", 1)
+
+
+def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
+    folder = committed(tmp_path)
+    nothing = Project(tmp_path / "none", check_params(settings(4)), "demo")
+    with pytest.raises(UserError, match=r"mine: expected records of its runs, found none .*snakem"):
+        compared(nothing, folder)
+    with pytest.raises(UserError, match="expected a recipe"):
+        against(nothing.params, "demo", "mien", folder, root=nothing.root)
+    project = mine(tmp_path, range(2))
+    key = setting_keys(project.params, "demo", Setting(), "mine")[1]
+    record = project.root / key.directory / "run.json"
+    text = record.read_text()
+    record.write_text(text.replace('"inputs": {}', '"inputs": {"train": "ab"}'))
+    with pytest.raises(UserError, match="mine, seed 1: expected a run on the training images of"):
+        compared(project, folder)
+    record.write_text(text)
+    first = setting_keys(project.params, "demo", Setting(), "mine")[0]
+    project.write_record(first, "autoattack", 9, data_sha256="2" * 64)
+    with pytest.raises(UserError, match="expected the test images of demo, got others"):
+        compared(project, folder)
+
+
+def test_another_attack_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    folder = committed(tmp_path)
+    change = {"evaluation": copy.deepcopy(PARAMS["suites"]["demo"]["evaluation"])}
+    change["evaluation"]["attacks"]["autoattack"] |= {"epsilon": 0.05}
+    project = mine(tmp_path, range(2), **change)
+    with pytest.raises(
+        UserError,
+        match=r"mine: autoattack: expected the attack of demo, got one with another threat",
+    ):
+        compared(project, folder)

@@ -1,0 +1,230 @@
+"""Gathered results: small, of an unfinished suite too, and enough for the report."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from rwp.errors import UserError
+from rwp.files import sha256_file
+from rwp.pipeline.load import check_params
+from rwp.pipeline.suites import figure_names
+from rwp.reporting.claims import claims, read_claims, rows_of, told, write_claims
+from rwp.reporting.figures import write_suite_figure
+from rwp.reporting.gathered import gather, opened, settings_of
+from rwp.reporting.report import render_report
+from rwp.reporting.results import read_results
+from tests.commands.test_commands import assert_one_line
+from tests.conftest import Project as Commands
+
+from .conftest import Project
+from .settings import shown_content
+
+CLAIM = (
+    "won:\n  says: RWP beats AT\n  terms: {at-rwp best autoattack: 1, at best autoattack: -1}\n"
+    "  above: 0\n"
+)
+
+
+@pytest.fixture
+def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """Some runs of the demo with their records; pictures are not drawn, as that is tested below."""
+
+    def undrawn(results: Any, name: str) -> None:
+        if not any(run.finished for run in results.runs.values()):
+            raise UserError("figure: expected trained runs, got none")
+
+    monkeypatch.setattr("rwp.reporting.gathered.write_suite_figure", undrawn)
+    project = Project(tmp_path / "few", check_params(shown_content()), "demo")
+    for recipe in ("at", "at-awp", "at-rwp"):
+        (key,) = project.table2_keys(recipe)
+        project.write_run(key, [0.2, 0.4, 0.3])
+        for attack in project.params.suites["demo"].evaluation.attacks:
+            project.write_record(key, attack, 200)
+        project.write_diagnosis(key)
+    return project
+
+
+def page(folder: Path) -> str:
+    with opened(folder) as place:
+        judged = told(place.params, place.suite, root=place.root)
+        return render_report(
+            read_results(place.params, place.suite, root=place.root), judged=judged
+        )
+
+
+def gathered(project: Project, target: Path, content: Any = None) -> list[str]:
+    settings = content or shown_content()
+    return gather(settings, "demo", root=project.root, target=target).left_out
+
+
+def test_the_report_of_a_gathered_folder_is_that_of_the_project(
+    filled: Project, tmp_path: Path
+) -> None:
+    """Claims, tables, figures, origins: all of the page, with nothing but the folder."""
+    (filled.root / "claims.yaml").write_text(CLAIM, encoding="utf-8")
+    write_suite_figure(filled.results("fig3c"), "fig3c")  # no part of the suite's report
+    target = tmp_path / "docs" / "demo"
+    assert gathered(filled, target) == []
+    base = filled.root / "results" / "demo"
+    frame = claims(
+        filled.params, "demo", read_claims(filled.root / "claims.yaml"), root=filled.root
+    )
+    write_claims(frame, "demo", root=filled.root)
+    judged = told(filled.params, "demo", root=filled.root)
+    expected = render_report(filled.results(), judged=judged)
+    names = [f"{name}.csv" for name in ("claims", "table1", "table2", "comparisons", "beyond")]
+    names += [f"{figure}.svg" for figure in figure_names(filled.params.suites["demo"])]
+    for name in names:
+        assert (target / name).exists(), name
+        if (base / name).exists():
+            assert (target / name).read_bytes() == (base / name).read_bytes(), name
+    shutil.rmtree(filled.root)
+    assert page(target) == expected
+    assert not [path for path in target.rglob("*") if path.suffix in (".pt", ".png", ".npz")]
+    assert page(target).index('id="claims"') < page(target).index('id="table2"')
+
+
+def test_an_unfinished_suite_is_gathered_as_far_as_it_is(few: Project, tmp_path: Path) -> None:
+    (few.root / "claims.yaml").write_text(CLAIM, encoding="utf-8")
+    for recipe in ("at-awp", "at-rwp"):
+        shutil.rmtree(few.root / few.table2_keys(recipe)[0].directory)
+    left_out = gathered(few, tmp_path / "part")
+    assert left_out[-1].startswith("fig4b: figure: expected trained runs, got none")
+    assert str(few.root) not in " ".join(left_out)
+    with opened(tmp_path / "part") as place:
+        frame = claims(
+            place.params, "demo", read_claims(place.root / "claims.yaml"), root=place.root
+        )
+    (row,) = rows_of(frame)
+    assert row["outcome"] == "missing"
+    assert "at-rwp/seed0: this training has not finished" in row["reason"]
+    assert "this training has not finished" in page(tmp_path / "part")
+    frame = pd.read_csv(tmp_path / "part" / "table1.csv")
+    assert frame.set_index(["method", "threat_model"])["best"].notna().sum() == 1
+
+
+def test_a_run_that_was_trained_again_takes_its_old_records_away(
+    few: Project, tmp_path: Path
+) -> None:
+    target, key = tmp_path / "docs", few.table2_keys("at")[0]
+    gathered(few, target)
+    place = target / Path(*key.directory.parts[2:])
+    times = {path: path.stat().st_mtime_ns for path in place.rglob("*.json*")}
+    gathered(few, target)
+    assert {path: path.stat().st_mtime_ns for path in place.rglob("*.json*")} == times
+    shutil.rmtree(few.root / key.directory)
+    gathered(few, target)  # a machine that lacks the run takes nothing away
+    assert set(place.rglob("*.json*")) == set(times)
+    few.write_run(key, [0.1, 0.3])
+    gathered(few, target)
+    assert sorted(path.name for path in place.rglob("*.json*")) == ["history.jsonl", "run.json"]
+
+
+def test_runs_of_other_settings_stay_behind(few: Project, tmp_path: Path) -> None:
+    content = shown_content()
+    content["suites"]["demo"]["perturbations"]["awp"]["gamma"] = 0.02
+    left_out = gathered(few, tmp_path / "docs", content)
+    assert any("at-awp/seed0: trained with another perturbation" in text for text in left_out)
+    with opened(tmp_path / "docs") as place:
+        assert not list((place.root / "results/demo/runs").rglob("at-awp"))
+
+
+def test_networks_of_one_seed_go_along(few: Project, tmp_path: Path) -> None:
+    suite = few.params.suites["demo"]
+    keys = [key for recipe in suite.table1.recipes for key in few.table2_keys(recipe)]
+    for number, key in enumerate(keys):
+        for name in ("best.pt", "last.pt", "best_on_test.pt"):
+            (few.root / key.directory / name).write_bytes(bytes([number]) * 9)
+        digest = sha256_file(few.root / key.directory / "best.pt")
+        for path in (few.root / key.directory / "evaluation/best").glob("*.json"):
+            record = json.loads(path.read_text()) | {"checkpoint_sha256": digest}
+            if path.name != "diagnosis.json":
+                path.write_text(json.dumps(record), encoding="utf-8")
+    found = gather(shown_content(), "demo", root=few.root, target=tmp_path / "docs")
+    assert len(found.networks) == 2 * len(suite.table1.recipes)
+    assert {path.name for path in (tmp_path / "docs").rglob("*.pt")} == {"best.pt", "last.pt"}
+    for path in found.networks:
+        inside = path.relative_to(tmp_path / "docs")
+        assert path.read_bytes() == (few.root / "results/demo" / inside).read_bytes()
+    target = tmp_path / "small"
+    assert not gather(
+        shown_content(), "demo", root=few.root, target=target, networks=False
+    ).networks
+    assert not list(target.rglob("*.pt"))
+
+
+def test_only_the_settings_of_the_suite_are_kept() -> None:
+    content: dict[str, Any] = copy.deepcopy(shown_content())
+    content["suites"] |= {"mine": {"extends": "demo"}, "other": {"nonsense": 1}}
+    found = settings_of(content, "mine")
+    assert list(found["suites"]) == ["mine", "demo"]
+    assert found["build"] == ["mine"]
+
+
+@pytest.fixture
+def committed_folder(few: Project, tmp_path: Path) -> Path:
+    gathered(few, tmp_path / "docs")
+    return tmp_path / "docs"
+
+
+def test_bad_folders_are_one_line_each(
+    committed_folder: Path, few: Project, tmp_path: Path
+) -> None:
+    there = Commands.__new__(Commands)
+    there.folder = tmp_path / "elsewhere"
+    there.folder.mkdir()
+
+    def report(folder: Path, *words: str) -> Any:
+        return there.run("rwp", "report", "--from", str(folder), *words)
+
+    result = report(committed_folder)
+    assert result.returncode == 0, result.stderr
+    assert (committed_folder / "report.html").exists()
+    assert list(there.folder.iterdir()) == []  # no params.yaml, data or state are needed
+    assert_one_line(report(tmp_path), "expected gathered results with a results.json, found none")
+    assert_one_line(report(tmp_path / "nowhere"), "nowhere: expected gathered results")
+    assert_one_line(
+        report(committed_folder, "--suite", "demo"), "--suite: expected none with --from"
+    )
+    manifest, settings = committed_folder / "results.json", committed_folder / "settings.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace("rwp.results/1", "rwp.results/2"))
+    assert_one_line(
+        report(committed_folder), "expected the format rwp.results/1, got 'rwp.results/2'"
+    )
+    with pytest.raises(UserError, match=r"expected the format rwp\.results/1"):
+        gathered(few, committed_folder)
+    manifest.write_text(text)
+    settings.write_text(settings.read_text().replace('"selection"', '"selected_by"'))
+    assert_one_line(report(committed_folder), "settings.json: suites.demo", "'selected_by'")
+    settings.unlink()
+    assert_one_line(report(committed_folder), "settings.json")
+
+
+def test_a_folder_of_another_suite_is_not_filled(committed_folder: Path, few: Project) -> None:
+    content = shown_content()
+    content["suites"]["mine"] = content["suites"]["demo"]
+    with pytest.raises(UserError, match="expected a folder of the suite mine, got one of demo"):
+        gather(content, "mine", root=few.root, target=committed_folder)
+    with pytest.raises(UserError, match="expected trained runs, found none"):
+        gather(content, "mine", root=few.root, target=committed_folder.parent / "mine")
+
+
+def test_gathered_results_are_of_their_time(few: Project, tmp_path: Path) -> None:
+    """Code and images of today, which a clone may not even have, make none of them stale."""
+    for path in (few.root / "results").rglob("*.json"):
+        document = json.loads(path.read_text())
+        path.write_text(json.dumps(document | {"fingerprint": "0" * 16}), encoding="utf-8")
+    assert {run.status for run in few.results().runs.values()} == {"stale", "missing"}
+    assert gathered(few, tmp_path / "docs")[:-1] == []
+    with opened(tmp_path / "docs") as place:
+        found = read_results(place.params, "demo", root=place.root)
+    assert {run.status for run in found.runs.values()} == {"finished", "missing"}
+    assert set(found.attacks["status"]) == {"ok", "missing"}
