@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import html
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from rwp.pipeline.load import check_params
 from rwp.pipeline.suites import beyond_rows
@@ -109,8 +111,9 @@ def test_with_seeds_tables_are_means_and_deviations(tmp_path: Path) -> None:
     assert third.loc[0, "best_std"] == pytest.approx(8**0.5)
     assert "training_hours_std" not in third
     assert set(third["num_seeds"]) == {2}
-    cells = [list(column.cells) for column in terminal_table(table, title="").columns]
-    assert cells[3][0] == "51.0 ± 1.4"
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(terminal_table(table, title="", width=120))
+    assert "51.0 ± 1.4" in console.export_text()
     page = Page(render_report(project.results()))
     assert any(text.startswith("51.00± 1.41 over 2 seeds") for _, text in page.cells)
     assert "AT-20<small>2 seeds</small>" in render_report(project.results())
