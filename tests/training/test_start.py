@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
+from rwp.core.models import Normalization
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import run_key
@@ -19,7 +21,9 @@ from rwp.pipeline.steps import Steps
 from rwp.training.image_losses import ImageLosses, read_losses
 from rwp.training.jobs import input_paths, prepare, train_run
 from rwp.training.loop import Training
+from rwp.training.own import OwnNetwork
 from rwp.training.spec import TrainSpec
+from rwp.training.start import _check_normalization
 from rwp.training.work import TIMINGS
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
@@ -164,6 +168,17 @@ def test_weights_from_a_file(trunk: tuple[Params, Path], tmp_path: Path) -> None
     (root / "weights.pt").unlink()
     with pytest.raises(UserError, match=r"weights.pt: expected what .* starts from, found no file"):
         train(trunk, "pretrained", tmp_path / "d")
+
+
+def test_a_network_of_ones_own_may_normalize_inside(trunk: tuple[Params, Path]) -> None:
+    spec, path = spec_of(trunk[0], "pretrained"), Path("weights.pt")
+    inner = nn.Sequential(Normalization([0.5], [0.2]), nn.Flatten())
+    plain: dict[str, Any] = {"mean": None, "std": None}
+    _check_normalization(OwnNetwork(nn.Identity(), inner), spec, plain, path)
+    outer = OwnNetwork(Normalization([0.3], [0.2]), inner)
+    _check_normalization(outer, spec, {"mean": [0.3], "std": [0.2]}, path)
+    with pytest.raises(UserError, match=r"the mean \[0.4\] of .*, got \[0.3"):
+        _check_normalization(outer, spec, {"mean": [0.4], "std": [0.2]}, path)
 
 
 @pytest.mark.parametrize(

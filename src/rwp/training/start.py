@@ -123,8 +123,11 @@ def _weights_of(
 def _check_normalization(
     model: nn.Module, spec: TrainSpec, network: Mapping[str, Any], path: Path
 ) -> None:
-    """Mean and std lie among the weights: those of the file must be those of the settings."""
-    for layer in model.modules():
+    """Mean and std lie among the weights: those of the file must be those of the settings.
+
+    Layers further in are of a user's own network, which may normalize as it likes.
+    """
+    for layer in model.children():
         if not isinstance(layer, Normalization):
             continue
         for name in ("mean", "std"):
