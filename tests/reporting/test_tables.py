@@ -140,9 +140,9 @@ def test_attacks_beyond_the_papers_follow_after_aa(tmp_path: Path) -> None:
     attacks["pgd-20-restarts"] = {"kind": "pgd", "num_steps": 20, "num_restarts": 5}
     del attacks["fgsm"]
     table = table2(read_results(check_params(content), "demo", root=tmp_path))
-    assert list(table.frame.columns) == [*TABLE2_COLUMNS[:-1], "pgd-20-restarts", "verdict"]
-    fgsm = table.details.query("attack == 'fgsm'")
-    assert fgsm["reason"].str.contains("not among the attacks of the suite").all()
+    run = [name for name in TABLE2_COLUMNS if name != "fgsm"]  # what a suite lacks is not missing
+    assert list(table.frame.columns) == [*run[:-1], "pgd-20-restarts", run[-1]]
+    assert "fgsm" not in set(table.details["attack"])
 
 
 def test_autoattack_lite_is_refused(demo: Project) -> None:
