@@ -145,9 +145,7 @@ def test_one_line_for_a_figure_that_cannot_be(
         check_params(settings)
 
 
-def test_a_run_that_ended_before_that_epoch_does_not_take_the_figure_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_ended_before_that_epoch_does_not_take_the_figure_away(tmp_path: Path) -> None:
     place = {"suite": "s", "dataset": "d", "threat": "linf", "network": "n", "recipe": "at"}
     keys = [RunKey(**place, seed=seed) for seed in (0, 1)]
     runs = {}
@@ -156,9 +154,9 @@ def test_a_run_that_ended_before_that_epoch_does_not_take_the_figure_away(
         folder.mkdir(parents=True)
         cut = {n: a[:epochs] if np.ndim(a) == 2 else a for n, a in arrays().items()}
         np.savez_compressed(folder / "losses.npz", **cut)
-        runs[key] = SimpleNamespace(status=status, finished=status == "finished")
-    monkeypatch.setattr(figures, "_keys", lambda *_: keys)
+        runs[key] = SimpleNamespace(status=status, finished=status == "finished", path=folder)
     entry = MovementFigure(kind="movement", recipes=("at",), epoch=2, edges=EDGES)
-    results: Any = SimpleNamespace(root=tmp_path, runs=runs)
-    frame, _ = figures._movement(results, entry)
+    results: Any = SimpleNamespace(runs=runs)
+    part: Any = SimpleNamespace(lines=[SimpleNamespace(keys=keys, labels={"method": "AT"})])
+    frame, _ = figures._movement(results, part, entry)
     assert set(frame["seed"]) == {0}
