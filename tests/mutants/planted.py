@@ -803,8 +803,8 @@ REPORTING = _faults(
     ),
     (
         "pairs: uncorrected findings",
-        'if row["p_holm"] > LEVEL:',
-        'if row["p_value"] > LEVEL:',
+        'if row["p_holm"] > LEVEL:\n        return CHANCE\n    for name',
+        'if row["p_value"] > LEVEL:\n        return CHANCE\n    for name',
     ),
     (
         "pairs: defense and against swapped",

@@ -157,7 +157,7 @@ def a_figure(settings: Settings) -> None:
         "sweep": {"sweep": "c-min", "label": "c_min"},
         "removal": {"sweep": "removal"},
         "landscape": demo(settings)["figures"]["fig2"],
-        "movement": {"recipes": ["at"], "epoch": 2, "edges": [1]},
+        "movement": {"recipes": ["at"], "epoch": 2, "edges": [0, 1]},
     }
     assert said == set(entries)
     figures = {kind: {**entry, "kind": kind} for kind, entry in entries.items()}
