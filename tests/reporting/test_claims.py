@@ -464,6 +464,18 @@ def test_the_report_opens_with_the_claims(tmp_path: Path) -> None:
     page = render_report(project.results(), judged=judged)
     assert page.index('id="claims"') < page.index('id="table2"')
     assert "RWP &lt;beats&gt; AT" in page
+    assert "that nothing here can tell" not in page
     frame = claims(project.params, "demo", read_claims(tmp_path / FILE), root=tmp_path)
     path = write_claims(frame, "demo", root=tmp_path)
     assert path.read_text().startswith("claim,says,wanted,outcome,estimate")
+
+
+def test_claims_of_one_seed_do_not_fill_the_page(tmp_path: Path) -> None:
+    project = seeded(tmp_path, 1)
+    project.write_all()
+    text = f"won:\n  says: RWP <beats> AT\n  terms: {WON['terms']}\n  above: 0\n".replace("'", "")
+    (tmp_path / FILE).write_text(text, encoding="utf-8")
+    page = render_report(project.results(), judged=told(project.params, "demo", root=tmp_path))
+    assert "Of 1 claim: 1 not told. Claims are judged over several training seeds" in page
+    assert "<summary>1 claim that nothing here can tell, and why</summary>" in page
+    assert page.index("<summary>1 claim") < page.index("RWP &lt;beats&gt; AT")

@@ -24,7 +24,7 @@ SHOWN = {
     ),
     "figure": (
         ["{base}/{figure}.csv", "{base}/{figure}.svg", "{base}/{figure}.png"],
-        "figure {wildcards.figure}",
+        "figure {figure}",
         "Drawing {output[1]}",
     ),
     "report": (["{base}/report.html"], "report", WRITING),
@@ -60,11 +60,12 @@ for name, (outputs, command, message) in SHOWN.items():
             "../envs/rwp.yaml"
         params:
             fingerprint=ask(outputs[0], "fingerprint"),
+            command=command,  # by name: a shell text is put together when the loop has ended
             suite=suite_of,
         message:
             message
         shell:
-            f"python -m rwp {command} --suite {{params.suite}} > {{log}} 2>&1"
+            "python -m rwp {params.command} --suite {params.suite} > {log} 2>&1"
 
 
 wildcard_constraints:

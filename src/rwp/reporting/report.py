@@ -15,7 +15,7 @@ from scipy.stats import t
 from rwp.evaluation.verdict import MEANING, Level
 from rwp.files import write_text
 from rwp.pipeline.suites import BEYOND
-from rwp.reporting.claims import FAILS, HOLDS
+from rwp.reporting.claims import FAILS, HOLDS, counted
 from rwp.reporting.figures import given_figures, own_figures, reported_figures
 from rwp.reporting.gaps import figure_gaps, table_gaps
 from rwp.reporting.labels import COLUMN_LABELS, NORM_TEXTS, norm_text
@@ -116,6 +116,11 @@ def render_report(
     return environment.get_template("report.html.j2").render(context) + "\n"
 
 
+def _is_told(claim: Row) -> bool:
+    """Whether there is something to read off: an outcome, or how far the seeds spread."""
+    return claim["outcome"] in (HOLDS, FAILS) or claim["low"] is not None
+
+
 def _context(
     results: Results, judged: Sequence[Row], figures: Sequence[Path] | None
 ) -> dict[str, Any]:
@@ -133,6 +138,9 @@ def _context(
         "name": results.suite_name,
         "headline": in_short,
         "claims": judged,
+        "claim_counts": counted(judged),
+        "told_claims": [row for row in judged if _is_told(row)],
+        "untold_claims": [row for row in judged if not _is_told(row)],
         "claim_kinds": {HOLDS: "within", FAILS: "outside"},
         "suite": suite,
         "table1": _table1_rows(first, paper1),
