@@ -159,6 +159,8 @@ MOVED = {
 
 @pytest.mark.parametrize("name", MOVED)
 def test_a_change_that_moves_a_bit(name: str, unchanged: CopiedProject) -> None:
+    """Also where another training, which has no weight perturbation, is as it was."""
+    assert unchanged.run("rwp", "train", "--recipe", "at", "--no-tracking").returncode == 0
     edit(unchanged, name, *MOVED[name])
     result = unchanged.run("rwp", "accept", "train", "--because", "only a little")
     assert result.returncode == 2

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,7 @@ def accept(params: Params, name: str, *, because: str, root: Path) -> list[dict[
     """
     if not because.strip():
         raise UserError("--because: expected why no number changes, got nothing; say it")
-    entries = []
+    entries: dict[tuple[str, str], dict[str, str]] = {}
     for step, commit, old in _changed_steps(params, name, root):
         with checked_out(commit) as source, tempfile.TemporaryDirectory(prefix="rwp-") as folder:
             before = _repeat(step, root, Path(folder) / "old", source)
@@ -69,18 +70,20 @@ def accept(params: Params, name: str, *, because: str, root: Path) -> list[dict[
             "compared": step.outputs[0],
             "because": because.strip(),
         }
-        entries.append(entry)
-    lines = [json.dumps(item, ensure_ascii=False) for item in (*read_ledger(), *entries)]
+        known = entries.setdefault((entry["module"], entry["old"]), entry)
+        if known is not entry:
+            known["compared"] += f", {entry['compared']}"
+    lines = [json.dumps(item, ensure_ascii=False) for item in (*read_ledger(), *entries.values())]
     write_text(LEDGER, "\n".join(lines) + "\n")
-    return entries
+    return list(entries.values())
 
 
 _IN_SECONDS = ("table", "figure", "report")
 
 
 def _changed_steps(params: Params, name: str, root: Path) -> list[tuple[Step, str, Code]]:
-    """The steps that are meant, one for each module, behind results that only the code has made
-    stale; with the commit of the old code, and that code.
+    """The steps that are meant, one for each way through the code, behind results that only the
+    code has made stale; with the commit of the old code, and that code.
     """
     steps = Steps(params)
     every = below(steps.report(suite) for suite in params.suites)
@@ -92,22 +95,23 @@ def _changed_steps(params: Params, name: str, root: Path) -> list[tuple[Step, st
             f" got a table, a figure or a report, which take seconds; let snakemake make them again"
         )
     meant = [step for step in every if step.kind == name] if asked is None else below([asked])
-    missing, tried = {step.code for step in meant}, 0
+    compared: set[tuple[str, str]] = set()
     changed: list[tuple[Step, str, Code]] = []
+    tried = 0
     for result, recorded in _outdated(results(every if asked is None else [*every, asked]), root):
-        stands_on = below([result.step])
-        if asked not in stands_on and (asked or not missing & {s.code for s in stands_on}):
+        stands_on = set(below([result.step]))
+        left = [step for step in meant if step in stands_on and _way(step) not in compared]
+        if asked not in stands_on and (asked or not left):
             continue
         tried += 1
         found = maker(params, result, recorded, root=root)
         if found is None:
             continue
-        for step in meant:
-            is_meant = step in stands_on and step.code in missing
-            if is_meant and found[1].hash(step.code) != step.code_hash:
-                missing.remove(step.code)
+        for step in left:
+            if _way(step) not in compared and found[1].hash(step.code) != step.code_hash:
+                compared.add(_way(step))
                 changed.append((step, *found))
-        if not missing or (asked and changed):
+        if asked and changed:
             break
     if changed:
         return changed
@@ -116,6 +120,28 @@ def _changed_steps(params: Params, name: str, root: Path) -> list[tuple[Step, st
         f" made stale, got {tried} stale results and no commit whose code fits them and differs;"
         f" see `rwp verify` and `rwp verify --why FILE`"
     )
+
+
+def _way(step: Step) -> tuple[str, str]:
+    """Which way a step takes through its module: trainings and attacks differ in more than numbers.
+
+    A change of the weight perturbation moves no bit of a training that has none.
+    """
+    settings = step.settings
+    if isinstance(settings, TrainSpec | EvaluationSpec):
+        return step.code, repr(_words(settings.document()))
+    return step.code, ""
+
+
+def _words(value: Any) -> Any:
+    """Settings without numbers, and without the names of runs, data and files."""
+    if isinstance(value, dict):
+        return {name: _words(part) for name, part in value.items() if name not in ("key", "data")}
+    if isinstance(value, list | tuple):
+        return sorted({repr(_words(part)) for part in value})
+    if value is None or isinstance(value, bool):
+        return value
+    return value if isinstance(value, str) and not re.search(r"\d|/", value) else ""
 
 
 def _outdated(every: list[Result], root: Path) -> Iterator[tuple[Result, str]]:
