@@ -80,6 +80,7 @@ import json, sys
 from pathlib import Path
 sys.path.append(sys.argv[2])
 from rwp.pipeline.load import load_params
+from rwp.pipeline.steps import Steps
 from rwp.training.jobs import train_run
 from rwp.training.loop import Training
 from rwp.training.pseudo_labels import write_pseudo_labels
@@ -95,8 +96,9 @@ for recipe in json.loads(sys.argv[1]):
     if spec.unlabeled is not None:
         labels = spec.unlabeled.labeling
         if not (root / labels.path).exists():
-            write_pseudo_labels(labels, root=root, fingerprint="labels")
-    train_run(spec, root=root, fingerprint="undisturbed")
+            fingerprint = Steps(params).label(labels).fingerprint
+            write_pseudo_labels(labels, root=root, fingerprint=fingerprint)
+    train_run(spec, root=root, fingerprint=Steps(params).train(spec.key).fingerprint)
 print(json.dumps(steps))
 """
 
