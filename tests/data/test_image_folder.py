@@ -1,5 +1,6 @@
 import io
 import os
+import random
 import tarfile
 import time
 import zipfile
@@ -196,6 +197,23 @@ def test_a_truncated_or_foreign_archive_is_refused(tmp_path, tree, name):
     path.write_bytes(b"<html>not an archive</html>")
     with pytest.raises(UserError, match=r"got a damaged or foreign file"):
         load(path)
+
+
+@pytest.mark.parametrize("name", ["t.tar", "t.tar.gz", "t.tar.xz", "t.zip"])
+def test_an_archive_with_any_bytes_replaced_is_read_or_refused(tmp_path, tree, name):
+    path = packed(tmp_path / name, tree)
+    whole, draw, refused = path.read_bytes(), random.Random(0), 0
+    for _ in range(150):
+        # half of them near the end, where a zip keeps the names of its members
+        start = draw.randrange(len(whole)) if draw.random() < 0.5 else -draw.randrange(1, 400)
+        start %= len(whole)
+        put = draw.randbytes(draw.randrange(1, 9))
+        path.write_bytes(whole[:start] + put + whole[start + len(put) :])
+        try:
+            load(path)
+        except UserError:
+            refused += 1
+    assert refused
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 import os
 import pickle
+import random
 
 import numpy as np
 import pytest
 
 from rwp.data.fetch import fetch_dataset
+from rwp.data.sources.arrays import check_npz, read_npz
 from rwp.data.unlabeled import fetch_unlabeled
 from rwp.errors import UserError
 from tests.data.samples import (
@@ -58,6 +60,22 @@ def test_damaged_bytes_inside_an_npz_are_found_without_a_hash(tmp_path, server):
     with pytest.raises(UserError, match=r"expected a (sound|whole) npz file"):
         fetch_unlabeled("edm-1m", unlabeled("npz", url=server.url("1m.npz")), tmp_path)
     assert_nothing_left(tmp_path)
+
+
+def test_an_npz_with_any_bytes_replaced_is_read_or_refused(tmp_path):
+    path, draw, refused = tmp_path / "given.npz", random.Random(0), 0
+    whole = generated()
+    for _ in range(150):
+        start = draw.randrange(len(whole)) if draw.random() < 0.5 else -draw.randrange(1, 400)
+        start %= len(whole)
+        put = draw.randbytes(draw.randrange(1, 9))
+        path.write_bytes(whole[:start] + put + whole[start + len(put) :])
+        for read in (check_npz, lambda path: read_npz(path, 10)):
+            try:
+                read(path)
+            except UserError:
+                refused += 1
+    assert refused
 
 
 def test_a_wrong_hash_is_refused(tmp_path, server):

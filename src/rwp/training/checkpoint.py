@@ -162,7 +162,10 @@ def _other_kind(path: Path) -> str:
     """What a file is that is no checkpoint, and what to do; empty where neither is known."""
     if path.is_dir():
         return "a folder; name the file in it"
-    names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+    try:
+        names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+    except Exception:  # a damaged archive may raise anything
+        return ""
     kinds = {
         "a TorchScript program": any(name.endswith("constants.pkl") for name in names),
         "arrays of numpy": any(name.endswith(".npy") for name in names),

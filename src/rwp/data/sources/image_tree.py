@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import lzma
 import os
 import stat
 import tarfile
 import unicodedata
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -116,7 +114,9 @@ def _zip_entries(path: Path) -> Iterator[TreeEntry]:
                 if parts:
                     is_folder = member.is_dir()
                     yield TreeEntry(parts, None if is_folder else archive.read(member))
-    except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive may raise anything
         raise _damaged(path, error) from error
 
 
@@ -137,7 +137,9 @@ def _tar_entries(path: Path) -> Iterator[TreeEntry]:
                         "pack the tree again without links"
                     )
                 yield TreeEntry(parts, stream.read())
-    except (tarfile.TarError, lzma.LZMAError, EOFError, zlib.error, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive may raise anything
         raise _damaged(path, error) from error
 
 
