@@ -108,6 +108,19 @@ def test_one_seed_speaks_of_two_networks(tmp_path: Path) -> None:
     assert (row["seed"], row["num_seeds"]) == ("0", 1)
 
 
+def test_nothing_is_found_of_a_network_whose_verdict_is_red(tmp_path: Path) -> None:
+    folder, project = committed(tmp_path), mine(tmp_path, range(3), share=0.7)
+    key = project.table2_keys("mine")[1]
+    for name in project.params.suites["demo"].evaluation.attacks:
+        if name != "autoattack":
+            project.write_record(key, name, 300)
+    project.write_diagnosis(key, "red")
+    frame = compared(project, folder)
+    tested = frame[frame["p_holm"].notna()]
+    assert (tested["p_holm"] < 0.05).any()
+    assert set(tested["finding"]) == {"no finding on MINE: the verdict on it is red"}
+
+
 def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
     folder = committed(tmp_path)
     nothing = Project(tmp_path / "none", check_params(settings(4)), "demo")

@@ -143,8 +143,13 @@ def test_a_red_verdict_is_told_beside_the_claim(tmp_path: Path) -> None:
     project.write_diagnosis(key, "red")
     clean = {"says": "x", "terms": {"at best natural": 1, "at-rwp best natural": -1}, "within": 90}
     found = judged(project, won=WON | {"above": 0}, clean=clean)
-    assert sentence(found["won"]) == "holds: but the verdict on at-rwp is red"
+    assert sentence(found["won"]) == "holds: but at-rwp: the verdict on it is red"
     assert "red" not in sentence(found["clean"])
+    warning = "the model answers differently each time"
+    write_flags(project, "at", outcomes(0.4, 1), seed=1, warnings=[warning])
+    assert sentence(judged(project, won=WON | {"above": 0})["won"]).endswith(
+        "it answers differently each time"
+    )
 
 
 def test_the_interval_is_that_of_seeds_crossed_with_images(tmp_path: Path) -> None:

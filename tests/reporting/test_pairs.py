@@ -6,6 +6,7 @@ import base64
 import copy
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,12 @@ def pair(frame: pd.DataFrame, defense: str, against: str, attack: str) -> pd.Dat
 
 
 def write_flags(
-    project: Project, recipe: str, flags: np.ndarray, seed: int = 0, attack: str = "autoattack"
+    project: Project,
+    recipe: str,
+    flags: np.ndarray,
+    seed: int = 0,
+    attack: str = "autoattack",
+    **changes: Any,
 ) -> None:
     """A record of an attack with these outcomes, below a clean accuracy of 100 %."""
     key = project.table2_keys(recipe)[seed]
@@ -42,6 +48,7 @@ def write_flags(
         num_clean_correct=len(flags),
         clean_bits=bits(every),
         robust_bits=bits(flags),
+        **changes,
     )
 
 

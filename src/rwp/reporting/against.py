@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from rwp.errors import UserError
+from rwp.evaluation.diagnosis import read_diagnosis
 from rwp.evaluation.records import EvaluationRecord, robust_flags
 from rwp.pipeline.settings import Params, Setting, choose
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import setting_keys
 from rwp.reporting.gathered import Opened, opened
 from rwp.reporting.labels import method_label
-from rwp.reporting.pairs import ALL_SEEDS, CHANCE, LEVEL, ONE_START, holm, images_of, pair
+from rwp.reporting.pairs import ALL_SEEDS, ONE_START, doubt, finding, holm, images_of, pair
 from rwp.reporting.results import (
     Run,
     decided_by_start,
@@ -42,8 +44,9 @@ def against(
     `difference` is the recipe less the gathered one, in points, with its 95 % interval: per seed
     over images, and over seeds and images in the row of all seeds that both have. Where there is
     one seed alone the test is McNemar's, of these two networks, and there is none under an attack
-    that a random start decides. `p_holm` is corrected for all
-    tests of the frame. Nothing of the folder is trained or attacked again.
+    that a random start decides. `p_holm` is corrected for all tests of the frame. Under attack,
+    nothing is found of networks whose verdict is red or that answer differently each time. Nothing
+    of the folder is trained or attacked again.
 
     Raises:
         UserError: no such recipe; nothing of it is attacked; it was trained or attacked on other
@@ -51,51 +54,70 @@ def against(
     """
     choose(params.suites, suite, "suite", "--suite")
     choose(params.suites[suite].recipes, recipe, "recipe", f"suites.{suite}.recipes")
-    own, runs, missing = _seen(params, suite, recipe, Path(root))
-    if not own:
+    own = _side(params, suite, recipe, Path(root))
+    if not own.seen:
         raise UserError(
-            f"{recipe}: expected records of its runs, found none ({missing[0]}); build them: "
+            f"{recipe}: expected records of its runs, found none ({own.missing[0]}); build them: "
             f"snakemake --cores all {' '.join(_targets(params, suite, recipe))}"
         )
     rows: list[dict[str, Any]] = []
+    doubts = {method_label(recipe): own.doubt}
     with opened(folder) as place:
         for other in place.params.suites[place.suite].table1.recipes:
-            theirs, baselines, _ = _seen(place.params, place.suite, other, place.root)
-            _check_images(recipe, runs, baselines, folder)
+            theirs = _side(place.params, place.suite, other, place.root)
+            _check_images(recipe, own.runs, theirs.runs, folder)
             names = {"recipe": method_label(recipe), "against": method_label(other)}
-            rows += [names | row for row in _rows(own, theirs, recipe, place)]
+            doubts.setdefault(names["against"], theirs.doubt)
+            rows += [names | row for row in _rows(own.seen, theirs.seen, recipe, place)]
     if not rows:
         raise UserError(
             f"{folder}: expected records of the attacks and seeds that {recipe} has, found none; "
-            f"{recipe} has {', '.join(dict.fromkeys(f'{c} {a}' for c, a, _ in own))}"
+            f"{recipe} has {', '.join(dict.fromkeys(f'{c} {a}' for c, a, _ in own.seen))}"
         )
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame["p_holm"] = holm(frame["p_value"].astype(float))
-    frame["finding"] = [_finding(row) for row in frame.to_dict("records")]
+    doubts = {name: why for name, why in doubts.items() if why}
+    frame["finding"] = [finding(row, doubts, name="recipe") for row in frame.to_dict("records")]
     return frame
 
 
-def _seen(
-    params: Params, suite: str, recipe: str, root: Path
-) -> tuple[Seen, dict[int, Run], list[str]]:
-    """The records of a recipe, its runs by seed, and what is missing."""
-    found: Seen = {}
+@dataclass(frozen=True)
+class Side:
+    """What is known of one recipe's runs."""
+
+    seen: Seen
+    runs: dict[int, Run]  # the finished ones, by seed
+    missing: list[str]
+    doubt: str  # why nothing is found of it; often empty
+
+
+def _side(params: Params, suite: str, recipe: str, root: Path) -> Side:
+    seen: Seen = {}
     runs: dict[int, Run] = {}
-    missing = []
+    missing, doubts = [], []
     steps = Steps(params)
     for key in setting_keys(params, suite, Setting(), recipe):
         run = read_run(steps, key, root=root)
         if run.finished:
             runs[key.seed] = run
+        warnings: list[str] = []
         for checkpoint in CHECKPOINTS:
             for attack in params.suites[suite].evaluation.attacks:
                 row = read_attack(steps, key, run, attack, root, checkpoint)
                 leave_out_other_files([row], root / key.directory / f"{checkpoint}.pt")
-                if row["outcome"] is None:
+                record: EvaluationRecord | None = row["outcome"]
+                if record is None:
                     missing.append(f"{row['record'] or row['run']}: {row['reason']}")
                 else:
-                    found[checkpoint, attack, key.seed] = row["outcome"]
-    return found, runs, missing
+                    seen[checkpoint, attack, key.seed] = record
+                    warnings += record.warnings
+        doubts.append(doubt(_level(root / steps.judge(key, "best").outputs[0]), warnings))
+    return Side(seen, runs, missing, next(filter(None, doubts), ""))
+
+
+def _level(path: Path) -> str | None:
+    """That of a verdict which lies there, be it an older one."""
+    return read_diagnosis(path).get("level") if path.exists() else None
 
 
 def _targets(params: Params, suite: str, recipe: str) -> Iterator[str]:
@@ -159,15 +181,6 @@ def _check_same(one: EvaluationRecord, other: EvaluationRecord, recipe: str, pla
             f"{where}: expected the test images of {place.suite}, got others; take its data set "
             "and its num_examples"
         )
-
-
-def _finding(row: Mapping[Any, Any]) -> str:
-    if pd.isna(row["p_holm"]):
-        return str(row["finding"])
-    if row["p_holm"] > LEVEL:
-        return CHANCE
-    better = row["recipe"] if row["difference"] > 0 else row["against"]
-    return f"{better} is better" if row["seed"] == ALL_SEEDS else f"this {better} network is better"
 
 
 def sentences(frame: pd.DataFrame) -> Iterator[str]:

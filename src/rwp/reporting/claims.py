@@ -30,7 +30,7 @@ from rwp.pipeline.settings import Frozen, Params, Setting, get_suite
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import diagnosis_spec, seeds_of, setting_keys
 from rwp.reporting.landscapes import mean_excess
-from rwp.reporting.pairs import LEVEL, holm
+from rwp.reporting.pairs import LEVEL, doubt, holm
 from rwp.reporting.results import Run, leave_out_other_files, read_attack, read_run
 from rwp.reporting.tables import write_frame
 from rwp.spec import Amount, Name
@@ -275,8 +275,8 @@ def _row(reader: _Reader, claim: Claim) -> dict[str, Any]:
         return row | {"outcome": MISSING, "reason": f"{missing[0]}{more}"}
     found = [_judged(claim, terms, values) for terms, (values, _) in zip(sums, read, strict=True)]
     told = found[0] if len(found) == 1 else _together(found)
-    doubt = reader.doubt(term for terms in sums for term in terms)
-    return row | {"reason": doubt} | told
+    doubts = reader.doubts(term for terms in sums for term in terms)
+    return row | {"reason": doubts} | told
 
 
 def _together(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -438,19 +438,28 @@ class _Reader:
             )
         return np.stack(rows), []
 
-    def doubt(self, terms: Iterable[Term]) -> str | None:
-        """Which of the networks that a claim rests on have a red verdict."""
-        red = []
+    def doubts(self, terms: Iterable[Term]) -> str | None:
+        """Which of the recipes that a claim rests on are no ground for it, and why."""
+        found: dict[str, dict[str, None]] = {}  # why -> recipes
         for term in terms:
-            in_table2 = term.recipe in self.suite.table2.recipes
-            if not in_table2 or term.what != "best" or term.how == "natural":
+            if not term.is_record or term.how == "natural":
                 continue
             for key in setting_keys(self.params, self.suite_name, Setting(), term.recipe):
-                path = self.root / diagnosis_spec(self.params, key).path
-                if path.exists() and read_diagnosis(path).get("level") == "red":
-                    red.append(term.recipe)
-        names = ", ".join(dict.fromkeys(red))
-        return f"but the verdict on {names} is red" if red else None
+                record = self._outcome(term, key, self._run(key))["outcome"]
+                judged = self.root / diagnosis_spec(self.params, key).path
+                in_table2 = term.what == "best" and term.recipe in self.suite.table2.recipes
+                level = read_diagnosis(judged).get("level") if judged.exists() else None
+                why = doubt(level if in_table2 else None, record.warnings if record else ())
+                if why:
+                    found.setdefault(why, {})[term.recipe] = None
+        told = "; ".join(f"{', '.join(names)}: {why}" for why, names in found.items())
+        return f"but {told}" if told else None
+
+    def _outcome(self, term: Term, key: RunKey, run: Run) -> dict[str, Any]:
+        """A record's row; without its outcome where it is of another file."""
+        row = read_attack(self.steps, key, run, term.how, self.root, term.what)
+        leave_out_other_files([row], self.root / key.directory / f"{term.what}.pt")
+        return row
 
     def _run(self, key: RunKey) -> Run:
         if key not in self._runs:
@@ -462,8 +471,7 @@ class _Reader:
     ) -> tuple[dict[Term, EvaluationRecord], list[str]]:
         found, gaps = {}, []
         for term, key in keys.items():
-            row = read_attack(self.steps, key, runs[term], term.how, self.root, term.what)
-            leave_out_other_files([row], self.root / key.directory / f"{term.what}.pt")
+            row = self._outcome(term, key, runs[term])
             if row["outcome"] is None:
                 gaps.append(f"{row['record'] or row['run']}: {row['reason']}")
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def pairs(results: Results) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     p_values = frame["p_value"].astype(float)
     frame = frame.assign(p_holm=holm(p_values), num_tests=int(p_values.notna().sum()))
-    frame["finding"] = [_finding(row, doubts) for row in frame.to_dict("records")]
+    frame["finding"] = [finding(row, doubts) for row in frame.to_dict("records")]
     return frame
 
 
@@ -206,13 +206,13 @@ def headline(results: Results) -> str:
         robust[first][:shared], robust[second][:shared], confidence=1 - LEVEL / others
     )
     sure = "so it is ahead" if p_value <= LEVEL / others else "so they cannot be told apart"
-    doubt = _doubts(results).get(first)
+    doubted = _doubts(results).get(first)
     one_seed = shared == 1
     return (
         f"{first} keeps the most images right under all attacks at once, {share:.1f} % of"
         f" {len(robust[first][0]):,}{seeds}; next is {second}, {100 * gap.estimate:.1f} points"
         f" behind (interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}, corrected for {others}"
-        f" other defenses), {f'but {doubt}' if doubt else sure}."
+        f" other defenses), {f'but {doubted}' if doubted else sure}."
         f"{' One training seed: this is about these networks.' if one_seed else ''}"
     )
 
@@ -259,23 +259,32 @@ def _doubts(results: Results) -> dict[str, str]:
     for line in _defenses(results):
         for key in line.keys:
             found = [row["warning"] for row in results.outcomes(key) if row["outcome"]]
-            if results.verdicts[key].level == "red":
-                doubts[line.labels["defense"]] = "the verdict on it is red"
-            elif any("answers differently" in warning for warning in found):
-                doubts[line.labels["defense"]] = "it answers differently each time"
+            if why := doubt(results.verdicts[key].level, found):
+                doubts[line.labels["defense"]] = why
     return doubts
 
 
-def _finding(row: Mapping[Any, Any], doubts: Mapping[str, str]) -> str:
-    """What a test says in words; of one training seed, it speaks of two networks alone."""
+def doubt(level: str | None, warnings: Iterable[str]) -> str:
+    """Why a network's robustness is no ground for a finding, by its verdict and the warnings of
+    its records; empty where nothing speaks against it."""
+    if level == "red":
+        return "the verdict on it is red"
+    if any("answers differently" in warning for warning in warnings):
+        return "it answers differently each time"
+    return ""
+
+
+def finding(row: Mapping[Any, Any], doubts: Mapping[str, str], *, name: str = "defense") -> str:
+    """What a test says in words of the rows' `name` and `against`; of one training seed, it
+    speaks of two networks alone. `doubts`: name -> why nothing is found under an attack."""
     if pd.isna(row["p_holm"]):
         return str(row["finding"])
     if row["p_holm"] > LEVEL:
         return CHANCE
-    for name in (row["defense"], row["against"]):
-        if name in doubts and row["attack"] != "natural":
-            return f"no finding on {name}: {doubts[name]}"
-    better = row["defense" if row["difference"] > 0 else "against"]
+    for one in (row[name], row["against"]):
+        if one in doubts and row["attack"] != "natural":
+            return f"no finding on {one}: {doubts[one]}"
+    better = row[name if row["difference"] > 0 else "against"]
     where = " without an attack" if row["attack"] == "natural" else ""
     subject = better if row["seed"] == ALL_SEEDS else f"this {better} network"
     return f"{subject} is better{where}"
