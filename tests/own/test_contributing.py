@@ -157,6 +157,7 @@ def a_figure(settings: Settings) -> None:
         "sweep": {"sweep": "c-min", "label": "c_min"},
         "removal": {"sweep": "removal"},
         "landscape": demo(settings)["figures"]["fig2"],
+        "search": {"sweeps": ["c-min"]},
         "movement": {"recipes": ["at"], "epoch": 2, "edges": [0, 1]},
     }
     assert said == set(entries)
