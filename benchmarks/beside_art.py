@@ -6,7 +6,7 @@ The toolbox is no requirement of this project. Install it somewhere and name the
     PYTHONPATH=/tmp/art python benchmarks/beside_art.py [--write tests/reference/art_awp.npz]
 
 Both sides get the same network, batches and adversarial images. What differs, and why, stands in
-docs/algorithm.md, "Held against the Adversarial Robustness Toolbox".
+docs/algorithm.md, "Comparison with the Adversarial Robustness Toolbox".
 """
 
 from __future__ import annotations
