@@ -9,7 +9,7 @@ from rwp.core.models import build_network
 from rwp.errors import UserError
 from rwp.evaluation.export import Submission, export_robustbench
 from rwp.evaluation.external import load_checkpoint
-from rwp.evaluation.records import EvaluationRecord
+from rwp.evaluation.records import EvaluationRecord, PartRecord
 from rwp.files import sha256_file
 from rwp.training.checkpoint import save_network
 from rwp.training.spec import RunKey, ThreatSpec, WideResNetSpec
@@ -43,6 +43,9 @@ def checkpoint(tmp_path: Path) -> Path:
     ).eval()
     save_network(tmp_path / "best.pt", model, network=WIDE, epoch=0)
     return tmp_path / "best.pt"
+
+
+PART = PartRecord(rule="stratified", seed=0, size=5, of=10, sha256="p", mask="+AA=")
 
 
 def record_of(checkpoint: Path, **changes) -> EvaluationRecord:
@@ -103,6 +106,7 @@ def test_class_compiles_and_normalizes(checkpoint: Path, tmp_path: Path):
         ({"attack": attack("pgd-20", "pgd")}, "expected an AutoAttack record, got pgd"),
         ({"attack": autoattack_spec("lite")}, "expected AutoAttack standard in a table"),
         ({"checkpoint_sha256": "other"}, "expected the checkpoint that the record is of"),
+        ({"part": PART}, "expected a record of all 10 test images, .* got one of 5"),
     ],
 )
 def test_unfit_records(checkpoint: Path, tmp_path: Path, changes: dict, message: str):
@@ -126,6 +130,19 @@ def test_networks_robustbench_has_no_class_for(tmp_path: Path, change: dict, mes
     path = tmp_path / "best.pt"
     save_network(path, model, network=NETWORK | change, epoch=0)
     with pytest.raises(UserError, match=message):
+        export_robustbench(path, record_of(path), SUBMISSION, folder=tmp_path)
+
+
+def test_an_activation_that_robustbench_does_not_compute_is_refused(tmp_path: Path):
+    network = WIDE | {"architecture": WIDE["architecture"] | {"activation": "silu"}}
+    model = build_network(
+        "wide_resnet",
+        **{name: value for name, value in WIDE.items() if name != "architecture"},
+        **{"depth": 10, "widen_factor": 1, "activation": "silu"},
+    )
+    path = tmp_path / "best.pt"
+    save_network(path, model.eval(), network=network, epoch=0)
+    with pytest.raises(UserError, match="expected the activation relu, got silu"):
         export_robustbench(path, record_of(path), SUBMISSION, folder=tmp_path)
 
 

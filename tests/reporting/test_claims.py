@@ -17,6 +17,7 @@ from rwp.errors import UserError
 from rwp.evaluation.statistics import crossed_difference, crossed_mean
 from rwp.files import read_object
 from rwp.pipeline.load import check_params
+from rwp.pipeline.resolve import landscape_spec
 from rwp.pipeline.settings import Params
 from rwp.reporting.claims import (
     FILE,
@@ -32,6 +33,7 @@ from rwp.reporting.claims import (
     told,
     write_claims,
 )
+from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.report import render_report
 from rwp.strict_yaml import read_yaml
 from tests.conftest import ROOT
@@ -423,6 +425,57 @@ def test_the_excess_of_training_over_test_images_by_seed(tmp_path: Path) -> None
     around(tmp_path, epoch, rise, (-1.0, -0.5, 0.0, 0.5, 1.0))
     reason = judged(project, first=entry)["first"]["reason"]
     assert reason.endswith("fig2.csv: seed 1 has no images of 0-0.5 nats in both")
+
+
+def test_a_landscape_of_other_settings_or_code_tells_nothing(tmp_path: Path) -> None:
+    project = landscapes(tmp_path, 2)
+    step = project.steps.landscape("demo", "fig2")
+    spec = landscape_spec(project.params, "demo", "fig2")
+    entry = {"says": "x", "terms": {f"at landscape_excess {spec.epochs[0]}/0-0.5": 1}, "above": 0}
+    rise = {
+        (seed, split, "0-0.5"): h for seed in (0, 1) for split, h in (("train", 3), ("test", 2))
+    }
+    path = around(tmp_path, spec.epochs[0], rise, (-1.0, -0.5, 0.0, 0.5, 1.0))
+    document = {"format": "rwp.landscape/1", "fingerprint": step.fingerprint}
+    for change, settings, outcome in (
+        ({}, spec, "not told"),  # the seeds do not spread
+        ({}, spec.replace(radius=2.0), "results/demo/landscapes/fig2.csv: of other settings"),
+        ({"fingerprint": "of older code"}, spec, "fig2.csv: of other code or images"),
+    ):
+        record = document | change | {"spec": settings.document()}
+        path.with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")
+        row = judged(project, x=entry)["x"]
+        if outcome == "not told":
+            assert row["outcome"] == outcome
+        else:
+            assert row["outcome"] == "missing"
+            assert outcome in row["reason"]
+            with pytest.raises(UserError, match="expected losses measured as the settings say"):
+                write_suite_figure(project.results("fig2"), "fig2")
+
+
+def test_landscapes_of_other_numbers_of_seeds_are_compared_on_the_seeds_of_both(
+    tmp_path: Path,
+) -> None:
+    project = landscapes(tmp_path, 3)
+    content = shown_content()
+    suite = content["suites"]["demo"]
+    suite["seeds"], suite["figures"]["fig2"]["test_images"] = [0, 1, 2], True
+    own = {"recipe": "at-rwp", "num_seeds": 2}
+    suite["figures"]["rwp"] = suite["figures"]["fig2"] | own
+    suite["figures"]["fig2"] |= {"num_seeds": 3}
+    project = Project(tmp_path, check_params(content), "demo")
+    epoch, offsets = suite["figures"]["fig2"]["epochs"][0], (-1.0, -0.5, 0.0, 0.5, 1.0)
+    for name, height in (("rwp", 2.0), ("fig2", 3.0)):
+        rise = {(seed, "train", "0-0.5"): height * (seed + 1) for seed in range(3)}
+        rise |= {(seed, "test", "0-0.5"): 0.0 for seed in range(3)}
+        path = around(tmp_path, epoch, rise, offsets)
+        path.rename(path.with_name(f"{name}.csv"))
+    terms = {
+        f"{recipe} landscape_excess {epoch}/0-0.5": w for recipe, w in (("at", 1), ("at-rwp", -1))
+    }
+    row = judged(project, x={"says": "x", "terms": terms, "above": 0})["x"]
+    assert (row["seeds"], row["estimate"]) == (2, pytest.approx(0.5 * 1.5))
 
 
 def test_a_landscape_without_test_images_tells_no_excess(tmp_path: Path) -> None:

@@ -131,11 +131,17 @@ def test_no_finding_hangs_on_one_random_start(
     assert "TRADES-RWP network is better" not in render_report(demo.results())
 
 
-def test_without_autoattack_the_worst_case_hangs_on_its_starts_too(demo: Project) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_without_autoattack_the_worst_case_hangs_on_its_starts_too(
+    demo: Project, elsewhere: bool
+) -> None:
     content = copy.deepcopy(PARAMS)
     attacks = content["suites"]["demo"]["evaluation"]["attacks"]
     for name in ("autoattack", "pgd-100", "cw-100"):
         del attacks[name]
+    if elsewhere:  # AutoAttack under another threat model is not among "all attacks"
+        other = {"kind": "autoattack", "version": "standard", "norm": "l1", "epsilon": 12}
+        attacks["autoattack-l1"] = other
     project = Project(demo.root, check_params(content), "demo")
     for recipe in ("at", "at-rwp"):
         (key,) = project.table2_keys(recipe)
@@ -148,7 +154,7 @@ def test_without_autoattack_the_worst_case_hangs_on_its_starts_too(demo: Project
     for attack in ("pgd-20", "all attacks"):
         row = pair(frame, "AT-RWP", "AT", attack).iloc[0]
         assert row["finding"] == "one random start: not tested"
-    assert set(frame["num_tests"]) == {1}  # without an attack
+    assert set(frame["num_tests"]) == {1 + elsewhere}  # without an attack, and under L1
 
 
 def test_nothing_is_found_on_a_network_that_hides_its_gradients(demo: Project) -> None:

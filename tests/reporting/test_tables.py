@@ -187,6 +187,19 @@ def test_autoattack_above_pgd_is_marked(demo: Project) -> None:
     assert not details.query("attack != 'autoattack'")["warning"].any()
 
 
+def test_so_is_autoattack_under_another_name(tmp_path: Path) -> None:
+    content = copy.deepcopy(PARAMS)
+    attacks = content["suites"]["demo"]["evaluation"]["attacks"]
+    attacks["thorough"] = attacks.pop("autoattack")
+    project = Project(tmp_path, check_params(content), "demo")
+    project.write_all()
+    (key,) = project.table2_keys("at")
+    project.write_record(key, "thorough", 219)
+    details = table2(project.results()).details
+    row = details.query("defense == 'AT' and attack == 'thorough'").iloc[0]
+    assert row["warning"] == "AutoAttack leaves 7 more images correct than cw-100"
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "reason"),
     [

@@ -67,8 +67,9 @@ def export_robustbench(
         folder: where the files go.
 
     Raises:
-        UserError: another kind of record, a record of another checkpoint, a network that
-            RobustBench's classes cannot hold, or a name that is no identifier.
+        UserError: another kind of record, a record of another checkpoint or of a part of the test
+            images, a network that RobustBench's classes cannot hold, or a name that is no
+            identifier.
     """
     if not submission.name.isidentifier():
         raise UserError(
@@ -86,6 +87,11 @@ def export_robustbench(
             "evaluate this one first"
         )
     require_final(record)
+    if record.part is not None and record.part.rule != "all":
+        raise UserError(
+            f"{record.attack.name}: expected a record of all {record.part.of:,} test images, as "
+            f"leaderboards count, got one of {record.part.size:,}; evaluate without num_examples"
+        )
     model, description = load_network(checkpoint)
     network = description["network"]
     code, architecture = _class_of(network, submission)
@@ -114,6 +120,11 @@ def _class_of(network: dict[str, Any], submission: Submission) -> tuple[str, str
     if is_own(shape["family"]):
         raise UserError(
             f"network: expected one of RobustBench's, got {shape['family']}; send its code"
+        )
+    if shape.get("activation", "relu") != "relu":
+        raise UserError(
+            f"network: expected the activation relu, got {shape['activation']}; RobustBench's "
+            "class computes something else with these weights: send its code"
         )
     if shape["family"] == "wide_resnet":
         architecture = f"WideResNet-{shape['depth']}-{shape['widen_factor']}"

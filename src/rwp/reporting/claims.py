@@ -31,7 +31,13 @@ from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import diagnosis_spec, seeds_of, setting_keys
 from rwp.reporting.landscapes import mean_excess
 from rwp.reporting.pairs import LEVEL, doubt, holm
-from rwp.reporting.results import Run, leave_out_other_files, read_attack, read_run
+from rwp.reporting.results import (
+    Run,
+    leave_out_other_files,
+    read_attack,
+    read_run,
+    why_landscape_stale,
+)
 from rwp.reporting.tables import write_frame
 from rwp.spec import Amount, Name
 from rwp.strict_yaml import read_yaml
@@ -387,20 +393,22 @@ class _Reader:
             assert spec is not None
             assert path is not None
             epoch, group = term.how.split("/")
-            there = mean_excess(path, epoch=int(epoch), group=group) if path.exists() else {}
             seeds = [key.seed for key in spec.keys]
-            if path.exists():
-                missing += [
-                    f"{spec.result(path.stem)}: seed {seed} has no images of {group} nats in both"
-                    for seed in seeds
-                    if seed not in there
-                ]
-            else:
-                missing.append(f"{spec.result(path.stem)}: not measured")
+            there = mean_excess(path, epoch=int(epoch), group=group) if path.exists() else {}
+            step = self.steps.landscape(self.suite_name, path.stem)
+            reasons = [why_landscape_stale(step, self.root) if path.exists() else "not measured"]
+            reasons = list(filter(None, reasons)) or [
+                f"seed {seed} has no images of {group} nats in both"
+                for seed in seeds
+                if seed not in there
+            ]
+            missing += [f"{step.outputs[0]}: {reason}" for reason in reasons]
             found.append([there.get(seed, np.nan) for seed in seeds])
         weights = np.array(list(terms.values()))
         missing = list(dict.fromkeys(missing))
-        return (np.empty((0, 0)) if missing else (weights @ np.array(found))[:, None]), missing
+        shared = min(map(len, found))  # each looks at the suite's first seeds
+        sums = weights @ np.array([values[:shared] for values in found])
+        return (np.empty((0, 0)) if missing else sums[:, None]), missing
 
     def values(self, terms: Mapping[Term, float]) -> tuple[Values, list[str]]:
         """(seeds, images) of the sum, in points; and what is missing, in which case it is empty.

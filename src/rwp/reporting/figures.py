@@ -25,7 +25,7 @@ from rwp.reporting.labels import COLUMN_LABELS, norm_text
 from rwp.reporting.landscapes import EXCESS, excess_of
 from rwp.reporting.lines import Line, Part
 from rwp.reporting.movements import losses_of, movement_frame
-from rwp.reporting.results import LAST_EPOCHS, OK, Results, Row, Run
+from rwp.reporting.results import LAST_EPOCHS, OK, Results, Row, Run, why_landscape_stale
 from rwp.reporting.tables import Table, averages
 
 SPLITS = {
@@ -177,11 +177,13 @@ def _removed(results: Results, line: Line) -> list[Row]:
 
 
 def _landscape(results: Results, part: Part, name: str) -> tuple[pd.DataFrame, Figure]:
-    path = results.root / next(iter(part.step.inputs))
-    if not path.exists():
+    place, step = next(iter(part.step.inputs.items()))
+    path = results.root / place
+    found = why_landscape_stale(step, results.root) if path.exists() else "none"
+    if found:
         raise UserError(
-            f"{path}: expected measured losses, found none; run: rwp landscape {name}"
-            f" --suite {results.suite_name}"
+            f"{path}: expected losses measured as the settings say, found {found}; run: rwp"
+            f" landscape {name} --suite {results.suite_name}"
         )
     measured = over_seeds(pd.read_csv(path))
     unfinished = {results.runs[key].status for key in part.keys} - {"finished"}

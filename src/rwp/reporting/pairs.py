@@ -122,7 +122,8 @@ def _tested(results: Results) -> dict[str, str]:
             reasons[row["attack"]] = ONE_START
         else:
             reasons[row["attack"]] = ""
-    ensemble = (results.attacks["kind"] == "autoattack").any()
+    together = results.suite.evaluation.attacks.values()
+    ensemble = any(e.kind == "autoattack" and not e.elsewhere for e in together)
     return reasons | {ALL_ATTACKS: "" if ensemble else ONE_START}
 
 

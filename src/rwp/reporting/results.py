@@ -24,7 +24,7 @@ from rwp.evaluation.records import (
     read_record,
     worst_case,
 )
-from rwp.evaluation.spec import EvaluationSpec
+from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
 from rwp.evaluation.statistics import interval
 from rwp.evaluation.verdict import LEVELS, Level
 from rwp.files import RESULTS_MANIFEST, read_json, read_object, sha256_file
@@ -253,6 +253,22 @@ def _why_stale(step: Step, run: Run, root: Path) -> str:
         return f"trained with another {', '.join(changed)}"
     same = _of_its_time(root) or run.document.get("fingerprint") == step.fingerprint
     return "" if same else f"trained with {_SOMETHING_ELSE.format(step.record)}"
+
+
+def why_landscape_stale(step: Step, root: Path) -> str:
+    """Of what else than today's a landscape is, or an empty text."""
+    path = root / step.outputs[1]
+    if not path.exists():
+        return ""
+    document = read_object(path)
+    try:
+        changed = LandscapeSpec.parse(document.get("spec"), where=step.outputs[1]) != step.settings
+    except UserError:
+        return "of another version"
+    if changed:
+        return "of other settings"
+    same = _of_its_time(root) or document.get("fingerprint") == step.fingerprint
+    return "" if same else f"of {_SOMETHING_ELSE.format(step.record)}"
 
 
 def _of_its_time(root: Path) -> bool:
@@ -518,7 +534,7 @@ def _warn_of_autoattack(rows: list[Row]) -> None:
     """AutoAttack that leaves more images standing than a weaker attack points to a fault."""
     own = [row for row in rows if row["outcome"] is not None and row["own_threat"]]
     for row in own:
-        if row["attack"] != "autoattack":
+        if row["kind"] != "autoattack":
             continue
         margins = {
             other["attack"]: margin
