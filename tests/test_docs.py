@@ -1,15 +1,21 @@
-"""What the pages name exists: files, targets of the Makefile, commands and their options."""
+"""What pages name exists: files, headings, targets, commands, options, Python names, settings."""
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+import yaml
 from typer.main import get_command
 
 from rwp.commands.app import app
+from rwp.pipeline.load import check_params, load_params
+from rwp.pipeline.settings import Params
+from rwp.pipeline.steps import Steps
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -67,3 +73,68 @@ def test_commands_on_a_page_exist_with_their_options(page: Path) -> None:
             asked = {word.split("=")[0] for word in words if re.fullmatch(r"--[a-z][\w=-]*", word)}
             wrong += [f"rwp {name} {option}" for option in sorted(asked - commands[name])]
     assert wrong == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_headings_that_a_page_links_to_exist(page: Path) -> None:
+    wrong = []
+    for link, heading in re.findall(r"\]\(([\w./-]*)#([^)]+)\)", page.read_text("utf-8")):
+        other = (page.parent / link) if link else page
+        headings = re.findall(r"^#+ (.+)$", other.read_text("utf-8"), re.M)
+        anchors = [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings]
+        wrong += [f"{link}#{heading}"] * (heading not in anchors)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_names_on_a_page_exist(page: Path) -> None:
+    wrong = []
+    for name in re.findall(r"`(rwp(?:\.[A-Za-z_]\w*)+)[(`]", page.read_text("utf-8")):
+        module, _, attribute = name.rpartition(".")
+        try:
+            found = hasattr(importlib.import_module(module), attribute)
+            found = found or bool(importlib.import_module(name))
+        except ImportError:
+            found = False
+        wrong += [name] * (not found)
+    assert wrong == []
+
+
+@pytest.fixture(scope="module")
+def whole() -> Params:
+    return load_params(ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_results_that_a_page_asks_for_can_be_made(page: Path, whole: Params) -> None:
+    """But for the suites that a page itself shows how to write."""
+    text = page.read_text("utf-8")
+    written = set(re.findall(r"^  ([\w-]+):\n    extends: ", text, re.M))
+    for target in re.findall(r"(?<![\w/])results/[\w/.-]+\.(?:csv|svg|html|json|pt)\b", text):
+        if "..." in target or target.split("/")[1] in written or "bench" in target:
+            continue
+        step = Steps(whole).find(target)
+        assert target in step.outputs
+
+
+def _blocks(name: str) -> list[Any]:
+    text = (ROOT / "docs" / name).read_text("utf-8").replace("9f86d081...", 8 * "9f86d081")
+    return [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.S)]
+
+
+def test_settings_on_the_page_of_data_are_accepted(settings: dict[str, Any]) -> None:
+    blocks = _blocks("data.md")
+    assert [list(block) for block in blocks] == [["datasets"], ["unlabeled"]]
+    for block in blocks:
+        for table, entries in block.items():
+            settings[table] |= entries
+    found = check_params(settings)
+    assert found.datasets["pets"].image_size == 64
+    assert found.unlabeled["mine"].dataset == "cifar10"
+
+
+def test_settings_on_the_page_of_evaluation_are_accepted(settings: dict[str, Any]) -> None:
+    (block,) = _blocks("evaluation.md")
+    settings["suites"]["demo"]["evaluation"]["attacks"] |= block["evaluation"]["attacks"]
+    found = check_params(settings).suites["demo"].evaluation.attacks
+    assert found["autoattack-l1"].norm == "l1"
