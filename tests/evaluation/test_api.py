@@ -81,8 +81,9 @@ def test_numbers_that_cannot_be_meant_are_refused_first(robust_model, images, op
         rwp.evaluate(robust_model, pixels(images), images.labels, **{"threat": LINF} | options)
 
 
-def test_bytes_that_hold_zeros_and_ones_are_refused(robust_model, images):
-    ones = (images.images > 127).byte()
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.int64])
+def test_bytes_that_hold_zeros_and_ones_are_refused(robust_model, images, kind):
+    ones = (images.images > 127).to(kind)
     with pytest.raises(UserError, match="expected bytes up to 255, got none above 1"):
         rwp.evaluate(robust_model, ones, images.labels, threat=LINF)
 
@@ -115,6 +116,8 @@ def test_labels_of_any_integer_type(robust_model, images, kind):
     [
         ({"labels": torch.zeros(40)}, r"labels: expected class numbers .* got torch.float32 \(40"),
         ({"labels": torch.eye(10)[[0] * 40]}, "argmax"),
+        ({"labels": torch.zeros(40, 1).long()}, r"\(40, 1\); flatten them"),
+        ({"num_classes": 12}, "expected logits of 12 classes, got 10; choose the images"),
         ({"labels": torch.full((40,), 12)}, "expected 0..9"),
         ({"labels": torch.zeros(3).long()}, r"labels: expected int64 \(40,\)"),
         ({"images": torch.full((40, 1, 8, 8), 200.0)}, "divide 0..255 pixels by 255"),

@@ -49,6 +49,20 @@ def test_paired_bootstrap_is_tighter_than_two_intervals():
     assert interval(int(second.sum()), 2000).high > interval(int(first.sum()), 2000).low
 
 
+@pytest.mark.parametrize("count", [3, 10, 400])
+def test_images_that_all_differ_alike_do_not_make_an_interval_of_no_width(count):
+    right, wrong = np.ones(count, dtype=bool), np.zeros(count, dtype=bool)
+    half = 1 - interval(count, count).low  # a share of others that may be otherwise
+    alike = bootstrap_difference(right, right, num_resamples=100, seed=0)
+    assert (alike.estimate, alike.low, alike.high) == pytest.approx((0, -half, half))
+    mixed = np.arange(count) % 2 == 0  # right under both, or wrong under both
+    assert bootstrap_difference(mixed, mixed, num_resamples=100, seed=0) == alike
+    better = bootstrap_difference(right, wrong, num_resamples=100, seed=0)
+    assert (better.estimate, better.low, better.high) == pytest.approx((1, 1 - 2 * half, 1))
+    worse = bootstrap_difference(wrong, right, num_resamples=100, seed=0)
+    assert (worse.low, worse.high) == (-better.high, -better.low)
+
+
 def test_seeds_that_disagree_make_the_interval_wide():
     rng = np.random.default_rng(0)
     second = rng.random(2000) < 0.5

@@ -147,6 +147,12 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda s: s["demo"]["beyond"].update(attacks=["pgd-21"]),
         r"beyond\.attacks: expected an attack \(.*\), got 'pgd-21'",
     ),
+    "natural networks attacked under a threat model that is not the group's": (
+        lambda s: s["demo"]["beyond"]["groups"].append(
+            {"title": "L2", "recipes": ["at", "natural"], "threat_model": "l2"}
+        ),
+        r"\(L2\)\.threat_model: expected linf with natural, .* under that of table 2, got l2",
+    ),
 }
 
 

@@ -119,6 +119,17 @@ def test_with_seeds_tables_are_means_and_deviations(tmp_path: Path) -> None:
     assert "AT-20<small>2 seeds</small>" in render_report(project.results())
 
 
+def test_the_gap_of_attacks_on_other_images_is_that_of_the_verdict() -> None:
+    """Table 2's means over 400 and 200 images say nothing of each other."""
+    pgd = {"num_examples": 400, "norm": "linf", "epsilon": "8/255", "accuracy": 55.0, "gap": 4.0}
+    autoattack = pgd | {"accuracy": 50.0}
+    assert report._gap_cell([pgd], [autoattack]).text == "5.00"
+    assert report._gap_cell([pgd], [autoattack | {"accuracy": None}]).text == report.NO_NUMBER
+    for change in ({"num_examples": 200}, {"epsilon": "4/255"}, {"norm": "l2"}):
+        assert report._gap_cell([pgd], [autoattack | change]).text == "4.00"
+        assert report._gap_cell([pgd | {"gap": None}], [autoattack | change]).text == "\N{EN DASH}"
+
+
 def test_costs_stand_in_the_details(demo: Project) -> None:
     demo.write_all()
     for table in (

@@ -131,6 +131,11 @@ def evaluate(
         if device is not None:
             model.to(place)
         width = _try_one_image(adapted, data, place)
+        if num_classes is not None and width < num_classes:
+            raise UserError(
+                f"model: expected logits of {num_classes} classes, got {width}; choose the "
+                "images it was trained for, or correct num_classes"
+            )
         if num_classes is None:
             data = _image_set(images, labels, width)
         run_attacks(
@@ -196,7 +201,10 @@ def class_numbers(labels: Tensor) -> Tensor:
         UserError: another shape or type.
     """
     labels = _tensor("labels", labels)
-    advice = "pass labels.argmax(dim=1) of one-hot ones" if labels.ndim == 2 else "cast them"
+    advice = "cast them"
+    if labels.ndim == 2:
+        column = labels.shape[1] == 1  # whose argmax would be class 0 throughout
+        advice = "flatten them" if column else "pass labels.argmax(dim=1) of one-hot ones"
     kind = labels.dtype
     if labels.ndim != 1 or kind.is_floating_point or kind.is_complex or kind == torch.bool:
         raise UserError(
@@ -308,12 +316,13 @@ def _try_one_image(model: nn.Module, data: ImageSet, device: torch.device) -> in
 def _image_set(images: Tensor, labels: Tensor, num_classes: int | None) -> ImageSet:
     count = num_classes or max(2, int(labels.max()) + 1 if len(labels) else 2)
     images, labels = _tensor("images", images).detach().cpu(), labels.clone()
+    whole = not (images.is_floating_point() or images.is_complex() or images.dtype == torch.bool)
+    if whole and images.numel() and int(images.max()) <= 1:
+        raise UserError(
+            f"images: expected bytes up to 255, got none above {int(images.max())}; "
+            "pass images.float() where 0 and 1 are black and white"
+        )
     if images.dtype == torch.uint8:
-        if len(images) and int(images.max()) <= 1:
-            raise UserError(
-                f"images: expected bytes up to 255, got none above {int(images.max())}; "
-                "pass images.float() where 0 and 1 are black and white"
-            )
         return ImageSet(images.clone(), labels, count)
     return FloatImages(images.float().clone(), labels, count)
 

@@ -97,7 +97,15 @@ def bootstrap_difference(
     ours, theirs = (times[:, flags].sum(axis=1) / len(first) for flags in kinds)
     tail = (1 - confidence) / 2
     low, high = np.quantile(ours - theirs, [tail, 1 - tail])
-    return Interval(float(first.mean() - second.mean()), float(low), float(high))
+    estimate = float(first.mean() - second.mean())
+    if len(np.unique(kinds[0].astype(int) - kinds[1])) == 1:
+        # All images differ alike, so no draw says what others would do; how many of them may do
+        # something else, Wilson's limit of a share of 100 % says.
+        half = (1 + abs(estimate)) * (
+            1 - interval(len(first), len(first), confidence=confidence).low
+        )
+        low, high = max(-1.0, estimate - half), min(1.0, estimate + half)
+    return Interval(estimate, float(low), float(high))
 
 
 def crossed_difference(

@@ -476,6 +476,15 @@ def _check_beyond(params: Params, suite: Suite, where: str) -> None:
             choose(suite.recipes, recipe, "recipe", f"{at}.recipes")
         for sweep in group.sweeps:
             choose(suite.sweeps, sweep, "sweep", f"{at}.sweeps")
+        rows = (*group.recipes, *(suite.sweeps[sweep].recipe for sweep in group.sweeps))
+        usual = suite.table2.threat_model
+        for recipe in rows if group.threat_model not in (None, usual) else ():
+            if suite.objectives[suite.recipes[recipe].objective].loss == "natural":
+                raise UserError(
+                    f"{at}.threat_model: expected {usual} with {recipe}, which has no threat model "
+                    f"of its own and is attacked under that of table 2, got {group.threat_model}; "
+                    "put it into another group"
+                )
 
 
 EXTENDS = "extends"

@@ -307,8 +307,7 @@ def _table2_rows(table: Table, beside: pd.DataFrame, columns: Mapping[str, str])
         if WORST_CASE in table.frame:
             together.append(_shared(networks, WORST_CASE))
         if {"pgd20", "aa"} <= numbers.keys():
-            gap = numbers["pgd20"] - numbers["aa"]
-            together.append(Cell(f"{gap:.2f}") if math.isfinite(gap) else Cell(NO_NUMBER))
+            together.append(_gap_cell(seeds[defense, "pgd-20"], seeds[defense, "autoattack"]))
         rows.append(
             {
                 "defense": defense,
@@ -368,6 +367,17 @@ def _shared(networks: Sequence[Row], name: str) -> Cell:
     """The share of images right under several attacks at once, image by image."""
     values = [row[name] for row in networks]
     return Cell(NO_NUMBER) if None in values else Cell(f"{statistics.fmean(values):.2f}")
+
+
+def _gap_cell(pgd: Sequence[Row], autoattack: Sequence[Row]) -> Cell:
+    """PGD-20 less AutoAttack; where they saw other images, the verdicts', on those of both."""
+    both, same = list(zip(pgd, autoattack, strict=True)), ("num_examples", "norm", "epsilon")
+    if any(row["accuracy"] is None for rows in both for row in rows):
+        return Cell(NO_NUMBER)
+    gaps = [row["accuracy"] - other["accuracy"] for row, other in both]
+    if any(row[name] != other[name] for row, other in both for name in same):
+        gaps = [row["gap"] for row, _ in both]
+    return Cell(NO_NUMBER) if None in gaps else Cell(f"{statistics.fmean(gaps):.2f}")
 
 
 def _verdict_cell(networks: Sequence[Row]) -> Cell:
