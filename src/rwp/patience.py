@@ -1,4 +1,4 @@
-"""How long a helper may hold up what matters: a limit per call, and one for all calls together."""
+"""Limits on how long calls to a server may delay a training: per call, and for all together."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The doors: names and paths in, files out. One thin Typer file per verb."""
+"""The commands: names and paths in, files out. One thin Typer file per command."""

@@ -1,4 +1,4 @@
-"""`rwp report`: one self-contained page with everything a suite has shown."""
+"""`rwp report`: one self-contained page with all results of a suite."""
 
 from __future__ import annotations
 

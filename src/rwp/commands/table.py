@@ -1,4 +1,4 @@
-"""`rwp table`: a table of the paper from what runs and evaluations left."""
+"""`rwp table`: a table of the paper, from the files of runs and evaluations."""
 
 from __future__ import annotations
 

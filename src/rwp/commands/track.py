@@ -1,4 +1,4 @@
-"""`rwp track`: MLflow's copy of the histories."""
+"""`rwp track`: upload what MLflow lacks of the histories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rwp train`: one run."""
+"""`rwp train`: train one network."""
 
 from __future__ import annotations
 

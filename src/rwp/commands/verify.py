@@ -1,4 +1,4 @@
-"""`rwp verify`: do the results on disk stand on today's settings and code?"""
+"""`rwp verify`: do the results on disk fit today's settings and code?"""
 
 from __future__ import annotations
 

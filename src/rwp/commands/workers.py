@@ -1,4 +1,4 @@
-"""Several processes for one evaluation: they divide AutoAttack's batches between them."""
+"""Several processes for one evaluation: they share AutoAttack's batches."""
 
 from __future__ import annotations
 

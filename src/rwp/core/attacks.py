@@ -1,11 +1,11 @@
-"""Attacks on images: PGD, and what it makes of other losses: FGSM, CW and the KL attack of TRADES.
+"""Attacks on images: PGD, and by the same loop FGSM, CW and the KL attack of TRADES.
 
 One call shape: `attack(model, images, labels, *, threat, ...)` returns adversarial images,
 inside the threat model's ball and inside [0, 1]. The model comes back exactly as it was:
 modes, buffers, `.grad` and `requires_grad`, also when something inside raises. Only the
 gradient of the inputs is ever computed.
 
-Nothing is read back from a device, but for the look at the inputs that `check_inputs` asks for.
+Nothing is read back from a device, except for the check of the inputs (`check_inputs`).
 A gradient that is not finite moves an image by its finite part; a `GradientTally` counts where.
 """
 

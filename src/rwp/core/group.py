@@ -1,4 +1,4 @@
-"""The processes that train one network together; one process alone is the rule.
+"""The processes that train one network together; usually it is one alone.
 
 Each process holds the same weights and its share of every batch. What is a sum over the batch is
 summed over the processes, so that a step of n processes is the step of one on the whole batch.

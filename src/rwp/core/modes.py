@@ -1,4 +1,4 @@
-"""Borrowing a model: each context manager hands it back as it was, whatever happens inside."""
+"""Change a model for a while: each context manager restores it, whatever happens inside."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext

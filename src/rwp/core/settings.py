@@ -1,4 +1,4 @@
-"""The settings that the core's functions take: words, numbers, and what is refused of them.
+"""The settings that the core's functions take, and the checks of their values.
 
 Nothing here imports torch, so that a plan can be made and checked without it. Every word that
 such a setting may take is listed here and nowhere else.

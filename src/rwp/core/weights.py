@@ -1,4 +1,4 @@
-"""Which weights are perturbed, in which of the layers, and moving them for a while."""
+"""Which weights of which layers are perturbed, and how they are moved for a while."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

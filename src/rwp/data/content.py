@@ -1,7 +1,7 @@
-"""What a user's own images are, byte for byte: a hash that a fetch stands on.
+"""A hash of a user's own images, byte for byte: an input of the fetch.
 
 Names, sizes and hashes of all files count; when a file was touched or copied does not. A file is
-read again only where its size or its time has moved.
+read again only if its size or its time has changed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tensors on their way to a GPU, in the layout it likes and without waiting for what it does."""
+"""Copy tensors to a GPU, in the layout that is fast there, without waiting for it."""
 
 from __future__ import annotations
 

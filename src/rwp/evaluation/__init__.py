@@ -1,1 +1,1 @@
-"""Evaluation: attacks on finished networks, and what they leave as evidence."""
+"""Evaluation: attacks on trained networks, their records, and verdicts on them."""

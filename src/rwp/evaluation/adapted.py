@@ -1,4 +1,4 @@
-"""Anyone's model made fit for attacks, whatever its types and ways to answer; left as it was."""
+"""A model from elsewhere, adapted for attacks: any type of weights, any form of outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a model give an image one answer? Several passes over a batch are compared first."""
+"""Does a model always give an image the same answer? Several passes over a batch are compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Anyone's model, evaluated like our own: published weights, or whatever a function builds."""
+"""Models from elsewhere, evaluated like our own: published weights, or what a function builds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attacks that tell a robust network from one whose gradients lead nowhere.
+"""Further attacks, which tell a robust network from one with masked gradients.
 
 They follow Athalye et al. (2018) and Carlini et al. (2019): stronger, differently scaled and
 borrowed attacks, an unbounded one, and a look at the gradients themselves.

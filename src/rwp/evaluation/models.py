@@ -1,9 +1,8 @@
-"""Anyone's model as attacks want it: logits of images in [0, 1], looked at first, left as it was.
+"""Check a model before it is attacked, and identify it by its weights and its answers.
 
-It is known again by its answers. The same file of weights gives another network with other
-normalization, and a front without any weight of its own may round the pixels or hide the gradient.
-A record, and what is kept of an unfinished attack, is therefore matched by logits and input
-gradients on a few points as well.
+Equal weights are not enough: with other normalization they are another network, and a layer without
+weights in front may round the pixels or hide the gradient. So records and unfinished attacks are
+matched by logits and input gradients on a few points as well.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An attack of the user's own, called and looked at like ours."""
+"""An attack of the user's own, called and checked like ours."""
 
 from __future__ import annotations
 

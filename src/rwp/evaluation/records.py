@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: one JSON record per run, checkpoint and attack.
+"""Records of evaluations: one JSON file per run, checkpoint and attack.
 
 A record holds counts and the outcome of every example, so that any accuracy, interval, test or
 worst case over attacks can be computed from it later.

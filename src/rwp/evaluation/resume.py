@@ -1,4 +1,4 @@
-"""What one attack did to one batch, as a file: the unit that is resumed and shared.
+"""The outcome of one attack on one batch, as a file: so AutoAttack is resumed and shared.
 
 Batches are slices of the images that are left, and an outcome depends on its batch alone, so it
 does not matter which process computes it, when, or whether two happen to do so.

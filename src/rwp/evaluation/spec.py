@@ -1,4 +1,4 @@
-"""Settings of what is done with a trained network: attacks, the verdict on them, the landscape."""
+"""Settings of attacks on a trained network, of the verdict, and of the landscape."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Try what a factory of the user's own gives on a tiny batch, as `rwp check` does.
+"""Try a factory of the user's own on a tiny batch, as `rwp check` does.
 
-What is found out before a plan runs costs seconds; in a training it would cost the training.
+A fault that is found before a plan runs costs seconds; later it would cost a training.
 """
 
 from __future__ import annotations

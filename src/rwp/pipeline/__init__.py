@@ -1,1 +1,1 @@
-"""From params.yaml to steps: what each is, what it stands on, whether it is done."""
+"""From params.yaml to steps: what each does, what it reads, whether it is done."""

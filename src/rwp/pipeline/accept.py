@@ -1,6 +1,6 @@
-"""Accept a change of code that moves no number: tried on the step itself, and noted under git.
+"""Accept a change of code that changes no number: tried on the step itself, listed under git.
 
-The step is done again in little, by the old code and by the new: a training of two short epochs,
+The step is repeated on a small scale by the old and the new code: a training of two short epochs,
 an evaluation of a few images, and so on, with the settings, checkpoints and images of a result
 that the change has made stale. What differs in a bit is refused.
 """

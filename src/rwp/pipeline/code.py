@@ -1,8 +1,8 @@
 """What the code of a step computes, as a hash: of its module and of all that it imports from here.
 
 Only what can change a number counts: not comments, docstrings, formatting, the texts of errors and
-log lines, annotations and what is imported for them alone. Modules that move bytes and words are
-left out as a whole.
+log lines, annotations and what is imported for them alone. Modules that only move files or write
+messages are left out as a whole.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The shape of params.yaml. Every table here is written by a person; see params.yaml itself."""
+"""The tables of params.yaml as classes, with the checks of their values."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Each step of the pipeline, told once: settings, inputs, outputs, code and resources.
+"""Each step of the pipeline, defined once: settings, inputs, outputs, code and resources.
 
-Everything that asks what a file stands on (the rules, `rwp plan`, `rwp verify`, the report's gaps)
+Everything that asks how a file is made (the rules, `rwp plan`, `rwp verify`, the report's gaps)
 asks a `Step`. A path belongs to one step, and a step names its own paths: `find` goes from the one
 to the other.
 """

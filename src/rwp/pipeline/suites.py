@@ -1,4 +1,4 @@
-"""Which runs stand behind which table and figure of a suite."""
+"""Which runs each table and figure of a suite needs."""
 
 from __future__ import annotations
 

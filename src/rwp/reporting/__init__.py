@@ -1,1 +1,1 @@
-"""From what runs left behind to tables, figures, the comparison with the paper and the report."""
+"""From the files of runs to tables, figures, the comparison with the paper and the report."""

@@ -2,7 +2,7 @@
 
 `claims.yaml` words them and its margins do not move after a run has been seen. A claim is a sum of
 accuracies (or of columns of the training's history), taken seed by seed and image by image, so
-that what is common to all networks of a seed, and to all on an image, falls out.
+that what is common to all networks of a seed, and to all on an image, cancels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How people write what has a short name in params.yaml: defenses, attacks, data, figures."""
+"""Names for readers, by the short ones of params.yaml: defenses, attacks, data, figures."""
 
 from __future__ import annotations
 

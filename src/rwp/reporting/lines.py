@@ -1,7 +1,7 @@
 """What a suite shows: each table and figure, line by line, with the runs behind each line.
 
-The pipeline is asked here, once. Tables, figures and the comparison with the paper look at what
-this says, and at the files that `rwp.reporting.results` has read.
+Only this module asks the pipeline which runs those are. Tables, figures and the comparison with the
+paper use its lines, and the files that `rwp.reporting.results` has read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The training logs that the AWP authors and others published, and a run's curve over its own."""
+"""The training logs that the AWP authors and others published, and a run's curve beside its log."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Everything that a suite left under results/, read once.
+"""All files of a suite under results/, read once.
 
 `read_results` gives one tidy frame, a row per run, checkpoint and attack, and beside it what each
-training and each verdict says of itself. Tables, pairs and figures are made of these alone. Whether
-a file stands on today's settings, code and images, its `Step` says.
+training and each verdict states. Tables, pairs and figures are made of these alone. Whether a file
+fits today's settings, code and images, its `Step` says.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Networks on disk: weights with the name of what they belong to, read without running code."""
+"""Networks on disk: weights, and which network they belong to; read without running code."""
 
 from __future__ import annotations
 

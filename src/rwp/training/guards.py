@@ -1,4 +1,4 @@
-"""Runs that have gone wrong are stopped and named; they never fill a cell with a number."""
+"""Stop trainings that diverge or collapse, and say so; they give no number to a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each epoch of a training leaves: a row of the history, and who is told of it."""
+"""One row of the history per epoch of training, and who gets it."""
 
 from __future__ import annotations
 

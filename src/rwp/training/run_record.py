@@ -1,4 +1,4 @@
-"""run.json: what a run was, what it stood on, and how it ended."""
+"""run.json: a run's settings and inputs, and how it ended."""
 
 from __future__ import annotations
 

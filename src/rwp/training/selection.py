@@ -1,4 +1,4 @@
-"""The networks that a run leaves: the final one, those chosen by a measurement, those kept."""
+"""The networks that a run saves: the final one, those chosen by a measurement, those kept."""
 
 from __future__ import annotations
 

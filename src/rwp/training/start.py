@@ -3,7 +3,7 @@
 A parent leaves, after the epochs that other recipes start from, all that a training stands on:
 weights, optimizer, position, what was measured, and the networks chosen so far. Every random draw
 is a function of the seed, the epoch and the step, so a child of the same recipe goes on as if there
-had been no break; one of another recipe leaves the common trunk there.
+had been no break; one of another recipe differs from there on.
 """
 
 from __future__ import annotations

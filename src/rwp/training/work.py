@@ -1,4 +1,4 @@
-"""What training costs in arithmetic, and what the machine makes of it."""
+"""The operations that a training takes, and how fast the machine does them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands between normalization and convolution: ReLU as published, SiLU in newer recipes."""
+"""The activation of the networks: ReLU as published, SiLU in newer recipes."""
 
 from collections.abc import Callable
 from typing import get_args

@@ -1,8 +1,9 @@
 """Published checkpoints, by the program that wrote them, as state dicts of our networks.
 
 "rice" (Rice et al.) and "awp" (AT-AWP, and AT-RWP after it) normalize outside the network.
-"trades" (also TRADES-AWP) and "rst" (also RST-AWP) do not normalize, and some of theirs hold a
-block that no forward pass uses. "robustbench" has both kinds, normalization as buffers.
+"trades" (also TRADES-AWP) and "rst" (also RST-AWP) do not normalize, and some of their networks
+hold a block that no forward pass uses. "robustbench" has networks with and without normalization,
+which it keeps as buffers.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a recipe minimises, as the weight perturbation and the training loop see it."""
+"""The interface of an objective, for the weight perturbation and the training loop."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
