@@ -798,13 +798,13 @@ REPORTING = _faults(
     ),
     (
         "pairs: the worse is better",
-        'better = row["defense" if row["difference"] > 0 else "against"]',
-        'better = row["defense" if row["difference"] < 0 else "against"]',
+        'better = row[name if row["difference"] > 0 else "against"]',
+        'better = row[name if row["difference"] < 0 else "against"]',
     ),
     (
         "pairs: uncorrected findings",
-        'if row["p_holm"] > LEVEL:\n        return CHANCE\n    for name',
-        'if row["p_value"] > LEVEL:\n        return CHANCE\n    for name',
+        'if row["p_holm"] > LEVEL:\n        return CHANCE\n    for one',
+        'if row["p_value"] > LEVEL:\n        return CHANCE\n    for one',
     ),
     (
         "pairs: defense and against swapped",
