@@ -140,7 +140,7 @@ _SHORT = "are together shorter than the radius"
 _NOTICEABLE, _LARGE = 3.0, 8.0
 _SINGLE_STEP = 1.0  # points by which one step may beat many
 # Points that PGD gains by rescaled logits. It is then much like an attack on the margin, which
-# in the paper's table 2 is 1.9 to 2.3 below PGD-20, but 6.3 for AT-RWP (the demo's TRADES: 4.4 to
+# in the paper's table 2 is 1.9 to 2.4 below PGD-20, but 6.3 for AT-RWP (the demo's TRADES: 4.4 to
 # 7.1 over five seeds); GAIRAT, which it breaks, falls by 14 and more (Zhang et al., 2021; Hitaj
 # et al., 2021).
 _RESCALED, _RESCALED_MUCH = 9.0, 12.0
