@@ -16,7 +16,7 @@ Number = TypeVar("Number", int, float, Tensor)
 
 
 class Group:
-    """One process alone: every method hands back what it is given.
+    """One process alone: every method returns what it is given.
 
     Attributes:
         rank: number of this process, from 0.

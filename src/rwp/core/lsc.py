@@ -47,7 +47,7 @@ def as_many_at_random(
     generator: torch.Generator | None = None,
     group: Group = ALONE,
 ) -> Bool[Tensor, " batch"]:
-    """As many examples as are chosen, but drawn at random: what a choice is compared with.
+    """As many examples as are chosen, drawn at random: the control of a choice.
 
     Drawn for the batch of all processes of the group.
     """

@@ -96,7 +96,7 @@ def recheck(
     batch_size: int,
     device: torch.device | str,
 ) -> tuple[float, int]:
-    """Look once more at adversarial images, given by their place in the data set.
+    """Run the network again on adversarial images, given by their index in the data set.
 
     Returns:
         The largest perturbation, and how many images do not fool in these new batches.
@@ -292,7 +292,7 @@ def gradient_warnings(found: GradientRecord | None) -> tuple[str, ...]:
 
 
 class WatchedModel(nn.Module):
-    """A model that counts the images of a batch whose gradient says nothing.
+    """A model that counts the images of a batch whose gradient is not finite or zero.
 
     What is not finite becomes zero on its way back, so that an attack goes on with the rest; a
     gradient that is finite passes bit for bit.

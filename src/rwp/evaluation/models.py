@@ -94,7 +94,7 @@ class FloatImages(ImageSet):
 
 @contextmanager
 def borrowed(model: nn.Module, device: torch.device | str) -> Iterator[None]:
-    """The model as attacks want it: eval mode, frozen weights, 32 bits; put back afterwards."""
+    """The model in eval mode, with frozen weights, in 32 bits; all is restored afterwards."""
     with evaluation_mode(model), frozen_weights(model), precision_context("fp32", device):
         yield
 
@@ -118,7 +118,7 @@ def batch_of(
 
 
 def checked_logits(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """One forward pass, with the outputs looked at.
+    """One forward pass, with its outputs checked.
 
     Raises:
         UserError: outputs that are not finite, of another shape, or too few for the labels.

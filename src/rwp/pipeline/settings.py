@@ -235,7 +235,7 @@ class Table2Entry(Frozen):
 
 
 class Setting(Frozen):
-    """Where trainings stand; what is not given is that of Table 2, the network the suite's."""
+    """Data set, threat model and network of trainings; by default Table 2's and the suite's own."""
 
     dataset: Name | None = None
     threat_model: Name | None = None

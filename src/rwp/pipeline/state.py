@@ -50,12 +50,12 @@ class Result:
 
 
 def results(steps: Iterable[Step]) -> list[Result]:
-    """All that steps leave and that carries a fingerprint."""
+    """All files of steps that carry a fingerprint."""
     return [Result(step, path) for step in steps for path in step.records]
 
 
 def changed_sources(steps: Iterable[Step], root: Path) -> list[str]:
-    """Passports of fetched data that stand on other settings, code or images than today's."""
+    """Passports of fetched data that was made by other settings, code or images than today's."""
     marks = {step.outputs[-1]: step.fingerprint for step in steps if step.kind == "fetch"}
     return [
         path

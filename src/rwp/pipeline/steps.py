@@ -99,7 +99,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One job: what it does, what it reads (each file with the step that makes it), and leaves."""
+    """One job: what it does, what it reads (files and the steps that make them), what it writes."""
 
     kind: Kind
     name: str
@@ -574,7 +574,7 @@ class Steps:
 
 
 def accepted(steps: Iterable[Step]) -> list[dict[str, str]]:
-    """The changes of code that were accepted for steps or for what they stand on."""
+    """The changes of code that were accepted for steps or for steps that they need."""
     kinds = {step.kind for step in below(steps)}
     return [entry for entry in read_ledger() if entry["step"] in kinds]
 
@@ -611,7 +611,7 @@ def _check_weights(file: str, key: RunKey) -> None:
 
 
 def below(steps: Iterable[Step]) -> list[Step]:
-    """The steps and all that they stand on, each once, in an order in which they can be made."""
+    """The steps and all that they need, each once, in an order in which they can run."""
     found: dict[Step, None] = {}
 
     def visit(step: Step) -> None:

@@ -167,7 +167,7 @@ def sweep_rows(params: Params, suite_name: str, setting: Setting, name: str) -> 
 def search_rows(
     params: Params, suite_name: str, figure: SearchFigure
 ) -> list[tuple[SweepEntry, dict[str, Any], list[RunKey]]]:
-    """The runs of a search, each under its own name whatever the recipes have by now.
+    """The runs of a search, each under its own name, whichever values the recipes have today.
 
     What is chosen is written into the settings, and must not change what was searched.
     """

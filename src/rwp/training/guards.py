@@ -22,7 +22,7 @@ _FINITE = {
 
 
 class Stopped(Exception):  # noqa: N818 (a verdict, not an error of the program)
-    """The run cannot become a result. `status` is "collapsed" or "diverged"."""
+    """The training is stopped, and has no result. `status` is "collapsed" or "diverged"."""
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)

@@ -45,7 +45,7 @@ from rwp.training.work import Passes, Work, forward_flops, timed
 
 
 class Training:
-    """One network on its way; `step` and `finish_epoch` advance it."""
+    """A training in progress; `step` and `finish_epoch` advance it."""
 
     def __init__(
         self,
@@ -368,7 +368,7 @@ class Position:
 
 
 def check_same_weights(model: nn.Module, group: Group, *, name: str) -> None:
-    """Make sure that the processes have not drifted apart: one of them writes for all.
+    """Check that all processes have the same weights, as one of them writes for all.
 
     The check sum is one of integers, the same in whatever order a device adds them up.
 

@@ -115,7 +115,7 @@ def commit() -> str | None:
 
 @cache
 def versions() -> dict[str, str]:
-    """Of all that may change the bits."""
+    """Versions of all that may change the bits."""
     found = {"python": platform.python_version()}
     for package in ("torch", "numpy", "pyautoattack", "rwp"):
         try:
@@ -128,7 +128,7 @@ def versions() -> dict[str, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """What the arithmetic was done on."""
+    """The name of the device that computed."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"

@@ -40,7 +40,7 @@ def kept_after(spec: TrainSpec, row: Row) -> list[str]:
 def write_networks(
     training: Training, state: RunState, files: RunFiles, *, network: dict[str, Any]
 ) -> None:
-    """Put all networks in their places.
+    """Write all networks to their files.
 
     A run that was stopped has not come to all of them; its final network stands in, and its
     run.json says that no number of it counts.

@@ -31,7 +31,7 @@ _CHOSEN = "chosen_networks"
 def keep_start(
     training: Training, state: RunState, history: list[Row], network: Mapping[str, Any]
 ) -> None:
-    """Put this epoch's state aside, if other trainings start from it; all processes call this."""
+    """Save this epoch's state, if other trainings start from it; all processes call this."""
     done = training.progress.epoch
     if done not in training.spec.keep_starts:
         return

@@ -24,7 +24,7 @@ TIMINGS = ("seconds", "images_per_second", "flops_per_second", "loading_share", 
 
 @dataclass
 class Work:
-    """Of one epoch so far, in this and any earlier process: part of a checkpoint.
+    """Counts of one epoch so far, in this and any earlier process: part of a checkpoint.
 
     Attributes:
         seconds: in steps.
