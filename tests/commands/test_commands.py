@@ -96,6 +96,7 @@ def test_settings_that_are_no_yaml(project: Project) -> None:
     assert "error: params.yaml: expected YAML" in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_steps_by_hand_write_where_the_pipeline_would(project: Project) -> None:
     steps = [
         "data fetch digits",
@@ -142,6 +143,7 @@ def test_records_that_are_none_are_one_line_each(project: Project) -> None:
     assert "stale" in project.run("rwp", "plan").stdout
 
 
+@pytest.mark.slow
 def test_determinism_is_recorded_and_changes_no_fingerprint(project_with_data: Project) -> None:
     project = project_with_data
     path = project.folder / "results/demo/runs/digits/linf/small/at/seed0/run.json"

@@ -80,6 +80,7 @@ class LongSquare(AutoAttack):
         self.square.n_queries, self.attacks_to_run = 1500, ["square"]
 
 
+@pytest.mark.slow
 def test_square_asks_the_model_less_often_to_the_same_end(robust_model, images, monkeypatch):
     monkeypatch.setattr(module, "AutoAttack", LongSquare)
     monkeypatch.setitem(VERSIONS, "standard", ("square",))

@@ -37,6 +37,7 @@ class Shorter(AutoAttack):
         self.square.n_queries = 200
 
 
+@pytest.mark.slow
 def test_autoattack_in_l1_runs_to_its_end_with_the_packages_flags(
     robust_model: nn.Module, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

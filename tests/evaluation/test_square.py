@@ -140,6 +140,7 @@ def test_one_image_alone():
     assert torch.equal(ours.images, theirs.images)
 
 
+@pytest.mark.slow
 def test_on_digits_one_query_in_eight_is_asked():
     model = SameBitsInAnyBatch((1, 8, 8))
     theirs, ours = both(model, pictures(20, (1, 8, 8)), epsilon=0.0001, queries=5000)

@@ -127,6 +127,7 @@ def test_settings_that_cannot_run_are_one_line(project: Project) -> None:
     assert "got none; add one" in line
 
 
+@pytest.mark.slow
 def test_a_missing_paper_source_fails_before_any_rst_training(committed_project: Project) -> None:
     """The published 500K images are the user's to give; the message says how to change that."""
     result = committed_project.snakemake("data/unlabeled/tinyimages-500k.pt")

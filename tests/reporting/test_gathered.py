@@ -174,6 +174,7 @@ def committed_folder(few: Project, tmp_path: Path) -> Path:
     return tmp_path / "docs"
 
 
+@pytest.mark.slow
 def test_bad_folders_are_one_line_each(
     committed_folder: Path, few: Project, tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ def test_a_run_of_a_figure_that_collapsed_is_named_and_the_rest_is_shown(filled:
 
 
 @pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.slow
 def test_with_seeds_tables_are_means_and_deviations(tmp_path: Path) -> None:
     content = copy.deepcopy(shown_content())
     content["suites"]["demo"]["seeds"] = [0, 1]
