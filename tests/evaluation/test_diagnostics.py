@@ -15,7 +15,7 @@ from rwp.evaluation.jobs import evaluate_checkpoint, run_attacks
 from rwp.evaluation.records import GradientRecord, write_record
 from rwp.evaluation.spec import DiagnosisSpec
 from rwp.evaluation.verdict import DOUBTFUL, LEVELS, MEANING, FollowUp, Verdict, band_for
-from rwp.files import write_json
+from rwp.files import sha256_file, write_json
 from rwp.reporting.report import LEVEL_KINDS, LEVEL_SIGNS
 from rwp.training.checkpoint import save_network
 from rwp.training.spec import RunKey, ThreatSpec
@@ -262,9 +262,13 @@ def write_records(project: Project, *, robust: int) -> None:
     evaluate_checkpoint(
         project.spec, root=project.root, fingerprint="f", state=project.root / ".state"
     )
-    pgd = record([True] * robust + [False] * (40 - robust), attack=PGD)
+    files = {
+        "checkpoint_sha256": sha256_file(project.checkpoint),
+        "data_sha256": sha256_file(project.root / "data" / "digits" / "test.pt"),
+    }
+    pgd = record([True] * robust + [False] * (40 - robust), attack=PGD, **files)
     write_record(project.root / project.spec.record("pgd-20"), pgd)
-    autoattack = record([False] * 40, attack=autoattack_spec())
+    autoattack = record([False] * 40, attack=autoattack_spec(), **files)
     write_record(project.root / project.spec.record("autoattack"), autoattack)
 
 
@@ -279,6 +283,23 @@ def test_further_attacks_run_unless_the_network_is_weak(trained: Project):
         assert content["records"]["pgd-20"] == "f"
     with pytest.raises(UserError, match="expected a diagnosis"):
         read_diagnosis(trained.root / trained.spec.record("pgd-20"))
+
+
+@pytest.mark.parametrize("changed", ["best.pt", "test.pt"])
+def test_records_of_another_network_or_other_images_are_not_judged(
+    trained: Project, images: ImageSet, changed: str
+):
+    write_records(trained, robust=0)
+    spec = diagnosis_of(trained)
+    if changed == "best.pt":  # trained again
+        save_network(trained.checkpoint, small_network(), network=NETWORK, epoch=3)
+    else:
+        ImageSet(images.images.flip(3), images.labels, images.num_classes).save(
+            trained.root / "data" / "digits" / "test.pt"
+        )
+    with pytest.raises(UserError, match=rf"natural.json: expected a record of .*{changed} as it"):
+        diagnose_checkpoint(spec, root=trained.root, fingerprint="f")
+    assert not (trained.root / spec.path).exists()
 
 
 def test_the_twin_lends_its_images_and_has_to_be_there(trained: Project):

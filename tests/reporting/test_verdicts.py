@@ -114,6 +114,11 @@ def test_a_verdict_on_other_records_is_stale(demo: Project) -> None:
     assert row["verdict_status"] == "stale"
     assert pd.isna(row["verdict"])
     assert row["verdict_reasons"] == "judged by other records of pgd-20"
+    best = demo.root / key.directory / "best.pt"
+    best.write_bytes(b"trained again")  # all records are of another network: so is the verdict
+    row = details_of(demo, "AT")
+    assert (row["status"], row["verdict_status"]) == ("inconsistent", "stale")
+    assert pd.isna(row["verdict"])
 
 
 def test_the_worst_case_counts_images_that_survive_every_attack(demo: Project) -> None:

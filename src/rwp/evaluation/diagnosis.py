@@ -11,7 +11,7 @@ from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, PartRecord, read_record
 from rwp.evaluation.spec import DiagnosisSpec, EvaluationSpec
 from rwp.evaluation.verdict import FollowUp, Verdict, judge
-from rwp.files import read_json, write_json
+from rwp.files import read_json, sha256_file, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +43,13 @@ def diagnose_checkpoint(
         The file, `diagnosis.json` beside the records.
 
     Raises:
-        UserError: a record is missing or damaged, or the twin is missing.
+        UserError: a record is missing, damaged, or of another network or other images than those
+            that lie there; or the twin is missing.
     """
     evaluation = spec.evaluation
     records = [read_record(root / evaluation.record(attack.name)) for attack in evaluation.attacks]
     dataset = evaluation.key.dataset
+    _require_same_files(records, spec, root)
     context: dict[str, Any] = {
         "dataset": dataset,
         "objective": spec.objective,
@@ -62,6 +64,25 @@ def diagnose_checkpoint(
     path = root / spec.path
     write_diagnosis(path, verdict, found, records, fingerprint=fingerprint)
     return path
+
+
+def _require_same_files(
+    records: Sequence[EvaluationRecord], spec: DiagnosisSpec, root: Path
+) -> None:
+    """Records of an earlier training would be judged, and the later network attacked further."""
+    evaluation = spec.evaluation
+    there = {
+        "checkpoint_sha256": root / evaluation.key.directory / f"{evaluation.checkpoint}.pt",
+        "data_sha256": root / "data" / evaluation.key.dataset / "test.pt",
+    }
+    for field, file in there.items():
+        now = sha256_file(file) if file.exists() else None
+        for record in records:
+            if now is not None and getattr(record, field) != now:
+                raise UserError(
+                    f"{root / evaluation.record(record.attack.name)}: expected a record of {file} "
+                    "as it lies there, got one of another file; evaluate again"
+                )
 
 
 def judge_further(
