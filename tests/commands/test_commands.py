@@ -63,6 +63,14 @@ def test_bad_names_and_files_are_one_line_each(project: Project) -> None:
         ("evaluate --checkpoint a/best.pt --output b", "--output: expected none for a run"),
         ("evaluate --checkpoint a.pt --model b:c", "expected either --model or --checkpoint"),
         ("table --suite papr", "expected a suite", "'papr'"),
+        ("table tabel2", "'tabel2' is not one of 'table1'", "see `rwp table --help`"),
+        ("ui --port abc", "valid integer", "see `rwp ui --help`"),
+        ("watch --nope", "--nope", "see `rwp watch --help`"),
+        ("tabel", "'tabel'", "see `rwp --help`"),
+        ("data audit nowhere --against digits", "got 'nowhere'", "rwp data fetch nowhere"),
+        ("rates nofile.tar.gz", "expected an archive that `make bench-gpu` wrote, found no file"),
+        ("landscape fig3a", "fig3a: expected a landscape, got"),
+        ("landscape fig9", "expected a landscape (fig2), got 'fig9'"),
     ]
     for words, *parts in cases:
         assert_one_line(project.run("rwp", *words.split()), *parts)
@@ -124,6 +132,13 @@ def test_steps_by_hand_write_where_the_pipeline_would(project: Project) -> None:
     result = project.run("rwp", "verify")
     assert result.returncode == 1
     assert "stale: results/demo/runs/digits/linf/small/rst-rwp/seed0/run.json" in result.stdout
+
+
+def test_a_command_without_words_shows_its_help(project: Project) -> None:
+    for words in ([], ["data"]):
+        result = project.run("rwp", *words)
+        assert "Usage: rwp" in result.stdout + result.stderr
+        assert "error:" not in result.stderr
 
 
 def test_records_that_are_none_are_one_line_each(project: Project) -> None:

@@ -48,6 +48,7 @@ def test_labels_of_any_integer_type_are_one(name: str):
         (torch.tensor([False, True, True]), "cast them"),
         (torch.eye(4)[:3], "argmax"),
         (torch.eye(4)[:3].long(), "argmax"),
+        (torch.tensor([[0], [1], [3]]), "flatten them"),
     ],
 )
 def test_other_labels_are_refused(labels: torch.Tensor, advice: str):

@@ -188,6 +188,20 @@ def test_an_archive_with_a_link_is_refused(tmp_path, tree):
         load(path)
 
 
+def test_numbers_as_class_folders_are_counted_as_text_and_noted(tmp_path):
+    for count, noted in ((10, False), (11, True)):
+        files = {
+            f"{split}/{number}/{split}{number}.png": image_file(pixels(1, number, 8)[0])
+            for split in ("train", "test")
+            for number in range(count)
+        }
+        path = packed(tmp_path / f"{count}.zip", files)
+        found = load(path)
+        assert found.class_names == sorted(map(str, range(count)))
+        assert (found.notes != []) == noted
+    assert found.notes[0].startswith("the class folder 10 is class 2: ")
+
+
 @pytest.mark.parametrize("name", ["t.tar", "t.tar.gz", "t.tar.xz", "t.zip"])
 def test_a_truncated_or_foreign_archive_is_refused(tmp_path, tree, name):
     path = packed(tmp_path / name, tree)

@@ -77,8 +77,9 @@ def test_colors_of_another_profile_are_brought_to_srgb():
     refused(encoded(picture, icc_profile=b"broken"), "expected a color profile that fits")
 
 
-def rgb_profile(gamma: float) -> bytes:
-    """sRGB's profile with a plain power law in place of its curves, under another name."""
+def rgb_profile(gamma: float, name: str = "wide") -> bytes:
+    """sRGB's profile with a plain power law in place of its curves, under another name of four
+    letters."""
     content = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     count = struct.unpack(">I", content[128:132])[0]
     for index in range(count):
@@ -91,7 +92,7 @@ def rgb_profile(gamma: float) -> bytes:
         if kind == b"desc":
             text = bytes(content[offset : offset + size])
             content[offset : offset + size] = text.replace(
-                "sRGB".encode("utf-16-be"), b"\0w\0i\0d\0e"
+                "sRGB".encode("utf-16-be"), name.encode("utf-16-be")
             )
     return bytes(content)
 
@@ -102,6 +103,16 @@ def test_a_linear_profile_makes_pictures_lighter():
     assert abs(int(found.mean()) - 188) <= 1  # sRGB's curve at 128 / 255
     assert len(notes) == 1
     assert notes[0].startswith("brought to sRGB from the profile wide")
+
+
+def test_a_profile_is_srgb_by_its_curves_and_not_by_its_name():
+    half = Image.new("RGB", (12, 12), (128, 128, 128))
+    found, notes = read(encoded(half, icc_profile=rgb_profile(1.0, "sRGB")))
+    assert abs(int(found.mean()) - 188) <= 1
+    assert notes[0].startswith("brought to sRGB from the profile sRGB")
+    found, notes = read(encoded(half, icc_profile=rgb_profile(2.2, "sRGB")))
+    assert (found == 128).all()
+    assert notes == []
 
 
 def with_chunk(content: bytes, kind: bytes, data: bytes) -> bytes:

@@ -302,6 +302,14 @@ def test_records_of_another_network_or_other_images_are_not_judged(
     assert not (trained.root / spec.path).exists()
 
 
+def test_missing_records_are_named_with_the_command_that_makes_them(trained: Project):
+    spec = diagnosis_of(trained)
+    write_records(trained, robust=40)
+    (trained.root / spec.evaluation.record("natural")).unlink()
+    with pytest.raises(UserError, match="found none of natural; run: rwp evaluate --checkpoint re"):
+        diagnose_checkpoint(spec, root=trained.root, fingerprint="f")
+
+
 def test_the_twin_lends_its_images_and_has_to_be_there(trained: Project):
     write_records(trained, robust=40)
     twin = trained.spec.key.replace(recipe="other")

@@ -101,13 +101,28 @@ def main() -> None:
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported
     try:
-        app()
+        code = app(standalone_mode=False)  # it would draw a box around what a person mistyped
+    except typer.TyperException as error:
+        sys.exit(_mistyped(error))
     except Exception as error:
         line = _advice(error)
         if line is None:
             raise
         sys.stderr.write(f"error: {line}\n")
         sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _mistyped(error: typer.TyperException) -> int:
+    """Say in one line what is wrong with a command's words; its exit code."""
+    text = error.format_message().replace("Value error, ", "").rstrip(".")
+    if "\n" in text or not text:  # the help of a command that was given no words
+        sys.stderr.write(text)
+        return error.exit_code
+    context = getattr(error, "ctx", None)
+    where = f"; see `{context.command_path} --help`" if context else ""
+    sys.stderr.write(f"error: {text}{where}\n")
+    return error.exit_code
 
 
 def _advice(error: Exception) -> str | None:

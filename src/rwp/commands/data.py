@@ -71,6 +71,15 @@ def audit(
     from rwp.data.images import ImageSet
 
     unlabeled, labeled = data / "unlabeled" / f"{name}.pt", data / name / "train.pt"
+    found = {path.parent.name for path in data.glob("*/train.pt")}
+    found |= {path.stem for path in data.glob("unlabeled/*.pt")}
+    for one in (name, against):
+        if one not in found:
+            raise UserError(
+                f"{data}: expected a fetched data set or unlabeled source"
+                f" ({', '.join(sorted(found)) or 'none is there'}), got {one!r}; check the spelling"
+                f" or run: rwp data fetch {one}"
+            )
     source = ImageSet.load(unlabeled if unlabeled.exists() else labeled)
     test = ImageSet.load(data / against / "test.pt")
     result = find(source.images, test.images, min_similarity=min_similarity, device="cpu")

@@ -29,17 +29,19 @@ def landscape(
     from rwp.gpu import claim
     from rwp.pipeline.load import load_params
     from rwp.pipeline.resolve import landscape_spec
+    from rwp.pipeline.settings import choose, get_suite
     from rwp.pipeline.steps import Steps
-    from rwp.pipeline.suites import figure_runs
 
     if resolved is not None and fingerprint is not None:
         spec = LandscapeSpec.parse(resolved, where="--resolved")
     else:
         params = load_params(params_file)
-        figure_runs(params, suite, figure)  # looks the names up
-        kind = params.suites[suite].figures[figure].kind
-        if kind != "landscape":
+        figures = get_suite(params, suite).figures
+        around = {name: one for name, one in figures.items() if one.kind == "landscape"}
+        if figure in figures and figure not in around:
+            kind = figures[figure].kind
             raise UserError(f"{figure}: expected a landscape, got {kind}; see `rwp figure`")
+        choose(around, figure, "landscape", f"params.yaml: suites.{suite}.figures")
         spec = landscape_spec(params, suite, figure)
         fingerprint = Steps(params).landscape(suite, figure).fingerprint
     root = Path.cwd()

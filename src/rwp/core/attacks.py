@@ -336,7 +336,9 @@ def class_indices(images: Tensor, labels: Tensor) -> Tensor:
         )
     kind = labels.dtype
     if labels.ndim != 1 or kind.is_floating_point or kind.is_complex or kind == torch.bool:
-        advice = "pass labels.argmax(dim=1)" if labels.ndim > 1 else "cast them"
+        advice = "pass labels.argmax(dim=1) of one-hot ones" if labels.ndim > 1 else "cast them"
+        if labels.ndim > 1 and labels.shape[1] == 1:  # whose argmax would be class 0 throughout
+            advice = "flatten them"
         raise ValueError(
             f"labels: expected class indices (batch,) of an integer type, got {kind} "
             f"{tuple(labels.shape)}; {advice}"

@@ -47,7 +47,15 @@ def diagnose_checkpoint(
             that lie there; or the twin is missing.
     """
     evaluation = spec.evaluation
-    records = [read_record(root / evaluation.record(attack.name)) for attack in evaluation.attacks]
+    paths = {attack.name: root / evaluation.record(attack.name) for attack in evaluation.attacks}
+    missing = [name for name, path in paths.items() if not path.exists()]
+    if missing:
+        place = evaluation.key.directory / f"{evaluation.checkpoint}.pt"
+        raise UserError(
+            f"{root / place}: expected records of all its attacks, found none of "
+            f"{', '.join(missing)}; run: rwp evaluate --checkpoint {place}"
+        )
+    records = [read_record(path) for path in paths.values()]
     dataset = evaluation.key.dataset
     _require_same_files(records, spec, root)
     context: dict[str, Any] = {

@@ -37,6 +37,11 @@ def read_archive(path: Path) -> Content:
     Raises:
         UserError: it is none, or that of a rehearsal, whose numbers mean nothing.
     """
+    if not path.is_file():
+        raise UserError(
+            f"{path}: expected an archive that `make bench-gpu` wrote, found no file; "
+            "check the path"
+        )
     try:
         with tarfile.open(path, "r:gz") as tar:
             stream = tar.extractfile("bench.json")

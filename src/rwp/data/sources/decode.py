@@ -27,6 +27,7 @@ _CHANNEL_MODES = {
     "1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"
 }  # fmt: skip
 _SRGB_GAMMA = 0.45455
+_SRGB_SLACK = 8  # levels of a middle gray, by which versions of sRGB's profile differ at most
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -197,9 +198,13 @@ def _to_srgb(pixels: Image.Image, profile: bytes, entry: TreeEntry) -> tuple[Ima
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         name = " ".join(ImageCms.getProfileDescription(source).split()) or "without a name"
-        if "srgb" in name.lower() and pixels.mode == "RGB":
-            return pixels, ""
         target = ImageCms.createProfile("sRGB")
+        if "srgb" in name.lower() and pixels.mode == "RGB":
+            # A name may say less than there is, such as GIMP's "built-in Linear sRGB".
+            gray = Image.new("RGB", (1, 1), (128, 128, 128))
+            gray = ImageCms.profileToProfile(gray, source, target) or gray
+            if abs(int(np.asarray(gray).mean()) - 128) <= _SRGB_SLACK:
+                return pixels, ""
         shown = ImageCms.profileToProfile(pixels, source, target, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
         raise _unreadable(

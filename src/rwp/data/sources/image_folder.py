@@ -30,6 +30,7 @@ def load_image_folder(path: str | None, image_size: int | None) -> SourceData:
     decoded = decode_all(_tree_files(Path(path), folders), image_size)
     images, notes = _collected(path, decoded)
     class_names = _class_names(path, folders, images)
+    notes += _note_on_numbers(class_names)
     sets = {}
     for split in _SPLITS:
         keys = sorted(key for key in images if key[0] == split)
@@ -44,6 +45,17 @@ def load_image_folder(path: str | None, image_size: int | None) -> SourceData:
         license="not stated by the folder; ask whoever made it",
         notes=notes,
     )
+
+
+def _note_on_numbers(class_names: list[str]) -> list[str]:
+    """Folders 0 to 10 in alphabetical order: "10" is class 2, as torchvision has it too."""
+    for place, name in enumerate(class_names):
+        if all(map(str.isdecimal, class_names)) and int(name) != place:
+            return [
+                f"the class folder {name} is class {place}: folders are counted in alphabetical "
+                "order; pad their numbers with zeros where a network expects the numbers"
+            ]
+    return []
 
 
 def load_unlabeled_folder(
