@@ -907,8 +907,13 @@ FAMILY = _faults(
     ),
     (
         "claims: records of another network",
-        'leave_out_other_files([row], self.root / key.directory / f"{term.what}.pt")',
+        '_leave_out_other_files([row], root / key.directory / f"{checkpoint}.pt")',
         "",
+    ),
+    (
+        "claims: a landscape of unknown settings",
+        'return f"of unknown settings, without {step.outputs[1]}"',
+        'return ""',
     ),
     (
         "radii: one step size for all",

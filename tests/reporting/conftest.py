@@ -211,6 +211,17 @@ class Project:
         ]
         columns = "seed,split,epoch,group,offset,loss,change,num_examples"
         path.write_text("\n".join([columns, *rows]) + "\n")
+        self.write_landscape_state(name)
+
+    def write_landscape_state(self, name: str, **other: Any) -> None:
+        """What a landscape says it was measured of: today's settings and code, unless given."""
+        step = self.steps.landscape(self.suite, name)
+        document = {
+            "format": "rwp.landscape/1",
+            "spec": step.settings.document(),
+            "fingerprint": step.fingerprint,
+        }
+        (self.root / step.outputs[1]).write_text(json.dumps(document | other), encoding="utf-8")
 
     def write_all(self) -> None:
         """Every run and record of both tables, each defense a little better than the one before."""

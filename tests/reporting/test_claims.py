@@ -388,7 +388,11 @@ def landscapes(root: Path, num_seeds: int, *, test_images: bool = True) -> Proje
 
 
 def around(
-    root: Path, epoch: int, rise: dict[tuple[int, str, str], float], offsets: tuple[float, ...]
+    project: Project,
+    epoch: int,
+    rise: dict[tuple[int, str, str], float],
+    offsets: tuple[float, ...],
+    name: str = "fig2",
 ) -> Path:
     """Losses that rise by so much per unit of the offset, by seed, split and group."""
     rows = [
@@ -396,10 +400,11 @@ def around(
         for (seed, split, group), height in rise.items()
         for offset in offsets
     ]
-    path = root / "results/demo/landscapes/fig2.csv"
+    path = project.root / f"results/demo/landscapes/{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = "seed,split,epoch,group,offset,loss,change,num_examples"
     path.write_text("\n".join([columns, *rows]) + "\n", encoding="utf-8")
+    project.write_landscape_state(name)
     return path
 
 
@@ -417,41 +422,39 @@ def test_the_excess_of_training_over_test_images_by_seed(tmp_path: Path) -> None
     for seed, more in enumerate((2.0, 2.1, 2.2)):
         rise |= {(seed, "train", "0-0.5"): 5 + more, (seed, "test", "0-0.5"): 5.0}
         rise |= {(seed, "train", "1-1.5"): 9.0, (seed, "test", "1-1.5"): 8.0}
-    around(tmp_path, epoch, rise, (-1.0, -0.5, 0.0, 0.5, 1.0))
+    around(project, epoch, rise, (-1.0, -0.5, 0.0, 0.5, 1.0))
     row = judged(project, first=entry)["first"]
     assert row["estimate"] == pytest.approx(0.5 * (2.1 - 1))  # over the inner half alone
     assert (row["seeds"], row["images"], row["outcome"]) == (3, None, "holds")
     del rise[1, "test", "0-0.5"]  # a group that no test image is in
-    around(tmp_path, epoch, rise, (-1.0, -0.5, 0.0, 0.5, 1.0))
+    around(project, epoch, rise, (-1.0, -0.5, 0.0, 0.5, 1.0))
     reason = judged(project, first=entry)["first"]["reason"]
     assert reason.endswith("fig2.csv: seed 1 has no images of 0-0.5 nats in both")
 
 
 def test_a_landscape_of_other_settings_or_code_tells_nothing(tmp_path: Path) -> None:
     project = landscapes(tmp_path, 2)
-    step = project.steps.landscape("demo", "fig2")
     spec = landscape_spec(project.params, "demo", "fig2")
     entry = {"says": "x", "terms": {f"at landscape_excess {spec.epochs[0]}/0-0.5": 1}, "above": 0}
     rise = {
         (seed, split, "0-0.5"): h for seed in (0, 1) for split, h in (("train", 3), ("test", 2))
     }
-    path = around(tmp_path, spec.epochs[0], rise, (-1.0, -0.5, 0.0, 0.5, 1.0))
-    document = {"format": "rwp.landscape/1", "fingerprint": step.fingerprint}
-    for change, settings, outcome in (
-        ({}, spec, "not told"),  # the seeds do not spread
-        ({}, spec.replace(radius=2.0), "results/demo/landscapes/fig2.csv: of other settings"),
-        ({"fingerprint": "of older code"}, spec, "fig2.csv: of other code or images"),
-    ):
-        record = document | change | {"spec": settings.document()}
-        path.with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")
+    path = around(project, spec.epochs[0], rise, (-1.0, -0.5, 0.0, 0.5, 1.0))
+    assert judged(project, x=entry)["x"]["outcome"] == "not told"  # the seeds do not spread
+
+    def tells_nothing(reason: str) -> None:
         row = judged(project, x=entry)["x"]
-        if outcome == "not told":
-            assert row["outcome"] == outcome
-        else:
-            assert row["outcome"] == "missing"
-            assert outcome in row["reason"]
-            with pytest.raises(UserError, match="expected losses measured as the settings say"):
-                write_suite_figure(project.results("fig2"), "fig2")
+        assert row["outcome"] == "missing"
+        assert f"results/demo/landscapes/fig2.csv: {reason}" in row["reason"]
+        with pytest.raises(UserError, match=f"as the settings say, found {reason}"):
+            write_suite_figure(project.results("fig2"), "fig2")
+
+    project.write_landscape_state("fig2", spec=spec.replace(radius=2.0).document())
+    tells_nothing("of other settings")
+    project.write_landscape_state("fig2", fingerprint="of older code")
+    tells_nothing("of other code or images")
+    path.with_suffix(".json").unlink()
+    tells_nothing("of unknown settings")
 
 
 def test_landscapes_of_other_numbers_of_seeds_are_compared_on_the_seeds_of_both(
@@ -469,8 +472,7 @@ def test_landscapes_of_other_numbers_of_seeds_are_compared_on_the_seeds_of_both(
     for name, height in (("rwp", 2.0), ("fig2", 3.0)):
         rise = {(seed, "train", "0-0.5"): height * (seed + 1) for seed in range(3)}
         rise |= {(seed, "test", "0-0.5"): 0.0 for seed in range(3)}
-        path = around(tmp_path, epoch, rise, offsets)
-        path.rename(path.with_name(f"{name}.csv"))
+        around(project, epoch, rise, offsets, name)
     terms = {
         f"{recipe} landscape_excess {epoch}/0-0.5": w for recipe, w in (("at", 1), ("at-rwp", -1))
     }

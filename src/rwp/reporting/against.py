@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from rwp.errors import UserError
-from rwp.evaluation.diagnosis import read_diagnosis
 from rwp.evaluation.records import EvaluationRecord, robust_flags
 from rwp.pipeline.settings import Params, Setting, choose
 from rwp.pipeline.steps import Steps
@@ -21,8 +20,8 @@ from rwp.reporting.pairs import ALL_SEEDS, ONE_START, doubt, finding, holm, imag
 from rwp.reporting.results import (
     Run,
     decided_by_start,
-    leave_out_other_files,
     read_attack,
+    read_level,
     read_run,
 )
 from rwp.reporting.tables import write_frame
@@ -104,20 +103,14 @@ def _side(params: Params, suite: str, recipe: str, root: Path) -> Side:
         for checkpoint in CHECKPOINTS:
             for attack in params.suites[suite].evaluation.attacks:
                 row = read_attack(steps, key, run, attack, root, checkpoint)
-                leave_out_other_files([row], root / key.directory / f"{checkpoint}.pt")
                 record: EvaluationRecord | None = row["outcome"]
                 if record is None:
                     missing.append(f"{row['record'] or row['run']}: {row['reason']}")
                 else:
                     seen[checkpoint, attack, key.seed] = record
                     warnings += record.warnings
-        doubts.append(doubt(_level(root / steps.judge(key, "best").outputs[0]), warnings))
+        doubts.append(doubt(read_level(root / steps.judge(key, "best").outputs[0]), warnings))
     return Side(seen, runs, missing, next(filter(None, doubts), ""))
-
-
-def _level(path: Path) -> str | None:
-    """That of a verdict which lies there, be it an older one."""
-    return read_diagnosis(path).get("level") if path.exists() else None
 
 
 def _targets(params: Params, suite: str, recipe: str) -> Iterator[str]:

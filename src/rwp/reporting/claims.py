@@ -21,20 +21,20 @@ from pydantic import Field, ValidationError, model_validator
 from scipy.stats import binomtest
 
 from rwp.errors import UserError
-from rwp.evaluation.diagnosis import read_diagnosis
 from rwp.evaluation.records import EvaluationRecord, on_common_images, robust_flags
 from rwp.evaluation.spec import LandscapeSpec
 from rwp.evaluation.statistics import Tested, crossed_mean
 from rwp.pipeline.resolve import landscape_spec
 from rwp.pipeline.settings import Frozen, Params, Setting, get_suite
 from rwp.pipeline.steps import Steps
-from rwp.pipeline.suites import diagnosis_spec, seeds_of, setting_keys
+from rwp.pipeline.suites import seeds_of, setting_keys
 from rwp.reporting.landscapes import mean_excess
 from rwp.reporting.pairs import LEVEL, doubt, holm
 from rwp.reporting.results import (
+    Row,
     Run,
-    leave_out_other_files,
     read_attack,
+    read_level,
     read_run,
     why_landscape_stale,
 )
@@ -453,21 +453,18 @@ class _Reader:
             if not term.is_record or term.how == "natural":
                 continue
             for key in setting_keys(self.params, self.suite_name, Setting(), term.recipe):
-                record = self._outcome(term, key, self._run(key))["outcome"]
-                judged = self.root / diagnosis_spec(self.params, key).path
+                record = self._row(term, key, self._run(key))["outcome"]
                 in_table2 = term.what == "best" and term.recipe in self.suite.table2.recipes
-                level = read_diagnosis(judged).get("level") if judged.exists() else None
-                why = doubt(level if in_table2 else None, record.warnings if record else ())
+                judged = self.root / self.steps.judge(key, "best").outputs[0]
+                level = read_level(judged) if in_table2 else None
+                why = doubt(level, record.warnings if record else ())
                 if why:
                     found.setdefault(why, {})[term.recipe] = None
         told = "; ".join(f"{', '.join(names)}: {why}" for why, names in found.items())
         return f"but {told}" if told else None
 
-    def _outcome(self, term: Term, key: RunKey, run: Run) -> dict[str, Any]:
-        """A record's row; without its outcome where it is of another file."""
-        row = read_attack(self.steps, key, run, term.how, self.root, term.what)
-        leave_out_other_files([row], self.root / key.directory / f"{term.what}.pt")
-        return row
+    def _row(self, term: Term, key: RunKey, run: Run) -> Row:
+        return read_attack(self.steps, key, run, term.how, self.root, term.what)
 
     def _run(self, key: RunKey) -> Run:
         if key not in self._runs:
@@ -479,7 +476,7 @@ class _Reader:
     ) -> tuple[dict[Term, EvaluationRecord], list[str]]:
         found, gaps = {}, []
         for term, key in keys.items():
-            row = self._outcome(term, key, runs[term])
+            row = self._row(term, key, runs[term])
             if row["outcome"] is None:
                 gaps.append(f"{row['record'] or row['run']}: {row['reason']}")
             else:

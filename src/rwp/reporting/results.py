@@ -256,10 +256,10 @@ def _why_stale(step: Step, run: Run, root: Path) -> str:
 
 
 def why_landscape_stale(step: Step, root: Path) -> str:
-    """Of what else than today's a landscape is, or an empty text."""
+    """Of what else than today's a landscape that lies there is, or an empty text."""
     path = root / step.outputs[1]
     if not path.exists():
-        return ""
+        return f"of unknown settings, without {step.outputs[1]}"
     document = read_object(path)
     try:
         changed = LandscapeSpec.parse(document.get("spec"), where=step.outputs[1]) != step.settings
@@ -418,8 +418,8 @@ def _read_attacks(
     Raises:
         UserError: a record is no JSON, of an unknown format, or of AutoAttack's lite version.
     """
-    rows = [read_attack(steps, key, run, name, root, checkpoint) for name in attacks]
-    leave_out_other_files(rows, root / key.directory / f"{checkpoint}.pt")
+    rows = [_read_record(steps, key, run, name, root, checkpoint) for name in attacks]
+    _leave_out_other_files(rows, root / key.directory / f"{checkpoint}.pt")
     for row in rows:
         _add_numbers(row)
     _warn_of_autoattack(rows)
@@ -429,7 +429,22 @@ def _read_attacks(
 def read_attack(
     steps: Steps, key: RunKey, run: Run, attack: str, root: Path, checkpoint: str
 ) -> Row:
-    """The row of one attack on one checkpoint, with its record or why there is none, unchecked.
+    """The row of one attack on one checkpoint, without numbers.
+
+    Its outcome is the record, or none where that is of another network than the checkpoint's.
+
+    Raises:
+        UserError: a record is no JSON, of an unknown format, or of AutoAttack's lite version.
+    """
+    row = _read_record(steps, key, run, attack, root, checkpoint)
+    _leave_out_other_files([row], root / key.directory / f"{checkpoint}.pt")
+    return row
+
+
+def _read_record(
+    steps: Steps, key: RunKey, run: Run, attack: str, root: Path, checkpoint: str
+) -> Row:
+    """The row of one attack, with its record or why there is none; of which network, unchecked.
 
     Raises:
         UserError: a record is no JSON, of an unknown format, or of AutoAttack's lite version.
@@ -488,10 +503,7 @@ def decided_by_start(kind: str, start: str | None) -> bool:
     return kind not in _START_DOES_NOT_MATTER and start != "none"
 
 
-_OTHER_FILE = "made with another file than"
-
-
-def leave_out_other_files(rows: list[Row], checkpoint: Path) -> None:
+def _leave_out_other_files(rows: list[Row], checkpoint: Path) -> None:
     """Take the outcome from rows whose record is of another network than the checkpoint's."""
     # Which are right the checkpoint itself tells; without it none of several can be trusted, and
     # one alone has to be (a clone may hold records without networks).
@@ -499,7 +511,7 @@ def leave_out_other_files(rows: list[Row], checkpoint: Path) -> None:
     if not hashes or (len(hashes) == 1 and not checkpoint.exists()):
         return
     right = sha256_file(checkpoint) if checkpoint.exists() else None
-    reason = f"{_OTHER_FILE} {checkpoint.name}"
+    reason = f"made with another file than {checkpoint.name}"
     for row in rows:
         if row["outcome"] and row["outcome"].checkpoint_sha256 != right:
             row |= {"status": "inconsistent", "reason": reason, "outcome": None}
@@ -682,8 +694,7 @@ def _read_verdict(steps: Steps, key: RunKey, run: Run, rows: Sequence[Row], root
         row["attack"]
         for row in rows
         if row["key"] == key and row["checkpoint"] == "best" and row["own_threat"]
-        if row["status"] == "stale"
-        or row["reason"].startswith(_OTHER_FILE)
+        if row["status"] in ("stale", "inconsistent")
         or (row["outcome"] and known.get(row["attack"]) != row["fingerprint"])
     ]
     if others:
@@ -691,6 +702,11 @@ def _read_verdict(steps: Steps, key: RunKey, run: Run, rows: Sequence[Row], root
     if mark != step.fingerprint and not _of_its_time(root):
         return Judged(name, "stale", f"judged with {_SOMETHING_ELSE.format(name)}")
     return judged
+
+
+def read_level(path: Path) -> str | None:
+    """That of a verdict which lies there, be it of earlier records; none without a file."""
+    return read_diagnosis(path).get("level") if path.exists() else None
 
 
 def worst_level(levels: Sequence[Level | None]) -> Level | None:
