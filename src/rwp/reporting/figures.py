@@ -226,8 +226,7 @@ def _search(results: Results, part: Part) -> tuple[pd.DataFrame, Figure]:
     best = means.groupby(frame["measure"]).transform("max")
     whole = frame.groupby("measure")["accuracy"].transform(lambda column: column.notna().all())
     frame = frame.assign(chosen=(means == best) & whole)
-    y_label = "robust accuracy on the held-out images (%)"
-    return frame, drawing.draw_sweep(frame, x_label="", y_label=y_label)
+    return frame, drawing.draw_sweep(frame, x_label="", y_label="held-out robust accuracy (%)")
 
 
 def _searched(run: Run) -> Row:
