@@ -16,6 +16,7 @@ from rwp.errors import UserError
 
 _SHOWN = 80  # characters of a wrong value
 _MOST_VALUES = 1_000_000  # aliases of aliases grow without bounds
+_OPEN = 0  # the size of what is being looked at
 
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)?\.[0-9]*([eE][-+][0-9]+)?")
@@ -56,7 +57,7 @@ def read_yaml(path: Path | str) -> Any:
         problem = getattr(error, "problem", None) or _problem(error)
         tabs = place is not None and "\t" in "".join(text.splitlines()[place.line : place.line + 1])
         hint = "indent with spaces instead of tabs" if tabs else "correct that line"
-        raise UserError(f"{path}: expected YAML, got {problem}{line}; {hint}") from error
+        raise UserError(f"{path}: expected YAML, got {_got(problem)}{line}; {hint}") from error
 
 
 class _TwoReadingsError(Exception):
@@ -81,14 +82,28 @@ def _parse(text: str) -> Any:
 def _problem(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "bytes that are no text"
+    if isinstance(error, RecursionError):
+        return "lists or tables in one another too deep to read"
     return " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+
+
+def _got(problem: str) -> str:
+    """A parser's complaint as what was found: `found X` is X, `expected X` an error of its own."""
+    text = re.sub(r"^(but )?found ", "", problem)
+    spoken = ("expected ", "could not ", "did not ", "mapping values are ", "mapping keys are ")
+    return f"an error ({text})" if text.startswith(spoken) else text
 
 
 def _check(node: Any, sizes: dict[int, int], what: str = "") -> int:
     """Refuse what can be read in two ways; the number of values below a node."""
+    if sizes.get(id(node)) == _OPEN:
+        raise _TwoReadingsError(
+            f"expected values that end, got one that holds itself by an alias at {_line(node)}; "
+            "write it out"
+        )
     if id(node) in sizes:
         return sizes[id(node)]
-    sizes[id(node)] = size = 1  # a circle ends here
+    sizes[id(node)], size = _OPEN, 1
     if node.id != "scalar" and node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
         kind = node.tag.removeprefix(_TAG)
         raise _TwoReadingsError(

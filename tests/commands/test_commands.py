@@ -96,6 +96,24 @@ def test_a_file_where_results_should_be(project_with_data: Project) -> None:
     assert (project.folder / "results").read_text() == "in the way"
 
 
+def test_a_study_that_holds_nothing_out_is_refused_under_its_own_file(
+    project_with_data: Project,
+) -> None:
+    """Nothing would choose `best`; the message is the same from the plan and from the training."""
+    project = project_with_data
+    studies = project.folder / "studies"
+    studies.mkdir()
+    (studies / "mine.yaml").write_text(
+        "suites:\n  mine: {extends: demo, description: d, held_out_fraction: 1.0e-6}\n"
+    )
+    for command in ("plan results/mine/table2.csv", "train --suite mine --no-tracking"):
+        assert_one_line(
+            project.run("rwp", *command.split()),
+            "error: studies/mine.yaml: suites.mine.held_out_fraction: expected some of the ",
+            "and not all, got 0 at 1e-06; raise it",
+        )
+
+
 def test_settings_that_are_no_yaml(project: Project) -> None:
     (project.folder / "params.yaml").write_text("build: [demo\n")
     assert_one_line(project.run("rwp", "plan"), "params.yaml: expected YAML")

@@ -27,7 +27,79 @@ def with_recipe(settings: dict[str, Any], recipe: dict[str, Any], name: str = "m
     demo(settings)["recipes"][name] = recipe
 
 
+def unlabeled(settings: dict[str, Any]) -> dict[str, Any]:
+    return demo(settings)["objectives"]["rst"]["unlabeled"]
+
+
 CASES: dict[str, tuple[Change, str]] = {
+    "a number beyond what a computer holds, as a text": (
+        lambda s: demo(s)["training"].update(learning_rate="1e500"),
+        r"training\.learning_rate: expected number, got '1e500'; write a finite number",
+    ),
+    "null for a list": (
+        lambda s: demo(s).update(seeds=None),
+        r"suites\.demo\.seeds: expected a list, got None( \(and \d+ more\))?$",
+    ),
+    "a list for a table": (
+        lambda s: demo(s)["evaluation"].update(attacks=["pgd"]),
+        r"evaluation\.attacks: expected a table, got \['pgd'\]",
+    ),
+    "a figure without a kind": (
+        lambda s: demo(s)["figures"].update(mine={"recipes": ["at"]}),
+        r"figures\.mine\.kind: expected a value, got none; add it",
+    ),
+    "a figure of another kind": (
+        lambda s: demo(s)["figures"]["fig1b"].update(kind="pie"),
+        r"figures\.fig1b\.kind: expected curves, sweep, .*, got 'pie'; check the spelling",
+    ),
+    "a figure of nothing": (
+        lambda s: demo(s)["figures"]["fig1b"].update(recipes=[]),
+        r"figures\.fig1b\.recipes: expected at least 1, got 0; add one",
+    ),
+    "loss groups without an edge": (
+        lambda s: demo(s)["figures"]["fig2"].update(edges=[0.5]),
+        r"figures\.fig2\.edges: expected at least 2, got 1; add one",
+    ),
+    "a table of nothing": (
+        lambda s: demo(s)["table2"].update(recipes=[]),
+        r"table2\.recipes: expected at least 1, got 0; add one",
+    ),
+    "a table beyond the paper without attacks": (
+        lambda s: demo(s)["beyond"].update(attacks=[]),
+        r"beyond\.attacks: expected at least 1, got 0; add one",
+    ),
+    "a sweep over nothing": (
+        lambda s: demo(s)["sweeps"]["removal"].update(vary={}),
+        r"sweeps\.removal: vary: expected settings with their values, got none; add one",
+    ),
+    "a radius as long as a page": (
+        lambda s: demo(s)["threat_models"]["linf"].update(epsilon="9" * 5000 + "/" + "9" * 5000),
+        r"linf\.epsilon: expected a radius such as 8/255, got '9{79}\.\.\.",
+    ),
+    "epochs without end": (
+        lambda s: demo(s)["training"].update(epochs=10**9),
+        r"training\.epochs: expected at most 100000, got 1000000000; lower it",
+    ),
+    "a momentum that grows": (
+        lambda s: demo(s)["training"].update(momentum=1.5),
+        r"training\.momentum: expected a share in \[0, 1\), got 1\.5",
+    ),
+    "a network without stages": (
+        lambda s: s["networks"]["small"].update(blocks=[]),
+        r"networks\.small: blocks: expected a number for each stage, got none; add one",
+    ),
+    "a network without blocks": (
+        lambda s: s["networks"]["wrn-28-10"].update(depth=4),
+        r"networks\.wrn-28-10: expected a depth of 10 or more, got 4",
+    ),
+    "a teacher that needs a teacher": (
+        lambda s: unlabeled(s).update(teacher_recipe="rst"),
+        r"unlabeled\.teacher_recipe: expected a recipe that trains without an attack, got rst; ",
+    ),
+    "a teacher of no network": (
+        lambda s: unlabeled(s).update(teacher_network="large"),
+        r"unlabeled\.teacher_network: expected a network \(.*\), got 'large'; check the",
+    ),
     "epsilon of 8": (
         lambda s: demo(s)["threat_models"]["linf"].update(epsilon=8),
         r"threat_models\.linf\.epsilon.*expected a radius in \(0, 1\] on \[0, 1\] pixels, got 8;"
@@ -420,7 +492,8 @@ def test_what_a_run_shows_is_refused_while_planning(name: str, settings: dict[st
         ("\x00\x01", r"expected YAML"),
         ("a: 2022-13-45", r"expected YAML, got month must be in 1\.\.12"),
         ("a: 1\nb: {c: 2, c: 3}", "expected YAML, got the key 'c' twice at line 2"),
-        ("a: &a [*a]", r"expected numbers, texts, lists and tables"),
+        ("a: &a [*a]", r"expected values that end, got one that holds itself by an alias at line"),
+        ("a: &a {b: {c: *a}}", r"got one that holds itself by an alias at line 1; write it out"),
         ("[" * 20_000, r"expected (YAML|a table)"),
     ],
 )
@@ -454,11 +527,14 @@ def test_file_that_is_no_settings_file(tmp_path: Path, text: str, message: str) 
         ("? [a, b]\n: 1", "expected a text as key, got a sequence at line 1"),
         ("a: 1\n'a': 2", "the key 'a' twice at line 2"),
         ("a: &x {b: 1}\nc: {<<: *x, <<: *x}", "the key '<<' twice at line 2"),
-        ("a:\n\tb: 1", "at line 2; indent with spaces instead of tabs"),
+        ("a:\n\tb: 1", "got character .* at line 2; indent with spaces instead of tabs"),
+        ("a: [1\nb: 2", "expected YAML, got an error .did not find expected ',' or .* line 2;"),
+        ("a: &x 1\nb: {<<: *x}", "expected YAML, got an error .expected a mapping .* at line 1"),
+        ("a: *x", "expected YAML, got undefined alias at line 1; correct that line"),
         ("a: !!int '010'", "expected a value without a tag, got 010 at line 1, tagged as int"),
         ("a: !!set {b}", "expected a list or a table without a tag, got one tagged as set"),
         ("a: =", "got = at line 1"),
-        ("a: 1\n---\nb: 2", "expected YAML, got .* another document at line 2"),
+        ("a: 1\n---\nb: 2", "expected YAML, got another document at line 2"),
     ],
 )
 def test_yaml_that_can_be_read_in_two_ways(tmp_path: Path, text: str, message: str) -> None:

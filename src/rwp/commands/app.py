@@ -34,7 +34,9 @@ from rwp.commands import (
     verify,
     watch,
 )
+from rwp.commands.common import DEFAULT_PARAMS
 from rwp.errors import UserError
+from rwp.studies import in_its_file
 
 # How torch says that memory is used up, on a CPU and on a GPU.
 _MEMORY = ("DefaultCPUAllocator", "out of memory")
@@ -125,11 +127,19 @@ def _mistyped(error: typer.TyperException) -> int:
     return error.exit_code
 
 
+def _named(text: str) -> str:
+    """A message about a key of the settings, under the name of the file that has the key."""
+    try:
+        return in_its_file(text, DEFAULT_PARAMS)
+    except UserError:  # a study that cannot be read is told of by itself
+        return text
+
+
 def _advice(error: Exception) -> str | None:
     """What a person can do about an error; none: it is ours to fix, and its traceback helps."""
     text = " ".join(str(error).split())
     if isinstance(error, UserError):
-        return text
+        return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in _named(text))
     if isinstance(error, OSError) and error.filename is not None:
         return (
             f"{error.filename}: expected a file or folder that can be used, got {error.strerror};"

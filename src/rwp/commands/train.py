@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,11 +88,17 @@ def _train(
     tracking: bool,
 ) -> None:
     """Train, or stop as a signal asks; of several processes the leading one tells."""
+    from rwp.files import read_object
     from rwp.tracking import Tracker
     from rwp.training.jobs import Interrupted, train_run
     from rwp.training.run_record import commit
+    from rwp.training.spec import check_held_out
 
     root, recorder = Path.cwd(), None
+    passport = root / "data" / spec.key.dataset / "passport.json"
+    if passport.exists():
+        with suppress(KeyError, TypeError):  # a passport of an earlier version
+            check_held_out(spec, read_object(passport)["files"]["train.pt"]["count"])
     if tracking and group.leads:
         recorder = Tracker(spec, root=root, fingerprint=fingerprint, commit=commit())
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import fields
@@ -39,6 +40,8 @@ from rwp.studies import in_its_file, read_settings
 from rwp.training.spec import OwnNetworkSpec, PreActResNetSpec, WideResNetSpec
 
 _SHOWN = 80  # characters of a wrong value
+# JSON's words in the messages of pydantic, and those for YAML.
+_YAML_WORDS = {"array": "a list", "an object": "a table", "string": "a text"}
 _OF_PERTURBATION = (
     *("gamma", "num_weight_steps", "norm_scope", "mask", "c_min", "loss_range"),
     *("criterion", "warmup_epochs", "c_min_quantile", "c_max_quantile", "tensors", "layers"),
@@ -139,7 +142,17 @@ def _first_error(error: ValidationError, content: dict[str, Any]) -> str:
             f"{key}: expected a name of lower-case letters, digits, '.', '_' and '-', got {got}"
             f"{more}"
         )
+    if kind == "union_tag_not_found":
+        return f"{key}.kind: expected a value, got none; add it{more}"
+    if kind == "union_tag_invalid":
+        context = first["ctx"]
+        expected, got = context["expected_tags"].replace("'", ""), repr(context["tag"])
+        return f"{key}.kind: expected {expected}, got {got}; check the spelling{more}"
+    if kind == "too_short":
+        least = first["ctx"]["min_length"]
+        return f"{key}: expected at least {least}, got {len(first['input'])}; add one{more}"
     expected = message.removeprefix("Input should be ").removeprefix("a valid ")
+    expected = _YAML_WORDS.get(expected, expected)
     return f"{key}: expected {expected}, got {got}{_way_to_write(kind, first.get('input'))}{more}"
 
 
@@ -165,7 +178,8 @@ def _way_to_write(kind: str, value: Any) -> str:
     if kind.startswith(("int", "float")):
         if isinstance(value, str):
             try:
-                return f"; write {float(value):g} without quotes"
+                finite = math.isfinite(number := float(value))
+                return f"; write {number:g} without quotes" if finite else "; write a finite number"
             except ValueError:
                 word = value.strip().lower() in ("none", "null", "")
                 return "; write null, or leave the key out" if word else "; write a number"
@@ -174,7 +188,7 @@ def _way_to_write(kind: str, value: Any) -> str:
         return "; write a number"
     if kind.startswith("string") and isinstance(value, bool | int | float):
         return f'; write "{value}" in quotes if the text is meant'
-    if kind.startswith("tuple") and not isinstance(value, list | dict):
+    if kind.startswith("tuple") and not isinstance(value, list | dict | None):
         return f"; write it as a list: [{value}]"
     return ""
 
@@ -235,6 +249,14 @@ def _check_suite(params: Params, suite: Suite, where: str) -> None:
             teacher = objective.unlabeled.teacher_recipe
             at = f"{where}.objectives.{name}.unlabeled"
             choose(suite.recipes, teacher, "recipe", f"{at}.teacher_recipe")
+            taught = suite.objectives.get(suite.recipes[teacher].objective)
+            if taught is not None and taught.loss != "natural":
+                raise UserError(
+                    f"{at}.teacher_recipe: expected a recipe that trains without an attack, got "
+                    f"{teacher}; name one whose objective has the loss natural"
+                )
+            for network in objective.unlabeled.teacher_network.values():
+                choose(params.networks, network, "network", f"{at}.teacher_network")
             for source in objective.unlabeled.source.values():
                 choose(params.unlabeled, source, "unlabeled source", f"{at}.source")
     _check_results(params, suite, where)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import product
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -71,6 +71,7 @@ T = TypeVar("T")
 
 # YAML reads the word off as false.
 _YAML_OFF = BeforeValidator(lambda value: "off" if value is False else value)
+MOST_EPOCHS = 100_000
 _NAMES_SHOWN = 24  # in a message; and the most similar one, where there are more
 
 
@@ -102,6 +103,17 @@ def _settings_table(value: Any) -> Any:
     return table
 
 
+def _at_most(largest: int) -> Callable[[int], int]:
+    """A check of a count that people mistype and a plan would count to."""
+
+    def check(value: int) -> int:
+        if value > largest:
+            raise ValueError(f"expected at most {largest}, got {value}; lower it")
+        return value
+
+    return check
+
+
 def _parts(key: Any) -> list[str]:
     return sorted(str(key).split("/"))
 
@@ -115,6 +127,7 @@ def _distinct(values: tuple[T, ...]) -> tuple[T, ...]:
 
 
 Names = Annotated[tuple[Name, ...], AfterValidator(_distinct)]
+SomeNames = Annotated[Names, Field(min_length=1)]
 
 # A value, or a table from settings to values: {default: 0.1, svhn: 0.01, at: {cifar10: 0.2}}. A key
 # names a data set, threat model, network or objective; a table in a table narrows it further, and
@@ -174,6 +187,8 @@ class SweepEntry(Frozen):
 
     @model_validator(mode="after")
     def _one_name_each(self) -> SweepEntry:
+        if not self.vary:
+            raise ValueError("vary: expected settings with their values, got none; add one")
         for name, values in self.vary.items():
             texts = [_text(value) for value in values]  # of six digits: part of a folder's name
             again = [text for place, text in enumerate(texts) if text in texts[:place]]
@@ -218,9 +233,9 @@ def _text(value: Any) -> str:
 class Table1Entry(Frozen):
     """Best and last robust accuracy by data set and threat model."""
 
-    datasets: Names
-    threat_models: Names
-    recipes: Names
+    datasets: SomeNames
+    threat_models: SomeNames
+    recipes: SomeNames
     network: By[Name]
 
 
@@ -229,7 +244,7 @@ class Table2Entry(Frozen):
 
     dataset: Name
     threat_model: Name
-    recipes: Names
+    recipes: SomeNames
     network: By[Name]
     reference_recipe: Name | None = None  # a naturally trained network, to compare with
 
@@ -253,16 +268,16 @@ class BeyondGroup(Setting):
 class BeyondEntry(Frozen):
     """Rivals and variants that the paper does not have, on an equal footing, with their cost."""
 
-    attacks: Names
-    groups: tuple[BeyondGroup, ...]
+    attacks: SomeNames
+    groups: Annotated[tuple[BeyondGroup, ...], Field(min_length=1)]
 
 
 class CurvesFigure(Setting):
     """Robust accuracy by epoch."""
 
     kind: Literal["curves"]
-    recipes: Names
-    splits: Annotated[tuple[Split, ...], AfterValidator(_distinct)]
+    recipes: SomeNames
+    splits: Annotated[tuple[Split, ...], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class SweepFigure(Setting):
@@ -286,8 +301,8 @@ class LandscapeFigure(Setting):
 
     kind: Literal["landscape"]
     recipe: Name
-    epochs: tuple[PositiveInt, ...]  # epochs done at each checkpoint
-    edges: tuple[Amount, ...]  # nats, of the loss groups
+    epochs: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]  # done at each checkpoint
+    edges: Annotated[tuple[Amount, ...], Field(min_length=2)]  # nats, of the loss groups
     num_directions: PositiveInt
     num_points: PositiveInt
     radius: PositiveFloat  # the largest mu
@@ -311,7 +326,7 @@ class SearchFigure(Setting):
     """
 
     kind: Literal["search"]
-    sweeps: Annotated[Names, Field(min_length=1)]
+    sweeps: SomeNames
 
 
 class MovementFigure(Setting):
@@ -354,13 +369,13 @@ class ThreatModelEntry(Frozen):
 class TrainingEntry(Frozen):
     """How networks are trained; each value may differ by data set, threat model, objective."""
 
-    epochs: By[PositiveInt]
+    epochs: By[Annotated[PositiveInt, AfterValidator(_at_most(MOST_EPOCHS))]]
     batch_size: By[PositiveInt]
     learning_rate: By[PositiveFloat]
     schedule: By[Schedule]
     decay_epochs: tuple[PositiveInt, ...]
     decay_factor: PositiveFloat
-    momentum: By[Amount]
+    momentum: By[Share]
     nesterov: By[bool]
     weight_decay: By[Amount]
     normalize: By[bool]

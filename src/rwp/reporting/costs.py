@@ -25,7 +25,14 @@ from rwp.files import read_json
 from rwp.pipeline.resolve import network_spec
 from rwp.pipeline.settings import Params
 from rwp.pipeline.state import Result
-from rwp.training.spec import AttackSpec, NetworkSpec, OwnNetworkSpec, RunKey, TrainSpec
+from rwp.training.spec import (
+    AttackSpec,
+    NetworkSpec,
+    OwnNetworkSpec,
+    RunKey,
+    TrainSpec,
+    check_held_out,
+)
 
 # Images of training and test, and the size of one: known before anything is fetched.
 _SOURCES = {
@@ -137,7 +144,12 @@ def epoch_images(spec: TrainSpec, num_train: int, num_drawn: int | None = None) 
 
 
 def training_cost(spec: TrainSpec, size: DataSize) -> Passes:
-    """Of images: the training and what it measures after each epoch."""
+    """Of images: the training and what it measures after each epoch.
+
+    Raises:
+        UserError: as `check_held_out`.
+    """
+    check_held_out(spec, size.num_train)
     passes = training_passes(spec, num_train=size.num_train, num_drawn=size.num_drawn)
     cost = priced(spec, passes, size)
     counts = {"held_out": round(size.num_train * spec.held_out_fraction)}

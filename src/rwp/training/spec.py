@@ -23,6 +23,7 @@ from rwp.core.settings import (
 )
 from rwp.core.threat import AnyNorm, check_length
 from rwp.data.spec import AugmentationSpec, DatasetSpec, UnlabeledSpec
+from rwp.errors import UserError
 from rwp.factories import is_own
 from rwp.spec import (
     Amount,
@@ -102,6 +103,10 @@ class PreActResNetSpec(Spec):
     width: PositiveInt
     activation: ActivationName = "relu"
 
+    def __post_init__(self) -> None:
+        if not self.blocks:
+            raise ValueError("blocks: expected a number for each stage, got none; add one")
+
     @property
     def num_layers(self) -> int:
         """Kernels: of the stem, of each block two, of each further stage's shortcut, the head."""
@@ -120,6 +125,8 @@ class WideResNetSpec(Spec):
     def __post_init__(self) -> None:
         if (self.depth - 4) % 6:
             raise ValueError(f"expected a depth of 6n + 4, got {self.depth}")
+        if self.depth < 10:
+            raise ValueError(f"expected a depth of 10 or more, got {self.depth}")
 
     @property
     def num_layers(self) -> int:
@@ -376,3 +383,20 @@ class PseudoLabelSpec(Spec):
         """Where the labels lie, relative to the project."""
         folder = suite_directory(self.teacher.suite) / "pseudo_labels" / self.teacher.dataset
         return folder / f"{self.source}-seed{self.teacher.seed}.pt"
+
+
+def check_held_out(spec: TrainSpec, num_train: int) -> None:
+    """Refuse a held-out share that is no image, or all of them.
+
+    Without one nothing would choose `best`, and the final network would stand in for it.
+
+    Raises:
+        UserError: with the share.
+    """
+    taken = round(num_train * spec.held_out_fraction)
+    if spec.held_out_fraction and not 0 < taken < num_train:
+        raise UserError(
+            f"params.yaml: suites.{spec.key.suite}.held_out_fraction: expected some of the "
+            f"{num_train} training images of {spec.key.dataset}, and not all, got {taken} at "
+            f"{spec.held_out_fraction:g}; {'lower' if taken else 'raise'} it"
+        )
