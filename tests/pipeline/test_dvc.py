@@ -44,8 +44,11 @@ def test_settings_that_an_experiment_leaves_are_told_of(
 
     settings = tmp_path / "params.yaml"
     settings.write_text("seeds: [0]\n")
+    study = tmp_path / "studies" / "my own.yaml"
+    study.parent.mkdir()
+    study.write_text("suites: {}\n")
     git("init", "-q")
-    git("add", "params.yaml")
+    git("add", ".")
     git("commit", "-qm", "first")
     monkeypatch.setenv("DVC_EXP_NAME", "tried-once")
     assert left_in_settings(tmp_path) is None
@@ -53,7 +56,15 @@ def test_settings_that_an_experiment_leaves_are_told_of(
     note = left_in_settings(tmp_path)
     assert note is not None
     assert "tried-once" in note
-    assert "`git checkout params.yaml` takes them back" in note
+    assert "`dvc params diff` shows them, `git checkout params.yaml` takes them back" in note
+    study.write_text("suites: {mine: {extends: demo}}\n")
+    note = left_in_settings(tmp_path)
+    assert note is not None
+    assert "`git checkout params.yaml 'studies/my own.yaml'` takes them back" in note
+    settings.write_text("seeds: [0]\n")
+    note = left_in_settings(tmp_path)
+    assert note is not None
+    assert "leaves its settings in 'studies/my own.yaml'; `git diff 'studies/my own.yaml'`" in note
     monkeypatch.delenv("DVC_EXP_NAME")
     assert left_in_settings(tmp_path) is None  # an edit of one's own is nobody's business
 
@@ -88,11 +99,13 @@ def test_each_setting_of_the_page_can_be_set(tmp_path: Path) -> None:
     from dvc.utils.hydra import apply_overrides
 
     page = (ROOT / "docs" / "dvc.md").read_text(encoding="utf-8")
+    page = page.replace("studies/NAME.yaml:", "")  # a study's tables are those of params.yaml
+    page = page.replace("suites.NAME.", "suites.demo.")
     shown = [shlex.split(words) for words in re.findall(r"`(?:dvc exp run --temp )?(-S .*)`", page)]
     shown += [
         shlex.split(words)[-2:] for words in re.findall(r"^dvc exp run .*", page, re.MULTILINE)
     ]
-    assert len(shown) == 7
+    assert len(shown) == 9
     for _, setting in shown:
         path = tmp_path / "params.yaml"
         path.write_bytes((ROOT / "params.yaml").read_bytes())
