@@ -149,6 +149,10 @@ def test_model_left_in_train_mode_is_evaluated_in_eval_mode(robust_model: nn.Mod
 def test_probabilities_are_noticed(robust_model: nn.Module, images: ImageSet):
     softmax = Returning(robust_model, lambda logits: logits.softmax(1)).eval()
     assert run(softmax, images, PGD)[0].warnings == (PROBABILITIES,)
+    percent = Returning(robust_model, lambda logits: 100 * logits.softmax(1)).eval()
+    assert run(percent, images, PGD)[0].warnings == (PROBABILITIES,)
+    no_shares = Returning(robust_model, lambda logits: logits.relu()).eval()
+    assert run(no_shares, images, attack("natural"))[0].warnings == ()
     assert run(robust_model, images, PGD)[0].warnings == ()
 
 
@@ -259,6 +263,13 @@ def test_models_without_one_answer_are_noticed(robust_model, images, front, sign
     (result,) = run(front(robust_model).eval(), images, attack("natural"))
     assert len(result.warnings) == 1
     assert result.warnings[0].startswith(sign)
+
+
+@pytest.mark.parametrize("front", [Centered, Lonely])
+def test_images_that_come_one_by_one_are_also_asked_for_together(robust_model, images, front):
+    model = front(robust_model).eval()
+    (result,) = run(model, images.select(torch.arange(3)), attack("natural"), batch_size=1)
+    assert result.warnings[0].startswith(BATCH_DEPENDENT)
 
 
 @pytest.mark.parametrize("calls", [11, 13, 20, 60])

@@ -29,8 +29,8 @@ from rwp.rng import generator_for
 from rwp.training.spec import AttackSpec
 
 PROBABILITIES = (
-    "the model's outputs are probabilities, or lie in [0, 1] as those do: attacks need logits, and "
-    "understate their strength"
+    "the model's outputs are probabilities, or lie in [0, 1] or have one sum for all images as "
+    "those do: attacks need logits, and understate their strength"
 )
 FLAT = (
     "the model's logits are all but equal: cross-entropy has next to no slope, and attacks "
@@ -164,22 +164,35 @@ def clean_outcomes(
             f"{int((images.labels < 0).sum())} unlabeled; evaluate on a labeled split"
         )
     warnings = [TRAIN_MODE] if model.training else []
-    correct, shares, spread, answers = [], True, 0.0, None
+    correct, outputs, answers = [], [], None
     with borrowed(model, device):
         for start in range(0, len(images), batch_size):
             batch, labels = batch_of(images, start, batch_size, device)
             logits = checked_logits(model, batch, labels)
             correct.append((logits.argmax(dim=1) == labels).cpu().numpy())
-            shares = shares and bool((logits >= 0).all() and (logits <= 1 + 1e-4).all())
-            spread = max(spread, float((logits.amax(dim=1) - logits.amin(dim=1)).max()))
+            outputs.append(logits.double().cpu())
             if answers is None:
+                if len(batch) == 1:  # two show whether an answer depends on the other
+                    batch, labels = batch_of(images, 0, 2, device)
+                    logits = checked_logits(model, batch, labels)
                 answers = Answers(batch, logits, coarse=_has_few_bits(model))
                 warnings += answers.again(model) or answers.odd_ways(model)
         if answers is not None and not any(UNSTEADY in text for text in warnings):
             warnings += answers.again(model)  # now that it was called many times
-    if shares or spread < _FLAT:
-        warnings.append(PROBABILITIES if shares else FLAT)
-    return np.concatenate(correct), tuple(warnings)
+    return np.concatenate(correct), (*warnings, *_odd_outputs(torch.cat(outputs)))
+
+
+def _odd_outputs(outputs: Float[Tensor, "n classes"]) -> tuple[str, ...]:
+    """Whether these are no logits that an attack on cross-entropy can use."""
+    low, high = outputs.aminmax(dim=1)
+    none_below_zero = bool((low >= 0).all())
+    if none_below_zero and bool((high <= 1 + 1e-4).all()):
+        return (PROBABILITIES,)
+    if bool((high - low).max() < _FLAT):
+        return (FLAT,)
+    sums = outputs.sum(dim=1)
+    equal = len(sums) > 1 and bool((sums - sums[0]).abs().max() <= 1e-3 * sums[0])
+    return (PROBABILITIES,) if none_below_zero and equal else ()
 
 
 def _has_few_bits(model: nn.Module) -> bool:
