@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from rwp.core import WeightPerturbation, build_network, perturb_weights, shifted_weights
 from rwp.core.group import Group
-from rwp.core.weight_perturbation import loss_bounds, select
+from rwp.core.mask import loss_bounds, select
 from rwp.core.weights import depth_factors, layer_numbers, perturbed_tensors
 from rwp.training.spec import PreActResNetSpec, WideResNetSpec
 

@@ -33,7 +33,7 @@ from rwp.core import (
     weight_perturbation,
 )
 from rwp.core.lsc import keep_high_loss, loss_groups
-from rwp.core.weight_perturbation import select
+from rwp.core.mask import select
 from rwp.core.weights import perturbed_tensors
 
 THREATS = pytest.mark.parametrize(

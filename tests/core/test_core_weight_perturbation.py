@@ -17,7 +17,7 @@ from rwp.core import (
     robust_weight_perturbation,
     shifted_weights,
 )
-from rwp.core.weight_perturbation import select
+from rwp.core.mask import select
 from rwp.core.weights import perturbed_tensors
 
 

@@ -75,7 +75,7 @@ def a_weight_perturbation(settings: Settings) -> None:
     params = check_params(settings)
     assert spec(params, "mine").perturbation.mask == "own.methods:lowest"  # type: ignore[union-attr]
     assert spec(params, "whole").perturbation.factory == "own.methods:sam"  # type: ignore[union-attr]
-    text = (SOURCE / "core" / "weight_perturbation.py").read_text(encoding="utf-8")
+    text = (SOURCE / "core" / "mask.py").read_text(encoding="utf-8")
     for word in get_args(Mask):
         assert f'"{word}"' in text
 

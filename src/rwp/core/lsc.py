@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
-
-from rwp.core.group import ALONE, Group
 
 
 def loss_groups(losses: Float[Tensor, " batch"], edges: Sequence[float]) -> Int[Tensor, " batch"]:
@@ -39,19 +37,3 @@ def keep_high_loss(losses: Float[Tensor, " batch"], *, threshold: float) -> Floa
     the divisor.
     """
     return (losses >= threshold).to(losses.dtype)
-
-
-def as_many_at_random(
-    chosen: Bool[Tensor, " batch"],
-    *,
-    generator: torch.Generator | None = None,
-    group: Group = ALONE,
-) -> Bool[Tensor, " batch"]:
-    """As many examples as are chosen, drawn at random: the control of a choice.
-
-    Drawn for the batch of all processes of the group.
-    """
-    generator = generator or torch.default_generator
-    batch_size = group.total(len(chosen))
-    draw = torch.rand(batch_size, generator=generator, device=generator.device)
-    return group.part(draw.argsort().argsort().to(chosen.device)) < group.total(chosen.sum())

@@ -6,21 +6,19 @@ size. Each of K2 steps adds one raw gradient to a sum,
 
     R <- R + grad_w (1/n) sum_i V_i l_i,        v <- gamma * ||w|| / ||R|| * R,
 
-with the norms taken per layer or over the whole model. The mask is decided anew at w + v in
-every step; once it selects no example, v stays as it is. As in the authors' program, and unlike
-in the printed algorithm, the sum is one of raw gradients and only v is rescaled.
+with the norms taken per layer or over the whole model. The mask (`rwp.core.mask`) is decided anew
+at w + v in every step; once it selects no example, v stays as it is. As in the authors' program,
+and unlike in the printed algorithm, the sum is one of raw gradients and only v is rescaled.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rwp.core.group import ALONE, Group
-from rwp.core.lsc import as_many_at_random
+from rwp.core.mask import Bounds, loss_bounds, select
 from rwp.core.modes import untracked_statistics
 from rwp.core.objectives.base import ExampleLosses
 from rwp.core.settings import WeightPerturbation
@@ -46,7 +44,6 @@ __all__ = [
 SMALLEST_NORM = 1e-20
 
 LossClosure = Callable[[], ExampleLosses]
-Bounds = tuple[Tensor | float, Tensor | float]
 
 
 def perturb_weights(
@@ -97,7 +94,7 @@ def perturb_weights(
             bounds = bounds or loss_bounds(batch.criterion, perturbation, group)
             mask = select(batch.criterion, perturbation, generator, group, bounds)  # V
             selected.append(group.total(mask.sum()))  # sum V
-            if mask.device.type == "cpu" and selected[-1] == 0:  # if sum V = 0 then break
+            if mask.device.type == "cpu" and selected[-1] == 0:  # if sum V = 0: break
                 break
             if perturbation.direction == "random":
                 gradients = _random_direction(weights, selected[-1] > 0, generator)
@@ -180,63 +177,6 @@ def _rescaled(
 def _total(norms: Sequence[Tensor]) -> Tensor:
     """The norm of a vector from those of its parts."""
     return torch.linalg.vector_norm(torch.stack(list(norms)))
-
-
-def loss_bounds(
-    losses: Float[Tensor, " batch"], perturbation: WeightPerturbation, group: Group = ALONE
-) -> Bounds:
-    """c_min and c_max of a batch: as set, or quantiles of its losses; NaN where there is none.
-
-    The quantile q of n losses is the smallest that ceil(q n) of them are below, infinity where
-    these are all.
-    """
-    given = (perturbation.c_min, perturbation.c_max)
-    c_min, c_max = (math.nan if threshold is None else threshold for threshold in given)
-    quantiles = (perturbation.c_min_quantile, perturbation.c_max_quantile)
-    if quantiles == (None, None):
-        return c_min, c_max
-    rising = group.gathered(losses.detach()).sort().values
-    rising = torch.cat([rising, torch.full_like(rising[:1], math.inf)])
-    low, high = (
-        threshold if quantile is None else rising[_rank(quantile, len(rising) - 1)]
-        for threshold, quantile in zip((c_min, c_max), quantiles, strict=True)
-    )
-    return low, high
-
-
-def _rank(quantile: float, count: int) -> int:
-    """The share of a count, rounded up, but not over rounding: 0.07 of 100 is 7 and not 8."""
-    return math.ceil(round(quantile * count, 9))
-
-
-def select(
-    losses: Float[Tensor, " batch"],
-    perturbation: WeightPerturbation,
-    generator: torch.Generator | None,
-    group: Group = ALONE,
-    bounds: Bounds | None = None,
-) -> Bool[Tensor, " batch"]:
-    """The examples whose loss the perturbation raises: the indicator V of the paper's Eq. 9.
-
-    The random mask is drawn for the batch of all processes of the group. `bounds` are c_min and
-    c_max where they were found before; None: those of these losses.
-
-    """
-    # Settings without a threshold that their mask needs have been refused.
-    if callable(perturbation.mask):
-        chosen: Tensor = perturbation.mask(losses, generator)
-        return chosen
-    c_min, c_max = bounds or loss_bounds(losses, perturbation, group)
-    if perturbation.mask == "all":
-        return torch.ones_like(losses, dtype=torch.bool)
-    if perturbation.mask == "above":
-        return losses >= c_min
-    if perturbation.mask == "range":
-        return (losses >= c_min) & (losses < c_max)
-    below = losses < c_min
-    if perturbation.mask == "below":
-        return below
-    return as_many_at_random(below, generator=generator, group=group)
 
 
 @dataclass(frozen=True)

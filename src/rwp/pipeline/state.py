@@ -1,6 +1,7 @@
 """What of the pipeline is done, stale or to do, by the fingerprints that results carry.
 
-The Merkle chain: the fingerprint of each step holds those of what it reads. Snakemake alone would
+The Merkle chain: the fingerprint of each step holds those of what it reads (`Step.fingerprint` in
+`steps`), and its code (`code` says which code counts). Snakemake alone would
 call a table done whose retraining failed; with the fingerprint among a job's parameters,
 everything below a changed step is known to be stale until it has run.
 """

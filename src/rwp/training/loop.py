@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from rwp.core.batch_statistics import average_statistics
 from rwp.core.group import ALONE, Group
 from rwp.core.losses import cross_entropy
-from rwp.core.lsc import as_many_at_random, keep_high_loss
+from rwp.core.lsc import keep_high_loss
+from rwp.core.mask import as_many_at_random
 from rwp.core.objectives import ExampleLosses
 from rwp.core.precision import autotuned_convolutions, precision_context
 from rwp.core.threat import ThreatModel
