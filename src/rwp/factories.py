@@ -22,6 +22,7 @@ from rwp.errors import UserError
 _TEXT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _SHOWN = 300  # characters of another program's message
 _PROJECT = Path(__file__).resolve().parents[2]
+_HANDED = ("model", "losses")  # what the functions of the protocols take first
 _folders: list[Path] = []  # of settings files that were read
 
 
@@ -178,6 +179,11 @@ def _check_options(
         and parameter.kind is not kinds.VAR_POSITIONAL
         and (name not in given or parameter.kind is kinds.POSITIONAL_ONLY)
     ]
+    if missing and missing[0] in _HANDED:
+        raise UserError(
+            f"{at}: expected a factory, which takes options and returns the function, got the "
+            f"function itself, which takes {_listed(named)}; return it from a factory"
+        )
     if missing:
         raise UserError(
             f"{at}: expected the option {missing[0]}, got {_listed(given)}; add it under options"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import rwp
+from rwp.commands.train import ending
 from tests.conftest import Project
 
 COMMANDS = ("data fetch", "pseudo-label", "train", "evaluate", "table", "report", "plan", "verify")
@@ -44,6 +45,18 @@ def test_help_imports_nothing_heavy(command: str) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "Usage: rwp" in result.stdout
+
+
+def test_a_training_that_was_stopped_says_why_and_what_may_help(tmp_path: Path) -> None:
+    for status, helps in (("collapsed", "more epochs"), ("diverged", "lower learning rate")):
+        record = {"status": status, "reason": "the loss is nan in epoch 3"}
+        (tmp_path / "run.json").write_text(json.dumps(record))
+        words = ending(tmp_path)
+        assert words.startswith(f"stopped: {status}: the loss is nan in epoch 3; ")
+        assert "tables leave this training out" in words
+        assert helps in words
+    (tmp_path / "run.json").write_text('{"status": "finished", "reason": null}')
+    assert ending(tmp_path) == ""
 
 
 def test_bad_names_and_files_are_one_line_each(project: Project) -> None:

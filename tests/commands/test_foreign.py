@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from rwp.commands.external import Elsewhere
+from rwp.commands.external import Elsewhere, show_verdict
 from rwp.errors import UserError
+from rwp.evaluation.verdict import Verdict
 from rwp.pipeline.load import check_params
 from rwp.spec import radius_value
 from tests.conftest import Project
@@ -66,6 +67,24 @@ def test_radii_are_of_one_threat_model(model: Elsewhere) -> None:
     assert [spec.threat.norm for spec in named.specs()] == ["linf", "l2"]
     with pytest.raises(UserError, match=r"--epsilons: expected attacks under .*, got pgd-l2-40"):
         named.specs("4/255")
+
+
+def test_a_verdict_says_what_it_lacks(
+    model: Elsewhere, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Green of FGSM alone is no praise, and of no attack at all it is none."""
+    monkeypatch.setattr(
+        "rwp.evaluation.external.verdict_on", lambda *_, **__: Verdict("green", None, None, ())
+    )
+    monkeypatch.setattr(Elsewhere, "images", Path("test.pt"))
+    shown = {}
+    for names in (["natural"], ["natural", "fgsm"], ["pgd-20"], ["pgd-20", "autoattack"]):
+        show_verdict([Path(f"out/{name}.json") for name in names], model)
+        shown[names[-1]] = capsys.readouterr().out
+    assert shown["natural"] == "verdict: none (no attack was run)\n"
+    assert "without PGD and AutoAttack: " in shown["fgsm"]
+    assert "without AutoAttack: " in shown["pgd-20"]
+    assert shown["autoattack"] == "verdict: green (nothing speaks against the numbers)\n"
 
 
 @pytest.mark.slow

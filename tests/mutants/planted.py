@@ -419,8 +419,8 @@ SCHEDULES = _faults(
     ),
     (
         "guards: one good epoch is not enough",
-        "max(recent) <= majority_share",
-        "min(recent) <= majority_share",
+        'robust = max(entry["train_robust_accuracy"]',
+        'robust = min(entry["train_robust_accuracy"]',
     ),
 )
 

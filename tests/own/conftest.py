@@ -100,6 +100,15 @@ def mean_loss():
     return losses
 
 
+def unmade_loss(model, images, adversarial, labels):
+    logits = model(adversarial)
+    return F.cross_entropy(logits, labels, reduction="none"), logits
+
+
+def unmade_mask(losses):
+    return losses < 1
+
+
 def detached_loss():
     def losses(model, images, adversarial, labels):
         logits = model(adversarial).detach()

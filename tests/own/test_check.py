@@ -35,6 +35,8 @@ WRONG = {
     "networks:nothing": (None, "expected 'nothing' in"),
     "nowhere:nothing": (None, "expected the module own.nowhere"),
     "methods:mean_loss": (None, "expected losses (4,), got ()"),
+    "methods:unmade_loss": (None, "expected a factory, which takes options and returns the"),
+    "methods:unmade_mask": (None, "got the function itself, which takes losses; return it"),
     "methods:detached_loss": (None, "expected losses with a gradient, got none"),
     "methods:alone": (None, "expected losses (batch,) and logits (batch, classes)"),
     "methods:numbers": (None, "expected a mask of torch.bool, got torch.float32"),

@@ -212,6 +212,7 @@ def test_a_collapsed_training_shows_its_reason_and_no_number(demo: Project) -> N
     assert Page(text).texts("broken").count("collapsed") >= 6
     assert "constant class in 3 epochs" in text
     assert "the training itself has to go well first" in text
+    assert "all of it at once" not in text  # nothing fills it
 
 
 @pytest.mark.usefixtures("_no_pictures")

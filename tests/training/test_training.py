@@ -92,6 +92,19 @@ def test_guard_leaves_svhn_its_plateau_and_no_longer() -> None:
     check_epoch(history(*[(2.2, 0.19)] * 9, (1.9, 0.31)), epochs=200, majority_share=0.189)
 
 
+def test_guard_leaves_a_network_that_learns_and_does_not_resist_yet() -> None:
+    """A few steps on a few images: right on half of three classes, and on none under attack."""
+    rows = history((1.7, 0.2), (1.5, 0.3))
+    for names in (("held_out_clean_accuracy", "test_clean_accuracy"), ("test_clean_accuracy",)):
+        told = [row | dict.fromkeys(names, 0.5) for row in rows]
+        check_epoch(told, epochs=2, majority_share=0.334)
+        told[1] |= dict.fromkeys(names, math.nan)  # measured every second epoch
+        check_epoch(told, epochs=2, majority_share=0.334)
+        with pytest.raises(Stopped, match="has not left the majority class's share"):
+            told = [row | dict.fromkeys(names, 0.4) for row in rows]
+            check_epoch(told, epochs=2, majority_share=0.334)
+
+
 def test_c_min_zero_trains_as_at_to_the_bit(
     shared_root: Path, tmp_path: Path, committed: dict[str, Any]
 ) -> None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rwp.pipeline.settings import Params, Suite
     from rwp.training.spec import AttackSpec
 
+_COMPARED = {"pgd": "PGD", "autoattack": "AutoAttack"}  # kinds
+
 
 @dataclass(frozen=True)
 class Elsewhere:
@@ -193,8 +195,14 @@ def show_verdict(paths: list[Path], model: Elsewhere) -> None:
     if not judged:
         print("verdict: none (attacks under other threat models are not judged)")
         return
+    kinds = {model.entry.evaluation.attacks[path.stem].kind for path in judged}
+    if kinds == {"natural"}:
+        print("verdict: none (no attack was run)")
+        return
     verdict = verdict_on(judged, dataset=model.dataset_name, data=model.images)
     print(f"verdict: {verdict.level} ({MEANING[verdict.level]})")
+    if missing := [words for kind, words in _COMPARED.items() if kind not in kinds]:
+        print(f"  without {' and '.join(missing)}: the gap between them, its main sign, is unknown")
     for reason in verdict.reasons:
         print(f"  {reason.level}: {reason.text}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,11 @@ from rwp.errors import UserError
 if TYPE_CHECKING:
     from rwp.core.group import Group
     from rwp.training.spec import TrainSpec
+
+_ADVICE = {
+    "collapsed": "try more epochs, smaller batches, another learning rate or a smaller radius",
+    "diverged": "try a lower learning rate",
+}
 
 
 def train(
@@ -117,6 +123,20 @@ def _train(
         raise typer.Exit(143) from None
     if group.leads:
         print(folder)
+        if words := ending(folder):
+            sys.stderr.write(words + "\n")
+
+
+def ending(folder: Path) -> str:
+    """Why a training was stopped before its last epoch, and what may help; "" if it was not."""
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    advice = _ADVICE.get(record["status"])
+    if advice is None:
+        return ""
+    return (
+        f"stopped: {record['status']}: {record['reason']}; "
+        f"tables leave this training out; {advice}"
+    )
 
 
 @contextmanager

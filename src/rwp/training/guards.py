@@ -14,6 +14,9 @@ from rwp.training.history import Row
 # that is still there after this many, or this share of its schedule, has collapsed.
 PATIENCE_EPOCHS = 10
 PATIENCE_SHARE = 0.4
+# A network that is right on so many more clean images than the majority class has has learned,
+# however few steps it had: that it does not resist yet is a result.
+LEARNED = 0.1
 
 _FINITE = {
     "train_loss": "the training loss",
@@ -46,7 +49,7 @@ def check_epoch(history: Sequence[Row], *, epochs: int, majority_share: float) -
     """Look at the history after each epoch.
 
     Raises:
-        Stopped: the loss is not finite, or the network answers one class and stays there.
+        Stopped: the loss is not finite, or the network has not learned to tell the classes apart.
     """
     row = history[-1]
     for name, words in _FINITE.items():
@@ -54,13 +57,25 @@ def check_epoch(history: Sequence[Row], *, epochs: int, majority_share: float) -
         if not math.isfinite(value):
             raise Stopped("diverged", f"{words} is {value} in {_epoch(row)}")
     patience = max(2, min(PATIENCE_EPOCHS, math.ceil(PATIENCE_SHARE * epochs)))
-    recent = [entry["train_robust_accuracy"] for entry in history[-patience:]]
-    if len(recent) == patience and max(recent) <= majority_share + 0.01:
+    recent = history[-patience:]
+    robust = max(entry["train_robust_accuracy"] for entry in recent)
+    clean = max(map(_clean, recent))
+    if (
+        len(recent) == patience
+        and robust <= majority_share + 0.01
+        and clean <= majority_share + LEARNED
+    ):
         raise Stopped(
             "collapsed",
             f"robust accuracy on training data has not left the majority class's share"
             f" ({majority_share:.3f}) for {patience} epochs, up to {_epoch(row)}",
         )
+
+
+def _clean(row: Row) -> float:
+    """The best accuracy on clean images that was measured after this epoch."""
+    found = [value for name, value in row.items() if name.endswith("_clean_accuracy")]
+    return max((value for value in found if value is not None and value >= 0), default=0.0)
 
 
 def _epoch(row: Row) -> str:
