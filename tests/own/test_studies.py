@@ -82,6 +82,14 @@ def test_images_of_several_sizes_are_brought_to_one(params_file: Path) -> None:
     write_study("mine", images=folder, params_file=params_file, **OPTIONS)
     assert load_params(params_file).datasets["mine"].image_size == 32
 
+    images(Path("smaller"), "c", size=20)  # which cannot fill 32 pixels, nor 24
+    for split in ("train", "test"):
+        (Path("smaller") / split / "c").rename(folder / split / "c")
+    write_study("again", images=folder, **OPTIONS, params_file=params_file)
+    assert load_params(params_file).datasets["again"].image_size == 16
+    with pytest.raises(UserError, match=r"expected at least 24 pixels .*, got 20x20; lower"):
+        write_study("third", images=folder, **OPTIONS | {"size": 24}, params_file=params_file)
+
 
 def test_a_network_of_ones_own_is_declared(params_file: Path) -> None:
     folder = images(Path("images/mine"), "a", "b")

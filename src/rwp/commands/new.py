@@ -22,7 +22,9 @@ def new(
     size: Annotated[
         int | None,
         typer.Option(
-            "--image-size", min=8, help="Resize to so many pixels; several sizes become 32."
+            "--image-size",
+            min=8,
+            help="Resize to so many pixels; several sizes become 32, or fewer where one has fewer.",
         ),
     ] = None,
     network: Annotated[

@@ -134,8 +134,7 @@ def ending(folder: Path) -> str:
     if advice is None:
         return ""
     return (
-        f"stopped: {record['status']}: {record['reason']}; "
-        f"tables leave this training out; {advice}"
+        f"stopped: {record['status']}: {record['reason']}; tables leave this training out; {advice}"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rwp.data.spec import DatasetSpec
 from rwp.errors import UserError
@@ -13,10 +14,13 @@ from rwp.pipeline.load import load_params
 from rwp.pipeline.settings import choose
 from rwp.studies import FOLDER
 
+if TYPE_CHECKING:
+    from rwp.data.images import SourceData
+
 # CIFAR-10's published c_min, 1.7, as a share of log(10), the loss of a guess among its classes;
 # CIFAR-100's 4.0 is 0.87 of log(100), SVHN's 2.2 is 0.96 of log(10).
 C_MIN_SHARE = 0.74
-_USUAL_SIZE = 32  # of images that differ in size
+_USUAL_SIZES = (32, 24, 16, 12, 8)  # of images that differ in size: the first that all can fill
 _SMALL = 16  # up to this many pixels the demo's network will do
 _MANY = 2000  # test images; a standard error of at most 1.1 points
 _NAMED = 5  # classes in the first line
@@ -46,20 +50,13 @@ class Images:
 def images_of_folder(name: str, folder: Path, size: int | None) -> Images:
     """Read a folder or archive of images: train/<class>/*.png and test/<class>/*.png.
 
-    Images of several sizes are brought to 32 pixels, or to `size`.
+    Images of several sizes are brought to `size`, or else to 32 pixels, to fewer where some have
+    fewer.
 
     Raises:
         UserError: as the reader of image folders.
     """
-    from rwp.data.sources.image_folder import load_image_folder
-
-    try:
-        data = load_image_folder(str(folder), size)
-    except UserError as error:
-        if size is not None or "image_size" not in str(error):
-            raise
-        size = _USUAL_SIZE
-        data = load_image_folder(str(folder), size)
+    data, size = _fitting(folder, size)
     mean, std = data.train.channel_statistics()
     numbers = [", ".join(f"{value:.4f}" for value in values) for values in (mean, std)]
     resized = f", image_size: {size}" if size else ""
@@ -75,6 +72,20 @@ def images_of_folder(name: str, folder: Path, size: int | None) -> Images:
         len(data.test),
         data.train.shape,
     )
+
+
+def _fitting(folder: Path, size: int | None) -> tuple[SourceData, int | None]:
+    """The images as they are or as asked for, else at the first size that all can fill."""
+    from rwp.data.sources.image_folder import load_image_folder
+
+    *sizes, last = (size,) if size is not None else (None, *_USUAL_SIZES)
+    for chosen in sizes:
+        try:
+            return load_image_folder(str(folder), chosen), chosen
+        except UserError as error:
+            if "image_size" not in str(error):
+                raise
+    return load_image_folder(str(folder), last), last
 
 
 def images_of_dataset(name: str, definition: DatasetSpec, folder: Path) -> Images:
