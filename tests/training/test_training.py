@@ -100,8 +100,8 @@ def test_guard_leaves_a_network_that_learns_and_does_not_resist_yet() -> None:
         check_epoch(told, epochs=2, majority_share=0.334)
         told[1] |= dict.fromkeys(names, math.nan)  # measured every second epoch
         check_epoch(told, epochs=2, majority_share=0.334)
+        told = [row | dict.fromkeys(names, 0.4) for row in rows]
         with pytest.raises(Stopped, match="has not left the majority class's share"):
-            told = [row | dict.fromkeys(names, 0.4) for row in rows]
             check_epoch(told, epochs=2, majority_share=0.334)
 
 
