@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from rwp.commands.external import Elsewhere, show_verdict
+from rwp.commands.external import Elsewhere, evaluate_elsewhere, show_verdict
+from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.verdict import Verdict
 from rwp.pipeline.load import check_params
@@ -85,6 +87,18 @@ def test_a_verdict_says_what_it_lacks(
     assert "without PGD and AutoAttack: " in shown["fgsm"]
     assert "without AutoAttack: " in shown["pgd-20"]
     assert shown["autoattack"] == "verdict: green (nothing speaks against the numbers)\n"
+
+
+def test_autoattack_is_refused_for_few_classes_before_any_attack(
+    model: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = ImageSet(torch.zeros(6, 1, 8, 8, dtype=torch.uint8), torch.arange(6) % 3, 3)
+    images.save(tmp_path / "test.pt")
+    monkeypatch.setattr(Elsewhere, "images", tmp_path / "test.pt")
+    with pytest.raises(UserError, match=r"autoattack: expected at least 4 classes, got 3"):
+        evaluate_elsewhere(replace(model, model="a:b"))  # which is not there: it comes later
+    fewer = replace(model, attacks=("natural", "pgd-20"))
+    fewer.check_classes(fewer.specs())
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from rwp.evaluation.external import (
     verdict_on,
 )
 from rwp.evaluation.records import read_record
+from rwp.factories import call
 from rwp.training.checkpoint import save_network
-from rwp.training.spec import PreActResNetSpec
+from rwp.training.spec import OwnNetworkSpec, PreActResNetSpec
 from tests.evaluation.samples import (
     NETWORK,
     attack,
@@ -68,6 +70,44 @@ def test_published_layouts_load(tmp_path: Path):
     torch.save(model.state_dict() | buffers, tmp_path / "robustbench.pt")
     found = load(tmp_path / "robustbench.pt", layout="robustbench").model
     torch.testing.assert_close(found(pixels), model(normalized))
+
+
+OWN = """
+from torch import nn
+
+def net(num_classes, in_channels, image_size, width):
+    height, columns = image_size
+    layers = nn.Conv2d(in_channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.Flatten()
+    return nn.Sequential(nn.Sequential(*layers, nn.Linear(width * height * columns, num_classes)))
+"""
+
+
+def test_weights_of_an_own_network_load_without_a_factory_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "ownnet.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    spec = OwnNetworkSpec(family="ownnet:net", options={"width": 3})
+    shape = {"architecture": spec, "image_size": (8, 6)}
+    theirs = call(spec.family, spec.options, num_classes=10, in_channels=1, image_size=(8, 6))
+    theirs[0][1].running_mean += 1.0
+    theirs.eval()
+    named = {n: value for n, value in theirs.state_dict().items() if "num_batches" not in n}
+    pixels, path = torch.rand(2, 1, 8, 6), tmp_path / "theirs.pt"
+    for prefix in ("", "_orig_mod.", "module.module.", "model."):
+        torch.save({"state_dict": {f"{prefix}{n}": v for n, v in named.items()}}, path)
+        assert torch.equal(load(path, **shape).model(pixels), theirs(pixels))
+    outside = load(path, **shape, layout="awp").model
+    torch.testing.assert_close(outside(pixels), theirs((pixels - 0.3) / 0.4))
+
+    known = {"tiny": ARCHITECTURE, "mine": spec, "wider": spec.replace(options={"width": 4})}
+    unnamed = {"architecture": None, "layout": None, "known": known, "image_size": (8, 6)}
+    with pytest.raises(UserError, match="got no --arch; its tensors fit --arch mine; take"):
+        load(path, **unnamed)
+    with pytest.raises(UserError, match=r"of shape .*; name the network the weights belong to"):
+        load(path, **shape | {"architecture": known["wider"]})
+    sys.modules.pop("ownnet", None)
 
 
 def named(prefix: str) -> dict[str, torch.Tensor]:

@@ -202,6 +202,22 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: demo(s).update(seds=demo(s).pop("seeds")),
         r"suites\.demo\.seds: expected a known key, got 'seds'; did you mean 'seeds'",
     ),
+    "misspelt key of a network": (
+        lambda s: s["networks"]["small"].update(widht=8),
+        r"networks\.small\.widht: expected a known key, got 'widht'; did you mean 'width'",
+    ),
+    "misspelt key of a data set": (
+        lambda s: s["datasets"]["digits"].update(image_sze=8),
+        r"datasets\.digits\.image_sze: expected a known key, got 'image_sze'; did you mean 'image_",
+    ),
+    "options of an own network beside its name": (
+        lambda s: s["networks"].update(mine={"family": "own.nets:tiny", "width": 8}),
+        r"networks\.mine\.width: expected a known key, got 'width'; put it under options",
+    ),
+    "misspelt network of a suite whose tables name theirs": (
+        lambda s: demo(s).update(network="smal"),
+        r"suites\.demo\.network: expected a network \(.*, got 'smal'; check the spelling",
+    ),
     "missing key": (
         lambda s: demo(s).pop("seeds"),
         r"suites\.demo\.seeds: expected a value, got none; add it",

@@ -99,6 +99,16 @@ class Elsewhere:
         ]
         return specs if epsilon is None else [at_radius(spec, epsilon) for spec in specs]
 
+    def check_classes(self, specs: list[AttackSpec]) -> None:
+        """Refuse what these images have too few or too many classes for, before hours are spent."""
+        from rwp.data.images import ImageSet
+        from rwp.evaluation.spec import check_num_classes
+
+        slow = [spec for spec in specs if spec.kind == "autoattack"]
+        num_classes = ImageSet.load(self.images).num_classes if slow else 0
+        for spec in slow:
+            check_num_classes(spec.name, spec.version, num_classes)
+
     def load(self, device: str) -> ExternalModel:
         """Build it and give it its weights."""
         from rwp.data.images import ImageSet
@@ -119,6 +129,7 @@ class Elsewhere:
             in_channels=images.shape[0],
             mean=mean,
             std=std,
+            image_size=images.shape[1:],
             device=device,
             known=networks,
         )
@@ -165,6 +176,7 @@ def evaluate_elsewhere(
     words += [f"--attack={attack}" for attack in slow]
     words += [f"--epsilons={','.join(epsilons)}"] if epsilons else []
     _ = model.images  # missing images end it before torch is imported
+    model.check_classes([spec for specs, _ in jobs.values() for spec in specs])
     with helpers(workers - 1 if slow else 0, words), claim() as device:
         from rwp.evaluation.external import evaluate_external
         from rwp.progress import EvaluationProgress

@@ -50,7 +50,8 @@ from rwp.evaluation.verdict import FollowUp, Verdict, judge
 from rwp.files import sha256_file
 from rwp.training.checkpoint import FORMAT as CHECKPOINT
 from rwp.training.checkpoint import load_network, load_weights, read_weights_file
-from rwp.training.spec import AttackSpec, NetworkSpec, ThreatSpec
+from rwp.training.own import OwnNetwork, own_network
+from rwp.training.spec import AttackSpec, NetworkSpec, OwnNetworkSpec, ThreatSpec
 
 _UNKNOWN = "unknown"  # what was minimized
 _FINGERPRINT = "external"  # nothing of ours stands behind these models
@@ -74,6 +75,7 @@ def load_checkpoint(
     in_channels: int,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
+    image_size: Sequence[int] = (),
     device: torch.device | str = "cpu",
     known: Mapping[str, NetworkSpec] | None = None,
 ) -> ExternalModel:
@@ -87,6 +89,7 @@ def load_checkpoint(
         in_channels: 3 for color, 1 for gray.
         mean: normalization of the layouts that keep it outside the network.
         std: likewise.
+        image_size: height and width, which a network of the user's own may ask for.
         device: where the model goes.
         known: networks by name, of which those that fit are named where none was.
 
@@ -110,13 +113,23 @@ def load_checkpoint(
     if architecture is None or layout not in LAYOUTS:
         lacking = "--arch" if architecture is None else "--layout"
         try:
-            advice = _advice(content, known or {}, num_classes, in_channels)
+            advice = _advice(content, known or {}, num_classes, in_channels, image_size)
         except ValueError as error:
             raise UserError(f"{path}: {str(error).removeprefix('checkpoint: ')}") from error
         raise UserError(
             f"{path}: expected the network and the layout of a foreign checkpoint, got no "
             f"{lacking}; {advice}"
         )
+    if isinstance(architecture, OwnNetworkSpec):
+        inside = LAYOUTS[layout].normalization != "outside"
+        model = _own_network(
+            *(architecture, num_classes, in_channels, image_size),
+            mean=None if inside else mean,
+            std=None if inside else std,
+        )
+        weights = _by_own_names(content, model.network)
+        load_weights(model.network, weights, source=path)
+        return ExternalModel(model.to(device).eval(), path.stem, sha256_file(path))
     normalized = LAYOUTS[layout].normalization == "outside" or (
         LAYOUTS[layout].normalization == "buffers" and _has_normalization(content)
     )
@@ -138,15 +151,49 @@ def load_checkpoint(
     return ExternalModel(model.to(device).eval(), path.stem, sha256_file(path))
 
 
+def _own_network(
+    spec: OwnNetworkSpec,
+    num_classes: int,
+    in_channels: int,
+    image_size: Sequence[int],
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> OwnNetwork:
+    facts: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten
+        model = own_network(
+            spec.family, spec.options, image_size=image_size, mean=mean, std=std, **facts
+        )
+    assert isinstance(model, OwnNetwork)
+    return model
+
+
+def _by_own_names(content: dict[str, Any], network: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights of a file under the names of a network of the user's own.
+
+    Names are compared without what all of them begin with, in the file and in the network.
+    """
+    own = {n: value for n, value in network.state_dict().items() if isinstance(value, torch.Tensor)}
+    names = dict(zip(bare_state(own), own, strict=False))
+    state = {names.get(name, name): value for name, value in bare_state(content).items()}
+    return {name: value for name, value in own.items() if name.endswith(COUNT)} | state
+
+
 def _advice(
-    content: dict[str, Any], known: Mapping[str, NetworkSpec], num_classes: int, in_channels: int
+    content: dict[str, Any],
+    known: Mapping[str, NetworkSpec],
+    num_classes: int,
+    in_channels: int,
+    image_size: Sequence[int],
 ) -> str:
     """What to add, by the names and shapes of the tensors."""
     layouts = f"--layout {', '.join(LAYOUTS)}"
     shapes = {name: value.shape for name, value in bare_state(content).items()}
 
     def fitting(classes: int, channels: int) -> str:
-        found = [name for name, spec in known.items() if _fits(shapes, spec, classes, channels)]
+        facts = (classes, channels, image_size)
+        found = [name for name, spec in known.items() if _fits(shapes, spec, *facts)]
         return " or ".join(found)
 
     if names := fitting(num_classes, in_channels):
@@ -171,20 +218,23 @@ def _advice(
 
 
 def _fits(
-    shapes: Mapping[str, torch.Size], spec: NetworkSpec, num_classes: int, in_channels: int
+    shapes: Mapping[str, torch.Size],
+    spec: NetworkSpec,
+    num_classes: int,
+    in_channels: int,
+    image_size: Sequence[int],
 ) -> bool:
     try:
-        with torch.device("meta"):
-            model = build_network(
-                **vars(spec),
-                num_classes=num_classes,
-                in_channels=in_channels,
-                mean=None,
-                std=None,
-            )
-    except (ValueError, AttributeError, RuntimeError):
+        if isinstance(spec, OwnNetworkSpec):
+            own_one = _own_network(spec, num_classes, in_channels, image_size).network
+            state = bare_state(own_one.state_dict())
+        else:
+            with torch.device("meta"):
+                facts: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
+                state = build_network(**vars(spec), **facts, mean=None, std=None).state_dict()
+    except (UserError, ValueError, AttributeError, RuntimeError):
         return False
-    own = {name: value.shape for name, value in model.state_dict().items()}
+    own = {name: value.shape for name, value in state.items()}
     # counts may be missing, normalization may be there
     needed = {name for name in own if not name.endswith(COUNT)}
     return needed <= shapes.keys() and all(shapes[name] == own[name] for name in needed)

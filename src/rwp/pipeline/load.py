@@ -42,6 +42,7 @@ from rwp.training.spec import OwnNetworkSpec, PreActResNetSpec, WideResNetSpec
 _SHOWN = 80  # characters of a wrong value
 # JSON's words in the messages of pydantic, and those for YAML.
 _YAML_WORDS = {"array": "a list", "an object": "a table", "string": "a text"}
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's words for such a key
 _OF_PERTURBATION = (
     *("gamma", "num_weight_steps", "norm_scope", "mask", "c_min", "loss_range"),
     *("criterion", "warmup_epochs", "c_min_quantile", "c_max_quantile", "tensors", "layers"),
@@ -122,13 +123,14 @@ def check_params(content: Any, *, where: str = "params.yaml") -> Params:
 
 def _first_error(error: ValidationError, content: dict[str, Any]) -> str:
     # A misspelled key is also missing under its right name; what is written there helps more.
-    first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
+    first = min(error.errors(), key=lambda entry: entry["type"] not in _UNKNOWN)
     parts = _as_written([str(part) for part in first["loc"]], content)
     got = _short(first.get("input"))
     kind, message = first["type"], first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if kind == "extra_forbidden":
-        return f"{'.'.join(parts)}: expected a known key, got {parts[-1]!r}{_similar(parts)}{more}"
+    if kind in _UNKNOWN:
+        advice = "; put it under options" if _is_of_own_network(parts, content) else _similar(parts)
+        return f"{'.'.join(parts)}: expected a known key, got {parts[-1]!r}{advice}{more}"
     key = ".".join(part for part in parts if part != "[key]")
     if kind == "family":
         found = first["input"].get("family") if isinstance(first.get("input"), dict) else None
@@ -156,6 +158,13 @@ def _first_error(error: ValidationError, content: dict[str, Any]) -> str:
     return f"{key}: expected {expected}, got {got}{_way_to_write(kind, first.get('input'))}{more}"
 
 
+def _is_of_own_network(parts: list[str], content: dict[str, Any]) -> bool:
+    table, *names = parts
+    found = content.get(table) if table == "networks" else None
+    entry = found.get(names[0]) if isinstance(found, dict) and len(names) > 1 else None
+    return isinstance(entry, dict) and is_own(entry.get("family"))
+
+
 def _as_written(parts: list[str], content: Any) -> list[str]:
     """The keys that lead to a value as the file has them; `dvc exp run -S` takes these."""
     written = []
@@ -164,6 +173,8 @@ def _as_written(parts: list[str], content: Any) -> list[str]:
             continue  # a plain value, kept as a table
         if isinstance(content, dict) and part in (content.get("kind"), content.get("family")):
             continue  # which of several tables it is, no key
+        if part == "own" and isinstance(content, dict) and is_own(content.get("family")):
+            continue
         inner = part.split("/") if "/" in part and part not in (content or ()) else [part]
         for key in inner:
             written.append(key)
@@ -259,6 +270,8 @@ def _check_suite(params: Params, suite: Suite, where: str) -> None:
                 choose(params.networks, network, "network", f"{at}.teacher_network")
             for source in objective.unlabeled.source.values():
                 choose(params.unlabeled, source, "unlabeled source", f"{at}.source")
+    for network in suite.network.values():
+        choose(params.networks, network, "network", f"{where}.network")
     _check_results(params, suite, where)
     for table, datasets, threats in (
         ("table1", suite.table1.datasets, suite.table1.threat_models),
