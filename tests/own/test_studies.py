@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from rwp.commands.new import new
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params, load_params
 from rwp.pipeline.new_study import write_study
@@ -72,6 +73,12 @@ def test_its_mean_and_std_are_those_of_the_training_images(params_file: Path) ->
     definition = load_params(params_file).datasets["mine"]
     assert definition.mean == pytest.approx(pixels.mean((0, 1, 2)), abs=1e-4)
     assert definition.std == pytest.approx(pixels.std((0, 1, 2)), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["123", "true", "no", "2026-11-28", "null"])
+def test_a_name_is_a_text_for_yaml_too(params_file: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"NAME: expected a name that YAML reads .*, got {name};"):
+        new(name, params_file=params_file)
 
 
 def test_images_of_several_sizes_are_brought_to_one(params_file: Path) -> None:

@@ -38,6 +38,8 @@ def new(
     Mean and std are computed, attacks are those that the number of classes allows, c_min is 74 %
     of log(classes). All of it is yours to change; Snakemake, DVC and `rwp` read the file.
     """
+    import yaml
+
     from rwp.errors import UserError
     from rwp.pipeline.new_study import write_study
     from rwp.spec import is_name
@@ -46,6 +48,8 @@ def new(
         raise UserError(
             f"NAME: expected lower-case letters, digits, '.', '_' and '-', got {name!r}; rename it"
         )
+    if not isinstance(yaml.safe_load(name), str):
+        raise UserError(f"NAME: expected a name that YAML reads as a text, got {name}; add letters")
     path = write_study(
         name, images=images, dataset=dataset, size=size, network=network, params_file=params_file
     )
