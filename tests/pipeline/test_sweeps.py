@@ -107,6 +107,14 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda s: s["demo"].update(extends="demo-full"),
         r"\.extends: expected another suite, got a circle",
     ),
+    "an attack to take away that is not there": (
+        lambda s: s["demo-full"].update(evaluation={"attacks": {"cw-10": None}}),
+        r"suites\.demo-full\.evaluation\.attacks\.cw-10: expected one that `demo` has, to take it",
+    ),
+    "a figure to take away that is not there": (
+        lambda s: s["demo-full"].update(figures={"fig9": None}),
+        r"suites\.demo-full\.figures\.fig9: expected one that `demo` has, to take it away \(",
+    ),
     "an unknown setting": (
         lambda s: s["demo"]["sweeps"]["c-min"].update(vary={"cmin": [1.0]}),
         r"expected a known key, got 'cmin'; did you mean 'c_min'",

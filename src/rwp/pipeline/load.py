@@ -561,7 +561,34 @@ def _complete(suites: dict[str, Any], name: str, below: tuple[str, ...], where: 
     if not isinstance(inherited, dict):
         return inherited
     own = {key: value for key, value in own.items() if key != EXTENDS}
+    _check_removed(own, inherited, f"{where}: suites.{name}", parent)
     return _without_removed(_merged(inherited, own), own)
+
+
+_TABLES = (
+    "recipes",
+    "sweeps",
+    "figures",
+    "objectives",
+    "perturbations",
+    "threat_models",
+    "evaluation.attacks",
+)
+
+
+def _check_removed(own: Any, inherited: Any, where: str, parent: str) -> None:
+    """What is taken away by its name has to be there: a typo would take away nothing."""
+    for place in _TABLES:
+        ours, theirs = own, inherited
+        for key in place.split("."):
+            ours, theirs = _table(ours, key), _table(theirs, key)
+        for name, value in ours.items():
+            if value is None and name not in theirs:
+                known = ", ".join(map(str, theirs)) or "none"
+                raise UserError(
+                    f"{where}.{place}.{name}: expected one that `{parent}` has, to take it away "
+                    f"({known}), got {name}; check the spelling, or leave the line out"
+                )
 
 
 def _merged(base: Any, change: Any) -> Any:
