@@ -36,6 +36,7 @@ _DEFAULTS = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+_PLACES = {"run": "folder"}  # tags of where files lie; `run` is a run's name
 _CHUNK = 900  # metrics per request; the server takes 1000
 _STATUS = {"finished": "FINISHED", "interrupted": "KILLED"}
 # A shared view of the list of runs, as MLflow keeps those that people share: which columns, how
@@ -134,13 +135,19 @@ class Tracker:
         self._client = client
 
     def _find(self, client: Any, experiment: str) -> str | None:
-        query = f"tags.run = '{self.spec.key.name}' and tags.fingerprint = '{self.fingerprint}'"
+        query = f"{self._of_this_run} and tags.fingerprint = '{self.fingerprint}'"
         found = client.search_runs([experiment], query, max_results=1)
         return found[0].info.run_id if found else None
 
+    @property
+    def _of_this_run(self) -> str:
+        """A query for all runs of these coordinates. (Earlier versions wrote over the tag `run`.)"""
+        tags = self.spec.key.document().items()
+        return " and ".join(f"tags.{name} = '{value}'" for name, value in tags)
+
     def _create(self, client: Any, experiment: str) -> str:
         key = self.spec.key
-        earlier = client.search_runs([experiment], f"tags.run = '{key.name}'")
+        earlier = client.search_runs([experiment], self._of_this_run)
         for old in earlier:
             client.set_tag(old.info.run_id, "current", "false")
         tags = {
@@ -181,7 +188,7 @@ class Tracker:
     def _finish(self, status: str, artifacts: dict[str, str]) -> None:
         self._flush()
         for name, place in artifacts.items():
-            self._client.set_tag(self.run_id, name, place)
+            self._client.set_tag(self.run_id, _PLACES.get(name, name), place)
         self._client.set_tag(self.run_id, "outcome", status)
         self._client.set_terminated(self.run_id, _STATUS.get(status, "FAILED"))
 

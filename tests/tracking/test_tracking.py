@@ -68,7 +68,11 @@ def test_one_run_with_parameters_tags_and_curves(spec: TrainSpec, tmp_path: Path
     tags, values = run.data.tags, run.data.params
     wanted = {"recipe": "at-rwp", "dataset": "digits", "threat": "linf", "seed": "0"}
     assert wanted.items() <= tags.items()
-    assert (tags["current"], tags["commit"], tags["run"]) == ("true", "abc", "results/somewhere")
+    assert (tags["current"], tags["commit"], tags["run"]) == ("true", "abc", spec.key.name)
+    assert tags["folder"] == "results/somewhere"
+    again = tracker(spec, tmp_path)
+    again.start(None)  # the same training, its results deleted
+    assert again.run_id == first.run_id
     assert values["perturbation.c_min"] == "2.3"
     curve = client.get_metric_history(run.info.run_id, "loss/train")
     assert [(point.step, point.value) for point in curve] == [(0, 2.0), (1, 1.0)]
@@ -103,6 +107,7 @@ def test_every_panel_of_an_epoch(shared_root: Path, tmp_path: Path, spec: TrainS
 def test_other_settings_get_a_run_of_their_own(spec: TrainSpec, tmp_path: Path) -> None:
     old, new = tracker(spec, tmp_path), tracker(spec, tmp_path, "e" * 16)
     old.start(None)
+    old.finish("finished", {"run": "results/somewhere"})
     new.start(None)
     client, _ = connect(tmp_path, "demo")
     assert client.get_run(old.run_id).data.tags["current"] == "false"
