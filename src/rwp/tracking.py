@@ -141,7 +141,7 @@ class Tracker:
 
     @property
     def _of_this_run(self) -> str:
-        """A query for all runs of these coordinates. (Earlier versions wrote over the tag `run`.)"""
+        """A query for all runs of these coordinates; earlier versions wrote over the tag `run`."""
         tags = self.spec.key.document().items()
         return " and ".join(f"tags.{name} = '{value}'" for name, value in tags)
 

@@ -15,7 +15,7 @@ from rwp.pipeline.settings import Setting
 from rwp.pipeline.suites import figure_runs, sweep_rows
 from rwp.reporting import drawing
 from rwp.reporting.drawing import COLORS, LINES, MARKERS, draw_sweep, looks, write_figure
-from rwp.reporting.figures import write_suite_figure
+from rwp.reporting.figures import reported_figures, write_suite_figure
 from rwp.reporting.published_curves import beside_published
 from rwp.training.spec import RunKey
 
@@ -60,6 +60,21 @@ def test_learning_curves_of_a_project(demo: Project) -> None:
     assert list(at["epoch"]) == list(range(8))
     assert list(at["accuracy"]) == pytest.approx([20, 35, 45, 50, 52, 50, 48, 46])
     assert paths[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_caption_of_learning_curves_names_those_that_are_drawn(demo: Project) -> None:
+    demo.write_all()
+    content = copy.deepcopy(PARAMS)
+    for recipes, words in (
+        (["at", "at-awp", "at-rwp"], "learning curves of AT, AT-AWP and AT-RWP"),
+        (["at", "trades-rwp"], "learning curves of AT and TRADES-RWP"),
+        (["at-rwp"], "learning curve of AT-RWP"),
+    ):
+        figure = {"kind": "curves", "recipes": recipes, "splits": ["test"]}
+        content["suites"]["demo"] |= {"figures": {"fig3c": figure}, "reported": ["fig3c"]}
+        demo.params = check_params(content)
+        (row,) = reported_figures(demo.results(), [])
+        assert row["caption"].startswith(f"Figure 3c: {words} (")
 
 
 def test_equal_frames_give_equal_bytes(demo: Project) -> None:

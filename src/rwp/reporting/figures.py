@@ -309,12 +309,22 @@ def reported_figures(results: Results, gaps: Sequence[Gap]) -> Iterator[Row]:
         label = results.parts[name].label
         yield {
             "name": name,
-            "caption": f"{CAPTIONS.get(name, label)} ({results.parts[name].place})",
+            "caption": f"{_caption(results, name)} ({results.parts[name].place})",
             "reading": READING[figures[name].kind],
             "uri": _data_uri(path.read_bytes()) if path.exists() else None,
             "command": fill([str(path.relative_to(results.root))], "missing"),
             "lacks": [gap for gap in gaps if gap.where.partition(":")[0] == label],
         }
+
+
+def _caption(results: Results, name: str) -> str:
+    """What a figure shows; of learning curves, the recipes that the suite draws."""
+    part = results.parts[name]
+    if not isinstance(results.suite.figures[name], CurvesFigure):
+        return CAPTIONS.get(name, part.label)
+    *methods, last = dict.fromkeys(line.method for line in part.lines)
+    several = f"s of {', '.join(methods)} and {last}" if methods else f" of {last}"
+    return f"{part.label}: learning curve{several}"
 
 
 def own_figures(results: Results, second: Table) -> Iterator[Row]:

@@ -213,7 +213,7 @@ def headline(results: Results) -> str:
         f"{first} keeps the most images right under all attacks at once, {share:.1f} % of"
         f" {len(robust[first][0]):,}{seeds}; next is {second}, {100 * gap.estimate:.1f} points"
         f" behind (interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}, corrected for {others}"
-        f" other defenses), {f'but {doubted}' if doubted else sure}."
+        f" other defense{'s' if others > 1 else ''}), {f'but {doubted}' if doubted else sure}."
         f"{' One training seed: this is about these networks.' if one_seed else ''}"
     )
 
