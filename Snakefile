@@ -47,8 +47,9 @@ for suite in PARAMS.suites:
             lambda _, suite=suite: suite_targets(suite),
 
 
-for folder in ("data", "logs", "results"):
+for folder in (".snakemake", "data", "logs", "results"):
     check_folder(folder)
+check_place()
 for target in requested_files():
     find(target)
 

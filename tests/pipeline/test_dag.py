@@ -102,7 +102,9 @@ def test_a_target_that_cannot_be_built(target: str, project: Project) -> None:
     assert BAD_TARGETS[target] in line
 
 
-@pytest.mark.parametrize("place", ["results/demo/runs/digits/linf/small/at/seed0", "data"])
+@pytest.mark.parametrize(
+    "place", ["results/demo/runs/digits/linf/small/at/seed0", "data", ".snakemake"]
+)
 def test_a_file_in_a_folders_place(place: str, project: Project) -> None:
     path = project.folder / place
     shutil.rmtree(path, ignore_errors=True)

@@ -97,6 +97,16 @@ def check_folder(folder):
         leave(f"{found}: expected a folder, got a file; move it away")
 
 
+def check_place():
+    """Snakemake's own message, where it cannot note what is done, is a page long."""
+    place = Path(".snakemake") if Path(".snakemake").exists() else Path()
+    if not os.access(place, os.W_OK):
+        leave(
+            f"{place.absolute()}: expected a folder that can be written to, got one that cannot;"
+            " build in a copy of your own (`rwp table` and `rwp report` show what is built here)"
+        )
+
+
 def ask(pattern, what):
     """What a rule asks of the step behind one of its files, such as its `inputs`."""
 
