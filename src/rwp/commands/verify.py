@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def verify(
     suite: Annotated[
-        str | None, typer.Option(help="Only this suite; default: those built.")
+        str | None, typer.Option(help="Only this suite; default: those of `build` in params.yaml.")
     ] = None,
     why: Annotated[
         Path | None,
