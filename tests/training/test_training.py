@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from rwp.data.sampling import epoch_batches
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
-from rwp.training import resume
+from rwp.training import jobs, resume
 from rwp.training.checkpoint import load_network
 from rwp.training.guards import Stopped, check_epoch
+from rwp.training.history import Row
 from rwp.training.jobs import input_paths, train_run
 from rwp.training.loop import Training
 from rwp.training.optimization import learning_rate
@@ -148,7 +150,26 @@ def test_files_of_a_run(shared_root: Path, tmp_path: Path, tiny: Params) -> None
     assert not list((shared_root / ".state").rglob("checkpoint.pt"))
 
 
-def test_a_run_that_collapses_is_marked_and_ends(
+def test_a_run_that_collapses_in_an_epoch_to_be_kept_is_marked_and_ends(
+    shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(history: Sequence[Row], **_: Any) -> None:
+        if len(history) == 2:
+            raise Stopped("collapsed", "as asked")
+
+    monkeypatch.setattr(jobs, "check_epoch", check)
+    spec = spec_of(tiny, "at").replace(keep_epochs=(1, 2, 3), keep_starts=(2,))
+    folder = train_run(spec, root=shared_root, fingerprint="kept", output=tmp_path)
+    assert json.loads((folder / "run.json").read_text())["status"] == "collapsed"
+    last = load_network(folder / "last.pt")[1]["epoch"]
+    kept = {
+        path.stem: load_network(path)[1]["epoch"] for path in folder.glob("checkpoints/epoch*.pt")
+    }
+    assert last == 1
+    assert sorted(kept.values()) == [0, 1, 1]  # the final network stands in
+
+
+def test_a_run_that_diverges_is_marked_and_ends(
     shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Training._step

@@ -76,7 +76,8 @@ def train_run(
             status, reason = _run(training, state, network, history, recorder, stop)
             if not group.leads:
                 return files.folder
-            write_networks(training, state, files, network=network)
+            finished = status == "finished"
+            write_networks(training, state, files, network=network, finished=finished)
             write_history(files.history, history)
             if training.losses is not None:
                 batches = training.batches

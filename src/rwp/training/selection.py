@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rwp.training.checkpoint import save_network
@@ -38,26 +39,33 @@ def kept_after(spec: TrainSpec, row: Row) -> list[str]:
 
 
 def write_networks(
-    training: Training, state: RunState, files: RunFiles, *, network: dict[str, Any]
+    training: Training,
+    state: RunState,
+    files: RunFiles,
+    *,
+    network: dict[str, Any],
+    finished: bool,
 ) -> None:
     """Write all networks to their files.
 
-    A run that was stopped has not come to all of them; its final network stands in, and its
-    run.json says that no number of it counts.
+    A run that was stopped has not come to all of them, nor to keep that of its last epoch; its
+    final network stands in, and its run.json says that no number of it counts.
     """
     spec, progress = training.spec, training.progress
     save_network(files.last, training.measured, network=network, epoch=progress.epoch - 1)
     targets = {name: files.chosen(name) for name in selection_keys(spec)}
     sources = {name: state.network(name, row) for name, row in progress.chosen.items()}
+
+    def kept(path: PurePosixPath, epoch: int, source: Path) -> None:
+        targets[path.stem] = files.folder / path.relative_to(spec.key.directory)
+        if epoch <= progress.epoch and (finished or source.exists()):
+            sources[path.stem] = source
+
     for epoch in spec.keep_epochs:
         path = kept_checkpoint(spec.key, epoch)
-        targets[path.stem] = files.folder / path.relative_to(spec.key.directory)
-        if epoch <= progress.epoch:
-            sources[path.stem] = state.network(path.stem, {"epoch": epoch - 1})
+        kept(path, epoch, state.network(path.stem, {"epoch": epoch - 1}))
     for epoch in spec.keep_starts:
         path = kept_start(spec.key, epoch)
-        targets[path.stem] = files.folder / path.relative_to(spec.key.directory)
-        if epoch <= progress.epoch:
-            sources[path.stem] = state.folder / path.name
+        kept(path, epoch, state.folder / path.name)
     for name, target in targets.items():
         copy_file(sources.get(name, files.last), target)
