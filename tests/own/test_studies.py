@@ -75,7 +75,7 @@ def test_its_mean_and_std_are_those_of_the_training_images(params_file: Path) ->
     assert definition.std == pytest.approx(pixels.std((0, 1, 2)), abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["123", "true", "no", "2026-11-28", "null"])
+@pytest.mark.parametrize("name", ["123", "true", "no", "2026-11-28", "2026-13-45", "null"])
 def test_a_name_is_a_text_for_yaml_too(params_file: Path, name: str) -> None:
     with pytest.raises(UserError, match=f"NAME: expected a name that YAML reads .*, got {name};"):
         new(name, params_file=params_file)

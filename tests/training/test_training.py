@@ -105,6 +105,9 @@ def test_guard_leaves_a_network_that_learns_and_does_not_resist_yet() -> None:
         told = [row | dict.fromkeys(names, 0.4) for row in rows]
         with pytest.raises(Stopped, match="has not left the majority class's share"):
             check_epoch(told, epochs=2, majority_share=0.334)
+    chosen = [row | {"held_out_clean_accuracy": 0.4, "test_clean_accuracy": 0.5} for row in rows]
+    with pytest.raises(Stopped):  # the test split decides nothing where images are held out
+        check_epoch(chosen, epochs=2, majority_share=0.334)
 
 
 def test_c_min_zero_trains_as_at_to_the_bit(

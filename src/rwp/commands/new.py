@@ -48,7 +48,11 @@ def new(
         raise UserError(
             f"NAME: expected lower-case letters, digits, '.', '_' and '-', got {name!r}; rename it"
         )
-    if not isinstance(yaml.safe_load(name), str):
+    try:
+        is_text = isinstance(yaml.safe_load(name), str)
+    except ValueError:  # 2026-13-45 is no date
+        is_text = False
+    if not is_text:
         raise UserError(f"NAME: expected a name that YAML reads as a text, got {name}; add letters")
     path = write_study(
         name, images=images, dataset=dataset, size=size, network=network, params_file=params_file

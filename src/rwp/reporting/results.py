@@ -503,6 +503,9 @@ def decided_by_start(kind: str, start: str | None) -> bool:
     return kind not in _START_DOES_NOT_MATTER and start != "none"
 
 
+_OTHER_FILE = "made with another file than"
+
+
 def _leave_out_other_files(rows: list[Row], checkpoint: Path) -> None:
     """Take the outcome from rows whose record is of another network than the checkpoint's."""
     # Which are right the checkpoint itself tells; without it none of several can be trusted, and
@@ -511,7 +514,7 @@ def _leave_out_other_files(rows: list[Row], checkpoint: Path) -> None:
     if not hashes or (len(hashes) == 1 and not checkpoint.exists()):
         return
     right = sha256_file(checkpoint) if checkpoint.exists() else None
-    reason = f"made with another file than {checkpoint.name}"
+    reason = f"{_OTHER_FILE} {checkpoint.name}"
     for row in rows:
         if row["outcome"] and row["outcome"].checkpoint_sha256 != right:
             row |= {"status": "inconsistent", "reason": reason, "outcome": None}
@@ -694,7 +697,8 @@ def _read_verdict(steps: Steps, key: RunKey, run: Run, rows: Sequence[Row], root
         row["attack"]
         for row in rows
         if row["key"] == key and row["checkpoint"] == "best" and row["own_threat"]
-        if row["status"] in ("stale", "inconsistent")
+        if row["status"] == "stale"
+        or row["reason"].startswith(_OTHER_FILE)
         or (row["outcome"] and known.get(row["attack"]) != row["fingerprint"])
     ]
     if others:

@@ -59,7 +59,7 @@ def check_epoch(history: Sequence[Row], *, epochs: int, majority_share: float) -
     patience = max(2, min(PATIENCE_EPOCHS, math.ceil(PATIENCE_SHARE * epochs)))
     recent = history[-patience:]
     robust = max(entry["train_robust_accuracy"] for entry in recent)
-    clean = max(map(_clean, recent))
+    clean = _clean(recent)
     if (
         len(recent) == patience
         and robust <= majority_share + 0.01
@@ -72,10 +72,13 @@ def check_epoch(history: Sequence[Row], *, epochs: int, majority_share: float) -
         )
 
 
-def _clean(row: Row) -> float:
-    """The best accuracy on clean images that was measured after this epoch."""
-    found = [value for name, value in row.items() if name.endswith("_clean_accuracy")]
-    return max((value for value in found if value is not None and value >= 0), default=0.0)
+def _clean(rows: Sequence[Row]) -> float:
+    """The best accuracy on clean held-out images; on those of the test split where none are."""
+    for split in ("held_out", "test"):
+        found = [row.get(f"{split}_clean_accuracy") for row in rows]
+        if measured := [value for value in found if value is not None and value >= 0]:
+            return max(measured)
+    return 0.0
 
 
 def _epoch(row: Row) -> str:
