@@ -63,12 +63,12 @@ def is_name(text: str) -> bool:
 def _name(value: str) -> str:
     if not _NAME.fullmatch(value):
         raise ValueError(
-            f"expected a name of lower-case letters, digits, '.', '_' and '-', got {_short(value)}"
+            f"expected a name of lower-case letters, digits, '.', '_' and '-', got {short(value)}"
         )
     return value
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """A wrong value, cut to what fits a line."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
@@ -109,7 +109,7 @@ def _radius_text(value: Any) -> str:
     try:
         number = radius_value(text)
     except (ValueError, TypeError, AttributeError, ArithmeticError):
-        raise ValueError(f"expected a radius such as 8/255, got {_short(value)}") from None
+        raise ValueError(f"expected a radius such as 8/255, got {short(value)}") from None
     if not 0 < number <= 1:
         hint = f"; did you mean {text}/255?" if 1 < number <= 255 else ""
         raise ValueError(f"expected a radius in (0, 1] on [0, 1] pixels, got {text}{hint}")
@@ -142,7 +142,7 @@ def _any_radius_text(value: Any) -> str:
     try:
         number = radius_value(text)
     except (ValueError, TypeError, AttributeError, ArithmeticError):
-        raise ValueError(f"expected a radius such as 8/255, got {_short(value)}") from None
+        raise ValueError(f"expected a radius such as 8/255, got {short(value)}") from None
     if number <= 0:
         raise ValueError(f"expected a radius above 0, got {text}")
     return text.replace(" ", "")

@@ -36,7 +36,6 @@ _DEFAULTS = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-_PLACES = {"run": "folder"}  # tags of where files lie; `run` is a run's name
 _CHUNK = 900  # metrics per request; the server takes 1000
 _STATUS = {"finished": "FINISHED", "interrupted": "KILLED"}
 # A shared view of the list of runs, as MLflow keeps those that people share: which columns, how
@@ -188,7 +187,7 @@ class Tracker:
     def _finish(self, status: str, artifacts: dict[str, str]) -> None:
         self._flush()
         for name, place in artifacts.items():
-            self._client.set_tag(self.run_id, _PLACES.get(name, name), place)
+            self._client.set_tag(self.run_id, name, place)
         self._client.set_tag(self.run_id, "outcome", status)
         self._client.set_terminated(self.run_id, _STATUS.get(status, "FAILED"))
 

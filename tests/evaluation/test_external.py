@@ -107,6 +107,9 @@ def test_weights_of_an_own_network_load_without_a_factory_of_their_own(
         load(path, **unnamed)
     with pytest.raises(UserError, match=r"of shape .*; name the network the weights belong to"):
         load(path, **shape | {"architecture": known["wider"]})
+    torch.save({"state_dict": {"epoch": 3}}, path)
+    with pytest.raises(UserError, match=r"theirs\.pt: expected tensors by name, got"):
+        load(path, **shape)
     sys.modules.pop("ownnet", None)
 
 

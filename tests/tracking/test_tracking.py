@@ -56,7 +56,7 @@ def test_one_run_with_parameters_tags_and_curves(spec: TrainSpec, tmp_path: Path
     resumed.start(None)  # found again by its tags, also without a remembered id
     assert resumed.run_id == first.run_id
     resumed.epoch(row(1))
-    resumed.finish("finished", {"run": "results/somewhere"})
+    resumed.finish("finished", {"folder": "results/somewhere"})
     log_evaluation(
         resumed.run_id, evaluation_metrics("best", {"pgd-20": 0.5}), root=tmp_path, suite="demo"
     )
@@ -107,7 +107,7 @@ def test_every_panel_of_an_epoch(shared_root: Path, tmp_path: Path, spec: TrainS
 def test_other_settings_get_a_run_of_their_own(spec: TrainSpec, tmp_path: Path) -> None:
     old, new = tracker(spec, tmp_path), tracker(spec, tmp_path, "e" * 16)
     old.start(None)
-    old.finish("finished", {"run": "results/somewhere"})
+    old.finish("finished", {"folder": "results/somewhere"})
     new.start(None)
     client, _ = connect(tmp_path, "demo")
     assert client.get_run(old.run_id).data.tags["current"] == "false"

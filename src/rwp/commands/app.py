@@ -36,7 +36,6 @@ from rwp.commands import (
 )
 from rwp.commands.common import DEFAULT_PARAMS
 from rwp.errors import UserError
-from rwp.studies import in_its_file
 
 # How torch says that memory is used up, on a CPU and on a GPU.
 _MEMORY = ("DefaultCPUAllocator", "out of memory")
@@ -129,6 +128,8 @@ def _mistyped(error: typer.TyperException) -> int:
 
 def _named(text: str) -> str:
     """A message about a key of the settings, under the name of the file that has the key."""
+    from rwp.studies import in_its_file
+
     try:
         return in_its_file(text, DEFAULT_PARAMS)
     except UserError:  # a study that cannot be read is told of by itself

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,17 +93,11 @@ def _train(
     tracking: bool,
 ) -> None:
     """Train, or stop as a signal asks; of several processes the leading one tells."""
-    from rwp.files import read_object
     from rwp.tracking import Tracker
     from rwp.training.jobs import Interrupted, train_run
     from rwp.training.run_record import commit
-    from rwp.training.spec import check_held_out
 
     root, recorder = Path.cwd(), None
-    passport = root / "data" / spec.key.dataset / "passport.json"
-    if passport.exists():
-        with suppress(KeyError, TypeError):  # a passport of an earlier version
-            check_held_out(spec, read_object(passport)["files"]["train.pt"]["count"])
     if tracking and group.leads:
         recorder = Tracker(spec, root=root, fingerprint=fingerprint, commit=commit())
     try:
@@ -129,7 +122,9 @@ def _train(
 
 def ending(folder: Path) -> str:
     """Why a training was stopped before its last epoch, and what may help; "" if it was not."""
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    from rwp.files import read_object
+
+    record = read_object(folder / "run.json")
     advice = _ADVICE.get(record["status"])
     if advice is None:
         return ""

@@ -55,6 +55,7 @@ from rwp.training.spec import AttackSpec, NetworkSpec, OwnNetworkSpec, ThreatSpe
 
 _UNKNOWN = "unknown"  # what was minimized
 _FINGERPRINT = "external"  # nothing of ours stands behind these models
+_NO_STATISTICS: dict[str, Any] = {"mean": None, "std": None}  # of images: not normalized
 
 
 @dataclass(frozen=True)
@@ -120,51 +121,38 @@ def load_checkpoint(
             f"{path}: expected the network and the layout of a foreign checkpoint, got no "
             f"{lacking}; {advice}"
         )
-    if isinstance(architecture, OwnNetworkSpec):
-        inside = LAYOUTS[layout].normalization != "outside"
-        model = _own_network(
-            *(architecture, num_classes, in_channels, image_size),
-            mean=None if inside else mean,
-            std=None if inside else std,
-        )
-        weights = _by_own_names(content, model.network)
-        load_weights(model.network, weights, source=path)
-        return ExternalModel(model.to(device).eval(), path.stem, sha256_file(path))
-    normalized = LAYOUTS[layout].normalization == "outside" or (
-        LAYOUTS[layout].normalization == "buffers" and _has_normalization(content)
-    )
-    shape = dict(vars(architecture))
+    facts: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
+    statistics: dict[str, Any] = {"mean": mean, "std": std}
     try:
-        with torch.random.fork_rng(devices=[]):
-            model = build_network(
-                shape.pop("family"),
-                num_classes=num_classes,
-                in_channels=in_channels,
-                mean=mean if normalized else None,
-                std=std if normalized else None,
-                **shape,
-            )
-        weights = convert_state(content, layout=layout, model=model)
+        if isinstance(architecture, OwnNetworkSpec):
+            if LAYOUTS[layout].normalization != "outside":
+                statistics = _NO_STATISTICS
+            own = _own_network(architecture, image_size, **facts, **statistics)
+            model, network = own, own.network
+            weights = _by_own_names(content, network)
+        else:
+            if not _is_normalized(content, layout):
+                statistics = _NO_STATISTICS
+            with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten
+                model = network = build_network(**vars(architecture), **facts, **statistics)
+            weights = convert_state(content, layout=layout, model=model)
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: {error}") from error
-    load_weights(model, weights, source=path)
+        raise UserError(f"{path}: {str(error).removeprefix('checkpoint: ')}") from error
+    load_weights(network, weights, source=path)
     return ExternalModel(model.to(device).eval(), path.stem, sha256_file(path))
 
 
-def _own_network(
-    spec: OwnNetworkSpec,
-    num_classes: int,
-    in_channels: int,
-    image_size: Sequence[int],
-    *,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> OwnNetwork:
-    facts: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
+def _is_normalized(content: dict[str, Any], layout: str) -> bool:
+    """Whether a network of this layout normalizes its images, by what the file holds."""
+    normalization = LAYOUTS[layout].normalization
+    return normalization == "outside" or (
+        normalization == "buffers" and _has_normalization(content)
+    )
+
+
+def _own_network(spec: OwnNetworkSpec, image_size: Sequence[int], **facts: Any) -> OwnNetwork:
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten
-        model = own_network(
-            spec.family, spec.options, image_size=image_size, mean=mean, std=std, **facts
-        )
+        model = own_network(spec.family, spec.options, image_size=image_size, **facts)
     assert isinstance(model, OwnNetwork)
     return model
 
@@ -175,7 +163,7 @@ def _by_own_names(content: dict[str, Any], network: nn.Module) -> dict[str, torc
     Names are compared without what all of them begin with, in the file and in the network.
     """
     own = {n: value for n, value in network.state_dict().items() if isinstance(value, torch.Tensor)}
-    names = dict(zip(bare_state(own), own, strict=False))
+    names = dict(zip(bare_state(own), own, strict=True))
     state = {names.get(name, name): value for name, value in bare_state(content).items()}
     return {name: value for name, value in own.items() if name.endswith(COUNT)} | state
 
@@ -224,14 +212,13 @@ def _fits(
     in_channels: int,
     image_size: Sequence[int],
 ) -> bool:
+    facts = {"num_classes": num_classes, "in_channels": in_channels, **_NO_STATISTICS}
     try:
         if isinstance(spec, OwnNetworkSpec):
-            own_one = _own_network(spec, num_classes, in_channels, image_size).network
-            state = bare_state(own_one.state_dict())
+            state = bare_state(_own_network(spec, image_size, **facts).network.state_dict())
         else:
             with torch.device("meta"):
-                facts: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
-                state = build_network(**vars(spec), **facts, mean=None, std=None).state_dict()
+                state = build_network(**vars(spec), **facts).state_dict()
     except (UserError, ValueError, AttributeError, RuntimeError):
         return False
     own = {name: value.shape for name, value in state.items()}

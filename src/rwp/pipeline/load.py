@@ -35,11 +35,11 @@ from rwp.pipeline.settings import (
     nested,
     pick,
 )
+from rwp.spec import short
 from rwp.strict_yaml import read_yaml, with_exponents
 from rwp.studies import in_its_file, read_settings
 from rwp.training.spec import OwnNetworkSpec, PreActResNetSpec, WideResNetSpec
 
-_SHOWN = 80  # characters of a wrong value
 # JSON's words in the messages of pydantic, and those for YAML.
 _YAML_WORDS = {"array": "a list", "an object": "a table", "string": "a text"}
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's words for such a key
@@ -125,7 +125,7 @@ def _first_error(error: ValidationError, content: dict[str, Any]) -> str:
     # A misspelled key is also missing under its right name; what is written there helps more.
     first = min(error.errors(), key=lambda entry: entry["type"] not in _UNKNOWN)
     parts = _as_written([str(part) for part in first["loc"]], content)
-    got = _short(first.get("input"))
+    got = short(first.get("input"))
     kind, message = first["type"], first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if kind in _UNKNOWN:
@@ -202,12 +202,6 @@ def _way_to_write(kind: str, value: Any) -> str:
     if kind.startswith("tuple") and not isinstance(value, list | dict | None):
         return f"; write it as a list: [{value}]"
     return ""
-
-
-def _short(value: Any) -> str:
-    """A value as Python writes it, cut to what fits a line."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _similar(parts: list[str]) -> str:

@@ -28,7 +28,7 @@ from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.resume import Interrupted, RunState, Watch, stop_signals
 from rwp.training.run_record import RunFiles, input_hashes, run_record
 from rwp.training.selection import improved, kept_after, write_networks
-from rwp.training.spec import OwnNetworkSpec, TrainSpec
+from rwp.training.spec import OwnNetworkSpec, TrainSpec, check_held_out
 from rwp.training.start import begin, keep_start
 
 CURVE_SEED = 0  # of the test images that curves are measured on, for all runs alike
@@ -83,7 +83,7 @@ def train_run(
                 batches = training.batches
                 labels = batches.labels[: batches.num_labeled]
                 training.losses.write(files.folder / LOSSES, places=batches.kept, labels=labels)
-            recorder.finish(status, {"run": str(files.folder)})
+            recorder.finish(status, {"folder": str(files.folder)})
             outcome = {"status": status, "reason": reason, "fingerprint": fingerprint}
             record = run_record(training, history, outcome, input_hashes(inputs), recorder.run_id)
             write_json(files.record, record)  # last, as the seal
@@ -125,6 +125,7 @@ def prepare(
     """Load data, build the network, and describe it for its checkpoints."""
     flush_denormals()
     labeled = ImageSet.load(inputs["train"])
+    check_held_out(spec, len(labeled))
     mean, std = _normalization(spec, labeled)
     splits: dict[str, ImageSet] = {}
     kept, taken = training_split(
