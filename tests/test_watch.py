@@ -44,6 +44,13 @@ def test_a_training_is_seen_while_it_runs(
     assert _shown(capsys) == "nothing runs here\n"
 
 
+def test_a_workflow_whose_jobs_have_just_begun(capsys: pytest.CaptureFixture[str]) -> None:
+    Path(".snakemake/locks").mkdir(parents=True)
+    assert _shown(capsys) == "nothing runs here\n"
+    Path(".snakemake/locks/0.output.lock").touch()
+    assert "Snakemake holds this folder" in _shown(capsys)
+
+
 @pytest.mark.parametrize(
     ("environment", "by"),
     [

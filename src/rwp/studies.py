@@ -74,14 +74,18 @@ def _with_study(
 
 def in_its_file(message: str, params: Path | str) -> str:
     """A message about a key of the settings, under the name of the study that has the key."""
-    start = f"{params}: "
-    table, _, rest = message.removeprefix(start).partition(".")
-    if not message.startswith(start) or table not in TABLES:
+    start, tables = re.escape(f"{params}: "), "|".join(TABLES)
+    found = re.match(rf"((?:.*: )?){start}({tables})\.(.*)", message, re.DOTALL)
+    if found is None:
         return message
+    before, table, rest = found.groups()
     for study in study_files(params):
-        for name in read_yaml(study).get(table) or {}:
-            if re.match(rf"{re.escape(str(name))}[.:]", rest):
-                return message.replace(start, f"{study}: ", 1)
+        try:
+            names = read_yaml(study).get(table) or {}
+        except UserError:  # a study that cannot be read is told of by itself
+            continue
+        if any(re.match(rf"{re.escape(str(name))}[.:]", rest) for name in names):
+            return f"{before}{study}: {table}.{rest}"
     return message
 
 

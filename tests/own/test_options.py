@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from rwp.commands.plan import plan
 from rwp.errors import UserError
+from rwp.pipeline import own_trials
 from rwp.pipeline.load import check_params
 from rwp.pipeline.own_trials import _trials
 from rwp.pipeline.resolve import setting_key, train_spec
@@ -198,3 +201,23 @@ def test_every_suite_takes_an_objective_that_nobody_has_listed(
                 usual = train_spec(params, plain).perturbation
                 assert usual is not None
                 assert found.perturbation.c_min == usual.c_min
+
+
+def test_plan_says_what_is_misspelled_and_tries_it_once(
+    own_code: Path,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    target = "results/demo/runs/digits/linf/small/smoothed/seed0/last.pt"
+    wrong = with_own(settings, objectives={"smoothed": SMOOTHED | {"options": {"smoothign": 0.1}}})
+    Path("wrong.yaml").write_text(yaml.safe_dump(wrong))
+    with pytest.raises(UserError, match=r"own\.methods:Smoothed: expected .*smoothing.*smoothign"):
+        plan([target], params_file=Path("wrong.yaml"))
+    assert not capsys.readouterr().out
+    settings["suites"]["demo"]["objectives"]["smoothed"] = SMOOTHED
+    Path("right.yaml").write_text(yaml.safe_dump(settings))
+    plan([target], params_file=Path("right.yaml"))
+    monkeypatch.setattr(own_trials, "sys", None)  # a second trial could not be started
+    plan([target], params_file=Path("right.yaml"))
+    assert "trainings         0      0      1" in capsys.readouterr().out

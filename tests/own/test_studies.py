@@ -16,7 +16,7 @@ from rwp.errors import UserError
 from rwp.pipeline.load import check_params, load_params
 from rwp.pipeline.new_study import write_study
 from rwp.pipeline.steps import Steps
-from rwp.studies import read_settings
+from rwp.studies import in_its_file, read_settings
 from tests.conftest import ROOT
 
 OPTIONS: dict[str, Any] = {"dataset": None, "size": None, "network": None}
@@ -179,3 +179,16 @@ def test_what_must_be_there_cannot_be_removed() -> None:
     content["suites"]["less"] = {"extends": "demo", "network": None}
     with pytest.raises(UserError, match=r"suites\.less\.network: expected a value, got none"):
         check_params(content)
+
+
+def test_a_missing_module_is_told_under_the_study_that_names_it(params_file: Path) -> None:
+    folder = images(Path("images/mine"), "a", "b")
+    options = OPTIONS | {"network": "own.networks:Tiny"}
+    write_study("mine", images=folder, params_file=params_file, **options)
+    with pytest.raises(UserError) as caught:
+        Steps(load_params(params_file)).find("results/mine/table2.csv")
+    told = in_its_file(str(caught.value), params_file)
+    assert told.startswith("results/mine/table2.csv: studies/mine.yaml: networks.mine-net.family: ")
+    assert in_its_file("params.yaml: suites.demo.seeds: x", params_file).startswith("params.yaml: ")
+    Path("studies/other.yaml").write_text("- not [a study")
+    assert in_its_file(str(caught.value), params_file) == told

@@ -115,6 +115,14 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda s: s["demo-full"].update(figures={"fig9": None}),
         r"suites\.demo-full\.figures\.fig9: expected one that `demo` has, to take it away \(",
     ),
+    "a misspelled table to take away": (
+        lambda s: s["demo-full"].update(tabel2=None),
+        r"suites\.demo-full\.tabel2: expected a known key, got 'tabel2'; did you mean 'table2'",
+    ),
+    "a misspelled setting to take away": (
+        lambda s: s["demo-full"].update(training={"epcohs": None}),
+        r"demo-full\.training\.epcohs: expected a known key, got 'epcohs'; did you mean 'epochs'",
+    ),
     "an unknown setting": (
         lambda s: s["demo"]["sweeps"]["c-min"].update(vary={"cmin": [1.0]}),
         r"expected a known key, got 'cmin'; did you mean 'c_min'",

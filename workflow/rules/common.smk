@@ -32,7 +32,7 @@ def tell_of_experiment():
 
 def leave(error):
     """One line and exit code 2, as from any of our commands."""
-    sys.stderr.write(f"error: {error}\n")
+    sys.stderr.write(f"error: {in_its_file(str(error), 'params.yaml')}\n")
     tell_of_experiment()
     raise SystemExit(2)
 
@@ -54,7 +54,7 @@ def checked_steps(content):
             steps.suite(suite)
         return steps
     except UserError as error:
-        leave(in_its_file(str(error), "params.yaml"))
+        leave(error)
 
 
 # A job that waited in a cluster's queue has the settings that it was planned with, whatever

@@ -130,10 +130,7 @@ def _named(text: str) -> str:
     """A message about a key of the settings, under the name of the file that has the key."""
     from rwp.studies import in_its_file
 
-    try:
-        return in_its_file(text, DEFAULT_PARAMS)
-    except UserError:  # a study that cannot be read is told of by itself
-        return text
+    return in_its_file(text, DEFAULT_PARAMS)
 
 
 def _advice(error: Exception) -> str | None:

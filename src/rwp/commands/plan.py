@@ -47,11 +47,13 @@ def plan(
 ) -> None:
     """Say what targets need: results done, stale and to do, passes, and hours on a device.
 
-    Nothing is started. Hours come from rates that were measured: by finished trainings of this
-    project on that device, or by the benchmarks that ship with it. Those of a GPU that was never
-    measured are estimated from its published peak, and are called so.
+    Nothing is started; a factory of your own is tried once on a tiny batch. Hours come from rates
+    that were measured: by finished trainings of this project on that device, or by the benchmarks
+    that ship with it. Those of a GPU that was never measured are estimated from its published
+    peak, and are called so.
     """
     from rwp.pipeline.load import load_params
+    from rwp.pipeline.own_trials import try_factories
     from rwp.pipeline.state import results
     from rwp.pipeline.steps import Steps, below
     from rwp.reporting.costs import all_rates, detail_line, device_lines, plan_jobs, plan_lines
@@ -65,7 +67,9 @@ def plan(
     graph = Steps(params)
     steps = [graph.find(target) for target in targets or ()]
     steps += [step for name in suites for step in graph.suite(name)]
-    jobs, origin = plan_jobs(params, results(below(steps)), root=root, device=device)
+    needed = list(below(steps))
+    try_factories(needed)
+    jobs, origin = plan_jobs(params, results(needed), root=root, device=device)
     if detail:
         for job in jobs:
             print(detail_line(job))

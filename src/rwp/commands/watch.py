@@ -27,11 +27,20 @@ def watch(
     """
     while True:
         lines = [_line(content) for content in running()]
-        print("\n".join(lines) or "nothing runs here", flush=True)
+        print("\n".join(lines) or _nothing(), flush=True)
         if not follow:
             return
         time.sleep(5)
         print()
+
+
+def _nothing() -> str:
+    if not any(Path(".snakemake/locks").glob("*")):
+        return "nothing runs here"
+    return (
+        "nothing runs here yet: Snakemake holds this folder, and its jobs show once they have "
+        "loaded torch; if it was killed, `snakemake --unlock`"
+    )
 
 
 def running(folder: Path | None = None) -> Iterator[dict[str, Any]]:

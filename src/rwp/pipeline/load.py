@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,15 @@ def _way_to_write(kind: str, value: Any) -> str:
 
 def _similar(parts: list[str]) -> str:
     """A guess at the key that was meant, among the fields of all tables that people write."""
+    if parts[-1] in _known_keys():
+        return ", which is a key of other tables; move or remove it"
+    close = difflib.get_close_matches(parts[-1], sorted(_known_keys()), n=1)
+    return f"; did you mean {close[0]!r}?" if close else "; remove it"
+
+
+@cache
+def _known_keys() -> frozenset[str]:
+    """The fields of all tables that people write."""
     known: set[str] = set()
     todo: list[type[BaseModel]] = [Frozen]
     while todo:
@@ -214,10 +224,7 @@ def _similar(parts: list[str]) -> str:
         known |= set(model.model_fields)
     for spec in (DatasetSpec, UnlabeledSpec, PreActResNetSpec, WideResNetSpec, OwnNetworkSpec):
         known |= {field.name for field in fields(spec)}
-    if parts[-1] in known:
-        return ", which is a key of other tables; move or remove it"
-    close = difflib.get_close_matches(parts[-1], sorted(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else "; remove it"
+    return frozenset(known)
 
 
 def _check_names(params: Params, where: str) -> None:
@@ -586,11 +593,15 @@ def _check_removed(own: Any, inherited: Any, where: str, parent: str) -> None:
 
 
 def _merged(base: Any, change: Any) -> Any:
-    """What is inherited with what differs; null takes an inherited entry away."""
+    """What is inherited with what differs; null takes an inherited entry away.
+
+    A null that takes nothing away stays, for the check of the settings to name a misspelled key.
+    """
     if not isinstance(base, dict) or not isinstance(change, dict):
         return change
     both = base | {key: _merged(base.get(key), value) for key, value in change.items()}
-    return {key: value for key, value in both.items() if value is not None}
+    gone = base.keys() | _known_keys()
+    return {key: value for key, value in both.items() if value is not None or key not in gone}
 
 
 def _without_removed(suite: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def try_factories(steps: Iterable[Step]) -> None:
         lines = done.stderr.strip().splitlines() or ["it ended without a word"]
         raise UserError(lines[-1].removeprefix("error: "))
     for text, trial in trials.items():
-        if not notes[text].exists():
+        with suppress(UserError, OSError):  # where nothing can be noted it is tried again
             write_json(notes[text], trial)
 
 

@@ -382,7 +382,7 @@ def perturbation_spec(suite: Suite, key: RunKey) -> PerturbationSpec | None:
         **{name: getattr(entry, name) for name in _FAMILY},
         factory=entry.factory,
         own_options=own_options(suite, recipe, f"suites.{key.suite}.recipes.{key.recipe}")[1],
-        source=own_source(own, key.suite, where),
+        source=own_source(own, key.suite, f"{where}.{'factory' if entry.factory else 'mask'}"),
     )
     try:
         spec.options  # noqa: B018 (refuses what cannot be)
