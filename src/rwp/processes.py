@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from rwp.errors import UserError
 
 if TYPE_CHECKING:
-    from rwp.core.group import Group
+    from rwp.core.process_group import Group
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -76,7 +76,7 @@ def join() -> Iterator[tuple[Group, str]]:
     import torch
     import torch.distributed as dist
 
-    from rwp.core.group import Processes
+    from rwp.core.process_group import Processes
 
     _end_with_parent()
     device, backend = "cpu", "gloo"

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rwp.core import WeightPerturbation, build_network, perturb_weights, shifted_weights
-from rwp.core.group import Group
 from rwp.core.mask import loss_bounds, select
+from rwp.core.process_group import Group
 from rwp.core.weights import depth_factors, layer_numbers, perturbed_tensors
 from rwp.training.spec import PreActResNetSpec, WideResNetSpec
 

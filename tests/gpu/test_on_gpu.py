@@ -20,7 +20,7 @@ from benchmarks import gpu_suite
 
 from rwp.core import ThreatModel, pgd, precision_context
 from rwp.core.batch_statistics import normalize_together
-from rwp.core.group import ALONE, Group, Processes
+from rwp.core.process_group import ALONE, Group, Processes
 from rwp.data.augmentation import Augmentation, augment
 from rwp.training.jobs import input_paths, prepare, train_run
 from rwp.training.optimization import compiled

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from rwp.core.group import Group, Processes
+from rwp.core.process_group import Group, Processes
 
 # The last is what torch.optim imports when it is first used; not once more in each process.
 _PRELOAD = ["rwp.training.jobs", "tests.training.test_distributed", "torch._dynamo"]

@@ -22,7 +22,7 @@ from rwp.commands.common import (
 from rwp.errors import UserError
 
 if TYPE_CHECKING:
-    from rwp.core.group import Group
+    from rwp.core.process_group import Group
     from rwp.training.spec import TrainSpec
 
 _ADVICE = {
@@ -146,7 +146,7 @@ def _place(gpus: int) -> Iterator[tuple[Group, str]]:
     with claim(count=gpus) as device:
         if gpus > 1 and device == "cuda":
             raise typer.Exit(launch(gpus, sys.argv[1:]))
-        from rwp.core.group import ALONE
+        from rwp.core.process_group import ALONE
 
         yield ALONE, device
 

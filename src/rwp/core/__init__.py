@@ -39,15 +39,6 @@ if TYPE_CHECKING:
     from rwp.core.gradient_tally import (
         GradientTally as GradientTally,
     )
-    from rwp.core.group import (
-        ALONE as ALONE,
-    )
-    from rwp.core.group import (
-        Group as Group,
-    )
-    from rwp.core.group import (
-        Processes as Processes,
-    )
     from rwp.core.losses import (
         cross_entropy as cross_entropy,
     )
@@ -99,6 +90,15 @@ if TYPE_CHECKING:
     from rwp.core.precision import (
         precision_context as precision_context,
     )
+    from rwp.core.process_group import (
+        ALONE as ALONE,
+    )
+    from rwp.core.process_group import (
+        Group as Group,
+    )
+    from rwp.core.process_group import (
+        Processes as Processes,
+    )
     from rwp.core.settings import (
         ObjectiveSettings as ObjectiveSettings,
     )
@@ -128,16 +128,16 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "ALONE": "group",
+    "ALONE": "process_group",
     "ExampleLosses": "objectives",
     "GradientCounts": "gradient_tally",
     "GradientTally": "gradient_tally",
-    "Group": "group",
+    "Group": "process_group",
     "Objective": "objectives",
     "ObjectiveSettings": "settings",
     "PerturbationDiagnostics": "weight_perturbation",
     "PerturbedWeights": "weight_perturbation",
-    "Processes": "group",
+    "Processes": "process_group",
     "ThreatModel": "threat",
     "WeightPerturbation": "settings",
     "adversarial_weight_perturbation": "weight_perturbation",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rwp.core.group import Group
+from rwp.core.process_group import Group
 
 
 def normalize_together(model: nn.Module, group: Group) -> nn.Module:

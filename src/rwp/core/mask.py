@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rwp.core.group import ALONE, Group
+from rwp.core.process_group import ALONE, Group
 from rwp.core.settings import WeightPerturbation
 
 Bounds = tuple[Tensor | float, Tensor | float]

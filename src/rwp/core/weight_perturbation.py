@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from rwp.core.group import ALONE, Group
 from rwp.core.mask import Bounds, loss_bounds, select
 from rwp.core.modes import untracked_statistics
 from rwp.core.objectives.base import ExampleLosses
+from rwp.core.process_group import ALONE, Group
 from rwp.core.settings import WeightPerturbation
 from rwp.core.weights import (
     borrowed_weights,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from rwp.core.geometry import NormBall, random_point
-from rwp.core.group import Group
 from rwp.core.objectives import Objective
+from rwp.core.process_group import Group
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.data.sampling import epoch_batches, mixed_batches

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rwp.core.group import ALONE, Group
 from rwp.core.objectives import ExampleLosses
+from rwp.core.process_group import ALONE, Group
 from rwp.core.weight_perturbation import PerturbedWeights
 from rwp.files import write_text
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rwp.core.group import ALONE, Group
 from rwp.core.losses import cross_entropy, full_precision
 from rwp.core.modes import untracked_statistics
+from rwp.core.process_group import ALONE, Group
 from rwp.files import atomic_write
 
 NUMBERS = ("clean_loss", "adversarial_loss")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from rwp.core.batch_statistics import normalize_together
-from rwp.core.group import ALONE, Group
 from rwp.core.precision import flush_denormals
+from rwp.core.process_group import ALONE, Group
 from rwp.data.images import ImageSet
 from rwp.data.parts import take_part
 from rwp.data.splits import training_split

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from rwp.core.batch_statistics import average_statistics
-from rwp.core.group import ALONE, Group
 from rwp.core.losses import cross_entropy
 from rwp.core.lsc import keep_high_loss
 from rwp.core.mask import as_many_at_random
 from rwp.core.objectives import ExampleLosses
 from rwp.core.precision import autotuned_convolutions, precision_context
+from rwp.core.process_group import ALONE, Group
 from rwp.core.threat import ThreatModel
 from rwp.core.weight_perturbation import PerturbedWeights, shifted_weights
 from rwp.data.augmentation import Augmentation, augment

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from rwp.core.attacks import pgd
-from rwp.core.group import ALONE, Group
 from rwp.core.modes import batch_norm_mode
+from rwp.core.process_group import ALONE, Group
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.data.transfer import images_of

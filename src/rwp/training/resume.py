@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from rwp.core.group import ALONE, Group
+from rwp.core.process_group import ALONE, Group
 from rwp.errors import UserError
 from rwp.files import atomic_write
 from rwp.progress import Progress
