@@ -136,7 +136,10 @@ class Tracker:
     def _find(self, client: Any, experiment: str) -> str | None:
         query = f"{self._of_this_run} and tags.fingerprint = '{self.fingerprint}'"
         found = client.search_runs([experiment], query, max_results=1)
-        return found[0].info.run_id if found else None
+        if not found:
+            return None
+        self._make_current(client, experiment, found[0].info.run_id)
+        return found[0].info.run_id
 
     @property
     def _of_this_run(self) -> str:
@@ -147,12 +150,9 @@ class Tracker:
     def _create(self, client: Any, experiment: str) -> str:
         key = self.spec.key
         earlier = client.search_runs([experiment], self._of_this_run)
-        for old in earlier:
-            client.set_tag(old.info.run_id, "current", "false")
         tags = {
             "run": key.name,
             "fingerprint": self.fingerprint,
-            "current": "true",
             "commit": self.commit or "unknown",
             **{name: str(value) for name, value in key.document().items()},
         }
@@ -166,7 +166,15 @@ class Tracker:
         from mlflow.entities import Param
 
         client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in params.items()])
+        self._make_current(client, experiment, run.info.run_id)
         return run.info.run_id
+
+    def _make_current(self, client: Any, experiment: str, run_id: str) -> None:
+        """Tag one run as that of today's settings, and the others of its coordinates as not."""
+        for run in client.search_runs([experiment], self._of_this_run):
+            current = str(run.info.run_id == run_id).lower()
+            if run.data.tags.get("current") != current:
+                client.set_tag(run.info.run_id, "current", current)
 
     def _flush(self) -> None:
         from mlflow.entities import Metric

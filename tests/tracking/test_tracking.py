@@ -114,6 +114,11 @@ def test_other_settings_get_a_run_of_their_own(spec: TrainSpec, tmp_path: Path) 
     assert client.get_run(new.run_id).data.tags["current"] == "true"
     names = [client.get_run(one.run_id).info.run_name for one in (old, new)]
     assert names == ["at-rwp digits linf small seed0", "at-rwp #2 digits linf small seed0"]
+    back = tracker(spec, tmp_path)  # the first settings again
+    back.start(None)
+    assert back.run_id == old.run_id
+    assert client.get_run(old.run_id).data.tags["current"] == "true"
+    assert client.get_run(new.run_id).data.tags["current"] == "false"
 
 
 def test_accuracies_are_in_percent_throughout() -> None:
