@@ -11,7 +11,7 @@ from benchmarks.counting import matmul_rate
 from benchmarks.our_loop import OurTraining, our_training
 from benchmarks.problem import NUM_WEIGHT_STEPS, network, pictures, variants
 from benchmarks.registry import Result, Setting, benchmark, measure_pair
-from rwp.training.work import flops_of, forward_flops
+from rwp.training.flops import flops_of, forward_flops
 
 # The published batch is 128; 2 CPU cores would need minutes for one step of it.
 BATCH = {"cpu": 16, "cuda": 128}

@@ -24,7 +24,7 @@ from benchmarks.our_loop import OurTraining, our_training
 from benchmarks.registry import Setting, measure_pair, seconds_of, wait_for
 from rwp.core import precision_context
 from rwp.core.settings import Precision
-from rwp.training.work import forward_flops
+from rwp.training.flops import forward_flops
 
 Numbers = dict[str, Any]
 

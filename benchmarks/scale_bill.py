@@ -34,8 +34,8 @@ from rwp.reporting.costs import (
     shipped_rates,
     training_cost,
 )
+from rwp.training.flops import forward_flops
 from rwp.training.spec import AttackSpec, RunKey
-from rwp.training.work import forward_flops
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_ATTACK = 101  # APGD-CE, at which nearly all that is not robust is lost

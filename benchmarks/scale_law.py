@@ -22,7 +22,7 @@ from benchmarks.our_loop import our_training
 from benchmarks.problem import pictures, variants
 from benchmarks.scale_rates import pass_seconds
 from rwp.core import build_network, flush_denormals
-from rwp.training.work import forward_flops
+from rwp.training.flops import forward_flops
 
 CPU = torch.device("cpu")
 ATTACK_STEPS = 10

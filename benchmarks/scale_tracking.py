@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "src"))
 
 from benchmarks.local_servers import mlflow_server, postgres
-from rwp.panels import panel_name
+from rwp.metric_names import panel_name
 from rwp.pipeline.load import load_params
 from rwp.pipeline.resolve import run_key, train_spec
 from rwp.tracking import Tracker, connect

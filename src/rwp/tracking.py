@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from rwp.errors import UserError
-from rwp.panels import COLUMNS, panel_metrics, panel_name
-from rwp.patience import Patience
+from rwp.metric_names import COLUMNS, panel_metrics, panel_name
+from rwp.timeouts import Patience
 from rwp.training.history import Row
 from rwp.training.spec import TrainSpec
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from benchmarks.local_servers import mlflow_server, postgres, postgres_programs
 
-from rwp.panels import panel_name
+from rwp.metric_names import panel_name
 from tests.conftest import ROOT, Project
 
 pytestmark = [

@@ -21,7 +21,7 @@ from rwp.core import (
     shifted_weights,
 )
 from rwp.core.weights import perturbed_tensors
-from rwp.training.work import flops_of, forward_flops
+from rwp.training.flops import flops_of, forward_flops
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)

@@ -15,8 +15,8 @@ import torch
 from rwp.pipeline.load import load_params
 from rwp.pipeline.resolve import run_key, train_spec
 from rwp.pipeline.settings import Params
+from rwp.training.flops import TIMINGS
 from rwp.training.spec import TrainSpec
-from rwp.training.work import TIMINGS
 from tests.conftest import ROOT, Project
 from tests.faults.forks import Fork
 

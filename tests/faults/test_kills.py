@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rwp.panels import panel_name
+from rwp.metric_names import panel_name
 from rwp.tracking import connect
 from tests.conftest import Project
 from tests.faults.conftest import new_project

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from rwp.panels import panel_name
+from rwp.metric_names import panel_name
 from rwp.tracking import connect
 from rwp.training import jobs, resume
 from rwp.training.checkpoint import load_network

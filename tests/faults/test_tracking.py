@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rwp.panels import panel_name
+from rwp.metric_names import panel_name
 from tests.conftest import Project
 from tests.faults.ledger import attempt
 from tests.faults.processes import Result, Undisturbed, finish, rwp, spec_of, start

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from rwp.errors import UserError
-from rwp.panels import LOSS_GROUPS, evaluation_metrics, panel_metrics
+from rwp.metric_names import LOSS_GROUPS, evaluation_metrics, panel_metrics
 from rwp.pipeline.settings import Params
 from rwp.tracking import Tracker, connect, log_evaluation, page_links
 from rwp.training.history import GROUP_EDGES

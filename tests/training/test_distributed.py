@@ -26,10 +26,10 @@ from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
 from rwp.training import jobs
+from rwp.training.flops import TIMINGS
 from rwp.training.jobs import Interrupted, input_paths, prepare, train_run
 from rwp.training.loop import Training, check_same_weights
 from rwp.training.spec import TrainSpec
-from rwp.training.work import TIMINGS
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
 from tests.training.ranks import run_ranks

@@ -15,10 +15,10 @@ from filelock import FileLock
 from rwp.errors import UserError
 from rwp.pipeline.settings import Params
 from rwp.training import loop, resume
+from rwp.training.flops import TIMINGS
 from rwp.training.jobs import Interrupted, train_run
 from rwp.training.loop import Training
 from rwp.training.resume import RunState
-from rwp.training.work import TIMINGS
 from tests.training.conftest import spec_of
 
 FINGERPRINT = "0123456789abcdef"

@@ -18,13 +18,13 @@ from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import run_key
 from rwp.pipeline.settings import Params
 from rwp.pipeline.steps import Steps
+from rwp.training.flops import TIMINGS
 from rwp.training.image_losses import ImageLosses, read_losses
 from rwp.training.jobs import input_paths, prepare, train_run
 from rwp.training.loop import Training
 from rwp.training.own import OwnNetwork
 from rwp.training.spec import TrainSpec
 from rwp.training.start import _check_normalization
-from rwp.training.work import TIMINGS
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
 

@@ -125,7 +125,7 @@ def _attack_again(checkpoint: Path | None, attacks: tuple[str, ...]) -> None:
 
     assert checkpoint is not None
     with claim() as device:
-        from rwp.reporting.again import attack_again
+        from rwp.reporting.attack_again import attack_again
 
         with EvaluationProgress(str(checkpoint)):
             found = attack_again(checkpoint, attacks, root=Path.cwd(), device=device)
@@ -156,7 +156,7 @@ def _refuse_for_own_runs(context: typer.Context, *names: str) -> None:
 def _evaluate_run(spec: EvaluationSpec, fingerprint: str, workers: int) -> None:
     from rwp.files import read_object
     from rwp.gpu import claim
-    from rwp.panels import evaluation_metrics
+    from rwp.metric_names import evaluation_metrics
     from rwp.progress import EvaluationProgress
 
     root = Path.cwd()

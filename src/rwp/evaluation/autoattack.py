@@ -35,6 +35,7 @@ from rwp.evaluation.answers import (
     changed_outcomes,
     require_gradient,
 )
+from rwp.evaluation.apgd import StandingModel
 from rwp.evaluation.attacks import (
     AttackResult,
     WatchedModel,
@@ -48,7 +49,6 @@ from rwp.evaluation.models import batch_of, borrowed, checked_logits, clean_outc
 from rwp.evaluation.records import Flags, GradientRecord
 from rwp.evaluation.resume import BatchOutcome, shared_batches
 from rwp.evaluation.spec import check_num_classes
-from rwp.evaluation.standing import StandingModel
 from rwp.progress import counted
 from rwp.training.spec import AttackSpec
 

@@ -33,20 +33,20 @@ INFRASTRUCTURE = (
     "rwp.factories",
     "rwp.files",
     "rwp.gpu",
-    "rwp.panels",
-    "rwp.patience",
+    "rwp.metric_names",
     "rwp.pipeline",
     "rwp.processes",
     "rwp.progress",
     "rwp.spec",
     "rwp.strict_yaml",
     "rwp.studies",
+    "rwp.timeouts",
     "rwp.tracking",
+    "rwp.training.flops",
     "rwp.training.guards",
     "rwp.training.resume",
     "rwp.training.run_record",
     "rwp.training.spec",
-    "rwp.training.work",
 )
 
 # An exception's or a log line's words; what else stands in such a call is hashed.

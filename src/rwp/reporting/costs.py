@@ -455,7 +455,7 @@ def _operations(params: Params, network: str, image: str) -> float | None:
     import torch
 
     from rwp.core.models import build_network
-    from rwp.training.work import forward_flops
+    from rwp.training.flops import forward_flops
 
     shape = _network(params, network)
     if shape is None or isinstance(shape, OwnNetworkSpec):

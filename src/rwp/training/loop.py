@@ -31,6 +31,7 @@ from rwp.errors import UserError
 from rwp.factories import is_own
 from rwp.rng import derived_seed, generator_for
 from rwp.training.batches import Batch, Batches, Indices, attack_start
+from rwp.training.flops import Passes, Work, forward_flops, timed
 from rwp.training.history import Row, Tally
 from rwp.training.image_losses import ImageLosses
 from rwp.training.measure import measure
@@ -42,7 +43,6 @@ from rwp.training.recipe import (
     weight_perturbation_of,
 )
 from rwp.training.spec import TrainSpec
-from rwp.training.work import Passes, Work, forward_flops, timed
 
 
 class Training:

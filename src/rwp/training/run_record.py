@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from rwp.files import atomic_write, sha256_file
+from rwp.training.flops import summary
 from rwp.training.history import Row
 from rwp.training.loop import Training
-from rwp.training.work import summary
 
 FORMAT = "rwp.run/1"
 

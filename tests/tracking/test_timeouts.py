@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from rwp import patience
-from rwp.patience import Patience
+from rwp import timeouts
+from rwp.timeouts import Patience
 
 
 def test_one_that_hangs_is_left_behind_and_never_called_again() -> None:
@@ -43,12 +43,12 @@ def test_failures_are_raised_and_their_time_counts() -> None:
 def test_what_answers_in_time_costs_nothing_and_what_dawdles_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(patience, "_USUAL_SECONDS", 60.0)
+    monkeypatch.setattr(timeouts, "_USUAL_SECONDS", 60.0)
     helper, calls = Patience(per_call=60.0, in_all=60.0), []
     for number in range(50):
         helper.call(calls.append, number)
     assert calls == list(range(50))
     assert helper.left == 60.0
-    monkeypatch.setattr(patience, "_USUAL_SECONDS", 0.0)
+    monkeypatch.setattr(timeouts, "_USUAL_SECONDS", 0.0)
     helper.call(time.sleep, 0.1)
     assert helper.left <= 59.9

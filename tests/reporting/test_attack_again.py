@@ -15,7 +15,7 @@ from rwp.evaluation.records import pack, read_record, robust_flags
 from rwp.files import read_object, write_json
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import evaluation_spec, run_key, train_spec
-from rwp.reporting.again import attack_again
+from rwp.reporting.attack_again import attack_again
 from rwp.reporting.gathered import gather
 from rwp.training.jobs import train_run
 from tests.commands.test_commands import assert_one_line

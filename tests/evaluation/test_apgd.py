@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from rwp.data.images import ImageSet
 from rwp.evaluation import autoattack as module
+from rwp.evaluation.apgd import StandingModel
 from rwp.evaluation.autoattack import autoattack
-from rwp.evaluation.standing import StandingModel
 from rwp.training.spec import ThreatSpec
 from tests.evaluation.samples import autoattack_spec
 

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode
 
 from rwp.core import build_network
 from rwp.pipeline.settings import Params
+from rwp.training.flops import forward_flops, summary
 from rwp.training.jobs import input_paths, prepare
-from rwp.training.work import forward_flops, summary
 from tests.training.conftest import spec_of
 
 
