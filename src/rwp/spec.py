@@ -53,6 +53,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHOWN = 80  # characters of a wrong value
 _LONGEST_RADIUS = 64  # characters
 _LONG_EXPONENT = re.compile(r"[eE][+-]?\d{3}")  # a fraction of such integers takes forever
+# Fraction takes 8_0 and digits of other scripts, too.
+_RADIUS = re.compile(r" *[-+.0-9eE]+( */ *[-+.0-9eE]+)? *")
 
 
 def is_name(text: str) -> bool:
@@ -98,7 +100,7 @@ def radius_value(text: str) -> float:
     Raises:
         ValueError: it is no such text; one with an exponent of many digits is not tried.
     """
-    if len(text) > _LONGEST_RADIUS or _LONG_EXPONENT.search(text):
+    if len(text) > _LONGEST_RADIUS or _LONG_EXPONENT.search(text) or not _RADIUS.fullmatch(text):
         raise ValueError(f"expected a radius such as 8/255, got {text[:_LONGEST_RADIUS]!r}")
     return float(Fraction(text.replace(" ", "")))
 

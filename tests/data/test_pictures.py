@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import unicodedata
+import zipfile
 import zlib
 
 import numpy as np
@@ -152,11 +153,22 @@ def test_what_is_other_than_it_seems_is_named():
         with_chunk(encoded(picture), b"gAMA", struct.pack(">I", 100_000)),
         "expected sRGB.s gamma .* got 1;",
     )
+    wide = with_chunk(encoded(picture), b"cICP", bytes((9, 16, 0, 1)))
+    refused(wide, r"expected sRGB's colors, got those of its chunk cICP \(9, 16\); convert it")
+    assert read(with_chunk(encoded(picture), b"cICP", bytes((1, 13, 0, 1))))[1] == []
     refused(b"", "expected a readable image, got an empty file; replace or remove it")
     refused(b"version https://git-lfs.github.com/spec/v1\noid", "got a Git LFS pointer")
     refused(b"\0\0\0\x18ftypheic" + bytes(40), r"got a HEIC file \(HEIC, AVIF or video\)", "x.jpg")
     refused(encoded(picture, "JPEG")[:-40], "expected a readable image, got OSError", "x.jpg")
     refused(b"\x00\x05\x16\x07" + bytes(80), "got what macOS notes about a file", "x.jpg")
+
+
+def test_a_png_with_a_damaged_byte_or_without_its_end_is_refused():
+    whole = encoded(Image.fromarray(CORNER))
+    assert (read(whole)[0].transpose(1, 2, 0) == CORNER).all()
+    for place in range(whole.index(b"IDAT"), len(whole)):
+        refused(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :], "a readable image")
+        refused(whole[:place], "a readable image")
 
 
 def test_a_huge_picture_is_named(monkeypatch: pytest.MonkeyPatch):
@@ -226,6 +238,21 @@ def test_clutter_is_left_out_and_links_are_followed_once(tmp_path):
     os.mkfifo(folder / "train" / "cat" / "pipe.png")
     with pytest.raises(UserError, match=r"pipe\.png: expected a file, got a pipe"):
         load(folder)
+
+
+def test_hidden_classes_and_images_are_told(tmp_path):
+    tree = image_tree()
+    folder = write_tree(tmp_path / "tree", tree)
+    assert load(folder).notes == []
+    picture = next(iter(tree.values()))
+    more = {"train/.net/1.png": picture, "test/.net/1.png": picture, "train/cat/.1.png": picture}
+    data = load(write_tree(folder, more))
+    told = ["3 hidden folders or images were left out, such as test/.net; rename what is meant"]
+    assert data.notes == told
+    with zipfile.ZipFile(tmp_path / "tree.zip", "w") as archive:
+        for name, content in (tree | more | {"__MACOSX/train/._cat/1.png": picture}).items():
+            archive.writestr(name, content)
+    assert load(tmp_path / "tree.zip").notes == told
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):

@@ -489,6 +489,18 @@ UNRESOLVED: dict[str, tuple[Change, str]] = {
 }
 
 
+@pytest.mark.parametrize(
+    "text", ["8/25 5", "8_0/255", "\u0668/255", "8/255/1", "0. 031", "\uff18/255"]
+)
+def test_a_radius_is_written_in_plain_digits(settings: dict[str, Any], text: str) -> None:
+    linf = settings["suites"]["demo"]["threat_models"]["linf"]
+    linf["epsilon"] = text
+    with pytest.raises(UserError, match=r"linf\.epsilon: expected a radius such as 8/255, got"):
+        check_params(settings)
+    linf["epsilon"] = " 31 / 255"
+    assert check_params(settings).suites["demo"].threat_models["linf"].epsilon == "31/255"
+
+
 @pytest.mark.parametrize("name", UNRESOLVED)
 def test_what_a_run_shows_is_refused_while_planning(name: str, settings: dict[str, Any]) -> None:
     change, message = UNRESOLVED[name]

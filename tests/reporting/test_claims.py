@@ -170,6 +170,17 @@ def test_one_column_is_students_interval() -> None:
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
 
 
+@pytest.mark.parametrize("shape", [(3, 1), (3, 7), (6, 1)])
+def test_values_that_are_all_equal_prove_nothing_whatever_their_last_bit(shape: Any) -> None:
+    """The mean of three times 57.14 is 57.14000000000001, which is no spread."""
+    for value in (57.14, 0.1, 1 / 3, -2.7, 0.0):
+        found = crossed_mean(np.full(shape, value))
+        assert found.p_value(0.0) == 1.0
+        assert found.error == 0
+    little = crossed_mean(57.14 + np.array([[0.0], [1e-6], [2e-6]]))
+    assert 0 < little.error < 1e-6
+
+
 def test_intervals_of_three_and_ten_seeds_cover_what_they_say() -> None:
     """A percentile bootstrap of three seeds would cover about 80 of 100."""
     rng = np.random.default_rng(0)

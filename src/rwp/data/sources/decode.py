@@ -6,11 +6,13 @@ import io
 import multiprocessing
 import os
 import warnings
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,8 @@ _CHANNEL_MODES = {
 }  # fmt: skip
 _SRGB_GAMMA = 0.45455
 _SRGB_SLACK = 8  # levels of a middle gray, by which versions of sRGB's profile differ at most
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_CICP_SRGB = bytes((1, 13, 0, 1))  # primaries and curve by ITU-T H.273, then no matrix, full range
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -99,17 +103,19 @@ def decode_image(entry: TreeEntry, image_size: int | None) -> tuple[NDArray[np.u
     kept and averaged down to that many pixels.
 
     Raises:
-        UserError: the file cannot be read as one gray or RGB image of 8 bits, or what it shows
-            hangs on something that is not in it.
+        UserError: the file cannot be read as one gray or RGB image of 8 bits, is damaged (as far
+            as its format tells: a PNG has checksums, a JPEG has none), or what it shows hangs on
+            something that is not in it.
     """
-    source = entry.source
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    content = b""
     try:
+        source = entry.source or b""
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(stream)  # type: ignore[arg-type]
+            image = Image.open(io.BytesIO(content))
         with image:
-            _refuse(image, entry, stream)
+            _refuse(image, entry, content)
             pixels, notes = _as_shown(image, entry)
             if image_size is not None:
                 pixels = _center_square(pixels, image_size, entry)
@@ -121,22 +127,21 @@ def decode_image(entry: TreeEntry, image_size: int | None) -> tuple[NDArray[np.u
     except UserError:
         raise
     except Exception as error:  # a damaged file may raise anything
-        what = _foreign(stream) or f"{type(error).__name__} ({_one_line(error)})"
+        what = _foreign(content) or f"{type(error).__name__} ({_one_line(error)})"
         raise _unreadable(entry, "a readable image", what, "replace or remove it") from error
     array = array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
     return array if image_size is None else box_average(array, image_size), notes
 
 
-def _refuse(image: Image.Image, entry: TreeEntry, stream: Any) -> None:
+def _refuse(image: Image.Image, entry: TreeEntry, content: bytes) -> None:
     """What cannot be told apart from its file alone is refused by its name."""
     if image.format not in _FORMATS:
         raise _unreadable(entry, "a PNG or JPEG file", f"{image.format} inside", "convert it")
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format == "PNG":
         raise _unreadable(entry, "one picture", f"an animation of {frames}", "keep one of them")
-    bits = _bits_per_channel(image, stream)
-    if bits > 8:
-        raise _unreadable(entry, "8 bits per channel", f"{bits}", "convert it")
+    if image.format == "PNG":
+        _refuse_by_chunks(dict(_png_chunks(content)), entry)
     if image.mode == "CMYK":
         raise _unreadable(
             entry, "a gray or RGB image", "CMYK, the colors of print", "convert it to RGB"
@@ -150,16 +155,33 @@ def _refuse(image: Image.Image, entry: TreeEntry, stream: Any) -> None:
         )
 
 
-def _bits_per_channel(image: Image.Image, stream: Any) -> int:
-    """Of a PNG, from its header: Pillow reads 16-bit colors as 8-bit ones and does not say so."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return 16 if image.mode.startswith("I") else 32
-    if image.format != "PNG":
-        return 8
-    if isinstance(stream, io.BytesIO):
-        return stream.getvalue()[24]
-    with open(stream, "rb") as file:
-        return file.read(25)[24]
+def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and bytes of each chunk of a PNG; Pillow looks at no checksum of pixels.
+
+    Raises:
+        ValueError: the file is cut, or a checksum says that its bytes are others than were written.
+    """
+    place, kind = len(_PNG_START), b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(content[place : place + 4]), content[place + 4 : place + 8]
+        end = place + 8 + length
+        if end + 4 > len(content):
+            raise ValueError("the file is cut")
+        if zlib.crc32(content[place + 4 : end]) != int.from_bytes(content[end : end + 4]):
+            raise ValueError("its bytes do not fit their checksum")
+        yield kind, content[place + 8 : end]
+        place = end + 4
+
+
+def _refuse_by_chunks(chunks: dict[bytes, bytes], entry: TreeEntry) -> None:
+    """What Pillow reads as 8-bit sRGB and does not say so."""
+    bits = chunks[b"IHDR"][8]
+    if bits > 8:
+        raise _unreadable(entry, "8 bits per channel", f"{bits}", "convert it")
+    colors = chunks.get(b"cICP", _CICP_SRGB)
+    if colors[:2] != _CICP_SRGB[:2]:
+        got = f"those of its chunk cICP ({', '.join(map(str, colors[:2]))})"
+        raise _unreadable(entry, "sRGB's colors", got, "convert it to sRGB")
 
 
 def _as_shown(image: Image.Image, entry: TreeEntry) -> tuple[Image.Image, list[str]]:
@@ -242,16 +264,9 @@ _STARTS = {
 }
 
 
-def _foreign(stream: Any) -> str:
+def _foreign(content: bytes) -> str:
     """What a file is that is no image, where its first bytes tell."""
-    try:
-        if isinstance(stream, io.BytesIO):
-            start = stream.getvalue()[:32]
-        else:
-            with open(stream, "rb") as file:
-                start = file.read(32)
-    except OSError:
-        return ""
+    start = content[:32]
     if not start:
         return "an empty file"
     if start[4:8] == b"ftyp":

@@ -27,10 +27,11 @@ def load_image_folder(path: str | None, image_size: int | None) -> SourceData:
     if path is None:
         raise UserError("path: expected a folder or an archive for an image_folder, got none")
     folders: set[tuple[str, ...]] = set()
-    decoded = decode_all(_tree_files(Path(path), folders), image_size)
+    hidden: set[tuple[str, ...]] = set()
+    decoded = decode_all(_tree_files(Path(path), folders, hidden), image_size)
     images, notes = _collected(path, decoded)
     class_names = _class_names(path, folders, images)
-    notes += _note_on_numbers(class_names)
+    notes += _note_on_numbers(class_names) + _note_on_hidden(hidden)
     sets = {}
     for split in _SPLITS:
         keys = sorted(key for key in images if key[0] == split)
@@ -58,6 +59,16 @@ def _note_on_numbers(class_names: list[str]) -> list[str]:
     return []
 
 
+def _note_on_hidden(hidden: set[tuple[str, ...]]) -> list[str]:
+    """Folders and images inside of a split whose names begin with a dot."""
+    found = sorted(parts for parts in hidden if len(parts) > 1)
+    if not found:
+        return []
+    name = TreeEntry(found[0], None).name
+    which = "folder or image was" if len(found) == 1 else "folders or images were"
+    return [f"{len(found)} hidden {which} left out, such as {name}; rename what is meant"]
+
+
 def load_unlabeled_folder(
     path: str, image_size: int | None, num_classes: int
 ) -> tuple[ImageSet, list[str]]:
@@ -74,10 +85,13 @@ def load_unlabeled_folder(
     return ImageSet(pixels, torch.full((len(pixels),), UNLABELED), num_classes), notes
 
 
-def _tree_files(path: Path, folders: set[tuple[str, ...]]) -> Iterator[TreeEntry]:
-    """The files of both splits as (split, class, file); class folders are noted on the way."""
+def _tree_files(
+    path: Path, folders: set[tuple[str, ...]], hidden: set[tuple[str, ...]]
+) -> Iterator[TreeEntry]:
+    """The files of both splits as (split, class, file); class folders are noted on the way, and
+    what is hidden."""
     tops: set[str] = set()
-    for entry in iterate_tree(path):
+    for entry in iterate_tree(path, hidden):
         parts = entry.parts
         if parts[0] not in _SPLITS:  # one folder around the tree, as archives often have
             tops.add(parts[0])

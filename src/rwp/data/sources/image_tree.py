@@ -36,8 +36,10 @@ class TreeEntry(NamedTuple):
         return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
-def iterate_tree(path: Path) -> Iterator[TreeEntry]:
+def iterate_tree(path: Path, hidden: set[tuple[str, ...]] | None = None) -> Iterator[TreeEntry]:
     """Yield every folder and file under `path`; hidden ones are left out.
+
+    `hidden` gets those that are named like folders or images of the user's, such as `.net`.
 
     Archives are read in one pass and never written to the disk, so nothing can land outside a
     folder; members that try to are refused all the same.
@@ -59,7 +61,10 @@ def iterate_tree(path: Path) -> Iterator[TreeEntry]:
     for raw in entries:
         # one name for what looks the same: macOS writes accents as letters of their own
         entry = raw._replace(parts=tuple(unicodedata.normalize("NFC", part) for part in raw.parts))
-        if any(map(is_clutter, entry.parts)):
+        clutter = next((at for at, part in enumerate(entry.parts) if is_clutter(part)), None)
+        if clutter is not None:
+            if hidden is not None and _may_be_meant(entry, clutter):
+                hidden.add(entry.parts[: clutter + 1])
             continue
         if entry.source is not None and not entry.parts[-1].lower().endswith(IMAGE_SUFFIXES):
             raise UserError(
@@ -69,11 +74,20 @@ def iterate_tree(path: Path) -> Iterator[TreeEntry]:
         yield entry
 
 
+def _may_be_meant(entry: TreeEntry, at: int) -> bool:
+    """Whether what is hidden by its name at this place could be a class or an image."""
+    name = entry.parts[at]
+    is_folder = entry.source is None or at < len(entry.parts) - 1
+    own = name.startswith(".") and not name.startswith("._")
+    return own and (is_folder or name.lower().endswith(IMAGE_SUFFIXES))
+
+
 def _folder_entries(root: Path) -> Iterator[TreeEntry]:
     above: dict[str, tuple[str, ...]] = {}  # of each folder, the real places on the way to it
     for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_refuse_folder):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         parts = Path(folder).relative_to(root).parts
+        yield from (TreeEntry((*parts, n), None) for n in sorted(subfolders) if n.startswith("."))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         real, outer = os.path.realpath(folder), above.get(os.path.dirname(folder), ())
         if real in outer:
             raise UserError(
