@@ -498,7 +498,8 @@ def test_a_radius_is_written_in_plain_digits(settings: dict[str, Any], text: str
     with pytest.raises(UserError, match=r"linf\.epsilon: expected a radius such as 8/255, got"):
         check_params(settings)
     linf["epsilon"] = " 31 / 255"
-    assert check_params(settings).suites["demo"].threat_models["linf"].epsilon == "31/255"
+    entry = check_params(settings).suites["demo"].threat_models["linf"]
+    assert entry.epsilon == {"default": "31/255"}
 
 
 @pytest.mark.parametrize("name", UNRESOLVED)
