@@ -24,7 +24,8 @@ from rwp.core.weights import perturbed_tensors
 from rwp.training.flops import flops_of, forward_flops
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
-BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+ON_CPU = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_precision_is_borrowed(name, setting, autocast):
 
     def fail_inside():
         with precision_context(name, "cpu"):
-            assert [backend.fp32_precision for backend in BACKENDS] == [setting] * 2
+            assert [backend.fp32_precision for backend in BACKENDS] == [setting] * 3
             assert torch.is_autocast_enabled("cpu") == autocast
             raise RuntimeError("inside")
 
@@ -44,6 +45,25 @@ def test_precision_is_borrowed(name, setting, autocast):
         fail_inside()
     assert [backend.fp32_precision for backend in BACKENDS] == before
     assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("name", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("wish", ["highest", "high", "medium"])
+def test_a_wish_for_fewer_bits_on_cpus_has_no_say_inside(name, wish):
+    """On processors with bf16 or AMX, "medium" is arithmetic of 8 bits."""
+    before = [backend.fp32_precision for backend in (*BACKENDS, *ON_CPU)]
+    legacy = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(wish)
+        set_to = [backend.fp32_precision for backend in (*BACKENDS, *ON_CPU)]
+        with precision_context(name, "cpu"):
+            assert [backend.fp32_precision for backend in ON_CPU] == ["ieee"] * 3
+        assert [backend.fp32_precision for backend in (*BACKENDS, *ON_CPU)] == set_to
+        assert torch.get_float32_matmul_precision() == wish
+    finally:
+        torch.set_float32_matmul_precision(legacy)
+        for backend, setting in zip((*BACKENDS, *ON_CPU), before, strict=True):
+            backend.fp32_precision = setting
 
 
 def test_fp32_leaves_autocast_outside():

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
@@ -16,23 +16,27 @@ def precision_context(name: Precision, device: torch.device | str) -> Iterator[N
     "fp32": 32 bits throughout (torch's own default lets convolutions on NVIDIA GPUs use
     TF32). "tf32": inner products of NVIDIA GPUs may round their factors to TF32. "bf16":
     bf16 autocast, TF32 for what stays in 32 bits. Losses and weight perturbations are computed
-    in 32 bits under each of them. A model in 64 bits stays in 64 bits under "fp32".
+    in 32 bits under each of them. A model in 64 bits stays in 64 bits under "fp32". CPUs that
+    could round factors to bf16 or TF32 do not: `torch.set_float32_matmul_precision` of a user's
+    code has no say inside.
 
     Raises:
         ValueError: another name.
     """
     check_choice("precision", name, get_args(Precision))
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
-    found = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "ieee" if name == "fp32" else "tf32"
+    backends: Any = torch.backends
+    on_gpu = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    on_cpu = (backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn)
+    found = [(backend, backend.fp32_precision) for backend in (*on_gpu, *on_cpu)]
+    for backend, _ in found:
+        backend.fp32_precision = "tf32" if name != "fp32" and backend in on_gpu else "ieee"
     kind = torch.device(device).type
     kind = kind if torch.amp.is_autocast_available(kind) else "cpu"  # meta has none
     try:
         with torch.autocast(kind, torch.bfloat16, enabled=name == "bf16"):
             yield
     finally:
-        for backend, setting in zip(backends, found, strict=True):
+        for backend, setting in found:
             backend.fp32_precision = setting
 
 
