@@ -1,4 +1,5 @@
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -74,6 +75,13 @@ def test_adversarial_images_are_handed_out(robust_model: nn.Module, images: Imag
         ({"seed": 1.5}, r"seed: expected a whole number from 0, got 1\.5"),
         ({"num_classes": 0}, "num_classes: expected a whole number from 2, got 0"),
         ({"threat": ("linf", True)}, "threat: expected a radius such as '8/255', got True"),
+        ({"threat": ("linf", None)}, "threat: expected a radius such as '8/255', got None"),
+        ({"threat": ("linf", [8])}, r"threat: expected a radius such as '8/255', got \[8\]"),
+        ({"threat": ("linf", float("nan"))}, "threat: expected a radius such as '8/255', got nan"),
+        ({"threat": ("linf", "wide")}, "threat: expected a radius such as 8/255, got 'wide'"),
+        ({"threat": ("linf", -1)}, "threat: expected a radius above 0, got -1; write one"),
+        ({"threat": ("linf", 8)}, r"^threat: .* got 8; did you mean 8/255\?$"),
+        ({"threat": ("Linf", 0.1)}, "threat: expected the norm linf, l2, l1, got 'Linf'; e.g."),
     ],
 )
 def test_numbers_that_cannot_be_meant_are_refused_first(robust_model, images, options, message):
@@ -100,8 +108,40 @@ def test_several_radii(robust_model: nn.Module, images: ImageSet):
     left = [one.accuracy("pgd-10").estimate for one in found.values()]
     assert list(found) == ["0.02", "0.1", "0.3"]
     assert left[0] > left[1] > left[2]
-    with pytest.raises(UserError, match="expected one radius or more"):
-        rwp.evaluate_radii(robust_model, pixels(images), images.labels, norm="l2", epsilons=[])
+    for changes, message in (
+        ({"epsilons": []}, "epsilons: expected one radius or more"),
+        ({"epsilons": "8/255"}, "epsilons: expected a list, got '8/255'"),
+        ({"epsilons": ["8/255", "8/255"]}, "epsilons: expected each once, got 8/255, 8/255"),
+        ({"epsilons": [0.1], "threat": LINF}, "threat: expected norm and epsilons in its place"),
+    ):
+        with pytest.raises(UserError, match=message):
+            rwp.evaluate_radii(
+                robust_model, pixels(images), images.labels, **{"norm": "l2"} | changes
+            )
+
+
+def test_whole_numbers_of_any_type(robust_model, images):
+    sizes = {"batch_size": np.int64(40), "seed": torch.tensor(3), "num_classes": np.uint8(10)}
+    found = rwp.evaluate(robust_model, images.images, images.labels, threat=LINF, **sizes)
+    plain = {name: int(value) for name, value in sizes.items()}
+    same = rwp.evaluate(robust_model, images.images, images.labels, threat=LINF, **plain)
+    assert found.records["pgd-20"].robust_bits == same.records["pgd-20"].robust_bits
+    assert json.loads(found.records["pgd-20"].canonical())["seed"] == 3
+
+
+def test_a_verdict_says_what_it_lacks(robust_model, images):
+    def found(*attacks):
+        return rwp.evaluate(
+            robust_model, pixels(images), images.labels, threat=LINF, attacks=attacks
+        )
+
+    reasons = [reason.text for reason in found("natural", "pgd-20").verdict.reasons]
+    assert reasons == ["without AutoAttack: the gap between them, its main sign, is unknown"]
+    assert found("fgsm").verdict.reasons[-1].text.startswith("without PGD and AutoAttack: ")
+    with pytest.raises(UserError, match="verdict: expected an attack, got natural alone"):
+        _ = found("natural").verdict
+    with pytest.raises(UserError, match="attack: expected one of natural, got 'pgd-20'"):
+        found("natural").accuracy("pgd-20")
 
 
 @pytest.mark.parametrize("kind", [torch.int32, torch.int16, torch.uint8, torch.int64])
@@ -114,7 +154,7 @@ def test_labels_of_any_integer_type(robust_model, images, kind):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": torch.zeros(40)}, r"labels: expected class numbers .* got torch.float32 \(40"),
+        ({"labels": torch.zeros(40)}, r"labels: expected class indices .* got torch.float32 \(40"),
         ({"labels": torch.eye(10)[[0] * 40]}, "argmax"),
         ({"labels": torch.zeros(40, 1).long()}, r"\(40, 1\); flatten them"),
         ({"num_classes": 12}, "expected logits of 12 classes, got 10; choose the images"),
@@ -134,6 +174,23 @@ def test_labels_of_any_integer_type(robust_model, images, kind):
             {"images": torch.rand(40, 8, 8, 1)},
             r"put the channels first: images.permute\(0, 3, 1, 2",
         ),
+        (
+            {"images": torch.zeros(40, 8, 8, 3, dtype=torch.uint8)},
+            r"got torch.uint8 \(40, 8, 8, 3\); put the channels first: images.permute\(0, 3, 1, 2",
+        ),
+        ({"images": torch.rand(1, 8, 8)}, r"put a single image into a batch: images\[None\]"),
+        (
+            {"images": torch.rand(0, 1, 8, 8)},
+            r"\(0, 1, 8, 8\); look at how they were loaded",
+        ),
+        ({"images": torch.rand(40, 1, 8, 8) + 0j}, "got torch.complex64 .*; take their real part"),
+        (
+            {"images": torch.rand(40, 1, 8, 8).to_sparse()},
+            "images: expected a dense tensor with its values, got torch.sparse_coo, torch",
+        ),
+        ({"images": torch.rand(40, 1, 8, 8, device="meta")}, "its values, got meta; load or"),
+        ({"images": [torch.rand(1, 8, 8)] * 40}, r"got list; torch\.stack\(images\)"),
+        ({"labels": np.array(["cat"] * 40)}, "labels: expected .* got ndarray of <U3; pass a"),
         ({"images": None}, "images: expected a tensor or an array, got NoneType"),
         ({"labels": None}, "labels: expected a tensor or an array, got NoneType"),
         (

@@ -554,3 +554,5 @@ def test_claims_of_one_seed_do_not_fill_the_page(tmp_path: Path) -> None:
     assert "Of 1 claim: 1 not told. Claims are judged over several training seeds" in page
     assert "<summary>1 claim that nothing here can tell, and why</summary>" in page
     assert page.index("<summary>1 claim") < page.index("RWP &lt;beats&gt; AT")
+    sections = [page.index(f'id="{name}"') for name in ("table2", "paper", "claims", "costs")]
+    assert sections == sorted(sections)  # it opens with what it has

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from html.parser import HTMLParser
 
@@ -213,6 +214,20 @@ def test_a_collapsed_training_shows_its_reason_and_no_number(demo: Project) -> N
     assert "constant class in 3 epochs" in text
     assert "the training itself has to go well first" in text
     assert "all of it at once" not in text  # nothing fills it
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_what_no_training_measures_is_offered_no_command(demo: Project) -> None:
+    demo.write_all()
+    key = demo.table1_keys("at")[0]
+    path = demo.root / key.directory / "history.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        del row["test_robust_accuracy"]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    text = render_report(demo.results())
+    assert "none: `test_curve: true` in the suite, which trains again" in text
+    assert "all of it at once" not in text
 
 
 @pytest.mark.usefixtures("_no_pictures")

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from rwp.pipeline.settings import Params, Suite
     from rwp.training.spec import AttackSpec
 
-_COMPARED = {"pgd": "PGD", "autoattack": "AutoAttack"}  # kinds
-
 
 @dataclass(frozen=True)
 class Elsewhere:
@@ -199,6 +197,7 @@ def evaluate_elsewhere(
 
 def show_verdict(paths: list[Path], model: Elsewhere) -> None:
     """Print what the records say about each other."""
+    from rwp.evaluation.api import unknown_gap
     from rwp.evaluation.external import verdict_on
     from rwp.evaluation.verdict import MEANING
     from rwp.pipeline.resolve import own_attacks
@@ -213,8 +212,8 @@ def show_verdict(paths: list[Path], model: Elsewhere) -> None:
         return
     verdict = verdict_on(judged, dataset=model.dataset_name, data=model.images)
     print(f"verdict: {verdict.level} ({MEANING[verdict.level]})")
-    if missing := [words for kind, words in _COMPARED.items() if kind not in kinds]:
-        print(f"  without {' and '.join(missing)}: the gap between them, its main sign, is unknown")
+    if unknown := unknown_gap(kinds):
+        print(f"  {unknown}")
     for reason in verdict.reasons:
         print(f"  {reason.level}: {reason.text}")
 

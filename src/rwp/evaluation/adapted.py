@@ -45,7 +45,8 @@ class AdaptedModel(nn.Module):
                 raise
             raise UserError(
                 f"model: expected to answer images of shape {tuple(images.shape)} in [0, 1], got "
-                f"{text[:_SHOWN]}; choose the images it was made for, or correct its forward"
+                f"{text[:_SHOWN]}; choose the images it was made for, or wrap it "
+                "so that forward takes images alone"
             ) from error
         return self._logits(outputs).to(images.dtype)
 

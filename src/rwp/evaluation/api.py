@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rwp.core.threat import ThreatModel
+from rwp.core.attacks import class_indices
+from rwp.core.threat import AnyNorm, ThreatModel
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.adapted import AdaptedModel, left_as_it_was, require_module
@@ -29,7 +32,8 @@ from rwp.evaluation.models import (
 from rwp.evaluation.records import EvaluationRecord
 from rwp.evaluation.spec import check_attack
 from rwp.evaluation.statistics import Interval, interval
-from rwp.evaluation.verdict import Verdict, judge
+from rwp.evaluation.verdict import Reason, Verdict, judge
+from rwp.spec import SettingsError
 from rwp.training.spec import AttackSpec, ThreatSpec
 
 _STEPS_PER_RADIUS = 4  # 2/255 at 8/255, as most papers have it
@@ -40,6 +44,7 @@ _FIXED = {
     "autoattack": {"kind": "autoattack", "version": "standard"},
     "autoattack-few-classes": {"kind": "autoattack", "version": "few-classes"},
 }
+_COMPARED = {"pgd": "PGD", "autoattack": "AutoAttack"}  # kinds
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +63,14 @@ class Evaluation:
     chance: float = field(kw_only=True)
 
     def accuracy(self, attack: str) -> Interval:
-        """Share of images right before and after the attack, with its 95 % interval (Wilson)."""
+        """Share of images right before and after the attack, with its 95 % interval (Wilson).
+
+        Raises:
+            UserError: no such attack was asked for.
+        """
+        if attack not in self.records:
+            known = ", ".join(self.records)
+            raise UserError(f"attack: expected one of {known}, got {attack!r}; add it to attacks")
         record = self.records[attack]
         return interval(record.num_robust, record.num_examples)
 
@@ -70,9 +82,21 @@ class Evaluation:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the records contradict each other: signs of masked gradients."""
+        """Whether the records contradict each other: signs of masked gradients.
+
+        Raises:
+            UserError: no attack was run.
+        """
         records = list(self.records.values())
-        return judge(records, dataset="unknown", objective="unknown", chance=self.chance)
+        kinds = {record.attack.kind for record in records}
+        if kinds == {"natural"}:
+            raise UserError(
+                "verdict: expected an attack, got natural alone; ask for pgd-20 and autoattack, too"
+            )
+        found = judge(records, dataset="unknown", objective="unknown", chance=self.chance)
+        unknown = unknown_gap(kinds)
+        more = (Reason("green", unknown),) if unknown else ()
+        return replace(found, reasons=(*found.reasons, *more))
 
     def __str__(self) -> str:
         lines = []
@@ -116,28 +140,18 @@ def evaluate(
         UserError: images, labels, attacks or outputs that cannot be used; the message says what
             to do.
     """
-    for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
-        _require_whole(name, value, least)
-    if num_classes is not None:
-        _require_whole("num_classes", num_classes, 2)
+    batch_size = _whole("batch_size", batch_size, 1)
+    seed = _whole("seed", seed, 0)
+    num_classes = None if num_classes is None else _whole("num_classes", num_classes, 2)
     require_module(model)
     place = _checked_device(device) if device is not None else _place(model)
     chosen = _chosen(attacks, threat)
-    labels = class_numbers(labels)
     found: list[AttackResult] = []
     with left_as_it_was(model), torch.inference_mode(mode=False):
-        data = _image_set(images, labels, num_classes)
-        adapted = AdaptedModel(model, num_classes=data.num_classes)
+        images, labels = _pixels(images), _class_numbers(labels)
         if device is not None:
             model.to(place)
-        width = _try_one_image(adapted, data, place)
-        if num_classes is not None and width < num_classes:
-            raise UserError(
-                f"model: expected logits of {num_classes} classes, got {width}; choose the "
-                "images it was trained for, or correct num_classes"
-            )
-        if num_classes is None:
-            data = _image_set(images, labels, width)
+        adapted, data = _fitting(model, images, labels, num_classes, place)
         run_attacks(
             adapted,
             data,
@@ -155,20 +169,11 @@ def evaluate(
             "data_sha256": _data_sha256(data),
         }
     order = [attack.name for attack in chosen]
-    records = {
-        result.attack.name: record_of(
-            result,
-            fingerprint="external",
-            key=None,
-            checkpoint=type(model).__name__,
-            hashes=hashes,
-            seed=seed,
-            batch_size=batch_size,
-            device=place,
-        )
-        for result in sorted(found, key=lambda result: order.index(result.attack.name))
-    }
-    kept = {r.attack.name: r.adversarial for r in found if r.adversarial is not None}
+    found.sort(key=lambda result: order.index(result.attack.name))
+    made: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "device": place}
+    made |= {"fingerprint": "external", "key": None, "checkpoint": type(model).__name__}
+    records = {one.attack.name: record_of(one, hashes=hashes, **made) for one in found}
+    kept = {one.attack.name: one.adversarial for one in found if one.adversarial is not None}
     return Evaluation(records, kept, chance=max(data.class_counts()) / len(data))
 
 
@@ -186,41 +191,88 @@ def evaluate_radii(
     Raises:
         UserError: as `evaluate`, or no radius.
     """
-    if not epsilons:
+    if isinstance(epsilons, str) or not isinstance(epsilons, Iterable):
+        raise UserError(f"epsilons: expected a list, got {epsilons!r}; e.g. ['4/255', '8/255']")
+    texts = [str(epsilon) for epsilon in epsilons]
+    if not texts:
         raise UserError("epsilons: expected one radius or more, got none; e.g. ['4/255', '8/255']")
+    if len(set(texts)) < len(texts):
+        raise UserError(f"epsilons: expected each once, got {', '.join(texts)}; remove one")
+    if "threat" in options:
+        raise UserError("threat: expected norm and epsilons in its place, got both; leave it out")
     return {
-        str(epsilon): evaluate(model, images, labels, threat=(norm, epsilon), **options)
-        for epsilon in epsilons
+        text: evaluate(model, images, labels, threat=(norm, epsilon), **options)
+        for text, epsilon in zip(texts, epsilons, strict=True)
     }
 
 
-def class_numbers(labels: Tensor) -> Tensor:
-    """Labels (n,) of any integer type as 64-bit class numbers.
+def unknown_gap(kinds: Collection[str]) -> str:
+    """What attacks of these kinds do not tell a verdict; nothing where PGD and AutoAttack ran."""
+    missing = [words for kind, words in _COMPARED.items() if kind not in kinds]
+    lacking = " and ".join(missing)
+    return f"without {lacking}: the gap between them, its main sign, is unknown" if missing else ""
+
+
+def _class_numbers(labels: Any) -> Tensor:
+    """Labels (n,) of any integer type, as 64-bit class numbers on the CPU.
 
     Raises:
         UserError: another shape or type.
     """
-    labels = _tensor("labels", labels)
-    advice = "cast them"
-    if labels.ndim == 2:
-        column = labels.shape[1] == 1  # whose argmax would be class 0 throughout
-        advice = "flatten them" if column else "pass labels.argmax(dim=1) of one-hot ones"
-    kind = labels.dtype
-    if labels.ndim != 1 or kind.is_floating_point or kind.is_complex or kind == torch.bool:
+    ordinary = _tensor("labels", labels).detach().cpu().clone()
+    try:
+        return class_indices(ordinary, ordinary)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _pixels(images: Any) -> Tensor:
+    """Images (n, 1 or 3, height, width) on the CPU, as bytes or floats.
+
+    Raises:
+        UserError: another shape or type.
+    """
+    images = _tensor("images", images).detach().cpu()
+    shape = tuple(images.shape)
+    advice = ""
+    if images.ndim == 4 and shape[1] not in (1, 3) and shape[3] in (1, 3):
+        advice = "put the channels first: images.permute(0, 3, 1, 2)"
+    elif images.ndim == 3 and shape[0] in (1, 3):
+        advice = "put a single image into a batch: images[None]"
+    elif 0 in shape:
+        advice = "look at how they were loaded, for there are none"
+    elif images.is_complex():
+        advice = "take their real part"
+    if advice:
         raise UserError(
-            f"labels: expected class numbers (n,) of an integer type, got {kind} "
-            f"{tuple(labels.shape)}; {advice}"
+            "images: expected floats in [0, 1] or bytes, (n, 1 or 3, height, width), got "
+            f"{images.dtype} {shape}; {advice}"
         )
-    return labels.detach().cpu().long()
+    whole = not images.is_floating_point() and images.dtype != torch.bool
+    if whole and int(images.max()) <= 1:
+        raise UserError(
+            f"images: expected bytes up to 255, got none above {int(images.max())}; "
+            "pass images.float() where 0 and 1 are black and white"
+        )
+    return images.clone() if images.dtype == torch.uint8 else images.float().clone()
 
 
 def _tensor(name: str, given: Any) -> Tensor:
     try:
-        return torch.as_tensor(given)
+        tensor = torch.as_tensor(given)
     except (RuntimeError, TypeError, ValueError) as error:
+        kind = f" of {given.dtype}" if isinstance(given, np.ndarray) else ""
+        several = isinstance(given, list | tuple) and any(torch.is_tensor(one) for one in given)
+        advice = f"torch.stack({name})" if several else "pass a tensor of numbers"
         raise UserError(
-            f"{name}: expected a tensor or an array, got {type(given).__name__}; pass a tensor"
+            f"{name}: expected a tensor or an array, got {type(given).__name__}{kind}; {advice}"
         ) from error
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        found = "meta" if tensor.is_meta else f"{tensor.layout}, {tensor.dtype}"
+        raise UserError(
+            f"{name}: expected a dense tensor with its values, got {found}; load or convert it"
+        )
+    return tensor
 
 
 def _chosen(attacks: Sequence[str | AttackSpec], threat: Any) -> list[AttackSpec]:
@@ -238,9 +290,15 @@ def _chosen(attacks: Sequence[str | AttackSpec], threat: Any) -> list[AttackSpec
     return chosen
 
 
-def _require_whole(name: str, value: Any, least: int) -> None:
-    if type(value) is not int or value < least:
+def _whole(name: str, value: Any, least: int) -> int:
+    """A whole number of any integer type, numpy's included."""
+    try:
+        number = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
         raise UserError(f"{name}: expected a whole number from {least}, got {value!r}; correct it")
+    return number
 
 
 def _place(model: nn.Module) -> torch.device:
@@ -300,31 +358,55 @@ def _threat(given: Any) -> ThreatSpec:
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise UserError(f"threat: expected (norm, radius), got {given!r}; e.g. ('linf', '8/255')")
     norm, epsilon = given
-    if isinstance(epsilon, bool):
-        raise UserError(f"threat: expected a radius such as '8/255', got {epsilon}; write a number")
-    text = epsilon if isinstance(epsilon, str) else f"{float(epsilon):.17g}"
-    return ThreatSpec.parse({"norm": norm, "epsilon": text}, where=f"threat {given!r}")
+    norms = get_args(AnyNorm)
+    if norm not in norms:
+        raise UserError(
+            f"threat: expected the norm {', '.join(norms)}, got {norm!r}; e.g. ('linf', '8/255')"
+        )
+    try:
+        return ThreatSpec.validated({"norm": norm, "epsilon": _radius_text(epsilon)})
+    except SettingsError as fault:
+        text = str(fault).removeprefix("epsilon: ")
+        advice = "" if ";" in text else "; write one on [0, 1] pixels"
+        raise UserError(f"threat: {text}{advice}") from fault
 
 
-def _try_one_image(model: nn.Module, data: ImageSet, device: torch.device) -> int:
-    """The number of logits."""
-    batch, labels = batch_of(data, 0, 1, device)
-    with borrowed(model, device):
-        return checked_logits(model, batch, labels * 0).shape[1]
+def _radius_text(epsilon: Any) -> str:
+    """A radius as it was written; that of a number with all its digits."""
+    if isinstance(epsilon, str):
+        return epsilon
+    try:
+        number = math.nan if isinstance(epsilon, bool) else float(epsilon)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"threat: expected a radius such as '8/255', got {epsilon!r}; write one")
+    return f"{number:.17g}"
+
+
+def _fitting(
+    model: nn.Module, images: Tensor, labels: Tensor, num_classes: int | None, place: torch.device
+) -> tuple[AdaptedModel, ImageSet]:
+    """The model as attacks see it, tried on one image, and the images with its classes."""
+    data = _image_set(images, labels, num_classes)
+    adapted = AdaptedModel(model, num_classes=data.num_classes)
+    batch, one = batch_of(data, 0, 1, place)
+    with borrowed(adapted, place):
+        width = checked_logits(adapted, batch, one * 0).shape[1]
+    if num_classes is None:
+        return adapted, _image_set(images, labels, width)
+    if width < num_classes:
+        raise UserError(
+            f"model: expected logits of {num_classes} classes, got {width}; choose the "
+            "images it was trained for, or correct num_classes"
+        )
+    return adapted, data
 
 
 def _image_set(images: Tensor, labels: Tensor, num_classes: int | None) -> ImageSet:
     count = num_classes or max(2, int(labels.max()) + 1 if len(labels) else 2)
-    images, labels = _tensor("images", images).detach().cpu(), labels.clone()
-    whole = not (images.is_floating_point() or images.is_complex() or images.dtype == torch.bool)
-    if whole and images.numel() and int(images.max()) <= 1:
-        raise UserError(
-            f"images: expected bytes up to 255, got none above {int(images.max())}; "
-            "pass images.float() where 0 and 1 are black and white"
-        )
-    if images.dtype == torch.uint8:
-        return ImageSet(images.clone(), labels, count)
-    return FloatImages(images.float().clone(), labels, count)
+    kind = ImageSet if images.dtype == torch.uint8 else FloatImages
+    return kind(images, labels, count)
 
 
 def _data_sha256(data: ImageSet) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rwp.reporting.labels import BEYOND_TITLE
-from rwp.reporting.results import OK, Results, Row, records_by
+from rwp.reporting.results import NO_TEST_CURVE, OK, Results, Row, records_by
 from rwp.reporting.tables import Table
 
 FAILED = ("collapsed", "diverged")  # no command mends these
@@ -20,6 +20,13 @@ class Gap:
     status: str
     reason: str
     command: str
+
+    @property
+    def otherwise(self) -> str:
+        """What it takes where no command fills it."""
+        if NO_TEST_CURVE in self.reason:
+            return "`test_curve: true` in the suite, which trains again"
+        return "the training itself has to go well first"
 
 
 def table_gaps(table1: Table, table2: Table, beyond: Table | None) -> list[Gap]:
@@ -84,4 +91,6 @@ def fill(targets: Sequence[str], status: str) -> str:
 
 
 def _gap(where: str, row: Row, command: str) -> Gap:
+    if row["reason"] == NO_TEST_CURVE:  # the same training again would measure no more
+        command = ""
     return Gap(f"{where}, seed {row['seed']}", row["status"], row["reason"], command)

@@ -38,6 +38,7 @@ from rwp.training.spec import RunKey, TrainSpec, suite_directory
 RUN_FORMAT = "rwp.run/1"
 RECORD_FORMAT = "rwp.evaluation/1"
 OK = "ok"  # the status of what has a number
+NO_TEST_CURVE = "the test split was not measured in each epoch (test_curve)"
 _SOMETHING_ELSE = "other code or images; `rwp verify --why {}` names them"
 
 # The paper's "last" is the mean over this many final epochs wherever it can be traced to a log.
@@ -204,8 +205,7 @@ class Run:
             if "test_robust_accuracy" in row
         ]
         if len(percent) < len(self.history):
-            reason = "the test split was not measured in each epoch (test_curve)"
-            return {"status": "missing", "reason": reason}
+            return {"status": "missing", "reason": NO_TEST_CURVE}
         top = max(range(len(percent)), key=percent.__getitem__)
         best, last = percent[self.best_epoch], percent[-1]
         tail = percent[-LAST_EPOCHS:]
