@@ -59,6 +59,7 @@ def test_a_training_that_was_stopped_says_why_and_what_may_help(tmp_path: Path) 
     assert ending(tmp_path) == ""
 
 
+@pytest.mark.slow
 def test_bad_names_and_files_are_one_line_each(project: Project) -> None:
     cases = [
         (
@@ -204,6 +205,7 @@ def test_determinism_is_recorded_and_changes_no_fingerprint(project_with_data: P
     assert usual["best"]["test_robust_accuracy"] == asked["best"]["test_robust_accuracy"]
 
 
+@pytest.mark.slow
 def test_another_networks_checkpoint_is_refused(project_with_data: Project) -> None:
     project = project_with_data
     assert project.run("rwp", "train", "--no-tracking").returncode == 0

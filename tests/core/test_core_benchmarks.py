@@ -25,6 +25,7 @@ def small_problem(monkeypatch):
     monkeypatch.setattr(run, "flush_denormals", lambda: True)
 
 
+@pytest.mark.slow
 def test_bench_json(small_problem, tmp_path, capsys):
     output = tmp_path / "bench.json"
     output.write_text(json.dumps({"kept": {"ratio": 1.0}}))

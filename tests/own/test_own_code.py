@@ -60,6 +60,7 @@ def test_what_is_missing_or_no_python_is_one_line(own_code: Path) -> None:
         source_of(NAME, where="here")
 
 
+@pytest.mark.slow
 def test_an_installed_module_is_found_without_importing_it() -> None:
     import subprocess
     import sys

@@ -41,6 +41,7 @@ def test_the_demo(committed_project: Project) -> None:
     assert jobs["figure"] == 2
 
 
+@pytest.mark.slow
 def test_a_suite_as_one_target(committed_project: Project) -> None:
     jobs, named = planned(committed_project), planned(committed_project, "suite_demo")
     assert jobs.pop("all") == named.pop("suite_demo") == 1
@@ -58,6 +59,7 @@ def test_the_papers_tables(committed_project: Project) -> None:
     assert second["autoattack_paper"] == second["diagnose"] == 9
 
 
+@pytest.mark.slow
 def test_the_papers_figures(committed_project: Project) -> None:
     """AT is trained once, though eleven figures and two tables show it or runs beside it."""
     assert planned(committed_project, "results/fig2.svg") == {

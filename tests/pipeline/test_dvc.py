@@ -95,6 +95,7 @@ def test_settings_as_an_experiment_writes_them_are_still_read(tmp_path: Path) ->
     assert found.suites["quick"] == before.suites["quick"]
 
 
+@pytest.mark.slow
 def test_each_setting_of_the_page_can_be_set(tmp_path: Path) -> None:
     from dvc.utils.hydra import apply_overrides
 

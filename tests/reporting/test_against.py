@@ -108,6 +108,7 @@ def test_one_seed_speaks_of_two_networks(tmp_path: Path) -> None:
     assert (row["seed"], row["num_seeds"]) == ("0", 1)
 
 
+@pytest.mark.slow
 def test_nothing_is_found_of_a_network_whose_verdict_is_red(tmp_path: Path) -> None:
     folder, project = committed(tmp_path), mine(tmp_path, range(3), share=0.7)
     key = project.table2_keys("mine")[1]
@@ -142,6 +143,7 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
         compared(project, folder)
 
 
+@pytest.mark.slow
 def test_another_attack_of_the_same_name_is_refused(tmp_path: Path) -> None:
     folder = committed(tmp_path)
     change = {"evaluation": copy.deepcopy(PARAMS["suites"]["demo"]["evaluation"])}

@@ -95,6 +95,7 @@ def test_other_images_and_missing_ones_are_one_line(
         attack_again(network, ATTACKS, root=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_needs_no_settings(
     committed_network: tuple[Path, Path, dict[str, Any]],
 ) -> None:

@@ -529,6 +529,7 @@ def test_no_threshold_moved_after_a_published_run(tmp_path: Path) -> None:
         assert moved(checked_claims(read_yaml(tmp_path / FILE), where=where), now) == [], where
 
 
+@pytest.mark.slow
 def test_the_report_opens_with_the_claims(tmp_path: Path) -> None:
     project = seeded(tmp_path, 2)
     project.write_all()

@@ -64,6 +64,7 @@ def gathered(project: Project, target: Path, content: Any = None) -> list[str]:
     return gather(settings, "demo", root=project.root, target=target).left_out
 
 
+@pytest.mark.slow
 def test_the_report_of_a_gathered_folder_is_that_of_the_project(
     filled: Project, tmp_path: Path
 ) -> None:
@@ -91,6 +92,7 @@ def test_the_report_of_a_gathered_folder_is_that_of_the_project(
     assert page(target).index('id="claims"') < page(target).index('id="table2"')
 
 
+@pytest.mark.slow
 def test_an_unfinished_suite_is_gathered_as_far_as_it_is(few: Project, tmp_path: Path) -> None:
     (few.root / "claims.yaml").write_text(CLAIM, encoding="utf-8")
     for recipe in ("at-awp", "at-rwp"):

@@ -95,6 +95,7 @@ def run_losses(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     folder, output = saved(tmp_path), tmp_path / "table.csv"
     words = (str(folder), "--edges", "0,1,2", "--output", str(output))

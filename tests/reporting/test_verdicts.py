@@ -65,6 +65,7 @@ def test_the_verdict_and_its_doubts_are_words_in_the_table(demo: Project) -> Non
     assert reasons == ["amber: PGD is 7.0 points above AutoAttack"]
 
 
+@pytest.mark.slow
 def test_the_worst_seed_gives_the_verdict(tmp_path: Path) -> None:
     content = copy.deepcopy(PARAMS)
     content["suites"]["demo"]["seeds"] = [0, 1]
@@ -135,6 +136,7 @@ def test_the_worst_case_counts_images_that_survive_every_attack(demo: Project) -
     assert pd.isna(details_of(demo, "AT")["all_attacks"])
 
 
+@pytest.mark.slow
 def test_other_checkpoints_stand_below_the_table_where_they_have_records(demo: Project) -> None:
     demo.write_all()
     before = render_report(demo.results())
