@@ -27,6 +27,11 @@ def with_recipe(settings: dict[str, Any], recipe: dict[str, Any], name: str = "m
     demo(settings)["recipes"][name] = recipe
 
 
+def in_table2(settings: dict[str, Any], recipe: dict[str, Any]) -> None:
+    with_recipe(settings, recipe)
+    demo(settings)["table2"]["recipes"].append("mine")
+
+
 def unlabeled(settings: dict[str, Any]) -> dict[str, Any]:
     return demo(settings)["objectives"]["rst"]["unlabeled"]
 
@@ -463,6 +468,14 @@ def test_one_clear_line(name: str, settings: dict[str, Any]) -> None:
 
 SHORT = {"objective": "at", "perturbation": "rwp", "change": {"epochs": 5}}
 UNRESOLVED: dict[str, tuple[Change, str]] = {
+    "a warm-up as long as the recipe's own epochs": (
+        lambda s: in_table2(s, SHORT | {"change": {"epochs": 3}}),
+        r"perturbations\.rwp\.warmup_epochs: expected fewer than the 3 epochs of .*, got 3,",
+    ),
+    "Nesterov's momentum of none": (
+        lambda s: in_table2(s, SHORT | {"change": {"nesterov": True, "momentum": 0}}),
+        r"training\.nesterov: expected a momentum above 0 with it, got 0 for .*; raise momentum",
+    ),
     "a landscape after the end of its recipe": (
         lambda s: (
             demo(s).update(reported=["fig2"]),
@@ -500,6 +513,42 @@ def test_a_radius_is_written_in_plain_digits(settings: dict[str, Any], text: str
     linf["epsilon"] = " 31 / 255"
     entry = check_params(settings).suites["demo"].threat_models["linf"]
     assert entry.epsilon == {"default": "31/255"}
+
+
+IN_VAIN: dict[str, tuple[dict[str, Any], str]] = {
+    "null": ({"c_min": None}, r"change\.c_min: expected a value, got null, which changes nothing"),
+    "a bound beside a range": (
+        {"loss_range": [0, 1], "c_min": 1.0},
+        r"change: loss_range: expected no c_min beside it, .*, got 1\.0; leave one of them out",
+    ),
+    "a mask beside a range": (
+        {"loss_range": [0, 1], "mask": "random"},
+        r"change: loss_range: expected no mask beside it, .*, got random; leave one of them out",
+    ),
+    "a criterion of no mask": (
+        {"mask": "all", "criterion": "adversarial_ce"},
+        r"change\.criterion: expected none with mask all, where it would have no effect, got",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_VAIN)
+def test_a_change_without_effect_is_refused(name: str, settings: dict[str, Any]) -> None:
+    change, message = IN_VAIN[name]
+    with_recipe(settings, {"objective": "trades", "perturbation": "rwp", "change": change})
+    with pytest.raises(UserError, match=f"^params.yaml: suites.demo.recipes.[a-z-]+.{message}"):
+        check_params(settings)
+
+
+def test_null_takes_an_inherited_change_away(settings: dict[str, Any]) -> None:
+    suites = settings["suites"]
+    with_recipe(settings, {"objective": "at", "perturbation": "rwp", "change": {"c_min": 1.0}})
+    (name,) = [n for n, r in suites["demo"]["recipes"].items() if r.get("change") == {"c_min": 1.0}]
+    suites["own"] = {"extends": "demo", "recipes": {name: {"change": {"c_min": None}}}}
+    assert check_params(settings).suites["own"].recipes[name].change.c_min is None
+    suites["own"]["recipes"][name]["change"]["gamma"] = None
+    with pytest.raises(UserError, match=rf"suites\.own\.recipes\.{name}\.change\.gamma: .* null"):
+        check_params(settings)
 
 
 @pytest.mark.parametrize("name", UNRESOLVED)

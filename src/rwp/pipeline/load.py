@@ -450,7 +450,9 @@ def _check_mask(suite: Suite, where: str, recipe: RecipeEntry) -> None:
     if recipe.perturbation is None or recipe.change.loss_range is not None:
         return
     mask = recipe.change.mask or suite.perturbations[recipe.perturbation].mask
-    bounds = ("c_min", "c_min_quantile", "c_max_quantile") if is_own(mask) else ("c_min",)
+    bounds = ["c_min", "c_min_quantile", "c_max_quantile"] if is_own(mask) else ["c_min"]
+    if mask == "all" and recipe.change.remove_below is None:  # by it is removed, too
+        bounds.append("criterion")
     for name in bounds:
         value = getattr(recipe.change, name)
         if value is not None and (mask == "all" or is_own(mask)):
@@ -551,6 +553,7 @@ def expanded(content: dict[str, Any], where: str) -> dict[str, Any]:
 def _complete(suites: dict[str, Any], name: str, below: tuple[str, ...], where: str) -> Any:
     own = suites[name]
     if not isinstance(own, dict) or EXTENDS not in own:
+        _check_null_changes(own, {}, f"{where}: suites.{name}")
         return own
     parent, at = own[EXTENDS], f"{where}: suites.{name}.{EXTENDS}"
     if not isinstance(parent, str) or parent not in suites:
@@ -563,6 +566,7 @@ def _complete(suites: dict[str, Any], name: str, below: tuple[str, ...], where: 
         return inherited
     own = {key: value for key, value in own.items() if key != EXTENDS}
     _check_removed(own, inherited, f"{where}: suites.{name}", parent)
+    _check_null_changes(own, inherited, f"{where}: suites.{name}")
     return _without_removed(_merged(inherited, own), own)
 
 
@@ -589,6 +593,18 @@ def _check_removed(own: Any, inherited: Any, where: str, parent: str) -> None:
                 raise UserError(
                     f"{where}.{place}.{name}: expected one that `{parent}` has, to take it away "
                     f"({known}), got {name}; check the spelling, or leave the line out"
+                )
+
+
+def _check_null_changes(own: Any, inherited: Any, where: str) -> None:
+    """Null in a recipe's change takes an inherited change away; another one changes nothing."""
+    for name, recipe in _table(own, "recipes").items():
+        there = _table(_table(_table(inherited, "recipes"), name), "change")
+        for key, value in _table(recipe, "change").items():
+            if value is None and key not in there:
+                raise UserError(
+                    f"{where}.recipes.{name}.change.{key}: expected a value, got null, which "
+                    "changes nothing; write one, or leave the line out"
                 )
 
 

@@ -177,7 +177,8 @@ def _train_spec(params: Params, key: RunKey) -> TrainSpec:
     threat = None if natural else threat_spec(suite, key)
     perturbation = perturbation_spec(suite, key)
     _check_layers(params.networks[key.network], perturbation, key)
-    epochs = look(suite.training.epochs, "training.epochs")
+    epochs = look(training.epochs, "training.epochs")
+    _check_momentum(training, look, key)
     if perturbation is not None and perturbation.warmup_epochs >= epochs:
         raise UserError(
             f"params.yaml: suites.{key.suite}.perturbations.{perturbation.name}.warmup_epochs: "
@@ -224,6 +225,14 @@ def _train_spec(params: Params, key: RunKey) -> TrainSpec:
         selection_every=suite.selection_every,
         selection_monitor=None if threat is None else _selection_monitor(suite, key, threat, look),
     )
+
+
+def _check_momentum(entry: TrainingEntry, look: Lookup, key: RunKey) -> None:
+    if look(entry.nesterov, "training.nesterov") and not look(entry.momentum, "training.momentum"):
+        raise UserError(
+            f"params.yaml: suites.{key.suite}.training.nesterov: expected a momentum above 0 with "
+            f"it, got 0 for {key.name}; raise momentum or write nesterov: false"
+        )
 
 
 def start_spec(params: Params, key: RunKey) -> StartSpec | None:
