@@ -519,11 +519,11 @@ IN_VAIN: dict[str, tuple[dict[str, Any], str]] = {
     "null": ({"c_min": None}, r"change\.c_min: expected a value, got null, which changes nothing"),
     "a bound beside a range": (
         {"loss_range": [0, 1], "c_min": 1.0},
-        r"change: loss_range: expected no c_min beside it, .*, got 1\.0; leave one of them out",
+        r"change\.loss_range: expected no c_min beside it, .*, got 1\.0; leave one of them out",
     ),
     "a mask beside a range": (
         {"loss_range": [0, 1], "mask": "random"},
-        r"change: loss_range: expected no mask beside it, .*, got random; leave one of them out",
+        r"change\.loss_range: expected no mask beside it, .*, got random; leave one of them out",
     ),
     "a criterion of no mask": (
         {"mask": "all", "criterion": "adversarial_ce"},

@@ -447,7 +447,16 @@ def _check_start(where: str, suite: Suite, name: str, recipe: RecipeEntry) -> No
 
 def _check_mask(suite: Suite, where: str, recipe: RecipeEntry) -> None:
     """Bounds of the loss change nothing where a mask does not compare losses with them."""
-    if recipe.perturbation is None or recipe.change.loss_range is not None:
+    if recipe.perturbation is None:
+        return
+    if recipe.change.loss_range is not None:
+        for name in ("mask", "c_min", "c_min_quantile", "c_max_quantile"):
+            if getattr(recipe.change, name) is not None:
+                raise UserError(
+                    f"{where}.change.loss_range: expected no {name} beside it, which sets both "
+                    f"ends of the mask `range`, got {getattr(recipe.change, name)}; leave one of "
+                    "them out"
+                )
         return
     mask = recipe.change.mask or suite.perturbations[recipe.perturbation].mask
     bounds = ["c_min", "c_min_quantile", "c_max_quantile"] if is_own(mask) else ["c_min"]

@@ -483,13 +483,6 @@ class Change(_ChangeOfTraining):
     def _range(self) -> Change:
         if self.loss_range and self.loss_range[0] >= self.loss_range[1]:
             raise ValueError(f"loss_range: expected [low, high], got {list(self.loss_range)}")
-        own = ("mask", "c_min", "c_min_quantile", "c_max_quantile")
-        beside = [name for name in own if getattr(self, name) is not None]
-        if self.loss_range and beside:
-            raise ValueError(
-                f"loss_range: expected no {beside[0]} beside it, which sets both ends of the mask "
-                f"`range`, got {getattr(self, beside[0])}; leave one of them out"
-            )
         _check_quantiles(self)
         return self
 
