@@ -16,6 +16,7 @@ from rwp.errors import UserError
 from rwp.evaluation.verdict import Verdict
 from rwp.pipeline.load import check_params
 from rwp.spec import radius_value
+from rwp.training.spec import RunKey
 from tests.conftest import Project
 
 NET = """
@@ -71,6 +72,19 @@ def test_radii_are_of_one_threat_model(model: Elsewhere) -> None:
         named.specs("4/255")
 
 
+def test_a_run_of_this_project_at_other_radii(model: Elsewhere) -> None:
+    for threat, norm in (("l2", "l2"), ("linf", "linf"), ("none", "linf")):
+        key = RunKey(
+            suite="demo", dataset="digits", threat=threat, network="small", recipe="at", seed=1
+        )
+        file = Path("results/best.pt")
+        own = Elsewhere.of_run(model.params, model.params_file, file, key, ("pgd-20",), Path("out"))
+        (spec,) = own.specs("0.05")
+        assert (spec.threat.norm, spec.threat.epsilon) == (norm, "0.05")
+        assert own.words() == ["--checkpoint=results/best.pt", "--params=params.yaml"]
+    assert "--suite=demo" in model.words()
+
+
 def test_a_verdict_says_what_it_lacks(
     model: Elsewhere, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +128,10 @@ def test_a_model_of_a_module_is_evaluated_at_radii_and_judged(project_with_data:
     folder = project.folder / "results" / "external"
     assert (folder / "radii.svg").exists()
     assert (folder / "epsilon-0.1" / "pgd-20.json").exists()
+
+    done = project.run("rwp", "evaluate", *model, *attacks, "--epsilons", "0.02,0.02")
+    assert done.returncode == 2
+    assert "--epsilons: expected each once, got 0.02,0.02" in done.stderr
 
     done = project.run("rwp", "diagnose", *model, *attacks, "--output", str(folder / "alone"))
     assert done.returncode == 2

@@ -43,14 +43,14 @@ def evaluate(
         str | None, typer.Option(help="Data set for a model from elsewhere.")
     ] = None,
     output: Annotated[
-        Path, typer.Option(help="Folder for the records of a model from elsewhere.")
+        Path, typer.Option(help="Folder for the records of --model, --arch and --epsilons.")
     ] = Path("results/external"),
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that divide AutoAttack, e.g. one per GPU.")
     ] = 1,
     epsilons: Annotated[
         str | None,
-        typer.Option(help="Radii for a model from elsewhere, e.g. 1/255,2/255,4/255,8/255."),
+        typer.Option(help="Attack at these radii and draw curves, e.g. 1/255,2/255,4/255,8/255."),
     ] = None,
     suite: SuiteName = "demo",
     resolved: Resolved = None,
@@ -60,11 +60,12 @@ def evaluate(
     """Attack a network and write one record per attack.
 
     A run's own network is attacked as its suite in params.yaml says, and the records lie beside
-    it. A network in a gathered folder (docs/results) is attacked as that folder's settings say, and
-    compared with its record image by image. Published weights (--arch, --layout) and models of your
-    own (--model) are evaluated on a data set of ours; clean accuracy is printed first, before hours
-    are spent. The same command on several machines that share the project's folder divides
-    AutoAttack between them.
+    it; with --epsilons at these radii, and the records lie in --output. A network in a gathered
+    folder (docs/results) is attacked as that folder's settings say, and compared with its record
+    image by image. Published weights (--arch, --layout) and models of your own (--model) are
+    evaluated on a data set of ours; clean accuracy is printed first, before hours are spent. The
+    same command on several machines that share the project's folder divides AutoAttack between
+    them.
     """
     from rwp.pipeline.load import load_params
 
@@ -80,10 +81,15 @@ def evaluate(
         return
     params = load_params(params_file)
     if model is None and arch is None and _is_of_a_run(checkpoint):
-        _refuse_for_own_runs(context, "suite", "dataset", "output", "layout", "epsilons")
+        refused = ("suite", "dataset", "layout") + (("output",) if epsilons is None else ())
+        _refuse_for_own_runs(context, *refused)
+        spec = spec_of(params, checkpoint, attacks)
+        if epsilons is not None:
+            own = Elsewhere.of_run(params, params_file, checkpoint, spec.key, attacks, output)
+            _evaluate_elsewhere(own, epsilons, workers)
+            return
         from rwp.pipeline.steps import Steps
 
-        spec = spec_of(params, checkpoint, attacks)
         step = Steps(params).evaluate(spec.key, spec.checkpoint, slow=False)
         _evaluate_run(spec, step.fingerprint, workers)
         return
@@ -95,7 +101,9 @@ def evaluate(
 
 def _evaluate_elsewhere(elsewhere: Elsewhere, epsilons: str | None, workers: int) -> None:
     """Show the records and the verdict, at each radius that was asked for."""
-    radii = tuple(part.strip() for part in epsilons.split(",")) if epsilons else ()
+    radii = () if epsilons is None else tuple(part.strip() for part in epsilons.split(","))
+    if len(set(radii)) < len(radii):
+        raise UserError(f"--epsilons: expected each once, got {epsilons}; remove one")
     found = evaluate_elsewhere(elsewhere, workers=workers, epsilons=radii)
     for epsilon, paths in found.items():
         if epsilon:
@@ -148,8 +156,8 @@ def _refuse_for_own_runs(context: typer.Context, *names: str) -> None:
         if source is not None and source.name == "COMMANDLINE":
             raise UserError(
                 f"--{name}: expected none for a run of this project, which its suite in "
-                f"params.yaml decides on, got {context.params[name]}; leave it out, or name a "
-                "model from elsewhere with --arch or --model"
+                f"params.yaml decides on, got {context.params[name]}; leave it out, as it is for "
+                "models that this project did not train"
             )
 
 

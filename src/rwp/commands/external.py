@@ -12,12 +12,12 @@ from rwp.errors import UserError
 if TYPE_CHECKING:
     from rwp.evaluation.external import ExternalModel
     from rwp.pipeline.settings import Params, Suite
-    from rwp.training.spec import AttackSpec
+    from rwp.training.spec import AttackSpec, RunKey
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A model that this project did not train, as a command line names it."""
+    """A model that this project did not train, or a run's at other radii, as a command names it."""
 
     params: Params
     params_file: Path
@@ -29,6 +29,23 @@ class Elsewhere:
     dataset: str | None
     attacks: tuple[str, ...]
     output: Path
+    threat: str = ""  # of a run of this project; else that of the suite's table 2
+
+    @classmethod
+    def of_run(
+        cls,
+        params: Params,
+        params_file: Path,
+        checkpoint: Path | None,
+        key: RunKey,
+        attacks: tuple[str, ...],
+        output: Path,
+    ) -> Elsewhere:
+        """The network of a run, on its data set, under the threat model that it is attacked in."""
+        trained = key.threat in params.suites[key.suite].threat_models
+        threat = key.threat if trained else params.suites[key.suite].table2.threat_model
+        where = (checkpoint, None, None, None, key.suite, key.dataset)
+        return cls(params, params_file, *where, attacks, output, threat)
 
     def __post_init__(self) -> None:
         from rwp.pipeline.settings import choose
@@ -77,7 +94,7 @@ class Elsewhere:
         key = RunKey(
             suite=self.suite,
             dataset=self.dataset_name,
-            threat=self.entry.table2.threat_model,
+            threat=self.threat or self.entry.table2.threat_model,
             network=self.arch or "external",
             recipe="external",
             seed=0,
@@ -151,10 +168,10 @@ class Elsewhere:
             "--arch": self.arch,
             "--layout": self.layout,
             "--model": self.model,
-            "--dataset": self.dataset_name,
-            "--suite": self.suite,
             "--params": self.params_file,
         }
+        if not self.threat:  # a run has both in its name
+            given |= {"--dataset": self.dataset_name, "--suite": self.suite}
         return [f"{key}={value}" for key, value in given.items() if value is not None]
 
 

@@ -328,7 +328,7 @@ def _attack(item: str | AttackSpec, threat: Any) -> AttackSpec:
                 "leave it out"
             )
         return item
-    spec = _threat(threat)
+    spec = threat_spec(threat)
     if not isinstance(item, str):
         raise UserError(f"attacks: expected names or AttackSpecs, got {item!r}; e.g. 'pgd-20'")
     if item in _FIXED:
@@ -350,28 +350,33 @@ def _attack(item: str | AttackSpec, threat: Any) -> AttackSpec:
     )
 
 
-def _threat(given: Any) -> ThreatSpec:
+def threat_spec(given: Any, *, where: str = "threat") -> ThreatSpec:
+    """A threat model as `evaluate` takes it.
+
+    Raises:
+        UserError: no norm and radius; `where` says who named them.
+    """
     if isinstance(given, ThreatSpec):
         return given
     if isinstance(given, ThreatModel):
         given = (given.norm, given.epsilon)
     if not isinstance(given, tuple | list) or len(given) != 2:
-        raise UserError(f"threat: expected (norm, radius), got {given!r}; e.g. ('linf', '8/255')")
+        raise UserError(f"{where}: expected (norm, radius), got {given!r}; e.g. ('linf', '8/255')")
     norm, epsilon = given
     norms = get_args(AnyNorm)
     if norm not in norms:
         raise UserError(
-            f"threat: expected the norm {', '.join(norms)}, got {norm!r}; e.g. ('linf', '8/255')"
+            f"{where}: expected the norm {', '.join(norms)}, got {norm!r}; e.g. ('linf', '8/255')"
         )
     try:
-        return ThreatSpec.validated({"norm": norm, "epsilon": _radius_text(epsilon)})
+        return ThreatSpec.validated({"norm": norm, "epsilon": _radius_text(epsilon, where)})
     except SettingsError as fault:
         text = str(fault).removeprefix("epsilon: ")
         advice = "" if ";" in text else "; write one on [0, 1] pixels"
-        raise UserError(f"threat: {text}{advice}") from fault
+        raise UserError(f"{where}: {text}{advice}") from fault
 
 
-def _radius_text(epsilon: Any) -> str:
+def _radius_text(epsilon: Any, where: str) -> str:
     """A radius as it was written; that of a number with all its digits."""
     if isinstance(epsilon, str):
         return epsilon
@@ -380,7 +385,7 @@ def _radius_text(epsilon: Any) -> str:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"threat: expected a radius such as '8/255', got {epsilon!r}; write one")
+        raise UserError(f"{where}: expected a radius such as '8/255', got {epsilon!r}; write one")
     return f"{number:.17g}"
 
 

@@ -25,6 +25,7 @@ from rwp.evaluation.adapted import (
     refuse_unusable,
     require_module,
 )
+from rwp.evaluation.api import threat_spec
 from rwp.evaluation.attacks import AttackResult
 from rwp.evaluation.diagnosis import followed_up, judge_further, write_diagnosis
 from rwp.evaluation.followup import follow_up
@@ -51,7 +52,7 @@ from rwp.files import sha256_file
 from rwp.training.checkpoint import FORMAT as CHECKPOINT
 from rwp.training.checkpoint import load_network, load_weights, read_weights_file
 from rwp.training.own import OwnNetwork, own_network
-from rwp.training.spec import AttackSpec, NetworkSpec, OwnNetworkSpec, ThreatSpec
+from rwp.training.spec import AttackSpec, NetworkSpec, OwnNetworkSpec
 
 _UNKNOWN = "unknown"  # what was minimized
 _FINGERPRINT = "external"  # nothing of ours stands behind these models
@@ -380,9 +381,7 @@ def at_radius(attack: AttackSpec, epsilon: str) -> AttackSpec:
     Raises:
         UserError: the radius is none on [0, 1] pixels.
     """
-    threat = ThreatSpec.parse(
-        {"norm": attack.threat.norm, "epsilon": epsilon}, where=f"--epsilons {epsilon}"
-    )
+    threat = threat_spec((attack.threat.norm, epsilon), where=f"--epsilons {epsilon}")
     if attack.step_size is None:
         return attack.replace(threat=threat)
     share = Fraction(attack.step_size) / Fraction(attack.threat.epsilon)
