@@ -385,8 +385,8 @@ LANDSCAPE = _faults(
     ),
     (
         "precision: fp32 rounds to TF32",
-        '"ieee" if name == "fp32" else "tf32"',
-        '"tf32" if name == "fp32" else "ieee"',
+        '"tf32" if name != "fp32" and',
+        '"tf32" if name == "fp32" and',
     ),
 )
 
