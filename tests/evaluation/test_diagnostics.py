@@ -219,6 +219,13 @@ def test_a_gap_within_noise_is_settled_by_further_attacks():
     assert clear.level == "red"
 
 
+@pytest.mark.parametrize(("count", "level"), [(10, "undecided"), (25, "undecided"), (60, "green")])
+def test_a_handful_of_images_on_which_the_attacks_agree_is_undecided(count: int, level: str):
+    """Of ten images none disagrees by chance where the gap is ten points."""
+    verdict = judge(records(count, count, of=count), dataset="digits", objective="at")
+    assert verdict.level == level
+
+
 def test_what_is_undecided_does_not_hide_a_worse_level():
     found = FollowUp(**{**CALM.__dict__, "longer": (0.57,) * 5, "transfer": (0.4,) * 5})
     verdict = judge(records(540, 500), dataset="cifar10", objective="at", follow_up=found)

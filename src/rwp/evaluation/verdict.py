@@ -241,7 +241,8 @@ def _lead(better: EvaluationRecord, worse: EvaluationRecord) -> tuple[float, flo
     """Points by which one attack leaves more images than another, and the standard error.
 
     The error is that of a paired difference (McNemar, 1947). It holds what other starts can do:
-    they move images between the attacks' disagreements.
+    they move images between the attacks' disagreements. Where they disagree on none, or on all,
+    it is still that of one image: of a handful none disagrees by chance.
     """
     count = better.num_examples
     ours, theirs = robust_flags(better), robust_flags(worse)
@@ -253,7 +254,7 @@ def _lead(better: EvaluationRecord, worse: EvaluationRecord) -> tuple[float, flo
     more, fewer = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     lead = (more - fewer) / count
     error = math.sqrt(max((more + fewer) / count - lead**2, 0.0) / count)
-    return 100 * lead, 100 * error
+    return 100 * lead, 100 * max(error, 1 / count)
 
 
 def _gap_reason(
