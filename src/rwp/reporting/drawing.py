@@ -129,12 +129,16 @@ def learning_curves(frame: pd.DataFrame, *, title: str = "") -> Figure:
                     style = method_looks[method] | {"linestyle": split_lines[split]}
                     line_over_seeds(axes, chosen, "epoch", "accuracy", style)
         _epochs(axes)
-        axes.set(ylabel="robust accuracy (%)", title=title)
         keys = [Line2D([], [], label=method, **method_looks[method]) for method in methods]
-        keys += [
-            Line2D([], [], color="#555555", linestyle=split_lines[split], label=split)
-            for split in splits
-        ]
+        where = ""
+        if len(splits) > 1:
+            keys += [
+                Line2D([], [], color="#555555", linestyle=split_lines[split], label=split)
+                for split in splits
+            ]
+        elif splits:
+            where = f" on {splits[0]} images"
+        axes.set(ylabel=f"robust accuracy{where} (%)", title=title)
         axes.legend(handles=keys, ncols=2)
     return figure
 
