@@ -35,6 +35,9 @@ addEventListener("load", () => {{
     overflow: document.documentElement.scrollWidth - innerWidth,
     cut: [...document.querySelectorAll(".cards td")]
       .filter(cell => cell.getBoundingClientRect().right > innerWidth).length,
+    scrolling: [...document.querySelectorAll(".scroll")]
+      .filter(region => region.scrollWidth > region.clientWidth)
+      .map(region => region.getAttribute("aria-label")),
   }});
   document.body.append(found);
 }});
@@ -56,6 +59,7 @@ def test_a_browser_shows_it_without_errors(tmp_path: Path, page: str, width: int
     assert found["requests"] == []
     assert found["overflow"] <= 0  # wide tables scroll within themselves, the page does not
     assert found["cut"] == 0  # the tables of results and the pairs are read without scrolling
+    assert width < 1280 or not found["scrolling"]  # at a desk every table is
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
