@@ -321,7 +321,7 @@ def test_every_attack_takes_the_same_labels_and_modes(
     with torch.no_grad():
         assert robust(some.labels) == expected
     for wrong in (some.labels.float(), some.labels.bool(), torch.eye(10)[some.labels]):
-        with pytest.raises(UserError, match="labels: expected class numbers"):
+        with pytest.raises(UserError, match="labels: expected class indices"):
             robust(wrong)
 
 
