@@ -540,6 +540,12 @@ def test_a_change_without_effect_is_refused(name: str, settings: dict[str, Any])
         check_params(settings)
 
 
+def test_steps_of_an_attack_that_natural_training_has_not(settings: dict[str, Any]) -> None:
+    with_recipe(settings, {"objective": "natural", "attack_num_steps": 5})
+    with pytest.raises(UserError, match=r"attack_num_steps: expected an objective with an attack"):
+        check_params(settings)
+
+
 def test_null_takes_an_inherited_change_away(settings: dict[str, Any]) -> None:
     suites = settings["suites"]
     with_recipe(settings, {"objective": "at", "perturbation": "rwp", "change": {"c_min": 1.0}})

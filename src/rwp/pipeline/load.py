@@ -410,6 +410,11 @@ def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
                 raise UserError(
                     f"{where}.change.{name}: expected {expected}, got {got}; remove {name}"
                 )
+    if loss == "natural" and recipe.attack_num_steps is not None:
+        raise UserError(
+            f"{where}.attack_num_steps: expected an objective with an attack, got natural; remove"
+            " attack_num_steps"
+        )
     if "remove_at_random" in given and "remove_below" not in given:
         raise UserError(
             f"{where}.change.remove_at_random: expected remove_below beside it, got none; say below"
