@@ -89,7 +89,7 @@ def test_the_report_of_a_gathered_folder_is_that_of_the_project(
     shutil.rmtree(filled.root)
     assert page(target) == expected
     assert not [path for path in target.rglob("*") if path.suffix in (".pt", ".png", ".npz")]
-    assert page(target).index('id="claims"') < page(target).index('id="table2"')
+    assert 'id="claims"' in expected  # one seed tells none, so they do not come first
 
 
 @pytest.mark.slow
