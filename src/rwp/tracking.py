@@ -128,7 +128,9 @@ class Tracker:
             return
         client, experiment = connect(self.root, self.spec.key.suite)
         if self.run_id is None:
-            self.run_id = self._find(client, experiment) or self._create(client, experiment)
+            run_id = self._find(client, experiment) or self._create(client, experiment)
+            self._make_current(client, experiment, run_id)
+            self.run_id = run_id
         else:
             client.update_run(self.run_id, status="RUNNING")
         self._client = client
@@ -136,10 +138,7 @@ class Tracker:
     def _find(self, client: Any, experiment: str) -> str | None:
         query = f"{self._of_this_run} and tags.fingerprint = '{self.fingerprint}'"
         found = client.search_runs([experiment], query, max_results=1)
-        if not found:
-            return None
-        self._make_current(client, experiment, found[0].info.run_id)
-        return found[0].info.run_id
+        return found[0].info.run_id if found else None
 
     @property
     def _of_this_run(self) -> str:
@@ -166,7 +165,6 @@ class Tracker:
         from mlflow.entities import Param
 
         client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in params.items()])
-        self._make_current(client, experiment, run.info.run_id)
         return run.info.run_id
 
     def _make_current(self, client: Any, experiment: str, run_id: str) -> None:

@@ -42,10 +42,21 @@ class Elsewhere:
         output: Path,
     ) -> Elsewhere:
         """The network of a run, on its data set, under the threat model that it is attacked in."""
-        trained = key.threat in params.suites[key.suite].threat_models
-        threat = key.threat if trained else params.suites[key.suite].table2.threat_model
-        where = (checkpoint, None, None, None, key.suite, key.dataset)
-        return cls(params, params_file, *where, attacks, output, threat)
+        from rwp.pipeline.resolve import attacked_under
+
+        return cls(
+            params=params,
+            params_file=params_file,
+            checkpoint=checkpoint,
+            arch=None,
+            layout=None,
+            model=None,
+            suite=key.suite,
+            dataset=key.dataset,
+            attacks=attacks,
+            output=output,
+            threat=attacked_under(params.suites[key.suite], key),
+        )
 
     def __post_init__(self) -> None:
         from rwp.pipeline.settings import choose

@@ -328,7 +328,7 @@ def _attack(item: str | AttackSpec, threat: Any) -> AttackSpec:
                 "leave it out"
             )
         return item
-    spec = threat_spec(threat)
+    spec = as_threat(threat)
     if not isinstance(item, str):
         raise UserError(f"attacks: expected names or AttackSpecs, got {item!r}; e.g. 'pgd-20'")
     if item in _FIXED:
@@ -350,7 +350,7 @@ def _attack(item: str | AttackSpec, threat: Any) -> AttackSpec:
     )
 
 
-def threat_spec(given: Any, *, where: str = "threat") -> ThreatSpec:
+def as_threat(given: Any, *, where: str = "threat") -> ThreatSpec:
     """A threat model as `evaluate` takes it.
 
     Raises:

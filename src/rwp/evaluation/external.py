@@ -25,7 +25,7 @@ from rwp.evaluation.adapted import (
     refuse_unusable,
     require_module,
 )
-from rwp.evaluation.api import threat_spec
+from rwp.evaluation.api import as_threat
 from rwp.evaluation.attacks import AttackResult
 from rwp.evaluation.diagnosis import followed_up, judge_further, write_diagnosis
 from rwp.evaluation.followup import follow_up
@@ -381,7 +381,7 @@ def at_radius(attack: AttackSpec, epsilon: str) -> AttackSpec:
     Raises:
         UserError: the radius is none on [0, 1] pixels.
     """
-    threat = threat_spec((attack.threat.norm, epsilon), where=f"--epsilons {epsilon}")
+    threat = as_threat((attack.threat.norm, epsilon), where=f"--epsilons {epsilon}")
     if attack.step_size is None:
         return attack.replace(threat=threat)
     share = Fraction(attack.step_size) / Fraction(attack.threat.epsilon)

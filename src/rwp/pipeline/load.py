@@ -451,7 +451,7 @@ def _check_start(where: str, suite: Suite, name: str, recipe: RecipeEntry) -> No
 
 
 def _check_mask(suite: Suite, where: str, recipe: RecipeEntry) -> None:
-    """Bounds of the loss change nothing where a mask does not compare losses with them."""
+    """What a mask does not look at changes nothing: bounds of the loss, the loss they are of."""
     if recipe.perturbation is None:
         return
     if recipe.change.loss_range is not None:
@@ -464,10 +464,10 @@ def _check_mask(suite: Suite, where: str, recipe: RecipeEntry) -> None:
                 )
         return
     mask = recipe.change.mask or suite.perturbations[recipe.perturbation].mask
-    bounds = ["c_min", "c_min_quantile", "c_max_quantile"] if is_own(mask) else ["c_min"]
+    unseen = ["c_min", "c_min_quantile", "c_max_quantile"] if is_own(mask) else ["c_min"]
     if mask == "all" and recipe.change.remove_below is None:  # by it is removed, too
-        bounds.append("criterion")
-    for name in bounds:
+        unseen.append("criterion")
+    for name in unseen:
         value = getattr(recipe.change, name)
         if value is not None and (mask == "all" or is_own(mask)):
             raise UserError(

@@ -633,6 +633,11 @@ def _threat(norm: AnyNorm, epsilon: str, suite: str, attack: str) -> ThreatSpec:
         raise UserError(f"{at}.{error}") from error
 
 
+def attacked_under(suite: Suite, key: RunKey) -> str:
+    """The threat model that a run is attacked under: its own, or table 2's if it has none."""
+    return suite.table2.threat_model if key.threat == "none" else key.threat
+
+
 def evaluation_spec(
     params: Params,
     key: RunKey,
@@ -644,7 +649,7 @@ def evaluation_spec(
     """Resolve the attacks on one checkpoint (all of the suite's, unless named)."""
     suite = params.suites[key.suite]
     table = suite.evaluation.attacks
-    threat_name = threat or (suite.table2.threat_model if key.threat == "none" else key.threat)
+    threat_name = threat or attacked_under(suite, key)
     names = tuple(table) if attacks is None else attacks
     where = f"params.yaml: suites.{key.suite}.evaluation.attacks"
     entries = {name: choose(table, name, "attack", where) for name in names}
