@@ -86,14 +86,13 @@ def _by_hand(
     """What params.yaml says of the verdict on a run's network, and what the verdict stands on."""
     from rwp.pipeline.load import load_params
     from rwp.pipeline.steps import Steps
-    from rwp.pipeline.suites import diagnosis_spec
     from rwp.spec import merkle
 
     params = load_params(params_file)
     evaluation = spec_of(params, checkpoint, ())
-    spec = diagnosis_spec(params, evaluation.key, checkpoint=evaluation.checkpoint)
-    fingerprint = Steps(params).judge(evaluation.key, evaluation.checkpoint).fingerprint
-    return spec, merkle("by hand", fingerprint, str(twin)) if twin is not None else fingerprint
+    step = Steps(params).judge(evaluation.key, evaluation.checkpoint)
+    mark = merkle("by hand", step.fingerprint, str(twin)) if twin is not None else step.fingerprint
+    return step.settings_as(DiagnosisSpec), mark
 
 
 def _show(path: Path) -> None:

@@ -28,7 +28,6 @@ def landscape(
     from rwp.evaluation.spec import LandscapeSpec
     from rwp.gpu import claim
     from rwp.pipeline.load import load_params
-    from rwp.pipeline.resolve import landscape_spec
     from rwp.pipeline.settings import choose, get_suite
     from rwp.pipeline.steps import Steps
 
@@ -42,8 +41,8 @@ def landscape(
             kind = figures[figure].kind
             raise UserError(f"{figure}: expected a landscape, got {kind}; see `rwp figure`")
         choose(around, figure, "landscape", f"params.yaml: suites.{suite}.figures")
-        spec = landscape_spec(params, suite, figure)
-        fingerprint = Steps(params).landscape(suite, figure).fingerprint
+        step = Steps(params).landscape(suite, figure)
+        spec, fingerprint = step.settings_as(LandscapeSpec), step.fingerprint
     root = Path.cwd()
     with claim() as device:
         from rwp.evaluation.landscape import measure_landscape

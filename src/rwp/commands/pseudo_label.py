@@ -35,22 +35,22 @@ def pseudo_label(
     """
     from rwp.gpu import claim
     from rwp.pipeline.load import load_params
-    from rwp.pipeline.resolve import train_spec
     from rwp.pipeline.steps import Steps
-    from rwp.training.spec import PseudoLabelSpec
+    from rwp.training.spec import PseudoLabelSpec, TrainSpec
 
     if resolved is not None and fingerprint is not None:
         spec = PseudoLabelSpec.parse(resolved, where="--resolved")
     else:
         params = load_params(params_file)
         key = find_run(params, suite, recipe, dataset=dataset, threat=None, network=None, seed=seed)
-        mix = train_spec(params, key).unlabeled
+        steps = Steps(params)
+        mix = steps.train(key).settings_as(TrainSpec).unlabeled
         if mix is None:
             raise UserError(
                 f"--recipe: expected one with unlabeled data, got {recipe!r}; try --recipe rst"
             )
         spec = mix.labeling
-        fingerprint = Steps(params).label(spec).fingerprint
+        fingerprint = steps.label(spec).fingerprint
     with claim() as device:
         from rwp.training.pseudo_labels import write_pseudo_labels
 

@@ -64,7 +64,6 @@ def train(
     """
     from rwp.gpu import ask_for_determinism
     from rwp.pipeline.load import load_params
-    from rwp.pipeline.resolve import train_spec
     from rwp.pipeline.steps import Steps
     from rwp.training.spec import TrainSpec
 
@@ -75,8 +74,8 @@ def train(
         key = find_run(
             params, suite, recipe, dataset=dataset, threat=threat, network=network, seed=seed
         )
-        spec = train_spec(params, key)
-        fingerprint = Steps(params).train(key).fingerprint
+        step = Steps(params).train(key)
+        spec, fingerprint = step.settings_as(TrainSpec), step.fingerprint
     with _place(gpus) as (group, device):
         if deterministic:
             ask_for_determinism()

@@ -21,7 +21,7 @@ from rwp.errors import UserError
 from rwp.evaluation.spec import check_num_classes
 from rwp.factories import is_own
 from rwp.files import SETTINGS_FILE, write_text
-from rwp.pipeline.own_options import own_options
+from rwp.pipeline.own_code import own_options
 from rwp.pipeline.settings import (
     OPTIONS,
     Change,

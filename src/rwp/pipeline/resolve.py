@@ -10,8 +10,7 @@ from rwp.data.spec import AugmentationSpec, DatasetSpec
 from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec, check_attack
 from rwp.factories import is_own
-from rwp.pipeline.own_code import source_of
-from rwp.pipeline.own_options import own_options
+from rwp.pipeline.own_code import own_options, source_of
 from rwp.pipeline.settings import (
     AttackEntry,
     Change,

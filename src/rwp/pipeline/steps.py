@@ -94,6 +94,7 @@ _BYTES_ELSEWHERE = ("mirror", "mean", "std", "license", "per_class")
 _SEED = re.compile(r"seed(\d+)")
 _LABELS = re.compile(r"(?P<source>.+)-seed(?P<seed>\d+)\.(pt|json)")
 
+S = TypeVar("S", bound=Spec)
 T = TypeVar("T")
 
 
@@ -111,6 +112,11 @@ class Step:
     gpus: int = 1
     notes: str = ""  # what else it shows: the report, the changes of code that were accepted
     source: Code = field(default=HERE, repr=False)
+
+    def settings_as(self, kind: type[S]) -> S:
+        """The settings of a step whose kind is known."""
+        assert isinstance(self.settings, kind)
+        return self.settings
 
     @cached_property
     def code_hash(self) -> str:
