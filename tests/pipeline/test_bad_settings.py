@@ -466,10 +466,10 @@ def test_one_clear_line(name: str, settings: dict[str, Any]) -> None:
     assert text.startswith("params.yaml: ")
 
 
-SHORT = {"objective": "at", "perturbation": "rwp", "change": {"epochs": 5}}
+SHORT = {"objective": "at", "perturbation": "rwp", "change": {"epochs": 5, "decay_epochs": [2]}}
 UNRESOLVED: dict[str, tuple[Change, str]] = {
     "a warm-up as long as the recipe's own epochs": (
-        lambda s: in_table2(s, SHORT | {"change": {"epochs": 3}}),
+        lambda s: in_table2(s, SHORT | {"change": {"epochs": 3, "decay_epochs": [2]}}),
         r"perturbations\.rwp\.warmup_epochs: expected fewer than the 3 epochs of .*, got 3,",
     ),
     "Nesterov's momentum of none": (

@@ -15,7 +15,7 @@ from rwp.training.spec import TrainSpec
 
 # For each setting: a value that the demo does not have, and where it arrives.
 CHANGES: dict[str, tuple[Any, str, Any]] = {
-    "epochs": (9, "optimization.epochs", 9),
+    "epochs": (25, "optimization.epochs", 25),
     "batch_size": (32, "optimization.batch_size", 32),
     "learning_rate": (0.05, "optimization.learning_rate", 0.05),
     "schedule": ("piecewise_by_step", "optimization.schedule", "piecewise_by_step"),
@@ -160,6 +160,16 @@ def test_no_change_changes_no_text_of_the_settings(
         ({"change": {"compile": True}}, "compile.*: expected 'off', 'default' or 'graphs'"),
         ({"change": {"weight_decay": {"digit": 0.1}}}, "got 'digit'; check the spelling"),
         ({"change": {"gpus": 2}}, "expected a known key, got 'gpus'"),
+        (
+            {"change": {"epochs": 9}},
+            "mine.change: decay_epochs: expected epochs before the end .* .9 epochs., got",
+        ),
+        ({"change": {"decay_epochs": [30]}}, "mine.change: decay_epochs: expected epochs before"),
+        ({"change": {"decay_epochs": [9, 5]}}, "mine.change: decay_epochs: expected rising epochs"),
+        (
+            {"change": {"decay_factor": 10.0}},
+            "mine.change: decay_factor: expected .* below 1",
+        ),
     ],
 )
 def test_a_setting_that_a_recipe_cannot_have(

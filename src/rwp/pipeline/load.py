@@ -420,6 +420,10 @@ def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
             f"{where}.change.remove_at_random: expected remove_below beside it, got none; say below"
             " which loss as many are to be removed"
         )
+    try:
+        suite.training.model_copy(update=recipe.change.of_training).check_decays()
+    except ValueError as error:
+        raise UserError(f"{where}.change: {error}") from error
     for name in ("attack_num_steps", "average_decay"):
         if name in given and getattr(recipe, name) is not None:
             raise UserError(

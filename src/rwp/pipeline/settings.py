@@ -398,7 +398,12 @@ class TrainingEntry(Frozen):
     compile: Annotated[Compilation, _YAML_OFF] = "off"  # torch.compile; changes the last digits
 
     @model_validator(mode="after")
-    def _decay(self) -> TrainingEntry:
+    def _decays(self) -> TrainingEntry:
+        self.check_decays()
+        return self
+
+    def check_decays(self) -> None:
+        """The learning rate falls, in order and before the end; a ValueError where it does not."""
         if self.decay_factor >= 1:
             raise ValueError(
                 f"decay_factor: expected a number below 1, which the learning rate is multiplied "
@@ -416,7 +421,6 @@ class TrainingEntry(Frozen):
                 f"decay_epochs: expected epochs before the end of training ({longest} epochs), got "
                 f"{late[0]}, when nothing would be left to train; lower it or raise epochs"
             )
-        return self
 
 
 # A recipe may change any of them but how many GPUs share the work, which decides no number.
