@@ -108,6 +108,13 @@ def network(kind: str = "dense", width: int = 128) -> nn.Module:
     )
 
 
+def untrained() -> nn.Module:
+    """The same weights each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(_SEED)
+        return network().eval()
+
+
 @cache
 def trained(recipe: str, seed: int = _SEED, kind: str = "dense", width: int = 128) -> nn.Module:
     """A network of one of the nine defenses or `natural`, in eval mode."""
@@ -293,7 +300,7 @@ def subjects() -> list[Subject]:
         Subject("at, in 64 bits", "honest", lambda: Wide(trained("at"))),
         Subject("natural", "honest", _maker("natural"), "natural"),
         Subject("natural, claimed to be robust", "honest", _maker("natural")),
-        Subject("untrained", "weak", lambda: network().eval()),
+        Subject("untrained", "weak", untrained),
     ]
     for base in ("at", "natural"):
         for name, change in _broken_fronts().items():

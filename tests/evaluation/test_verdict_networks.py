@@ -69,6 +69,11 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "digits", lambda: (training, part))
 
 
+def test_the_untrained_network_is_the_same_whatever_was_drawn_before() -> None:
+    first, _, second = verdicts.untrained(), torch.rand(3), verdicts.untrained()
+    assert all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
+
+
 @pytest.mark.parametrize(
     "name", ["at", "at, quantized input", "natural, saturated logits", "untrained"]
 )
