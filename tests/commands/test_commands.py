@@ -100,6 +100,7 @@ def test_plan_lists_the_devices_it_knows(project: Project) -> None:
         assert "NVIDIA A100 SXM: estimated" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_file_where_results_should_be(project_with_data: Project) -> None:
     project = project_with_data
     (project.folder / "results").write_text("in the way")
@@ -110,6 +111,7 @@ def test_a_file_where_results_should_be(project_with_data: Project) -> None:
     assert (project.folder / "results").read_text() == "in the way"
 
 
+@pytest.mark.slow
 def test_a_study_that_holds_nothing_out_is_refused_under_its_own_file(
     project_with_data: Project,
 ) -> None:
@@ -173,6 +175,7 @@ def test_a_command_without_words_shows_its_help(project: Project) -> None:
         assert "error:" not in result.stderr
 
 
+@pytest.mark.slow
 def test_records_that_are_none_are_one_line_each(project: Project) -> None:
     run = project.folder / "results/demo/runs/digits/linf/small/at/seed0"
     run.mkdir(parents=True)

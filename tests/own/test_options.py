@@ -203,6 +203,7 @@ def test_every_suite_takes_an_objective_that_nobody_has_listed(
                 assert found.perturbation.c_min == usual.c_min
 
 
+@pytest.mark.slow
 def test_plan_says_what_is_misspelled_and_tries_it_once(
     own_code: Path,
     settings: dict[str, Any],

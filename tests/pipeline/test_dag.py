@@ -48,6 +48,7 @@ def test_a_suite_as_one_target(committed_project: Project) -> None:
     assert jobs == named
 
 
+@pytest.mark.slow
 def test_the_papers_tables(committed_project: Project) -> None:
     assert planned(committed_project, "results/table1.csv") == {
         "fetch": 3,
@@ -78,6 +79,7 @@ def test_the_papers_figures(committed_project: Project) -> None:
     assert jobs["autoattack_paper"] == 9
 
 
+@pytest.mark.slow
 def test_the_papers_report_has_what_goes_beyond(committed_project: Project) -> None:
     jobs = planned(committed_project, "results/report.html")
     # EMA, AT-20, four corners between AWP and RWP, SVHN's other c_min, two other masks.
@@ -104,6 +106,7 @@ def test_a_target_that_cannot_be_built(target: str, project: Project) -> None:
     assert BAD_TARGETS[target] in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place", ["results/demo/runs/digits/linf/small/at/seed0", "data", ".snakemake"]
 )
@@ -120,6 +123,7 @@ def test_a_file_in_a_folders_place(place: str, project: Project) -> None:
     assert path.read_text() == "notes"
 
 
+@pytest.mark.slow
 def test_settings_that_cannot_run_are_one_line(project: Project) -> None:
     content = yaml.safe_load((project.folder / "params.yaml").read_text())
     del content["suites"]["demo"]["perturbations"]["rwp"]["c_min"]
@@ -141,6 +145,7 @@ def test_a_missing_paper_source_fails_before_any_rst_training(committed_project:
     assert "expected" in log.read_text()
 
 
+@pytest.mark.slow
 def test_gpus_of_one_training_are_a_setting(project: Project, settings: dict[str, Any]) -> None:
     target = "results/runs/cifar10/linf/wrn-34-10/at/seed0/run.json"
     for gpus in (1, 4):
