@@ -189,6 +189,12 @@ def read_object(path: Path | str) -> dict[str, Any]:
     return content
 
 
+def object_in(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """An object inside a record; empty where there is none, or another kind of JSON."""
+    found = content.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def sha256_file(path: Path | str) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as stream:

@@ -208,6 +208,8 @@ def test_so_is_autoattack_under_another_name(tmp_path: Path) -> None:
         ({"robust_bits": "@"}, "inconsistent", "expected base64 text"),
         ({"checkpoint": "last"}, "stale", "made with the checkpoint last"),
         ({"seed": "x"}, "inconsistent", "expected an evaluation record, got seed"),
+        ({"attack": "../.."}, "inconsistent", "expected an evaluation record, got attack"),
+        ({"attack": []}, "inconsistent", "expected an evaluation record, got attack"),
     ],
 )
 def test_a_record_that_cannot_be_true_gives_no_number(

@@ -25,7 +25,7 @@ from rwp.evaluation.spec import (
     LandscapeSpec,
     record_fingerprint,
 )
-from rwp.files import read_object, sha256_file
+from rwp.files import object_in, read_object, sha256_file
 from rwp.pipeline.code import HERE, Code, read_ledger
 from rwp.pipeline.resolve import (
     attack_names,
@@ -143,8 +143,8 @@ class Step:
             if weights.is_file():
                 return sha256_file(weights)
             record = Path(self.record or "")
-            inputs = read_object(record).get("inputs", {}) if record.is_file() else {}
-            return str(inputs.get("start", ""))
+            document = read_object(record) if record.is_file() else {}
+            return str(object_in(document, "inputs").get("start", ""))
         if not isinstance(settings, DatasetSpec | UnlabeledSpec) or settings.path is None:
             return ""
         found = content_of(settings.path)

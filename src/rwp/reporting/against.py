@@ -11,6 +11,7 @@ import pandas as pd
 
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, robust_flags
+from rwp.files import object_in
 from rwp.pipeline.settings import Params, Setting, choose
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import setting_keys
@@ -125,7 +126,7 @@ def _check_images(
 ) -> None:
     """Seeds are paired: both runs of a seed draw their training images from the same file."""
     for seed in sorted(own.keys() & theirs.keys()):
-        files = [runs[seed].document.get("inputs", {}).get("train") for runs in (own, theirs)]
+        files = [object_in(runs[seed].document, "inputs").get("train") for runs in (own, theirs)]
         if files[0] != files[1]:
             raise UserError(
                 f"{recipe}, seed {seed}: expected a run on the training images of {folder}, got "

@@ -27,7 +27,7 @@ from rwp.evaluation.records import (
 from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
 from rwp.evaluation.statistics import interval
 from rwp.evaluation.verdict import LEVELS, Level
-from rwp.files import RESULTS_MANIFEST, read_json, read_object, sha256_file
+from rwp.files import RESULTS_MANIFEST, object_in, read_json, read_object, sha256_file
 from rwp.pipeline.settings import Params, Suite, get_suite
 from rwp.pipeline.steps import PAPER, Step, Steps, accepted, below
 from rwp.pipeline.suites import BEYOND, figure_names
@@ -584,7 +584,7 @@ def _refuse_upper_bounds(path: Path, document: dict[str, Any]) -> None:
 
     So would a search that was not in 32 bits.
     """
-    attack = document.get("attack") or {}
+    attack = object_in(document, "attack")
     if attack.get("draft") is not None:
         raise UserError(
             f"{path}: expected a search in fp32, got a draft in {attack['draft']!r};"
