@@ -6,6 +6,7 @@ from scipy import stats
 
 from rwp.errors import UserError
 from rwp.evaluation.statistics import (
+    Tested,
     bootstrap_difference,
     crossed_difference,
     interval,
@@ -108,6 +109,51 @@ def test_over_seeds_the_paired_t_test_where_images_say_nothing():
     assert found.p_value == pytest.approx(paired.pvalue, rel=0.05)
     low, high = paired.confidence_interval()
     assert (found.low, found.high) == pytest.approx((low, high), rel=0.03)
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3, 5])
+@pytest.mark.parametrize("ratio", [1.0, 3.0])
+def test_few_seeds_that_agree_by_chance_prove_nothing(num_seeds, ratio):
+    """Seeds spread `ratio` times as far as images: Holm's correction rests on the small levels.
+
+    Pooled degrees of freedom would call two seeds of equal recipes different, at 0.001, in 43 of
+    1,000 cases, and three in 15.
+    """
+    rng = np.random.default_rng(0)
+    told = {0.05: 0, 0.001: 0}
+    for _ in range(2000):
+        by_seed = ratio**2 * rng.chisquare(num_seeds - 1) / (num_seeds - 1)
+        estimate = rng.normal(0, math.hypot(ratio, 1))
+        tested = Tested(estimate, 0, 0, by_seed, 1.0, (num_seeds - 1, 9999))
+        for level in told:
+            told[level] += abs(estimate) > tested.errors(level / 2) * tested.error
+    assert told[0.05] / 2000 < 0.06
+    assert told[0.001] / 2000 < 0.004
+
+
+@pytest.mark.parametrize("by_seed", [0.0, 1e-6, 0.01, 0.04])
+@pytest.mark.parametrize("distance", [0.1, 0.5, 2.0])
+def test_a_level_is_told_exactly_at_its_distance(by_seed, distance):
+    tested = Tested(distance, 0, 0, by_seed, 0.03, (2, 99))
+    p_value = tested.p_value(0.0)
+    assert tested.errors(p_value / 2) * tested.error == pytest.approx(distance)
+    assert 2 * stats.t.sf(distance / tested.error, 99) <= p_value * (1 + 1e-12)
+    assert p_value <= 2 * stats.t.sf(distance / tested.error, 2) * (1 + 1e-12)
+
+
+def test_the_error_of_both_parts_by_hand():
+    both = Tested(0.3, 0, 0, 0.01, 0.03, (2, 99))  # an error of 0.2, a quarter of it of seeds
+    few, many = stats.t.ppf(0.975, [2, 99])
+    assert both.errors(0.025) == pytest.approx(0.25 * few + 0.75 * many)
+    at = 0.3 - 0.2 * (0.25 * few + 0.75 * many)
+    assert both.p_value(at) == pytest.approx(0.05)
+    assert both.p_value(0.3) == 1.0
+    assert both.detectable(0.8) == pytest.approx(0.2 * (both.errors(0.025) + both.errors(0.2)))
+    two = Tested(0.3, 0, 0, 0.0, 0.04, (1, 99))  # they may agree by chance
+    assert two.p_value(0.0) == pytest.approx(2 * stats.t.sf(1.5, 1))
+    seeds = Tested(0.3, 0, 0, 0.04, 0.0, (2, 0))
+    assert seeds.p_value(0.0) == pytest.approx(2 * stats.t.sf(1.5, 2))
+    assert Tested(0.3, 0, 0, 0.0, 1e-8, (2, 9999)).p_value(0.0) < 1e-100
 
 
 def test_over_three_seeds_the_interval_covers_what_it_says():

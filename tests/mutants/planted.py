@@ -687,13 +687,13 @@ EVALUATION = _faults(
     ),
     (
         "statistics: seeds without their spread",
-        "variance = by_seed + by_image",
-        "variance = by_image",
+        "(self.by_seed + self.by_image) ** 0.5",
+        "self.by_image**0.5",
     ),
     (
         "statistics: images without their spread",
-        "variance = by_seed + by_image",
-        "variance = by_seed",
+        "(self.by_seed + self.by_image) ** 0.5",
+        "self.by_seed**0.5",
     ),
     (
         "statistics: seeds' variance over n",
@@ -702,13 +702,13 @@ EVALUATION = _faults(
     ),
     (
         "statistics: the normal law instead of Student's",
-        "float(stats.t.ppf((1 + confidence) / 2, freedom))",
-        "float(stats.norm.ppf((1 + confidence) / 2))",
+        "map(float, stats.t.isf(tail, self.freedom))",
+        "2 * [float(stats.norm.isf(tail))]",
     ),
     (
         "statistics: Student's test one-sided",
-        "float(2 * stats.t.sf(",
-        "float(stats.t.sf(",
+        "map(float, 2 * stats.t.sf(",
+        "map(float, stats.t.sf(",
     ),
     (
         "statistics: the sign of a difference",

@@ -65,13 +65,13 @@ def compared(project: Project, folder: Path) -> pd.DataFrame:
 
 
 def test_image_by_image_and_seed_by_seed(tmp_path: Path) -> None:
-    folder, project = committed(tmp_path), mine(tmp_path, range(3))
+    folder, project = committed(tmp_path), mine(tmp_path, range(3), share=0.7)
     frame = compared(project, folder)
     assert list(frame["against"].unique()) == ["AT", "AT-AWP", "AT-RWP"]
     assert set(frame["attack"]) == {"autoattack"}
     rows = frame[frame["against"] == "AT-AWP"].set_index("seed")
     assert list(rows.index) == ["0", "1", "2", "all"]  # the seeds that both have
-    own = [outcomes(0.5, 10 * seed + len("mine")) for seed in range(3)]
+    own = [outcomes(0.7, 10 * seed + len("mine")) for seed in range(3)]
     theirs = [outcomes(0.4, 10 * seed + len("at-awp")) for seed in range(3)]
     for seed in range(3):
         expected = 100 * (own[seed].mean() - theirs[seed].mean())

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 from rwp.errors import UserError
 from rwp.evaluation.records import Flags
 
 # Of equal values; of their size. Three times 57.14 have a mean of 57.14000000000001.
 _ROUNDING = 1e-12
+_SMALLEST = 1e-300  # of p-values
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,11 @@ def crossed_difference(
 
     Seeds are crossed with images: the variance of the mean is that of the seeds' differences over
     their number plus that of the images' differences over theirs. What a seed does to single
-    images is in both terms, so the interval is rather too wide than too narrow. Few seeds leave few
-    degrees of freedom (Satterthwaite, 1946); a bootstrap of three seeds would not know it. Where
-    all seeds and images differ alike, no variance is known, and McNemar's test of one seed counts.
+    images is in both terms, so the interval is rather too wide than too narrow. Seeds count with
+    their own few degrees of freedom (Cochran and Cox, 1957): two seeds that happen to agree do not
+    prove that seeds agree, as pooled degrees of freedom (Satterthwaite, 1946) or a bootstrap of
+    three seeds would have it. Where all seeds and images differ alike, no variance is known, and
+    McNemar's test of one seed counts.
 
     Raises:
         UserError: fewer than two seeds, or other counts of seeds or images.
@@ -148,21 +151,58 @@ def crossed_difference(
 
 @dataclass(frozen=True)
 class Tested(Interval):
-    """A mean with its interval; `error` is its standard error, `freedom` that one's degrees."""
+    """A mean with its interval, and what it rests on.
 
-    error: float
-    freedom: float
+    `by_seed` and `by_image` are the two parts of the mean's variance, each with the degrees of
+    freedom that it was estimated with.
+    """
+
+    __test__ = False  # no test of pytest's
+
+    by_seed: float
+    by_image: float
+    freedom: tuple[int, int]
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean."""
+        return (self.by_seed + self.by_image) ** 0.5
+
+    @property
+    def _seeds_alone(self) -> bool:
+        """Two seeds agree by chance too often for weights: images give no degrees of freedom."""
+        return self.by_image == 0 or self.freedom[0] == 1
+
+    def errors(self, tail: float) -> float:
+        """So many standard errors lie before an upper tail of at most a half (Cochran and Cox,
+        1957): Student's quantiles of both parts, each weighted by what it adds to the variance.
+        """
+        of_seeds, of_images = map(float, stats.t.isf(tail, self.freedom))
+        if self._seeds_alone:
+            return of_seeds
+        return (self.by_seed * of_seeds + self.by_image * of_images) / self.error**2
 
     def p_value(self, value: float) -> float:
         """Two-sided, of the mean being `value`; 1 where nothing varies: that proves nothing."""
         if self.error == 0:
             return 1.0
-        return float(2 * stats.t.sf(abs(self.estimate - value) / self.error, self.freedom))
+        distance = abs(self.estimate - value) / self.error
+        of_seeds, of_images = map(float, 2 * stats.t.sf(distance, self.freedom))
+        if self._seeds_alone:
+            return of_seeds
+        # The level at which the distance is just told lies between those of the two parts.
+        low, high = np.log(max(of_images, _SMALLEST)), np.log(max(of_seeds, _SMALLEST))
+
+        def spare(level: float) -> float:
+            return self.errors(np.exp(level) / 2) - distance
+
+        if spare(low) * spare(high) >= 0:  # one part alone counts, or beyond what floats hold
+            return of_images if self.by_seed == 0 else float(np.exp(low))
+        return float(np.exp(optimize.brentq(spare, low, high)))
 
     def detectable(self, power: float, *, confidence: float = 0.95) -> float:
         """The distance that such an error tells apart with that power, about."""
-        quantiles = stats.t.ppf([(1 + confidence) / 2, power], self.freedom)
-        return float(self.error * quantiles.sum())
+        return self.error * (self.errors((1 - confidence) / 2) + self.errors(1 - power))
 
 
 def crossed_mean(values: NDArray[np.float64], *, confidence: float = 0.95) -> Tested:
@@ -180,12 +220,13 @@ def crossed_mean(values: NDArray[np.float64], *, confidence: float = 0.95) -> Te
     estimate = float(values.mean())
     by_seed = float(values.mean(axis=1).var(ddof=1)) / num_seeds
     by_image = float(values.mean(axis=0).var(ddof=1)) / num_images if num_images > 1 else 0.0
-    variance = by_seed + by_image
-    if variance**0.5 <= _ROUNDING * float(np.abs(values).max()):
-        return Tested(estimate, estimate, estimate, 0.0, num_seeds - 1)
-    freedom = variance**2 / (by_seed**2 / (num_seeds - 1) + by_image**2 / max(1, num_images - 1))
-    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * variance**0.5
-    return Tested(estimate, estimate - half, estimate + half, variance**0.5, freedom)
+    found = Tested(
+        estimate, estimate, estimate, by_seed, by_image, (num_seeds - 1, max(1, num_images - 1))
+    )
+    if found.error <= _ROUNDING * float(np.abs(values).max()):
+        return replace(found, by_seed=0.0, by_image=0.0)
+    half = found.errors((1 - confidence) / 2) * found.error
+    return replace(found, low=estimate - half, high=estimate + half)
 
 
 def _same_length(flags: Sequence[Flags]) -> None:
