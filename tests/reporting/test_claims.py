@@ -204,6 +204,37 @@ def test_what_could_be_told_is_told_in_four_of_five_cases() -> None:
     assert np.mean(told) == pytest.approx(0.8, abs=0.06)
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_seeds_on_other_images_make_no_claim(tmp_path: Path, place: int) -> None:
+    """As many images, but others: a mean over seeds, image by image, would be of nothing."""
+    project = played(tmp_path, 3)
+    for recipe, share in (("at", 0.4), ("at-rwp", 0.6))[place:]:
+        write_flags(project, recipe, outcomes(share, 1), seed=1, data_sha256="2" * 64)
+    with pytest.raises(UserError, match="expected outcomes of the same images, got others under"):
+        judged(project, won=WON | {"above": 0})
+
+
+def test_a_record_of_fewer_images_makes_no_claim(tmp_path: Path) -> None:
+    project = played(tmp_path, 2)
+    write_flags(project, "at", outcomes(0.4, 1)[:200], seed=1, examples=200)
+    with pytest.raises(UserError, match="expected outcomes of the same images, got others under"):
+        judged(project, won=WON | {"above": 0})
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({"at best pgd-20": 1, "at  best pgd-20": -1}, "expected each term once, got one in two"),
+        ({"at best pgd-20": 0}, "expected weights other than 0, got 0"),
+    ],
+)
+def test_terms_that_would_drop_out_in_silence_are_refused(
+    terms: dict[str, int], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        checked_claims({"won": {"says": "x", "terms": terms, "above": 0}}, where="claims.yaml")
+
+
 def test_one_seed_tells_nothing(tmp_path: Path) -> None:
     row = judged(played(tmp_path, 1), won=WON | {"above": 0})["won"]
     assert row["outcome"] == "not told"

@@ -14,12 +14,13 @@ import pytest
 from rwp.errors import UserError
 from rwp.files import sha256_file
 from rwp.pipeline.load import check_params
+from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import figure_names
 from rwp.reporting.claims import claims, read_claims, rows_of, told, write_claims
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.gathered import gather, opened, settings_of
 from rwp.reporting.report import render_report
-from rwp.reporting.results import read_results
+from rwp.reporting.results import read_attack, read_results, read_run, read_run_folder
 from tests.commands.test_commands import assert_one_line
 from tests.conftest import Project as Commands
 
@@ -231,3 +232,87 @@ def test_gathered_results_are_of_their_time(few: Project, tmp_path: Path) -> Non
         found = read_results(place.params, "demo", root=place.root)
     assert {run.status for run in found.runs.values()} == {"finished", "missing"}
     assert set(found.attacks["status"]) == {"ok", "missing"}
+
+
+def with_passport(root: Path, dataset: str, **hashes: str) -> None:
+    files = {f"{split}.pt": {"sha256": value} for split, value in hashes.items()}
+    path = root / "data" / dataset / "passport.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"files": files}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_runs_of_other_images_than_the_passports_give_no_number(
+    few: Project, tmp_path: Path, split: str
+) -> None:
+    """They were trained before the images were fetched anew; the passport is of the new ones."""
+    key = few.table2_keys("at")[0]
+    with_passport(few.root, key.dataset, train="2" * 64, test="1" * 64)
+    record = few.root / key.directory / "run.json"
+    document = json.loads(record.read_text())
+    of_its_time = {"train": "2" * 64, "test": "1" * 64}
+    record.write_text(json.dumps(document | {"inputs": of_its_time}))
+    target = tmp_path / "docs"
+    gathered(few, target)
+    assert (target / Path(*key.directory.parts[2:]) / "run.json").exists()
+    record.write_text(json.dumps(document | {"inputs": of_its_time | {split: "3" * 64}}))
+    why = f"trained with other {split} images than those fetched"
+    assert any(text.endswith(f"at/seed0: {why}") for text in gathered(few, tmp_path / "new"))
+    assert not (tmp_path / "new" / Path(*key.directory.parts[2:])).exists()
+    with_passport(target, key.dataset, **(of_its_time | {split: "3" * 64}))  # gathered later
+    with opened(target) as place:
+        run = read_results(place.params, "demo", root=place.root).runs[key]
+    assert (run.status, run.reason) == ("stale", why)
+
+
+def test_records_of_another_network_stay_behind(few: Project, tmp_path: Path) -> None:
+    """A run was trained again; of its old records one was made again, the other is of before."""
+    key = few.table2_keys("at")[0]
+    (few.root / key.directory / "best.pt").write_bytes(b"new")
+    folder = few.root / key.directory / "evaluation/best"
+    record = json.loads((folder / "natural.json").read_text())
+    digest = sha256_file(few.root / key.directory / "best.pt")
+    (folder / "natural.json").write_text(json.dumps(record | {"checkpoint_sha256": digest}))
+    target = tmp_path / "docs"
+    left_out = gathered(few, target)
+    assert any("pgd-20.json: made with another file than best.pt" in text for text in left_out)
+    inside = target / Path(*key.directory.parts[2:]) / "evaluation/best"
+    assert sorted(path.name for path in inside.iterdir()) == ["diagnosis.json", "natural.json"]
+
+
+def test_one_record_of_another_network_than_its_neighbors_is_no_outcome(
+    few: Project, tmp_path: Path
+) -> None:
+    """Without the network nobody knows which is right: no table, no claim, no comparison."""
+    key = few.table2_keys("at")[0]
+    gathered(few, tmp_path / "docs")
+    inside = tmp_path / "docs" / Path(*key.directory.parts[2:]) / "evaluation/best"
+    record = json.loads((inside / "natural.json").read_text())
+    (inside / "natural.json").write_text(json.dumps(record | {"checkpoint_sha256": "9" * 64}))
+    with opened(tmp_path / "docs") as place:
+        steps = Steps(place.params)
+        run = read_run(steps, key, root=place.root)
+        row = read_attack(steps, key, run, "autoattack", place.root, "best")
+        assert (row["status"], row["outcome"]) == ("inconsistent", None)
+        assert row["reason"] == "made with another file than best.pt"
+
+
+@pytest.mark.parametrize("value", [None, "0.3", True, 26.6, -0.1])
+def test_a_history_whose_accuracies_are_no_shares_gives_no_number(few: Project, value: Any) -> None:
+    folder = few.root / few.table2_keys("at")[0].directory
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    rows[0]["test_robust_accuracy"] = value
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = read_run_folder(folder)
+    assert (run.status, run.numbers) == ("inconsistent", {})
+    assert f"gives test_robust_accuracy {value!r} at epoch 0, no share" in run.reason
+
+
+def test_a_history_that_goes_on_after_the_last_epoch_gives_no_number(few: Project) -> None:
+    folder = few.root / few.table2_keys("at")[0].directory
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    more = json.dumps(json.loads(lines[-1]) | {"epoch": 3, "test_robust_accuracy": 0.9})
+    (folder / "history.jsonl").write_text("\n".join([*lines, more]) + "\n")
+    run = read_run_folder(folder)
+    assert (run.status, run.numbers) == ("inconsistent", {})
+    assert run.reason == "run.json ends at epoch 2, history.jsonl at epoch 3"

@@ -112,6 +112,10 @@ class EvaluationRecord(Spec):
         robust = unpack(self.robust_bits, self.num_examples)
         if (int(clean.sum()), int(robust.sum())) != (self.num_clean_correct, self.num_robust):
             raise ValueError("expected counts that agree with the bits, got others")
+        if self.part is not None and self.part.size != self.num_examples:
+            raise ValueError(
+                f"expected the outcomes of {self.part.size} examples, got {self.num_examples}"
+            )
         if (robust & ~clean).any():
             raise ValueError("expected robust examples to be correct before the attack")
 

@@ -29,7 +29,7 @@ from rwp.pipeline.settings import Frozen, Params, Setting, get_suite
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import seeds_of, setting_keys
 from rwp.reporting.landscapes import mean_excess
-from rwp.reporting.pairs import LEVEL, doubt, holm
+from rwp.reporting.pairs import LEVEL, doubt, holm, images_of
 from rwp.reporting.results import (
     Row,
     Run,
@@ -95,6 +95,12 @@ class Claim(Frozen):
             both = "none" if self.terms is None else "both"
             raise ValueError(f"expected one of terms and each, got {both}; give one")
         for terms in self.sums:
+            if len({parse(term) for term in terms}) < len(terms):
+                raise ValueError(
+                    "terms: expected each term once, got one in two spellings; add up their weights"
+                )
+            if not all(terms.values()):
+                raise ValueError("terms: expected weights other than 0, got 0; leave the term out")
             if len({parse(term).is_record for term in terms}) > 1:
                 raise ValueError(
                     "terms: expected records or columns of the history, got both; split it"
@@ -420,6 +426,7 @@ class _Reader:
             return self._excesses(terms)
         seeds = min((seeds_of(self.suite, term.recipe) for term in terms), key=len)
         rows, missing = [], []
+        images: set[str] = set()
         for place in range(len(seeds)):
             keys = {
                 term: setting_keys(self.params, self.suite_name, Setting(), term.recipe)[place]
@@ -432,18 +439,21 @@ class _Reader:
             elif all(term.is_record for term in terms):
                 records, gaps = self._records(keys, runs)
                 missing += gaps
-                rows += [] if gaps else [_sum(records, terms)]
+                if not gaps:
+                    shared = on_common_images(list(records.values()))
+                    images |= {f"{images_of(record)} {record.num_examples}" for record in shared}
+                    if len(images) > 1:
+                        raise UserError(
+                            f"claims: expected outcomes of the same images, got others under seed "
+                            f"{seeds[place]}; evaluate all runs on one part of one data set"
+                        )
+                    rows.append(_sum(shared, terms))
             else:
                 numbers = [weight * term.of_run(runs[term]) for term, weight in terms.items()]
                 rows.append(np.array([sum(numbers)]))
         missing = list(dict.fromkeys(missing))
         if missing:
             return np.empty((0, 0)), missing
-        if len({len(row) for row in rows}) > 1:
-            raise UserError(
-                f"claims: expected outcomes of the same images, got {sorted(map(len, rows))};"
-                f" evaluate all runs on one part"
-            )
         return np.stack(rows), []
 
     def doubts(self, terms: Iterable[Term]) -> str | None:
@@ -484,14 +494,11 @@ class _Reader:
         return found, gaps
 
 
-def _sum(records: Mapping[Term, EvaluationRecord], terms: Mapping[Term, float]) -> Values:
-    """Per image, in points."""
-    cut = on_common_images(list(records.values()))
-    if len({record.data_sha256 for record in cut}) > 1:
-        raise UserError("claims: expected records of one data set, got several; evaluate again")
-    total = np.zeros(cut[0].num_examples)
-    for term, record in zip(records, cut, strict=True):
-        total += 100 * terms[term] * robust_flags(record)
+def _sum(shared: Sequence[EvaluationRecord], terms: Mapping[Term, float]) -> Values:
+    """Per image, in points; of a record for each term, on common images."""
+    total = np.zeros(shared[0].num_examples)
+    for weight, record in zip(terms.values(), shared, strict=True):
+        total += 100 * weight * robust_flags(record)
     return total
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from rwp import __version__
 from rwp.errors import UserError
 from rwp.files import RESULTS_MANIFEST as MANIFEST
-from rwp.files import atomic_write, read_json, read_object, write_json
+from rwp.files import atomic_write, read_json, read_object, sha256_file, write_json
 from rwp.pipeline.load import EXTENDS, check_params
 from rwp.pipeline.resolve import train_spec
 from rwp.pipeline.settings import Params, Setting, choose
@@ -27,7 +27,13 @@ from rwp.reporting.claims import FILE as CLAIMS
 from rwp.reporting.claims import claims, read_claims, write_claims
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.pairs import write_pairs
-from rwp.reporting.results import Run, check_format, read_results, read_run_folder
+from rwp.reporting.results import (
+    Run,
+    check_format,
+    read_results,
+    read_run_folder,
+    why_of_other_images,
+)
 from rwp.training.spec import RunKey, TrainSpec, suite_directory
 
 FORMAT = "rwp.results/1"
@@ -105,7 +111,8 @@ def gather(
     _check_target(target, suite)
     found = Gathered()
     for run, key in _runs(params, suite, root, found):
-        _copy_run(run, target / key.directory.relative_to(suite_directory(suite)))
+        place = target / key.directory.relative_to(suite_directory(suite))
+        found.left_out += _copy_run(run, place)
         found.runs.append(key)
     if not found.runs:
         more = f" ({found.left_out[0]})" if found.left_out else ""
@@ -156,9 +163,10 @@ def _runs(params: Params, suite: str, root: Path, found: Gathered) -> Iterator[t
             found.left_out.append(str(error))
             continue
         changed = [name for name, value in vars(now).items() if getattr(then, name) != value]
-        if changed or run.status == "inconsistent":
-            reason = run.reason or f"trained with another {', '.join(changed)}"
-            found.left_out.append(f"{run.name}: {reason}")
+        others = f"trained with another {', '.join(changed)}" if changed else ""
+        others = others or why_of_other_images(run, root)
+        if others or run.status == "inconsistent":
+            found.left_out.append(f"{run.name}: {run.reason or others}")
         else:
             yield run, key
 
@@ -168,14 +176,23 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def _copy_run(run: Run, target: Path) -> None:
+def _copy_run(run: Run, target: Path) -> Iterator[str]:
+    """Copy a run with its records; yield those of another network than its own, which stay."""
     record = target / "run.json"
     if record.exists() and record.read_bytes() != (run.path / "run.json").read_bytes():
         shutil.rmtree(target)  # trained again: its records were of other networks
     for name in ("run.json", "history.jsonl"):
         _copy(run.path / name, target / name)
-    for path in sorted(run.path.glob("evaluation/*/*.json")):
-        _copy(path, target / path.relative_to(run.path))
+    for folder in sorted(run.path.glob("evaluation/*")):
+        network = run.path / f"{folder.name}.pt"
+        right = sha256_file(network) if network.exists() else None
+        for path in sorted(folder.glob("*.json")):
+            inside = path.relative_to(run.path)
+            own = read_object(path).get("checkpoint_sha256", right) if right else right
+            if own == right:
+                _copy(path, target / inside)
+            else:
+                yield f"{run.name}/{inside}: made with another file than {network.name}"
 
 
 def _copy_networks(

@@ -251,8 +251,30 @@ def _why_stale(step: Step, run: Run, root: Path) -> str:
     changed = [name for name, value in now.items() if getattr(then, name) != value]
     if changed:
         return f"trained with another {', '.join(changed)}"
-    same = _of_its_time(root) or run.document.get("fingerprint") == step.fingerprint
+    if _of_its_time(root):
+        return why_of_other_images(run, root)
+    same = run.document.get("fingerprint") == step.fingerprint
     return "" if same else f"trained with {_SOMETHING_ELSE.format(step.record)}"
+
+
+def why_of_other_images(run: Run, root: Path) -> str:
+    """Whether a training saw others than the images of the passport, or an empty text."""
+    inputs = run.document.get("inputs") or {}
+    key = RunKey.parse(run.document.get("key"), where=run.name)
+    for split, now in _fetched(root / "data" / key.dataset):
+        if inputs.get(split, now) != now:
+            return f"trained with other {split} images than those fetched"
+    return ""
+
+
+def _fetched(folder: Path) -> Iterator[tuple[str, str]]:
+    """Each split of a data set with the hash of its file; nothing without a passport."""
+    passport = folder / "passport.json"
+    for name, entry in (
+        read_object(passport).get("files", {}) if passport.exists() else {}
+    ).items():
+        if "sha256" in entry:
+            yield name.removesuffix(".pt"), entry["sha256"]
 
 
 def why_landscape_stale(step: Step, root: Path) -> str:
@@ -326,11 +348,25 @@ def _check_history(
                     f"run.json gives {measure} {value} at epoch {epoch}, history.jsonl"
                     f" {history[epoch][measure]}"
                 )
+    last = document["last"]["epoch"]
+    if last != len(history) - 1:
+        return "inconsistent", (
+            f"run.json ends at epoch {last}, history.jsonl at epoch {len(history) - 1}"
+        )
     for row in history:
         for measure, value in row.items():
             if isinstance(value, float) and not math.isfinite(value):
                 return "diverged", f"{measure} is not finite at epoch {row['epoch']}"
+            if measure.endswith("_accuracy") and not _is_share(value):
+                return "inconsistent", (
+                    f"history.jsonl gives {measure} {value!r} at epoch {row['epoch']}, "
+                    "no share from 0 to 1"
+                )
     return "finished", ""
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def read_history(path: Path | str) -> list[dict[str, Any]]:
@@ -436,9 +472,12 @@ def read_attack(
     Raises:
         UserError: a record is no JSON, of an unknown format, or of AutoAttack's lite version.
     """
-    row = _read_record(steps, key, run, attack, root, checkpoint)
-    _leave_out_other_files([row], root / key.directory / f"{checkpoint}.pt")
-    return row
+    file = root / key.directory / f"{checkpoint}.pt"
+    others: Iterable[str] = steps.params.suites[key.suite].evaluation.attacks
+    names = [attack] if file.exists() else [attack, *(name for name in others if name != attack)]
+    rows = [_read_record(steps, key, run, name, root, checkpoint) for name in names]
+    _leave_out_other_files(rows, file)
+    return rows[0]
 
 
 def _read_record(
@@ -613,9 +652,7 @@ def _changed(record: EvaluationRecord, spec: EvaluationSpec) -> str:
 
 def _changed_images(record: EvaluationRecord, folder: Path) -> str:
     """Whether a record's test images are others than those that lie there now."""
-    passport = folder / "passport.json"
-    files = read_json(passport).get("files", {}) if passport.exists() else {}
-    now = files.get("test.pt", {}).get("sha256", record.data_sha256)
+    now = dict(_fetched(folder)).get("test", record.data_sha256)
     return "" if now == record.data_sha256 else "made with other test images than those fetched"
 
 
