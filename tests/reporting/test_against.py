@@ -147,7 +147,8 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
 def test_another_attack_of_the_same_name_is_refused(tmp_path: Path) -> None:
     folder = committed(tmp_path)
     change = {"evaluation": copy.deepcopy(PARAMS["suites"]["demo"]["evaluation"])}
-    change["evaluation"]["attacks"]["autoattack"] |= {"epsilon": 0.05}
+    change["threat_models"] = copy.deepcopy(PARAMS["suites"]["demo"]["threat_models"])
+    change["threat_models"]["linf"]["epsilon"] = 0.05
     project = mine(tmp_path, range(2), **change)
     with pytest.raises(
         UserError,

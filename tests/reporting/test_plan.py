@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
 
 from rwp.errors import UserError
+from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import run_key, train_spec
-from rwp.pipeline.settings import Params
+from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.state import Result, results
 from rwp.pipeline.steps import Steps, below
+from rwp.pipeline.suites import setting_keys
 from rwp.reporting.costs import (
     DataSize,
     Place,
@@ -32,6 +35,7 @@ from rwp.reporting.costs import (
 from rwp.training.spec import TrainSpec
 
 from .conftest import Project
+from .settings import PARAMS
 
 RATES = """device,network,image_size,forward_seconds,backward_seconds,autoattack_seconds,command,\
 attack_backward_seconds
@@ -204,3 +208,18 @@ def test_a_loss_of_two_passes_goes_back_through_both(params: Params) -> None:
     images = 200 * 50_000
     found = (cost.forward / images, cost.attack / images, cost.weights / images)
     assert found == pytest.approx((10 + 1 + 2, 10, 2))
+
+
+@pytest.mark.parametrize("recipe", ["at", "trades", "trades-rwp"])
+def test_a_training_that_starts_from_another_costs_its_own_epochs(recipe: str) -> None:
+    content = copy.deepcopy(PARAMS)
+    recipes = content["suites"]["demo"]["recipes"]
+    recipes["late"] = recipes[recipe] | {"start": {"recipe": "at", "epoch": 6}}  # of 8
+    params = check_params(content)
+    size = data_size("digits", params.datasets["digits"], Path("nowhere"))
+    assert size is not None
+    whole, late = (
+        training_cost(train_spec(params, setting_keys(params, "demo", Setting(), name)[0]), size)
+        for name in (recipe, "late")
+    )
+    assert late.units == pytest.approx(whole.units / 4)

@@ -18,6 +18,7 @@ from rwp.pipeline.resolve import evaluation_spec, own_attacks, run_key
 from rwp.pipeline.settings import Params
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import diagnosis_spec
+from rwp.reporting.labels import column_label
 from rwp.reporting.pairs import pairs
 from rwp.reporting.report import render_report
 from rwp.reporting.tables import table2
@@ -158,3 +159,41 @@ def test_the_worst_case_over_threat_models_is_asked_for(several: Project) -> Non
     with pytest.raises(UserError, match="expected one threat model"):
         worst_case(found)
     assert worst_case(found, several_threats=True).sum() == 54
+
+
+def test_headings_say_the_norm_and_radius_of_an_attack_of_its_own_threat() -> None:
+    suite = with_attacks(**OTHERS).suites["demo"]
+    found = [column_label(suite, name) for name in ("pgd-20", "autoattack", *OTHERS)]
+    assert found == [
+        "PGD-20",
+        "AutoAttack",
+        "pgd-l2-40 (L2 0.5)",
+        "pgd-20-wide (16/255)",
+        "autoattack-l1 (L1 12)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("pgd-20", {"epsilon": "4/255", "step_size": "1/255"}, "call it pgd-20-other"),
+        ("autoattack", {"norm": "l2", "epsilon": "0.5"}, "call it autoattack-l2"),
+        ("fgsm", {"epsilon": "4/255"}, "expected another name for an attack with a radius of its"),
+    ],
+)
+def test_the_papers_attacks_are_those_on_the_networks_own_threat(
+    name: str, change: Any, message: str
+) -> None:
+    """A column PGD-20 beside others would show the accuracy at another radius, or norm."""
+    plain = PARAMS["suites"]["demo"]["evaluation"]["attacks"][name]
+    with pytest.raises(UserError, match=message):
+        with_attacks(**{name: {**plain, **change}})
+
+
+def test_a_name_with_a_norm_is_of_that_norm() -> None:
+    linf = {"kind": "pgd", "num_steps": 7, "norm": "linf", "epsilon": "4/255", "step_size": 0.01}
+    with pytest.raises(UserError, match="expected the norm l2 of an attack named pgd-l2-7, got l"):
+        with_attacks(**{"pgd-l2-7": linf})
+    params = with_attacks(**{"pgd-l2-7": {"kind": "pgd", "num_steps": 7}})
+    with pytest.raises(UserError, match="expected the norm l2 of an attack named pgd-l2-7, got l"):
+        evaluation_spec(params, key_of(params), attacks=("pgd-l2-7",))

@@ -48,7 +48,9 @@ _FIRST_WORD = re.compile(r"[a-z]+")
 _STEPS = re.compile(r"(?:pgd|cw)(?:-linf|-l2)?-?(\d+)(?:-.*)?")
 
 
-def misnamed(name: str, kind: str, num_steps: int | None, version: str | None) -> str:
+def misnamed(
+    name: str, kind: str, num_steps: int | None, version: str | None, norm: str | None
+) -> str:
     """How an attack differs from what its name says to whoever reads a table; empty if it fits."""
     word = _FIRST_WORD.match(name)
     kinds = _KINDS.get(word[0] if word else "", (kind,))
@@ -60,6 +62,9 @@ def misnamed(name: str, kind: str, num_steps: int | None, version: str | None) -
             f"expected {steps[1]} steps of an attack named {name}, got {num_steps}; rename it or "
             "correct num_steps"
         )
+    named = next((word for word in name.split("-") if word in ("linf", "l2", "l1")), norm)
+    if norm is not None and named != norm:
+        return f"expected the norm {named} of an attack named {name}, got {norm}; rename it"
     for other in ("lite", "standard", "few-classes"):
         if kind == "autoattack" and other in name and other != version:
             return f"expected version {other} of an attack named {name}, got {version}; rename it"
@@ -74,7 +79,8 @@ def check_attack(attack: AttackSpec) -> AttackSpec:
             step is longer than the radius. (A single step may be: projected, it ends on the edge,
             as Fast AT wants it.)
     """
-    fault = misnamed(attack.name, attack.kind, attack.num_steps, attack.version)
+    norm = None if attack.kind == "natural" else attack.threat.norm
+    fault = misnamed(attack.name, attack.kind, attack.num_steps, attack.version, norm)
     if fault:
         raise UserError(f"{attack.name}: {fault}")
     if attack.threat.norm == "l1" and attack.kind in ("fgsm", *STEPPING):

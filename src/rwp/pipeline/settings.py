@@ -664,6 +664,10 @@ _WITHOUT_EFFECT = {
 }
 
 
+# Attacks of the paper's Table 2, which tables show under the threat model of the network.
+_OF_THE_PAPER = ("fgsm", "pgd-20", "pgd-100", "cw-100", "autoattack")
+
+
 class AttackEntry(Frozen):
     """An attack of the evaluation; norm and sizes are the threat model's unless given here."""
 
@@ -767,9 +771,15 @@ class EvaluationEntry(Frozen):
     def _names_say_what_is_done(self) -> EvaluationEntry:
         for name, entry in self.attacks.items():
             version = entry.version or ("standard" if entry.kind == "autoattack" else None)
-            fault = misnamed(name, entry.kind, entry.num_steps, version)
+            fault = misnamed(name, entry.kind, entry.num_steps, version, entry.norm)
             if fault:
                 raise ValueError(f"attacks.{name}: {fault}")
+            if entry.elsewhere and name in _OF_THE_PAPER:
+                raise ValueError(
+                    f"attacks.{name}: expected another name for an attack with a radius of its "
+                    f"own, as tables show {name} under the threat model of the network; call it "
+                    f"{name}-{entry.norm or 'other'}"
+                )
             same = [other for other, settings in self.attacks.items() if settings == entry]
             if same[0] != name:
                 raise ValueError(

@@ -177,18 +177,19 @@ def counted_cost(spec: TrainSpec, counted: dict[str, int], size: DataSize) -> Pa
     steps = spec.optimization.epochs * each
     attack = steps * ((spec.attack.num_steps or 0) if spec.attack else 0)
     batches = Passes(counted["forward"], attack, counted["backward"] - attack)
-    return priced(spec, batches, size)
+    return priced(spec, batches, size, since=0)  # run.json counts the epochs of a parent, too
 
 
-def priced(spec: TrainSpec, batches: Passes, size: DataSize) -> Passes:
-    """Passes of a training's batches as passes of images.
+def priced(spec: TrainSpec, batches: Passes, size: DataSize, *, since: int | None = None) -> Passes:
+    """Passes of a training's batches as passes of images; `since` an epoch, or its own first.
 
     A backward pass runs back through all forward passes of its loss, and the attack on the
     divergence looks at the clean images once; run.json counts neither.
     """
     steps = steps_per_epoch(spec, num_train=size.num_train, num_drawn=size.num_drawn)
     loss = spec.objective.loss
-    clean = steps * spec.optimization.epochs if loss == "trades" else 0
+    epochs = spec.optimization.epochs - (spec.first_epoch if since is None else since)
+    clean = steps * epochs if loss == "trades" else 0
     weights = batches.weights * _OUTER_PASSES.get(loss, 1)
     images = epoch_images(spec, size.num_train, size.num_drawn) / steps
     return Passes(batches.forward + clean, batches.attack, weights) * images

@@ -21,7 +21,7 @@ from rwp.pipeline.settings import (
 from rwp.reporting import drawing
 from rwp.reporting.drawing import picture, write_figure
 from rwp.reporting.gaps import Gap, fill
-from rwp.reporting.labels import COLUMN_LABELS, norm_text
+from rwp.reporting.labels import column_label, norm_text
 from rwp.reporting.landscapes import EXCESS, excess_of
 from rwp.reporting.lines import Line, Part
 from rwp.reporting.movements import losses_of, movement_frame
@@ -332,9 +332,11 @@ def own_figures(results: Results, second: Table) -> Iterator[Row]:
 
     Each is a uri and a caption.
     """
+    columns = results.columns.items()
+    labels = {column: column_label(results.suite, attack) for attack, column in columns}
     accuracies = pd.DataFrame(
         [
-            {"defense": defense, "attack": COLUMN_LABELS.get(column, column), "accuracy": value}
+            {"defense": defense, "attack": labels.get(column, column), "accuracy": value}
             for defense, numbers in averages(second).items()
             for column, value in numbers.items()
         ]

@@ -112,6 +112,16 @@ def attack_columns(suite: Suite) -> dict[str, str]:
     return {name: column for name, column in PAPER_COLUMNS.items() if name in attacks} | extra
 
 
+def column_label(suite: Suite, attack: str) -> str:
+    """An attack as a heading: PGD-20; with norm and radius where they are its own."""
+    entry = suite.evaluation.attacks.get(attack)
+    column = PAPER_COLUMNS.get(attack, attack)
+    if entry is None or not entry.elsewhere or entry.epsilon is None:
+        return COLUMN_LABELS.get(column, column)
+    radius = " or ".join(dict.fromkeys(map(str, entry.epsilon.values())))
+    return f"{attack} ({NORM_TEXTS[entry.norm]} {radius})" if entry.norm else f"{attack} ({radius})"
+
+
 def part_label(part: str) -> str:
     """A table or figure as people call it: table1 is Table 1, fig3a is Figure 3a."""
     if part == "beyond":

@@ -18,7 +18,7 @@ from rwp.pipeline.suites import BEYOND
 from rwp.reporting.claims import FAILS, HOLDS, counted
 from rwp.reporting.figures import given_figures, own_figures, reported_figures
 from rwp.reporting.gaps import figure_gaps, table_gaps
-from rwp.reporting.labels import COLUMN_LABELS, NORM_TEXTS, norm_text
+from rwp.reporting.labels import COLUMN_LABELS, NORM_TEXTS, column_label, norm_text
 from rwp.reporting.lines import TABLES
 from rwp.reporting.pairs import headline, pairs
 from rwp.reporting.paper import (
@@ -155,7 +155,7 @@ def _context(
         "pairs": found,
         "tested": [row for row in found if row["p_value"] is not None],
         "untested": [row for row in found if row["p_value"] is None],
-        "columns": [COLUMN_LABELS.get(column, column) for column in columns.values()],
+        "columns": [column_label(suite, attack) for attack in columns],
         "together": _together(second, columns),
         "counts": _counts(first, second, third),
         "figure_counts": {"drawn": len(drawn), "all": len(shown)},
