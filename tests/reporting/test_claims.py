@@ -235,6 +235,32 @@ def test_terms_that_would_drop_out_in_silence_are_refused(
         checked_claims({"won": {"says": "x", "terms": terms, "above": 0}}, where="claims.yaml")
 
 
+def test_accuracies_that_are_measured_in_different_ways_make_no_claim(tmp_path: Path) -> None:
+    """The curve of one is under a harder attack: a difference would be of the attacks."""
+    content = copy.deepcopy(PARAMS)
+    suite = content["suites"]["demo"]
+    suite["seeds"] = [0, 1]
+    suite["recipes"]["at-rwp"] |= {
+        "change": {"monitor_random_start": "none", "monitor_keep": "worst"}
+    }
+    project = Project(tmp_path, check_params(content), "demo")
+    for seed in range(2):
+        for recipe in ("at", "at-rwp"):
+            project.write_run(project.table2_keys(recipe)[seed], [0.2, 0.4 + 0.01 * seed, 0.3])
+    terms = {"at-rwp test_robust_accuracy -1:": 1, "at test_robust_accuracy -1:": -1}
+    row = judged(project, won={"says": "x", "terms": terms, "above": 0})["won"]
+    assert (row["outcome"], row["estimate"]) == ("not told", None)
+    assert sentence(row) == (
+        "not told: at is measured otherwise than at-rwp: random start uniform, keep last"
+    )
+    alone = {"at-rwp test_robust_accuracy -1:": 1, "at-rwp test_robust_accuracy 0:1": -1}
+    row = judged(project, fell={"says": "x", "terms": alone, "above": 0})["fell"]
+    assert row["estimate"] is not None
+    page = render_report(project.results())
+    assert "Not all trainings measure alike: AT-RWP (random start none, keep worst)." in page
+    assert "Not all trainings measure alike" not in render_report(played(tmp_path / "p").results())
+
+
 def test_one_seed_tells_nothing(tmp_path: Path) -> None:
     row = judged(played(tmp_path, 1), won=WON | {"above": 0})["won"]
     assert row["outcome"] == "not told"

@@ -24,11 +24,12 @@ from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, on_common_images, robust_flags
 from rwp.evaluation.spec import LandscapeSpec
 from rwp.evaluation.statistics import Tested, crossed_mean
-from rwp.pipeline.resolve import landscape_spec
+from rwp.pipeline.resolve import landscape_spec, train_spec
 from rwp.pipeline.settings import Frozen, Params, Setting, get_suite
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import seeds_of, setting_keys
 from rwp.reporting.landscapes import mean_excess
+from rwp.reporting.lines import monitors_differ
 from rwp.reporting.pairs import LEVEL, doubt, holm, images_of
 from rwp.reporting.results import (
     Row,
@@ -41,7 +42,7 @@ from rwp.reporting.results import (
 from rwp.reporting.tables import write_frame
 from rwp.spec import Amount, Name
 from rwp.strict_yaml import read_yaml
-from rwp.training.spec import RunKey, suite_directory
+from rwp.training.spec import AttackSpec, RunKey, suite_directory
 
 FILE = "claims.yaml"
 HOLDS, FAILS, NOT_TOLD = "holds", "does not hold", "not told"
@@ -280,6 +281,9 @@ def _row(reader: _Reader, claim: Claim) -> dict[str, Any]:
     unknown = list(dict.fromkeys(name for terms in sums for name in reader.unknown(terms)))
     if unknown:
         return row | {"outcome": ELSEWHERE, "reason": f"no {', '.join(unknown)} here"}
+    apart = next(filter(None, map(reader.apart, sums)), "")
+    if apart:
+        return row | {"outcome": NOT_TOLD, "reason": apart}
     read = [reader.values(terms) for terms in sums]
     missing = list(dict.fromkeys(text for _, absent in read for text in absent))
     if missing:
@@ -377,6 +381,22 @@ class _Reader:
         around = [term for term in terms if term.what == LANDSCAPE]
         found += [f"landscape of {t.recipe}" for t in around if self._landscape(t) is None]
         return list(dict.fromkeys(found))
+
+    def apart(self, terms: Iterable[Term]) -> str:
+        """Whether terms of the training's own accuracies are measured in different ways."""
+        first: Term | None = None
+        for term in terms:
+            if term.what not in ("test_robust_accuracy", "held_out_robust_accuracy"):
+                continue
+            first = first or term
+            usual, own = (self._monitor(one) for one in (first, term))
+            if usual is not None and own is not None and (how := monitors_differ(usual, own)):
+                return f"{term.recipe} is measured otherwise than {first.recipe}: {', '.join(how)}"
+        return ""
+
+    def _monitor(self, term: Term) -> AttackSpec | None:
+        key = setting_keys(self.params, self.suite_name, Setting(), term.recipe)[0]
+        return train_spec(self.params, key).monitor_of(term.what.removesuffix("_robust_accuracy"))
 
     def _landscape(self, term: Term) -> LandscapeSpec | None:
         """The measurement that a term looks at, with its figure's name in `self._figures`."""

@@ -6,7 +6,7 @@ paper use its lines, and the files that `rwp.reporting.results` has read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -46,7 +46,7 @@ from rwp.reporting.labels import (
     threat_label,
     value_label,
 )
-from rwp.training.spec import RunKey, TrainSpec
+from rwp.training.spec import AttackSpec, RunKey, TrainSpec
 
 TABLES = ("table1", "table2")
 
@@ -190,6 +190,32 @@ def _of_figure(params: Params, suite: Suite, suite_name: str, name: str) -> _Lab
         yield {"name": "", "value": _value(change), "panel": change_label(change)}, keys
     for recipe in others:
         yield {"name": method_label(recipe), "value": None, "panel": ""}, runs(entry, recipe)
+
+
+def measured_otherwise(lines: Iterable[Line]) -> list[str]:
+    """Rows and curves whose epochs are measured in another way than the first of their data and
+    threat model; one text each, such as "RST (epsilon 0.031)"."""
+    first: dict[tuple[str, str], AttackSpec] = {}
+    found: dict[str, None] = {}
+    for line in lines:
+        own, key = line.training.monitor, line.keys[0]
+        if own is None:
+            continue
+        usual = first.setdefault((key.dataset, key.threat), own)
+        if differing := monitors_differ(usual, own):
+            found[f"{line.method} ({', '.join(differing)})"] = None
+    return list(found)
+
+
+def monitors_differ(usual: AttackSpec, own: AttackSpec) -> list[str]:
+    """What another way of measuring each epoch does, setting by setting; empty where it is one."""
+    return [
+        f"epsilon {own.threat.epsilon}"
+        if name == "threat"
+        else f"{name.replace('_', ' ')} {value or 'uniform'}"
+        for name, value in vars(own).items()
+        if value != getattr(usual, name)
+    ]
 
 
 def _value(change: Mapping[str, Any]) -> float | str:

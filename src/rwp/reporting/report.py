@@ -19,7 +19,7 @@ from rwp.reporting.claims import FAILS, HOLDS, counted
 from rwp.reporting.figures import given_figures, own_figures, reported_figures
 from rwp.reporting.gaps import figure_gaps, table_gaps
 from rwp.reporting.labels import COLUMN_LABELS, NORM_TEXTS, column_label, norm_text
-from rwp.reporting.lines import TABLES
+from rwp.reporting.lines import TABLES, measured_otherwise
 from rwp.reporting.pairs import headline, pairs
 from rwp.reporting.paper import (
     ABOVE,
@@ -161,6 +161,12 @@ def _context(
         "figure_counts": {"drawn": len(drawn), "all": len(shown)},
         "verdicts": pd.concat([paper1, paper2])["verdict"].value_counts().to_dict(),
         "elsewhere1": _not_comparable(paper1),
+        "otherwise": measured_otherwise(
+            line
+            for name in (*TABLES, BEYOND)
+            if name in results.parts
+            for line in results.parts[name].lines
+        ),
         "elsewhere2": _not_comparable(paper2),
         "signs": SIGNS,
         "kinds": KINDS | dict.fromkeys(BROKEN, "broken"),
