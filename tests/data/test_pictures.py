@@ -171,6 +171,22 @@ def test_a_png_with_a_damaged_byte_or_without_its_end_is_refused():
         refused(whole[:place], "a readable image")
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": True}])
+def test_a_jpeg_whose_rest_is_zeros_is_refused(options: dict[str, bool]):
+    """As a broken download or a full disk leaves it: Pillow would paint the rest gray."""
+    small = encoded(Image.fromarray(pixels(1, 0, 12)[0]), "JPEG")
+    exif = Image.Exif()
+    exif[0x010E] = "\xff\xd9 is no end of the picture"
+    more = {"exif": exif} if options.pop("exif", False) else options
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    whole = encoded(picture, "JPEG", quality=95, **more)
+    for content in (whole, whole + bytes(100), small):  # some cameras write more behind the end
+        assert read(content, "x.jpg")[1] == []
+    half = len(whole) * 2 // 3
+    message = "the file is cut: its end is not marked|image file is truncated"
+    refused(whole[:half] + bytes(len(whole) - half), message, "x.jpg")
+
+
 def test_a_huge_picture_is_named(monkeypatch: pytest.MonkeyPatch):
     content = encoded(Image.fromarray(pixels(1, 0, 12)[0]))
     for limit in (100, 10):  # a warning of Pillow's, then an error

@@ -104,8 +104,8 @@ def decode_image(entry: TreeEntry, image_size: int | None) -> tuple[NDArray[np.u
 
     Raises:
         UserError: the file cannot be read as one gray or RGB image of 8 bits, is damaged (as far
-            as its format tells: a PNG has checksums, a JPEG has none), or what it shows hangs on
-            something that is not in it.
+            as its format tells: a PNG has checksums, a JPEG a mark at its end alone), or what it
+            shows hangs on something that is not in it.
     """
     content = b""
     try:
@@ -120,6 +120,8 @@ def decode_image(entry: TreeEntry, image_size: int | None) -> tuple[NDArray[np.u
             if image_size is not None:
                 pixels = _center_square(pixels, image_size, entry)
             array = np.array(pixels)
+            if image.format != "PNG":
+                _require_end_of_jpeg(content)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise _unreadable(
             entry, "an image of fewer pixels", _one_line(error), "scale it down"
@@ -171,6 +173,20 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise ValueError("its bytes do not fit their checksum")
         yield kind, content[place + 8 : end]
         place = end + 4
+
+
+def _require_end_of_jpeg(content: bytes) -> None:
+    """Pillow paints gray what is missing of a file whose rest is zeros, as broken downloads are.
+
+    Raises:
+        ValueError: no mark of the end behind the beginning of the pixels.
+    """
+    place = 2
+    while content[place : place + 1] == b"\xff" and content[place + 1 : place + 2] != b"\xda":
+        is_fill = content[place + 1 : place + 2] == b"\xff"
+        place += 1 if is_fill else 2 + int.from_bytes(content[place + 2 : place + 4])
+    if b"\xff\xd9" not in content[place:]:
+        raise ValueError("the file is cut: its end is not marked")
 
 
 def _refuse_by_chunks(chunks: dict[bytes, bytes], entry: TreeEntry) -> None:
