@@ -15,7 +15,7 @@ from rwp.evaluation.statistics import crossed_difference, mcnemar
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Setting
 from rwp.pipeline.suites import setting_keys
-from rwp.reporting.against import against, sentences, write_against
+from rwp.reporting.against import against, sentences, trained_otherwise, write_against
 from rwp.reporting.gathered import gather
 
 from .conftest import Project
@@ -155,3 +155,19 @@ def test_another_attack_of_the_same_name_is_refused(tmp_path: Path) -> None:
         match=r"mine: autoattack: expected the attack of demo, got one with another threat",
     ):
         compared(project, folder)
+
+
+def test_what_else_the_trainings_differ_in_is_said(tmp_path: Path) -> None:
+    """A network of twice the width, trained for longer, is no better method."""
+    folder = committed(tmp_path, 1)
+    same = check_params(settings(4))
+    assert list(trained_otherwise(same, "demo", "mine", folder)) == []
+    content = settings(4)
+    content["suites"]["demo"]["recipes"]["mine"]["change"] = {"epochs": 9, "weight_decay": 0.0}
+    content["networks"]["small"]["width"] = 2 * content["networks"]["small"]["width"]
+    lines = list(trained_otherwise(check_params(content), "demo", "mine", folder))
+    assert lines[0] == (
+        "MINE was trained with another network, epochs, weight decay than AT: their difference is "
+        "of these, too"
+    )
+    assert len(lines) == 3

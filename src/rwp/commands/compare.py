@@ -23,9 +23,12 @@ def compare(
     Of the gathered ones nothing is trained or attacked again.
     """
     from rwp.pipeline.load import load_params
-    from rwp.reporting.against import against, sentences, write_against
+    from rwp.reporting.against import against, sentences, trained_otherwise, write_against
 
-    frame = against(load_params(params_file), suite, recipe, baselines, root=Path.cwd())
+    params = load_params(params_file)
+    frame = against(params, suite, recipe, baselines, root=Path.cwd())
     for line in sentences(frame):
         print(line)
+    for line in trained_otherwise(params, suite, recipe, baselines):
+        print(f"note: {line}")
     print(write_against(frame, suite, recipe, root=Path.cwd()))

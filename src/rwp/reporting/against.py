@@ -12,6 +12,7 @@ import pandas as pd
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, robust_flags
 from rwp.files import object_in
+from rwp.pipeline.resolve import train_spec
 from rwp.pipeline.settings import Params, Setting, choose
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import setting_keys
@@ -26,7 +27,7 @@ from rwp.reporting.results import (
     read_run,
 )
 from rwp.reporting.tables import write_frame
-from rwp.training.spec import suite_directory
+from rwp.training.spec import TrainSpec, suite_directory
 
 CHECKPOINTS = ("best", "last")
 COLUMNS = (
@@ -156,6 +157,30 @@ def _rows(own: Seen, theirs: Seen, recipe: str, place: Opened) -> Iterator[dict[
             count = len(seeds) if row["seed"] == ALL_SEEDS else 1
             names = {"checkpoint": checkpoint, "attack": attack, "num_seeds": count}
             yield names | ({"finding": ONE_START} if untold else {}) | row
+
+
+def trained_otherwise(params: Params, suite: str, recipe: str, folder: Path) -> Iterator[str]:
+    """What the trainings differ in beside their method, so that a difference is of that, too."""
+    own = train_spec(params, setting_keys(params, suite, Setting(), recipe)[0])
+    with opened(folder) as place:
+        for other in place.params.suites[place.suite].table1.recipes:
+            key = setting_keys(place.params, place.suite, Setting(), other)[0]
+            differing = list(_differing(own, train_spec(place.params, key)))
+            if differing:
+                yield (
+                    f"{method_label(recipe)} was trained with another {', '.join(differing)} than "
+                    f"{method_label(other)}: their difference is of these, too"
+                )
+
+
+def _differing(own: TrainSpec, theirs: TrainSpec) -> Iterator[str]:
+    """Settings that are no method's own: network, augmentation, length, batches, learning rates."""
+    for name in ("architecture", "normalize", "threat", "augmentation"):
+        if getattr(own, name) != getattr(theirs, name):
+            yield {"architecture": "network", "threat": "threat model"}.get(name, name)
+    for name, value in vars(own.optimization).items():
+        if getattr(theirs.optimization, name) != value:
+            yield name.replace("_", " ")
 
 
 def _outcome(record: EvaluationRecord) -> Any:
