@@ -833,8 +833,8 @@ REPORTING = _faults(
     ),
     (
         "published curves: a band of one standard error",
-        "error = 2 * (2 * published * (1 - published) / num_examples) ** 0.5",
-        "error = (2 * published * (1 - published) / num_examples) ** 0.5",
+        "error = 2 * (looks * published * (1 - published) / num_examples) ** 0.5",
+        "error = (looks * published * (1 - published) / num_examples) ** 0.5",
     ),
 )
 
@@ -907,7 +907,7 @@ FAMILY = _faults(
     ),
     (
         "claims: records of another network",
-        '_leave_out_other_files([row], root / key.directory / f"{checkpoint}.pt")',
+        "_leave_out_other_files(rows, file)",
         "",
     ),
     (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -106,7 +108,7 @@ def test_an_equal_curve_never_leaves(resnet: Project) -> None:
 def test_what_cannot_be_compared_says_so(resnet: Project, demo: Project) -> None:
     (key,) = resnet.table1_keys("at-rwp")
     folder = resnet.write_run(key, [0.5] * 6)
-    with pytest.raises(UserError, match=r"got at-rwp on cifar10; name another log with --setting"):
+    with pytest.raises(UserError, match=r"got at-rwp on cifar10 under linf; name another log"):
         beside_published(folder)
     assert beside_published(folder, setting=AT).setting == AT
     with pytest.raises(UserError, match="expected a published log of csdongxian/AWP, got 'x'"):
@@ -122,3 +124,38 @@ def test_band_is_the_neighborhood_and_two_errors() -> None:
     assert band["low"][0] == pytest.approx(0.5 - error)
     assert band["high"][6] == pytest.approx(0.5 + error)
     assert band["high"][7] == pytest.approx(0.6 + error)  # three epochs before the jump
+
+
+def test_a_run_that_measures_fewer_images_has_a_wider_band(resnet: Project) -> None:
+    """On 2,000 of 10,000 images chance is larger: an error of sqrt(1 + 5), not sqrt(2)."""
+    curve = pd.Series([0.5] * 9)
+    whole = curve_band(curve, num_examples=10_000)
+    part = curve_band(curve, num_examples=10_000, num_own=2_000)
+    error = (0.25 / 10_000) ** 0.5
+    assert (part["high"] - 0.5).tolist() == pytest.approx([2 * 6**0.5 * error] * 9)
+    assert (whole["high"] - 0.5).tolist() == pytest.approx([2 * 2**0.5 * error] * 9)
+    (key, *_) = resnet.table1_keys("at")
+    folder = resnet.write_run(key, published_curve(AT)["test_robust_accuracy"].tolist())
+    plain = beside_published(folder).frame
+    document = json.loads((folder / "run.json").read_text())
+    document["spec"]["curve_examples"] = 2000
+    (folder / "run.json").write_text(json.dumps(document))
+    found = beside_published(folder).frame
+    assert (found["high"] > plain["high"]).all()
+    assert (found["low"] < plain["low"]).all()
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "value"),
+    [("data", "image_size", 16), ("data", "per_class", 200), ("threat", "epsilon", "4/255")],
+)
+def test_a_run_on_other_images_or_at_another_radius_has_no_published_log(
+    resnet: Project, table: str, name: str, value: Any
+) -> None:
+    (key, *_) = resnet.table1_keys("at")
+    folder = resnet.write_run(key, [0.2, 0.4, 0.3])
+    document = json.loads((folder / "run.json").read_text())
+    document["spec"][table][name] = value
+    (folder / "run.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="expected a setting with a published log"):
+        beside_published(folder)

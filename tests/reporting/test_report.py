@@ -6,16 +6,18 @@ import copy
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from rwp.pipeline.load import check_params
 from rwp.reporting import report
+from rwp.reporting.figures import reported_figures
 from rwp.reporting.paper import published_table2
 from rwp.reporting.report import render_report, write_report
 
 from .conftest import Project
-from .settings import PARAMS
+from .settings import PARAMS, shown_content
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -252,3 +254,19 @@ def test_stored_figures_are_taken_into_the_page(demo: Project) -> None:
     assert "Figure 3a: robust accuracy by c_min" in text
     assert len(Page(text).images) == 1
     assert not Page(render_report(demo.results(), figures=[])).images
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_table_1_says_of_how_many_test_images_it_is(tmp_path: Path) -> None:
+    """Its numbers are not those of Table 2, which may be of all of them."""
+    content = copy.deepcopy(shown_content())
+    for count, told in ((None, "the test split"), (2000, "2,000 images of the test split, each")):
+        content["suites"]["demo"]["curve_examples"] = count
+        results = Project(tmp_path, check_params(content), "demo").results()
+        assert f"<p>Robust accuracy on {told}" in render_report(results)
+        part = "Test accuracies are of 2,000 of the test images."
+        kinds = {name: entry.kind for name, entry in results.suite.figures.items()}
+        said = {
+            kinds[row["name"]] for row in reported_figures(results, []) if part in row["reading"]
+        }
+        assert said == ({"curves", "removal", "sweep"} if count else set())

@@ -310,11 +310,18 @@ def reported_figures(results: Results, gaps: Sequence[Gap]) -> Iterator[Row]:
         yield {
             "name": name,
             "caption": f"{_caption(results, name)} ({results.parts[name].place})",
-            "reading": READING[figures[name].kind],
+            "reading": READING[figures[name].kind] + _part_of_tests(results, name),
             "uri": _data_uri(path.read_bytes()) if path.exists() else None,
             "command": fill([str(path.relative_to(results.root))], "missing"),
             "lacks": [gap for gap in gaps if gap.where.partition(":")[0] == label],
         }
+
+
+def _part_of_tests(results: Results, name: str) -> str:
+    """That a figure of trainings looks at a part of the test images, where it does."""
+    count = results.suite.curve_examples
+    measured = isinstance(results.suite.figures[name], CurvesFigure | SweepFigure | RemovalFigure)
+    return f" Test accuracies are of {count:,} of the test images." if count and measured else ""
 
 
 def _caption(results: Results, name: str) -> str:

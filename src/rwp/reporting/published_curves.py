@@ -26,6 +26,7 @@ PATIENCE = 5
 
 # Test images behind each published curve.
 _IMAGES = {"svhn": 26_032}
+_RADII = {"linf": 8 / 255, "l2": 128 / 255}
 _NETWORKS: dict[NetworkSpec, str] = {
     PreActResNetSpec(family="preact_resnet", blocks=(2, 2, 2, 2), width=64): "preactresnet18",
     WideResNetSpec(family="wide_resnet", depth=34, widen_factor=10): "wrn34",
@@ -110,7 +111,8 @@ def beside_published(
             f" choose one of {', '.join(known) or 'another source'}"
         )
     images = _IMAGES.get(setting.split("_")[0], 10_000)
-    band = curve_band(published["test_robust_accuracy"], num_examples=images)
+    own = (run.document.get("spec") or {}).get("curve_examples")
+    band = curve_band(published["test_robust_accuracy"], num_examples=images, num_own=own)
     ours = pd.Series({row["epoch"]: row["test_robust_accuracy"] for row in run.history})
     return BesidePublished(run.name, setting, source, overlay(ours, band), len(published))
 
@@ -122,14 +124,18 @@ def overlay(ours: pd.Series, band: pd.DataFrame) -> pd.DataFrame:
     return frame.rename_axis("epoch").reset_index()
 
 
-def curve_band(published: pd.Series, *, num_examples: int) -> pd.DataFrame:
+def curve_band(
+    published: pd.Series, *, num_examples: int, num_own: int | None = None
+) -> pd.DataFrame:
     """What an equal run may show at each epoch: published, low, high, as fractions.
 
     The range of the published curve over WINDOW epochs to either side, widened by two standard
-    errors of the difference between two evaluations on `num_examples` images.
+    errors of the difference between two evaluations: the published one on `num_examples` images,
+    that of the run on `num_own` of them (none: on all).
     """
     near = published.rolling(2 * WINDOW + 1, center=True, min_periods=1)
-    error = 2 * (2 * published * (1 - published) / num_examples) ** 0.5
+    looks = 1 + num_examples / (num_own or num_examples)  # 2 where both look at all images
+    error = 2 * (looks * published * (1 - published) / num_examples) ** 0.5
     return pd.DataFrame(
         {"published": published, "low": near.min() - error, "high": near.max() + error}
     )
@@ -151,10 +157,14 @@ def published_setting(run: Run) -> str:
     method = _method(spec)
     network = _NETWORKS.get(spec.architecture)
     setting = f"{spec.data.source}_{spec.threat.norm if spec.threat else 'none'}/{network}_{method}"
-    if method is None or network is None or published_curve(setting).empty:
+    whole = spec.data.image_size is None and spec.data.per_class is None
+    radius = spec.threat is not None and spec.threat.radius == _RADII.get(spec.threat.norm)
+    known = whole and radius and method is not None and network is not None
+    if not known or published_curve(setting).empty:
         raise UserError(
             f"{run.path}: expected a setting with a published log (AT or AT-AWP on CIFAR-10,"
-            f" CIFAR-100 or SVHN), got {spec.key.recipe} on {spec.key.dataset};"
+            f" CIFAR-100 or SVHN, all images in their size, at 8/255 or 128/255), got"
+            f" {spec.key.recipe} on {spec.key.dataset} under {spec.key.threat};"
             f" name another log with --setting"
         )
     return setting
