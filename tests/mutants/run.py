@@ -187,6 +187,8 @@ def _be_pytest(tests: Sequence[str], folder: Path) -> None:
         here = Path(__file__).resolve().parent
         sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != here]
         os.environ["PYTHONPATH"] = str(folder / "src")
+        # Worker processes of the tests start with the main module: pytest's, not this one.
+        sys.modules["__main__"] = importlib.import_module("pytest.__main__")
         code = int(importlib.import_module("pytest").main([*OPTIONS, *tests]))
         sys.stdout.flush()
     finally:
@@ -282,6 +284,13 @@ def main() -> int:
     chosen = [
         fault for fault in FAULTS if not given.words or any(w in fault.name for w in given.words)
     ]
+    if not chosen:
+        words = " or ".join(given.words)
+        print(
+            f"expected a word in the name of a fault, got {words}, which none has; see planted.py",
+            file=sys.stderr,
+        )
+        return 2
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for library in LIBRARIES:
         importlib.import_module(library)
