@@ -309,3 +309,33 @@ def test_attacks_are_refused_where_there_is_no_gradient(robust_model, images, fu
     assert run(model, images, attack("natural"))[0].robust.sum() > 0
     with pytest.raises(UserError, match="pgd-20: expected a model with a gradient"):
         run(model, images, PGD)
+
+
+def test_each_kind_of_cw_is_its_own_attack(robust_model, images, monkeypatch):
+    called = []
+    for name in ("cw", "cw_zero_masked"):
+        monkeypatch.setattr(
+            attacks, name, lambda *given, name=name, **_: called.append(name) or given[1]
+        )
+    for kind in ("cw", "cw_zero_masked"):
+        one = attack(kind, kind, num_steps=2, step_size="0.03", kappa=10.0)
+        run(robust_model, images, one, batch_size=len(images))
+    assert called == ["cw", "cw_zero_masked"]
+
+
+def test_each_batch_has_random_numbers_of_its_own(robust_model, images, monkeypatch):
+    seeds = []
+
+    def unmoved(model, batch, labels, attack, *, generator, gradients):
+        seeds.append(generator.initial_seed())
+        return batch
+
+    monkeypatch.setattr(attacks, "run_attack", unmoved)
+    run(robust_model, images, PGD, batch_size=len(images) // 3)
+    assert len(set(seeds)) == len(seeds) >= 3
+
+
+def test_sizes_are_in_the_norm_of_the_threat_model():
+    moved = torch.tensor([3.0, -4.0]).view(1, 1, 1, 2)
+    for norm, size in (("linf", 4), ("l2", 5), ("l1", 7)):
+        assert attacks.perturbation_sizes(moved, torch.zeros_like(moved), norm=norm).item() == size

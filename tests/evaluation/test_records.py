@@ -81,3 +81,8 @@ def test_lite_autoattack_enters_no_table():
     assert require_final(standard) is standard
     with pytest.raises(UserError, match="upper bound"):
         require_final(record([True], attack=autoattack_spec("lite")))
+
+
+def test_robust_accuracy_is_a_share_of_all_images():
+    found = record([True, False, False, False], clean=[True, True, False, False])
+    assert found.robust_accuracy == 0.25

@@ -84,6 +84,7 @@ def _by_hand(
     params_file: Path, checkpoint: Path | None, twin: Path | None
 ) -> tuple[DiagnosisSpec, str]:
     """What params.yaml says of the verdict on a run's network, and what the verdict stands on."""
+    from rwp.evaluation.spec import DiagnosisSpec
     from rwp.pipeline.load import load_params
     from rwp.pipeline.steps import Steps
     from rwp.spec import merkle
