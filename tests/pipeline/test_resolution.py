@@ -9,8 +9,8 @@ import pytest
 
 from rwp.evaluation.spec import EvaluationSpec
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import evaluation_spec, run_key, train_spec
-from rwp.pipeline.settings import Params, pick
+from rwp.pipeline.resolve import evaluation_spec, pick, run_key, train_spec
+from rwp.pipeline.settings import Params
 from rwp.pipeline.suites import table1_runs, table2_runs
 from rwp.spec import radius_value
 from rwp.training.spec import TrainSpec

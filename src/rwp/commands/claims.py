@@ -22,7 +22,7 @@ def claims(
 ) -> None:
     """Say of each claim whether it holds, does not hold, or was not told, and what is missing."""
     from rwp.pipeline.load import load_params
-    from rwp.pipeline.settings import choose
+    from rwp.pipeline.resolve import choose
     from rwp.reporting import claims as judge
 
     params, root = load_params(params_file), Path.cwd()

@@ -95,8 +95,7 @@ def find_run(
     seed: int,
 ) -> RunKey:
     """The run that names on a command line mean; what is left out is that of table 2."""
-    from rwp.pipeline.resolve import run_key
-    from rwp.pipeline.settings import choose
+    from rwp.pipeline.resolve import choose, run_key
 
     table2 = choose(params.suites, suite, "suite", "--suite").table2
     return run_key(

@@ -59,7 +59,7 @@ class Elsewhere:
         )
 
     def __post_init__(self) -> None:
-        from rwp.pipeline.settings import choose
+        from rwp.pipeline.resolve import choose
 
         if self.model is None and self.checkpoint is None:
             raise UserError(
@@ -98,8 +98,7 @@ class Elsewhere:
     def specs(self, epsilon: str | None = None) -> list[AttackSpec]:
         """The suite's attacks under the threat model of its table 2, or at another radius."""
         from rwp.evaluation.external import at_radius
-        from rwp.pipeline.resolve import attack_spec, own_attacks
-        from rwp.pipeline.settings import choose
+        from rwp.pipeline.resolve import attack_spec, choose, own_attacks
         from rwp.training.spec import RunKey
 
         key = RunKey(
@@ -140,7 +139,7 @@ class Elsewhere:
         from rwp.data.images import ImageSet
         from rwp.data.passport import normalization
         from rwp.evaluation.external import load_checkpoint, load_factory
-        from rwp.pipeline.settings import choose
+        from rwp.pipeline.resolve import choose
 
         if self.model is not None:
             return load_factory(self.model, device=device)

@@ -28,7 +28,7 @@ def landscape(
     from rwp.evaluation.spec import LandscapeSpec
     from rwp.gpu import claim
     from rwp.pipeline.load import load_params
-    from rwp.pipeline.settings import choose, get_suite
+    from rwp.pipeline.resolve import choose, get_suite
     from rwp.pipeline.steps import Steps
 
     if resolved is not None and fingerprint is not None:

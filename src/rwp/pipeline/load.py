@@ -22,6 +22,7 @@ from rwp.evaluation.spec import check_num_classes
 from rwp.factories import is_own
 from rwp.files import SETTINGS_FILE, write_text
 from rwp.pipeline.own_code import own_options
+from rwp.pipeline.resolve import choose, pick
 from rwp.pipeline.settings import (
     OPTIONS,
     Change,
@@ -32,9 +33,7 @@ from rwp.pipeline.settings import (
     Setting,
     Suite,
     SweepEntry,
-    choose,
     nested,
-    pick,
 )
 from rwp.spec import short
 from rwp.strict_yaml import read_yaml, with_exponents

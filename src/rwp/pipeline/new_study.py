@@ -11,7 +11,7 @@ from rwp.data.spec import DatasetSpec
 from rwp.errors import UserError
 from rwp.files import write_text
 from rwp.pipeline.load import load_params
-from rwp.pipeline.settings import choose
+from rwp.pipeline.resolve import choose
 from rwp.studies import FOLDER
 
 if TYPE_CHECKING:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import weakref
+from collections.abc import Iterable
 from typing import TypeVar
 
 from rwp.core.threat import AnyNorm
@@ -21,9 +23,6 @@ from rwp.pipeline.settings import (
     Setting,
     Suite,
     TrainingEntry,
-    choose,
-    get_suite,
-    pick,
 )
 from rwp.training.spec import (
     AttackSpec,
@@ -47,10 +46,60 @@ _FAMILY = (
     *("c_min_quantile", "c_max_quantile", "tensors", "layers", "depth_profile"),
     *("length", "direction", "climbs", "step_at"),
 )
+_NAMES_SHOWN = 24  # in a message; and the most similar one, where there are more
 _COPIED = (
     *("epochs", "edges", "num_directions", "num_points", "radius", "num_examples"),
     "test_images",
 )
+
+
+def pick(table: dict[str, T] | None, names: Iterable[str]) -> T | None:
+    """The value of the most specific key whose parts are all among `names`, else the default.
+
+    Raises:
+        ValueError: two keys of equal length fit and say different things.
+    """
+    present = set(names)
+    fits = [key for key in table or {} if key != "default" and set(key.split("/")) <= present]
+    if not fits:
+        return (table or {}).get("default")
+    length = max(key.count("/") for key in fits)
+    longest = [key for key in fits if key.count("/") == length]
+    values = [table[key] for key in longest]  # type: ignore[index]
+    if any(value != values[0] for value in values):
+        raise ValueError(
+            f"expected one value, got {' and '.join(longest)} which both fit;"
+            f" add a key that joins them with '/'"
+        )
+    return values[0]
+
+
+def choose(table: dict[str, T], name: str, what: str, where: str = "params.yaml") -> T:
+    """Look up a name that a person typed.
+
+    Raises:
+        UserError: the name is unknown; the message lists those that exist.
+    """
+    if name not in table:
+        names = list(table)
+        close = difflib.get_close_matches(str(name), names, n=1)
+        more = ", ..." if len(names) > _NAMES_SHOWN else ""
+        known = ", ".join([*names[:_NAMES_SHOWN], *close] if more else names) + more or "nothing"
+        article = "an" if what[0] in "aeiou" else "a"
+        raise UserError(
+            f"{where}: expected {article} {what} ({known}), got {str(name)[:80]!r};"
+            f" check the spelling"
+        )
+    return table[name]
+
+
+def get_suite(params: Params, name: str) -> Suite:
+    """The suite of that name.
+
+    Raises:
+        UserError: there is none; the message lists the others.
+    """
+    return choose(params.suites, name, "suite", "params.yaml: suites")
 
 
 class Lookup:

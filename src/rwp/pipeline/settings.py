@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import product
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -36,7 +35,6 @@ from rwp.core.settings import (
 )
 from rwp.core.threat import AnyNorm, Norm, check_length
 from rwp.data.spec import DatasetSpec, PaddingMode, UnlabeledSpec
-from rwp.errors import UserError
 from rwp.evaluation.spec import STEPPING, misnamed
 from rwp.factories import is_own
 from rwp.spec import (
@@ -72,7 +70,6 @@ T = TypeVar("T")
 # YAML reads the word off as false.
 _YAML_OFF = BeforeValidator(lambda value: "off" if value is False else value)
 MOST_EPOCHS = 100_000
-_NAMES_SHOWN = 24  # in a message; and the most similar one, where there are more
 
 
 class Frozen(BaseModel):
@@ -133,46 +130,6 @@ SomeNames = Annotated[Names, Field(min_length=1)]
 # names a data set, threat model, network or objective; a table in a table narrows it further, and
 # so does a key that joins several by "/", which is how the table is kept.
 By = Annotated[dict[str, T], BeforeValidator(_settings_table)]
-
-
-def pick(table: dict[str, T] | None, names: Iterable[str]) -> T | None:
-    """The value of the most specific key whose parts are all among `names`, else the default.
-
-    Raises:
-        ValueError: two keys of equal length fit and say different things.
-    """
-    present = set(names)
-    fits = [key for key in table or {} if key != "default" and set(key.split("/")) <= present]
-    if not fits:
-        return (table or {}).get("default")
-    length = max(key.count("/") for key in fits)
-    longest = [key for key in fits if key.count("/") == length]
-    values = [table[key] for key in longest]  # type: ignore[index]
-    if any(value != values[0] for value in values):
-        raise ValueError(
-            f"expected one value, got {' and '.join(longest)} which both fit;"
-            f" add a key that joins them with '/'"
-        )
-    return values[0]
-
-
-def choose(table: dict[str, T], name: str, what: str, where: str = "params.yaml") -> T:
-    """Look up a name that a person typed.
-
-    Raises:
-        UserError: the name is unknown; the message lists those that exist.
-    """
-    if name not in table:
-        names = list(table)
-        close = difflib.get_close_matches(str(name), names, n=1)
-        more = ", ..." if len(names) > _NAMES_SHOWN else ""
-        known = ", ".join([*names[:_NAMES_SHOWN], *close] if more else names) + more or "nothing"
-        article = "an" if what[0] in "aeiou" else "a"
-        raise UserError(
-            f"{where}: expected {article} {what} ({known}), got {str(name)[:80]!r};"
-            f" check the spelling"
-        )
-    return table[name]
 
 
 Split = Literal["test", "held-out", "train"]
@@ -887,12 +844,3 @@ class Params(Frozen):
     unlabeled: dict[Name, UnlabeledSpec]
     networks: dict[Name, _Network]
     suites: dict[Name, Suite]
-
-
-def get_suite(params: Params, name: str) -> Suite:
-    """The suite of that name.
-
-    Raises:
-        UserError: there is none; the message lists the others.
-    """
-    return choose(params.suites, name, "suite", "params.yaml: suites")

@@ -29,13 +29,15 @@ from rwp.files import object_in, read_object, sha256_file
 from rwp.pipeline.code import HERE, Code, read_ledger
 from rwp.pipeline.resolve import (
     attack_names,
+    choose,
     evaluation_spec,
+    get_suite,
     landscape_spec,
     num_gpus,
     run_key,
     train_spec,
 )
-from rwp.pipeline.settings import Frozen, Params, Suite, choose, get_suite
+from rwp.pipeline.settings import Frozen, Params, Suite
 from rwp.pipeline.suites import (
     BEYOND,
     beyond_runs,

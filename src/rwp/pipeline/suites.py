@@ -9,8 +9,10 @@ from rwp.errors import UserError
 from rwp.evaluation.spec import DiagnosisSpec
 from rwp.pipeline.resolve import (
     Lookup,
+    choose,
     declared,
     evaluation_spec,
+    get_suite,
     is_natural,
     landscape_keys,
     own_attacks,
@@ -18,15 +20,7 @@ from rwp.pipeline.resolve import (
     setting_key,
     train_spec,
 )
-from rwp.pipeline.settings import (
-    Params,
-    SearchFigure,
-    Setting,
-    Suite,
-    SweepEntry,
-    choose,
-    get_suite,
-)
+from rwp.pipeline.settings import Params, SearchFigure, Setting, Suite, SweepEntry
 from rwp.training.spec import RunKey
 
 BEYOND = "beyond"

@@ -12,8 +12,8 @@ import pandas as pd
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, robust_flags
 from rwp.files import object_in
-from rwp.pipeline.resolve import train_spec
-from rwp.pipeline.settings import Params, Setting, choose
+from rwp.pipeline.resolve import choose, train_spec
+from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import setting_keys
 from rwp.reporting.gathered import Opened, opened

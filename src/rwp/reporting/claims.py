@@ -24,8 +24,8 @@ from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, on_common_images, robust_flags
 from rwp.evaluation.spec import LandscapeSpec
 from rwp.evaluation.statistics import Tested, crossed_mean
-from rwp.pipeline.resolve import landscape_spec, train_spec
-from rwp.pipeline.settings import Frozen, Params, Setting, get_suite
+from rwp.pipeline.resolve import get_suite, landscape_spec, train_spec
+from rwp.pipeline.settings import Frozen, Params, Setting
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import seeds_of, setting_keys
 from rwp.reporting.landscapes import mean_excess

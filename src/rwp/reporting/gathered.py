@@ -19,8 +19,8 @@ from rwp.errors import UserError
 from rwp.files import RESULTS_MANIFEST as MANIFEST
 from rwp.files import atomic_write, read_json, read_object, sha256_file, write_json
 from rwp.pipeline.load import EXTENDS, check_params
-from rwp.pipeline.resolve import train_spec
-from rwp.pipeline.settings import Params, Setting, choose
+from rwp.pipeline.resolve import choose, train_spec
+from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.suites import BEYOND, setting_keys
 from rwp.reporting import tables
 from rwp.reporting.claims import FILE as CLAIMS

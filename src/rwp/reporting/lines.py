@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any
 
 from rwp.evaluation.spec import EvaluationSpec
-from rwp.pipeline.resolve import evaluation_spec, train_spec
+from rwp.pipeline.resolve import evaluation_spec, get_suite, train_spec
 from rwp.pipeline.settings import (
     CurvesFigure,
     LandscapeFigure,
@@ -22,7 +22,6 @@ from rwp.pipeline.settings import (
     SearchFigure,
     Setting,
     Suite,
-    get_suite,
 )
 from rwp.pipeline.steps import Step, Steps
 from rwp.pipeline.suites import (

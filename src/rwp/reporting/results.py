@@ -28,7 +28,8 @@ from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
 from rwp.evaluation.statistics import interval
 from rwp.evaluation.verdict import LEVELS, Level
 from rwp.files import RESULTS_MANIFEST, object_in, read_json, read_object, sha256_file
-from rwp.pipeline.settings import Params, Suite, get_suite
+from rwp.pipeline.resolve import get_suite
+from rwp.pipeline.settings import Params, Suite
 from rwp.pipeline.steps import PAPER, Step, Steps, accepted, below
 from rwp.pipeline.suites import BEYOND, figure_names
 from rwp.reporting.labels import attack_columns
