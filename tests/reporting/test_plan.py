@@ -171,6 +171,11 @@ def test_own_trainings_give_rates_of_their_device(demo: Project) -> None:
     images = (7 * at + 3 * trades) * 970 / 8 + 3 * rst * 128
     assert rate.forward == pytest.approx(13 * 12.5 / images)
     assert rate.autoattack == pytest.approx(2 / 400)
+    (key,) = demo.table2_keys("at")
+    record = demo.root / key.directory / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"seconds": "12.5"}))
+    rate = own_rates(demo.params, demo.root)[Place("cpu", "small", "8x8x1")]
+    assert rate.origin == "12 finished trainings of this project"  # a damaged one gives no rate
 
 
 def test_a_plan_says_what_is_done_stale_and_to_do(demo: Project) -> None:

@@ -396,3 +396,23 @@ def test_a_history_that_is_cut_is_refused(demo: Project) -> None:
     (folder / "history.jsonl").write_text(text[:-20])
     with pytest.raises(UserError, match="got something else at line 6"):
         table1(demo.results())
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"seconds": "12.5"}, "inconsistent"),
+        ({"seconds": True}, "inconsistent"),
+        ({"passes": "many"}, "ok"),
+        ({"inputs": []}, "ok"),
+    ],
+)
+def test_odd_entries_of_a_run_are_no_traceback(
+    demo: Project, changes: dict[str, object], status: str
+) -> None:
+    demo.write_all()
+    (key,) = demo.table2_keys("at")
+    path = demo.root / key.directory / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    details = table2(demo.results()).details.query("defense == 'AT'")
+    assert set(details["status"]) == {status}

@@ -21,7 +21,7 @@ from typing import Any
 from rwp.data.spec import DatasetSpec, num_classes_known
 from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
-from rwp.files import read_json
+from rwp.files import read_json, read_object
 from rwp.pipeline.resolve import network_spec
 from rwp.pipeline.settings import Params
 from rwp.pipeline.state import Result
@@ -334,9 +334,9 @@ def _network(params: Params, name: str) -> NetworkSpec | None:
 
 def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
     """Of one run; none where it is unfinished, or of other networks or data than today's."""
-    document = read_json(path)
-    if document.get("status") != "finished":
-        return None
+    document = read_object(path)
+    if document.get("status") != "finished" or not isinstance(document.get("seconds"), int | float):
+        return None  # of a damaged run the tables tell
     try:
         key = RunKey.parse(document.get("key"), where=str(path))
         spec = TrainSpec.parse(document.get("spec"), where=str(path))

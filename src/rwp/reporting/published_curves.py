@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from rwp.errors import UserError
+from rwp.files import object_in
 from rwp.reporting.results import Run, read_run_folder
 from rwp.training.spec import NetworkSpec, PreActResNetSpec, TrainSpec, WideResNetSpec
 
@@ -111,7 +112,7 @@ def beside_published(
             f" choose one of {', '.join(known) or 'another source'}"
         )
     images = _IMAGES.get(setting.split("_")[0], 10_000)
-    own = (run.document.get("spec") or {}).get("curve_examples")
+    own = object_in(run.document, "spec").get("curve_examples")
     band = curve_band(published["test_robust_accuracy"], num_examples=images, num_own=own)
     ours = pd.Series({row["epoch"]: row["test_robust_accuracy"] for row in run.history})
     return BesidePublished(run.name, setting, source, overlay(ours, band), len(published))

@@ -226,7 +226,7 @@ class Run:
     def costs(self) -> dict[str, Any]:
         """Passes over a batch, hours of its steps, and the device; none of an unfinished run."""
         document = self.document if self.finished else {}
-        passes, seconds = document.get("passes") or {}, document.get("seconds")
+        passes, seconds = object_in(document, "passes"), document.get("seconds")
         return {
             "forward_passes": passes.get("forward"),
             "backward_passes": passes.get("backward"),
@@ -260,7 +260,7 @@ def _why_stale(step: Step, run: Run, root: Path) -> str:
 
 def why_of_other_images(run: Run, root: Path) -> str:
     """Whether a training saw others than the images of the passport, or an empty text."""
-    inputs = run.document.get("inputs") or {}
+    inputs = object_in(run.document, "inputs")
     key = RunKey.parse(run.document.get("key"), where=run.name)
     for split, now in _fetched(root / "data" / key.dataset):
         if inputs.get(split, now) != now:
@@ -271,10 +271,9 @@ def why_of_other_images(run: Run, root: Path) -> str:
 def _fetched(folder: Path) -> Iterator[tuple[str, str]]:
     """Each split of a data set with the hash of its file; nothing without a passport."""
     passport = folder / "passport.json"
-    for name, entry in (
-        read_object(passport).get("files", {}) if passport.exists() else {}
-    ).items():
-        if "sha256" in entry:
+    files = object_in(read_object(passport), "files") if passport.exists() else {}
+    for name in files:
+        if "sha256" in (entry := object_in(files, name)):
             yield name.removesuffix(".pt"), entry["sha256"]
 
 
@@ -336,7 +335,7 @@ def _check_history(
             f" train this run again"
         )
     for name in ("best", "last"):
-        row = document.get(name) or {}
+        row = object_in(document, name)
         epoch = row.get("epoch")
         if not isinstance(epoch, int) or not 0 <= epoch < len(history):
             raise UserError(
@@ -349,6 +348,9 @@ def _check_history(
                     f"run.json gives {measure} {value} at epoch {epoch}, history.jsonl"
                     f" {history[epoch][measure]}"
                 )
+    seconds = document.get("seconds")
+    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float)):
+        return "inconsistent", f"run.json gives {seconds!r} seconds, no number"
     last = document["last"]["epoch"]
     if last != len(history) - 1:
         return "inconsistent", (
