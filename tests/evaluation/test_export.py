@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,11 @@ def test_class_compiles_and_normalizes(checkpoint: Path, tmp_path: Path):
         ({"attack": attack("pgd-20", "pgd")}, "expected an AutoAttack record, got pgd"),
         ({"attack": autoattack_spec("lite")}, "expected AutoAttack standard in a table"),
         ({"checkpoint_sha256": "other"}, "expected the checkpoint that the record is of"),
+        (
+            {"key": replace(KEY, dataset="cifar10-jpeg")},
+            "expected a record on cifar10 or cifar100, got one on cifar10-jpeg",
+        ),
+        ({"key": None}, "got one on images without a name"),
         ({"part": PART}, "expected a record of all 10 test images, .* got one of 5"),
     ],
 )

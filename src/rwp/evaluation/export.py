@@ -21,6 +21,7 @@ from rwp.training.checkpoint import load_network
 
 _NAMES = {"normalize.mean": "mu", "normalize.std": "sigma"}
 _STAGES, _WIDTH = 4, 64  # what RobustBench's PreActResNet is fixed to
+_DATA_SETS = ("cifar10", "cifar100")  # of ours those that RobustBench has, from the official files
 
 _CLASS = '''"""{title}: the network, for robustbench.model_zoo."""
 
@@ -67,9 +68,9 @@ def export_robustbench(
         folder: where the files go.
 
     Raises:
-        UserError: another kind of record, a record of another checkpoint or of a part of the test
-            images, a network that RobustBench's classes cannot hold, or a name that is no
-            identifier.
+        UserError: another kind of record, a record of another checkpoint, of a part of the test
+            images or of images that RobustBench does not have, a network that its classes cannot
+            hold, or a name that is no identifier.
     """
     if not submission.name.isidentifier():
         raise UserError(
@@ -92,6 +93,12 @@ def export_robustbench(
             f"{record.attack.name}: expected a record of all {record.part.of:,} test images, as "
             f"leaderboards count, got one of {record.part.size:,}; evaluate without num_examples"
         )
+    dataset = record.key.dataset if record.key else None
+    if dataset not in _DATA_SETS:
+        raise UserError(
+            f"{record.attack.name}: expected a record on {' or '.join(_DATA_SETS)}, got one on "
+            f"{dataset or 'images without a name'}; RobustBench has no such data set"
+        )
     model, description = load_network(checkpoint)
     network = description["network"]
     code, architecture = _class_of(network, submission)
@@ -99,7 +106,7 @@ def export_robustbench(
     weights = {_NAMES.get(name, name): value for name, value in model.state_dict().items()}
     _save(paths[0], weights)
     write_text(paths[1], code)
-    write_json(paths[2], _model_info(record, submission, architecture))
+    write_json(paths[2], _model_info(dataset, record, submission, architecture))
     write_text(paths[3], autoattack_log(record))
     return paths
 
@@ -160,7 +167,7 @@ def _class_of(network: dict[str, Any], submission: Submission) -> tuple[str, str
 
 
 def _model_info(
-    record: EvaluationRecord, submission: Submission, architecture: str
+    dataset: str, record: EvaluationRecord, submission: Submission, architecture: str
 ) -> dict[str, Any]:
     robust = f"{100 * record.robust_accuracy:.2f}"
     return {
@@ -169,7 +176,7 @@ def _model_info(
         "authors": submission.authors,
         "additional_data": submission.additional_data,
         "number_forward_passes": 1,
-        "dataset": record.key.dataset if record.key else "",
+        "dataset": dataset,
         "venue": submission.venue,
         "architecture": architecture,
         "eps": record.attack.threat.epsilon,
