@@ -156,12 +156,18 @@ def test_the_number_of_layers_is_known_from_the_settings(spec):
 def test_strength_along_the_depth(network, batch):
     losses = closure(network, batch)
     names = list(perturbed_tensors(network))
-    assert depth_factors(network, names, [1.0]) == [1.0] * 7
-    assert depth_factors(network, names, [1.0, 0.0])[::2] == pytest.approx([1, 2 / 3, 1 / 3, 0])
-    assert depth_factors(network, names, [0.0, 1.0, 0.0])[2:5] == pytest.approx([2 / 3, 1, 2 / 3])
+
+    def factors(*profile, of=names):
+        return depth_factors(network, of, options(depth_profile=profile))
+
+    assert factors() == [1.0] * 7
+    assert factors(1.0, 0.0)[::2] == pytest.approx([1, 2 / 3, 1 / 3, 0])
+    assert factors(0.0, 1.0, 0.0)[2:5] == pytest.approx([2 / 3, 1, 2 / 3])
     each = [0.5, 1.0, 2.0, 0.0, 1.0, 3.0, 1.5]
-    assert depth_factors(network, names, each) == each
-    assert depth_factors(network, names[3:4], [2.0, 5.0]) == [2.0]  # a single layer is the first
+    assert factors(*each) == each
+    assert factors(2.0, 5.0, of=names[3:4]) == [2.0]  # a single layer is the first
+    with pytest.raises(ValueError, match="a factor above 0 at one of the 1 perturbed layers, got"):
+        factors(0.0, 5.0, of=names[3:4])
 
     per_layer = options(norm_scope="layer", depth_profile=tuple(each))
     told = perturb_weights(network, losses, per_layer).diagnostics
@@ -179,7 +185,9 @@ def test_strength_along_the_depth(network, batch):
 
 def test_biases_and_norms_are_as_strong_as_their_layer(network):
     names = list(perturbed_tensors(network, "all"))
-    factors = dict(zip(names, depth_factors(network, names, [1.0, 0.0]), strict=True))
+    factors = dict(
+        zip(names, depth_factors(network, names, options(depth_profile=(1.0, 0.0))), strict=True)
+    )
     assert factors["linear.weight"] == factors["linear.bias"] == 0
     assert factors["conv1.weight"] == 1
 
@@ -385,6 +393,9 @@ def test_label_smoothing_is_the_mean_over_classes(network, batch):
     torch.testing.assert_close(
         trades.objective - unsmoothed.objective, clean_smoothed.objective - clean.objective
     )
+    options = {"label_smoothing": 0.2, "criterion": "adversarial_ce"}
+    unsmoothed = closure(network, batch, "natural", **options)().criterion
+    assert torch.equal(unsmoothed, clean.objective.detach())
 
 
 def test_attacks_may_count_in_the_running_statistics_as_published():

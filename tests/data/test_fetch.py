@@ -131,6 +131,18 @@ def test_test_images_that_train_are_counted_and_most_of_them_are_refused(tmp_pat
         fetch_dataset("pets", definition, tmp_path)
 
 
+def test_training_images_that_are_there_again_are_counted(tmp_path):
+    files = image_tree()
+    for name in ("again", "once-more"):
+        files[f"train/cat/{name}.png"] = files["train/cat/001.png"]
+    tree = write_tree(tmp_path / "tree", files)
+    fetch_dataset("pets", dataset("image_folder", path=str(tree)), tmp_path)
+    (note,) = passport(tmp_path, "pets")["notes"]
+    assert note.startswith(
+        "2 training images are there more than once, byte for byte, so that held"
+    )
+
+
 def test_the_declared_names_are_those_of_the_configuration(tmp_path):
     definition = dataset("digits").replace(source="imagenet")
     with pytest.raises(

@@ -78,6 +78,21 @@ def test_an_npz_with_any_bytes_replaced_is_read_or_refused(tmp_path):
     assert refused
 
 
+def test_an_npz_without_images_is_refused(tmp_path):
+    path = tmp_path / "none.npz"
+    np.savez(path, image=np.empty((0, 32, 32, 3), np.uint8), label=np.empty(0, np.int64))
+    with pytest.raises(UserError, match=r"none\.npz: expected images, got none"):
+        read_npz(path, 10)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"license": "x", "shape": [1, 8]}'])
+def test_the_passport_of_the_data_set_has_to_be_one(tmp_path, content):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "passport.json").write_text(content)
+    with pytest.raises(UserError, match=r"passport\.json: expected .*; (fetch|delete)"):
+        fetch_unlabeled("more", unlabeled("npz", dataset="mine", path="more.npz"), tmp_path)
+
+
 def test_a_wrong_hash_is_refused(tmp_path, server):
     server.files["1m.npz"] = generated()
     definition = unlabeled("npz", url=server.url("1m.npz"), sha256="0" * 64)

@@ -211,7 +211,7 @@ def readers(undisturbed: Undisturbed) -> dict[str, tuple[Path, Callable[[Path], 
     return {
         "a network": (run / "best.pt", load_network),
         "images": (folder / "data/digits/test.pt", ImageSet.load),
-        "pseudo-labels": (labels, lambda path: load_pseudo_labeled(images, path)),
+        "pseudo-labels": (labels, lambda path: load_pseudo_labeled(images, path, num_classes=10)),
     }
 
 

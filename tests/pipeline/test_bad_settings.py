@@ -41,6 +41,38 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: demo(s)["training"].update(learning_rate="1e500"),
         r"training\.learning_rate: expected number, got '1e500'; write a finite number",
     ),
+    "two objectives that share pseudo-labels": (
+        lambda s: (
+            demo(s)["objectives"].update(
+                rst2={**demo(s)["objectives"]["rst"], "unlabeled": {**unlabeled(s)}}
+            ),
+            demo(s)["objectives"]["rst2"]["unlabeled"].update(min_confidence=0.95),
+        ),
+        r"objectives\.rst2\.unlabeled\.min_confidence: expected that of rst, whose pseudo-labels "
+        r"of digits-holdout it shares \(None\), got 0\.95; give the source a second name",
+    ),
+    "a teacher with a teacher of its own": (
+        lambda s: demo(s)["objectives"]["natural"].update(unlabeled={**unlabeled(s)}),
+        r"teacher_recipe: expected a recipe that trains on labeled images alone, got natural",
+    ),
+    "a radius by objective": (
+        lambda s: demo(s)["threat_models"]["linf"].update(epsilon={"default": 0.1, "rst": 0.03}),
+        r"threat_models\.linf\.epsilon: expected no name of an objective, .* 'rst'; training has",
+    ),
+    "an attack's step by objective": (
+        lambda s: demo(s)["evaluation"]["attacks"]["pgd-20"].update(
+            step_size={"default": 0.03, "trades": 0.01}
+        ),
+        r"attacks\.pgd-20\.step_size: expected no name of an objective, .* got 'trades'",
+    ),
+    "a network by network": (
+        lambda s: demo(s).update(network={"default": "small", "preact-resnet-18": "small"}),
+        r"network: expected no name of a network, .* got 'preact-resnet-18'; name data sets",
+    ),
+    "clean updates of a loss that has no clean pass": (
+        lambda s: demo(s)["objectives"]["at"].update(clean_updates=2),
+        r"clean_updates: expected it with the loss trades alone, got 2 with at; leave it out",
+    ),
     "null for a list": (
         lambda s: demo(s).update(seeds=None),
         r"suites\.demo\.seeds: expected a list, got None( \(and \d+ more\))?$",
@@ -475,6 +507,10 @@ UNRESOLVED: dict[str, tuple[Change, str]] = {
     "Nesterov's momentum of none": (
         lambda s: in_table2(s, SHORT | {"change": {"nesterov": True, "momentum": 0}}),
         r"training\.nesterov: expected a momentum above 0 with it, got 0 for .*; raise momentum",
+    ),
+    "decays after the end of some trainings": (
+        lambda s: demo(s)["training"].update(epochs={"default": 16, "trades": 8}),
+        r"training \(digits/linf/small/trades\): decay_epochs: expected epochs before the end of",
     ),
     "a landscape after the end of its recipe": (
         lambda s: (

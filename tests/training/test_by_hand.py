@@ -72,7 +72,8 @@ class ByHand:
         self.unlabeled = None
         if spec.unlabeled is not None:
             images = root / "data/unlabeled" / f"{spec.unlabeled.source}.pt"
-            self.unlabeled = load_pseudo_labeled(images, root / spec.unlabeled.labeling.path)
+            labels = root / spec.unlabeled.labeling.path
+            self.unlabeled = load_pseudo_labeled(images, labels, num_classes=10)
         torch.manual_seed(derived_seed(SEED, "init"))
         self.model = new_network(network)
         self.velocity = {name: torch.zeros_like(p) for name, p in self.model.named_parameters()}

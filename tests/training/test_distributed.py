@@ -78,6 +78,7 @@ PERTURBATIONS = [
     WeightPerturbation.rwp(gamma=0.5, c_min=1.05, num_weight_steps=10),  # runs empty on the way
     WeightPerturbation(0.2, 3, "layer", "random", c_min=1.05),
     WeightPerturbation.rwp(gamma=0.2, c_min=0.0, num_weight_steps=10),  # empty at once
+    WeightPerturbation(0.2, 2, "layer", lambda losses, _: losses < losses.median()),
 ]
 
 

@@ -192,6 +192,32 @@ def test_what_is_not_known_is_null_in_all_files(
     assert {run.document[name]["share_below_c_min"] for name in ("best", "last")} == {None}
 
 
+def test_the_weight_of_pseudo_labels_is_that_of_the_raised_loss_too(
+    family: Params, shared_root: Path
+) -> None:
+    """Lambda of Eq. 6: a weight of next to nothing perturbs as if they were not there."""
+    raised = {}
+    for weight in (1.0, 1e-9):
+        spec = spec_of(family, "rst-awp")
+        assert spec.unlabeled is not None
+        spec = spec.replace(unlabeled=spec.unlabeled.replace(weight=weight))
+        training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))
+        training.model.train()
+        training.progress.epoch = 10
+        seen: list[Tensor] = []
+        perturb = training.perturb
+
+        def noting(*given: Any, perturb: Any = perturb, seen: Any = seen, **options: Any) -> Any:
+            found = perturb(*given, **options)
+            seen.append(found.diagnostics.losses_at_w)
+            return found
+
+        training.perturb = noting
+        training._step_in_precision(training.batches.plan(0)[0])
+        (raised[weight],) = seen
+    assert 0.2 < float(raised[1e-9] / raised[1.0]) < 0.8  # half of a batch is pseudo-labeled
+
+
 def test_the_clean_loss_is_what_is_raised(family: Params, shared_root: Path) -> None:
     training = started(family, "clean", shared_root)
     images = training.batches.images[:8].float() / 255
@@ -213,6 +239,10 @@ def test_the_clean_loss_is_what_is_raised(family: Params, shared_root: Path) -> 
         ({"layers": [0, 99]}, r"recipes\.mine: layers: .* from -7 to 6, as small has 7 layers"),
         ({"layers": [3, 1]}, r"layers: expected the first and the last layer, got \[3, 1\]; swap"),
         ({"depth_profile": [0, 0]}, "depth_profile: expected factors >= 0, one of them above 0"),
+        (
+            {"layers": [-1, -1], "depth_profile": [0, 1]},
+            r"recipes\.mine: depth_profile: expected a factor above 0 at one of the 1 perturbed",
+        ),
         ({"gamma": 1.5}, r"gamma: expected a share of the weights' norm in \[0, 1\), got 1.5"),
         ({"direction": "down"}, "direction: expected 'gradient' or 'random', got 'down'"),
         ({"climbs": "clean_ce", "criterion": "adversarial_ce"}, "climbs: expected objective with"),

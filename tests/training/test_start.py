@@ -162,6 +162,13 @@ def test_weights_from_a_file(trunk: tuple[Params, Path], tmp_path: Path) -> None
     torch.save(moved, root / "weights.pt")
     with pytest.raises(UserError, match=r"with the std \[.*\] of .*, got \[0.5\]; write theirs"):
         train(trunk, "pretrained", tmp_path / "c")
+    for strange in ({0: torch.zeros(3)}, {0: torch.zeros(3), "x": torch.zeros(3)}):
+        torch.save(strange, root / "weights.pt")
+        with pytest.raises(UserError, match=r"weights.pt: expected .* got something else"):
+            train(trunk, "pretrained", tmp_path / "c")
+    torch.save({"linear.weight": torch.zeros(3).to_sparse()}, root / "weights.pt")
+    with pytest.raises(UserError, match=r"weights.pt: expected a table of tensors, got something"):
+        train(trunk, "pretrained", tmp_path / "c")
     torch.save({"linear.weight": torch.zeros(3)}, root / "weights.pt")
     with pytest.raises(UserError, match=r"weights.pt: expected the weights of PreActResNet"):
         train(trunk, "pretrained", tmp_path / "c")

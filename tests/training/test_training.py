@@ -234,4 +234,4 @@ def test_cut_pseudo_labels_are_refused(keep: int, shared_root: Path, tmp_path: P
     cut.write_bytes(whole.read_bytes()[:keep])
     images = shared_root / "data" / "unlabeled" / "digits-holdout.pt"
     with pytest.raises(UserError, match=r"labels\.pt: expected a checkpoint, got"):
-        load_pseudo_labeled(images, cut)
+        load_pseudo_labeled(images, cut, num_classes=10)

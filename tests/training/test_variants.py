@@ -15,15 +15,18 @@ from torch import nn
 from rwp.core.lsc import loss_groups
 from rwp.core.models import PreActResNet
 from rwp.core.modes import untracked_statistics
+from rwp.data.images import ImageSet
+from rwp.errors import UserError
 from rwp.evaluation.landscape import measure_landscape
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import landscape_spec
 from rwp.pipeline.settings import Params
 from rwp.training import loop
+from rwp.training.batches import Batches
 from rwp.training.checkpoint import load_network
 from rwp.training.jobs import input_paths, prepare, train_run
 from rwp.training.loop import Training
-from rwp.training.spec import TrainSpec
+from rwp.training.spec import PreActResNetSpec, TrainSpec
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
 
@@ -62,9 +65,9 @@ def test_nothing_below_zero_is_removed(
 
 def test_removed_examples_stay_in_the_divisor() -> None:
     losses, kept = torch.tensor([1.0, 2.0, 3.0, 6.0]), torch.tensor([False, True, True, False])
-    assert loop._weighted_mean(losses, None, kept) == 5 / 4
+    assert loop._weighted(losses, None, kept).mean() == 5 / 4
     weights = torch.tensor([1.0, 1.0, 2.0, 2.0])  # of labeled and of pseudo-labeled images
-    assert loop._weighted_mean(losses, weights, kept) == 8 / 4
+    assert loop._weighted(losses, weights, kept).mean() == 8 / 4
 
 
 def test_removed_examples_leave_momentum_and_decay(
@@ -300,10 +303,44 @@ def net(*, num_classes):
 """
 
 
-def test_dropout_of_an_own_network_is_the_same_after_a_break(
-    committed: dict[str, Any], shared_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_batch_of_one_that_batch_normalization_cannot_use(
+    shared_root: Path, tiny: Params
 ) -> None:
-    """It draws from torch's own stream, which no checkpoint holds."""
+    """8x8 images are one pixel each before the last normalization of a large network."""
+    spec = spec_of(tiny, "at")
+    count = len(
+        prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))[0].batches.labels
+    )
+    deep = PreActResNetSpec(family="preact_resnet", blocks=(1, 1, 1, 1, 1), width=4)
+    last_alone = spec.optimization.replace(batch_size=count - 1)
+    for architecture, size in ((deep, count), (spec.architecture, count - 1)):
+        fine = spec.replace(
+            architecture=architecture, optimization=spec.optimization.replace(batch_size=size)
+        )
+        prepare(fine, input_paths(spec, shared_root), torch.device("cpu"))
+    with pytest.raises(
+        UserError, match=r"expected at least 2 images in every batch, .* got a batch"
+    ):
+        prepare(
+            spec.replace(architecture=deep, optimization=last_alone),
+            input_paths(spec, shared_root),
+            torch.device("cpu"),
+        )
+
+
+def test_unlabeled_images_of_another_size_are_refused(shared_root: Path, tiny: Params) -> None:
+    spec = spec_of(tiny, "rst")
+    labeled = ImageSet.load(shared_root / "data/digits/train.pt")
+    larger = ImageSet(labeled.images.repeat(1, 1, 2, 2), labeled.labels, labeled.num_classes)
+    with pytest.raises(UserError, match=r"height, width\) \(1, 8, 8\), .* got \(1, 16, 16\); name"):
+        Batches(spec, labeled, larger, device=torch.device("cpu"))
+
+
+@pytest.fixture
+def dropping(
+    committed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> TrainSpec:
+    """AT of a network of the user's own with dropout."""
     (tmp_path / "dropping.py").write_text(DROPPING)
     monkeypatch.syspath_prepend(tmp_path)
     content = tiny_settings(committed)
@@ -311,9 +348,27 @@ def test_dropout_of_an_own_network_is_the_same_after_a_break(
     content["suites"]["demo"]["network"] = "mine"
     spec = spec_of(check_params(content), "at")
     assert spec.key.network == "mine"
+    return spec
+
+
+def test_kept_losses_take_no_draw_from_dropout(dropping: TrainSpec, shared_root: Path) -> None:
+    found = []
+    for keeps in (False, True):
+        spec = dropping.replace(keep_losses=keeps)
+        training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))
+        training.model.train()
+        training._step_in_precision(training.batches.plan(0)[0])
+        found.append(training.model.state_dict())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_dropout_of_an_own_network_is_the_same_after_a_break(
+    dropping: TrainSpec, shared_root: Path
+) -> None:
+    """It draws from torch's own stream, which no checkpoint holds."""
 
     def fresh() -> Training:
-        return prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))[0]
+        return prepare(dropping, input_paths(dropping, shared_root), torch.device("cpu"))[0]
 
     whole, broken = fresh(), fresh()
     plan = whole.batches.plan(0)

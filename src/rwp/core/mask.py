@@ -21,13 +21,14 @@ def select(
 ) -> Bool[Tensor, " batch"]:
     """The examples whose loss the perturbation raises: the indicator V of the paper's Eq. 9.
 
-    The random mask is drawn for the batch of all processes of the group. `bounds` are c_min and
-    c_max where they were found before; None: those of these losses.
+    The random mask is drawn for the batch of all processes of the group; a function is given the
+    losses of all of them. `bounds` are c_min and c_max where they were found before; None: those
+    of these losses.
     """
     # Settings without a threshold that their mask needs have been refused.
     if callable(perturbation.mask):
-        chosen: Tensor = perturbation.mask(losses, generator)
-        return chosen
+        chosen: Tensor = perturbation.mask(group.gathered(losses.detach()), generator)
+        return group.part(chosen)
     c_min, c_max = bounds or loss_bounds(losses, perturbation, group)
     if perturbation.mask == "all":
         return torch.ones_like(losses, dtype=torch.bool)

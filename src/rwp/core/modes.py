@@ -43,7 +43,8 @@ def untracked_statistics(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Every module is in eval mode inside; each gets its own mode back."""
-    with _training_flag(model, training=False):
+    with own_modes(model):
+        model.eval()
         yield
 
 
@@ -60,15 +61,15 @@ def batch_norm_mode(model: nn.Module, mode: BatchNormMode) -> Iterator[None]:
     """
     check_choice("bn_mode", mode, get_args(BatchNormMode))
     alone = nullcontext() if mode == "train_counted" else untracked_statistics(model)
-    with _training_flag(model, training=mode != "eval"), alone:
+    with own_modes(model), alone:
+        model.train(mode != "eval")
         yield
 
 
 @contextmanager
-def _training_flag(model: nn.Module, *, training: bool) -> Iterator[None]:
-    # Module by module: a caller may have put single layers in eval mode.
+def own_modes(model: nn.Module) -> Iterator[None]:
+    """Each module gets its own mode back: a caller may have put single layers in eval mode."""
     found = [(module, module.training) for module in model.modules()]
-    model.train(training)
     try:
         yield
     finally:

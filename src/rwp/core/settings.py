@@ -87,7 +87,7 @@ class ObjectiveSettings:
             )
 
 
-_WITH_LOSSES = ("below", "range", "above", "random")  # masks that compare losses with c_min
+WITH_LOSSES = ("below", "range", "above", "random")  # masks that compare losses with c_min
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class WeightPerturbation:
         check_choice("direction", self.direction, get_args(Direction))
         self._check_gamma()
         self._check_depth()
-        self._check_threshold("c_min", needed=self.mask in _WITH_LOSSES)
+        self._check_threshold("c_min", needed=self.mask in WITH_LOSSES)
         self._check_threshold("c_max", needed=self.mask == "range")
         for low, high in ((self.c_min, self.c_max), (self.c_min_quantile, self.c_max_quantile)):
             if low is not None and high is not None and high <= low:
@@ -181,6 +181,26 @@ class WeightPerturbation:
                 f"depth_profile: expected factors >= 0, one of them above 0, got {list(profile)}; "
                 "[1, 0] perturbs the first layer most and the last not at all"
             )
+
+    def depth_factors(self, num_layers: int) -> list[float]:
+        """The factor of each of so many perturbed layers: `depth_profile`, linear in between.
+
+        Raises:
+            ValueError: all are 0.
+        """
+        profile = self.depth_profile or (1.0,)
+        factors = []
+        for layer in range(num_layers):
+            position = layer * (len(profile) - 1) / max(num_layers - 1, 1)
+            low = min(int(position), len(profile) - 1)
+            high = min(low + 1, len(profile) - 1)
+            factors.append(profile[low] + (position - low) * (profile[high] - profile[low]))
+        if factors and not any(factors):
+            raise ValueError(
+                f"depth_profile: expected a factor above 0 at one of the {num_layers} perturbed "
+                f"layers, got {list(profile)}, which is 0 at all of them; change profile or layers"
+            )
+        return factors
 
     def _check_threshold(self, name: str, *, needed: bool) -> None:
         value, quantile = getattr(self, name), getattr(self, f"{name}_quantile")

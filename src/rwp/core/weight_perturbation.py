@@ -76,7 +76,7 @@ def perturb_weights(
         return PerturbedWeights({}, PerturbationDiagnostics())
     named = something_to_perturb(model, perturbation)
     weights = list(named.values())  # w
-    factors = depth_factors(model, list(named), perturbation.depth_profile or (1.0,))
+    factors = depth_factors(model, list(named), perturbation)
     weight_norms = list(torch._foreach_norm([weight.detach() for weight in weights]))  # ||w||
     gradient_sum = [torch.zeros_like(weight) for weight in weights]  # R
     offset: list[Tensor] = []  # v = 0
@@ -124,7 +124,7 @@ def something_to_perturb(
     """What a perturbation perturbs of a model, by name.
 
     Raises:
-        ValueError: nothing, or it names a layer that the model does not have.
+        ValueError: nothing, all of it by a factor of 0, or a layer that the model does not have.
     """
     named = perturbed_tensors(model, perturbation.tensors, perturbation.layers)
     if not named:
@@ -132,6 +132,7 @@ def something_to_perturb(
             "model: expected trainable kernels (convolution or linear weights), got none; "
             "unfreeze them or turn the weight perturbation off"
         )
+    depth_factors(model, list(named), perturbation)
     return named
 
 

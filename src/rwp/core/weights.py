@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from rwp.core.settings import Tensors, check_choice
+from rwp.core.settings import Tensors, WeightPerturbation, check_choice
 
 _NORMALIZATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -64,16 +64,17 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
     return numbers
 
 
-def depth_factors(model: nn.Module, names: Sequence[str], profile: Sequence[float]) -> list[float]:
-    """The strength of each of the perturbed tensors: `profile` along their layers, linearly."""
+def depth_factors(
+    model: nn.Module, names: Sequence[str], perturbation: WeightPerturbation
+) -> list[float]:
+    """The strength of each of the perturbed tensors, by its layer.
+
+    Raises:
+        ValueError: all are 0.
+    """
     numbers = layer_numbers(model)
     layers = sorted({numbers[name] for name in names})
-    factors: dict[int, float] = {}
-    for place, layer in enumerate(layers):
-        position = place * (len(profile) - 1) / max(len(layers) - 1, 1)
-        low = min(int(position), len(profile) - 1)
-        high = min(low + 1, len(profile) - 1)
-        factors[layer] = profile[low] + (position - low) * (profile[high] - profile[low])
+    factors = dict(zip(layers, perturbation.depth_factors(len(layers)), strict=True))
     return [factors[numbers[name]] for name in names]
 
 

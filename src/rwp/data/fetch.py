@@ -100,7 +100,7 @@ def own_images(place: str | None, fingerprint: str | None) -> Iterator[dict[str,
 
 
 def _shared_images(files: dict[Path, ImageSet], source: str) -> list[str]:
-    """Images that are also in another split, or under another class, byte for byte.
+    """Images that are there again, in a split or in two, or under another class, byte for byte.
 
     Raises:
         UserError: most of the test images are training images.
@@ -120,6 +120,12 @@ def _shared_images(files: dict[Path, ImageSet], source: str) -> list[str]:
                 f"{source}: expected test images of their own, got {count} of {tests} that are also"
                 " in train, byte for byte, so that no accuracy would say anything; part them"
             )
+    repeated = sum(max(0, [s for s, _ in found].count("train") - 1) for found in places.values())
+    if repeated:
+        notes.append(
+            f"{repeated} training images are there more than once, byte for byte, so that held-out "
+            "images may be among those trained on"
+        )
     torn = sum(len({label for _, label in found}) > 1 for found in places.values())
     if torn:
         which = "image is" if torn == 1 else "images are"

@@ -6,8 +6,10 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from rwp.errors import UserError
+from rwp.files import read_object
 from rwp.spec import Amount, Count, Name, PositiveInt, Share, Spec
 
 PaddingMode = Literal["zero", "reflect"]
@@ -109,9 +111,28 @@ def num_classes_known(definition: DatasetSpec, folder: Path) -> int | None:
         return _NUM_CLASSES[definition.source]
     try:
         return int(json.loads((folder / "passport.json").read_text())["num_classes"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         train = Path(definition.path or "") / "train"
     return sum(place.is_dir() for place in train.iterdir()) if train.is_dir() else None
+
+
+def read_passport(path: Path) -> dict[str, Any]:
+    """The passport of a data set, without an import of torch.
+
+    Raises:
+        UserError: there is none, or it does not say what the images are.
+    """
+    content = read_object(path)
+    kinds = {"license": str, "num_classes": int, "class_names": list, "shape": list}
+    wrong = [name for name, kind in kinds.items() if type(content.get(name)) is not kind]
+    sizes = [] if wrong else content["shape"]
+    if wrong or [type(size) for size in sizes] != [int] * 3:
+        raise UserError(
+            f"{path}: expected the passport of a data set, got one without "
+            f"{' and '.join(wrong) or 'the shape of its images'}; "
+            "fetch the data again"
+        )
+    return content
 
 
 # Settings that a kind of unlabeled source does not look at.

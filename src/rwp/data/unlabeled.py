@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from rwp.data.download import Check, checksum, member_of, obtain
 from rwp.data.fetch import fetch_lock, image_digests, own_images, require_shades, shared_note
@@ -13,11 +13,8 @@ from rwp.data.passport import write_passport
 from rwp.data.sources.arrays import check_npz, check_pickle, read_npz, read_tinyimages
 from rwp.data.sources.image_folder import load_unlabeled_folder
 from rwp.data.sources.torchvision_sets import load_svhn_extra
+from rwp.data.spec import UnlabeledSpec, read_passport
 from rwp.errors import UserError
-from rwp.files import read_json
-
-if TYPE_CHECKING:
-    from rwp.data.spec import UnlabeledSpec
 
 _NOT_STATED = "not stated; ask whoever made it"
 _NO_TINYIMAGES = (
@@ -64,11 +61,11 @@ def fetch_unlabeled(
         passport.unlink(missing_ok=True)  # files without a passport are not yet whole
         labeled = None
         if definition.dataset is not None:
-            labeled = read_json(root / definition.dataset / "passport.json")
+            labeled = read_passport(root / definition.dataset / "passport.json")
         with own_images(origin or definition.path, fingerprint) as standing:
             found = _find(_Request(name, definition, root, origin, labeled))
         if labeled is not None:
-            _require_fit(name, found.images, labeled)
+            _require_fit(name, found.images, labeled, str(definition.dataset))
         require_shades(found.images, found.origin)
         leaks = _in_test(root, definition.dataset, found.images)
         found.images.save(target)
@@ -186,12 +183,12 @@ def _in_test(root: Path, dataset: str | None, images: ImageSet) -> list[str]:
     return shared_note(count, len(tests), "among these")
 
 
-def _require_fit(name: str, images: ImageSet, labeled: dict[str, Any]) -> None:
+def _require_fit(name: str, images: ImageSet, labeled: dict[str, Any], dataset: str) -> None:
     """The images must look like those of the data set they are for."""
     wanted = (labeled["num_classes"], labeled["shape"])
     got = (images.num_classes, list(images.shape))
     if got != wanted:
         raise UserError(
             f"unlabeled.{name}: expected {wanted[0]} classes and images (channels, height, width) "
-            f"{wanted[1]} as in {labeled['name']}, got {got[0]} and {got[1]}; name another source"
+            f"{wanted[1]} as in {dataset}, got {got[0]} and {got[1]}; name another source"
         )

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -266,10 +267,16 @@ def _check_suite(params: Params, suite: Suite, where: str) -> None:
                     f"{at}.teacher_recipe: expected a recipe that trains without an attack, got "
                     f"{teacher}; name one whose objective has the loss natural"
                 )
+            if taught is not None and taught.unlabeled is not None:
+                raise UserError(
+                    f"{at}.teacher_recipe: expected a recipe that trains on labeled images alone, "
+                    f"got {teacher}, which needs a teacher itself; name another"
+                )
             for network in objective.unlabeled.teacher_network.values():
                 choose(params.networks, network, "network", f"{at}.teacher_network")
             for source in objective.unlabeled.source.values():
                 choose(params.unlabeled, source, "unlabeled source", f"{at}.source")
+    _check_shared_labels(suite, where)
     for network in suite.network.values():
         choose(params.networks, network, "network", f"{where}.network")
     _check_results(params, suite, where)
@@ -284,6 +291,24 @@ def _check_suite(params: Params, suite: Suite, where: str) -> None:
         for recipe_name in getattr(suite, table).recipes:
             choose(suite.recipes, recipe_name, "recipe", f"{where}.{table}.recipes")
     _check_settings(params, suite, where)
+
+
+_OF_LABELS = ("teacher_recipe", "teacher_network", "min_confidence", "per_class")
+
+
+def _check_shared_labels(suite: Suite, where: str) -> None:
+    """Objectives with one unlabeled source share its pseudo-labels, and so who gives them."""
+    found = {n: entry.unlabeled for n, entry in suite.objectives.items() if entry.unlabeled}
+    for (first, one), (name, other) in combinations(found.items(), 2):
+        shared = set(one.source.values()) & set(other.source.values())
+        differing = [word for word in _OF_LABELS if getattr(one, word) != getattr(other, word)]
+        if shared and differing:
+            word = differing[0]
+            raise UserError(
+                f"{where}.objectives.{name}.unlabeled.{word}: expected that of {first}, whose "
+                f"pseudo-labels of {min(shared)} it shares ({short(getattr(one, word))}), got "
+                f"{short(getattr(other, word))}; give the source a second name under `unlabeled`"
+            )
 
 
 def _check_settings(params: Params, suite: Suite, where: str) -> None:
@@ -303,15 +328,32 @@ def _check_settings(params: Params, suite: Suite, where: str) -> None:
                     f"{owners[name]} there; rename one of them"
                 )
             owners[name] = kind
-    known = set(owners)
     for path, table in _settings_tables(suite):
+        unseen = [kind for start, kind in _LOOKED_UP_WITHOUT.items() if path.startswith(start)]
         for key in table:
             for part in key.split("/"):
-                if part not in known:
+                if part not in owners:
                     raise UserError(
                         f"{where}.{path}: expected a data set, threat model, network, objective"
                         f" or 'default', got {part!r}; check the spelling"
                     )
+                if owners[part] in unseen:
+                    raise UserError(
+                        f"{where}.{path}: expected no name of {owners[part]}, which changes nothing"
+                        f" here, got {part!r}; {_INSTEAD[owners[part]]}"
+                    )
+
+
+# Tables below these are the same whatever the network or the objective is.
+_LOOKED_UP_WITHOUT = {
+    "threat_models.": "an objective",
+    "evaluation.attacks.": "an objective",
+    "network": "a network",
+}
+_INSTEAD = {
+    "an objective": "training has attack_epsilon, attack_step_size and monitor_* for an objective",
+    "a network": "name data sets, threat models or objectives",
+}
 
 
 def _settings_tables(model: BaseModel, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -14,11 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rwp.data.spec import DatasetSpec, num_classes_known
+from rwp.data.spec import DatasetSpec, num_classes_known, read_passport
 from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec
 from rwp.factories import is_own
-from rwp.files import read_object, write_json
+from rwp.files import write_json
 from rwp.pipeline.steps import Step
 from rwp.spec import merkle
 from rwp.training.spec import OwnNetworkSpec, TrainSpec
@@ -82,7 +82,7 @@ def _shape(data: DatasetSpec, name: str) -> dict[str, Any]:
     folder = Path("data") / name
     known: dict[str, Any] = {}
     if (folder / "passport.json").exists():
-        channels, height, width = read_object(folder / "passport.json").get("shape", (3, 32, 32))
+        channels, height, width = read_passport(folder / "passport.json")["shape"]
         known = {"in_channels": channels, "image_size": [height, width]}
     elif data.source == "digits":
         known = {"in_channels": 1, "image_size": [8, 8]}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import weakref
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from rwp.core.settings import WITH_LOSSES
 from rwp.core.threat import AnyNorm
 from rwp.data.spec import AugmentationSpec, DatasetSpec
 from rwp.errors import UserError
@@ -40,7 +41,6 @@ from rwp.training.spec import (
 
 T = TypeVar("T")
 
-_WITH_LOSSES = ("below", "range", "above", "random")  # masks that look at c_min
 # Settings of the family around AWP and RWP that are no tables.
 _FAMILY = (
     *("c_min_quantile", "c_max_quantile", "tensors", "layers", "depth_profile"),
@@ -424,7 +424,7 @@ def perturbation_spec(suite: Suite, key: RunKey) -> PerturbationSpec | None:
     entry = _changed(suite.perturbations[name], recipe.change)
     where = f"perturbations.{name}"
     look = Lookup(key.suite, key.dataset, key.threat, key.network, recipe.objective)
-    needs_min = entry.mask in _WITH_LOSSES and entry.c_min_quantile is None
+    needs_min = entry.mask in WITH_LOSSES and entry.c_min_quantile is None
     needs_max = entry.mask == "range" and entry.c_max_quantile is None
     own = entry.factory or (entry.mask if is_own(entry.mask) else None)
     spec = PerturbationSpec(
@@ -472,6 +472,13 @@ def _check_layers(network: NetworkSpec, perturbation: PerturbationSpec | None, k
             f"the last layer, got {list(layers)}, which are {layers[0] % count} and "
             f"{layers[1] % count} of {key.network}'s; swap them"
         )
+    if perturbation is not None and perturbation.factory is None:
+        first, last = layers or (0, -1)
+        try:
+            perturbation.options.depth_factors(last % count - first % count + 1)
+        except ValueError as error:
+            at = f"params.yaml: suites.{key.suite}.recipes.{key.recipe}"
+            raise UserError(f"{at}: {error}") from error
 
 
 def _changed(entry: PerturbationEntry, change: Change) -> PerturbationEntry:
@@ -552,7 +559,13 @@ def _selection_monitor(
 
 def _optimization(entry: TrainingEntry, look: Lookup) -> OptimizationSpec:
     tables = ("epochs", "batch_size", "learning_rate", "schedule", "momentum", "nesterov")
-    values = {name: look(getattr(entry, name), f"training.{name}") for name in tables}
+    values: dict[str, Any] = {n: look(getattr(entry, n), f"training.{n}") for n in tables}
+    if values["schedule"].startswith("piecewise"):
+        try:
+            entry.check_end(values["epochs"])
+        except ValueError as error:
+            at = f"params.yaml: suites.{look.suite}.training ({'/'.join(look.names)})"
+            raise UserError(f"{at}: {error}") from error
     return OptimizationSpec(
         **values,
         weight_decay=look(entry.weight_decay, "training.weight_decay"),

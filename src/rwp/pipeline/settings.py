@@ -371,11 +371,15 @@ class TrainingEntry(Frozen):
                 f"decay_epochs: expected rising epochs, got {list(self.decay_epochs)}; order them"
             )
         longest = max(self.epochs.values(), default=0)
-        decays = any(name.startswith("piecewise") for name in self.schedule.values())
-        late = [epoch for epoch in self.decay_epochs if epoch >= longest]
-        if decays and late:
+        if any(name.startswith("piecewise") for name in self.schedule.values()):
+            self.check_end(longest)
+
+    def check_end(self, epochs: int) -> None:
+        """The learning rate falls within so many epochs; a ValueError where it does not."""
+        late = [epoch for epoch in self.decay_epochs if epoch >= epochs]
+        if late:
             raise ValueError(
-                f"decay_epochs: expected epochs before the end of training ({longest} epochs), got "
+                f"decay_epochs: expected epochs before the end of training ({epochs} epochs), got "
                 f"{late[0]}, when nothing would be left to train; lower it or raise epochs"
             )
 
@@ -494,6 +498,11 @@ class ObjectiveEntry(Frozen):
             raise ValueError(
                 f"expected the settings of {self.loss} under options, got {vain[0]} beside them; "
                 "move it there"
+            )
+        if self.clean_updates != 1 and self.loss != "trades":
+            raise ValueError(
+                f"clean_updates: expected it with the loss trades alone, got {self.clean_updates} "
+                f"with {self.loss}; leave it out"
             )
         if (self.loss in ("trades", "mart")) != (self.beta is not None):
             raise ValueError(

@@ -92,6 +92,12 @@ class Batches:
         self.kept = torch.arange(self.num_labeled) if kept is None else kept
         parts = [labeled] if pseudo_labeled is None else [labeled, pseudo_labeled]
         for part in parts:
+            if part.shape != labeled.shape:
+                raise UserError(
+                    f"{spec.key.name}: expected unlabeled images (channels, height, width) "
+                    f"{labeled.shape}, as the labeled ones are, got {part.shape}; name another "
+                    "source, or its `dataset`, so that the fetch looks at their size"
+                )
             check_labels(part, num_classes=labeled.num_classes, name=spec.key.name)
         self.num_pseudo = sum(len(part) for part in parts) - len(labeled)
         self.images = torch.cat([part.images for part in parts]).to(device)

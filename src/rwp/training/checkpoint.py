@@ -192,7 +192,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: Pat
     Raises:
         UserError: names or shapes differ from the network's, or a value is not finite.
     """
-    if not isinstance(weights, Mapping) or not all(map(torch.is_tensor, weights.values())):
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(name, str) and torch.is_tensor(value) and value.layout == torch.strided
+        for name, value in weights.items()
+    ):
         raise UserError(
             f"{source}: expected a table of tensors, got something else; save the state_dict alone"
         )

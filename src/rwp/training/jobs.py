@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from rwp.core.batch_statistics import normalize_together
+from rwp.core.modes import own_modes, untracked_statistics
 from rwp.core.precision import flush_denormals
 from rwp.core.process_group import ALONE, Group
 from rwp.data.images import ImageSet
 from rwp.data.parts import take_part
 from rwp.data.splits import training_split
+from rwp.data.transfer import images_of
 from rwp.errors import UserError
 from rwp.files import check_place, write_json
 from rwp.progress import Progress
@@ -147,7 +150,9 @@ def prepare(
         check_labels(splits["test"], num_classes=labeled.num_classes, name=spec.key.name)
     pseudo = None
     if spec.unlabeled is not None:
-        pseudo = load_pseudo_labeled(inputs["unlabeled"], inputs["pseudo_labels"])
+        pseudo = load_pseudo_labeled(
+            inputs["unlabeled"], inputs["pseudo_labels"], num_classes=labeled.num_classes
+        )
     network: dict[str, Any] = {
         "architecture": spec.architecture.document(),
         "num_classes": labeled.num_classes,
@@ -165,7 +170,33 @@ def prepare(
         model = normalize_together(model, group)
     batches = Batches(spec, labeled, pseudo, device=device, kept=kept)
     check_group(spec, batches, group)
+    check_smallest_batch(spec, model, batches, group)
     return Training(spec, model, batches, splits, device=device, group=group), network
+
+
+def check_smallest_batch(spec: TrainSpec, model: nn.Module, batches: Batches, group: Group) -> None:
+    """Refuse a batch of one image where the network's batch normalization cannot use it.
+
+    Raises:
+        UserError: it would end the first epoch.
+    """
+    alone = group.size == 1 or spec.optimization.batch_statistics == "share"
+    if not alone or batches.smallest() >= 2 * group.size:
+        return
+    image = images_of(batches.images[:1], batches.device)
+    try:
+        with (
+            own_modes(model),
+            untracked_statistics(model),
+            torch.random.fork_rng(devices=[]),
+            torch.no_grad(),
+        ):
+            model.train()(image)
+    except ValueError as error:
+        raise UserError(
+            f"{spec.key.name}: expected at least 2 images in every batch, as batch normalization "
+            f"needs several values, got a batch of {batches.smallest()}; change batch_size"
+        ) from error
 
 
 def check_group(spec: TrainSpec, batches: Batches, group: Group) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -148,6 +148,11 @@ class Training:
         with self._arithmetic():
             self._step(indices)
 
+    def _same_draws(self) -> AbstractContextManager[None]:
+        """What is looked at on the side takes no number of torch's own stream, as dropout would."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        return torch.random.fork_rng(devices, enabled=self._has_own_code)
+
     def _step(self, indices: Indices) -> None:
         self.passed.start()
         with timed(self.progress.work, "loading_seconds"):
@@ -158,20 +163,22 @@ class Training:
         adversarial = self._attack(batch, images)
         if self.losses is not None:
             look = (batch.images, adversarial, batch.labels, batch.places)
-            self.losses.look(self.runner, self.model, *look)
+            with self._same_draws():
+                self.losses.look(self.runner, self.model, *look)
 
         def losses() -> ExampleLosses:
             return self.objective.losses(self.runner, batch.images, adversarial, batch.labels)
 
         def climbed() -> ExampleLosses:
-            return self.climbed.losses(self.runner, batch.images, adversarial, batch.labels)
+            found = self.climbed.losses(self.runner, batch.images, adversarial, batch.labels)
+            return found._replace(objective=_weighted(found.objective, batch.weights))
 
         perturbed = self._perturb(climbed)
         offset = perturbed.offset if perturbed else {}
         with shifted_weights(self.runner, offset):
             outer = losses()
             kept = self._kept(outer)
-            loss = _weighted_mean(outer.objective, batch.weights, kept)
+            loss = _weighted(outer.objective, batch.weights, kept).mean()
             share = len(batch.labels) / len(whole.labels)
             (loss * share).backward()
             self._add_up_gradients()
@@ -185,7 +192,7 @@ class Training:
         self.progress.passes["forward"] += self.passed.forward
         self.progress.work.flops += self.passed.take(perturbed) / share
         c_min, seen = self._c_min(perturbed), self._compared(outer, batch.labels)
-        rise = self._rise(outer, perturbed)
+        rise = self._rise(_weighted(outer.objective, batch.weights), perturbed)
         self.tally.add(seen, batch.labels, c_min=c_min, perturbed=perturbed, kept=kept, rise=rise)
 
     @property
@@ -233,11 +240,11 @@ class Training:
             kept = (~removed).to(kept.dtype)
         return kept
 
-    def _rise(self, outer: ExampleLosses, perturbed: PerturbedWeights | None) -> Tensor | None:
+    def _rise(self, outer: Tensor, perturbed: PerturbedWeights | None) -> Tensor | None:
         """What v adds to the sum of the training losses; NaN where v raises others than these."""
         if perturbed is None or not perturbed.offset:
             return None
-        before, after = perturbed.diagnostics.losses_at_w, outer.objective.detach().sum()
+        before, after = perturbed.diagnostics.losses_at_w, outer.detach().sum()
         if before is None or self.climbed is not self.objective:
             return torch.full_like(after, math.nan)
         return after - before
@@ -337,11 +344,11 @@ class Training:
             self.losses.load(state["losses"])
 
 
-def _weighted_mean(losses: Tensor, *weights: Tensor | None) -> Tensor:
-    """The mean over the whole batch, whatever the weights add up to."""
+def _weighted(losses: Tensor, *weights: Tensor | None) -> Tensor:
+    """For a mean over the whole batch, whatever the weights add up to."""
     for weight in weights:
         losses = losses if weight is None else losses * weight
-    return losses.mean()
+    return losses
 
 
 @dataclass

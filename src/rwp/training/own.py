@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from rwp.core.attacks import pgd
 from rwp.core.models.normalization import input_layer
-from rwp.core.modes import untracked_statistics
+from rwp.core.modes import batch_norm_mode, frozen_weights, own_modes, untracked_statistics
 from rwp.core.objectives.base import ExampleLosses, example_losses
 from rwp.core.settings import Criterion, RandomStart
 from rwp.core.weight_perturbation import PerturbationDiagnostics, PerturbedWeights
@@ -178,11 +178,15 @@ class OwnObjective:
         )
 
     def attack(self, model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
-        """Adversarial images, of the images' shape and type."""
+        """Adversarial images, of the images' shape and type.
+
+        An attack of the user's own runs in `bn_mode` and leaves no gradient at the weights.
+        """
         own = getattr(self.inner, "attack", None)
         if own is None:
             return pgd(model, images, labels, random_start=self.random_start, **options)
-        found = own(model, images, labels, **options)
+        with frozen_weights(model), batch_norm_mode(model, options["bn_mode"]):
+            found = own(model, images, labels, **options)
         _check_tensor(self.text, "adversarial images", found, tuple(images.shape), images.dtype)
         return found.detach()
 
@@ -263,8 +267,9 @@ def own_perturbation(text: str, options: Mapping[str, Any]) -> Callable[..., Per
         *,
         generator: torch.Generator | None = None,
     ) -> PerturbedWeights:
-        with untracked_statistics(model), torch.enable_grad():
+        with untracked_statistics(model), own_modes(model), torch.enable_grad():
             found = inner(model, losses, generator=generator)
+        model.zero_grad(set_to_none=True)  # what a backward pass of it has left
         if isinstance(found, PerturbedWeights):
             return found
         return PerturbedWeights(*_offset(text, model, found))

@@ -161,8 +161,8 @@ def write_pseudo_labels(
     return summary
 
 
-def load_pseudo_labeled(images: Path, labels: Path) -> ImageSet:
-    """The unlabeled images that were kept, with the teacher's labels.
+def load_pseudo_labeled(images: Path, labels: Path, *, num_classes: int) -> ImageSet:
+    """The unlabeled images that were kept, with the teacher's labels of so many classes.
 
     Raises:
         UserError: the two files do not belong together.
@@ -176,7 +176,7 @@ def load_pseudo_labeled(images: Path, labels: Path) -> ImageSet:
             raise UserError(
                 f"expected {len(unlabeled)} labels for {images.name}, got {len(content['labels'])}"
             )
-        found = ImageSet(unlabeled.images, content["labels"], unlabeled.num_classes)
+        found = ImageSet(unlabeled.images, content["labels"], num_classes)
         return found.select(content["kept"])
     except UserError as error:
         raise UserError(f"{labels}: {error}; label the images again") from error

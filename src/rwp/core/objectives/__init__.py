@@ -64,7 +64,9 @@ def _mart(settings: ObjectiveSettings) -> Objective:
 
 
 _BUILDERS: dict[Loss, Callable[[ObjectiveSettings], Objective]] = {
-    "natural": lambda settings: NaturalTraining(label_smoothing=settings.label_smoothing),
+    "natural": lambda settings: NaturalTraining(
+        label_smoothing=settings.label_smoothing, criterion=settings.criterion
+    ),
     "at": lambda settings: AdversarialTraining(
         settings.random_start or "uniform", settings.label_smoothing, settings.criterion
     ),

@@ -93,6 +93,8 @@ def _image_set(path: Path, images: Any, labels: Any, num_classes: int) -> ImageS
             f"{path}: expected labels as integers (n,), got {labels.dtype} {labels.shape}; "
             "give another file"
         )
+    if not len(images):
+        raise UserError(f"{path}: expected images, got none; give another file")
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     try:
         return ImageSet(pixels, torch.from_numpy(labels.astype(np.int64)), num_classes)

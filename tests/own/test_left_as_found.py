@@ -1,0 +1,94 @@
+"""Attacks and perturbations of the user's own leave gradients, modes and statistics alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rwp.core.objectives import make_objective
+from rwp.core.threat import ThreatModel
+from rwp.training.own import OwnObjective, own_perturbation
+
+TEXTBOOK = """
+import torch
+from torch.nn import functional as F
+
+
+class Fgsm:
+    def losses(self, model, images, adversarial, labels):
+        logits = model(adversarial)
+        return F.cross_entropy(logits, labels, reduction="none"), logits
+
+    def attack(self, model, images, labels, *, threat, **options):
+        model.eval()
+        found = images.clone().requires_grad_()
+        F.cross_entropy(model(found), labels).backward()
+        return (images + threat.epsilon * found.grad.sign()).clamp(0, 1)
+
+
+class Tracking(Fgsm):
+    def attack(self, model, images, labels, **options):
+        model.train()
+        model(images)
+        return images
+
+
+def ascent():
+    def perturb(model, losses, *, generator=None):
+        losses().objective.mean().backward()
+        model.eval()
+        return {n: 0.01 * p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return perturb
+"""
+
+
+@pytest.fixture
+def textbook(own_code: Path) -> Path:
+    (own_code / "own" / "textbook.py").write_text(TEXTBOOK)
+    return own_code
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 3)
+    return nn.Sequential(*layers).train()
+
+
+def left(model: nn.Module, work: Callable[[nn.Module, Tensor, Tensor], None]) -> None:
+    """Nothing of the work is to be seen at the model."""
+    images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model[1].eval()
+    work(model, images, torch.arange(5) % 3)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [module.training for module in model] == [True, False, True, True]
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["Fgsm", "Tracking"])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_an_attack(textbook: Path, name: str, mode: str) -> None:
+    objective = OwnObjective(f"own.textbook:{name}", {}, criterion="objective", random_start=None)
+    threat = ThreatModel("linf", 0.1)
+    left(
+        network(),
+        lambda model, images, labels: objective.attack(
+            model, images, labels, threat=threat, bn_mode=mode
+        ),
+    )
+
+
+def test_a_perturbation(textbook: Path) -> None:
+    perturb, natural = own_perturbation("own.textbook:ascent", {}), make_objective("natural")
+    found = []
+
+    def work(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+        found.append(perturb(model, lambda: natural.losses(model, images, images, labels)))
+
+    left(network(), work)
+    assert found[0].diagnostics.norm_ratio > 0
