@@ -216,8 +216,7 @@ def epoch(bench: Bench, variant: str, mode: str) -> Numbers:
 
 def profile(bench: Bench, variant: str, mode: str) -> Numbers:
     """One step: the share of its time in which the device is busy, and with what."""
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as watch
+    from torch.profiler import ProfilerActivity, profile as watch
 
     ours, (images, labels) = bench.ours(variant, mode), bench.batch(bench.sizes.batch)
     for _ in range(3):

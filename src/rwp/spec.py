@@ -105,17 +105,26 @@ def radius_value(text: str) -> float:
     return float(Fraction(text.replace(" ", "")))
 
 
-def _radius_text(value: Any) -> str:
-    """Keep a radius as it was written; a bare number becomes its shortest text."""
+def _any_radius_text(value: Any) -> str:
+    """Keep a radius as it was written, however large; a bare number becomes its shortest text."""
     text = repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
     try:
         number = radius_value(text)
     except (ValueError, TypeError, AttributeError, ArithmeticError):
         raise ValueError(f"expected a radius such as 8/255, got {short(value)}") from None
-    if not 0 < number <= 1:
-        hint = f"; did you mean {text}/255?" if 1 < number <= 255 else ""
-        raise ValueError(f"expected a radius in (0, 1] on [0, 1] pixels, got {text}{hint}")
+    if number <= 0:
+        raise ValueError(f"expected a radius above 0, got {text}")
     return text.replace(" ", "")
+
+
+def _radius_text(value: Any) -> str:
+    """The same, of [0, 1] pixels."""
+    text = _any_radius_text(value)
+    number = radius_value(text)
+    if number > 1:
+        hint = f"; did you mean {text}/255?" if number <= 255 else ""
+        raise ValueError(f"expected a radius in (0, 1] on [0, 1] pixels, got {text}{hint}")
+    return text
 
 
 def _own_name(value: str) -> str:
@@ -136,18 +145,6 @@ def word_or_own(*words: str) -> Check:
         )
 
     return Check(check, before=True)
-
-
-def _any_radius_text(value: Any) -> str:
-    """A length as it was written; how large it may be is a matter of its norm."""
-    text = repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-    try:
-        number = radius_value(text)
-    except (ValueError, TypeError, AttributeError, ArithmeticError):
-        raise ValueError(f"expected a radius such as 8/255, got {short(value)}") from None
-    if number <= 0:
-        raise ValueError(f"expected a radius above 0, got {text}")
-    return text.replace(" ", "")
 
 
 # Names become folders and words of a command line, so they are kept to harmless characters.

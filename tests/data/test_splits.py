@@ -1,7 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from rwp.data.splits import held_out_split, stratified_split
 from rwp.errors import UserError

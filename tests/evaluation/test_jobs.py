@@ -5,8 +5,7 @@ import torch
 
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
-from rwp.evaluation import autoattack as module
-from rwp.evaluation import jobs
+from rwp.evaluation import autoattack as module, jobs
 from rwp.evaluation.jobs import evaluate_checkpoint
 from rwp.evaluation.records import (
     clean_flags,

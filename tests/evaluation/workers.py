@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from rwp.data.images import ImageSet
-from rwp.evaluation import autoattack as module
-from rwp.evaluation import resume
+from rwp.evaluation import autoattack as module, resume
 from rwp.evaluation.attacks import AttackResult
 from rwp.training.spec import AttackSpec
 from tests.evaluation.samples import ShortAutoAttack, autoattack_spec

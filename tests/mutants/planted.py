@@ -847,8 +847,8 @@ FAMILY = _faults(
     ),
     (
         "family: a quantile of each step's own losses",
-        "bounds = bounds or loss_bounds",
-        "bounds = loss_bounds",
+        "generator, group, bounds)  # V",
+        "generator, group)  # V",
     ),
     (
         "family: layers without the last one",
@@ -857,8 +857,8 @@ FAMILY = _faults(
     ),
     (
         "family: the strength along the depth turned over",
-        "position = place * (len(profile) - 1)",
-        "position = (len(layers) - 1 - place) * (len(profile) - 1)",
+        "position = layer * (len(profile) - 1)",
+        "position = (num_layers - 1 - layer) * (len(profile) - 1)",
     ),
     (
         "steps: below c_min of the losses that are not compared",

@@ -11,50 +11,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rwp.core.attacks import (
         cw as cw,
-    )
-    from rwp.core.attacks import (
         cw_zero_masked as cw_zero_masked,
-    )
-    from rwp.core.attacks import (
         fgsm as fgsm,
-    )
-    from rwp.core.attacks import (
         fgsm_random_start as fgsm_random_start,
-    )
-    from rwp.core.attacks import (
         kl_attack as kl_attack,
-    )
-    from rwp.core.attacks import (
         pgd as pgd,
     )
     from rwp.core.batch_statistics import (
         average_statistics as average_statistics,
-    )
-    from rwp.core.batch_statistics import (
         normalize_together as normalize_together,
     )
     from rwp.core.gradient_tally import (
         GradientCounts as GradientCounts,
-    )
-    from rwp.core.gradient_tally import (
         GradientTally as GradientTally,
     )
     from rwp.core.losses import (
         cross_entropy as cross_entropy,
-    )
-    from rwp.core.losses import (
         kl_divergence as kl_divergence,
-    )
-    from rwp.core.losses import (
         margin_loss as margin_loss,
-    )
-    from rwp.core.losses import (
         mart_loss as mart_loss,
-    )
-    from rwp.core.losses import (
         trades_loss as trades_loss,
-    )
-    from rwp.core.losses import (
         zero_masked_margin_loss as zero_masked_margin_loss,
     )
     from rwp.core.models import (
@@ -62,47 +38,27 @@ if TYPE_CHECKING:
     )
     from rwp.core.modes import (
         batch_norm_mode as batch_norm_mode,
-    )
-    from rwp.core.modes import (
         evaluation_mode as evaluation_mode,
-    )
-    from rwp.core.modes import (
         frozen_weights as frozen_weights,
-    )
-    from rwp.core.modes import (
         untracked_statistics as untracked_statistics,
     )
     from rwp.core.objectives import (
         ExampleLosses as ExampleLosses,
-    )
-    from rwp.core.objectives import (
         Objective as Objective,
-    )
-    from rwp.core.objectives import (
         build_objective as build_objective,
-    )
-    from rwp.core.objectives import (
         make_objective as make_objective,
     )
     from rwp.core.precision import (
         flush_denormals as flush_denormals,
-    )
-    from rwp.core.precision import (
         precision_context as precision_context,
     )
     from rwp.core.process_group import (
         ALONE as ALONE,
-    )
-    from rwp.core.process_group import (
         Group as Group,
-    )
-    from rwp.core.process_group import (
         Processes as Processes,
     )
     from rwp.core.settings import (
         ObjectiveSettings as ObjectiveSettings,
-    )
-    from rwp.core.settings import (
         WeightPerturbation as WeightPerturbation,
     )
     from rwp.core.threat import (
@@ -110,20 +66,10 @@ if TYPE_CHECKING:
     )
     from rwp.core.weight_perturbation import (
         PerturbationDiagnostics as PerturbationDiagnostics,
-    )
-    from rwp.core.weight_perturbation import (
         PerturbedWeights as PerturbedWeights,
-    )
-    from rwp.core.weight_perturbation import (
         adversarial_weight_perturbation as adversarial_weight_perturbation,
-    )
-    from rwp.core.weight_perturbation import (
         perturb_weights as perturb_weights,
-    )
-    from rwp.core.weight_perturbation import (
         robust_weight_perturbation as robust_weight_perturbation,
-    )
-    from rwp.core.weight_perturbation import (
         shifted_weights as shifted_weights,
     )
 

@@ -11,7 +11,7 @@ A gradient that is not finite moves an image by its finite part; a `GradientTall
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypedDict, Unpack, cast, get_args
+from typing import Required, TypedDict, Unpack, cast, get_args
 
 import torch
 from jaxtyping import Float, Integer
@@ -231,29 +231,24 @@ def fgsm_random_start(
     return pgd(model, images, labels, threat=threat, step_size=step_size, num_steps=1, **options)
 
 
+class StepOptions(AttackOptions):
+    """The options of an attack that names its ball and its steps."""
+
+    threat: Required[ThreatModel]
+    step_size: Required[float]
+    num_steps: Required[int]
+
+
 def cw(
     model: nn.Module,
     images: Images,
     labels: Labels,
     *,
-    threat: ThreatModel,
-    step_size: float,
-    num_steps: int,
     kappa: float,
-    **options: Unpack[AttackOptions],
+    **options: Unpack[StepOptions],
 ) -> Images:
     """PGD on `margin_loss`, the Carlini-Wagner margin with confidence kappa; else as `pgd`."""
-    loss = partial(margin_loss, kappa=kappa)
-    return pgd(
-        model,
-        images,
-        labels,
-        threat=threat,
-        step_size=step_size,
-        num_steps=num_steps,
-        loss=loss,
-        **options,
-    )
+    return pgd(model, images, labels, loss=partial(margin_loss, kappa=kappa), **options)
 
 
 def cw_zero_masked(
@@ -261,24 +256,12 @@ def cw_zero_masked(
     images: Images,
     labels: Labels,
     *,
-    threat: ThreatModel,
-    step_size: float,
-    num_steps: int,
     kappa: float,
-    **options: Unpack[AttackOptions],
+    **options: Unpack[StepOptions],
 ) -> Images:
     """PGD on `zero_masked_margin_loss`, what the authors' evaluation calls CW; else as `pgd`."""
     loss = partial(zero_masked_margin_loss, kappa=kappa)
-    return pgd(
-        model,
-        images,
-        labels,
-        threat=threat,
-        step_size=step_size,
-        num_steps=num_steps,
-        loss=loss,
-        **options,
-    )
+    return pgd(model, images, labels, loss=loss, **options)
 
 
 def kl_attack(

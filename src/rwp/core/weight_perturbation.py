@@ -8,7 +8,8 @@ size. Each of K2 steps adds one raw gradient to a sum,
 
 with the norms taken per layer or over the whole model. The mask (`rwp.core.mask`) is decided anew
 at w + v in every step; once it selects no example, v stays as it is. As in the authors' program,
-and unlike in the printed algorithm, the sum is one of raw gradients and only v is rescaled.
+and unlike in the printed algorithm, the sum is one of raw gradients, only v is rescaled, and a
+loss of just c_min is not below it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -85,13 +86,13 @@ def perturb_weights(
     bounds: Bounds | None = None  # c_min, and c_max where the mask has one
     batch_size = backward_passes = 0
     with borrowed_weights(weights) as move_by, untracked_statistics(model), torch.enable_grad():
-        for _ in range(perturbation.num_weight_steps):  # for k = 1 to K2 do
+        for k in range(1, perturbation.num_weight_steps + 1):  # for k = 1 to K2 do
             move_by(offset)
             batch = losses()  # l(f_{w+v}(x'), y)
-            batch_size = batch_size or group.total(len(batch.objective))  # n
-            if losses_at_w is None:  # v is still 0
+            if k == 1:  # v is still 0
+                batch_size = group.total(len(batch.objective))  # n
                 losses_at_w = batch.objective.detach().sum()
-            bounds = bounds or loss_bounds(batch.criterion, perturbation, group)
+                bounds = loss_bounds(batch.criterion, perturbation, group)
             mask = select(batch.criterion, perturbation, generator, group, bounds)  # V
             selected.append(group.total(mask.sum()))  # sum V
             if mask.device.type == "cpu" and selected[-1] == 0:  # if sum V = 0: break

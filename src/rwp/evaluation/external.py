@@ -49,8 +49,12 @@ from rwp.evaluation.models import (
 from rwp.evaluation.records import EvaluationRecord, read_record, unpack, write_record
 from rwp.evaluation.verdict import FollowUp, Verdict, judge
 from rwp.files import sha256_file
-from rwp.training.checkpoint import FORMAT as CHECKPOINT
-from rwp.training.checkpoint import load_network, load_weights, read_weights_file
+from rwp.training.checkpoint import (
+    FORMAT as CHECKPOINT,
+    load_network,
+    load_weights,
+    read_weights_file,
+)
 from rwp.training.own import OwnNetwork, own_network
 from rwp.training.spec import AttackSpec, NetworkSpec, OwnNetworkSpec
 

@@ -16,15 +16,20 @@ from typing import Any
 
 from rwp import __version__
 from rwp.errors import UserError
-from rwp.files import RESULTS_MANIFEST as MANIFEST
-from rwp.files import atomic_write, read_json, read_object, sha256_file, write_json
+from rwp.files import (
+    RESULTS_MANIFEST as MANIFEST,
+    atomic_write,
+    read_json,
+    read_object,
+    sha256_file,
+    write_json,
+)
 from rwp.pipeline.load import EXTENDS, check_params
 from rwp.pipeline.resolve import choose, train_spec
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.suites import BEYOND, setting_keys
 from rwp.reporting import tables
-from rwp.reporting.claims import FILE as CLAIMS
-from rwp.reporting.claims import claims, read_claims, write_claims
+from rwp.reporting.claims import FILE as CLAIMS, claims, read_claims, write_claims
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.pairs import write_pairs
 from rwp.reporting.results import (

@@ -123,12 +123,16 @@ def write_history(path: Path, rows: list[Row]) -> None:
     write_text(path, "".join(_line(row) for row in rows))
 
 
-def _line(row: Row) -> str:
-    finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in row.items()
+def finite(row: Row) -> Row:
+    """A row as files have it: what is not known is null."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
     }
-    return json.dumps(finite, allow_nan=False) + "\n"
+
+
+def _line(row: Row) -> str:
+    return json.dumps(finite(row), allow_nan=False) + "\n"
 
 
 class Recorder(Protocol):

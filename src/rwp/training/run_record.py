@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import shutil
@@ -17,7 +16,7 @@ import torch
 
 from rwp.files import atomic_write, sha256_file
 from rwp.training.flops import summary
-from rwp.training.history import Row
+from rwp.training.history import Row, finite
 from rwp.training.loop import Training
 
 FORMAT = "rwp.run/1"
@@ -58,6 +57,7 @@ def run_record(
 ) -> dict[str, Any]:
     """The content of run.json; `outcome` has the keys status, reason and fingerprint."""
     finished = outcome["status"] == "finished"
+    chosen = training.progress.chosen
     return {
         "format": FORMAT,
         **outcome,
@@ -75,19 +75,9 @@ def run_record(
         "seconds": round(sum(row["seconds"] for row in history), 3),
         "performance": summary(history),
         "passes": training.progress.passes,
-        **{n: _finite(training.progress.chosen.get(n)) for n in ("best", "best_on_test")},
-        "last": _finite(history[-1]) if finished else None,
+        **{n: finite(row) if (row := chosen.get(n)) else None for n in ("best", "best_on_test")},
+        "last": finite(history[-1]) if finished else None,
         "mlflow_run_id": mlflow_run_id,
-    }
-
-
-def _finite(row: Row | None) -> Row | None:
-    """A row as history.jsonl has it: what is not known is null."""
-    if row is None:
-        return None
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in row.items()
     }
 
 
