@@ -25,6 +25,7 @@ from rwp.files import SETTINGS_FILE, write_text
 from rwp.pipeline.own_code import own_options
 from rwp.pipeline.resolve import choose, pick
 from rwp.pipeline.settings import (
+    OF_PERTURBATION,
     OPTIONS,
     Change,
     Frozen,
@@ -44,11 +45,6 @@ from rwp.training.spec import OwnNetworkSpec, PreActResNetSpec, WideResNetSpec
 # JSON's words in the messages of pydantic, and those for YAML.
 _YAML_WORDS = {"array": "a list", "an object": "a table", "string": "a text"}
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's words for such a key
-_OF_PERTURBATION = (
-    *("gamma", "num_weight_steps", "norm_scope", "mask", "c_min", "loss_range"),
-    *("criterion", "warmup_epochs", "c_min_quantile", "c_max_quantile", "tensors", "layers"),
-    *("depth_profile", "length", "direction", "climbs", "step_at"),
-)
 
 
 def load_params(path: Path | str = "params.yaml") -> Params:
@@ -419,7 +415,7 @@ def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
     """
     given = recipe.change.model_dump(exclude_none=True, exclude_defaults=True)
     own_options(suite, recipe, where)  # refuses options that nobody takes
-    of_perturbation = [name for name in given if name in _OF_PERTURBATION]
+    of_perturbation = [name for name in given if name in (*OF_PERTURBATION, "loss_range")]
     if of_perturbation and recipe.perturbation is None:
         raise UserError(
             f"{where}: expected a perturbation to change {', '.join(of_perturbation)} of, got none;"

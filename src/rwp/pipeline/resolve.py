@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import weakref
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from rwp.core.settings import WITH_LOSSES
@@ -15,6 +16,8 @@ from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec, check_attack
 from rwp.factories import is_own
 from rwp.pipeline.own_code import own_options, source_of
 from rwp.pipeline.settings import (
+    FAMILY,
+    OF_PERTURBATION,
     AttackEntry,
     Change,
     LandscapeFigure,
@@ -41,16 +44,7 @@ from rwp.training.spec import (
 
 T = TypeVar("T")
 
-# Settings of the family around AWP and RWP that are no tables.
-_FAMILY = (
-    *("c_min_quantile", "c_max_quantile", "tensors", "layers", "depth_profile"),
-    *("length", "direction", "climbs", "step_at"),
-)
 _NAMES_SHOWN = 24  # in a message; and the most similar one, where there are more
-_COPIED = (
-    *("epochs", "edges", "num_directions", "num_points", "radius", "num_examples"),
-    "test_images",
-)
 
 
 def pick(table: dict[str, T] | None, names: Iterable[str]) -> T | None:
@@ -436,7 +430,7 @@ def perturbation_spec(suite: Suite, key: RunKey) -> PerturbationSpec | None:
         c_min=look(entry.c_min, f"{where}.c_min") if needs_min else None,
         c_max=look(entry.c_max, f"{where}.c_max") if needs_max else None,
         warmup_epochs=look(entry.warmup_epochs, f"{where}.warmup_epochs"),
-        **{name: getattr(entry, name) for name in _FAMILY},
+        **{name: getattr(entry, name) for name in FAMILY},
         factory=entry.factory,
         own_options=own_options(suite, recipe, f"suites.{key.suite}.recipes.{key.recipe}")[1],
         source=own_source(own, key.suite, f"{where}.{'factory' if entry.factory else 'mask'}"),
@@ -484,8 +478,7 @@ def _check_layers(network: NetworkSpec, perturbation: PerturbationSpec | None, k
 def _changed(entry: PerturbationEntry, change: Change) -> PerturbationEntry:
     """A perturbation with a recipe's own settings in place of its own."""
     tables = ("gamma", "num_weight_steps", "c_min", "warmup_epochs")
-    names = (*tables, "norm_scope", "mask", "criterion", *_FAMILY)
-    given = {name: getattr(change, name) for name in names}
+    given = {name: getattr(change, name) for name in OF_PERTURBATION}
     for bound in ("c_min", "c_max"):  # in nats or as a quantile: the change has the last word
         quantile = f"{bound}_quantile"
         unused = change.mask == "all" or (change.mask is not None and bound == "c_max")
@@ -745,7 +738,8 @@ def landscape_spec(params: Params, suite_name: str, name: str) -> LandscapeSpec:
             f"params.yaml: suites.{suite_name}.figures.{name}.epochs: expected at most the {epochs}"
             f" epochs of {training.key.name}, got {figure.epochs[-1]}; lower it"
         )
-    copied = {field: getattr(figure, field) for field in _COPIED}
+    names = [f.name for f in fields(LandscapeSpec) if f.name in LandscapeFigure.model_fields]
+    copied = {name: getattr(figure, name) for name in names}
     return LandscapeSpec(
         key=training.key,
         data=training.data,

@@ -69,6 +69,7 @@ T = TypeVar("T")
 
 # YAML reads the word off as false.
 _YAML_OFF = BeforeValidator(lambda value: "off" if value is False else value)
+_LIST = Field(strict=False)  # a list is a tuple of them, also after a validator that comes before
 MOST_EPOCHS = 100_000
 
 
@@ -535,8 +536,9 @@ class PerturbationEntry(Frozen):
     c_min_quantile: float | None = None  # of the batch's losses, in the place of c_min
     c_max_quantile: float | None = None
     tensors: Tensors = "kernels"
-    layers: tuple[int, int] | None = None  # the first and the last one; -1 is the network's last
-    depth_profile: tuple[Amount, ...] = ()  # factors of the strength along these layers
+    # the first and the last layer, -1 is the network's last; factors of the strength along these
+    layers: Annotated[tuple[int, int], _LIST] | None = None
+    depth_profile: Annotated[tuple[Amount, ...], _LIST] = ()
     length: Length = "relative"  # to that of the weights
     direction: Direction = "gradient"
     climbs: Climbs = "objective"  # the loss that is raised
@@ -583,6 +585,13 @@ class PerturbationEntry(Frozen):
             )
         _check_quantiles(self)
         return self
+
+
+# What a recipe may change of its perturbation; those from `c_min_quantile` on are no tables.
+OF_PERTURBATION = tuple(
+    n for n in PerturbationEntry.model_fields if n in Change.model_fields and n != "options"
+)
+FAMILY = OF_PERTURBATION[OF_PERTURBATION.index("c_min_quantile") :]
 
 
 class StartEntry(Frozen):

@@ -12,9 +12,9 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial, wraps
 from pathlib import Path, PurePosixPath
-from typing import Literal, TypeVar
+from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 from rwp.data.content import content_of
 from rwp.data.spec import DatasetSpec, UnlabeledSpec
@@ -96,6 +96,7 @@ _BYTES_ELSEWHERE = ("mirror", "mean", "std", "license", "per_class")
 _SEED = re.compile(r"seed(\d+)")
 _LABELS = re.compile(r"(?P<source>.+)-seed(?P<seed>\d+)\.(pt|json)")
 
+P = ParamSpec("P")
 S = TypeVar("S", bound=Spec)
 T = TypeVar("T")
 
@@ -187,50 +188,51 @@ class Step:
         return settings.model_dump_json(exclude_defaults=True) if settings else self.notes
 
 
+def _once(make: Callable[Concatenate[Steps, P], Step]) -> Callable[Concatenate[Steps, P], Step]:
+    """A method of `Steps` that makes each step once."""
+
+    @wraps(make)
+    def known(self: Steps, *names: P.args, **more: P.kwargs) -> Step:
+        key = (make.__name__, *names, *more.items())
+        if key not in self._made:
+            self._made[key] = make(self, *names, **more)
+        return self._made[key]
+
+    return known
+
+
 class Steps:
     """The steps of one set of settings, each made once."""
 
     def __init__(self, params: Params, source: Code = HERE) -> None:
-        self.params, self.source = params, source
+        self.params = params
         self._made: dict[tuple[object, ...], Step] = {}
+        self._step = partial(Step, source=source)
 
-    def _once(self, key: tuple[object, ...], make: Callable[[], Step]) -> Step:
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
-
+    @_once
     def fetch(self, dataset: str) -> Step:
         """A labeled data set."""
         definition = choose(self.params.datasets, dataset, "data set", "params.yaml: datasets")
         files = tuple(f"data/{dataset}/{name}" for name in ("train.pt", "test.pt", "passport.json"))
-        return self._once(
-            ("fetch", dataset),
-            lambda: Step(
-                "fetch", dataset, definition, {}, files, CODE["fetch"], source=self.source
-            ),
-        )
+        return self._step("fetch", dataset, definition, {}, files, CODE["fetch"])
 
+    @_once
     def fetch_unlabeled(self, source: str) -> Step:
         """A source of unlabeled images."""
         table = self.params.unlabeled
         definition = choose(table, source, "unlabeled source", "params.yaml: unlabeled")
         files = (f"data/unlabeled/{source}.pt", f"data/unlabeled/{source}.json")
 
-        def make() -> Step:
-            inputs = {}
-            if definition.dataset is not None:
-                passport = f"data/{definition.dataset}/passport.json"
-                inputs[passport] = self.fetch(definition.dataset)
-            code = CODE["unlabeled"]
-            return Step("fetch", source, definition, inputs, files, code, source=self.source)
+        inputs = {}
+        if definition.dataset is not None:
+            passport = f"data/{definition.dataset}/passport.json"
+            inputs[passport] = self.fetch(definition.dataset)
+        code = CODE["unlabeled"]
+        return self._step("fetch", source, definition, inputs, files, code)
 
-        return self._once(("unlabeled", source), make)
-
+    @_once
     def train(self, key: RunKey) -> Step:
         """A training."""
-        return self._once(("train", key), lambda: self._train(key))
-
-    def _train(self, key: RunKey) -> Step:
         spec, data = train_spec(self.params, key), self.fetch(key.dataset)
         splits = ["train", "test"] if spec.needs_test else ["train"]
         inputs = {f"data/{key.dataset}/{split}.pt": data for split in splits}
@@ -246,7 +248,7 @@ class Steps:
         folder, suite = str(key.directory), self.params.suites[key.suite]
         kept = [str(kept_checkpoint(key, epoch)) for epoch in spec.keep_epochs]
         kept += [str(kept_start(key, epoch)) for epoch in spec.keep_starts]
-        return Step(
+        return self._step(
             "train",
             key.name,
             spec,
@@ -255,204 +257,174 @@ class Steps:
             CODE["train"],
             record=f"{folder}/run.json",
             gpus=num_gpus(self.params, key),
-            source=self.source,
         )
 
+    @_once
     def label(self, spec: PseudoLabelSpec) -> Step:
         """A teacher labels unlabeled images."""
 
-        def make() -> Step:
-            labels, teacher = str(spec.path), spec.teacher
-            inputs = {
-                f"{teacher.directory}/last.pt": self.train(teacher),
-                f"data/unlabeled/{spec.source}.pt": self.fetch_unlabeled(spec.source),
-                f"data/{teacher.dataset}/test.pt": self.fetch(teacher.dataset),
-            }
-            record = str(spec.path.with_suffix(".json"))
-            outputs, code = (labels, record), CODE["label"]
-            return Step(
-                "label", labels, spec, inputs, outputs, code, record=record, source=self.source
-            )
+        labels, teacher = str(spec.path), spec.teacher
+        inputs = {
+            f"{teacher.directory}/last.pt": self.train(teacher),
+            f"data/unlabeled/{spec.source}.pt": self.fetch_unlabeled(spec.source),
+            f"data/{teacher.dataset}/test.pt": self.fetch(teacher.dataset),
+        }
+        record = str(spec.path.with_suffix(".json"))
+        outputs, code = (labels, record), CODE["label"]
+        return self._step("label", labels, spec, inputs, outputs, code, record=record)
 
-        return self._once(("label", spec), make)
-
+    @_once
     def evaluate(self, key: RunKey, checkpoint: str, *, slow: bool) -> Step:
         """The cheap attacks on a network, which share a job, or AutoAttack."""
 
-        def make() -> Step:
-            suite = self.params.suites[key.suite]
-            names = attack_names(suite, slow=slow)
-            spec = evaluation_spec(self.params, key, checkpoint=checkpoint, attacks=names)
-            outputs = tuple(str(spec.record(name)) for name in names)
-            name, code = f"{key.name}/{checkpoint}", CODE["evaluate"]
-            inputs = self._network(key, checkpoint)
-            return Step("evaluate", name, spec, inputs, outputs, code, source=self.source)
+        suite = self.params.suites[key.suite]
+        names = attack_names(suite, slow=slow)
+        spec = evaluation_spec(self.params, key, checkpoint=checkpoint, attacks=names)
+        outputs = tuple(str(spec.record(name)) for name in names)
+        name, code = f"{key.name}/{checkpoint}", CODE["evaluate"]
+        inputs = self._network(key, checkpoint)
+        return self._step("evaluate", name, spec, inputs, outputs, code)
 
-        return self._once(("evaluate", key, checkpoint, slow), make)
-
+    @_once
     def judge(self, key: RunKey, checkpoint: str) -> Step:
         """The verdict on the records of all attacks on a network."""
 
-        def make() -> Step:
-            spec = diagnosis_spec(self.params, key, checkpoint=checkpoint)
-            looked_at = {str(spec.evaluation.record(a.name)) for a in spec.evaluation.attacks}
-            records = self._records(key, checkpoint)
-            inputs = self._network(key, checkpoint)
-            inputs |= {path: step for path, step in records.items() if path in looked_at}
-            if spec.twin is not None:
-                inputs[str(spec.twin_checkpoint)] = self.train(spec.twin)
-            path, code = str(spec.path), CODE["judge"]
-            name = f"{key.name}/{checkpoint}"
-            return Step("judge", name, spec, inputs, (path,), code, record=path, source=self.source)
+        spec = diagnosis_spec(self.params, key, checkpoint=checkpoint)
+        looked_at = {str(spec.evaluation.record(a.name)) for a in spec.evaluation.attacks}
+        records = self._records(key, checkpoint)
+        inputs = self._network(key, checkpoint)
+        inputs |= {path: step for path, step in records.items() if path in looked_at}
+        if spec.twin is not None:
+            inputs[str(spec.twin_checkpoint)] = self.train(spec.twin)
+        path, code = str(spec.path), CODE["judge"]
+        name = f"{key.name}/{checkpoint}"
+        return self._step("judge", name, spec, inputs, (path,), code, record=path)
 
-        return self._once(("judge", key, checkpoint), make)
-
+    @_once
     def landscape(self, suite: str, figure: str) -> Step:
         """Losses around a run's checkpoints, for a figure."""
 
-        def make() -> Step:
-            spec = landscape_spec(self.params, suite, figure)
-            dataset = spec.key.dataset
-            inputs = {str(path): self.train(key) for path, key in spec.checkpoints.items()}
-            for split in ("train", "test") if spec.test_images else ("train",):
-                inputs[f"data/{dataset}/{split}.pt"] = self.fetch(dataset)
-            losses = spec.result(figure)
-            outputs = (str(losses), str(losses.with_suffix(".json")))
-            code = CODE["landscape"]
-            return Step(
-                "landscape", figure, spec, inputs, outputs, code, outputs[1], source=self.source
-            )
+        spec = landscape_spec(self.params, suite, figure)
+        dataset = spec.key.dataset
+        inputs = {str(path): self.train(key) for path, key in spec.checkpoints.items()}
+        for split in ("train", "test") if spec.test_images else ("train",):
+            inputs[f"data/{dataset}/{split}.pt"] = self.fetch(dataset)
+        losses = spec.result(figure)
+        outputs = (str(losses), str(losses.with_suffix(".json")))
+        code = CODE["landscape"]
+        return self._step("landscape", figure, spec, inputs, outputs, code, outputs[1])
 
-        return self._once(("landscape", suite, figure), make)
-
+    @_once
     def table(self, suite: str, name: str) -> Step:
         """Table 1, Table 2 (with the pairs of defenses) or the table beyond the paper."""
-        return self._once(("table", suite, name), lambda: self._table(suite, name))
-
-    def _table(self, suite_name: str, name: str) -> Step:
-        suite, base = get_suite(self.params, suite_name), suite_directory(suite_name)
+        entry, base = get_suite(self.params, suite), suite_directory(suite)
         outputs = [f"{base}/{name}.csv", f"{base}/{name}_details.csv"]
         inputs: dict[str, Step] = {}
         settings: Frozen | None
         if name == "table1":
-            settings, runs = suite.table1, table1_runs(self.params, suite_name)
+            settings, runs = entry.table1, table1_runs(self.params, suite)
         elif name == "table2":
-            settings, runs = suite.table2, table2_runs(self.params, suite_name)
+            settings, runs = entry.table2, table2_runs(self.params, suite)
             outputs.append(f"{base}/comparisons.csv")
             for key in runs:
                 verdict = self.judge(key, "best")
                 inputs |= self._records(key, "best") | {verdict.outputs[0]: verdict}
-                for checkpoint in suite.also_attacked.of(key.recipe):
+                for checkpoint in entry.also_attacked.of(key.recipe):
                     inputs |= self._records(key, checkpoint)
-        elif name == BEYOND and suite.beyond is not None:
-            settings, runs = suite.beyond, beyond_runs(self.params, suite_name)
+        elif name == BEYOND and entry.beyond is not None:
+            settings, runs = entry.beyond, beyond_runs(self.params, suite)
             for key in runs:
                 records = self._records(key, "best")
-                chosen = [f"{key.directory}/evaluation/best/{a}.json" for a in suite.beyond.attacks]
+                chosen = [f"{key.directory}/evaluation/best/{a}.json" for a in entry.beyond.attacks]
                 inputs |= {path: records[path] for path in chosen}
         else:
             raise UserError(
-                f"params.yaml: suites.{suite_name}.{name}: expected groups of rows, got none; add"
-                " some"
+                f"params.yaml: suites.{suite}.{name}: expected groups of rows, got none; add some"
             )
         inputs = self._histories(runs) | inputs
-        return Step(
+        return self._step(
             "table",
-            f"{suite_name}/{name}",
+            f"{suite}/{name}",
             settings,
             inputs,
             tuple(outputs),
             CODE[name],
-            source=self.source,
         )
 
+    @_once
     def figure(self, suite: str, name: str) -> Step:
         """One figure, and its numbers."""
 
-        def make() -> Step:
-            runs = figure_runs(self.params, suite, name)
-            entry = self.params.suites[suite].figures[name]
-            if entry.kind == "landscape":
-                landscape = self.landscape(suite, name)
-                inputs = {landscape.outputs[0]: landscape}
-            else:
-                inputs = self._histories(runs)
-            if entry.kind == "movement":
-                inputs |= {f"{key.directory}/losses.npz": self.train(key) for key in runs}
-            base, code = suite_directory(suite), CODE["figure"]
-            outputs = tuple(f"{base}/{name}.{kind}" for kind in ("csv", "svg", "png"))
-            title = f"{suite}/{name}"
-            return Step("figure", title, entry, inputs, outputs, code, source=self.source)
+        runs = figure_runs(self.params, suite, name)
+        entry = self.params.suites[suite].figures[name]
+        if entry.kind == "landscape":
+            landscape = self.landscape(suite, name)
+            inputs = {landscape.outputs[0]: landscape}
+        else:
+            inputs = self._histories(runs)
+        if entry.kind == "movement":
+            inputs |= {f"{key.directory}/losses.npz": self.train(key) for key in runs}
+        base, code = suite_directory(suite), CODE["figure"]
+        outputs = tuple(f"{base}/{name}.{kind}" for kind in ("csv", "svg", "png"))
+        title = f"{suite}/{name}"
+        return self._step("figure", title, entry, inputs, outputs, code)
 
-        return self._once(("figure", suite, name), make)
-
+    @_once
     def claims(self, suite: str) -> Step:
         """The paper's claims, judged by the runs behind the report; others are called missing."""
 
-        def make() -> Step:
-            tables = [self.table(suite, name) for name in ("table1", "table2")]
-            names = get_suite(self.params, suite).reported
-            parts = [
-                self.table(suite, name) if name == BEYOND else self.figure(suite, name)
-                for name in names
-            ]
-            inputs: dict[str, Step] = {}
-            for part in (*tables, *parts):
-                inputs.update(part.inputs)
-            outputs, code = (f"{suite_directory(suite)}/claims.csv",), CODE["claims"]
-            title, words = f"{suite}/claims", CLAIMS.read_text("utf-8")
-            return Step(
-                "table", title, None, inputs, outputs, code, notes=words, source=self.source
-            )
+        tables = [self.table(suite, name) for name in ("table1", "table2")]
+        names = get_suite(self.params, suite).reported
+        parts = [
+            self.table(suite, name) if name == BEYOND else self.figure(suite, name)
+            for name in names
+        ]
+        inputs: dict[str, Step] = {}
+        for part in (*tables, *parts):
+            inputs.update(part.inputs)
+        outputs, code = (f"{suite_directory(suite)}/claims.csv",), CODE["claims"]
+        title, words = f"{suite}/claims", CLAIMS.read_text("utf-8")
+        return self._step("table", title, None, inputs, outputs, code, notes=words)
 
-        return self._once(("claims", suite), make)
-
+    @_once
     def report(self, suite: str) -> Step:
         """The report, from the tables and what they stand on."""
 
-        def make() -> Step:
-            reported = get_suite(self.params, suite).reported
-            tables = [self.table(suite, name) for name in ("table1", "table2")]
-            parts = [
-                self.table(suite, name) if name == BEYOND else self.figure(suite, name)
-                for name in reported
-            ]
-            inputs = {step.outputs[0]: step for step in tables}
-            inputs |= {next(self._shown(step)): step for step in parts}
-            inputs |= tables[1].inputs
-            if CLAIMS.exists():
-                judged = self.claims(suite)
-                inputs[judged.outputs[0]] = judged
-            base, code = suite_directory(suite), CODE["report"]
-            outputs = (f"{base}/report.html",)
-            lines = [json.dumps(entry) for entry in accepted(inputs.values())]
-            return Step(
-                "report",
-                suite,
-                None,
-                inputs,
-                outputs,
-                code,
-                notes="\n".join(lines),
-                source=self.source,
-            )
+        reported = get_suite(self.params, suite).reported
+        tables = [self.table(suite, name) for name in ("table1", "table2")]
+        parts = [
+            self.table(suite, name) if name == BEYOND else self.figure(suite, name)
+            for name in reported
+        ]
+        inputs = {step.outputs[0]: step for step in tables}
+        inputs |= {next(self._shown(step)): step for step in parts}
+        inputs |= tables[1].inputs
+        if CLAIMS.exists():
+            judged = self.claims(suite)
+            inputs[judged.outputs[0]] = judged
+        base, code = suite_directory(suite), CODE["report"]
+        outputs = (f"{base}/report.html",)
+        lines = [json.dumps(entry) for entry in accepted(inputs.values())]
+        return self._step(
+            "report",
+            suite,
+            None,
+            inputs,
+            outputs,
+            code,
+            notes="\n".join(lines),
+        )
 
-        return self._once(("report", suite), make)
-
+    @_once
     def metrics(self, suite: str) -> Step:
         """Both tables in short, where DVC finds those of every suite."""
 
-        def make() -> Step:
-            tables = [self.table(suite, name) for name in ("table1", "table2")]
-            inputs = {step.outputs[0]: step for step in tables}
-            inputs |= {**tables[0].inputs, **tables[1].inputs}
-            outputs = (f"results/metrics/{suite}.json", f"results/plots/{suite}.csv")
-            code = CODE["metrics"]
-            return Step(
-                "table", f"{suite}/metrics", None, inputs, outputs, code, source=self.source
-            )
-
-        return self._once(("metrics", suite), make)
+        tables = [self.table(suite, name) for name in ("table1", "table2")]
+        inputs = {step.outputs[0]: step for step in tables}
+        inputs |= {**tables[0].inputs, **tables[1].inputs}
+        outputs = (f"results/metrics/{suite}.json", f"results/plots/{suite}.csv")
+        code = CODE["metrics"]
+        return self._step("table", f"{suite}/metrics", None, inputs, outputs, code)
 
     def suite(self, name: str) -> list[Step]:
         """The steps at the end of a suite; what they stand on is all of it."""
