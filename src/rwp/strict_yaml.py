@@ -41,7 +41,7 @@ def read_yaml(path: Path | str) -> Any:
         return _parse(text)
     except FileNotFoundError as error:
         raise UserError(
-            f"{path}: expected the settings file, found none; run from the project's root"
+            f"{path}: expected a YAML file, found none; run from the project's root"
         ) from error
     except OSError as error:
         raise UserError(

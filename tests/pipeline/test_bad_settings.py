@@ -73,6 +73,66 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: demo(s)["objectives"]["at"].update(clean_updates=2),
         r"clean_updates: expected it with the loss trades alone, got 2 with at; leave it out",
     ),
+    "a reference of table 2 that is not there": (
+        lambda s: demo(s)["table2"].update(reference_recipe="nope"),
+        r"table2\.reference_recipe: expected a recipe \(.*\), got 'nope'",
+    ),
+    "a reference of table 2 that is attacked": (
+        lambda s: demo(s)["table2"].update(reference_recipe="at"),
+        r"table2\.reference_recipe: expected a recipe that trains without an attack, got at with",
+    ),
+    "a network of a table that is not there": (
+        lambda s: demo(s)["table1"].update(network="nope"),
+        r"suites\.demo\.table1\.network: expected a network",
+    ),
+    "a figure with the name of a table": (
+        lambda s: demo(s)["figures"].update(claims=demo(s)["figures"]["fig1b"]),
+        r"figures\.claims: expected a name that no other file of the suite has \(table1, ",
+    ),
+    "a figure with the name of a table's details": (
+        lambda s: demo(s)["figures"].update(table1_details=demo(s)["figures"]["fig1b"]),
+        r"figures\.table1_details: expected a name that no other file of the suite has",
+    ),
+    "a landscape of a natural network": (
+        lambda s: demo(s)["figures"]["fig2"].update(recipe="natural"),
+        r"figures\.fig2\.recipe: expected a recipe that trains with an attack, .* got natural",
+    ),
+    "a source with the name of a data set": (
+        lambda s: s["unlabeled"].update(digits=s["unlabeled"]["digits-holdout"]),
+        r"datasets\.digits: expected a name that no source under unlabeled",
+    ),
+    "a data set with the name of the folder of sources": (
+        lambda s: s["datasets"].update(unlabeled=s["datasets"]["digits"]),
+        r"datasets\.unlabeled: expected a name that no source under unlabeled",
+    ),
+    "a source for a data set that is not there": (
+        lambda s: s["unlabeled"].update(mine={"kind": "npz", "path": "m.npz", "dataset": "nope"}),
+        r"unlabeled\.mine\.dataset: expected a data set \(.*got 'nope'",
+    ),
+    "a suite with the name of a file": (
+        lambda s: s["suites"].update({"table2.csv": {"extends": "demo"}}),
+        r"suites\.table2\.csv: expected a name that is no folder of results .* and no file, got",
+    ),
+    "a suite with the name of the folder of models from elsewhere": (
+        lambda s: s["suites"].update(external={"extends": "demo"}),
+        r"suites\.external: expected a name that is no folder of results",
+    ),
+    "a sweep over nothing at all": (
+        lambda s: demo(s)["sweeps"].update(mine={"recipe": "at", "vary": {"flip": [None]}}),
+        r"sweeps\.mine: vary\.flip: expected values, got null, which changes nothing",
+    ),
+    "a group of nothing beyond the paper": (
+        lambda s: demo(s)["beyond"]["groups"].append({"title": "mine"}),
+        r"beyond\.groups\.\d+: expected recipes or sweeps, got none; name some",
+    ),
+    "a start at a file without a name": (
+        lambda s: with_recipe(s, {"objective": "at", "start": {"file": ""}}),
+        r"recipes\.mine\.start: expected a recipe \(with an epoch\) or a file, got none",
+    ),
+    "a folder of images without a name": (
+        lambda s: s["datasets"].update(mine={"source": "image_folder", "path": ""}),
+        r"datasets\.mine: expected a path for an image_folder, got none",
+    ),
     "null for a list": (
         lambda s: demo(s).update(seeds=None),
         r"suites\.demo\.seeds: expected a list, got None( \(and \d+ more\))?$",
@@ -755,7 +815,7 @@ def test_a_warm_up_that_outlasts_the_training(settings: dict[str, Any]) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"expected the settings file, found none; run from the"):
+    with pytest.raises(UserError, match=r"expected a YAML file, found none; run from the"):
         load_params(tmp_path / "params.yaml")
 
 
@@ -810,3 +870,38 @@ def test_a_draft_that_cannot_be_meant(settings: dict[str, Any], attack: str, wor
     demo(settings)["evaluation"]["attacks"][attack]["draft"] = word
     with pytest.raises(UserError, match=rf"attacks\.{attack}.*expected"):
         check_params(settings)
+
+
+SETTINGS_OF_PERTURBATION = {
+    "gamma": 0.5,
+    "num_weight_steps": 3,
+    "norm_scope": "layer",
+    "mask": "above",
+    "c_min": 0.5,
+    "criterion": "adversarial_ce",
+    "warmup_epochs": 2,
+    "tensors": "all",
+    "layers": [0, 1],
+    "depth_profile": [1.0, 0.5],
+    "length": "absolute",
+    "direction": "random",
+    "step_at": "original",
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS_OF_PERTURBATION)
+def test_a_setting_of_a_perturbation_stands_there_or_in_a_change(
+    name: str, settings: dict[str, Any]
+) -> None:
+    value, suite = SETTINGS_OF_PERTURBATION[name], demo(settings)
+    with_recipe(settings, {"objective": "at", "perturbation": "rwp", "change": {name: value}})
+    suite["perturbations"]["own"] = {**suite["perturbations"]["rwp"], name: value}
+    with_recipe(settings, {"objective": "at", "perturbation": "own"}, name="other")
+    params = check_params(settings)
+    place = {"dataset": "digits", "threat": "linf", "seed": 0}
+    specs = [
+        train_spec(params, run_key(params, "demo", recipe=recipe, **place))
+        for recipe in ("mine", "other")
+    ]
+    assert specs[0].perturbation.replace(name="own") == specs[1].perturbation
+    assert specs[0].objective == specs[1].objective

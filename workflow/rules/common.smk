@@ -2,6 +2,7 @@
 # rwp.pipeline.steps; a rule asks for the step behind one of its files.
 import functools
 import os
+import re
 import sys
 from pathlib import Path
 

@@ -32,6 +32,11 @@ def fetch(
     if name in params.datasets:
         from rwp.data.fetch import fetch_dataset
 
+        if origin is not None and params.datasets[name].source == "digits":
+            raise UserError(
+                f"--from: expected none for {name}, whose digits come with scikit-learn, got "
+                f"{origin}; leave it out"
+            )
         mark = steps.fetch(name).fingerprint
         fetch_dataset(name, params.datasets[name], data, origin=origin, fingerprint=mark)
         _show(data / name, data / name / "passport.json")

@@ -63,7 +63,7 @@ def plan(
         for line in device_lines(all_rates(params, root)):
             print(line)
         return
-    suites = [suite] if suite else [] if targets else list(params.build)
+    suites = [suite] if suite is not None else [] if targets else list(params.build)
     graph = Steps(params)
     steps = [graph.find(target) for target in targets or ()]
     steps += [step for name in suites for step in graph.suite(name)]

@@ -38,7 +38,7 @@ def verify(
     if why is not None:
         _explain(params, steps, str(why), root)
         return
-    suites = [suite] if suite else params.build
+    suites = [suite] if suite is not None else params.build
     current, stale, missing = 0, [], 0
     needed = below(step for name in suites for step in steps.suite(name))
     stale += changed_sources(needed, root)

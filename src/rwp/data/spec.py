@@ -45,7 +45,7 @@ class DatasetSpec(Spec):
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.source == "image_folder" and self.path is None:
+        if self.source == "image_folder" and not self.path:
             raise ValueError("expected a path for an image_folder, got none; add path: FOLDER")
         _refuse_without_effect(self, self.source, _WITHOUT_EFFECT)
         for name, most in (("image_size", _PIXELS), ("per_class", _SMALLEST_CLASS)):

@@ -388,7 +388,7 @@ def read_ledger(path: Path = LEDGER) -> list[dict[str, str]]:
     if not path.exists():
         return []
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), start=1):
         try:
             entry = json.loads(line)
             entries.append({name: str(entry[name]) for name in ENTRY})

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
 from itertools import combinations
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -95,7 +95,9 @@ def check_classes(params: Params, data: Path, where: str) -> None:
 
 
 # Below `results`, where the folders of suites lie too.
-_FOLDERS = ("runs", "pseudo_labels", "landscapes", "metrics", "plots")
+_FOLDERS = ("runs", "pseudo_labels", "landscapes", "metrics", "plots", "external")
+_ENDINGS = (".csv", ".html", ".json", ".png", ".svg")
+_FILES = ("table1", "table2", "beyond", "comparisons", "claims", "report")  # of a suite's folder
 
 
 def check_params(content: Any, *, where: str = "params.yaml") -> Params:
@@ -227,7 +229,17 @@ def _check_names(params: Params, where: str) -> None:
     """Every name that refers to something refers to something that is there."""
     for name in params.build:
         choose(params.suites, name, "suite", f"{where}: build")
+    for name in params.datasets:
+        if name in params.unlabeled or name == "unlabeled":  # the folder of these
+            raise UserError(
+                f"{where}: datasets.{name}: expected a name that no source under unlabeled and not"
+                f" their folder has, got {name!r}; rename one of them"
+            )
     for name, source in params.unlabeled.items():
+        if source.dataset is not None:
+            choose(
+                params.datasets, source.dataset, "data set", f"{where}: unlabeled.{name}.dataset"
+            )
         if source.kind == "holdout":
             at = f"{where}: unlabeled.{name}.dataset"
             if source.dataset is None:
@@ -238,10 +250,10 @@ def _check_names(params: Params, where: str) -> None:
                     f" without; add datasets.{source.dataset}.unlabeled_share"
                 )
     for name, suite in params.suites.items():
-        if name in _FOLDERS:
+        if name in _FOLDERS or PurePath(name).suffix in _ENDINGS:
             raise UserError(
                 f"{where}: suites.{name}: expected a name that is no folder of results"
-                f" ({', '.join(_FOLDERS)}), got {name!r}; choose another"
+                f" ({', '.join(_FOLDERS)}) and no file, got {name!r}; choose another"
             )
         _check_suite(params, suite, f"{where}: suites.{name}")
 
@@ -286,7 +298,23 @@ def _check_suite(params: Params, suite: Suite, where: str) -> None:
             choose(suite.threat_models, threat, "threat model", f"{where}.{table}")
         for recipe_name in getattr(suite, table).recipes:
             choose(suite.recipes, recipe_name, "recipe", f"{where}.{table}.recipes")
+        for network in getattr(suite, table).network.values():
+            choose(params.networks, network, "network", f"{where}.{table}.network")
+    _check_reference(suite, f"{where}.table2.reference_recipe")
     _check_settings(params, suite, where)
+
+
+def _check_reference(suite: Suite, where: str) -> None:
+    """What table 2 is compared with trains without an attack."""
+    name = suite.table2.reference_recipe
+    if name is None:
+        return
+    loss = suite.objectives[choose(suite.recipes, name, "recipe", where).objective].loss
+    if loss != "natural":
+        raise UserError(
+            f"{where}: expected a recipe that trains without an attack, got {name} with the loss "
+            f"{loss}; name it under table2.recipes"
+        )
 
 
 _OF_LABELS = ("teacher_recipe", "teacher_network", "min_confidence", "per_class")
@@ -391,6 +419,11 @@ def _check_results(params: Params, suite: Suite, where: str) -> None:
         _check_mask(suite, at, recipe)
     for name, figure in suite.figures.items():
         at = f"{where}.figures.{name}"
+        if name.removesuffix("_details") in _FILES:
+            raise UserError(
+                f"{at}: expected a name that no other file of the suite has ({', '.join(_FILES)}), "
+                f"got {name!r}; choose another"
+            )
         _check_setting(params, suite, figure, at)
         if figure.kind in ("sweep", "removal"):
             choose(suite.sweeps, figure.sweep, "sweep", f"{at}.sweep")
@@ -400,7 +433,12 @@ def _check_results(params: Params, suite: Suite, where: str) -> None:
             for recipe_name in getattr(figure, role, ()):
                 choose(suite.recipes, recipe_name, "recipe", f"{at}.{role}")
         if figure.kind == "landscape":
-            choose(suite.recipes, figure.recipe, "recipe", f"{at}.recipe")
+            recipe = choose(suite.recipes, figure.recipe, "recipe", f"{at}.recipe")
+            if suite.objectives[recipe.objective].loss == "natural":
+                raise UserError(
+                    f"{at}.recipe: expected a recipe that trains with an attack, whose images a "
+                    f"landscape looks at, got {figure.recipe}; name another"
+                )
             _check_epochs(suite, figure.epochs, at)
         if figure.kind == "movement":
             _check_movement(suite, figure, at)

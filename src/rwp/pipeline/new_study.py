@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rwp.data.spec import DatasetSpec
 from rwp.errors import UserError
+from rwp.factories import is_own
 from rwp.files import write_text
 from rwp.pipeline.load import load_params
 from rwp.pipeline.resolve import choose
@@ -141,6 +142,13 @@ def write_study(
             )
     if (images is None) == (dataset is None):
         raise UserError("expected --images FOLDER or --dataset NAME, got both or none; name one")
+    if dataset is not None and size is not None:
+        raise UserError(
+            f"--image-size: expected it with --images alone, got {size} with --dataset {dataset}, "
+            "whose images have their size; leave it out"
+        )
+    if network is not None and network not in params.networks and not is_own(network):
+        choose(params.networks, network, "network, or package.module:factory,", "--network")
     if images is not None:
         found = images_of_folder(name, images, size)
     else:

@@ -148,6 +148,8 @@ class SweepEntry(Frozen):
         if not self.vary:
             raise ValueError("vary: expected settings with their values, got none; add one")
         for name, values in self.vary.items():
+            if None in values:
+                raise ValueError(f"vary.{name}: expected values, got null, which changes nothing")
             texts = [_text(value) for value in values]  # of six digits: part of a folder's name
             again = [text for place, text in enumerate(texts) if text in texts[:place]]
             if again:
@@ -221,6 +223,12 @@ class BeyondGroup(Setting):
     title: str
     recipes: Names = ()
     sweeps: Names = ()
+
+    @model_validator(mode="after")
+    def _some(self) -> BeyondGroup:
+        if not (self.recipes or self.sweeps):
+            raise ValueError("expected recipes or sweeps, got none; name some")
+        return self
 
 
 class BeyondEntry(Frozen):
@@ -603,8 +611,8 @@ class StartEntry(Frozen):
 
     @model_validator(mode="after")
     def _one(self) -> StartEntry:
-        if (self.recipe is None) == (self.file is None):
-            got = "none" if self.file is None else "both"
+        if (self.recipe is None) == (not self.file):
+            got = "both" if self.file else "none"
             raise ValueError(f"expected a recipe (with an epoch) or a file, got {got}; name one")
         if (self.recipe is None) != (self.epoch is None):
             raise ValueError(

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial, wraps
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
@@ -262,7 +263,6 @@ class Steps:
     @_once
     def label(self, spec: PseudoLabelSpec) -> Step:
         """A teacher labels unlabeled images."""
-
         labels, teacher = str(spec.path), spec.teacher
         inputs = {
             f"{teacher.directory}/last.pt": self.train(teacher),
@@ -276,7 +276,6 @@ class Steps:
     @_once
     def evaluate(self, key: RunKey, checkpoint: str, *, slow: bool) -> Step:
         """The cheap attacks on a network, which share a job, or AutoAttack."""
-
         suite = self.params.suites[key.suite]
         names = attack_names(suite, slow=slow)
         spec = evaluation_spec(self.params, key, checkpoint=checkpoint, attacks=names)
@@ -288,7 +287,6 @@ class Steps:
     @_once
     def judge(self, key: RunKey, checkpoint: str) -> Step:
         """The verdict on the records of all attacks on a network."""
-
         spec = diagnosis_spec(self.params, key, checkpoint=checkpoint)
         looked_at = {str(spec.evaluation.record(a.name)) for a in spec.evaluation.attacks}
         records = self._records(key, checkpoint)
@@ -303,7 +301,6 @@ class Steps:
     @_once
     def landscape(self, suite: str, figure: str) -> Step:
         """Losses around a run's checkpoints, for a figure."""
-
         spec = landscape_spec(self.params, suite, figure)
         dataset = spec.key.dataset
         inputs = {str(path): self.train(key) for path, key in spec.checkpoints.items()}
@@ -354,7 +351,6 @@ class Steps:
     @_once
     def figure(self, suite: str, name: str) -> Step:
         """One figure, and its numbers."""
-
         runs = figure_runs(self.params, suite, name)
         entry = self.params.suites[suite].figures[name]
         if entry.kind == "landscape":
@@ -369,33 +365,29 @@ class Steps:
         title = f"{suite}/{name}"
         return self._step("figure", title, entry, inputs, outputs, code)
 
+    def _tables_and_parts(self, suite: str) -> tuple[list[Step], list[Step]]:
+        """Tables 1 and 2, and what else the suite reports: figures, the table beyond the paper."""
+        tables = [self.table(suite, name) for name in ("table1", "table2")]
+        parts = [
+            self.table(suite, name) if name == BEYOND else self.figure(suite, name)
+            for name in get_suite(self.params, suite).reported
+        ]
+        return tables, parts
+
     @_once
     def claims(self, suite: str) -> Step:
         """The paper's claims, judged by the runs behind the report; others are called missing."""
-
-        tables = [self.table(suite, name) for name in ("table1", "table2")]
-        names = get_suite(self.params, suite).reported
-        parts = [
-            self.table(suite, name) if name == BEYOND else self.figure(suite, name)
-            for name in names
-        ]
         inputs: dict[str, Step] = {}
-        for part in (*tables, *parts):
+        for part in chain(*self._tables_and_parts(suite)):
             inputs.update(part.inputs)
         outputs, code = (f"{suite_directory(suite)}/claims.csv",), CODE["claims"]
-        title, words = f"{suite}/claims", CLAIMS.read_text("utf-8")
+        title, words = f"{suite}/claims", CLAIMS.read_text("utf-8", errors="replace")
         return self._step("table", title, None, inputs, outputs, code, notes=words)
 
     @_once
     def report(self, suite: str) -> Step:
         """The report, from the tables and what they stand on."""
-
-        reported = get_suite(self.params, suite).reported
-        tables = [self.table(suite, name) for name in ("table1", "table2")]
-        parts = [
-            self.table(suite, name) if name == BEYOND else self.figure(suite, name)
-            for name in reported
-        ]
+        tables, parts = self._tables_and_parts(suite)
         inputs = {step.outputs[0]: step for step in tables}
         inputs |= {next(self._shown(step)): step for step in parts}
         inputs |= tables[1].inputs
@@ -418,7 +410,6 @@ class Steps:
     @_once
     def metrics(self, suite: str) -> Step:
         """Both tables in short, where DVC finds those of every suite."""
-
         tables = [self.table(suite, name) for name in ("table1", "table2")]
         inputs = {step.outputs[0]: step for step in tables}
         inputs |= {**tables[0].inputs, **tables[1].inputs}
