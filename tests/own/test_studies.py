@@ -192,3 +192,12 @@ def test_a_missing_module_is_told_under_the_study_that_names_it(params_file: Pat
     assert in_its_file("params.yaml: suites.demo.seeds: x", params_file).startswith("params.yaml: ")
     Path("studies/other.yaml").write_text("- not [a study")
     assert in_its_file(str(caught.value), params_file) == told
+
+
+def test_words_of_a_new_study_that_change_nothing_or_name_nothing(params_file: Path) -> None:
+    given = OPTIONS | {"images": None, "dataset": "digits", "params_file": params_file}
+    with pytest.raises(UserError, match="--image-size: expected it with --images alone, got 9 wi"):
+        write_study("mine", **given | {"size": 9})
+    with pytest.raises(UserError, match=r"--network: expected a network, .*\(.*small.*got 'nope'"):
+        write_study("mine", **given | {"network": "nope"})
+    assert not Path("studies/mine.yaml").exists()
