@@ -55,7 +55,7 @@ def verify(
 
 def _explain(params: Params, steps: Steps, path: str, root: Path) -> None:
     """Name the setting, file or code that has changed; exit code 1 if any has."""
-    from rwp.pipeline.history import reasons
+    from rwp.pipeline.why import reasons
     from rwp.pipeline.state import Result, results
 
     step = steps.find(path)

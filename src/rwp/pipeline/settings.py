@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import fields
+from functools import cache
 from itertools import product
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -870,3 +872,17 @@ class Params(Frozen):
     unlabeled: dict[Name, UnlabeledSpec]
     networks: dict[Name, _Network]
     suites: dict[Name, Suite]
+
+
+@cache
+def known_keys() -> frozenset[str]:
+    """The fields of all tables that people write."""
+    known: set[str] = set()
+    todo: list[type[BaseModel]] = [Frozen]
+    while todo:
+        model = todo.pop()
+        todo.extend(model.__subclasses__())
+        known |= set(model.model_fields)
+    for spec in (DatasetSpec, UnlabeledSpec, PreActResNetSpec, WideResNetSpec, OwnNetworkSpec):
+        known |= {field.name for field in fields(spec)}
+    return frozenset(known)

@@ -24,7 +24,8 @@ from rwp.files import (
     sha256_file,
     write_json,
 )
-from rwp.pipeline.load import EXTENDS, check_params
+from rwp.pipeline.extends import EXTENDS
+from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import choose, train_spec
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.suites import BEYOND, setting_keys

@@ -1,0 +1,425 @@
+"""What settings name is there, and each of them has an effect: the settings as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import PurePath
+from typing import Any
+
+from pydantic import BaseModel
+
+from rwp.errors import UserError
+from rwp.factories import is_own
+from rwp.pipeline.own_code import own_options
+from rwp.pipeline.resolve import choose, pick
+from rwp.pipeline.settings import (
+    OF_PERTURBATION,
+    OPTIONS,
+    Change,
+    MovementFigure,
+    Params,
+    RecipeEntry,
+    Setting,
+    Suite,
+    SweepEntry,
+)
+from rwp.spec import short
+
+# Below `results`, where the folders of suites lie too.
+_FOLDERS = ("runs", "pseudo_labels", "landscapes", "metrics", "plots", "external")
+_ENDINGS = (".csv", ".html", ".json", ".png", ".svg")
+_FILES = ("table1", "table2", "beyond", "comparisons", "claims", "report")  # of a suite's folder
+
+
+def check_names(params: Params, where: str) -> None:
+    """Every name that refers to something refers to something that is there."""
+    for name in params.build:
+        choose(params.suites, name, "suite", f"{where}: build")
+    for name in params.datasets:
+        if name in params.unlabeled or name == "unlabeled":  # the folder of these
+            raise UserError(
+                f"{where}: datasets.{name}: expected a name that no source under unlabeled and not"
+                f" their folder has, got {name!r}; rename one of them"
+            )
+    for name, source in params.unlabeled.items():
+        if source.dataset is not None:
+            choose(
+                params.datasets, source.dataset, "data set", f"{where}: unlabeled.{name}.dataset"
+            )
+        if source.kind == "holdout":
+            at = f"{where}: unlabeled.{name}.dataset"
+            if source.dataset is None:
+                raise UserError(f"{at}: expected the data set it is taken from, got none; add one")
+            if not choose(params.datasets, source.dataset, "data set", at).unlabeled_share:
+                raise UserError(
+                    f"{at}: expected a data set with an unlabeled_share, got {source.dataset}"
+                    f" without; add datasets.{source.dataset}.unlabeled_share"
+                )
+    for name, suite in params.suites.items():
+        if name in _FOLDERS or PurePath(name).suffix in _ENDINGS:
+            raise UserError(
+                f"{where}: suites.{name}: expected a name that is no folder of results"
+                f" ({', '.join(_FOLDERS)}) and no file, got {name!r}; choose another"
+            )
+        _check_suite(params, suite, f"{where}: suites.{name}")
+
+
+def _check_suite(params: Params, suite: Suite, where: str) -> None:
+    for name, recipe in suite.recipes.items():
+        at = f"{where}.recipes.{name}"
+        choose(suite.objectives, recipe.objective, "objective", f"{at}.objective")
+        if recipe.perturbation is not None:
+            choose(suite.perturbations, recipe.perturbation, "perturbation", f"{at}.perturbation")
+    for name, objective in suite.objectives.items():
+        if objective.unlabeled is not None:
+            teacher = objective.unlabeled.teacher_recipe
+            at = f"{where}.objectives.{name}.unlabeled"
+            choose(suite.recipes, teacher, "recipe", f"{at}.teacher_recipe")
+            taught = suite.objectives.get(suite.recipes[teacher].objective)
+            if taught is not None and taught.loss != "natural":
+                raise UserError(
+                    f"{at}.teacher_recipe: expected a recipe that trains without an attack, got "
+                    f"{teacher}; name one whose objective has the loss natural"
+                )
+            if taught is not None and taught.unlabeled is not None:
+                raise UserError(
+                    f"{at}.teacher_recipe: expected a recipe that trains on labeled images alone, "
+                    f"got {teacher}, which needs a teacher itself; name another"
+                )
+            for network in objective.unlabeled.teacher_network.values():
+                choose(params.networks, network, "network", f"{at}.teacher_network")
+            for source in objective.unlabeled.source.values():
+                choose(params.unlabeled, source, "unlabeled source", f"{at}.source")
+    _check_shared_labels(suite, where)
+    for network in suite.network.values():
+        choose(params.networks, network, "network", f"{where}.network")
+    _check_results(params, suite, where)
+    for table, datasets, threats in (
+        ("table1", suite.table1.datasets, suite.table1.threat_models),
+        ("table2", (suite.table2.dataset,), (suite.table2.threat_model,)),
+    ):
+        for dataset in datasets:
+            choose(params.datasets, dataset, "data set", f"{where}.{table}")
+        for threat in threats:
+            choose(suite.threat_models, threat, "threat model", f"{where}.{table}")
+        for recipe_name in getattr(suite, table).recipes:
+            choose(suite.recipes, recipe_name, "recipe", f"{where}.{table}.recipes")
+        for network in getattr(suite, table).network.values():
+            choose(params.networks, network, "network", f"{where}.{table}.network")
+    _check_reference(suite, f"{where}.table2.reference_recipe")
+    _check_settings(params, suite, where)
+
+
+def _check_reference(suite: Suite, where: str) -> None:
+    """What table 2 is compared with trains without an attack."""
+    name = suite.table2.reference_recipe
+    if name is None:
+        return
+    loss = suite.objectives[choose(suite.recipes, name, "recipe", where).objective].loss
+    if loss != "natural":
+        raise UserError(
+            f"{where}: expected a recipe that trains without an attack, got {name} with the loss "
+            f"{loss}; name it under table2.recipes"
+        )
+
+
+_OF_LABELS = ("teacher_recipe", "teacher_network", "min_confidence", "per_class")
+
+
+def _check_shared_labels(suite: Suite, where: str) -> None:
+    """Objectives with one unlabeled source share its pseudo-labels, and so who gives them."""
+    found = {n: entry.unlabeled for n, entry in suite.objectives.items() if entry.unlabeled}
+    for (first, one), (name, other) in combinations(found.items(), 2):
+        shared = set(one.source.values()) & set(other.source.values())
+        differing = [word for word in _OF_LABELS if getattr(one, word) != getattr(other, word)]
+        if shared and differing:
+            word = differing[0]
+            raise UserError(
+                f"{where}.objectives.{name}.unlabeled.{word}: expected that of {first}, whose "
+                f"pseudo-labels of {min(shared)} it shares ({short(getattr(one, word))}), got "
+                f"{short(getattr(other, word))}; give the source a second name under `unlabeled`"
+            )
+
+
+def _check_settings(params: Params, suite: Suite, where: str) -> None:
+    """The keys of every table of settings name things that exist, and each name one thing."""
+    owners = {"default": "any other name", "none": "training without an attack"}
+    for kind, names in (
+        ("a data set", params.datasets),
+        ("a network", params.networks),
+        ("a threat model", suite.threat_models),
+        ("an objective", suite.objectives),
+    ):
+        for name in names:
+            if name in owners:
+                raise UserError(
+                    f"{where}: expected names that tell data sets, networks, threat models and "
+                    f"objectives apart in tables of settings, got {name!r}, {kind}, which means "
+                    f"{owners[name]} there; rename one of them"
+                )
+            owners[name] = kind
+    for path, table in _settings_tables(suite):
+        unseen = [kind for start, kind in _LOOKED_UP_WITHOUT.items() if path.startswith(start)]
+        for key in table:
+            for part in key.split("/"):
+                if part not in owners:
+                    raise UserError(
+                        f"{where}.{path}: expected a data set, threat model, network, objective"
+                        f" or 'default', got {part!r}; check the spelling"
+                    )
+                if owners[part] in unseen:
+                    raise UserError(
+                        f"{where}.{path}: expected no name of {owners[part]}, which changes nothing"
+                        f" here, got {part!r}; {_INSTEAD[owners[part]]}"
+                    )
+
+
+# Tables below these are the same whatever the network or the objective is.
+_LOOKED_UP_WITHOUT = {
+    "threat_models.": "an objective",
+    "evaluation.attacks.": "an objective",
+    "network": "a network",
+}
+_INSTEAD = {
+    "an objective": "training has attack_epsilon, attack_step_size and monitor_* for an objective",
+    "a network": "name data sets, threat models or objectives",
+}
+
+
+def _settings_tables(model: BaseModel, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """All `By` fields below a model, with the keys that lead there."""
+    if isinstance(model, SweepEntry):
+        return  # what it varies are settings themselves
+    for name in type(model).model_fields:
+        value, at = getattr(model, name), f"{path}.{name}".lstrip(".")
+        if name == "options":
+            continue  # of a factory of the user's own
+        if isinstance(value, BaseModel):
+            yield from _settings_tables(value, at)
+        elif isinstance(value, dict):
+            if any(isinstance(entry, BaseModel) for entry in value.values()):
+                for key, entry in value.items():
+                    yield from _settings_tables(entry, f"{at}.{key}")
+            else:
+                yield at, value
+
+
+def _check_results(params: Params, suite: Suite, where: str) -> None:
+    """Look up every name in a suite's sweeps, figures and table `beyond`.
+
+    Raises:
+        UserError: with the key, what was expected, what was found.
+    """
+    for name, sweep in suite.sweeps.items():
+        at = f"{where}.sweeps.{name}"
+        choose(suite.recipes, sweep.recipe, "recipe", f"{at}.recipe")
+        for setting, values in sweep.vary.items():
+            if not setting.startswith(OPTIONS):
+                choose(dict(Change.model_fields), setting, "setting", f"{at}.vary")
+            if not values:
+                raise UserError(f"{at}.vary.{setting}: expected values, got none; add one")
+    for name, recipe in suite.recipes.items():
+        at = f"{where}.recipes.{name}"
+        _check_start(at, suite, name, recipe)
+        _check_change(at, suite, recipe)
+        _check_mask(suite, at, recipe)
+    for name, figure in suite.figures.items():
+        at = f"{where}.figures.{name}"
+        if name.removesuffix("_details") in _FILES:
+            raise UserError(
+                f"{at}: expected a name that no other file of the suite has ({', '.join(_FILES)}), "
+                f"got {name!r}; choose another"
+            )
+        _check_setting(params, suite, figure, at)
+        if figure.kind in ("sweep", "removal"):
+            choose(suite.sweeps, figure.sweep, "sweep", f"{at}.sweep")
+        for sweep in getattr(figure, "sweeps", ()):
+            choose(suite.sweeps, sweep, "sweep", f"{at}.sweeps")
+        for role in ("recipes", "references"):
+            for recipe_name in getattr(figure, role, ()):
+                choose(suite.recipes, recipe_name, "recipe", f"{at}.{role}")
+        if figure.kind == "landscape":
+            recipe = choose(suite.recipes, figure.recipe, "recipe", f"{at}.recipe")
+            if suite.objectives[recipe.objective].loss == "natural":
+                raise UserError(
+                    f"{at}.recipe: expected a recipe that trains with an attack, whose images a "
+                    f"landscape looks at, got {figure.recipe}; name another"
+                )
+            _check_epochs(suite, figure.epochs, at)
+        if figure.kind == "movement":
+            _check_movement(suite, figure, at)
+    _check_beyond(params, suite, where)
+
+
+def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
+    """A recipe changes only what it has.
+
+    Raises:
+        UserError: the setting has no effect on this recipe, or is given twice.
+    """
+    given = recipe.change.model_dump(exclude_none=True, exclude_defaults=True)
+    own_options(suite, recipe, where)  # refuses options that nobody takes
+    of_perturbation = [name for name in given if name in (*OF_PERTURBATION, "loss_range")]
+    if of_perturbation and recipe.perturbation is None:
+        raise UserError(
+            f"{where}: expected a perturbation to change {', '.join(of_perturbation)} of, got none;"
+            f" name one"
+        )
+    factory = suite.perturbations[recipe.perturbation].factory if recipe.perturbation else None
+    vain = [name for name in of_perturbation if name not in ("criterion", "warmup_epochs")]
+    if factory is not None and vain:
+        raise UserError(
+            f"{where}.change.{vain[0]}: expected none with the perturbation {factory}, whose "
+            f"settings stand under its options, got {given[vain[0]]}; remove it"
+        )
+    loss = suite.objectives[recipe.objective].loss
+    own = is_own(loss)
+    schedule = pick(recipe.change.schedule or suite.training.schedule, [recipe.objective])
+    refused = {
+        "beta": "an objective with beta (trades, mart)"
+        if own or loss in ("natural", "at")
+        else None,
+        "label_smoothing": "another objective" if own or loss == "mart" else None,
+        "attack_": "an objective with an attack" if loss == "natural" else None,
+        "monitor_": "an objective with an attack" if loss == "natural" else None,
+        "decay_": "a schedule with steps" if schedule in ("constant", "cosine_by_epoch") else None,
+    }
+    for name in given:
+        for prefix, expected in refused.items():
+            if expected and name.startswith(prefix):
+                got = schedule if prefix == "decay_" else loss
+                raise UserError(
+                    f"{where}.change.{name}: expected {expected}, got {got}; remove {name}"
+                )
+    if loss == "natural" and recipe.attack_num_steps is not None:
+        raise UserError(
+            f"{where}.attack_num_steps: expected an objective with an attack, got natural; remove"
+            " attack_num_steps"
+        )
+    if "remove_at_random" in given and "remove_below" not in given:
+        raise UserError(
+            f"{where}.change.remove_at_random: expected remove_below beside it, got none; say below"
+            " which loss as many are to be removed"
+        )
+    try:
+        suite.training.model_copy(update=recipe.change.of_training).check_decays()
+    except ValueError as error:
+        raise UserError(f"{where}.change: {error}") from error
+    for name in ("attack_num_steps", "average_decay"):
+        if name in given and getattr(recipe, name) is not None:
+            raise UserError(
+                f"{where}: expected {name} once, got it in the recipe and in its change;"
+                f" remove one of them"
+            )
+
+
+def _check_start(where: str, suite: Suite, name: str, recipe: RecipeEntry) -> None:
+    """The recipes that one starts from are there, and the first of them starts at random weights.
+
+    Raises:
+        UserError: one is unknown, or they go in a circle; an epoch of nothing.
+    """
+    if recipe.change.start_epoch is not None and not (recipe.start and recipe.start.recipe):
+        raise UserError(
+            f"{where}.change.start_epoch: expected a recipe to start from, got none; add start"
+        )
+    seen, current = [name], recipe
+    while current.start is not None and current.start.recipe is not None:
+        parent = current.start.recipe
+        current = choose(suite.recipes, parent, "recipe", f"{where}.start.recipe")
+        if parent in seen:
+            raise UserError(
+                f"{where}.start.recipe: expected another recipe, got a circle "
+                f"({' from '.join([*seen, parent])}); let one of them start at random weights"
+            )
+        seen.append(parent)
+
+
+def _check_mask(suite: Suite, where: str, recipe: RecipeEntry) -> None:
+    """What a mask does not look at changes nothing: bounds of the loss, the loss they are of."""
+    if recipe.perturbation is None:
+        return
+    if recipe.change.loss_range is not None:
+        for name in ("mask", "c_min", "c_min_quantile", "c_max_quantile"):
+            if getattr(recipe.change, name) is not None:
+                raise UserError(
+                    f"{where}.change.loss_range: expected no {name} beside it, which sets both "
+                    f"ends of the mask `range`, got {getattr(recipe.change, name)}; leave one of "
+                    "them out"
+                )
+        return
+    mask = recipe.change.mask or suite.perturbations[recipe.perturbation].mask
+    unseen = ["c_min", "c_min_quantile", "c_max_quantile"] if is_own(mask) else ["c_min"]
+    if mask == "all" and recipe.change.remove_below is None:  # by it is removed, too
+        unseen.append("criterion")
+    for name in unseen:
+        value = getattr(recipe.change, name)
+        if value is not None and (mask == "all" or is_own(mask)):
+            raise UserError(
+                f"{where}.change.{name}: expected none with mask {mask}, where it would have no "
+                f"effect, got {value}; leave it out or choose another mask"
+            )
+
+
+def _check_setting(params: Params, suite: Suite, setting: Setting, where: str) -> None:
+    if setting.dataset is not None:
+        choose(params.datasets, setting.dataset, "data set", f"{where}.dataset")
+    if setting.threat_model is not None:
+        choose(suite.threat_models, setting.threat_model, "threat model", f"{where}.threat_model")
+    if setting.network is not None:
+        choose(params.networks, setting.network, "network", f"{where}.network")
+
+
+def _check_movement(suite: Suite, figure: MovementFigure, where: str) -> None:
+    if not suite.keep_losses:
+        raise UserError(
+            f"{where}: expected a suite that keeps every image's losses, got keep_losses false;"
+            " write keep_losses: true, or remove the figure"
+        )
+    edges = figure.edges
+    if not edges or list(edges) != sorted(set(edges)) or edges[0] != 0:
+        raise UserError(
+            f"{where}.edges: expected losses that rise from 0, got {list(edges)}; order them, and "
+            "begin at 0, as images below all edges would be left out"
+        )
+    _check_epochs(suite, (figure.epoch + 1,), where)
+
+
+def _check_epochs(suite: Suite, epochs: tuple[int, ...], where: str) -> None:
+    longest = max(suite.training.epochs.values())
+    for epoch in epochs:
+        if epoch > longest:
+            raise UserError(
+                f"{where}.epochs: expected at most the {longest} epochs of a training, got {epoch};"
+                f" lower it"
+            )
+
+
+def _check_beyond(params: Params, suite: Suite, where: str) -> None:
+    known = dict.fromkeys([*suite.figures, *(["beyond"] if suite.beyond else [])])
+    for name in suite.reported:
+        choose(known, name, "figure", f"{where}.reported")
+    in_table2 = dict.fromkeys(suite.table2.recipes)
+    for recipe in (*suite.also_attacked.last, *suite.also_attacked.best_on_test):
+        choose(in_table2, recipe, "recipe of Table 2", f"{where}.also_attacked")
+    if suite.beyond is None:
+        return
+    for name in suite.beyond.attacks:
+        choose(suite.evaluation.attacks, name, "attack", f"{where}.beyond.attacks")
+    for group in suite.beyond.groups:
+        at = f"{where}.beyond.groups ({group.title})"
+        _check_setting(params, suite, group, at)
+        for recipe in group.recipes:
+            choose(suite.recipes, recipe, "recipe", f"{at}.recipes")
+        for sweep in group.sweeps:
+            choose(suite.sweeps, sweep, "sweep", f"{at}.sweeps")
+        rows = (*group.recipes, *(suite.sweeps[sweep].recipe for sweep in group.sweeps))
+        usual = suite.table2.threat_model
+        for recipe in rows if group.threat_model not in (None, usual) else ():
+            if suite.objectives[suite.recipes[recipe].objective].loss == "natural":
+                raise UserError(
+                    f"{at}.threat_model: expected {usual} with {recipe}, which has no threat model "
+                    f"of its own and is attacked under that of table 2, got {group.threat_model}; "
+                    "put it into another group"
+                )
