@@ -55,8 +55,8 @@ def verify(
 
 def _explain(params: Params, steps: Steps, path: str, root: Path) -> None:
     """Name the setting, file or code that has changed; exit code 1 if any has."""
-    from rwp.pipeline.why import reasons
     from rwp.pipeline.state import Result, results
+    from rwp.pipeline.why import reasons
 
     step = steps.find(path)
     found = [Result(step, path)] if path in step.records else results([step])

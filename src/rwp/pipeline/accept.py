@@ -23,10 +23,10 @@ from rwp.errors import UserError
 from rwp.evaluation.spec import DiagnosisSpec, EvaluationSpec, LandscapeSpec
 from rwp.files import read_object, write_text
 from rwp.pipeline.code import HERE, LEDGER, PACKAGE_FOLDER, Code, read_ledger
-from rwp.pipeline.why import checked_out, maker
 from rwp.pipeline.settings import Params
 from rwp.pipeline.state import Result, results
 from rwp.pipeline.steps import Step, Steps, below
+from rwp.pipeline.why import checked_out, maker
 from rwp.spec import Spec
 from rwp.training.spec import PseudoLabelSpec, TrainSpec
 
