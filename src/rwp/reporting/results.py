@@ -749,8 +749,11 @@ def _read_verdict(steps: Steps, key: RunKey, run: Run, rows: Sequence[Row], root
 
 
 def read_level(path: Path) -> str | None:
-    """That of a verdict which lies there, be it of earlier records; none without a file."""
-    return read_diagnosis(path).get("level") if path.exists() else None
+    """That of a verdict which lies there, be it of earlier records; none without one."""
+    try:
+        return read_diagnosis(path).get("level")
+    except UserError:
+        return None
 
 
 def worst_level(levels: Sequence[Level | None]) -> Level | None:
