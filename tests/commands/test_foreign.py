@@ -13,7 +13,7 @@ import torch
 from rwp.commands.external import Elsewhere, evaluate_elsewhere, show_verdict
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
-from rwp.evaluation.verdict import Verdict
+from rwp.evaluation.verdict import Reason, Verdict
 from rwp.pipeline.load import check_params
 from rwp.spec import radius_value
 from rwp.training.spec import RunKey
@@ -85,22 +85,21 @@ def test_a_run_of_this_project_at_other_radii(model: Elsewhere) -> None:
     assert "--suite=demo" in model.words()
 
 
-def test_a_verdict_says_what_it_lacks(
+def test_a_verdict_is_of_the_attacks_under_the_threat_model_of_table_2(
     model: Elsewhere, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Green of FGSM alone is no praise, and of no attack at all it is none."""
+    reason = Reason("amber", "no AutoAttack")
     monkeypatch.setattr(
-        "rwp.evaluation.external.verdict_on", lambda *_, **__: Verdict("green", None, None, ())
+        "rwp.evaluation.external.verdict_on",
+        lambda paths, **_: Verdict("amber", None, None, (reason,) * len(paths)),
     )
     monkeypatch.setattr(Elsewhere, "images", Path("test.pt"))
-    shown = {}
-    for names in (["natural"], ["natural", "fgsm"], ["pgd-20"], ["pgd-20", "autoattack"]):
-        show_verdict([Path(f"out/{name}.json") for name in names], model)
-        shown[names[-1]] = capsys.readouterr().out
-    assert shown["natural"] == "verdict: none (no attack was run)\n"
-    assert "without PGD and AutoAttack: " in shown["fgsm"]
-    assert "without AutoAttack: " in shown["pgd-20"]
-    assert shown["autoattack"] == "verdict: green (nothing speaks against the numbers)\n"
+    show_verdict([Path(f"out/{name}.json") for name in ("pgd-20", "pgd-l2-40")], model)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("verdict: amber (PGD says too much")
+    assert shown[1:] == ["  amber: no AutoAttack"]
+    show_verdict([Path("out/pgd-l2-40.json")], model)
+    assert capsys.readouterr().out.startswith("verdict: none (attacks under other threat models")
 
 
 def test_autoattack_is_refused_for_few_classes_before_any_attack(

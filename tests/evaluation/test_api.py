@@ -135,9 +135,10 @@ def test_a_verdict_says_what_it_lacks(robust_model, images):
             robust_model, pixels(images), images.labels, threat=LINF, attacks=attacks
         )
 
-    reasons = [reason.text for reason in found("natural", "pgd-20").verdict.reasons]
-    assert reasons == ["without AutoAttack: the gap between them, its main sign, is unknown"]
-    assert found("fgsm").verdict.reasons[-1].text.startswith("without PGD and AutoAttack: ")
+    for attacks in (("natural", "pgd-20"), ("fgsm",)):
+        (reason,) = found(*attacks).verdict.reasons
+        assert reason.level == "amber"
+        assert reason.text.startswith("no AutoAttack: ")
     with pytest.raises(UserError, match="verdict: expected an attack, got natural alone"):
         _ = found("natural").verdict
     with pytest.raises(UserError, match="attack: expected one of natural, got 'pgd-20'"):
@@ -236,11 +237,11 @@ def test_steps_that_do_not_reach_the_edge_are_told(robust_model, images):
     (warning,) = found.records["pgd-3"].warnings
     assert warning.startswith("pgd-3: 3 steps of 0.025 are together shorter than the radius 0.1")
     assert found.records["pgd-4"].warnings == ()
-    assert found.verdict.level == "green"
+    assert "shorter" not in str(found.verdict)
     attacks = ["natural", "pgd-1", "pgd-3"]
     weak = rwp.evaluate(robust_model, pixels(images), images.labels, threat=LINF, attacks=attacks)
     assert weak.verdict.level == "amber"
-    assert "the steps of each attack are together shorter" in weak.verdict.reasons[0].text
+    assert "the steps of each attack are together shorter" in weak.verdict.reasons[-1].text
 
 
 def test_a_model_that_moves_itself_is_moved_back(robust_model, images):

@@ -31,6 +31,7 @@ from tests.evaluation.samples import (
 )
 
 PGD = attack("pgd-20", "pgd", num_steps=20, step_size="0.03")
+PAPER = ThreatSpec(norm="linf", epsilon="8/255")
 CALM = FollowUp(
     base=(0.6,) * 5,
     longer=(0.595,) * 5,
@@ -56,6 +57,16 @@ def records(pgd: int, autoattack: int, *, fgsm: int | None = None, of: int = 100
     return found if fgsm is None else [*found, left(fgsm, attack("fgsm"))]
 
 
+def left_by(name: str, kind: str, left: int, steps: int | None = None):
+    """A record of 1000 images under an attack of steps of a quarter of the radius."""
+    spec = attack(name, kind, num_steps=steps, step_size=None if steps is None else "0.025")
+    return record([True] * left + [False] * (1000 - left), attack=spec)
+
+
+def under(threat: ThreatSpec, found):
+    return [one.replace(attack=one.attack.replace(threat=threat)) for one in found]
+
+
 def run_follow_up(model: nn.Module, images: ImageSet, **options) -> FollowUp:
     return follow_up(model, images, PGD, batch_size=40, seed=0, device="cpu", **options)
 
@@ -74,15 +85,33 @@ def run_follow_up(model: nn.Module, images: ImageSet, **options) -> FollowUp:
     ],
 )
 def test_published_networks_land_in_their_bands(dataset, objective, pgd, autoattack, level):
-    verdict = judge(records(pgd, autoattack, of=10_000), dataset=dataset, objective=objective)
+    found = under(PAPER, records(pgd, autoattack, of=10_000))
+    verdict = judge(found, dataset=dataset, objective=objective)
     assert verdict.level == level
     assert verdict.gap == pytest.approx((pgd - autoattack) / 100)
-    assert verdict.band == band_for(dataset, "linf", objective)
+    assert verdict.band == band_for(dataset, "linf", PAPER.radius, objective)
 
 
 def test_unknown_data_set_takes_the_general_band():
-    assert band_for("digits", "linf", "at").source.startswith("nothing is published")
-    assert band_for("digits", "l2", "trades").green < band_for("digits", "linf", "trades").green
+    assert band_for("digits", "linf", 0.1, "at").source.startswith("nothing is published")
+    in_l2, in_linf = band_for("digits", "l2", 1.0, "trades"), band_for("digits", "linf", 0.1, "at")
+    assert in_l2.green < in_linf.green
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "level"),
+    [
+        ("linf", "8/255", "red"),
+        ("linf", "0.031", "red"),
+        ("linf", "16/255", "amber"),
+        ("l2", "128/255", "red"),
+        ("l2", "2.0", "amber"),
+    ],
+)
+def test_a_band_is_of_one_radius(norm: str, epsilon: str, level: str):
+    """At twice the radius nobody has seen how wide a gap of an honest network can be."""
+    found = under(ThreatSpec(norm=norm, epsilon=epsilon), records(5500, 4300, of=10_000))
+    assert judge(found, dataset="cifar10", objective="at").level == level
 
 
 @pytest.mark.parametrize(("fgsm", "level"), [(530, "green"), (518, "undecided"), (500, "red")])
@@ -140,15 +169,61 @@ def test_a_network_without_robustness_is_weak(clean: int, left: int, chance: flo
             assert f"leaves {left / 10:.1f} % of {clean / 10:.1f} %" in verdict.reasons[-1].text
 
 
-def test_the_gap_is_that_of_the_pgd_of_fewest_steps():
-    """The bands are of PGD-20, whatever longer attack stands beside it and in what order."""
-    short, autoattack = records(600, 500)
-    long = record(
-        [True] * 580 + [False] * 420,
-        attack=attack("pgd-100", "pgd", num_steps=100, step_size="0.03"),
-    )
-    for found in ([short, long, autoattack], [long, short, autoattack]):
+def test_the_gap_is_that_of_the_pgd_nearest_to_20_steps():
+    """The bands are of PGD-20, whatever other PGD stands beside it and in what order."""
+    middle, autoattack = records(600, 500)
+    others = [left_by("pgd-2", "pgd", 700, 2), left_by("pgd-100", "pgd", 580, 100)]
+    for found in ([middle, *others, autoattack], [*others, middle, autoattack]):
         assert judge(found, dataset="cifar10", objective="at").gap == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(("steps", "level"), [((4,), "green"), ((2, 20), "green"), ((8,), "red")])
+def test_a_short_pgd_may_be_worse_than_one_step(steps: tuple[int, ...], level: str):
+    """Four steps of a quarter of the radius cannot leave a start on the wrong side."""
+    pgd = [left_by(f"pgd-{n}", "pgd", 500 if n == 20 else 540, n) for n in steps]
+    found = [*pgd, left_by("fgsm", "fgsm", 510), left_by("autoattack", "autoattack", 490)]
+    assert judge(found, dataset="cifar10", objective="at").level == level
+
+
+@pytest.mark.parametrize(
+    ("rival", "left", "level"),
+    [
+        (("cw-100", "cw", 100), 460, "green"),
+        (("cw-100", "cw", 100), 420, "undecided"),
+        (("cw-100", "cw_zero_masked", 100), 340, "red"),
+        (("pgd-100", "pgd", 100), 525, "green"),
+        (("pgd-100", "pgd", 100), 495, "undecided"),
+        (("pgd-100", "pgd", 100), 480, "amber"),
+        (("pgd-100", "pgd", 100), 400, "red"),
+        (("mine", "package.module:factory"), 340, "red"),
+        (("fgsm-start", "fgsm_random_start", 1), 340, "green"),
+    ],
+)
+def test_an_attack_that_beats_pgd_by_much_is_a_sign(rival: tuple, left: int, level: str):
+    name, kind, *steps = rival
+    found = [*records(540, 530), left_by(name, kind, left, *steps)]
+    verdict = judge(found, dataset="cifar10", objective="at")
+    assert verdict.level == level
+    text = f"{name} fools {(540 - left) / 10:.1f} points more than pgd-20"
+    assert (text in " ".join(reason.text for reason in verdict.reasons)) == (level != "green")
+
+
+def test_without_evidence_no_verdict_is_green():
+    clean, pgd = left_by("natural", "natural", 900), left_by("pgd-20", "pgd", 540, 20)
+    for found, text in (
+        ([clean], "no attack was run"),
+        ([clean, pgd], "no AutoAttack"),
+        ([left_by("fgsm", "fgsm", 900)], "no AutoAttack"),
+    ):
+        verdict = judge(found, dataset="cifar10", objective="at")
+        assert verdict.level == "amber"
+        assert verdict.reasons[0].text.startswith(text)
+        assert judge(found, dataset="cifar10", objective="natural").reasons == ()
+    weak = judge([left_by("pgd-20", "pgd", 0, 20)], dataset="cifar10", objective="at")
+    assert weak.level == "weak"  # no other attack is needed for that
+    alone = judge([left_by("autoattack", "autoattack", 540)], dataset="cifar10", objective="at")
+    assert alone.level == "green"
+    assert alone.reasons[0].text == "no PGD: the gap to AutoAttack is unknown"
 
 
 def test_attacks_under_two_threat_models_are_not_weighed_against_each_other():
@@ -160,7 +235,7 @@ def test_attacks_under_two_threat_models_are_not_weighed_against_each_other():
         judge([one, moved], dataset="cifar10", objective="at")
     clean = attack("natural").replace(threat=threat)  # which no radius matters to
     natural = record([True] * 900 + [False] * 100, attack=clean)
-    assert judge([natural, one], dataset="cifar10", objective="at").level == "green"
+    assert judge([natural, one], dataset="cifar10", objective="at").gap is None
 
 
 def test_the_words_of_a_level_stand_in_one_place():
@@ -214,7 +289,8 @@ def test_a_gap_within_noise_is_settled_by_further_attacks():
     found = records(540, 480)  # 6.0 points, within 1.5 of the limit of 5.5
     assert judge(found, dataset="cifar10", objective="at").level == "undecided"
     assert judge(found, dataset="cifar10", objective="at", follow_up=CALM).level == "green"
-    clear = judge(records(540, 400), dataset="cifar10", objective="at", follow_up=CALM)
+    wide = under(PAPER, records(540, 400))
+    clear = judge(wide, dataset="cifar10", objective="at", follow_up=CALM)
     assert clear.level == "red"
 
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from rwp.commands.export import export
 from rwp.core.models import build_network
 from rwp.errors import UserError
 from rwp.evaluation.export import Submission, export_robustbench
 from rwp.evaluation.external import load_checkpoint
-from rwp.evaluation.records import EvaluationRecord, PartRecord
-from rwp.files import sha256_file
+from rwp.evaluation.records import EvaluationRecord, PartRecord, write_record
+from rwp.files import sha256_file, write_json
 from rwp.training.checkpoint import save_network
 from rwp.training.spec import RunKey, ThreatSpec, WideResNetSpec
 from tests.evaluation.samples import NETWORK, attack, autoattack_spec, record, small_network
@@ -150,6 +151,27 @@ def test_an_activation_that_robustbench_does_not_compute_is_refused(tmp_path: Pa
     save_network(path, model.eval(), network=network, epoch=0)
     with pytest.raises(UserError, match="expected the activation relu, got silu"):
         export_robustbench(path, record_of(path), SUBMISSION, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "flag", "expected"),
+    [
+        (None, None, False),
+        ("holdout", None, False),  # of the training set's own images
+        ("tinyimages-500k", None, True),
+        ("tinyimages-500k", False, False),
+        (None, True, True),
+    ],
+)
+def test_additional_data_is_as_run_json_says_unless_given(
+    checkpoint: Path, tmp_path: Path, kind: str | None, flag: bool | None, expected: bool
+):
+    write_record(tmp_path / "evaluation/best/autoattack.json", record_of(checkpoint))
+    unlabeled = None if kind is None else {"definition": {"kind": kind}}
+    write_json(tmp_path / "run.json", {"spec": {"unlabeled": unlabeled}})
+    export(checkpoint, "Someone2026", tmp_path / "out", additional_data=flag)
+    info = json.loads((tmp_path / "out" / "Someone2026.json").read_text())
+    assert info["additional_data"] is expected
 
 
 def test_name_is_an_identifier(checkpoint: Path, tmp_path: Path):

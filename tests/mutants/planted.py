@@ -937,8 +937,8 @@ FAMILY = _faults(
     ),
     (
         "verdicts: PGD of most steps stands for PGD-20",
-        "key=lambda record: -(record.attack.num_steps or 0)",
-        "key=lambda record: (record.attack.num_steps or 0)",
+        "return abs(steps - 20), steps",
+        "return -steps, steps",
     ),
     (
         "verdicts: blind images that fell count",

@@ -122,6 +122,26 @@ def test_nothing_is_found_of_a_network_whose_verdict_is_red(tmp_path: Path) -> N
     assert set(tested["finding"]) == {"no finding on MINE: the verdict on it is red"}
 
 
+def test_a_method_of_the_same_name_keeps_its_own_verdict(tmp_path: Path) -> None:
+    """The verdict on the gathered AT is no less red for one's own AT being better."""
+    content, root = settings(2), tmp_path / "theirs"
+    project = Project(root, check_params(content), "demo")
+    play(project, "at", 0.3, range(2))
+    for key in project.table2_keys("at"):
+        for name in project.params.suites["demo"].evaluation.attacks:
+            if name != "autoattack":
+                project.write_record(key, name, 300)
+        project.write_diagnosis(key, "red")
+    gather(content, "demo", root=root, target=tmp_path / "docs")
+    own = Project(tmp_path / "mine", check_params(settings(2)), "demo")
+    play(own, "at", 0.8, range(2))
+    frame = against(own.params, "demo", "at", tmp_path / "docs", root=own.root)
+    row = frame[frame["against"] == "AT (demo)"].iloc[-1]
+    assert (row["recipe"], row["attack"], row["seed"]) == ("AT", "autoattack", "all")
+    assert row["p_holm"] < 0.05
+    assert row["finding"] == "no finding on AT (demo): the verdict on it is red"
+
+
 def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
     folder = committed(tmp_path)
     nothing = Project(tmp_path / "none", check_params(settings(4)), "demo")
@@ -164,10 +184,16 @@ def test_what_else_the_trainings_differ_in_is_said(tmp_path: Path) -> None:
     assert list(trained_otherwise(same, "demo", "mine", folder)) == []
     content = settings(4)
     content["suites"]["demo"]["recipes"]["mine"]["change"] = {"epochs": 9, "weight_decay": 0.0}
+    content["suites"]["demo"]["evaluation"] |= {"seed": 1, "batch_size": 7}
+    content["suites"]["demo"]["held_out_fraction"] = 0.3
+    content["datasets"]["digits"]["per_class"] = 20
     content["networks"]["small"]["width"] = 2 * content["networks"]["small"]["width"]
     lines = list(trained_otherwise(check_params(content), "demo", "mine", folder))
     assert lines[0] == (
-        "MINE was trained with another network, epochs, weight decay than AT: their difference is "
-        "of these, too"
+        "MINE was trained with another network, held out fraction, per class, epochs, weight decay "
+        "than AT: their difference is of these, too"
     )
-    assert len(lines) == 3
+    assert lines[1] == (
+        "MINE was attacked with another seed, batch size than AT: their difference is of these, too"
+    )
+    assert len(lines) == 6

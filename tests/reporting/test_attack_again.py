@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rwp.errors import UserError
@@ -50,8 +51,9 @@ def test_the_same_outcome_on_each_image(
     committed_network: tuple[Path, Path, dict[str, Any]],
 ) -> None:
     network, root, _ = committed_network
+    folder = root / "docs/results/demo"
     before = {path: path.read_bytes() for path in (root / "docs").rglob("*") if path.is_file()}
-    found = attack_again(network, ATTACKS, root=root)
+    found = attack_again(folder, network, ATTACKS, root=root)
     assert [again.record.attack.name for again in found] == list(ATTACKS)
     for again in found:
         assert again.gathered is not None
@@ -67,7 +69,7 @@ def test_another_outcome_is_counted(
 ) -> None:
     network, root, _ = committed_network
     shutil.copytree(root / "docs", tmp_path / "docs")
-    copied = tmp_path / network.relative_to(root)
+    copied, folder = tmp_path / network.relative_to(root), tmp_path / "docs/results/demo"
     path = copied.parent / "evaluation" / copied.stem / "pgd-20.json"
     flags = robust_flags(read_record(path)).copy()
     right = flags.nonzero()[0][:2]
@@ -75,24 +77,35 @@ def test_another_outcome_is_counted(
     document = read_object(path)
     document |= {"robust_bits": pack(flags), "num_robust": int(flags.sum())}
     write_json(path, document)
-    (again,) = attack_again(copied, ("pgd-20",), root=root)
+    (again,) = attack_again(folder, copied, ("pgd-20",), root=root)
     assert again.num_others == len(right) > 0
     assert f"another outcome on {len(right)} of 40 images than the record" in again.told
+    # of another attack, or of other images: nothing to compare with
+    mask = np.arange(40) < 8
+    attack = document["attack"] | {"num_steps": 7}
+    part = {"rule": "stratified", "seed": 0, "size": 8, "of": 40, "sha256": "p", "mask": pack(mask)}
+    fewer = {"num_examples": 8, "num_clean_correct": 8, "num_robust": 8, "part": part}
+    fewer |= {"clean_bits": pack(mask[:8]), "robust_bits": pack(mask[:8])}
+    for changes in ({"attack": attack}, fewer):
+        write_json(path, document | changes)
+        (again,) = attack_again(folder, copied, ("pgd-20",), root=root)
+        assert again.told == "no record of these settings to compare with"
     path.unlink()
-    (again,) = attack_again(copied, ("pgd-20",), root=root)
-    assert again.told == "no record to compare with"
+    (again,) = attack_again(folder, copied, ("pgd-20",), root=root)
+    assert again.told == "no record of these settings to compare with"
 
 
 def test_other_images_and_missing_ones_are_one_line(
     committed_network: tuple[Path, Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     network, root, _ = committed_network
+    folder = root / "docs/results/demo"
     with pytest.raises(UserError, match=r"test.pt: expected the test images, found no file; run"):
-        attack_again(network, ATTACKS, root=tmp_path)
+        attack_again(folder, network, ATTACKS, root=tmp_path)
     shutil.copytree(root / "data", tmp_path / "data")
     (tmp_path / "data/digits/test.pt").write_bytes(b"others")
     with pytest.raises(UserError, match="expected the images that natural was made on, got others"):
-        attack_again(network, ATTACKS, root=tmp_path)
+        attack_again(folder, network, ATTACKS, root=tmp_path)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from scipy import stats
 
 from rwp.commands import claims as command
 from rwp.errors import UserError
-from rwp.evaluation.statistics import crossed_difference, crossed_mean
+from rwp.evaluation.statistics import crossed_difference, crossed_mean, interval
 from rwp.files import read_object
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import landscape_spec
@@ -28,13 +28,13 @@ from rwp.reporting.claims import (
     numbers,
     parse,
     read_claims,
-    rows_of,
     sentence,
     told,
     write_claims,
 )
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.report import render_report
+from rwp.reporting.results import records
 from rwp.strict_yaml import read_yaml
 from tests.conftest import ROOT
 
@@ -54,7 +54,7 @@ def seeded(root: Path, num_seeds: int, suite: str = "demo") -> Project:
 def judged(project: Project, **entries: dict[str, Any]) -> dict[str, dict[str, Any]]:
     found = checked_claims(entries, where="claims.yaml")
     frame = claims(project.params, project.suite, found, root=project.root)
-    return {row["claim"]: row for row in rows_of(frame)}
+    return {row["claim"]: row for row in records(frame)}
 
 
 def outcomes(share: float, seed: int, count: int = 400) -> np.ndarray:
@@ -93,6 +93,15 @@ def test_a_lead_holds_its_opposite_does_not_and_a_small_one_is_not_told(tmp_path
     told = sentence(found["close"])
     assert told == f"not told; 4 seeds could tell {found['close']['detectable']:.1f} points"
     assert "wanted above 0; 4 seeds" in numbers(found["won"])
+
+
+def test_where_nothing_varies_no_interval_is_told(tmp_path: Path) -> None:
+    """Two recipes of the same settings agree to the bit, which is no proof of what others do."""
+    row = judged(played(tmp_path, 3, lead=0.0), same=WON | {"within": 1})["same"]
+    assert (row["outcome"], row["estimate"]) == ("not told", 0.0)
+    assert (row["low"], row["high"], row["detectable"]) == (None, None, None)
+    assert sentence(row) == "not told: nothing varies between seeds and images"
+    assert numbers(row) == "+0.00; wanted within 1; 3 seeds"
 
 
 LEADS = (0.2, 2.2, 0.2, 2.2, 0.2, 2.2, 1.2, 1.2)
@@ -343,6 +352,9 @@ def test_columns_of_the_history_and_best_epochs(tmp_path: Path) -> None:
     assert [found[name]["estimate"] for name in ("early", "late", "none")] == [100, 0, 25]
     assert (found["early"]["outcome"], found["late"]["outcome"]) == ("holds", "does not hold")
     assert found["early"]["p_value"] == pytest.approx(2 * 0.5**8)  # eight of eight, by chance
+    share = interval(8, 8)  # Wilson's: eight of eight seeds are not all that there could be
+    assert (found["early"]["low"], found["early"]["high"]) == (100 * share.low, 100 * share.high)
+    assert found["early"]["detectable"] is None
     turned = {"says": "x", "terms": {"at best_epoch >=1": -1}, "below": 0}
     assert judged(project, turned=turned)["turned"]["estimate"] == -100
 
@@ -383,6 +395,7 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
         ({"says": "x", "terms": {}, "above": 0}, "terms: .*at least 1 item"),
         ({"says": "x", "terms": {"at best": 1}, "above": 0}, "expected a term such as .*'at best'"),
         ({"says": "x", "terms": {"at best_epoch 16": 1}, "above": 0}, "got 'at best_epoch 16'"),
+        ({"says": "x", "terms": {"at weight_steps --6:": 1}, "above": 0}, "at weight_steps --6:'"),
         ({"says": "x", "terms": {"at loss x:y": 1}, "above": 0}, "got 'at loss x:y'"),
         (
             {"says": "x", "terms": {"at landscape_excess 16:20": 1}, "above": 0},
@@ -521,8 +534,20 @@ def test_a_landscape_of_other_settings_or_code_tells_nothing(tmp_path: Path) -> 
     tells_nothing("of other settings")
     project.write_landscape_state("fig2", fingerprint="of older code")
     tells_nothing("of other code or images")
+    path.write_text("")
+    tells_nothing("of other code or images")  # which counts first
     path.with_suffix(".json").unlink()
     tells_nothing("of unknown settings")
+
+
+@pytest.mark.parametrize("content", ["", "seed,split\n0,train\n"])
+def test_a_landscape_that_is_no_table_is_one_line(tmp_path: Path, content: str) -> None:
+    project = landscapes(tmp_path, 2)
+    epoch = landscape_spec(project.params, "demo", "fig2").epochs[0]
+    around(project, epoch, {}, ()).write_text(content)
+    entry = {"says": "x", "terms": {f"at landscape_excess {epoch}/0-0.5": 1}, "above": 0}
+    with pytest.raises(UserError, match=r"fig2.csv: expected losses by seed and split, got none"):
+        judged(project, x=entry)
 
 
 def test_landscapes_of_other_numbers_of_seeds_are_compared_on_the_seeds_of_both(

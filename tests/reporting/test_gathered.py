@@ -16,11 +16,11 @@ from rwp.files import sha256_file
 from rwp.pipeline.load import check_params
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import figure_names
-from rwp.reporting.claims import claims, read_claims, rows_of, told, write_claims
+from rwp.reporting.claims import claims, read_claims, told, write_claims
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.gathered import gather, opened, settings_of
 from rwp.reporting.report import render_report
-from rwp.reporting.results import read_attack, read_results, read_run, read_run_folder
+from rwp.reporting.results import read_attack, read_results, read_run, read_run_folder, records
 from tests.commands.test_commands import assert_one_line
 from tests.conftest import Project as Commands
 
@@ -105,7 +105,7 @@ def test_an_unfinished_suite_is_gathered_as_far_as_it_is(few: Project, tmp_path:
         frame = claims(
             place.params, "demo", read_claims(place.root / "claims.yaml"), root=place.root
         )
-    (row,) = rows_of(frame)
+    (row,) = records(frame)
     assert row["outcome"] == "missing"
     assert "at-rwp/seed0: this training has not finished" in row["reason"]
     assert "this training has not finished" in page(tmp_path / "part")

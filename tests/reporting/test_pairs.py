@@ -167,6 +167,12 @@ def test_nothing_is_found_on_a_network_that_hides_its_gradients(demo: Project) -
     row = pair(frame, "AT-RWP", "AT", "autoattack").iloc[0]
     assert row["p_holm"] < 1e-9
     assert row["finding"] == "no finding on AT-RWP: the verdict on it is red"
+    # of earlier records now, and no less a doubt
+    demo.write_record(key, "pgd-100", 300, fingerprint="later")
+    assert demo.results().verdicts[key].status == "stale"
+    assert pair(pairs(demo.results()), "AT-RWP", "AT", "autoattack").iloc[0]["finding"] == (
+        "no finding on AT-RWP: the verdict on it is red"
+    )
     other = pair(frame, "AT-AWP", "AT", "autoattack").iloc[0]
     assert other["finding"] == "this AT-AWP network is better"
     warning = "the model answers differently each time"
@@ -219,6 +225,26 @@ def test_the_headline_compares_the_seeds_that_both_have(tmp_path: Path) -> None:
     assert text.startswith(
         "AT keeps the most images right under all attacks at once, 75.0 % of 400 over the first 2"
         " training seeds; next is TRADES, 5.0 points behind"
+    )
+
+
+def test_the_headline_ranks_by_the_seeds_that_all_have(tmp_path: Path) -> None:
+    """Two seeds that only one defense has put it first, six points behind the next."""
+    content = copy.deepcopy(PARAMS)
+    content["suites"]["demo"]["seeds"] = [0, 1, 2]
+    for recipe in content["suites"]["demo"]["table2"]["recipes"]:
+        content["suites"]["demo"]["recipes"][recipe]["num_seeds"] = 3 if recipe == "at-rwp" else 1
+    project = Project(tmp_path, check_params(content), "demo")
+    project.write_all()
+    for recipe in content["suites"]["demo"]["table2"]["recipes"]:
+        for seed in range(len(project.table2_keys(recipe))):
+            for name in ("pgd-20", "pgd-100", "cw-100", "fgsm", "natural"):
+                write_flags(project, recipe, np.arange(400) < 400, seed, name)
+            count = {"at-rwp": (176, 224, 224), "at-awp": (200,)}.get(recipe, (100,))[seed]
+            write_flags(project, recipe, np.arange(400) < count, seed)
+    assert headline(project.results()).startswith(
+        "AT-AWP keeps the most images right under all attacks at once, 50.0 % of 400 over the"
+        " first training seed; next is AT-RWP, 6.0 points behind"
     )
 
 

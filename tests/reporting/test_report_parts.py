@@ -8,6 +8,7 @@ import io
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -17,7 +18,7 @@ from rwp.reporting import report
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.report import render_report
 from rwp.reporting.summaries import terminal_table
-from rwp.reporting.tables import beyond, table1, table2, write_table
+from rwp.reporting.tables import Table, beyond, table1, table2, write_table
 
 from .conftest import Project
 from .settings import shown_content
@@ -129,6 +130,32 @@ def test_the_gap_of_attacks_on_other_images_is_that_of_the_verdict() -> None:
     for change in ({"num_examples": 200}, {"epsilon": "4/255"}, {"norm": "l2"}):
         assert report._gap_cell([pgd], [autoattack | change]).text == "4.00"
         assert report._gap_cell([pgd | {"gap": None}], [autoattack | change]).text == "\N{EN DASH}"
+
+
+def test_costs_of_two_data_sets_are_not_mixed() -> None:
+    """Two groups of one title, each with a row of the same method."""
+    shown = [
+        {"group": "g", "method": "AT", "dataset": name, "threat_model": "linf", "network": "small"}
+        for name in ("one", "two")
+    ]
+    counts = [
+        {"forward_passes": n, "backward_passes": 0, "training_hours": n / 3600} for n in (1, 9)
+    ]
+    details = [row | n | {"seed": 0, "status": "ok"} for row, n in zip(shown, counts, strict=True)]
+    table = Table(pd.DataFrame([row | {"num_seeds": 1} for row in shown]), pd.DataFrame(details))
+    (group,) = report.beyond_groups(table)["groups"]
+    cells = [row["cost"] for row in group["rows"]]
+    assert [(cell.text, cell.notes) for cell in cells] == [("1", ("1.0 s",)), ("9", ("9.0 s",))]
+
+
+def test_seconds_are_not_rounded_to_no_hours(filled: Project) -> None:
+    table = beyond(filled.results())
+    path, details = write_table(table, filled.root / "results/demo", "beyond")
+    for one in (path, details):
+        assert set(pd.read_csv(one)["training_hours"].dropna()) == {0.003472}  # 12.5 s
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(terminal_table(table, title="", width=200))
+    assert "0.003472" in console.export_text()
 
 
 def test_costs_stand_in_the_details(demo: Project) -> None:

@@ -14,6 +14,8 @@ import pytest
 from rwp.errors import UserError
 from rwp.files import sha256_file
 from rwp.pipeline.load import check_params
+from rwp.reporting.costs import own_rates
+from rwp.reporting.report import render_report
 from rwp.reporting.results import read_results, record_warnings
 from rwp.reporting.tables import table1, table2, write_table
 
@@ -403,7 +405,12 @@ def test_a_history_that_is_cut_is_refused(demo: Project) -> None:
     [
         ({"seconds": "12.5"}, "inconsistent"),
         ({"seconds": True}, "inconsistent"),
+        ({"seconds": -3600}, "inconsistent"),
         ({"passes": "many"}, "ok"),
+        ({"passes": {"forward": "x", "backward": 10}}, "inconsistent"),
+        ({"passes": {"forward": 10, "backward": -1}}, "inconsistent"),
+        ({"passes": {"forward": 10}}, "ok"),
+        ({"seconds": None}, "ok"),
         ({"inputs": []}, "ok"),
     ],
 )
@@ -416,3 +423,5 @@ def test_odd_entries_of_a_run_are_no_traceback(
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     details = table2(demo.results()).details.query("defense == 'AT'")
     assert set(details["status"]) == {status}
+    assert own_rates(demo.params, demo.root)
+    assert render_report(demo.results())

@@ -24,13 +24,14 @@ def claims(
     from rwp.pipeline.load import load_params
     from rwp.pipeline.resolve import choose
     from rwp.reporting import claims as judge
+    from rwp.reporting.results import records
 
     params, root = load_params(params_file), Path.cwd()
     worded = judge.read_claims(file)
     for name in names or ():
         choose(worded, name, "claim", str(file))
     frame = judge.claims(params, suite, worded, root=root)  # all: Holm counts the page
-    rows = [row for row in judge.rows_of(frame) if not names or row["claim"] in names]
+    rows = [row for row in records(frame) if not names or row["claim"] in names]
     for row in rows if names else ():
         if row["outcome"] in (judge.MISSING, judge.ELSEWHERE):
             raise UserError(

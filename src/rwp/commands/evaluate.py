@@ -75,9 +75,10 @@ def evaluate(
         _evaluate_run(EvaluationSpec.parse(resolved, where="--resolved"), fingerprint, workers)
         return
     attacks = tuple(attack or ())
-    if model is None and arch is None and _is_gathered(checkpoint):
+    gathered = _gathered_folder(checkpoint)
+    if model is None and arch is None and checkpoint is not None and gathered is not None:
         _refuse_for_own_runs(context, "suite", "dataset", "output", "layout", "epsilons", "workers")
-        _attack_again(checkpoint, attacks)
+        _attack_again(gathered, checkpoint, attacks)
         return
     params = load_params(params_file)
     if model is None and arch is None and _is_of_a_run(checkpoint):
@@ -119,24 +120,24 @@ def _evaluate_elsewhere(elsewhere: Elsewhere, epsilons: str | None, workers: int
             print(path)
 
 
-def _is_gathered(checkpoint: Path | None) -> bool:
+def _gathered_folder(checkpoint: Path | None) -> Path | None:
+    """The gathered folder that a network lies in, if there is one."""
     from rwp.files import RESULTS_MANIFEST
 
     folders = [] if checkpoint is None or not checkpoint.exists() else checkpoint.absolute().parents
-    return any((folder / RESULTS_MANIFEST).exists() for folder in folders)
+    return next((folder for folder in folders if (folder / RESULTS_MANIFEST).exists()), None)
 
 
-def _attack_again(checkpoint: Path | None, attacks: tuple[str, ...]) -> None:
+def _attack_again(folder: Path, checkpoint: Path, attacks: tuple[str, ...]) -> None:
     """A committed network: its records stay, and are compared with what comes out now."""
     from rwp.gpu import claim
     from rwp.progress import EvaluationProgress
 
-    assert checkpoint is not None
     with claim() as device:
         from rwp.reporting.attack_again import attack_again
 
         with EvaluationProgress(str(checkpoint)):
-            found = attack_again(checkpoint, attacks, root=Path.cwd(), device=device)
+            found = attack_again(folder, checkpoint, attacks, root=Path.cwd(), device=device)
     for again in found:
         accuracy = again.record.robust_accuracy
         print(f"{again.record.attack.name:>16}  {accuracy:7.2%}  {again.told}")

@@ -16,12 +16,20 @@ def export(
     authors: Annotated[str, typer.Option(help="Its authors.")] = "",
     link: Annotated[str, typer.Option(help="Its address.")] = "",
     venue: Annotated[str, typer.Option(help="Where it appeared.")] = "",
-    additional_data: Annotated[bool, typer.Option(help="Trained with extra data.")] = False,
+    additional_data: Annotated[
+        bool | None,
+        typer.Option(help="Trained with images of other data sets; as its run.json says."),
+    ] = None,
 ) -> None:
     """Write a network as a RobustBench entry: weights, class, model_info and AutoAttack log."""
     from rwp.evaluation.export import Submission, export_robustbench
     from rwp.evaluation.records import read_record
+    from rwp.files import object_in, read_object
 
+    if additional_data is None:
+        spec = object_in(read_object(checkpoint.parent / "run.json"), "spec")
+        source = object_in(object_in(spec, "unlabeled"), "definition").get("kind")
+        additional_data = source not in (None, "holdout")  # of the training set's own images
     record = checkpoint.parent / "evaluation" / checkpoint.stem / "autoattack.json"
     submission = Submission(
         name=name,

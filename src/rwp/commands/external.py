@@ -224,7 +224,6 @@ def evaluate_elsewhere(
 
 def show_verdict(paths: list[Path], model: Elsewhere) -> None:
     """Print what the records say about each other."""
-    from rwp.evaluation.api import unknown_gap
     from rwp.evaluation.external import verdict_on
     from rwp.evaluation.verdict import MEANING
     from rwp.pipeline.resolve import own_attacks
@@ -233,14 +232,8 @@ def show_verdict(paths: list[Path], model: Elsewhere) -> None:
     if not judged:
         print("verdict: none (attacks under other threat models are not judged)")
         return
-    kinds = {model.entry.evaluation.attacks[path.stem].kind for path in judged}
-    if kinds == {"natural"}:
-        print("verdict: none (no attack was run)")
-        return
     verdict = verdict_on(judged, dataset=model.dataset_name, data=model.images)
     print(f"verdict: {verdict.level} ({MEANING[verdict.level]})")
-    if unknown := unknown_gap(kinds):
-        print(f"  {unknown}")
     for reason in verdict.reasons:
         print(f"  {reason.level}: {reason.text}")
 

@@ -103,13 +103,17 @@ def bootstrap_difference(
     low, high = np.quantile(ours - theirs, [tail, 1 - tail])
     estimate = float(first.mean() - second.mean())
     if len(np.unique(kinds[0].astype(int) - kinds[1])) == 1:
-        # All images differ alike, so no draw says what others would do; how many of them may do
-        # something else, Wilson's limit of a share of 100 % says.
-        half = (1 + abs(estimate)) * (
-            1 - interval(len(first), len(first), confidence=confidence).low
-        )
-        low, high = max(-1.0, estimate - half), min(1.0, estimate + half)
+        low, high = _of_others(estimate, len(first), confidence)
     return Interval(estimate, float(low), float(high))
+
+
+def _of_others(estimate: float, count: int, confidence: float) -> tuple[float, float]:
+    """Limits of a difference that all images have alike, so that no draw says what others would do.
+
+    How many of them may do something else, Wilson's limit of a share of 100 % says.
+    """
+    half = (1 + abs(estimate)) * (1 - interval(count, count, confidence=confidence).low)
+    return max(-1.0, estimate - half), min(1.0, estimate + half)
 
 
 def crossed_difference(
@@ -127,8 +131,8 @@ def crossed_difference(
     images is in both terms, so the interval is rather too wide than too narrow. Seeds count with
     their own few degrees of freedom (Cochran and Cox, 1957): two seeds that happen to agree do not
     prove that seeds agree, as pooled degrees of freedom (Satterthwaite, 1946) or a bootstrap of
-    three seeds would have it. Where all seeds and images differ alike, no variance is known, and
-    McNemar's test of one seed counts.
+    three seeds would have it. Where all seeds and images differ alike, no variance is known: the
+    interval is that of `bootstrap_difference`, and McNemar's test of one seed counts.
 
     Raises:
         UserError: fewer than two seeds, or other counts of seeds or images.
@@ -142,9 +146,8 @@ def crossed_difference(
     differences = np.stack(first).astype(float) - np.stack(second)
     found = crossed_mean(differences, confidence=confidence)
     num_images = differences.shape[1]
-    if found.estimate and (found.error == 0 or num_images == 1):
-        half = 2 * (1 - interval(num_images, num_images, confidence=confidence).low)
-        low, high = max(-1.0, found.estimate - half), min(1.0, found.estimate + half)
+    if found.error == 0 or (found.estimate and num_images == 1):
+        low, high = _of_others(found.estimate, num_images, confidence)
         return TestedDifference(found.estimate, low, high, mcnemar(first[0], second[0]).p_value)
     return TestedDifference(found.estimate, found.low, found.high, found.p_value(0.0))
 

@@ -8,7 +8,7 @@ depends on data set, norm and objective. `BANDS` holds what honest, published ne
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,13 +37,14 @@ _SURE: tuple[Level, ...] = ("green", "weak", "amber", "red")
 class Band:
     """Points between PGD-20 and AutoAttack: usual up to `green`, beyond all evidence at `red`.
 
-    A general band is borrowed from other settings; no gap is red by it.
+    Its networks were attacked at `radius`. A general band, of no radius, is borrowed from other
+    settings; no gap is red by it.
     """
 
     green: float
     red: float
     source: str
-    general: bool = False
+    radius: float | None = None
 
 
 Shares = tuple[float, ...]  # of the images, one per attack seed
@@ -95,30 +96,34 @@ _AT_CIFAR10 = (
     "ResNet-18: 4.3 (AT, mean of 3 seeds, DOM, ICLR 2024) and 4.6 (AT-AWP, its log against MAIR's "
     "evaluation); small-loss removal, which the same authors call vulnerable, 12.6 (DOM)"
 )
+_LINF, _L2 = 8 / 255, 0.5
+_SAME_RADIUS = 0.02  # relative: 0.031 is meant as 8/255, and 128/255 as 0.5
 # (data set, norm, objective); None stands for any. The most specific entry counts.
 BANDS: dict[tuple[str | None, str, str | None], Band] = {
-    ("cifar10", "linf", "at"): Band(5.5, 8.0, _AT_CIFAR10),
+    ("cifar10", "linf", "at"): Band(5.5, 8.0, _AT_CIFAR10, _LINF),
     ("cifar10", "linf", "trades"): Band(
-        5.0, 7.5, "TRADES and TRADES-AWP, 4.0 to 4.3 (the AWP authors' logs)"
+        5.0, 7.5, "TRADES and TRADES-AWP, 4.0 to 4.3 (the AWP authors' logs)", _LINF
     ),
-    ("cifar10", "linf", "mart"): Band(8.0, 10.5, "MART, 5.7 to 7.6 on ResNet-18 and WRN-34-10"),
+    ("cifar10", "linf", "mart"): Band(
+        8.0, 10.5, "MART, 5.7 to 7.6 on ResNet-18 and WRN-34-10", _LINF
+    ),
     ("cifar100", "linf", "at"): Band(
-        6.5, 9.0, "ResNet-18: 4.1 (AT, DOM), 5.4 (AT-AWP: PGD-20 30.71, AutoAttack log 25.34)"
-    ),
-    ("svhn", "linf", "at"): Band(
-        10.5, 13.0, "ResNet-18: 8.0 at the best epoch, 9.8 at the last (AT, 3 seeds, DOM)"
-    ),
-    ("cifar10", "l2", None): Band(
-        3.5, 6.0, "AT-AWP and TRADES-AWP, radius 0.5: 0.9 to 2.4 (the authors' logs)"
-    ),
-    (None, "linf", None): Band(
         6.5,
         9.0,
-        "nothing is published for this setting; the widest band of CIFAR-10 and CIFAR-100",
-        general=True,
+        "ResNet-18: 4.1 (AT, DOM), 5.4 (AT-AWP: PGD-20 30.71, AutoAttack log 25.34)",
+        _LINF,
+    ),
+    ("svhn", "linf", "at"): Band(
+        10.5, 13.0, "ResNet-18: 8.0 at the best epoch, 9.8 at the last (AT, 3 seeds, DOM)", _LINF
+    ),
+    ("cifar10", "l2", None): Band(
+        3.5, 6.0, "AT-AWP and TRADES-AWP, radius 0.5: 0.9 to 2.4 (the authors' logs)", _L2
+    ),
+    (None, "linf", None): Band(
+        6.5, 9.0, "nothing is published for this setting; the widest band of CIFAR-10 and CIFAR-100"
     ),
     (None, "l2", None): Band(
-        3.5, 6.0, "nothing is published for this setting; the band of CIFAR-10", general=True
+        3.5, 6.0, "nothing is published for this setting; the band of CIFAR-10"
     ),
 }
 
@@ -135,6 +140,7 @@ _ALARMS: dict[str, Level] = {
     "answers differently when a gradient is asked for": "red",
 }
 _SHORT = "are together shorter than the radius"
+_UNTOLD = "no AutoAttack: PGD alone does not tell robustness from masked gradients"
 # Points. Rules of Carlini et al., "On Evaluating Adversarial Robustness" (2019), sections 4 and 5:
 # a longer, a differently scaled or a borrowed attack does not beat a sound white-box attack.
 _NOTICEABLE, _LARGE = 3.0, 8.0
@@ -153,7 +159,7 @@ _IMAGES = 2
 _LIKELY, _SURELY = 2.0, 3.0  # standard errors: inside is noise, beyond is none, between undecided
 
 
-def band_for(dataset: str, norm: str, objective: str) -> Band:
+def band_for(dataset: str, norm: str, radius: float, objective: str) -> Band:
     """The most specific band that fits."""
     for key in (
         (dataset, norm, objective),
@@ -161,8 +167,9 @@ def band_for(dataset: str, norm: str, objective: str) -> Band:
         (None, norm, objective),
         (None, norm, None),
     ):
-        if key in BANDS:
-            return BANDS[key]
+        band = BANDS.get(key)
+        if band and math.isclose(radius, band.radius or radius, rel_tol=_SAME_RADIUS):
+            return band
     raise UserError(f"norm: expected linf or l2, got {norm!r}; check the record")
 
 
@@ -197,17 +204,28 @@ def judge(
         raise UserError(
             f"diagnosis: expected records under one threat model, got {several}; judge them apart"
         )
-    by_kind = _shortest_by_kind(on_common_images(records))
+    common = on_common_images(records)
+    autoattack = {record.attack.kind: record for record in common}.get("autoattack")
+    pgd = min(
+        (record for record in common if record.attack.kind == "pgd"),
+        key=_from_pgd_20,
+        default=None,
+    )
+    weak = _weak_reasons(records, chance)
     gap, band, reasons = None, None, []
-    pgd, autoattack = by_kind.get("pgd"), by_kind.get("autoattack")
-    if pgd and autoattack and objective != "natural":
-        band = band_for(dataset, pgd.attack.threat.norm, objective)
-        gap = 100 * (pgd.robust_accuracy - autoattack.robust_accuracy)
-        reasons.append(_gap_reason(pgd, autoattack, band, settled=follow_up is not None))
     if objective != "natural":
-        reasons += _single_step_reasons(by_kind)
+        if pgd and autoattack:
+            band = band_for(dataset, pgd.attack.threat.norm, pgd.attack.threat.radius, objective)
+            gap = 100 * (pgd.robust_accuracy - autoattack.robust_accuracy)
+            reasons.append(_gap_reason(pgd, autoattack, band, settled=follow_up is not None))
+        elif autoattack:
+            reasons.append(Reason("green", "no PGD: the gap to AutoAttack is unknown"))
+        elif not weak:
+            reasons.append(Reason("amber", _UNTOLD if attacks else "no attack was run"))
+        reasons += _rival_reasons(pgd, common) if pgd else []
+        reasons += _single_step_reasons(common)
         reasons += _follow_up_reasons(follow_up) if follow_up else []
-    reasons += _weak_reasons(records, chance) + _alarm_reasons(records)
+    reasons += weak + _alarm_reasons(records)
     for record in records:
         reasons += _blind_reasons(record)
     unique = tuple(dict.fromkeys(reasons))
@@ -231,10 +249,10 @@ def _graded(value: float, amber: float, red: float) -> Level:
     return "red" if value > red else "amber" if value > amber else "green"
 
 
-def _shortest_by_kind(records: Sequence[EvaluationRecord]) -> Mapping[str, EvaluationRecord]:
-    """One record per kind of attack: that of the fewest steps, as the bands are of PGD-20."""
-    ordered = sorted(records, key=lambda record: -(record.attack.num_steps or 0))
-    return {record.attack.kind: record for record in ordered}
+def _from_pgd_20(record: EvaluationRecord) -> tuple[int, int]:
+    """How far an attack is from the 20 steps that the bands are of."""
+    steps = record.attack.num_steps or 0
+    return abs(steps - 20), steps
 
 
 def _lead(better: EvaluationRecord, worse: EvaluationRecord) -> tuple[float, float]:
@@ -262,20 +280,46 @@ def _gap_reason(
 ) -> Reason:
     """Within noise of a limit the gap only calls for further attacks, which then decide."""
     gap, error = _lead(pgd, autoattack)
-    red = math.inf if band.general else band.red
+    red = band.red if band.radius else math.inf
     low = _graded(gap - _SURELY * error, band.green, red)
     high = _graded(gap + (-1 if settled else 1) * _LIKELY * error, band.green, red)
     bound = " at least" if autoattack.attack.version == "lite" else ""
     usual = f"usual is up to {band.green:g}, unheard of above {band.red:g}"
-    if band.general:
+    if not band.radius:
         usual = f"usual elsewhere is up to {band.green:g}"
     text = f"PGD is{bound} {gap:.1f} points above AutoAttack (within {_LIKELY * error:.1f})"
     return _reason(low, high, f"{text}; {usual}", band.source)
 
 
-def _single_step_reasons(by_kind: Mapping[str, EvaluationRecord]) -> list[Reason]:
-    fgsm, pgd = by_kind.get("fgsm"), by_kind.get("pgd")
+def _rival_reasons(pgd: EvaluationRecord, records: Sequence[EvaluationRecord]) -> list[Reason]:
+    """CW, longer PGD and attacks of one's own do not beat PGD by much."""
+    reasons = []
+    for other in records:
+        kind, steps = other.attack.kind, other.attack.num_steps or 0
+        if kind == "pgd" and steps > (pgd.attack.num_steps or 0):
+            amber, red = _NOTICEABLE, _LARGE
+        elif kind in ("cw", "cw_zero_masked") or ":" in kind:
+            amber, red = _RESCALED, _RESCALED_MUCH
+        else:
+            continue
+        lead, error = _lead(pgd, other)
+        low = _graded(lead - _SURELY * error, amber, red)
+        high = _graded(lead - _LIKELY * error, amber, red)
+        if high != "green":
+            text = f"{other.attack.name} fools {lead:.1f} points more than {pgd.attack.name}"
+            reasons.append(_reason(low, high, text))
+    return reasons
+
+
+def _single_step_reasons(records: Sequence[EvaluationRecord]) -> list[Reason]:
+    """One step beats the longest PGD, if that could cross the ball."""
+    fgsm = next((record for record in records if record.attack.kind == "fgsm"), None)
+    several = [record for record in records if record.attack.kind == "pgd"]
+    pgd = max(several, key=lambda record: record.attack.num_steps or 0, default=None)
     if not fgsm or not pgd:
+        return []
+    attack = pgd.attack
+    if (attack.num_steps or 0) * attack.step < 2 * attack.threat.radius * (1 - 1e-9):
         return []
     lead, error = _lead(pgd, fgsm)
     if lead - _LIKELY * error <= _SINGLE_STEP:

@@ -12,7 +12,7 @@ import pandas as pd
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, robust_flags
 from rwp.files import object_in
-from rwp.pipeline.resolve import choose, train_spec
+from rwp.pipeline.resolve import choose, evaluation_spec, train_spec
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import setting_keys
@@ -34,6 +34,7 @@ COLUMNS = (
     *("recipe", "against", "checkpoint", "attack", "seed", "num_seeds", "num_examples"),
     *("difference", "low", "high", "p_value", "p_holm", "finding"),
 )
+_WORDS = {"architecture": "network", "threat": "threat model", "unlabeled": "unlabeled images"}
 Seen = dict[tuple[str, str, int], EvaluationRecord]  # checkpoint, attack, seed
 
 
@@ -67,8 +68,8 @@ def against(
         for other in place.params.suites[place.suite].table1.recipes:
             theirs = _side(place.params, place.suite, other, place.root)
             _check_images(recipe, own.runs, theirs.runs, folder)
-            names = {"recipe": method_label(recipe), "against": method_label(other)}
-            doubts.setdefault(names["against"], theirs.doubt)
+            names = {"recipe": method_label(recipe), "against": _their_label(recipe, other, place)}
+            doubts[names["against"]] = theirs.doubt
             rows += [names | row for row in _rows(own.seen, theirs.seen, recipe, place)]
     if not rows:
         raise UserError(
@@ -80,6 +81,12 @@ def against(
     doubts = {name: why for name, why in doubts.items() if why}
     frame["finding"] = [finding(row, doubts, name="recipe") for row in frame.to_dict("records")]
     return frame
+
+
+def _their_label(recipe: str, other: str, place: Opened) -> str:
+    """The gathered method's, with its suite where ours has the same."""
+    label = method_label(other)
+    return label if label != method_label(recipe) else f"{label} ({place.suite})"
 
 
 @dataclass(frozen=True)
@@ -160,27 +167,38 @@ def _rows(own: Seen, theirs: Seen, recipe: str, place: Opened) -> Iterator[dict[
 
 
 def trained_otherwise(params: Params, suite: str, recipe: str, folder: Path) -> Iterator[str]:
-    """What the trainings differ in beside their method, so that a difference is of that, too."""
-    own = train_spec(params, setting_keys(params, suite, Setting(), recipe)[0])
+    """What else trainings and attacks differ in, so that a difference is of that, too."""
+    own_key = setting_keys(params, suite, Setting(), recipe)[0]
+    own, ours = train_spec(params, own_key), evaluation_spec(params, own_key)
     with opened(folder) as place:
         for other in place.params.suites[place.suite].table1.recipes:
             key = setting_keys(place.params, place.suite, Setting(), other)[0]
-            differing = list(_differing(own, train_spec(place.params, key)))
-            if differing:
-                yield (
-                    f"{method_label(recipe)} was trained with another {', '.join(differing)} than "
-                    f"{method_label(other)}: their difference is of these, too"
-                )
+            theirs = evaluation_spec(place.params, key)
+            differing = {
+                "trained": list(_differing(own, train_spec(place.params, key))),
+                "attacked": list(_others(ours, theirs, "seed", "batch_size")),
+            }
+            for done, names in differing.items():
+                if names:
+                    yield (
+                        f"{method_label(recipe)} was {done} with another {', '.join(names)} than "
+                        f"{_their_label(recipe, other, place)}: their difference is of these, too"
+                    )
 
 
 def _differing(own: TrainSpec, theirs: TrainSpec) -> Iterator[str]:
-    """Settings that are no method's own: network, augmentation, length, batches, learning rates."""
-    for name in ("architecture", "normalize", "threat", "augmentation"):
+    """Settings that are no method's own: network, images, length, batches, learning rates."""
+    yield from _others(own, theirs, "architecture", "normalize", "threat", "augmentation")
+    yield from _others(own, theirs, "selection", "held_out_fraction", "unlabeled")
+    yield from _others(own.data, theirs.data, "per_class", "image_size")
+    yield from _others(own.optimization, theirs.optimization, *vars(own.optimization))
+
+
+def _others(own: Any, theirs: Any, *names: str) -> Iterator[str]:
+    """Those of some settings that differ, in words."""
+    for name in names:
         if getattr(own, name) != getattr(theirs, name):
-            yield {"architecture": "network", "threat": "threat model"}.get(name, name)
-    for name, value in vars(own.optimization).items():
-        if getattr(theirs.optimization, name) != value:
-            yield name.replace("_", " ")
+            yield _WORDS.get(name, name.replace("_", " "))
 
 
 def _outcome(record: EvaluationRecord) -> Any:

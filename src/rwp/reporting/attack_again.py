@@ -13,7 +13,7 @@ import torch
 from rwp.errors import UserError
 from rwp.evaluation.jobs import evaluate_checkpoint
 from rwp.evaluation.records import EvaluationRecord, clean_flags, read_record, robust_flags
-from rwp.files import RESULTS_MANIFEST, read_object, sha256_file
+from rwp.files import read_object, sha256_file
 from rwp.pipeline.resolve import evaluation_spec
 from rwp.reporting.gathered import opened
 from rwp.training.spec import RunKey
@@ -21,7 +21,7 @@ from rwp.training.spec import RunKey
 
 @dataclass(frozen=True)
 class Again:
-    """One attack made again, beside its gathered record, if there is one."""
+    """One attack made again, beside its gathered record, if there is one of the same settings."""
 
     record: EvaluationRecord
     gathered: EvaluationRecord | None
@@ -40,7 +40,7 @@ class Again:
     def told(self) -> str:
         """The comparison in words."""
         if self.gathered is None:
-            return "no record to compare with"
+            return "no record of these settings to compare with"
         count = f"{self.record.num_examples:,} images"
         if self.num_others == 0:
             return f"the record's outcome on each of {count}"
@@ -50,36 +50,24 @@ class Again:
         )
 
 
-def gathered_folder(checkpoint: Path) -> Path:
-    """The gathered folder that a checkpoint lies in.
-
-    Raises:
-        UserError: it lies in none.
-    """
-    for folder in checkpoint.absolute().parents:
-        if (folder / RESULTS_MANIFEST).exists():
-            return folder
-    raise UserError(f"{checkpoint}: expected a network in a gathered folder, got another")
-
-
 def attack_again(
+    folder: Path,
     checkpoint: Path,
     attacks: Sequence[str],
     *,
     root: Path,
     device: torch.device | str = "cpu",
 ) -> list[Again]:
-    """Attack a gathered network as its record says, on the images below `root/data`.
+    """Attack a network of a gathered folder as its settings say, on the images below `root/data`.
 
     Nothing in the folder is changed.
 
     Raises:
-        UserError: it lies in no such folder; the images are not there, or are others than those of
-            the record.
+        UserError: the images are not there, or are others than those of the record.
     """
     record = checkpoint.parent / "run.json"
     key = RunKey.parse(read_object(record).get("key"), where=str(record))
-    with opened(gathered_folder(checkpoint)) as place, tempfile.TemporaryDirectory() as scratch:
+    with opened(folder) as place, tempfile.TemporaryDirectory() as scratch:
         spec = evaluation_spec(
             place.params, key, checkpoint=checkpoint.stem, attacks=tuple(attacks) or None
         )
@@ -102,7 +90,13 @@ def attack_again(
             device=device,
         )
         found = [read_record(path) for path in paths]
-    return [Again(record, known.get(record.attack.name)) for record in found]
+    return [Again(record, _alike(record, known.get(record.attack.name))) for record in found]
+
+
+def _alike(record: EvaluationRecord, gathered: EvaluationRecord | None) -> EvaluationRecord | None:
+    """The gathered record, if it is of the same attack on the same images."""
+    same = gathered is not None and (gathered.attack, gathered.part) == (record.attack, record.part)
+    return gathered if same else None
 
 
 def _check_images(known: dict[str, EvaluationRecord], images: Path, dataset: str) -> None:

@@ -23,7 +23,7 @@ from scipy.stats import binomtest
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, on_common_images, robust_flags
 from rwp.evaluation.spec import LandscapeSpec
-from rwp.evaluation.statistics import Tested, crossed_mean
+from rwp.evaluation.statistics import Tested, crossed_mean, interval
 from rwp.pipeline.resolve import get_suite, landscape_spec, train_spec
 from rwp.pipeline.settings import Frozen, Params, Setting
 from rwp.pipeline.steps import Steps
@@ -37,6 +37,7 @@ from rwp.reporting.results import (
     read_attack,
     read_level,
     read_run,
+    records,
     why_landscape_stale,
 )
 from rwp.reporting.tables import write_frame
@@ -64,6 +65,7 @@ COLUMNS = (
     "reason",
 )
 LANDSCAPE = "landscape_excess"
+_EPOCHS = re.compile(r"(-?\d+)?:(-?\d+)?")
 _AROUND = re.compile(r"(\d+)/(\d+(?:\.\d+)?-\d+(?:\.\d+)?)")
 _CHECKPOINTS = ("best", "best_on_test", "last")
 _POWER = 0.8
@@ -172,9 +174,7 @@ def parse(text: str) -> Term:
     words = text.split()
     if len(words) == 3:
         recipe, what, how = words
-        of_epochs = how.count(":") == 1 and all(
-            not part or part.lstrip("-").isdecimal() for part in how.split(":")
-        )
+        of_epochs = _EPOCHS.fullmatch(how) is not None
         chosen = what == "best_epoch" and how.startswith(">=") and how[2:].isdecimal()
         around = what == LANDSCAPE and _AROUND.fullmatch(how) is not None
         column = what not in ("best_epoch", LANDSCAPE)
@@ -319,15 +319,17 @@ def _judged(claim: Claim, terms: Mapping[Term, float], values: Values) -> dict[s
         reason = "one training seed: how far seeds spread is not known"
         return row | {"outcome": NOT_TOLD, "estimate": float(values.mean()), "reason": reason}
     found = crossed_mean(values)
-    side, p_value = _side(claim, found)
+    row["estimate"] = found.estimate
     if [(term.what, weight) for term, weight in terms.items()] == [("best_epoch", 1.0)]:
-        side, p_value = _of_seeds(claim, values)
+        row["outcome"], row["p_value"] = _of_seeds(claim, values)
+        share = interval(int((values > 0).sum()), len(values))
+        return row | {"low": 100 * share.low, "high": 100 * share.high}
+    row["outcome"], row["p_value"] = _side(claim, found)
+    if found.error == 0:
+        return row | {"reason": "nothing varies between seeds and images"}
     return row | {
-        "outcome": side,
-        "estimate": found.estimate,
         "low": found.low,
         "high": found.high,
-        "p_value": p_value,
         "detectable": found.detectable(_POWER),
     }
 
@@ -420,14 +422,18 @@ class _Reader:
             assert path is not None
             epoch, group = term.how.split("/")
             seeds = [key.seed for key in spec.keys]
-            there = mean_excess(path, epoch=int(epoch), group=group) if path.exists() else {}
             step = self.steps.landscape(self.suite_name, path.stem)
-            reasons = [why_landscape_stale(step, self.root) if path.exists() else "not measured"]
-            reasons = list(filter(None, reasons)) or [
-                f"seed {seed} has no images of {group} nats in both"
-                for seed in seeds
-                if seed not in there
-            ]
+            why = why_landscape_stale(step, self.root) if path.exists() else "not measured"
+            there = {} if why else mean_excess(path, epoch=int(epoch), group=group)
+            reasons = (
+                [why]
+                if why
+                else [
+                    f"seed {seed} has no images of {group} nats in both"
+                    for seed in seeds
+                    if seed not in there
+                ]
+            )
             missing += [f"{step.outputs[0]}: {reason}" for reason in reasons]
             found.append([there.get(seed, np.nan) for seed in seeds])
         weights = np.array(list(terms.values()))
@@ -457,10 +463,10 @@ class _Reader:
             if absent:
                 missing += absent
             elif all(term.is_record for term in terms):
-                records, gaps = self._records(keys, runs)
+                found, gaps = self._records(keys, runs)
                 missing += gaps
                 if not gaps:
-                    shared = on_common_images(list(records.values()))
+                    shared = on_common_images(list(found.values()))
                     images |= {f"{images_of(record)} {record.num_examples}" for record in shared}
                     if len(images) > 1:
                         raise UserError(
@@ -522,12 +528,6 @@ def _sum(shared: Sequence[EvaluationRecord], terms: Mapping[Term, float]) -> Val
     return total
 
 
-def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The claims as tables; what a claim does not have is none."""
-    rows = frame.astype(object).where(frame.notna(), None)
-    return [dict(zip(rows.columns, row, strict=True)) for row in rows.to_numpy()]
-
-
 def told(params: Params, suite_name: str, *, root: Path | str = ".") -> list[dict[str, Any]]:
     """The claims of the project's own file, in words; none without one.
 
@@ -536,7 +536,7 @@ def told(params: Params, suite_name: str, *, root: Path | str = ".") -> list[dic
     path = Path(root) / FILE
     if not path.exists():
         return []
-    rows = rows_of(claims(params, suite_name, read_claims(path), root=root))
+    rows = records(claims(params, suite_name, read_claims(path), root=root))
     found = [row | {"told": sentence(row)} for row in rows]
     return sorted(found, key=lambda row: row["outcome"] == ELSEWHERE)
 

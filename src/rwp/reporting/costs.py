@@ -21,7 +21,7 @@ from typing import Any
 from rwp.data.spec import DatasetSpec, num_classes_known
 from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
-from rwp.files import read_json, read_object
+from rwp.files import object_in, read_json, read_object
 from rwp.pipeline.resolve import network_spec
 from rwp.pipeline.settings import Params
 from rwp.pipeline.state import Result
@@ -335,7 +335,9 @@ def _network(params: Params, name: str) -> NetworkSpec | None:
 def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
     """Of one run; none where it is unfinished, or of other networks or data than today's."""
     document = read_object(path)
-    if document.get("status") != "finished" or not isinstance(document.get("seconds"), int | float):
+    passes = object_in(document, "passes")
+    counted = [document.get("seconds"), passes.get("forward"), passes.get("backward")]
+    if document.get("status") != "finished" or not all(isinstance(n, int | float) for n in counted):
         return None  # of a damaged run the tables tell
     try:
         key = RunKey.parse(document.get("key"), where=str(path))
@@ -345,7 +347,7 @@ def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
     size = data_size(key.dataset, spec.data, root)
     if size is None or _network(params, key.network) != spec.architecture:
         return None
-    cost = counted_cost(spec, document["passes"], size)
+    cost = counted_cost(spec, passes, size)
     record = _autoattack(path.parent, str(document["device"]))
     return _Timing(
         place=Place(str(document["device"]), key.network, size.image),

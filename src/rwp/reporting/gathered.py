@@ -38,6 +38,7 @@ from rwp.reporting.results import (
     check_format,
     read_results,
     read_run_folder,
+    trained_with_another,
     why_of_other_images,
 )
 from rwp.training.spec import RunKey, TrainSpec, suite_directory
@@ -168,9 +169,7 @@ def _runs(params: Params, suite: str, root: Path, found: Gathered) -> Iterator[t
         except UserError as error:
             found.left_out.append(str(error))
             continue
-        changed = [name for name, value in vars(now).items() if getattr(then, name) != value]
-        others = f"trained with another {', '.join(changed)}" if changed else ""
-        others = others or why_of_other_images(run, root)
+        others = trained_with_another(then, now) or why_of_other_images(run, root)
         if others or run.status == "inconsistent":
             found.left_out.append(f"{run.name}: {run.reason or others}")
         else:

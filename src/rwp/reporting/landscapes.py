@@ -30,12 +30,17 @@ def mean_excess(path: Path, *, epoch: int, group: str) -> dict[int, float]:
     """Seed -> mean excess (nats) of a group after some epochs, over the inner half of the offsets.
 
     Raises:
-        UserError: the file has no such column.
+        UserError: the file is no such table.
     """
-    measured = pd.read_csv(path)
-    if not {"seed", "split"} <= set(measured):
+    try:
+        measured = pd.read_csv(path)
+    except ValueError:  # pandas' own errors, too
+        measured = pd.DataFrame()
+    lacking = [name for name in (*_PLACE, "split", "change") if name not in measured]
+    if lacking:
         raise UserError(
-            f"{path}: expected losses by seed and split, got none; measure the landscape again"
+            f"{path}: expected losses by seed and split, got none of {', '.join(lacking)}; measure "
+            "the landscape again"
         )
     excess = excess_of(measured)
     reach = measured["offset"].abs().max() / 2

@@ -25,7 +25,7 @@ from rwp.evaluation.statistics import (
     mcnemar,
 )
 from rwp.reporting.lines import Line
-from rwp.reporting.results import Results
+from rwp.reporting.results import Results, read_level
 from rwp.reporting.tables import write_frame
 
 ALL_ATTACKS = "all attacks"  # right under each of them
@@ -196,16 +196,16 @@ def headline(results: Results) -> str:
     robust = _robust_under_all(results)
     if len(robust) < 2 or _tested(results)[ALL_ATTACKS]:
         return ""
+    counts = [len(flags) for flags in robust.values()]  # training seeds
+    shared = min(counts)
+    robust = {name: flags[:shared] for name, flags in robust.items()}
     shares = {name: 100 * float(np.mean(flags)) for name, flags in robust.items()}
     first, second = sorted(shares, key=shares.__getitem__, reverse=True)[:2]
     others = len(robust) - 1
-    counts = [len(robust[first]), len(robust[second])]  # training seeds
-    shared = min(counts)
-    share = 100 * float(np.mean(robust[first][:shared]))
-    seeds = f" over the first {shared} training seeds" if shared < max(counts) else ""
-    gap, p_value = _gap(
-        robust[first][:shared], robust[second][:shared], confidence=1 - LEVEL / others
-    )
+    share = shares[first]
+    many = f"{shared} training seeds" if shared > 1 else "training seed"
+    seeds = f" over the first {many}" if shared < max(counts) else ""
+    gap, p_value = _gap(robust[first], robust[second], confidence=1 - LEVEL / others)
     sure = "so it is ahead" if p_value <= LEVEL / others else "so they cannot be told apart"
     doubted = _doubts(results).get(first)
     one_seed = shared == 1
@@ -260,7 +260,9 @@ def _doubts(results: Results) -> dict[str, str]:
     for line in _defenses(results):
         for key in line.keys:
             found = [row["warning"] for row in results.outcomes(key) if row["outcome"]]
-            if why := doubt(results.verdicts[key].level, found):
+            # that of earlier records, too
+            level = read_level(results.root / results.verdicts[key].path)
+            if why := doubt(level, found):
                 doubts[line.labels["defense"]] = why
     return doubts
 

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import t
 
 from rwp.evaluation.verdict import MEANING, Level
-from rwp.files import write_text
+from rwp.files import object_in, write_text
 from rwp.pipeline.suites import BEYOND
 from rwp.reporting.claims import FAILS, HOLDS, counted
 from rwp.reporting.figures import given_figures, own_figures, reported_figures
@@ -41,6 +41,7 @@ from rwp.reporting.results import (
     worst_level,
 )
 from rwp.reporting.tables import (
+    BEYOND_LABELS,
     COSTS,
     FROM_TRAINING,
     NUM_SEEDS,
@@ -461,7 +462,7 @@ def _verdict_rows(table: Table) -> list[Row]:
 
 def _cost_cell(seeds: Sequence[Row]) -> Cell:
     """Forward and backward passes of a training, and its time below; means over seeds."""
-    known = [row for row in seeds if row["forward_passes"] is not None]
+    known = [row for row in seeds if all(row[name] is not None for name in COSTS)]
     if not known:
         return Cell(NO_NUMBER)
     passes = statistics.fmean(row["forward_passes"] + row["backward_passes"] for row in known)
@@ -488,13 +489,13 @@ def beyond_groups(table: Table) -> dict[str, Any]:
         if name not in ("group", "method", *_PLACE, *COSTS, NUM_SEEDS)
         and not str(name).endswith(STD)
     ]
-    seeds = records_by(table.details, "group", "method")
+    seeds = records_by(table.details, *BEYOND_LABELS)
     groups: dict[str, dict[str, Any]] = {}
     for row in table.rows:
         place = ", ".join(norm_text(row[name]) for name in _PLACE)
         group = groups.setdefault(row["group"], {"title": row["group"], "places": {}, "rows": []})
         group["places"][place] = None
-        own = seeds[row["group"], row["method"]]
+        own = seeds[tuple(row[name] for name in BEYOND_LABELS)]
         cells = [_beyond_cell(row, name, own) for name in columns]
         shown = {"method": row["method"], "num_seeds": row[NUM_SEEDS]}
         group["rows"].append(shown | {"cells": cells, "cost": _cost_cell(own)})
@@ -540,7 +541,7 @@ def _origin_rows(results: Results, seconds: Mapping[str, float]) -> Iterator[Row
             "shown": ", ".join(dict.fromkeys(parts)),
             "status": run.status,
             "epochs": len(run.history),
-            "passes": document.get("passes") or {},
+            "passes": object_in(document, "passes"),
             "evaluation_seconds": float(seconds.get(run.name, 0.0)),
             **{
                 name: document.get(name)

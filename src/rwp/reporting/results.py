@@ -248,14 +248,18 @@ def _why_stale(step: Step, run: Run, root: Path) -> str:
         then = TrainSpec.parse(run.document.get("spec"), where=run.name)
     except UserError as error:
         return f"trained by another version: {error}"
-    now = vars(step.settings)
-    changed = [name for name, value in now.items() if getattr(then, name) != value]
-    if changed:
-        return f"trained with another {', '.join(changed)}"
+    if changed := trained_with_another(then, step.settings):
+        return changed
     if _of_its_time(root):
         return why_of_other_images(run, root)
     same = run.document.get("fingerprint") == step.fingerprint
     return "" if same else f"trained with {_SOMETHING_ELSE.format(step.record)}"
+
+
+def trained_with_another(then: TrainSpec, now: object) -> str:
+    """In which settings a training differs from those of now, or an empty text."""
+    changed = [name for name, value in vars(now).items() if getattr(then, name) != value]
+    return f"trained with another {', '.join(changed)}" if changed else ""
 
 
 def why_of_other_images(run: Run, root: Path) -> str:
@@ -348,9 +352,13 @@ def _check_history(
                     f"run.json gives {measure} {value} at epoch {epoch}, history.jsonl"
                     f" {history[epoch][measure]}"
                 )
-    seconds = document.get("seconds")
-    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float)):
-        return "inconsistent", f"run.json gives {seconds!r} seconds, no number"
+    for name, count in object_in(document, "passes").items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            return "inconsistent", f"run.json gives {count!r} {name} passes, no count"
+    seconds = document.get("seconds", 0)
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds is not None and not (number and seconds >= 0):
+        return "inconsistent", f"run.json gives {seconds!r} seconds, no number from 0 on"
     last = document["last"]["epoch"]
     if last != len(history) - 1:
         return "inconsistent", (
@@ -749,8 +757,11 @@ def _read_verdict(steps: Steps, key: RunKey, run: Run, rows: Sequence[Row], root
 
 
 def read_level(path: Path) -> str | None:
-    """That of a verdict which lies there, be it of earlier records; none without a file."""
-    return read_diagnosis(path).get("level") if path.exists() else None
+    """That of a verdict which lies there, be it of earlier records; none without one."""
+    try:
+        return read_diagnosis(path).get("level")
+    except UserError:
+        return None
 
 
 def worst_level(levels: Sequence[Level | None]) -> Level | None:

@@ -12,6 +12,7 @@ from rwp.files import write_json
 from rwp.reporting.labels import COLUMN_LABELS
 from rwp.reporting.results import MEASURES, OK, Results
 from rwp.reporting.tables import (
+    HOURS,
     LABELS,
     PASSES,
     ROW_LABELS,
@@ -114,8 +115,12 @@ def _terminal_rows(table: Table) -> list[dict[str, str] | None]:
             rows += [None, {labels[0]: group}]
         cells = {name: str(row[name]) for name in labels}
         for name in numbers:
-            count = name in PASSES
-            cells[name] = _count(row[name]) if count else _cell(row[name], row.get(f"{name}{STD}"))
+            if name in PASSES:
+                cells[name] = _count(row[name])
+            elif name == HOURS:
+                cells[name] = f"{row[name]:.4g}" if math.isfinite(row[name]) else MISSING
+            else:
+                cells[name] = _cell(row[name], row.get(f"{name}{STD}"))
         for name in WORDS:
             if name in table.frame:
                 cells[name] = row[name] if isinstance(row[name], str) else MISSING

@@ -38,7 +38,8 @@ WORDS = ("verdict",)  # columns of Table 2 that are no numbers
 EPOCHS = ("best_epoch", "best_on_test_epoch", "num_epochs")
 COUNTS = ("num_examples", "num_robust")
 PASSES = ("forward_passes", "backward_passes")
-COSTS = (*PASSES, "training_hours")
+HOURS = "training_hours"
+COSTS = (*PASSES, HOURS)
 FROM_TRAINING = ("best", "last", "best_on_test", "robust_overfitting_gap")  # in the table beyond
 BEYOND_LABELS = ("group", "method", "dataset", "threat_model", "network")
 NUM_SEEDS = "num_seeds"  # that the numbers of a row stand on
@@ -305,6 +306,9 @@ def write_table(table: Table, folder: Path, name: str) -> list[Path]:
     """Write NAME.csv and NAME_details.csv into the suite's folder."""
     paths = [folder / f"{name}.csv", folder / f"{name}_details.csv"]
     for path, frame in zip(paths, (table.frame, table.details), strict=True):
+        if HOURS in frame:
+            hours = frame[HOURS].astype(float).map("{:.4g}".format, na_action="ignore")
+            frame = frame.assign(**{HOURS: hours})
         write_frame(path, frame)
     return paths
 
