@@ -11,7 +11,7 @@ from rwp.evaluation import autoattack as module, verdict as verdicts
 from rwp.evaluation.diagnosis import diagnose_checkpoint, read_diagnosis
 from rwp.evaluation.followup import follow_up
 from rwp.evaluation.jobs import evaluate_checkpoint, run_attacks
-from rwp.evaluation.records import GradientRecord, write_record
+from rwp.evaluation.records import GradientRecord, read_record, write_record
 from rwp.evaluation.spec import DiagnosisSpec
 from rwp.evaluation.verdict import DOUBTFUL, LEVELS, MEANING, FollowUp, Verdict, band_for
 from rwp.files import sha256_file, write_json
@@ -365,6 +365,23 @@ def test_further_attacks_run_unless_the_network_is_weak(trained: Project):
         assert content["records"]["pgd-20"] == "f"
     with pytest.raises(UserError, match="expected a diagnosis"):
         read_diagnosis(trained.root / trained.spec.record("pgd-20"))
+
+
+def test_further_attacks_are_compared_with_pgd_20(trained: Project, monkeypatch):
+    """PGD of two steps is beaten by 100 steps on any network."""
+    asked = []
+    monkeypatch.setattr(
+        "rwp.evaluation.followup.follow_up", lambda _, __, used, **___: asked.append(used) or CALM
+    )
+    short = attack("pgd-2", "pgd", num_steps=2, step_size="0.03")
+    write_records(trained, robust=40)
+    place = trained.root / trained.spec.record("pgd-20")
+    write_record(place.with_name("pgd-2.json"), read_record(place).replace(attack=short))
+    spec = diagnosis_of(trained)
+    attacks = (short, *spec.evaluation.attacks)
+    spec = spec.replace(evaluation=spec.evaluation.replace(attacks=attacks))
+    diagnose_checkpoint(spec, root=trained.root, fingerprint="f")
+    assert asked == [PGD]
 
 
 @pytest.mark.parametrize("changed", ["best.pt", "test.pt"])

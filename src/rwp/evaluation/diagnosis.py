@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, PartRecord, read_record
 from rwp.evaluation.spec import DiagnosisSpec, EvaluationSpec
-from rwp.evaluation.verdict import FollowUp, Verdict, judge
+from rwp.evaluation.verdict import FollowUp, Verdict, judge, usual_pgd
 from rwp.files import read_json, sha256_file, write_json
 
 if TYPE_CHECKING:
@@ -142,8 +142,8 @@ def _follow_up(
     from rwp.training.checkpoint import load_network
 
     evaluation = spec.evaluation
-    attack = next((record.attack for record in records if record.attack.kind == "pgd"), None)
-    if attack is None:
+    pgd = usual_pgd(records)
+    if pgd is None:
         raise UserError(
             f"{evaluation.key.name}: expected a PGD among the attacks, got none; "
             "add one under evaluation.attacks"
@@ -160,7 +160,7 @@ def _follow_up(
     return follow_up(
         load_network(checkpoint, device=device)[0],
         images,
-        attack,
+        pgd.attack,
         batch_size=evaluation.batch_size,
         seed=evaluation.seed,
         device=device,

@@ -47,7 +47,7 @@ from rwp.evaluation.models import (
     weights_sha256,
 )
 from rwp.evaluation.records import EvaluationRecord, read_record, unpack, write_record
-from rwp.evaluation.verdict import FollowUp, Verdict, judge
+from rwp.evaluation.verdict import FollowUp, Verdict, judge, usual_pgd
 from rwp.files import sha256_file
 from rwp.training.checkpoint import (
     FORMAT as CHECKPOINT,
@@ -428,10 +428,11 @@ def diagnose_external(
     chosen = {"num_examples": num_examples, "first_examples": first_examples, "seed": part_seed}
     with _looked_at(external, data, device, **chosen) as seen:
         records = [_record_there(out / f"{attack.name}.json", seen.hashes) for attack in attacks]
-        pgd = next((record.attack for record in records if record.attack.kind == "pgd"), None)
+        pgd = usual_pgd(records)
 
         def further() -> FollowUp:
-            some, asked = followed_up(seen.images, seed=part_seed, source=data), pgd or attacks[0]
+            some = followed_up(seen.images, seed=part_seed, source=data)
+            asked = pgd.attack if pgd else attacks[0]
             options = {"batch_size": batch_size, "seed": seed, "device": device}
             return follow_up(seen.model, some, asked, **options)  # type: ignore[arg-type]
 

@@ -206,11 +206,7 @@ def judge(
         )
     common = on_common_images(records)
     autoattack = {record.attack.kind: record for record in common}.get("autoattack")
-    pgd = min(
-        (record for record in common if record.attack.kind == "pgd"),
-        key=_from_pgd_20,
-        default=None,
-    )
+    pgd = usual_pgd(common)
     weak = _weak_reasons(records, chance)
     gap, band, reasons = None, None, []
     if objective != "natural":
@@ -249,10 +245,15 @@ def _graded(value: float, amber: float, red: float) -> Level:
     return "red" if value > red else "amber" if value > amber else "green"
 
 
-def _from_pgd_20(record: EvaluationRecord) -> tuple[int, int]:
-    """How far an attack is from the 20 steps that the bands are of."""
-    steps = record.attack.num_steps or 0
-    return abs(steps - 20), steps
+def usual_pgd(records: Sequence[EvaluationRecord]) -> EvaluationRecord | None:
+    """Of several PGD the one nearest to the 20 steps that the bands are of."""
+
+    def distance(record: EvaluationRecord) -> tuple[int, int]:
+        steps = record.attack.num_steps or 0
+        return abs(steps - 20), steps
+
+    several = [record for record in records if record.attack.kind == "pgd"]
+    return min(several, key=distance, default=None)
 
 
 def _lead(better: EvaluationRecord, worse: EvaluationRecord) -> tuple[float, float]:
