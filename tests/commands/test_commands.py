@@ -71,6 +71,7 @@ def test_bad_names_and_files_are_one_line_each(project: Project) -> None:
         ("train --dataset mnist", "expected a data set", "'mnist'"),
         ("train", "data/digits/train.pt: expected the train images, found none"),
         ("data fetch digits --from nope", "--from: expected none for digits, whose digits come"),
+        ("export nope --name A --output b", "nope: expected a run's best.pt, found no file"),
         ("plan --suite=", "expected a suite", "got ''"),
         ("verify --suite=", "expected a suite", "got ''"),
         ("data fetch mnist", "expected a data set or unlabeled source", "'mnist'"),

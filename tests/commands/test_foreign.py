@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from rwp.commands.external import Elsewhere, evaluate_elsewhere, show_verdict
+from rwp.commands.elsewhere import Elsewhere, evaluate_elsewhere, show_verdict
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.verdict import Reason, Verdict

@@ -138,8 +138,8 @@ ATTACKS = _faults(
     ),
     (
         "attacks: CW is the authors'",
-        "loss = partial(margin_loss, kappa=kappa)",
-        "loss = partial(zero_masked_margin_loss, kappa=kappa)",
+        "loss=partial(margin_loss, kappa=kappa)",
+        "loss=partial(zero_masked_margin_loss, kappa=kappa)",
     ),
     (
         "attacks: the authors' CW is the correct one",
@@ -228,13 +228,13 @@ ATTACKS = _faults(
     ),
     (
         "attacks: batch normalization in the other mode",
-        'training=mode != "eval"), alone:',
-        'training=mode == "eval"), alone:',
+        'model.train(mode != "eval")',
+        'model.train(mode == "eval")',
     ),
     (
         "attacks: count in the running statistics",
-        'training=mode != "eval"), alone:',
-        'training=mode != "eval"):',
+        "with own_modes(model), alone:",
+        "with own_modes(model):",
     ),
 )
 
@@ -434,13 +434,18 @@ TRAINING = _faults(
     ),
     (
         "training: the sum of the losses",
-        "return losses.mean()",
-        "return losses.sum()",
+        "batch.weights, kept).mean()",
+        "batch.weights, kept).sum()",
     ),
     (
         "training: removed examples leave the divisor",
-        "return losses.mean()",
-        "return losses.sum() / (losses != 0).sum().clamp_min(1)",
+        "batch.weights, kept).mean()",
+        "batch.weights, kept).sum() / (len(batch.labels) if kept is None else kept.sum())",
+    ),
+    (
+        "training: weights of pseudo-labels in the outer loss alone",
+        "objective=_weighted(found.objective, batch.weights)",
+        "objective=found.objective",
     ),
     (
         "training: no momentum",

@@ -14,11 +14,11 @@ import yaml
 
 from rwp.core.settings import Loss, Mask, WeightPerturbation
 from rwp.errors import UserError
-from rwp.pipeline import resolve
 from rwp.pipeline.load import check_params, load_params
 from rwp.pipeline.new_study import write_study
 from rwp.pipeline.resolve import evaluation_spec, setting_key, train_spec
 from rwp.pipeline.settings import (
+    FAMILY,
     AttackEntry,
     Change,
     Params,
@@ -85,7 +85,7 @@ def the_next_member(settings: Settings) -> None:
     core = (ROOT / "tests" / "core" / "test_core_family.py").read_text(encoding="utf-8")
     loop = (ROOT / "tests" / "training" / "test_family.py").read_text(encoding="utf-8")
     ours = {field.name for field in fields(WeightPerturbation)}
-    for name in resolve._FAMILY:
+    for name in FAMILY:
         assert name in ours or name in ("climbs", "step_at")  # these two are the loop's
         assert name in {field.name for field in fields(PerturbationSpec)}
         assert name in PerturbationEntry.model_fields

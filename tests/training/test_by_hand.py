@@ -136,7 +136,11 @@ class ByHand:
         offset: dict[str, Tensor] = {}
         perturbation = self.spec.perturbation
         if perturbation is not None and where[0] >= 1:
-            closure = lambda: self.losses(images, adversarial, labels)  # noqa: E731
+
+            def closure() -> ExampleLosses:
+                found = self.losses(images, adversarial, labels)
+                return found._replace(objective=found.objective * weights)
+
             if perturbation.name == "awp":
                 found = adversarial_weight_perturbation(
                     self.model, closure, gamma=perturbation.gamma

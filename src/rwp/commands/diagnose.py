@@ -15,7 +15,7 @@ from rwp.commands.common import (
     SuiteName,
     spec_of,
 )
-from rwp.commands.external import Elsewhere, diagnose_elsewhere
+from rwp.commands.elsewhere import Elsewhere, diagnose_elsewhere
 
 if TYPE_CHECKING:
     from rwp.evaluation.spec import DiagnosisSpec

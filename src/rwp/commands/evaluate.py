@@ -16,7 +16,7 @@ from rwp.commands.common import (
     names_of,
     spec_of,
 )
-from rwp.commands.external import Elsewhere, evaluate_elsewhere, show_verdict
+from rwp.commands.elsewhere import Elsewhere, evaluate_elsewhere, show_verdict
 from rwp.commands.workers import helpers
 from rwp.errors import UserError
 

@@ -22,10 +22,13 @@ def export(
     ] = None,
 ) -> None:
     """Write a network as a RobustBench entry: weights, class, model_info and AutoAttack log."""
+    from rwp.errors import UserError
     from rwp.evaluation.export import Submission, export_robustbench
     from rwp.evaluation.records import read_record
     from rwp.files import object_in, read_object
 
+    if not checkpoint.is_file():
+        raise UserError(f"{checkpoint}: expected a run's best.pt, found no file; check the path")
     if additional_data is None:
         spec = object_in(read_object(checkpoint.parent / "run.json"), "spec")
         source = object_in(object_in(spec, "unlabeled"), "definition").get("kind")

@@ -56,15 +56,15 @@ def against(
     """
     choose(params.suites, suite, "suite", "--suite")
     choose(params.suites[suite].recipes, recipe, "recipe", f"suites.{suite}.recipes")
-    own = _side(params, suite, recipe, Path(root))
-    if not own.seen:
-        raise UserError(
-            f"{recipe}: expected records of its runs, found none ({own.missing[0]}); build them: "
-            f"snakemake --cores all {' '.join(_targets(params, suite, recipe))}"
-        )
     rows: list[dict[str, Any]] = []
-    doubts = {method_label(recipe): own.doubt}
     with opened(folder) as place:
+        own = _side(params, suite, recipe, Path(root))
+        if not own.seen:
+            raise UserError(
+                f"{recipe}: expected records of its runs, found none ({own.missing[0]}); build "
+                f"them: snakemake --cores all {' '.join(_targets(params, suite, recipe))}"
+            )
+        doubts = {method_label(recipe): own.doubt}
         for other in place.params.suites[place.suite].table1.recipes:
             theirs = _side(place.params, place.suite, other, place.root)
             _check_images(recipe, own.runs, theirs.runs, folder)

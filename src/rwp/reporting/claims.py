@@ -205,6 +205,11 @@ def checked_claims(content: Any, *, where: str) -> dict[str, Claim]:
         raise UserError(f"{where}: expected a table of claims, got {type(content).__name__}")
     found = {}
     for name, entry in content.items():
+        if not isinstance(entry, dict):
+            raise UserError(
+                f"{where}: {name}: expected a claim, a table with `says` and a sum of terms, got "
+                f"{type(entry).__name__}; is this a file of claims?"
+            )
         try:
             found[str(name)] = Claim.model_validate(_tuples(entry))
         except ValidationError as error:
@@ -215,9 +220,7 @@ def checked_claims(content: Any, *, where: str) -> dict[str, Claim]:
     return found
 
 
-def _tuples(entry: Any) -> Any:
-    if not isinstance(entry, dict):
-        return entry
+def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
     numbers = {"above", "below", "within"}
     return {
         name: tuple(map(_floats, value))
