@@ -25,14 +25,9 @@ def export(
     from rwp.errors import UserError
     from rwp.evaluation.export import Submission, export_robustbench
     from rwp.evaluation.records import read_record
-    from rwp.files import object_in, read_object
 
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: expected a run's best.pt, found no file; check the path")
-    if additional_data is None:
-        spec = object_in(read_object(checkpoint.parent / "run.json"), "spec")
-        source = object_in(object_in(spec, "unlabeled"), "definition").get("kind")
-        additional_data = source not in (None, "holdout")  # of the training set's own images
     record = checkpoint.parent / "evaluation" / checkpoint.stem / "autoattack.json"
     submission = Submission(
         name=name,

@@ -71,7 +71,8 @@ def perturb_weights(
             that of the whole batch.
 
     Raises:
-        ValueError: the model has nothing to perturb, or no such layer.
+        ValueError: the model has nothing to perturb, perturbs it by factors of 0, or has no such
+            layer.
     """
     if perturbation.perturbs_nothing:
         return PerturbedWeights({}, PerturbationDiagnostics())
@@ -125,7 +126,7 @@ def something_to_perturb(
     """What a perturbation perturbs of a model, by name.
 
     Raises:
-        ValueError: nothing, all of it by a factor of 0, or a layer that the model does not have.
+        ValueError: nothing, or it names a layer that the model does not have.
     """
     named = perturbed_tensors(model, perturbation.tensors, perturbation.layers)
     if not named:
@@ -133,7 +134,6 @@ def something_to_perturb(
             "model: expected trainable kernels (convolution or linear weights), got none; "
             "unfreeze them or turn the weight perturbation off"
         )
-    depth_factors(model, list(named), perturbation)
     return named
 
 

@@ -6,7 +6,7 @@ package's own networks), the `model_info` entry, and the AutoAttack log.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,14 @@ from torch import Tensor
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, require_final
 from rwp.factories import is_own
-from rwp.files import atomic_write, sha256_file, write_json, write_text
+from rwp.files import (
+    atomic_write,
+    object_in,
+    read_object,
+    sha256_file,
+    write_json,
+    write_text,
+)
 from rwp.training.checkpoint import load_network
 
 _NAMES = {"normalize.mean": "mu", "normalize.std": "sigma"}
@@ -53,7 +60,7 @@ class Submission:
     authors: str
     link: str
     venue: str
-    additional_data: bool
+    additional_data: bool | None = None  # none: as the run.json beside the checkpoint says
 
 
 def export_robustbench(
@@ -99,6 +106,8 @@ def export_robustbench(
             f"{record.attack.name}: expected a record on {' or '.join(_DATA_SETS)}, got one on "
             f"{dataset or 'images without a name'}; RobustBench has no such data set"
         )
+    if submission.additional_data is None:
+        submission = replace(submission, additional_data=_used_additional_data(checkpoint))
     model, description = load_network(checkpoint)
     network = description["network"]
     code, architecture = _class_of(network, submission)
@@ -109,6 +118,13 @@ def export_robustbench(
     write_json(paths[2], _model_info(dataset, record, submission, architecture))
     write_text(paths[3], autoattack_log(record))
     return paths
+
+
+def _used_additional_data(checkpoint: Path) -> bool:
+    """Whether a run trained on images of other data sets; a holdout is of its own."""
+    spec = object_in(read_object(checkpoint.parent / "run.json"), "spec")
+    source = object_in(object_in(spec, "unlabeled"), "definition").get("kind")
+    return source not in (None, "holdout")
 
 
 def _save(path: Path, weights: dict[str, Tensor]) -> None:

@@ -19,6 +19,7 @@ from rwp.evaluation.records import (
     require_search_in_fp32,
     robust_flags,
 )
+from rwp.factories import is_own
 
 Level = Literal["green", "weak", "undecided", "amber", "red"]
 MEANING: dict[Level, str] = {  # from the best to the worst
@@ -205,7 +206,7 @@ def judge(
             f"diagnosis: expected records under one threat model, got {several}; judge them apart"
         )
     common = on_common_images(records)
-    autoattack = {record.attack.kind: record for record in common}.get("autoattack")
+    autoattack = next(reversed(_of_kind(common, "autoattack")), None)
     pgd = usual_pgd(common)
     weak = _weak_reasons(records, chance)
     gap, band, reasons = None, None, []
@@ -252,8 +253,11 @@ def usual_pgd(records: Sequence[EvaluationRecord]) -> EvaluationRecord | None:
         steps = record.attack.num_steps or 0
         return abs(steps - 20), steps
 
-    several = [record for record in records if record.attack.kind == "pgd"]
-    return min(several, key=distance, default=None)
+    return min(_of_kind(records, "pgd"), key=distance, default=None)
+
+
+def _of_kind(records: Sequence[EvaluationRecord], kind: str) -> list[EvaluationRecord]:
+    return [record for record in records if record.attack.kind == kind]
 
 
 def _lead(better: EvaluationRecord, worse: EvaluationRecord) -> tuple[float, float]:
@@ -299,7 +303,7 @@ def _rival_reasons(pgd: EvaluationRecord, records: Sequence[EvaluationRecord]) -
         kind, steps = other.attack.kind, other.attack.num_steps or 0
         if kind == "pgd" and steps > (pgd.attack.num_steps or 0):
             amber, red = _NOTICEABLE, _LARGE
-        elif kind in ("cw", "cw_zero_masked") or ":" in kind:
+        elif kind in ("cw", "cw_zero_masked") or is_own(kind):
             amber, red = _RESCALED, _RESCALED_MUCH
         else:
             continue
@@ -314,8 +318,8 @@ def _rival_reasons(pgd: EvaluationRecord, records: Sequence[EvaluationRecord]) -
 
 def _single_step_reasons(records: Sequence[EvaluationRecord]) -> list[Reason]:
     """One step beats the longest PGD, if that could cross the ball."""
-    fgsm = next((record for record in records if record.attack.kind == "fgsm"), None)
-    several = [record for record in records if record.attack.kind == "pgd"]
+    fgsm = next(iter(_of_kind(records, "fgsm")), None)
+    several = _of_kind(records, "pgd")
     pgd = max(several, key=lambda record: record.attack.num_steps or 0, default=None)
     if not fgsm or not pgd:
         return []

@@ -77,12 +77,12 @@ def own_network(
 @contextmanager
 def _trial(text: str, model: nn.Module, *, doing: str = "take images in [0, 1]") -> Iterator[None]:
     """Running statistics, modes and the stream of random numbers are as before afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
     lazy = any(map(is_lazy, (*model.parameters(), *model.buffers())))
     buffers = [] if lazy else [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         # what a lazy layer draws are initial weights
-        with torch.random.fork_rng(devices=[], enabled=not lazy), untracked_statistics(model):
+        same_draws = torch.random.fork_rng(devices=[], enabled=not lazy)
+        with own_modes(model), untracked_statistics(model), same_draws:
             yield
     except UserError:
         raise
@@ -92,8 +92,6 @@ def _trial(text: str, model: nn.Module, *, doing: str = "take images in [0, 1]")
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
-        for module, mode in modes:
-            module.training = mode
 
 
 def try_network(text: str, model: nn.Module, images: Tensor, *, num_classes: int) -> None:

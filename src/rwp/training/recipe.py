@@ -22,6 +22,7 @@ from rwp.core.weight_perturbation import (
     perturb_weights,
     something_to_perturb,
 )
+from rwp.core.weights import depth_factors
 from rwp.errors import UserError
 from rwp.factories import is_own
 from rwp.training.own import OwnObjective, own_mask, own_perturbation
@@ -60,13 +61,14 @@ def weight_perturbation_of(spec: TrainSpec, model: nn.Module) -> WeightPerturbat
     """How weights are perturbed, if they are.
 
     Raises:
-        UserError: the network has nothing of what is to be perturbed.
+        UserError: the network has nothing of what is to be perturbed, or by a factor of 0 alone.
     """
     settings = spec.perturbation
     if settings is None:
         return None
     try:
-        something_to_perturb(model, settings.options)
+        named = something_to_perturb(model, settings.options)
+        depth_factors(model, list(named), settings.options)
     except ValueError as error:
         raise UserError(f"{spec.key.name}: {settings.name}: {error}") from error
     if is_own(settings.mask):
