@@ -197,6 +197,36 @@ def test_records_that_are_none_are_one_line_each(project: Project) -> None:
     assert "stale" in project.run("rwp", "plan").stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("train", "--fingerprint", "f"), "--resolved: expected it beside the other"),
+        (("evaluate", "--resolved", "{}"), "--fingerprint: expected it beside the other"),
+        (("diagnose", "--resolved", "{}"), "--fingerprint: expected it beside the other"),
+        (("landscape", "--fingerprint", "f"), "--resolved: expected it beside the other"),
+        (("pseudo-label", "--resolved", "{}"), "--fingerprint: expected it beside the other"),
+        (("new", "mine", "--images", ""), "--images: expected a value after it, got an empty one"),
+        (("evaluate", "--output="), "--output: expected a value after it, got an empty one"),
+        (("",), "rwp: expected a value after it, got an empty one"),
+        (("accept", "tran", "--because", "x"), "expected a kind of step (fetch, train, "),
+    ],
+)
+def test_what_is_half_said_is_one_line(
+    words: tuple[str, ...],
+    part: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from rwp.commands.app import main
+
+    monkeypatch.setattr(sys, "argv", ["rwp", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert part in line
+
+
 @pytest.mark.slow
 def test_determinism_is_recorded_and_changes_no_fingerprint(project_with_data: Project) -> None:
     project = project_with_data

@@ -102,6 +102,7 @@ def main() -> None:
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported
     try:
+        _refuse_empty_words(sys.argv[1:])
         code = app(standalone_mode=False)  # it would draw a box around what a person mistyped
     except typer.TyperException as error:
         sys.exit(_mistyped(error))
@@ -112,6 +113,17 @@ def main() -> None:
         sys.stderr.write(f"error: {line}\n")
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse_empty_words(words: list[str]) -> None:
+    """A path of no letters would be the working folder; no option of ours means nothing."""
+    for before, word in zip(["rwp", *words], words, strict=False):
+        option, equals, value = word.partition("=")
+        if not word or (option.startswith("--") and equals and not value):
+            raise UserError(
+                f"{option or before}: expected a value after it, got an empty one; leave it out, or"
+                " set the shell's variable that should give it"
+            )
 
 
 def _mistyped(error: typer.TyperException) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -15,8 +15,10 @@ from rwp.files import SETTINGS_FILE
 if TYPE_CHECKING:
     from rwp.evaluation.spec import EvaluationSpec
     from rwp.pipeline.settings import Params
+    from rwp.spec import Spec
     from rwp.training.spec import RunKey
 
+PlannedSpec = TypeVar("PlannedSpec", bound="Spec")
 DEFAULT_PARAMS = Path("params.yaml")
 
 
@@ -82,6 +84,25 @@ Fingerprint = Annotated[
         callback=_hash_like,
     ),
 ]
+
+
+def planned(
+    kind: type[PlannedSpec], resolved: str | None, fingerprint: str | None
+) -> tuple[PlannedSpec, str] | None:
+    """The settings and fingerprint that a job of the workflow got; None: a person's words say them.
+
+    Raises:
+        UserError: one came without the other, or these are no settings of this kind.
+    """
+    if resolved is None and fingerprint is None:
+        return None
+    if resolved is None or fingerprint is None:
+        missing = "--resolved" if resolved is None else "--fingerprint"
+        raise UserError(
+            f"{missing}: expected it beside the other, as the workflow gives both, got one alone;"
+            f" name the run in words"
+        )
+    return kind.parse(resolved, where="--resolved"), fingerprint
 
 
 def find_run(

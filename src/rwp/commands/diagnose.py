@@ -13,6 +13,7 @@ from rwp.commands.common import (
     ParamsFile,
     Resolved,
     SuiteName,
+    planned,
     spec_of,
 )
 from rwp.commands.elsewhere import Elsewhere, diagnose_elsewhere
@@ -67,15 +68,13 @@ def diagnose(
         return
     from rwp.gpu import claim
 
-    if resolved is not None and fingerprint is not None:
-        spec = DiagnosisSpec.parse(resolved, where="--resolved")
-    else:
-        spec, fingerprint = _by_hand(params_file, checkpoint, twin)
+    job = planned(DiagnosisSpec, resolved, fingerprint)
+    spec, stands_on = job or _by_hand(params_file, checkpoint, twin)
     with claim() as device:
         from rwp.evaluation.diagnosis import diagnose_checkpoint
 
         path = diagnose_checkpoint(
-            spec, root=Path.cwd(), fingerprint=fingerprint, twin=twin, device=device
+            spec, root=Path.cwd(), fingerprint=stands_on, twin=twin, device=device
         )
     _show(path)
 

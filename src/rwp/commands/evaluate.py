@@ -14,6 +14,7 @@ from rwp.commands.common import (
     Resolved,
     SuiteName,
     names_of,
+    planned,
     spec_of,
 )
 from rwp.commands.elsewhere import Elsewhere, evaluate_elsewhere, show_verdict
@@ -67,12 +68,11 @@ def evaluate(
     same command on several machines that share the project's folder divides AutoAttack between
     them.
     """
+    from rwp.evaluation.spec import EvaluationSpec
     from rwp.pipeline.load import load_params
 
-    if resolved is not None and fingerprint is not None:
-        from rwp.evaluation.spec import EvaluationSpec
-
-        _evaluate_run(EvaluationSpec.parse(resolved, where="--resolved"), fingerprint, workers)
+    if job := planned(EvaluationSpec, resolved, fingerprint):
+        _evaluate_run(*job, workers)
         return
     attacks = tuple(attack or ())
     gathered = _gathered_folder(checkpoint)

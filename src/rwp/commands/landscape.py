@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from rwp.commands.common import DEFAULT_PARAMS, Fingerprint, ParamsFile, Resolved, SuiteName
+from rwp.commands.common import (
+    DEFAULT_PARAMS,
+    Fingerprint,
+    ParamsFile,
+    Resolved,
+    SuiteName,
+    planned,
+)
 
 
 def landscape(
@@ -31,9 +38,8 @@ def landscape(
     from rwp.pipeline.resolve import choose, get_suite
     from rwp.pipeline.steps import Steps
 
-    if resolved is not None and fingerprint is not None:
-        spec = LandscapeSpec.parse(resolved, where="--resolved")
-    else:
+    job = planned(LandscapeSpec, resolved, fingerprint)
+    if job is None:
         params = load_params(params_file)
         figures = get_suite(params, suite).figures
         around = {name: one for name, one in figures.items() if one.kind == "landscape"}
@@ -42,7 +48,8 @@ def landscape(
             raise UserError(f"{figure}: expected a landscape, got {kind}; see `rwp figure`")
         choose(around, figure, "landscape", f"params.yaml: suites.{suite}.figures")
         step = Steps(params).landscape(suite, figure)
-        spec, fingerprint = step.settings_as(LandscapeSpec), step.fingerprint
+        job = step.settings_as(LandscapeSpec), step.fingerprint
+    spec, stands_on = job
     root = Path.cwd()
     with claim() as device:
         from rwp.evaluation.landscape import measure_landscape
@@ -50,7 +57,7 @@ def landscape(
         path = measure_landscape(
             spec,
             root=root,
-            fingerprint=fingerprint,
+            fingerprint=stands_on,
             output=output or root / spec.result(figure),
             device=device,
         )

@@ -14,6 +14,7 @@ from rwp.commands.common import (
     Resolved,
     SuiteName,
     find_run,
+    planned,
 )
 from rwp.errors import UserError
 
@@ -38,9 +39,8 @@ def pseudo_label(
     from rwp.pipeline.steps import Steps
     from rwp.training.spec import PseudoLabelSpec, TrainSpec
 
-    if resolved is not None and fingerprint is not None:
-        spec = PseudoLabelSpec.parse(resolved, where="--resolved")
-    else:
+    job = planned(PseudoLabelSpec, resolved, fingerprint)
+    if job is None:
         params = load_params(params_file)
         key = find_run(params, suite, recipe, dataset=dataset, threat=None, network=None, seed=seed)
         steps = Steps(params)
@@ -49,13 +49,13 @@ def pseudo_label(
             raise UserError(
                 f"--recipe: expected one with unlabeled data, got {recipe!r}; try --recipe rst"
             )
-        spec = mix.labeling
-        fingerprint = steps.label(spec).fingerprint
+        job = mix.labeling, steps.label(mix.labeling).fingerprint
+    spec, stands_on = job
     with claim() as device:
         from rwp.training.pseudo_labels import write_pseudo_labels
 
         summary = write_pseudo_labels(
-            spec, root=Path.cwd(), fingerprint=fingerprint, device=device, output=output
+            spec, root=Path.cwd(), fingerprint=stands_on, device=device, output=output
         )
     agreement = summary["agreement_with_shipped_labels"]
     print(

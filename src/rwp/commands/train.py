@@ -18,6 +18,7 @@ from rwp.commands.common import (
     SuiteName,
     find_run,
     names_of,
+    planned,
 )
 from rwp.errors import UserError
 
@@ -67,19 +68,18 @@ def train(
     from rwp.pipeline.steps import Steps
     from rwp.training.spec import TrainSpec
 
-    if resolved is not None and fingerprint is not None:
-        spec = TrainSpec.parse(resolved, where="--resolved")
-    else:
+    job = planned(TrainSpec, resolved, fingerprint)
+    if job is None:
         params = load_params(params_file)
         key = find_run(
             params, suite, recipe, dataset=dataset, threat=threat, network=network, seed=seed
         )
         step = Steps(params).train(key)
-        spec, fingerprint = step.settings_as(TrainSpec), step.fingerprint
+        job = step.settings_as(TrainSpec), step.fingerprint
     with _place(gpus) as (group, device):
         if deterministic:
             ask_for_determinism()
-        _train(spec, fingerprint, group, device, output=output, tracking=tracking)
+        _train(*job, group, device, output=output, tracking=tracking)
 
 
 def _train(

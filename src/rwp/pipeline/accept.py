@@ -88,6 +88,11 @@ def _changed_steps(params: Params, name: str, root: Path) -> list[tuple[Step, st
     steps = Steps(params)
     every = below(steps.report(suite) for suite in params.suites)
     kinds = dict.fromkeys(step.kind for step in every)
+    if name not in kinds and "/" not in name:
+        raise UserError(
+            f"STEP: expected a kind of step ({', '.join(kinds)}) or a file below results/ or data/,"
+            f" got {name!r}; check the spelling"
+        )
     asked = None if name in kinds else steps.find(name)
     if (asked.kind if asked else name) in _IN_SECONDS:
         raise UserError(
