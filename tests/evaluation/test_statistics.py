@@ -142,6 +142,15 @@ def test_a_level_is_told_exactly_at_its_distance(by_seed, distance):
     assert p_value <= 2 * stats.t.sf(distance / tested.error, 2) * (1 + 1e-12)
 
 
+def test_far_out_few_seeds_that_agree_lend_no_weight_to_images():
+    """At small levels the weighted quantile would ask for less than seeds alone do."""
+    tested = Tested(0.3, 0, 0, 0.02, 0.001, (2, 9999))
+    few, many = stats.t.isf(1e-4, [2, 9999])
+    weighted = (0.02 * few + 0.001 * many) / tested.error
+    assert tested.errors(1e-4) * tested.error == pytest.approx(few * 0.02**0.5)
+    assert weighted < few * 0.02**0.5
+
+
 def test_the_error_of_both_parts_by_hand():
     both = Tested(0.3, 0, 0, 0.01, 0.03, (2, 99))  # an error of 0.2, a quarter of it of seeds
     few, many = stats.t.ppf(0.975, [2, 99])

@@ -788,18 +788,18 @@ REPORTING = _faults(
     ),
     (
         "Holm: falling instead of rising",
-        "np.arange(len(ordered), 0, -1)",
-        "np.arange(1, len(ordered) + 1)",
+        "np.arange(planned, planned - len(ordered), -1.0)",
+        "np.arange(1.0, len(ordered) + 1)",
     ),
     (
         "Holm: Bonferroni's factor for all",
-        "np.arange(len(ordered), 0, -1)",
-        "len(ordered)",
+        "np.arange(planned, planned - len(ordered), -1.0)",
+        "np.full(len(ordered), float(planned))",
     ),
     (
         "Holm: corrected values that fall",
-        "(ordered * factors).cummax().clip(upper=1.0)",
-        "(ordered * factors).clip(upper=1.0)",
+        "(p_values[factors.index] * factors).cummax()",
+        "(p_values[factors.index] * factors)",
     ),
     (
         "pairs: the worse is better",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from rwp.pipeline.settings import Params
 from rwp.reporting.claims import (
     FILE,
     Claim,
+    _judged,
     checked_claims,
     claims,
     moved,
@@ -92,7 +94,7 @@ def test_a_lead_holds_its_opposite_does_not_and_a_small_one_is_not_told(tmp_path
     assert found["won"]["low"] > 0
     told = sentence(found["close"])
     assert told == f"not told; 4 seeds could tell {found['close']['detectable']:.1f} points"
-    assert "wanted above 0; 4 seeds" in numbers(found["won"])
+    assert "wanted above 0 points; 4 seeds" in numbers(found["won"])
 
 
 def test_where_nothing_varies_no_interval_is_told(tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_where_nothing_varies_no_interval_is_told(tmp_path: Path) -> None:
     assert (row["outcome"], row["estimate"]) == ("not told", 0.0)
     assert (row["low"], row["high"], row["detectable"]) == (None, None, None)
     assert sentence(row) == "not told: nothing varies between seeds and images"
-    assert numbers(row) == "+0.00; wanted within 1; 3 seeds"
+    assert numbers(row) == "+0.00; wanted within 1 points; 3 seeds"
 
 
 LEADS = (0.2, 2.2, 0.2, 2.2, 0.2, 2.2, 1.2, 1.2)
@@ -234,7 +236,14 @@ def test_a_record_of_fewer_images_makes_no_claim(tmp_path: Path) -> None:
     ("terms", "message"),
     [
         ({"at best pgd-20": 1, "at  best pgd-20": -1}, "expected each term once, got one in two"),
-        ({"at best pgd-20": 0}, "expected weights other than 0, got 0"),
+        ({"at best pgd-20": 0}, "expected weights other than 0, of at most 1,000,000, got 0"),
+        ({"at best pgd-20": 1e308}, "expected weights other than 0, of at most 1,000,000"),
+        ({"at best pgd-20": 10**400}, "expected weights .* got one of 401 digits"),
+        ({"at best_epoch >=1": -1}, "expected best_epoch alone, with weight 1, .* got weights -1"),
+        (
+            {"at best_epoch >=1": 1, "at-awp best_epoch >=1": -1},
+            "expected best_epoch alone, with weight 1, .* got weights 1, -1",
+        ),
     ],
 )
 def test_terms_that_would_drop_out_in_silence_are_refused(
@@ -284,6 +293,55 @@ def test_holm_counts_all_claims_of_the_page(tmp_path: Path) -> None:
     many = judged(project, **{f"c{i}": WON | {"above": 0} for i in range(9)})["c0"]
     assert many["p_value"] == alone["p_value"]
     assert many["p_holm"] == pytest.approx(min(1, 9 * alone["p_value"]))
+
+
+def test_claims_whose_runs_are_missing_count_as_tests(tmp_path: Path) -> None:
+    """No outcome moves because the runs of another claim arrive; a premise is none of the tests."""
+    project = played(tmp_path, 3, lead=0.07)
+    later = {"says": "x", "terms": {"at-awp best autoattack": 1}, "above": 0}
+    found = judged(
+        project,
+        won=WON | {"above": 0},
+        first=later,
+        second=later,
+        other=WON | {"above": 0, "only": ["mini"]},
+        chosen=WON | {"above": 0, "premise": True},
+    )
+    assert found["first"]["outcome"] == "missing"
+    assert found["won"]["p_holm"] == pytest.approx(3 * found["won"]["p_value"])
+    assert [found[name]["num_tests"] for name in ("won", "chosen")] == [3, 1]
+    assert found["chosen"]["p_holm"] == found["chosen"]["p_value"] == found["won"]["p_value"]
+
+
+def test_what_could_be_told_is_told_after_the_correction(tmp_path: Path) -> None:
+    project = played(tmp_path, 4, lead=0.07)
+    alone = judged(project, won=WON | {"above": 6})["won"]
+    again = {
+        f"c{i}": {"says": "x", "terms": {"at-awp best natural": 1}, "above": 0} for i in range(9)
+    }
+    among = judged(project, won=WON | {"above": 6}, **again)["won"]
+    assert alone["outcome"] == among["outcome"] == "not told"
+    differences = [outcomes(0.47, seed).astype(float) - outcomes(0.4, seed) for seed in range(4)]
+    found = crossed_mean(100 * np.stack(differences))
+    assert alone["detectable"] == pytest.approx(found.detectable(0.8))
+    assert among["detectable"] == pytest.approx(found.detectable(0.8, confidence=1 - 0.05 / 10))
+
+
+def test_a_mistyped_column_shows_with_the_first_run(tmp_path: Path) -> None:
+    project = seeded(tmp_path, 2)
+    project.write_run(project.table2_keys("at")[0], [0.2, 0.4])
+    for term in ("at loss_risee -1:", "at test_robust_accuracy 0:9", "at best_epoch >=9"):
+        with pytest.raises(
+            UserError, match=r"at/seed0: expected .* (correct the claim|its history)"
+        ):
+            judged(project, x={"says": "x", "terms": {term: 1}, "above": 0})
+
+
+def test_a_value_that_is_not_finite_tells_nothing() -> None:
+    claim = Claim(says="x", terms={"at landscape_excess 2/0-1": 1.0}, above=0.0)
+    for value in (math.inf, math.nan):
+        row = _judged(claim, {parse("at landscape_excess 2/0-1"): 1.0}, np.array([[1.0], [value]]))
+        assert (row["outcome"], row.get("p_value")) == ("not told", None)
 
 
 def test_missing_runs_and_records_are_named_and_nothing_is_judged_early(tmp_path: Path) -> None:
@@ -355,8 +413,6 @@ def test_columns_of_the_history_and_best_epochs(tmp_path: Path) -> None:
     share = interval(8, 8)  # Wilson's: eight of eight seeds are not all that there could be
     assert (found["early"]["low"], found["early"]["high"]) == (100 * share.low, 100 * share.high)
     assert found["early"]["detectable"] is None
-    turned = {"says": "x", "terms": {"at best_epoch >=1": -1}, "below": 0}
-    assert judged(project, turned=turned)["turned"]["estimate"] == -100
 
 
 @pytest.mark.parametrize(
@@ -634,7 +690,7 @@ def test_claims_of_one_seed_do_not_fill_the_page(tmp_path: Path) -> None:
     text = f"won:\n  says: RWP <beats> AT\n  terms: {WON['terms']}\n  above: 0\n".replace("'", "")
     (tmp_path / FILE).write_text(text, encoding="utf-8")
     page = render_report(project.results(), judged=told(project.params, "demo", root=tmp_path))
-    assert "Of 1 claim: 1 not told. Claims are judged over several training seeds" in page
+    assert "Outcomes of 1 claim: not told 1. Claims are judged over several training seeds" in page
     assert "<summary>1 claim that nothing here can tell, and why</summary>" in page
     assert page.index("<summary>1 claim") < page.index("RWP &lt;beats&gt; AT")
     sections = [page.index(f'id="{name}"') for name in ("table2", "paper", "claims", "costs")]

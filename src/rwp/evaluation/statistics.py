@@ -178,12 +178,15 @@ class Tested(Interval):
 
     def errors(self, tail: float) -> float:
         """So many standard errors lie before an upper tail of at most a half (Cochran and Cox,
-        1957): Student's quantiles of both parts, each weighted by what it adds to the variance.
+        1957): Student's quantiles of both parts, each weighted by what it adds to the variance; but
+        never fewer than if seeds alone varied. Far out, where corrections for many tests look, few
+        seeds that agree by chance would otherwise lend the weight to images.
         """
         of_seeds, of_images = map(float, stats.t.isf(tail, self.freedom))
         if self._seeds_alone:
             return of_seeds
-        return (self.by_seed * of_seeds + self.by_image * of_images) / self.error**2
+        weighted = (self.by_seed * of_seeds + self.by_image * of_images) / self.error**2
+        return max(weighted, of_seeds * self.by_seed**0.5 / self.error)
 
     def p_value(self, value: float) -> float:
         """Two-sided, of the mean being `value`; 1 where nothing varies: that proves nothing."""

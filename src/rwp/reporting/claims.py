@@ -30,7 +30,7 @@ from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import seeds_of, setting_keys
 from rwp.reporting.landscapes import mean_excess
 from rwp.reporting.lines import monitors_differ
-from rwp.reporting.pairs import LEVEL, doubt, holm, images_of
+from rwp.reporting.pairs import LEVEL, doubt, holm, holm_factors, images_of
 from rwp.reporting.results import (
     Row,
     Run,
@@ -62,13 +62,16 @@ COLUMNS = (
     "seeds",
     "images",
     "detectable",
+    "unit",
     "reason",
 )
 LANDSCAPE = "landscape_excess"
+POINTS = "points"
 _EPOCHS = re.compile(r"(-?\d+)?:(-?\d+)?")
 _AROUND = re.compile(r"(\d+)/(\d+(?:\.\d+)?-\d+(?:\.\d+)?)")
 _CHECKPOINTS = ("best", "best_on_test", "last")
 _POWER = 0.8
+_LARGEST = 1e6  # of weights
 Values = NDArray[np.float64]
 
 
@@ -76,7 +79,11 @@ Terms = Annotated[dict[str, float], Field(min_length=1)]
 
 
 class Claim(Frozen):
-    """One claim: a sum of terms, and on which side of a margin it lies; or each of several sums."""
+    """One claim: a sum of terms, and on which side of a margin it lies; or each of several sums.
+
+    A `premise` is what a setting was chosen for. It is no finding, so it is judged at its own level
+    and is none of the tests that the others are corrected for.
+    """
 
     says: str
     terms: Terms | None = None
@@ -85,6 +92,7 @@ class Claim(Frozen):
     below: float | None = None
     within: Amount | None = None
     only: tuple[Name, ...] | None = None
+    premise: bool = False
 
     @model_validator(mode="after")
     def _worded(self) -> Claim:
@@ -102,15 +110,38 @@ class Claim(Frozen):
                 raise ValueError(
                     "terms: expected each term once, got one in two spellings; add up their weights"
                 )
-            if not all(terms.values()):
-                raise ValueError("terms: expected weights other than 0, got 0; leave the term out")
+            for weight in terms.values():
+                if not 0 < abs(weight) <= _LARGEST:
+                    raise ValueError(
+                        f"terms: expected weights other than 0, of at most {_LARGEST:,.0f}, got "
+                        f"{weight:g}; leave the term out, or scale the claim"
+                    )
             if len({parse(term).is_record for term in terms}) > 1:
                 raise ValueError(
                     "terms: expected records or columns of the history, got both; split it"
                 )
             if len({parse(term).what == LANDSCAPE for term in terms}) > 1:
                 raise ValueError(f"terms: expected {LANDSCAPE} alone, got others too; split it")
+            self._check_share(terms)
         return self
+
+    def _check_share(self, terms: Terms) -> None:
+        """A share of the seeds is tested as such, alone and as it is."""
+        if not any(parse(term).what == "best_epoch" for term in terms):
+            return
+        if list(terms.values()) != [1.0]:
+            weights = ", ".join(f"{weight:g}" for weight in terms.values())
+            raise ValueError(
+                "terms: expected best_epoch alone, with weight 1, as it is a share of seeds, got "
+                f"weights {weights}; turn `above` into `below`, or split it"
+            )
+        could_hold = self.above is not None and 0 <= self.above < 100
+        could_hold |= self.below is not None and 0 < self.below <= 100
+        if not could_hold:
+            raise ValueError(
+                "expected above 0 to 99 or below 1 to 100, a share of the seeds in percent, got "
+                f"{self.wanted}; say how it could fail and hold"
+            )
 
     @property
     def sums(self) -> tuple[Terms, ...]:
@@ -133,6 +164,15 @@ class Term:
     how: str  # an attack, a slice, >=N, or EPOCH/GROUP
 
     @property
+    def unit(self) -> str:
+        """What its values are in; accuracies and shares of seeds are in points."""
+        if self.is_record or self.what == "best_epoch" or self.what.endswith("_accuracy"):
+            return POINTS
+        if self.what == LANDSCAPE or "loss" in self.what:
+            return "nats"
+        return "steps" if self.what == "weight_steps" else ""
+
+    @property
     def is_record(self) -> bool:
         """Whether it is an accuracy on test images."""
         return self.what in _CHECKPOINTS
@@ -144,7 +184,13 @@ class Term:
             UserError: the history lacks the column in some of the epochs.
         """
         if self.what == "best_epoch":
-            return 100.0 * (run.best_epoch >= int(self.how.removeprefix(">=")))
+            first = int(self.how.removeprefix(">="))
+            if first >= len(run.history):
+                raise UserError(
+                    f"{run.name}: expected an epoch from 0 to {len(run.history) - 1} in best_epoch "
+                    f"{self.how}, got {first}; correct the claim"
+                )
+            return 100.0 * (run.best_epoch >= first)
         epochs, rows = self._epochs, run.history[self._epochs]
         count = len(run.history)
         for bound in (epochs.start, epochs.stop):  # a slice would be cut in silence
@@ -156,7 +202,11 @@ class Term:
         values = [row.get(self.what) for row in rows]
         if not values or not all(map(_is_number, values)):
             found = "none" if not values or None in values else "no single numbers"
-            raise UserError(f"{run.name}: expected {self.what} in epochs {self.how}, found {found}")
+            known = ", ".join(run.history[-1])
+            raise UserError(
+                f"{run.name}: expected {self.what} in epochs {self.how}, found {found}; its "
+                f"history has {known}"
+            )
         scale = 100.0 if self.what.endswith("_accuracy") else 1.0
         return scale * float(np.mean([float(value) for value in values if value is not None]))
 
@@ -212,7 +262,9 @@ def checked_claims(content: Any, *, where: str) -> dict[str, Claim]:
             )
         try:
             found[str(name)] = Claim.model_validate(_tuples(entry))
-        except ValidationError as error:
+        except ValueError as error:
+            if not isinstance(error, ValidationError):
+                raise UserError(f"{where}: {name}: {error}; scale the claim") from error
             first = error.errors()[0]
             place = ".".join([str(name), *map(str, first["loc"])])
             message = first["msg"].removeprefix("Value error, ")
@@ -225,7 +277,7 @@ def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
     return {
         name: tuple(map(_floats, value))
         if isinstance(value, list)
-        else float(value)
+        else _float(value)
         if name in numbers and isinstance(value, int) and not isinstance(value, bool)
         else _floats(value)
         for name, value in entry.items()
@@ -235,8 +287,19 @@ def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
 def _floats(value: Any) -> Any:
     """The weights of terms as floats; anything else as it is."""
     if isinstance(value, dict) and all(map(_is_number, value.values())):
-        return {term: float(weight) for term, weight in value.items()}
+        return {term: _float(weight) for term, weight in value.items()}
     return value
+
+
+def _float(value: float) -> float:
+    """A number of a claim; YAML also reads integers that no float can hold."""
+    try:
+        return float(value)
+    except OverflowError:
+        digits = len(str(abs(value)))
+        raise ValueError(
+            f"expected weights and margins of at most {_LARGEST:,.0f}, got one of {digits} digits"
+        ) from None
 
 
 def _is_number(value: Any) -> bool:
@@ -262,22 +325,39 @@ def claims(
 ) -> pd.DataFrame:
     """Each claim with its estimate, 95 % interval, Holm's p over the page, and its outcome.
 
-    The interval is of seeds crossed with images (`crossed_mean`); of one seed there is none, and
-    nothing is told. `detectable` is the distance from the margin that so many seeds would tell in
-    four cases of five. A claim is judged when all of its runs are there, and not before: looking
-    until it holds would be no test.
+    The interval is of seeds crossed with images (`crossed_mean`), or of seeds alone where a term is
+    a column of the history; of one seed there is none, and nothing is told. A claim is judged when
+    all of its runs are there, and not before: looking until it holds would be no test. For the same
+    reason `num_tests` counts every claim that the suite has the recipes for, premises apart, also
+    those whose runs are missing: no outcome moves because another claim's runs arrive. `detectable`
+    is the distance from the margin that so many seeds would tell in four cases of five, after the
+    same correction as the claim's own p.
     """
     reader = _Reader(params, suite_name, Path(root))
     rows = [{"claim": name, **_row(reader, claim)} for name, claim in judged.items()]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    premise = np.array([claim.premise for claim in judged.values()], dtype=bool)
+    num_tests = int((~premise & (frame["outcome"] != ELSEWHERE)).sum())
     p_values = frame["p_value"].astype(float)
-    frame = frame.assign(p_holm=holm(p_values), num_tests=int(p_values.notna().sum()))
+    corrected = holm(p_values[~premise], num_tests).reindex(p_values.index)
+    frame = frame.assign(
+        p_holm=corrected.where(~premise, p_values), num_tests=np.where(premise, 1, num_tests)
+    )
+    left = holm_factors(p_values[~premise], num_tests).reindex(p_values.index)
+    frame["detectable"] = [
+        row["tested"].detectable(_POWER, confidence=1 - LEVEL / (row.get("sums", 1) * factor))
+        if row.get("tested") is not None
+        else None
+        for row, factor in zip(rows, left.where(~premise, 1.0), strict=True)
+    ]
     frame["outcome"] = [_outcome(row) for row in frame.to_dict("records")]
     return frame.astype({"seeds": "Int64", "images": "Int64"})
 
 
 def _row(reader: _Reader, claim: Claim) -> dict[str, Any]:
-    row: dict[str, Any] = {"says": claim.says, "wanted": claim.wanted}
+    units = {parse(term).unit for terms in claim.sums for term in terms}
+    unit = units.pop() if len(units) == 1 else ""
+    row: dict[str, Any] = {"says": claim.says, "wanted": claim.wanted, "unit": unit}
     if claim.only is not None and reader.suite_name not in claim.only:
         return row | {"outcome": ELSEWHERE, "reason": f"of {', '.join(claim.only)} alone"}
     sums = [{parse(text): weight for text, weight in terms.items()} for terms in claim.sums]
@@ -311,30 +391,28 @@ def _together(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if not wrong:
         return max(found, key=lambda row: row["p_value"])
     worst = min(wrong, key=lambda row: row["p_value"])
-    return worst | {"p_value": min(1.0, worst["p_value"] * len(found))}
+    return worst | {"p_value": min(1.0, worst["p_value"] * len(found)), "sums": len(found)}
 
 
 def _judged(claim: Claim, terms: Mapping[Term, float], values: Values) -> dict[str, Any]:
     """One sum over seeds and images."""
     row: dict[str, Any] = {"seeds": len(values)}
     row["images"] = values.shape[1] if values.shape[1] > 1 else None
+    if not np.isfinite(values).all():
+        return row | {"outcome": NOT_TOLD, "reason": "a value is not finite: nothing can be tested"}
     if len(values) < 2:
         reason = "one training seed: how far seeds spread is not known"
         return row | {"outcome": NOT_TOLD, "estimate": float(values.mean()), "reason": reason}
     found = crossed_mean(values)
     row["estimate"] = found.estimate
-    if [(term.what, weight) for term, weight in terms.items()] == [("best_epoch", 1.0)]:
+    if any(term.what == "best_epoch" for term in terms):
         row["outcome"], row["p_value"] = _of_seeds(claim, values)
         share = interval(int((values > 0).sum()), len(values))
         return row | {"low": 100 * share.low, "high": 100 * share.high}
     row["outcome"], row["p_value"] = _side(claim, found)
     if found.error == 0:
         return row | {"reason": "nothing varies between seeds and images"}
-    return row | {
-        "low": found.low,
-        "high": found.high,
-        "detectable": found.detectable(_POWER),
-    }
+    return row | {"low": found.low, "high": found.high, "tested": found}
 
 
 def _side(claim: Claim, found: Tested) -> tuple[str, float]:
@@ -353,10 +431,7 @@ def _side(claim: Claim, found: Tested) -> tuple[str, float]:
 def _of_seeds(claim: Claim, values: Values) -> tuple[str, float]:
     """Of a share of the seeds, each 0 or 100: by the exact binomial test."""
     margin = claim.above if claim.above is not None else claim.below
-    if margin is None or not 0 <= margin <= 100:
-        raise UserError(
-            f"claims: expected above or below a share of the seeds in percent, got {claim.wanted}"
-        )
+    assert margin is not None  # `Claim` asks for it
     count, share = int((values > 0).sum()), float(values.mean())
     right = share > margin if claim.above is not None else share < margin
     p_value = float(binomtest(count, len(values), margin / 100).pvalue)
@@ -364,9 +439,9 @@ def _of_seeds(claim: Claim, values: Values) -> tuple[str, float]:
 
 
 def _outcome(row: Mapping[Any, Any]) -> str:
-    if pd.isna(row["p_holm"]):
+    if row["outcome"] not in (HOLDS, FAILS):
         return str(row["outcome"])
-    return str(row["outcome"]) if row["p_holm"] <= LEVEL else NOT_TOLD
+    return str(row["outcome"]) if row["p_holm"] <= LEVEL else NOT_TOLD  # also where none is known
 
 
 class _Reader:
@@ -465,6 +540,9 @@ class _Reader:
             absent = [f"{run.name}: {run.reason}" for run in runs.values() if not run.finished]
             if absent:
                 missing += absent
+                for term, run in runs.items():  # a mistyped column shows with the first run
+                    if run.finished and not term.is_record:
+                        term.of_run(run)
             elif all(term.is_record for term in terms):
                 found, gaps = self._records(keys, runs)
                 missing += gaps
@@ -540,24 +618,51 @@ def told(params: Params, suite_name: str, *, root: Path | str = ".") -> list[dic
     if not path.exists():
         return []
     rows = records(claims(params, suite_name, read_claims(path), root=root))
-    found = [row | {"told": sentence(row)} for row in rows]
+    found = [
+        row
+        | {
+            "told": sentence(row),
+            "estimate_text": number_text(row, "estimate"),
+            "interval_text": interval_text(row),
+        }
+        for row in rows
+    ]
     return sorted(found, key=lambda row: row["outcome"] == ELSEWHERE)
 
 
 def sentence(row: Mapping[str, Any]) -> str:
     """How an outcome is told: with what it rests on, or with what is missing."""
+    reason = f": {row['reason']}" if row["reason"] else ""
     if row["outcome"] == NOT_TOLD and row["detectable"] is not None:
-        return f"{NOT_TOLD}; {row['seeds']} seeds could tell {row['detectable']:.1f} points"
-    return f"{row['outcome']}: {row['reason']}" if row["reason"] else str(row["outcome"])
+        distance = (
+            f"{row['detectable']:.{1 if row['unit'] == POINTS else 4}f} {row['unit']}".rstrip()
+        )
+        return f"{NOT_TOLD}; {row['seeds']} seeds could tell {distance}{reason}"
+    return f"{row['outcome']}{reason}"
 
 
 def numbers(row: Mapping[str, Any]) -> str:
     """The estimate with its interval and how many seeds it rests on; empty where there is none."""
     if row["estimate"] is None:
         return ""
-    interval = f", {row['low']:+.2f} to {row['high']:+.2f}" if row["low"] is not None else ""
+    known = [number_text(row, "estimate"), interval_text(row)]
+    wanted = f"wanted {row['wanted']} {row['unit']}".rstrip()
     seeds = f"{row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
-    return f"{row['estimate']:+.2f}{interval}; wanted {row['wanted']}; {seeds}"
+    return f"{', '.join(filter(None, known))}; {wanted}; {seeds}"
+
+
+def number_text(row: Mapping[str, Any], name: str) -> str:
+    """A number of a claim's row with the digits that its unit needs; empty where there is none."""
+    if row[name] is None:
+        return ""
+    return f"{row[name]:+.{2 if row['unit'] == POINTS else 4}f}"
+
+
+def interval_text(row: Mapping[str, Any]) -> str:
+    """Both limits of a claim's interval; empty where there is none."""
+    if row["low"] is None:
+        return ""
+    return f"{number_text(row, 'low')} to {number_text(row, 'high')}"
 
 
 def write_claims(frame: pd.DataFrame, suite_name: str, *, root: Path | str = ".") -> Path:
