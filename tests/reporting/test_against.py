@@ -99,6 +99,17 @@ def test_image_by_image_and_seed_by_seed(tmp_path: Path) -> None:
     assert len(pd.read_csv(path)) == len(frame)
 
 
+def test_the_same_networks_are_no_test(tmp_path: Path) -> None:
+    """They would make the correction of all others harder, and find nothing."""
+    folder = committed(tmp_path)
+    project = mine(tmp_path, range(4))
+    play(project, "at", 0.3, range(4))
+    frame = against(project.params, "demo", "at", folder, root=project.root)
+    found = dict(frame[frame["seed"] == "all"].groupby("against")["finding"].first())
+    assert found["AT (demo)"] == "the same networks: not tested"
+    assert frame["p_value"].notna().sum() == 2
+
+
 def test_one_seed_speaks_of_two_networks(tmp_path: Path) -> None:
     frame = compared(mine(tmp_path, range(1), share=0.7), committed(tmp_path))
     row = frame[frame["against"] == "AT"].iloc[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,8 @@ def claims(
 
     params, root = load_params(params_file), Path.cwd()
     worded = judge.read_claims(file)
+    for line in judge.unknown_names(params, worded):
+        sys.stderr.write(f"note: {file}: {line}\n")
     for name in names or ():
         choose(worded, name, "claim", str(file))
     frame = judge.claims(params, suite, worded, root=root)  # all: Holm counts the page

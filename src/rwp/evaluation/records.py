@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rwp.errors import UserError
 from rwp.files import read_json, write_json
-from rwp.spec import Count, PositiveInt, SettingsError, Spec
+from rwp.spec import Amount, Count, PositiveInt, SettingsError, Spec
 from rwp.training.spec import AttackSpec, RunKey
 
 Flags = NDArray[np.bool_]
@@ -97,7 +97,7 @@ class EvaluationRecord(Spec):
     robust_bits: str
     max_perturbation: float  # largest found among the adversarial images, in the attack's norm
     num_nan: Count  # NaN pixels among the adversarial images
-    seconds: float
+    seconds: Amount
     seed: Count
     batch_size: PositiveInt
     device: str

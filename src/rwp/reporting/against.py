@@ -30,6 +30,7 @@ from rwp.reporting.tables import write_frame
 from rwp.training.spec import TrainSpec, suite_directory
 
 CHECKPOINTS = ("best", "last")
+SAME_NETWORKS = "the same networks: not tested"
 COLUMNS = (
     *("recipe", "against", "checkpoint", "attack", "seed", "num_seeds", "num_examples"),
     *("difference", "low", "high", "p_value", "p_holm", "finding"),
@@ -157,13 +158,17 @@ def _rows(own: Seen, theirs: Seen, recipe: str, place: Opened) -> Iterator[dict[
             {(attack, seed): _outcome(both[side]) for seed, both in zip(seeds, pairs, strict=True)}
             for side in (0, 1)
         )
-        # One network under one random start tells nothing of the recipe.
+        # One network under one random start tells nothing of the recipe, the same networks nothing.
         start = pairs[0][0].attack
-        untold = len(seeds) == 1 and decided_by_start(start.kind, start.random_start)
+        untold = ""
+        if all(_of_one_network(one, other) for one, other in pairs):
+            untold = SAME_NETWORKS
+        elif len(seeds) == 1 and decided_by_start(start.kind, start.random_start):
+            untold = ONE_START
         for row in pair(first, second, attack, seeds, test=not untold):
             count = len(seeds) if row["seed"] == ALL_SEEDS else 1
             names = {"checkpoint": checkpoint, "attack": attack, "num_seeds": count}
-            yield names | ({"finding": ONE_START} if untold else {}) | row
+            yield names | ({"finding": untold} if untold else {}) | row
 
 
 def trained_otherwise(params: Params, suite: str, recipe: str, folder: Path) -> Iterator[str]:
@@ -199,6 +204,10 @@ def _others(own: Any, theirs: Any, *names: str) -> Iterator[str]:
     for name in names:
         if getattr(own, name) != getattr(theirs, name):
             yield _WORDS.get(name, name.replace("_", " "))
+
+
+def _of_one_network(one: EvaluationRecord, other: EvaluationRecord) -> bool:
+    return (one.checkpoint_sha256, one.robust_bits) == (other.checkpoint_sha256, other.robust_bits)
 
 
 def _outcome(record: EvaluationRecord) -> Any:

@@ -7,8 +7,9 @@ that what is common to all networks of a seed, and to all on an image, cancels.
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -91,7 +92,7 @@ class Claim(Frozen):
     above: float | None = None
     below: float | None = None
     within: Amount | None = None
-    only: tuple[Name, ...] | None = None
+    only: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     premise: bool = False
 
     @model_validator(mode="after")
@@ -304,6 +305,32 @@ def _float(value: float) -> float:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def unknown_names(params: Params, worded: Mapping[str, Claim]) -> Iterator[str]:
+    """What no suite of the settings has, one line each: mistyped, or of a suite that was taken out.
+
+    Such a claim is never judged.
+    """
+    suites = params.suites.values()
+    known = {
+        "suite": set(params.suites),
+        "recipe": {name for suite in suites for name in suite.recipes},
+        "attack": {name for suite in suites for name in suite.evaluation.attacks},
+    }
+    for claim_name, claim in worded.items():
+        terms = [parse(text) for terms in claim.sums for text in terms]
+        used = {
+            "suite": claim.only or (),
+            "recipe": [term.recipe for term in terms],
+            "attack": [term.how for term in terms if term.is_record],
+        }
+        for what, names in used.items():
+            for name in dict.fromkeys(names):
+                if name not in known[what]:
+                    close = difflib.get_close_matches(name, known[what], n=1)
+                    meant = f"; did you mean {close[0]}?" if close else ""
+                    yield f"{claim_name}: {what} {name}: none of that name in the settings{meant}"
 
 
 def moved(then: Mapping[str, Claim], now: Mapping[str, Claim]) -> list[str]:

@@ -210,15 +210,28 @@ def line_over_seeds(
     *,
     every: int | None = None,
 ) -> None:
-    """The mean over seeds as a line; their range as a shade, where there are several."""
-    grouped = frame.groupby(x, sort=True)[y]
-    mean = grouped.mean()
+    """The mean over seeds as a line, where all of them are; their range as a shade.
+
+    Seeds that go further than others are thin lines there: a mean of fewer seeds would look like a
+    rise or a fall.
+    """
+    mean = mean_of_all(frame, x, y)
     spacing = every or marker_spacing(len(mean))
     axes.plot(mean.index, mean, markevery=spacing, **style)  # type: ignore[arg-type]
+    grouped = frame.groupby(x, sort=True)[y]
     if (grouped.size() > 1).any():
-        axes.fill_between(
-            mean.index.to_numpy(), grouped.min(), grouped.max(), color=style["color"], alpha=0.15
-        )
+        low, high = grouped.min().loc[mean.index], grouped.max().loc[mean.index]
+        axes.fill_between(mean.index.to_numpy(), low, high, color=style["color"], alpha=0.15)
+    beyond = frame[~frame[x].isin(mean.index)]
+    thin = style | {"marker": None, "linewidth": 0.5, "label": None}
+    for _, alone in beyond.groupby("seed"):
+        axes.plot(alone[x], alone[y], **thin)  # type: ignore[arg-type]
+
+
+def mean_of_all(frame: pd.DataFrame, x: str, y: str) -> pd.Series:
+    """The mean over seeds at each place where every seed of the frame has a value, in order."""
+    grouped = frame.groupby(x, sort=True)[y]
+    return grouped.mean()[grouped.size() == frame["seed"].nunique()]
 
 
 # Sweeps of a setting

@@ -19,7 +19,7 @@ from rwp.pipeline.settings import (
     SweepFigure,
 )
 from rwp.reporting import drawing
-from rwp.reporting.drawing import picture, write_figure
+from rwp.reporting.drawing import mean_of_all, picture, write_figure
 from rwp.reporting.gaps import Gap, fill
 from rwp.reporting.labels import column_label, norm_text
 from rwp.reporting.landscapes import EXCESS, excess_of
@@ -113,6 +113,7 @@ def _sweep(results: Results, part: Part, entry: SweepFigure) -> tuple[pd.DataFra
     swept = frame[frame["name"] == ""].drop(columns="name")
     _need(swept[swept["status"] != "missing"], part.swept)  # failed ones are shown as such
     known = frame[(frame["name"] != "") & (frame["status"] == OK)]
+    known = known[known["seed"].isin(swept["seed"])]  # a level of other seeds is another level
     references = known.groupby(["name", "measure"], sort=False)["accuracy"].mean()
     figure = drawing.draw_sweep(
         swept.assign(value=swept["value"].infer_objects()),
@@ -148,7 +149,7 @@ def _removal(results: Results, part: Part) -> tuple[pd.DataFrame, Figure]:
         for series, curve_of in shown.items():
             split = series.rpartition(", ")[2]
             curve = curve_frame(results, [curve_of], splits=[split])
-            mean = curve.groupby("epoch")["accuracy"].mean()
+            mean = mean_of_all(curve, "epoch", "accuracy")
             rows += [
                 {"panel": panel, "series": series, "epoch": e, "value": v} for e, v in mean.items()
             ]
@@ -161,15 +162,15 @@ def _removal(results: Results, part: Part) -> tuple[pd.DataFrame, Figure]:
 def _removed(results: Results, line: Line) -> list[Row]:
     shares = pd.DataFrame(
         [
-            {"epoch": row["epoch"], "value": 100 * row["share_removed"]}
-            for run in (results.runs[key] for key in line.keys)
+            {"epoch": row["epoch"], "seed": key.seed, "value": 100 * row["share_removed"]}
+            for key, run in ((key, results.runs[key]) for key in line.keys)
             if run.status not in ("stale", "inconsistent")
             for row in run.history
             if "share_removed" in row
         ],
-        columns=["epoch", "value"],
+        columns=["epoch", "seed", "value"],
     )
-    mean = shares.groupby("epoch")["value"].mean()
+    mean = mean_of_all(shares, "epoch", "value")
     return [
         {"panel": line.labels["panel"], "series": "removed", "epoch": epoch, "value": value}
         for epoch, value in mean.items()

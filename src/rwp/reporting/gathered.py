@@ -76,6 +76,7 @@ def opened(folder: Path) -> Iterator[Opened]:
     params = check_params(read_json(folder / SETTINGS), where=where)
     suite = str(document.get("suite"))
     choose(params.suites, suite, "suite", f"{manifest}: suite")
+    _check_runs(folder, suite)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         results = root / suite_directory(suite)
@@ -84,7 +85,31 @@ def opened(folder: Path) -> Iterator[Opened]:
         for name in ("data", CLAIMS, MANIFEST):  # the last says that it is of its time
             if (folder / name).exists():
                 (root / name).symlink_to((folder / name).resolve())
-        yield Opened(params, suite, root)
+        try:
+            yield Opened(params, suite, root)
+        except UserError as error:
+            raise UserError(_in_its_place(str(error), root, results, folder)) from error
+
+
+def _check_runs(folder: Path, suite: str) -> None:
+    """One run of another suite shows that the folder's files do not belong together."""
+    path = next(iter(sorted(folder.glob("runs/*/*/*/*/seed*/run.json"))), None)
+    if path is None:
+        return
+    found = RunKey.parse(read_object(path).get("key"), where=str(path)).suite
+    if found != suite:
+        raise UserError(
+            f"{folder / MANIFEST}: expected the suite of its runs, {found}, got {suite}; bring the"
+            f" folder back as it was gathered"
+        )
+
+
+def _in_its_place(text: str, root: Path, results: Path, folder: Path) -> str:
+    """A message about a file of the folder: where a person finds it, and what helps there."""
+    text = text.replace(f"{results}/", f"{folder}/").replace(f"{root}/", f"{folder}/")
+    for advice in ("train this run again", "delete it and build it again"):
+        text = text.replace(advice, "bring the folder back as it was gathered")
+    return text
 
 
 @dataclass

@@ -29,6 +29,8 @@ def excess_of(measured: pd.DataFrame) -> pd.DataFrame:
 def mean_excess(path: Path, *, epoch: int, group: str) -> dict[int, float]:
     """Seed -> mean excess (nats) of a group after some epochs, over the inner half of the offsets.
 
+    A seed that lacks one of the offsets is left out: its mean would be of others.
+
     Raises:
         UserError: the file is no such table.
     """
@@ -46,4 +48,9 @@ def mean_excess(path: Path, *, epoch: int, group: str) -> dict[int, float]:
     reach = measured["offset"].abs().max() / 2
     inner = excess["offset"].abs().between(0, reach + 1e-9) & (excess["offset"] != 0)
     chosen = excess[inner & (excess["epoch"] == epoch) & (excess["group"] == group)]
-    return {int(str(seed)): float(v) for seed, v in chosen.groupby("seed")[EXCESS].mean().items()}
+    num_offsets = excess[inner]["offset"].nunique()
+    return {
+        int(str(seed)): float(values.mean())
+        for seed, values in chosen.groupby("seed")[EXCESS]
+        if len(values) == num_offsets
+    }

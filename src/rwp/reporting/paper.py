@@ -32,7 +32,7 @@ PAPER_UNLABELED = "tinyimages-500k"
 
 WITHIN, ABOVE, BELOW = "within", "above", "below"
 NOT_COMPARABLE, MISSING = "not comparable", "missing"
-_NO_SETTINGS = "the paper's settings are not in params.yaml"
+_NO_SETTINGS = "the paper's settings are not among those that this page was made with"
 
 
 @cache

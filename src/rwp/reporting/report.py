@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,7 @@ def _context(
         "suite": suite,
         "table1": _table1_rows(first, paper1),
         "table2": _table2_rows(second, paper2, columns),
+        "marked_seeds": _marked_seeds(second, columns),
         "beyond": beyond_groups(third) if third else None,
         "judged": _verdict_rows(second),
         "levels": [
@@ -341,12 +342,15 @@ def _together(table: Table, columns: Mapping[str, str]) -> list[Row]:
 
 
 def _marks(column: Mapping[str, Sequence[Row]]) -> dict[str, str]:
-    """Defense -> best or tied, for one attack: ties overlap with the best one's 95 % interval."""
+    """Defense -> best or tied, for one attack: ties overlap with the best one's 95 % interval.
+
+    Compared over the seeds that all have: the first ones.
+    """
     found = {}
-    for defense, seeds in column.items():
+    whole = _whole(column)
+    shared = min(map(len, whole.values()), default=0)
+    for defense, seeds in ((name, rows[:shared]) for name, rows in whole.items()):
         values = [row["accuracy"] for row in seeds]
-        if None in values:
-            continue
         mean, half = statistics.fmean(values), 0.0
         if len(values) > 1:
             half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values)
@@ -360,6 +364,22 @@ def _marks(column: Mapping[str, Sequence[Row]]) -> dict[str, str]:
     best = max(found, key=lambda name: found[name][0])
     tied = {name: "tied" for name, (_, _, high) in found.items() if high >= found[best][1]}
     return tied | {name: "best" for name in found if found[name][0] == found[best][0]}
+
+
+def _whole(column: Mapping[str, Sequence[Row]]) -> dict[str, Sequence[Row]]:
+    """The defenses that have a number of each of their seeds."""
+    return {n: rows for n, rows in column.items() if all(r["accuracy"] is not None for r in rows)}
+
+
+def _marked_seeds(table: Table, columns: Iterable[str]) -> int:
+    """How many seeds the marks compare, where some defense has more; else 0."""
+    seeds = records_by(table.details, "defense", "attack")
+    for attack in columns:
+        whole = _whole({name: seeds[name, attack] for name in table.frame["defense"]})
+        counts = sorted({len(rows) for rows in whole.values()})
+        if len(counts) > 1:
+            return counts[0]
+    return 0
 
 
 def _below(row: Row) -> float:

@@ -352,6 +352,8 @@ def _check_history(
                     f"run.json gives {measure} {value} at epoch {epoch}, history.jsonl"
                     f" {history[epoch][measure]}"
                 )
+    if better := _better_epoch(document, history):
+        return "inconsistent", better
     for name, count in object_in(document, "passes").items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             return "inconsistent", f"run.json gives {count!r} {name} passes, no count"
@@ -374,6 +376,23 @@ def _check_history(
                     "no share from 0 to 1"
                 )
     return "finished", ""
+
+
+def _better_epoch(document: dict[str, Any], history: list[dict[str, Any]]) -> str:
+    """Whether `best` is not the first epoch with the highest of what the training chose it by."""
+    best, spec = object_in(document, "best"), object_in(document, "spec")
+    by = "clean_accuracy" if spec.get("monitor") is None else "robust_accuracy"
+    measure = f"{spec.get('selection')}_{by}"
+    known = {row["epoch"]: row[measure] for row in history if _is_share(row.get(measure))}
+    if not known or best["epoch"] not in known:
+        return ""
+    right = max(known, key=known.__getitem__)
+    if right == best["epoch"]:
+        return ""
+    return (
+        f"run.json gives epoch {best['epoch']} as best, history.jsonl has its highest {measure} at"
+        f" epoch {right}"
+    )
 
 
 def _is_share(value: Any) -> bool:
