@@ -8,13 +8,23 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Setting
 from rwp.pipeline.suites import figure_runs, sweep_rows
 from rwp.reporting import drawing
-from rwp.reporting.drawing import COLORS, LINES, MARKERS, draw_sweep, looks, write_figure
+from rwp.reporting.drawing import (
+    COLORS,
+    LINES,
+    MARKERS,
+    draw_sweep,
+    line_over_seeds,
+    looks,
+    mean_of_all,
+    write_figure,
+)
 from rwp.reporting.figures import reported_figures, write_suite_figure
 from rwp.reporting.published_curves import beside_published
 from rwp.training.spec import RunKey
@@ -244,3 +254,21 @@ def test_a_search_that_is_not_done_chooses_nothing(tmp_path: Path) -> None:
     frame = pd.read_csv(tmp_path / "results/demo/search.csv")
     assert list(frame["status"]) == ["ok", "ok", "ok", "missing"]
     assert list(frame["chosen"]) == [True, True, False, False]  # two alike; of RWP one is missing
+
+
+def test_a_mean_is_drawn_where_all_seeds_are() -> None:
+    """A seed that stopped early would make the mean of the others look like a rise."""
+    curve = {0: (20.0, 30.0, 40.0), 1: (10.0, 20.0)}
+    frame = pd.DataFrame(
+        [
+            {"seed": seed, "epoch": epoch, "accuracy": value}
+            for seed, values in curve.items()
+            for epoch, value in enumerate(values)
+        ]
+    )
+    assert mean_of_all(frame, "epoch", "accuracy").to_dict() == {0: 15.0, 1: 25.0}
+    axes = Figure().subplots()
+    line_over_seeds(axes, frame, "epoch", "accuracy", {"color": "black"})
+    mean, alone = axes.lines
+    assert list(mean.get_ydata()) == [15.0, 25.0]
+    assert list(alone.get_ydata()) == [40.0]

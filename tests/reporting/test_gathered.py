@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from rwp.errors import UserError
-from rwp.files import sha256_file
+from rwp.files import read_object, sha256_file
 from rwp.pipeline.load import check_params
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import figure_names
@@ -316,3 +316,40 @@ def test_a_history_that_goes_on_after_the_last_epoch_gives_no_number(few: Projec
     run = read_run_folder(folder)
     assert (run.status, run.numbers) == ("inconsistent", {})
     assert run.reason == "run.json ends at epoch 2, history.jsonl at epoch 3"
+
+
+def test_a_best_epoch_that_the_history_does_not_give_is_no_number(few: Project) -> None:
+    """Best would then be another network than the one that the training chose."""
+    (key,) = few.table2_keys("at")
+    path = few.root / key.directory / "run.json"
+    document = read_object(path)
+    path.write_text(json.dumps(document | {"best": document["last"]}), encoding="utf-8")
+    run = few.results("table1").runs[key]
+    assert run.status == "inconsistent"
+    assert run.reason == (
+        "run.json gives epoch 2 as best, history.jsonl has its highest held_out_robust_accuracy at"
+        " epoch 1"
+    )
+    assert run.numbers == {}
+
+
+def test_a_message_names_the_file_of_the_folder(committed_folder: Path) -> None:
+    """What was read through a link elsewhere lies in the folder, and is not trained again."""
+    history = next(committed_folder.glob("runs/*/*/*/at/seed0/history.jsonl"))
+    history.write_text(history.read_text().splitlines()[0], encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        page(committed_folder)
+    assert str(caught.value).startswith(f"{history.parent}/")
+    assert "bring the folder back as it was gathered" in str(caught.value)
+    assert "train this run again" not in str(caught.value)
+
+
+def test_runs_of_another_suite_than_the_folder_says_are_refused(committed_folder: Path) -> None:
+    manifest = committed_folder / "results.json"
+    manifest.write_text(manifest.read_text().replace('"demo"', '"demo-full"'), encoding="utf-8")
+    settings = committed_folder / "settings.json"
+    content = json.loads(settings.read_text())
+    content["suites"]["demo-full"] = content["suites"]["demo"]
+    settings.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match="expected the suite of its runs, demo, got demo-full"):
+        page(committed_folder)

@@ -14,7 +14,7 @@ from rwp.pipeline.load import check_params
 from rwp.reporting import report
 from rwp.reporting.figures import reported_figures
 from rwp.reporting.paper import published_table2
-from rwp.reporting.report import render_report, write_report
+from rwp.reporting.report import _marks, render_report, write_report
 
 from .conftest import Project
 from .settings import PARAMS, shown_content
@@ -270,3 +270,16 @@ def test_table_1_says_of_how_many_test_images_it_is(tmp_path: Path) -> None:
             kinds[row["name"]] for row in reported_figures(results, []) if part in row["reading"]
         }
         assert said == ({"curves", "removal", "sweep"} if count else set())
+
+
+def test_marks_compare_the_seeds_that_all_have() -> None:
+    """The mean of ten seeds is no rival of that of three."""
+
+    def rows(*accuracies: float) -> list[dict[str, float]]:
+        return [
+            {"accuracy": value, "interval_low": value - 0.1, "interval_high": value + 0.1}
+            for value in accuracies
+        ]
+
+    column = {"three": rows(50.0, 50.1, 50.2), "ten": rows(50.0, 50.1, 50.2, 60.0, 60.0)}
+    assert _marks(column) == {"three": "best", "ten": "best"}
