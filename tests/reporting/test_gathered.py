@@ -22,7 +22,7 @@ from rwp.reporting.gathered import gather, opened, settings_of
 from rwp.reporting.report import render_report
 from rwp.reporting.results import read_attack, read_results, read_run, read_run_folder, records
 from tests.commands.test_commands import assert_one_line
-from tests.conftest import Project as Commands
+from tests.conftest import ROOT, Project as Commands
 
 from .conftest import Project
 from .settings import shown_content
@@ -353,3 +353,18 @@ def test_runs_of_another_suite_than_the_folder_says_are_refused(committed_folder
     settings.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(UserError, match="expected the suite of its runs, demo, got demo-full"):
         page(committed_folder)
+
+
+def test_the_committed_claims_are_those_of_the_committed_runs() -> None:
+    folder = ROOT / "docs/results/mini-jpeg"
+    with opened(folder) as place:
+        worded = read_claims(place.root / "claims.yaml")
+        frame = claims(place.params, place.suite, worded, root=place.root)
+    written = pd.read_csv(folder / "claims.csv")
+    assert list(written["claim"]) == list(frame["claim"])
+    assert list(written["outcome"]) == list(frame["outcome"])
+    told = frame["p_holm"].notna()
+    assert told.any()
+    for name in ("estimate", "low", "high", "p_holm"):
+        expected = frame.loc[told, name].astype(float)
+        assert list(written.loc[told, name]) == pytest.approx(list(expected), rel=1e-3)

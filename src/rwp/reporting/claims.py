@@ -661,9 +661,8 @@ def sentence(row: Mapping[str, Any]) -> str:
     """How an outcome is told: with what it rests on, or with what is missing."""
     reason = f": {row['reason']}" if row["reason"] else ""
     if row["outcome"] == NOT_TOLD and row["detectable"] is not None:
-        distance = (
-            f"{row['detectable']:.{1 if row['unit'] == POINTS else 4}f} {row['unit']}".rstrip()
-        )
+        number = f"{row['detectable']:.{'1f' if row['unit'] == POINTS else '2g'}}"
+        distance = f"{number} {row['unit']}".rstrip()
         return f"{NOT_TOLD}; {row['seeds']} seeds could tell {distance}{reason}"
     return f"{row['outcome']}{reason}"
 
@@ -682,7 +681,7 @@ def number_text(row: Mapping[str, Any], name: str) -> str:
     """A number of a claim's row with the digits that its unit needs; empty where there is none."""
     if row[name] is None:
         return ""
-    return f"{row[name]:+.{2 if row['unit'] == POINTS else 4}f}"
+    return f"{row[name]:+.2f}" if row["unit"] == POINTS else f"{row[name]:+.3g}"
 
 
 def interval_text(row: Mapping[str, Any]) -> str:
