@@ -446,9 +446,11 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     [
         (WON, "expected one of above, below and within, got none"),
         (WON | {"above": 0, "below": 1}, "expected one of .*got above and below"),
-        (WON | {"above": 0, "abve": 1}, "abve: Extra inputs"),
+        (WON | {"above": 0, "abve": 1}, "expected a known key .*, got 'abve'; did you mean above"),
         (WON | {"within": -1}, "within: expected 0 or more, got -1"),
-        ({"says": "x", "terms": {}, "above": 0}, "terms: .*at least 1 item"),
+        ({"says": "x", "terms": {}, "above": 0}, "terms: expected at least 1, got 0; add one"),
+        ({"says": "x", "terms": {"at best natural": "x"}, "above": 0}, "expected number, got 'x'"),
+        ({"terms": {"at best natural": 1}, "above": 0}, "says: expected a value, got none; add it"),
         ({"says": "x", "terms": {"at best": 1}, "above": 0}, "expected a term such as .*'at best'"),
         ({"says": "x", "terms": {"at best_epoch 16": 1}, "above": 0}, "got 'at best_epoch 16'"),
         ({"says": "x", "terms": {"at weight_steps --6:": 1}, "above": 0}, "at weight_steps --6:'"),
@@ -459,7 +461,10 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
         ),
         ({"says": "x", "above": 0}, "expected one of terms and each, got none"),
         (WON | {"each": [WON["terms"]] * 2, "above": 0}, "expected one of .* each, got both"),
-        ({"says": "x", "each": [WON["terms"]], "above": 0}, "each: .*at least 2 items"),
+        (
+            {"says": "x", "each": [WON["terms"]], "above": 0},
+            "each: expected at least 2, got 1; add one",
+        ),
         (
             {
                 "says": "x",

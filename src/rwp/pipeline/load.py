@@ -91,13 +91,14 @@ def check_params(content: Any, *, where: str = "params.yaml") -> Params:
         params = Params.model_validate_json(json.dumps(content))
     except (TypeError, ValueError, RecursionError) as error:
         if isinstance(error, ValidationError):
-            raise UserError(f"{where}: {_first_error(error, content)}") from error
+            raise UserError(f"{where}: {first_error(error, content)}") from error
         raise UserError(f"{where}: expected numbers, texts, lists and tables: {error}") from error
     check_names(params, where)
     return params
 
 
-def _first_error(error: ValidationError, content: dict[str, Any]) -> str:
+def first_error(error: ValidationError, content: dict[str, Any]) -> str:
+    """What is wrong first with `content`, in our words: key, what was expected, what was found."""
     # A misspelled key is also missing under its right name; what is written there helps more.
     first = min(error.errors(), key=lambda entry: entry["type"] not in _UNKNOWN)
     parts = _as_written([str(part) for part in first["loc"]], content)

@@ -25,6 +25,7 @@ from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, on_common_images, robust_flags
 from rwp.evaluation.spec import LandscapeSpec
 from rwp.evaluation.statistics import Tested, crossed_mean, interval
+from rwp.pipeline.load import first_error
 from rwp.pipeline.resolve import get_suite, landscape_spec, train_spec
 from rwp.pipeline.settings import Frozen, Params, Setting
 from rwp.pipeline.steps import Steps
@@ -266,11 +267,19 @@ def checked_claims(content: Any, *, where: str) -> dict[str, Claim]:
         except ValueError as error:
             if not isinstance(error, ValidationError):
                 raise UserError(f"{where}: {name}: {error}; scale the claim") from error
-            first = error.errors()[0]
-            place = ".".join([str(name), *map(str, first["loc"])])
-            message = first["msg"].removeprefix("Value error, ")
-            raise UserError(f"{where}: {place}: {message}") from error
+            raise UserError(f"{where}: {name}{_fault(error, entry)}") from error
     return found
+
+
+def _fault(error: ValidationError, entry: dict[str, Any]) -> str:
+    """The first thing that is wrong with a claim, after its name."""
+    unknown = [name for name in entry if name not in Claim.model_fields]
+    if unknown:
+        close = difflib.get_close_matches(str(unknown[0]), Claim.model_fields, n=1)
+        advice = f"did you mean {close[0]}?" if close else "remove it"
+        known = ", ".join(Claim.model_fields)
+        return f": expected a known key ({known}), got {str(unknown[0])[:80]!r}; {advice}"
+    return f"{'.' if error.errors()[0]['loc'] else ''}{first_error(error, entry)}"
 
 
 def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
