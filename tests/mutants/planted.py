@@ -666,6 +666,11 @@ EVALUATION = _faults(
     "evaluation/test_statistics.py evaluation/test_records.py evaluation/test_attacks.py"
     " evaluation/test_autoattack.py",
     (
+        "seeds over images: three that agree lend their weight to images",
+        "return max(weighted, of_seeds * self.by_seed**0.5 / self.error)",
+        "return weighted",
+    ),
+    (
         "statistics: intervals of another level",
         "proportion_ci(confidence, method",
         "proportion_ci(1 - (1 - confidence) / 2, method",
@@ -904,6 +909,16 @@ FAMILY = _faults(
         "claims: above means below",
         "found.estimate > margin if claim.above is not None else found.estimate < margin",
         "found.estimate < margin if claim.above is not None else found.estimate > margin",
+    ),
+    (
+        "claims: those whose runs are missing are no tests",
+        "holm(p_values[~premise], num_tests)",
+        "holm(p_values[~premise])",
+    ),
+    (
+        "claims: what could be told without a correction",
+        'confidence=1 - LEVEL / (row.get("sums", 1) * factor)',
+        "confidence=1 - LEVEL",
     ),
     (
         "claims: uncorrected",
