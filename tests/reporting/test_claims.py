@@ -35,6 +35,7 @@ from rwp.reporting.claims import (
     write_claims,
 )
 from rwp.reporting.figures import write_suite_figure
+from rwp.reporting.landscapes import mean_excess
 from rwp.reporting.report import render_report
 from rwp.reporting.results import records
 from rwp.strict_yaml import read_yaml
@@ -376,6 +377,9 @@ def test_a_claim_that_is_asked_for_alone_has_to_be_there(
 
     assert asked("won").startswith("won: holds")
     assert len(asked("won").splitlines()) == 1
+    command.claims([], "demo", Path("claims.yaml"), True, Path("params.yaml"))
+    note = "note: claims.yaml: other: suite mini: none of that name in the settings\n"
+    assert capsys.readouterr().err == note
     assert len(asked().splitlines()) == 3  # what is missing is told, and stops nothing
     with pytest.raises(UserError, match="lacks: expected its runs in the suite demo, got missing:"):
         asked("lacks")
@@ -446,7 +450,10 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     [
         (WON, "expected one of above, below and within, got none"),
         (WON | {"above": 0, "below": 1}, "expected one of .*got above and below"),
-        (WON | {"above": 0, "abve": 1}, "expected a known key .*, got 'abve'; did you mean above"),
+        (
+            WON | {"above": 0, "abve": 1},
+            "abve: expected a known key, got 'abve'; did you mean 'above'",
+        ),
         (WON | {"within": -1}, "within: expected 0 or more, got -1"),
         ({"says": "x", "terms": {}, "above": 0}, "terms: expected at least 1, got 0; add one"),
         ({"says": "x", "terms": {"at best natural": "x"}, "above": 0}, "expected number, got 'x'"),
@@ -459,6 +466,9 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
             {"says": "x", "terms": {"at landscape_excess 16:20": 1}, "above": 0},
             "got 'at landscape_excess 16:20'",
         ),
+        ({"says": "x", "terms": {"at best_epoch >=1": 1}, "above": 100}, "got above 100; say how"),
+        ({"says": "x", "terms": {"at best_epoch >=1": 1}, "within": 5}, "got within 5; say how"),
+        (WON | {"above": 0, "only": []}, "only: expected at least 1, got 0"),
         ({"says": "x", "above": 0}, "expected one of terms and each, got none"),
         (WON | {"each": [WON["terms"]] * 2, "above": 0}, "expected one of .* each, got both"),
         (
@@ -572,6 +582,13 @@ def test_the_excess_of_training_over_test_images_by_seed(tmp_path: Path) -> None
     around(project, epoch, rise, (-1.0, -0.5, 0.0, 0.5, 1.0))
     reason = judged(project, first=entry)["first"]["reason"]
     assert reason.endswith("fig2.csv: seed 1 has no images of 0-0.5 nats in both")
+    rise[1, "test", "0-0.5"] = 5.0
+    path = around(project, epoch, rise, (-1.0, -0.5, 0.0, 0.5, 1.0))
+    rows = path.read_text().splitlines()
+    lost = next(row for row in rows if row.startswith(f"2,train,{epoch},0-0.5,0.5,"))
+    path.write_text("\n".join(row for row in rows if row != lost) + "\n", encoding="utf-8")
+    left = mean_excess(path, epoch=epoch, group="0-0.5")
+    assert set(left) == {0, 1}  # the mean of seed 2 would be of other offsets
 
 
 def test_a_landscape_of_other_settings_or_code_tells_nothing(tmp_path: Path) -> None:

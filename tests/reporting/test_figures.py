@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -133,6 +134,29 @@ def test_values_far_apart_stand_on_a_logarithmic_axis_with_a_tick_each() -> None
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.001", "0.01", "0.1"]
     (near,) = draw_sweep(sweep_frame(), x_label="c_min").axes
     assert near.get_xscale() == "linear"
+
+
+def test_level_lines_are_of_the_seeds_of_the_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mean of more seeds beside points of fewer would be another level."""
+    content = copy.deepcopy(PARAMS)
+    content["suites"]["demo"]["seeds"] = [0, 1]
+    content["suites"]["demo"]["sweeps"]["c-min"]["num_seeds"] = 1
+    project = Project(tmp_path, check_params(content), "demo")
+    project.write_all()
+    for key, top in zip(project.table1_keys("at"), (0.4, 0.8), strict=True):
+        project.write_run(key, [top, 0.1, 0.1, 0.1, 0.1, 0.1])
+    seen = []
+
+    def noted(frame: pd.DataFrame, **options: Any) -> Figure:
+        seen.append(options["references"])
+        return draw_sweep(frame, **options)
+
+    monkeypatch.setattr(drawing, "draw_sweep", noted)
+    write_suite_figure(project.results("fig3a"), "fig3a")
+    levels = seen[0].set_index("measure")["accuracy"]
+    assert levels["best"] == pytest.approx(40.0)
 
 
 def test_a_value_whose_training_failed_is_marked_and_the_others_stay(demo: Project) -> None:

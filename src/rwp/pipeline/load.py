@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,13 @@ def check_params(content: Any, *, where: str = "params.yaml") -> Params:
     return params
 
 
-def first_error(error: ValidationError, content: dict[str, Any]) -> str:
-    """What is wrong first with `content`, in our words: key, what was expected, what was found."""
+def first_error(
+    error: ValidationError, content: dict[str, Any], known: Iterable[str] | None = None
+) -> str:
+    """What is wrong first with `content`, in our words: key, what was expected, what was found.
+
+    `known` are the keys that a misspelled one may mean; by default those of the settings.
+    """
     # A misspelled key is also missing under its right name; what is written there helps more.
     first = min(error.errors(), key=lambda entry: entry["type"] not in _UNKNOWN)
     parts = _as_written([str(part) for part in first["loc"]], content)
@@ -106,7 +112,11 @@ def first_error(error: ValidationError, content: dict[str, Any]) -> str:
     kind, message = first["type"], first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if kind in _UNKNOWN:
-        advice = "; put it under options" if _is_of_own_network(parts, content) else _similar(parts)
+        advice = (
+            "; put it under options"
+            if _is_of_own_network(parts, content)
+            else _similar(parts, known)
+        )
         return f"{'.'.join(parts)}: expected a known key, got {parts[-1]!r}{advice}{more}"
     key = ".".join(part for part in parts if part != "[key]")
     if kind == "family":
@@ -115,7 +125,7 @@ def first_error(error: ValidationError, content: dict[str, Any]) -> str:
     if kind == "missing":
         return f"{key}: expected a value, got none; add it{more}"
     if kind == "value_error":
-        return f"{key}: {message}{more}"
+        return f"{key}: {message}{more}" if key else f"{message}{more}"
     if kind == "string_pattern_mismatch":
         return (
             f"{key}: expected a name of lower-case letters, digits, '.', '_' and '-', got {got}"
@@ -181,9 +191,10 @@ def _way_to_write(kind: str, value: Any) -> str:
     return ""
 
 
-def _similar(parts: list[str]) -> str:
+def _similar(parts: list[str], known: Iterable[str] | None) -> str:
     """A guess at the key that was meant, among the fields of all tables that people write."""
-    if parts[-1] in known_keys():
+    known = sorted(known_keys() if known is None else known)
+    if parts[-1] in known:
         return ", which is a key of other tables; move or remove it"
-    close = difflib.get_close_matches(parts[-1], sorted(known_keys()), n=1)
+    close = difflib.get_close_matches(parts[-1], known, n=1)
     return f"; did you mean {close[0]!r}?" if close else "; remove it"

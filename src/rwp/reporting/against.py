@@ -160,11 +160,9 @@ def _rows(own: Seen, theirs: Seen, recipe: str, place: Opened) -> Iterator[dict[
         )
         # One network under one random start tells nothing of the recipe, the same networks nothing.
         start = pairs[0][0].attack
-        untold = ""
-        if all(_of_one_network(one, other) for one, other in pairs):
-            untold = SAME_NETWORKS
-        elif len(seeds) == 1 and decided_by_start(start.kind, start.random_start):
-            untold = ONE_START
+        by_start = len(seeds) == 1 and decided_by_start(start.kind, start.random_start)
+        same = all(_of_one_network(one, other) for one, other in pairs)
+        untold = SAME_NETWORKS if same else ONE_START if by_start else ""
         for row in pair(first, second, attack, seeds, test=not untold):
             count = len(seeds) if row["seed"] == ALL_SEEDS else 1
             names = {"checkpoint": checkpoint, "attack": attack, "num_seeds": count}

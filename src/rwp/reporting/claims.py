@@ -264,22 +264,12 @@ def checked_claims(content: Any, *, where: str) -> dict[str, Claim]:
             )
         try:
             found[str(name)] = Claim.model_validate(_tuples(entry))
+        except ValidationError as error:
+            fault = first_error(error, entry, Claim.model_fields)
+            raise UserError(f"{where}: {name}: {fault}") from error
         except ValueError as error:
-            if not isinstance(error, ValidationError):
-                raise UserError(f"{where}: {name}: {error}; scale the claim") from error
-            raise UserError(f"{where}: {name}{_fault(error, entry)}") from error
+            raise UserError(f"{where}: {name}: {error}; scale the claim") from error
     return found
-
-
-def _fault(error: ValidationError, entry: dict[str, Any]) -> str:
-    """The first thing that is wrong with a claim, after its name."""
-    unknown = [name for name in entry if name not in Claim.model_fields]
-    if unknown:
-        close = difflib.get_close_matches(str(unknown[0]), Claim.model_fields, n=1)
-        advice = f"did you mean {close[0]}?" if close else "remove it"
-        known = ", ".join(Claim.model_fields)
-        return f": expected a known key ({known}), got {str(unknown[0])[:80]!r}; {advice}"
-    return f"{'.' if error.errors()[0]['loc'] else ''}{first_error(error, entry)}"
 
 
 def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
