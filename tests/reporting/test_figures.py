@@ -73,6 +73,20 @@ def test_learning_curves_of_a_project(demo: Project) -> None:
     assert paths[2].read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_legend_says_how_many_seeds_where_methods_differ() -> None:
+    def legend(seeds_of_rwp: int) -> list[str]:
+        seeds = {"AT": 2, "AT-RWP": seeds_of_rwp}
+        rows = [
+            {"method": name, "split": "test", "seed": seed, "epoch": 0, "accuracy": 50.0}
+            for name, count in seeds.items()
+            for seed in range(count)
+        ]
+        return labels(drawing.learning_curves(pd.DataFrame(rows)).axes[0])
+
+    assert legend(2) == ["AT", "AT-RWP"]
+    assert legend(1) == ["AT (2 seeds)", "AT-RWP (1 seed)"]
+
+
 def test_the_caption_of_learning_curves_names_those_that_are_drawn(demo: Project) -> None:
     demo.write_all()
     content = copy.deepcopy(PARAMS)
@@ -157,6 +171,24 @@ def test_level_lines_are_of_the_seeds_of_the_points(
     write_suite_figure(project.results("fig3a"), "fig3a")
     levels = seen[0].set_index("measure")["accuracy"]
     assert levels["best"] == pytest.approx(40.0)
+
+
+def test_plain_training_beside_removal_is_of_the_same_seeds(tmp_path: Path) -> None:
+    content = copy.deepcopy(PARAMS)
+    suite = content["suites"]["demo"]
+    suite["seeds"] = [0, 1]
+    suite["sweeps"]["removal"] = {"recipe": "at", "num_seeds": 1, "vary": {"remove_below": [0.5]}}
+    suite["figures"]["fig4b"] = {"kind": "removal", "sweep": "removal"}
+    project = Project(tmp_path, check_params(content), "demo")
+    project.write_all()
+    for key, level in zip(project.table1_keys("at"), (0.4, 0.8), strict=True):
+        project.write_run(key, [level] * 6)
+    ((_, (removed,)),) = sweep_rows(project.params, "demo", Setting(), "removal")
+    project.write_run(removed, [0.5] * 6)
+    csv, *_ = write_suite_figure(project.results("fig4b"), "fig4b")
+    frame = pd.read_csv(csv)
+    assert list(frame["series"].drop_duplicates()) == ["test", "train", "AT, test", "removed"]
+    assert set(frame[frame["series"] == "AT, test"]["value"]) == {40.0}
 
 
 def test_a_value_whose_training_failed_is_marked_and_the_others_stay(demo: Project) -> None:

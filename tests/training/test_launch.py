@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from rwp import __version__
 from tests.conftest import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # on a machine that does much else
@@ -86,6 +87,8 @@ def test_torchrun(project_with_data: Project) -> None:
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert (record["status"], record["processes"]) == ("finished", 2)
     assert record["performance"]["flops_per_second"] > 0
+    assert record["versions"]["rwp"] == __version__  # a package of that name elsewhere is another
+    assert "not installed" not in record["versions"].values()
     assert len((folder / "history.jsonl").read_text(encoding="utf-8").splitlines()) == 3
 
 

@@ -115,7 +115,7 @@ def learning_curves(frame: pd.DataFrame, *, title: str = "") -> Figure:
 
     `frame`: method, split ("test", "held-out", "train"), seed, epoch (from 0), accuracy (percent).
     Methods differ in color and marker, splits in line style; with several seeds the line is their
-    mean, the shade their range.
+    mean, the shade their range. Where methods have different numbers of seeds, the legend says so.
     """
     methods, splits = names_in(frame["method"]), names_in(frame["split"])
     method_looks = looks(methods)
@@ -129,7 +129,8 @@ def learning_curves(frame: pd.DataFrame, *, title: str = "") -> Figure:
                     style = method_looks[method] | {"linestyle": split_lines[split]}
                     line_over_seeds(axes, chosen, "epoch", "accuracy", style)
         _epochs(axes)
-        keys = [Line2D([], [], label=method, **method_looks[method]) for method in methods]
+        told = _with_seeds(frame)
+        keys = [Line2D([], [], label=told[name], **method_looks[name]) for name in methods]
         where = ""
         if len(splits) > 1:
             keys += [
@@ -141,6 +142,16 @@ def learning_curves(frame: pd.DataFrame, *, title: str = "") -> Figure:
         axes.set(ylabel=f"robust accuracy{where} (%)", title=title)
         axes.legend(handles=keys, ncols=2)
     return figure
+
+
+def _with_seeds(frame: pd.DataFrame) -> dict[str, str]:
+    """Method -> its name, with its number of seeds where not all methods have as many."""
+    counts = frame.groupby("method", sort=False)["seed"].nunique()
+    alike = counts.nunique() < 2
+    return {
+        str(name): str(name) if alike else f"{name} ({count} seed{'s' * (count > 1)})"
+        for name, count in counts.items()
+    }
 
 
 def attacks(frame: pd.DataFrame, *, title: str = "") -> Figure:

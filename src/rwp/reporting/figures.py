@@ -145,10 +145,12 @@ def _removal(results: Results, part: Part) -> tuple[pd.DataFrame, Figure]:
     rows: list[Row] = []
     for line in part.swept:
         panel = line.labels["panel"]
-        shown = {"test": line, "train": line, f"{plain.labels['name']}, test": plain}
-        for series, curve_of in shown.items():
-            split = series.rpartition(", ")[2]
-            curve = curve_frame(results, [curve_of], splits=[split])
+        own = curve_frame(results, [line], splits=["test", "train"])
+        beside = curve_frame(results, [plain], splits=["test"])
+        shown = dict(iter(own.groupby("split", sort=False)))
+        # a mean of other seeds is another curve
+        shown[f"{plain.labels['name']}, test"] = beside[beside["seed"].isin(own["seed"])]
+        for series, curve in shown.items():
             mean = mean_of_all(curve, "epoch", "accuracy")
             rows += [
                 {"panel": panel, "series": series, "epoch": e, "value": v} for e, v in mean.items()

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from rwp import __version__
 from rwp.files import atomic_write, sha256_file
 from rwp.training.flops import summary
 from rwp.training.history import Row, finite
@@ -106,8 +107,8 @@ def commit() -> str | None:
 @cache
 def versions() -> dict[str, str]:
     """Versions of all that may change the bits."""
-    found = {"python": platform.python_version()}
-    for package in ("torch", "numpy", "pyautoattack", "rwp"):
+    found = {"python": platform.python_version(), "rwp": __version__}
+    for package in ("torch", "numpy", "pyautoattack"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
