@@ -97,6 +97,29 @@ def test_left_as_found(odd_network, batch, run):
     assert differences(before, portrait(odd_network)) == []
 
 
+@EVERY_RUN
+def test_instance_normalization_is_left_as_found(batch, run):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3, padding=1), nn.InstanceNorm2d(4, track_running_stats=True)
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    model.to(batch.images.dtype)
+    model[1].running_mean.add_(1.0)
+    before = portrait(model)
+    run(model, batch)
+    assert differences(before, portrait(model)) == []
+
+
+def test_instance_normalization_uses_its_running_statistics_in_eval_mode(batch):
+    model = nn.InstanceNorm2d(3, track_running_stats=True, dtype=batch.images.dtype)
+    model.running_var.fill_(4.0)
+    expected = model.eval()(batch.images)
+    with batch_norm_mode(model.train(), "eval"):
+        assert torch.equal(model(batch.images), expected)
+    with batch_norm_mode(model, "train"):
+        assert not torch.equal(model(batch.images), expected)
+    assert model.running_var.tolist() == [4.0] * 3
+
+
 ONE_FORWARD_PASS = (_run_fgsm, _run_awp)
 
 

@@ -59,6 +59,38 @@ class Flat(Tiny):
         return self.body(images).flatten()
 
 
+class Squeezed(Tiny):
+    def forward(self, images):
+        return self.body(images).squeeze()
+
+
+class Forgetful(Tiny):
+    def __init__(self, *, num_classes, in_channels):
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        self.register_buffer("drawn", torch.randn(num_classes), persistent=False)
+
+    def forward(self, images):
+        return self.body(images) * self.drawn
+
+
+class Counting(Tiny):
+    seen = 0
+
+    def forward(self, images):
+        if self.training:
+            self.seen = self.seen + images.mean()
+        return self.body(images) * (1 + self.seen)
+
+
+class Fixed(Tiny):
+    def __init__(self, *, num_classes, in_channels):
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        self.register_buffer("places", torch.arange(1.0, 1.0 + num_classes), persistent=False)
+
+    def forward(self, images):
+        return self.body(images) * self.places
+
+
 class NotANumber(Tiny):
     def forward(self, images):
         return self.body(images) / 0.0 * 0.0
@@ -155,6 +187,19 @@ def noise(strength=1.0):
     def attack(model, images, labels, *, threat, generator):
         drawn = torch.rand(images.shape, generator=generator) * 2 - 1
         return (images + strength * threat.epsilon * drawn.to(images.device)).clamp(0, 1)
+    return attack
+
+
+def spoiling(what):
+    def attack(model, images, labels, *, threat, generator):
+        if what == "mode":
+            model.train()(images)
+        if what == "weight":
+            with torch.no_grad():
+                next(model.parameters()).mul_(2.0)
+        if what == "hook":
+            model.register_forward_hook(lambda module, given, found: -found)
+        return images.clone()
     return attack
 
 

@@ -88,3 +88,18 @@ def test_an_attack_that_draws_without_its_generator_gives_the_same_numbers_again
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    ("what", "left"), [("mode", "num_batches_tracked"), ("weight", "0.weight"), ("hook", "hooks")]
+)
+def test_an_attack_that_spoils_the_model_is_refused(own_code: Path, what: str, left: str) -> None:
+    """Its own number and all later ones would be of another network."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
+    threat = ThreatSpec(norm="linf", epsilon="0.1")
+    kind = "own.methods:spoiling"
+    attack = AttackSpec(name="mine", kind=kind, threat=threat, options={"what": what})
+    images, labels = torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.long)
+    with pytest.raises(UserError, match=f"mine: {kind}: expected the model as it was.*{left}"):
+        own_attack(model, images, labels, attack, generator=generator_for(0, "evaluation"))
+    assert not model.training

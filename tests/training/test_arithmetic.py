@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,15 @@ def test_the_moving_average_is_torchs_to_the_bit() -> None:
             ours.module.state_dict().values(), restored.module.state_dict().values(), strict=True
         )
     )
+
+
+def test_an_average_of_what_cannot_be_copied_is_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, that it is deprecated
+        model = torch.nn.utils.weight_norm(torch.nn.Linear(2, 2))
+    model(torch.zeros(1, 2))
+    with pytest.raises(UserError, match="average_decay: expected a network that copy.deepcopy"):
+        MovingAverage(model, decay=0.9)
 
 
 def test_the_histogram_of_losses_counts_every_group() -> None:

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import get_args
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from rwp.core.settings import BatchNormMode, check_choice
 
@@ -31,13 +33,21 @@ def frozen_weights(model: nn.Module) -> Iterator[None]:
 def untracked_statistics(model: nn.Module) -> Iterator[None]:
     """Layers in train mode use batch statistics inside, and no running statistic is written."""
     tracking = [layer for layer in _norm_layers(model) if layer.track_running_stats]
-    for layer in tracking:
+    # Instance normalization without tracking ignores its running statistics in eval mode, too.
+    instance = [layer for layer in tracking if isinstance(layer, _InstanceNorm)]
+    buffers = [buffer for layer in instance for buffer in layer.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    batch = [layer for layer in tracking if not isinstance(layer, _InstanceNorm)]
+    for layer in batch:
         layer.track_running_stats = False
     try:
         yield
     finally:
-        for layer in tracking:
+        for layer in batch:
             layer.track_running_stats = True
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
 
 
 @contextmanager

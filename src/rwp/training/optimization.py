@@ -9,6 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from rwp.errors import UserError
+from rwp.factories import in_one_line
 from rwp.training.spec import Compilation, OptimizationSpec, TrainSpec
 
 
@@ -52,8 +54,18 @@ class MovingAverage:
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
-        """Average `model`; `decay` is the share of the average that an update keeps."""
-        self.module = deepcopy(model)
+        """Average `model`; `decay` is the share of the average that an update keeps.
+
+        Raises:
+            UserError: the model cannot be copied.
+        """
+        try:
+            self.module = deepcopy(model)
+        except (RuntimeError, TypeError) as error:  # weights that are worked out from others
+            raise UserError(
+                "average_decay: expected a network that copy.deepcopy can copy, got "
+                f"{in_one_line(error)}; use torch.nn.utils.parametrizations for its weights"
+            ) from error
         self.decay, self.updates = decay, 0
 
     @torch.no_grad()

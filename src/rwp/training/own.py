@@ -62,16 +62,46 @@ def own_network(
         "in_channels": in_channels,
         "image_size": (*image_size,),
     }
-    inner = call(text, options, **facts)
-    if not isinstance(inner, nn.Module):
-        raise UserError(f"{text}: expected a torch.nn.Module, got {type(inner).__name__}")
-    model = OwnNetwork(input_layer(in_channels, mean, std), inner)
     images = torch.zeros(_TRIED, in_channels, *image_size)
-    if any(map(is_lazy, model.parameters())):
-        with _trial(text, model):
-            model(images)  # gives lazy layers their shapes and initial weights
+
+    def build() -> OwnNetwork:
+        inner = call(text, options, **facts)
+        if not isinstance(inner, nn.Module):
+            raise UserError(f"{text}: expected a torch.nn.Module, got {type(inner).__name__}")
+        model = OwnNetwork(input_layer(in_channels, mean, std), inner)
+        if any(map(is_lazy, model.parameters())):
+            with _trial(text, model):
+                model(images)  # gives lazy layers their shapes and initial weights
+        return model
+
+    model = build()
     try_network(text, model, images, num_classes=num_classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed() ^ 1)  # other initial values than the first's
+        _try_state(text, model, build(), images)
     return model
+
+
+def _try_state(text: str, model: nn.Module, second: nn.Module, images: Tensor) -> None:
+    """Refuse a network that a checkpoint could not bring back: its file has the state_dict alone.
+
+    Raises:
+        UserError: a second network with the state of the first has other logits.
+    """
+    given = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+    logits = []
+    with _trial(text, model, doing="be built twice, with one state_dict"), torch.no_grad():
+        model.train()(given)  # whatever else it counts or remembers, it does now
+    with _trial(text, model, doing="be built twice, with one state_dict"), torch.no_grad():
+        second.load_state_dict(model.state_dict())
+        for one in (model, second):
+            torch.manual_seed(0)  # of a network that draws
+            logits.append(one.eval()(given))
+    if not torch.allclose(*logits, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise UserError(
+            f"{text}: expected all that decides its logits in its state_dict, got other logits from"
+            " a second network with the same; make it a parameter or a persistent buffer"
+        )
 
 
 @contextmanager
@@ -106,12 +136,13 @@ def try_network(text: str, model: nn.Module, images: Tensor, *, num_classes: int
     kinds = {str(weight.dtype) for weight in weights} - {"torch.float32"}
     if kinds:
         raise UserError(f"{text}: expected weights of torch.float32, got {kinds.pop()}")
-    for training in (True, False):
+    alone = images[:1]  # as the last batch of a measurement may be
+    for training, batch in ((True, images), (False, images), (False, alone)):
         with _trial(text, model), torch.enable_grad():
             model.train(training)
-            given = images.clone().requires_grad_()
+            given = batch.clone().requires_grad_()
             logits = model(given)
-            wanted = (len(images), num_classes)
+            wanted = (len(batch), num_classes)
             _check_tensor(text, "logits", logits, wanted, torch.float32)
             if not bool(logits.isfinite().all()):
                 raise UserError(f"{text}: expected finite logits, got NaN or infinity")
