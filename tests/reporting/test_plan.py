@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from rwp.data.fetch import fetch_dataset
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import run_key, train_spec
@@ -72,6 +74,28 @@ def test_sizes_known_by_source_are_those_of_the_files(digits: Path, params: Para
     assert found == data_size("digits", definition, Path("nowhere"))
     assert found is not None
     assert (found.num_train, found.num_test, found.image) == (1004, 252, "8x8x1")
+
+
+def test_a_passport_of_other_settings_tells_no_sizes(tmp_path: Path) -> None:
+    """Half of the digits for tests: a plan counts these, not those that lie there."""
+    content = copy.deepcopy(PARAMS)
+
+    def passes() -> int | None:
+        params = check_params(content)
+        chosen = found(params, "results/demo/runs/digits/linf/small/at/seed0/run.json")
+        jobs, _ = plan_jobs(params, chosen, root=tmp_path)
+        return jobs[-1].passes and round(jobs[-1].passes.forward)
+
+    before = passes()
+    params = check_params(content)
+    mark = Steps(params).fetch("digits").fingerprint
+    fetch_dataset("digits", params.datasets["digits"], tmp_path / "data", fingerprint=mark)
+    assert passes() == before
+    content["datasets"]["digits"]["test_share"] = 0.5
+    after = passes()
+    assert after != before
+    shutil.rmtree(tmp_path / "data")
+    assert passes() == after
 
 
 def test_targets_stand_on_their_own_runs_and_share_them(params: Params) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rwp.errors import UserError
-from rwp.files import read_object
+from rwp.files import object_in, read_object
 from rwp.spec import Amount, Count, Name, PositiveInt, Share, Spec
 
 PaddingMode = Literal["zero", "reflect"]
@@ -131,6 +131,13 @@ def read_passport(path: Path) -> dict[str, Any]:
             f"{path}: expected the passport of a data set, got one without "
             f"{' and '.join(wrong) or 'the shape of its images'}; "
             "fetch the data again"
+        )
+    files = object_in(content, "files")
+    counts = [object_in(files, name).get("count") for name in ("train.pt", "test.pt")]
+    if [type(count) for count in counts] != [int, int]:
+        raise UserError(
+            f"{path}: expected how many images train.pt and test.pt have, got "
+            f"{' and '.join(map(repr, counts))}; fetch the data again"
         )
     return content
 

@@ -18,13 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rwp.data.spec import DatasetSpec, num_classes_known
+from rwp.data.spec import DatasetSpec, num_classes_known, read_passport
 from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
 from rwp.files import object_in, read_json, read_object
 from rwp.pipeline.resolve import network_spec
 from rwp.pipeline.settings import Params
 from rwp.pipeline.state import Result
+from rwp.pipeline.steps import Step
 from rwp.training.spec import (
     AttackSpec,
     NetworkSpec,
@@ -87,16 +88,28 @@ class DataSize:
     num_drawn: int | None = None  # of them, for one training, where `per_class` says so
 
 
-def data_size(name: str, definition: DatasetSpec, root: Path) -> DataSize | None:
-    """Of a data set: from its passport, or by its source; none for a folder not yet read."""
+def data_size(
+    name: str, definition: DatasetSpec, root: Path, *, fingerprint: str | None = None
+) -> DataSize | None:
+    """Of a data set: from its passport, or by its source; none for a folder not yet read.
+
+    Args:
+        name: of the data set.
+        definition: where the images come from, and how many.
+        root: the project.
+        fingerprint: of its fetching as the settings are now; a passport of another tells nothing.
+
+    Raises:
+        UserError: a passport that does not say what the images are.
+    """
     passport = root / "data" / name / "passport.json"
     if passport.exists():
-        found = read_json(passport)
-        counts = {file: entry["count"] for file, entry in found["files"].items()}
-        channels, height, width = found["shape"]
-        drawn = definition.per_class and definition.per_class * int(found["num_classes"])
-        image = f"{height}x{width}x{channels}"
-        return DataSize(counts["train.pt"], counts["test.pt"], image, drawn)
+        found = read_passport(passport)
+        if fingerprint is None or found.get("fingerprint") == fingerprint:
+            counts = [found["files"][split]["count"] for split in ("train.pt", "test.pt")]
+            channels, height, width = found["shape"]
+            drawn = definition.per_class and definition.per_class * found["num_classes"]
+            return DataSize(*counts, f"{height}x{width}x{channels}", drawn)
     if definition.source == "digits":
         num_test = round(_DIGITS * (definition.test_share or 0))
         num_train, image = _DIGITS - num_test, "8x8x1"
@@ -344,6 +357,8 @@ def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
         spec = TrainSpec.parse(document.get("spec"), where=str(path))
     except UserError:
         return None  # an older version's; `rwp verify` names it
+    if params.datasets.get(key.dataset) != spec.data:
+        return None
     size = data_size(key.dataset, spec.data, root)
     if size is None or _network(params, key.network) != spec.architecture:
         return None
@@ -553,9 +568,19 @@ def _places(results: Sequence[Result], root: Path) -> Iterator[tuple[str, str]]:
     for result in results:
         spec = result.step.settings
         if isinstance(spec, TrainSpec | EvaluationSpec | LandscapeSpec):
-            size = data_size(spec.key.dataset, spec.data, root)
+            size = _size(result.step, spec, root)
             if size is not None:
                 yield spec.key.network, size.image
+
+
+def _size(
+    step: Step, spec: TrainSpec | EvaluationSpec | LandscapeSpec, root: Path
+) -> DataSize | None:
+    """Of the images that a step reads, as they are fetched or will be."""
+    folder = f"data/{spec.key.dataset}/"
+    data = next((made for place, made in step.inputs.items() if place.startswith(folder)), None)
+    fingerprint = data.fingerprint if data else None
+    return data_size(spec.key.dataset, spec.data, root, fingerprint=fingerprint)
 
 
 def _job(result: Result, root: Path, rates: Rates) -> Job:
@@ -563,7 +588,7 @@ def _job(result: Result, root: Path, rates: Rates) -> Job:
     if not isinstance(spec, TrainSpec | EvaluationSpec | LandscapeSpec):
         return Job(result, state, None, None, "")
     key = spec.key
-    size = data_size(key.dataset, spec.data, root)
+    size = _size(result.step, spec, root)
     if size is None:
         return Job(result, state, None, None, f"{key.dataset} before it is fetched")
     passes = _passes(result, size)
