@@ -45,6 +45,15 @@ def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
         write_json(tmp_path / "results" / "table.json", {})
 
 
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    """A move into its place would take it away; of a device, from the whole machine."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="pipe: expected the name of a file, got a device or a"):
+        write_text(pipe, "report")
+    assert pipe.is_fifo()
+
+
 def test_a_place_is_looked_at_and_nothing_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

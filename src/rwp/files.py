@@ -53,6 +53,10 @@ def atomic_write(path: Path | str, *, keep_equal: bool = False) -> Iterator[Path
     lock = -1
     try:
         with _explained(target):
+            if target.exists() and not (target.is_file() or target.is_dir()):
+                raise UserError(
+                    f"{target}: expected the name of a file, got a device or a pipe; name a file"
+                )
             target.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(target)
             lock, temporary = _locked_temporary(target)

@@ -71,6 +71,7 @@ def test_adversarial_images_are_handed_out(robust_model: nn.Module, images: Imag
         ({"batch_size": 0}, "batch_size: expected a whole number from 1, got 0"),
         ({"batch_size": -1}, "batch_size: expected a whole number from 1, got -1"),
         ({"batch_size": True}, "batch_size: expected a whole number from 1, got True"),
+        ({"seed": 2**70}, "seed: expected a whole number of at most 9223372036854775807, got"),
         ({"seed": -1}, "seed: expected a whole number from 0, got -1"),
         ({"seed": 1.5}, r"seed: expected a whole number from 0, got 1\.5"),
         ({"num_classes": 0}, "num_classes: expected a whole number from 2, got 0"),

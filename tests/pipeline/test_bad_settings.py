@@ -69,6 +69,14 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: demo(s).update(network={"default": "small", "preact-resnet-18": "small"}),
         r"network: expected no name of a network, .* got 'preact-resnet-18'; name data sets",
     ),
+    "a table's network by network": (
+        lambda s: demo(s)["table1"].update(network={"default": "small", "small": "small"}),
+        r"table1\.network: expected no name of a network, .* got 'small'; name data sets",
+    ),
+    "a seed that AutoAttack cannot take": (
+        lambda s: demo(s)["evaluation"].update(seed=2**70),
+        r"evaluation\.seed: expected at most 9223372036854775807, got 1180591620717411303424",
+    ),
     "clean updates of a loss that has no clean pass": (
         lambda s: demo(s)["objectives"]["at"].update(clean_updates=2),
         r"clean_updates: expected it with the loss trades alone, got 2 with at; leave it out",

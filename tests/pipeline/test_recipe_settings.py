@@ -9,7 +9,8 @@ import pytest
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import run_key, train_spec
-from rwp.pipeline.settings import CHANGEABLE, Change, Params, TrainingEntry
+from rwp.pipeline.settings import CHANGEABLE, Change, Params, Setting, TrainingEntry
+from rwp.pipeline.suites import setting_keys
 from rwp.reporting.labels import recipe_label
 from rwp.training.spec import TrainSpec
 
@@ -183,3 +184,31 @@ def test_compile_off_is_a_word(settings: dict[str, Any]) -> None:
     """YAML reads it as false."""
     settings["suites"]["demo"]["training"]["compile"] = False
     assert resolve(check_params(settings), "at").optimization.compile == "off"
+
+
+@pytest.mark.parametrize("key", ["digits", "small"])
+def test_decays_of_a_run_without_steps(settings: dict[str, Any], key: str) -> None:
+    """The schedule of a run is that of its data set and network, too."""
+    training = settings["suites"]["demo"]["training"]
+    training["schedule"] = {"default": "piecewise_by_epoch", key: "constant"}
+    params = with_recipe(settings, change={"decay_factor": 0.3})
+    with pytest.raises(UserError, match=r"mine\.change\.decay_factor: .* got constant for"):
+        resolve(params, "mine")
+
+
+def test_decays_of_a_run_with_steps_where_others_have_none(settings: dict[str, Any]) -> None:
+    training = settings["suites"]["demo"]["training"]
+    training["schedule"] = {"default": "constant", "digits": "piecewise_by_epoch"}
+    params = with_recipe(settings, change={"decay_epochs": [1]})
+    assert resolve(params, "mine").optimization.decay_epochs == (1,)
+
+
+def test_a_recipe_is_not_refused_for_what_another_lacks(settings: dict[str, Any]) -> None:
+    """AT on a data set for which RWP has no c_min."""
+    settings["datasets"]["more-digits"] = {"source": "digits", "test_share": 0.3}
+    settings["suites"]["demo"]["perturbations"]["rwp"]["c_min"] = {"digits": 1.7}
+    params = with_recipe(settings, attack_num_steps=7)
+    (key,) = setting_keys(params, "demo", Setting(dataset="more-digits"), "mine")
+    assert key.recipe == "mine"
+    with pytest.raises(UserError, match=r"rwp\.c_min: expected a value for more-digits/"):
+        setting_keys(params, "demo", Setting(dataset="more-digits"), "at-rwp")

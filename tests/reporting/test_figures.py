@@ -53,9 +53,10 @@ def sweep_frame() -> pd.DataFrame:
 
 
 def test_series_differ_in_more_than_color() -> None:
-    names = [f"series {position}" for position in range(6)]
+    names = [f"series {position}" for position in range(20)]
     found = [tuple(style.values()) for style in looks(names).values()]
-    assert len({marker for _, marker in found}) == 6
+    assert len(set(found)) == 20  # the paper's suite has eight attacks
+    assert len({marker for _, marker in found[:7]}) == 7
     assert len(set(COLORS)) == len(COLORS) == len(MARKERS)
     assert len(set(LINES)) == 4
 

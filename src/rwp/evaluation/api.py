@@ -278,14 +278,18 @@ def _chosen(attacks: Sequence[str | AttackSpec], threat: Any) -> list[AttackSpec
     return chosen
 
 
+_LARGEST = 2**63 - 1  # that PyTorch and numpy hold in an integer
+
+
 def _whole(name: str, value: Any, least: int) -> int:
     """A whole number of any integer type, numpy's included."""
     try:
         number = least - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = least - 1
-    if number < least:
-        raise UserError(f"{name}: expected a whole number from {least}, got {value!r}; correct it")
+    if not least <= number <= _LARGEST:
+        limits = f"from {least}" if number < least else f"of at most {_LARGEST}"
+        raise UserError(f"{name}: expected a whole number {limits}, got {value!r}; correct it")
     return number
 
 

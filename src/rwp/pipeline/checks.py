@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from rwp.errors import UserError
 from rwp.factories import is_own
 from rwp.pipeline.own_code import own_options
-from rwp.pipeline.resolve import choose, pick
+from rwp.pipeline.resolve import choose
 from rwp.pipeline.settings import (
     OF_PERTURBATION,
     OPTIONS,
@@ -25,6 +25,7 @@ from rwp.pipeline.settings import (
     SweepEntry,
 )
 from rwp.spec import short
+from rwp.training.spec import WITHOUT_STEPS
 
 # Below `results`, where the folders of suites lie too.
 _FOLDERS = ("runs", "pseudo_labels", "landscapes", "metrics", "plots", "external")
@@ -180,6 +181,8 @@ _LOOKED_UP_WITHOUT = {
     "threat_models.": "an objective",
     "evaluation.attacks.": "an objective",
     "network": "a network",
+    "table1.network": "a network",
+    "table2.network": "a network",
 }
 _INSTEAD = {
     "an objective": "training has attack_epsilon, attack_step_size and monitor_* for an objective",
@@ -275,7 +278,12 @@ def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
         )
     loss = suite.objectives[recipe.objective].loss
     own = is_own(loss)
-    schedule = pick(recipe.change.schedule or suite.training.schedule, [recipe.objective])
+    schedules = (recipe.change.schedule or suite.training.schedule).values()
+    if recipe.change.decays and WITHOUT_STEPS.issuperset(schedules):
+        name, found = recipe.change.decays[0], " and ".join(dict.fromkeys(schedules))
+        raise UserError(
+            f"{where}.change.{name}: expected a schedule with steps, got {found}; remove {name}"
+        )
     refused = {
         "beta": "an objective with beta (trades, mart)"
         if own or loss in ("natural", "at")
@@ -283,14 +291,12 @@ def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
         "label_smoothing": "another objective" if own or loss == "mart" else None,
         "attack_": "an objective with an attack" if loss == "natural" else None,
         "monitor_": "an objective with an attack" if loss == "natural" else None,
-        "decay_": "a schedule with steps" if schedule in ("constant", "cosine_by_epoch") else None,
     }
     for name in given:
         for prefix, expected in refused.items():
             if expected and name.startswith(prefix):
-                got = schedule if prefix == "decay_" else loss
                 raise UserError(
-                    f"{where}.change.{name}: expected {expected}, got {got}; remove {name}"
+                    f"{where}.change.{name}: expected {expected}, got {loss}; remove {name}"
                 )
     if loss == "natural" and recipe.attack_num_steps is not None:
         raise UserError(

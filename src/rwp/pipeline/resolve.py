@@ -29,6 +29,7 @@ from rwp.pipeline.settings import (
     TrainingEntry,
 )
 from rwp.training.spec import (
+    WITHOUT_STEPS,
     AttackSpec,
     NetworkSpec,
     ObjectiveSpec,
@@ -36,6 +37,7 @@ from rwp.training.spec import (
     OwnNetworkSpec,
     PerturbationSpec,
     RunKey,
+    Schedule,
     StartSpec,
     ThreatSpec,
     TrainSpec,
@@ -221,6 +223,7 @@ def _train_spec(params: Params, key: RunKey) -> TrainSpec:
     _check_layers(params.networks[key.network], perturbation, key)
     epochs = look(training.epochs, "training.epochs")
     _check_momentum(training, look, key)
+    _check_decays(recipe.change, look(training.schedule, "training.schedule"), key)
     if perturbation is not None and perturbation.warmup_epochs >= epochs:
         raise UserError(
             f"params.yaml: suites.{key.suite}.perturbations.{perturbation.name}.warmup_epochs: "
@@ -274,6 +277,16 @@ def _check_momentum(entry: TrainingEntry, look: Lookup, key: RunKey) -> None:
         raise UserError(
             f"params.yaml: suites.{key.suite}.training.nesterov: expected a momentum above 0 with "
             f"it, got 0 for {key.name}; raise momentum or write nesterov: false"
+        )
+
+
+def _check_decays(change: Change, schedule: Schedule, key: RunKey) -> None:
+    """Decays that a recipe changes have to be there for each of its runs."""
+    if schedule in WITHOUT_STEPS and change.decays:
+        name = change.decays[0]
+        raise UserError(
+            f"params.yaml: suites.{key.suite}.recipes.{key.recipe}.change.{name}: expected a "
+            f"schedule with steps, got {schedule} for {key.name}; remove {name}"
         )
 
 
@@ -620,7 +633,11 @@ def declared(params: Params, key: RunKey) -> RunKey:
             return key
         if entry.objective == objective:
             other = key.replace(recipe=recipe)
-            if _settings(train_spec(params, other)) == settings:
+            try:
+                found = _settings(train_spec(params, other))
+            except UserError:  # that recipe has no such run, and nobody asked for one
+                continue
+            if found == settings:
                 return other
     return key
 

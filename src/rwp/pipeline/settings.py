@@ -114,6 +114,9 @@ def _at_most(largest: int) -> Callable[[int], int]:
     return check
 
 
+Seed = Annotated[Count, AfterValidator(_at_most(2**63 - 1))]  # as PyTorch's generators take them
+
+
 def _parts(key: Any) -> list[str]:
     return sorted(str(key).split("/"))
 
@@ -455,6 +458,11 @@ class Change(_ChangeOfTraining):
     average_decay: Share | None = None  # of the moving average of the weights
     start_epoch: PositiveInt | None = None  # of the recipe that this one starts from
 
+    @property
+    def decays(self) -> list[str]:
+        """The settings of a schedule's steps that are changed."""
+        return [n for n in ("decay_epochs", "decay_factor") if getattr(self, n) is not None]
+
     @model_validator(mode="after")
     def _range(self) -> Change:
         if self.loss_range and self.loss_range[0] >= self.loss_range[1]:
@@ -714,8 +722,8 @@ class EvaluationEntry(Frozen):
     batch_size: PositiveInt
     num_examples: PositiveInt | None = None  # stratified by class; none: the whole test split
     first_examples: PositiveInt | None = None  # instead: the first in the published order
-    part_seed: Count = 0  # which images num_examples draws, for all recipes and seeds
-    seed: Count
+    part_seed: Seed = 0  # which images num_examples draws, for all recipes and seeds
+    seed: Seed
 
     @model_validator(mode="after")
     def _one_part(self) -> EvaluationEntry:
@@ -795,7 +803,7 @@ class Suite(Frozen):
     """One complete set of experiments."""
 
     description: str
-    seeds: tuple[Count, ...]
+    seeds: tuple[Seed, ...]
     selection: Selection  # where `best` is chosen
     held_out_fraction: Share
     test_curve: bool  # measure the test split each epoch (never used to choose, if held_out)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,10 +106,10 @@ def data_size(
     if passport.exists():
         found = read_passport(passport)
         if fingerprint is None or found.get("fingerprint") == fingerprint:
-            counts = [found["files"][split]["count"] for split in ("train.pt", "test.pt")]
+            train, test = (found["files"][split]["count"] for split in ("train.pt", "test.pt"))
             channels, height, width = found["shape"]
             drawn = definition.per_class and definition.per_class * found["num_classes"]
-            return DataSize(*counts, f"{height}x{width}x{channels}", drawn)
+            return DataSize(train, test, f"{height}x{width}x{channels}", drawn)
     if definition.source == "digits":
         num_test = round(_DIGITS * (definition.test_share or 0))
         num_train, image = _DIGITS - num_test, "8x8x1"
@@ -284,9 +284,12 @@ def shipped_rates(path: Path = SHIPPED) -> Rates:
         return {}
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    return {
-        Place(row["device"], row["network"], row["image_size"]): _shipped(row, path) for row in rows
-    }
+    return {place_of(row): _shipped(row, path) for row in rows}
+
+
+def place_of(row: Mapping[str, str]) -> Place:
+    """What a line of a file of rates holds for."""
+    return Place(row["device"], row["network"], row["image_size"])
 
 
 def _shipped(row: dict[str, str], path: Path) -> Rate:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,11 +74,11 @@ def new_figure(*, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figu
 
 
 def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Name -> color and marker, in a fixed order."""
-    pairs = islice(zip(cycle(COLORS), cycle(MARKERS), strict=False), len(names))
+    """Name -> color and marker, in a fixed order; no pair twice among 49 names."""
+    count = len(COLORS)
     return {
-        name: {"color": color, "marker": marker}
-        for name, (color, marker) in zip(names, pairs, strict=True)
+        name: {"color": COLORS[i % count], "marker": MARKERS[(i + i // count) % count]}
+        for i, name in enumerate(names)
     }
 
 

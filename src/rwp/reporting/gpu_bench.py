@@ -12,7 +12,7 @@ from typing import Any
 
 from rwp.errors import UserError
 from rwp.files import write_text
-from rwp.reporting.costs import AUTOATTACK_PASSES, Rate
+from rwp.reporting.costs import AUTOATTACK_PASSES, Rate, place_of
 
 FORMAT = "rwp.gpu-bench/1"
 BEGIN, END = "<!-- bench-gpu: {device} -->", "<!-- end of bench-gpu -->"
@@ -92,8 +92,8 @@ def rate_rows(content: Content) -> list[dict[str, str]]:
 
 
 def merge_rates(path: Path, rows: list[dict[str, str]]) -> None:
-    """Put the lines into a file of rates, in place of those of the same device and network."""
-    fresh = {(row["device"], row["network"]) for row in rows}
+    """Put the lines into a file of rates, in place of those of the same place."""
+    fresh = {place_of(row) for row in rows}
     old: list[dict[str, str]] = []
     if path.exists():
         with path.open(encoding="utf-8", newline="") as stream:
@@ -101,7 +101,7 @@ def merge_rates(path: Path, rows: list[dict[str, str]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, _FIELDS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows([row for row in old if (row["device"], row["network"]) not in fresh] + rows)
+    writer.writerows([row for row in old if place_of(row) not in fresh] + rows)
     write_text(path, text.getvalue())
 
 

@@ -43,6 +43,7 @@ from rwp.spec import (
 
 BatchStatistics = Literal["batch", "share"]  # of several GPUs
 Schedule = Literal["piecewise_by_step", "piecewise_by_epoch", "cosine_by_epoch", "constant"]
+WITHOUT_STEPS = frozenset({"cosine_by_epoch", "constant"})  # schedules that no decay acts on
 Selection = Literal["held_out", "test"]
 Compilation = Literal["off", "default", "graphs"]
 Climbs = Literal["objective", "clean_ce", "adversarial_ce"]  # which loss a perturbation raises
