@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from fractions import Fraction
 from functools import cache
@@ -103,6 +103,23 @@ def radius_value(text: str) -> float:
     if len(text) > _LONGEST_RADIUS or _LONG_EXPONENT.search(text) or not _RADIUS.fullmatch(text):
         raise ValueError(f"expected a radius such as 8/255, got {text[:_LONGEST_RADIUS]!r}")
     return float(Fraction(text.replace(" ", "")))
+
+
+def refuse_equal_radii(where: str, texts: Sequence[str]) -> None:
+    """Each radius once, however it is written; what is no radius is told by whoever reads it.
+
+    Raises:
+        UserError: one is there twice.
+    """
+    seen: set[float | str] = set()
+    for text in texts:
+        try:
+            value: float | str = radius_value(text)
+        except (ValueError, ArithmeticError):
+            value = text
+        if value in seen:
+            raise UserError(f"{where}: expected each once, got {', '.join(texts)}; remove {text}")
+        seen.add(value)
 
 
 def _any_radius_text(value: Any) -> str:

@@ -47,6 +47,19 @@ def test_help_imports_nothing_heavy(command: str) -> None:
     assert "Usage: rwp" in result.stdout
 
 
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full here")
+def test_a_full_disk_under_the_output_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:  # the kernel's own "no space left on device"
+        result = subprocess.run(
+            [sys.executable, "-m", "rwp", "--version"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert_one_line(result, "disk: expected space for what is written, got No space left")
+
+
 def test_a_training_that_was_stopped_says_why_and_what_may_help(tmp_path: Path) -> None:
     for status, helps in (("collapsed", "more epochs"), ("diverged", "lower learning rate")):
         record = {"status": status, "reason": "the loss is nan in epoch 3"}

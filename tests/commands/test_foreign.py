@@ -128,9 +128,9 @@ def test_a_model_of_a_module_is_evaluated_at_radii_and_judged(project_with_data:
     assert (folder / "radii.svg").exists()
     assert (folder / "epsilon-0.1" / "pgd-20.json").exists()
 
-    done = project.run("rwp", "evaluate", *model, *attacks, "--epsilons", "0.02,0.02")
+    done = project.run("rwp", "evaluate", *model, *attacks, "--epsilons", "0.02,0.0200")
     assert done.returncode == 2
-    assert "--epsilons: expected each once, got 0.02,0.02" in done.stderr
+    assert "--epsilons: expected each once, got 0.02, 0.0200; remove 0.0200" in done.stderr
 
     done = project.run("rwp", "diagnose", *model, *attacks, "--output", str(folder / "alone"))
     assert done.returncode == 2

@@ -113,6 +113,8 @@ def test_several_radii(robust_model: nn.Module, images: ImageSet):
         ({"epsilons": []}, "epsilons: expected one radius or more"),
         ({"epsilons": "8/255"}, "epsilons: expected a list, got '8/255'"),
         ({"epsilons": ["8/255", "8/255"]}, "epsilons: expected each once, got 8/255, 8/255"),
+        ({"epsilons": ["0.1", 0.1]}, "epsilons: expected each once, got 0.1, 0.1; remove 0.1"),
+        ({"epsilons": ["8/255", "16/510"]}, "epsilons: .* got 8/255, 16/510; remove 16/510"),
         ({"epsilons": [0.1], "threat": LINF}, "threat: expected norm and epsilons in its place"),
     ):
         with pytest.raises(UserError, match=message):

@@ -39,6 +39,12 @@ def lazy(*, num_classes):
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
 
 
+def reparametrized(*, num_classes, in_channels):
+    model = Tiny(num_classes=num_classes, in_channels=in_channels)
+    nn.utils.parametrizations.weight_norm(model.body[0])
+    return model
+
+
 def double(*, num_classes, in_channels):
     return Tiny(num_classes=num_classes, in_channels=in_channels).double()
 

@@ -79,3 +79,10 @@ def test_what_does_not_fit_is_one_line_that_names_the_factory(own_code: Path, ca
 def test_an_installed_function_with_any_keywords_gets_the_number_of_classes() -> None:
     lines = try_factory("torchvision.models:resnet18", {}, "network")
     assert "logits (batch, 3)" in lines[1]
+
+
+def test_parts_of_a_weight_are_told(own_code: Path) -> None:
+    lines = try_factory("own.networks:reparametrized", {}, "network")
+    assert any("warning: 2 of them are parts of a weight" in line for line in lines)
+    lines = try_factory("own.networks:Tiny", {}, "network")
+    assert not any("parts of a weight" in line for line in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated
@@ -104,6 +105,7 @@ def main() -> None:
     try:
         _refuse_empty_words(sys.argv[1:])
         code = app(standalone_mode=False)  # it would draw a box around what a person mistyped
+        sys.stdout.flush()  # not after this, where nobody could say why it fails
     except typer.TyperException as error:
         sys.exit(_mistyped(error))
     except Exception as error:
@@ -155,6 +157,9 @@ def _advice(error: Exception) -> str | None:
             f"{error.filename}: expected a file or folder that can be used, got {error.strerror};"
             f" check path, permissions and space"
         )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try again
+        return f"disk: expected space for what is written, got {error.strerror}; free some"
     if isinstance(error, ValueError) and ": expected " in text and ", got " in text:
         return text  # `core` knows nothing of us, and says what is wrong with its input in this way
     if isinstance(error, MemoryError) or any(word in text for word in _MEMORY):

@@ -20,6 +20,7 @@ from rwp.commands.common import (
 from rwp.commands.elsewhere import Elsewhere, evaluate_elsewhere, show_verdict
 from rwp.commands.workers import helpers
 from rwp.errors import UserError
+from rwp.spec import refuse_equal_radii
 
 if TYPE_CHECKING:
     from rwp.evaluation.spec import EvaluationSpec
@@ -103,8 +104,7 @@ def evaluate(
 def _evaluate_elsewhere(elsewhere: Elsewhere, epsilons: str | None, workers: int) -> None:
     """Show the records and the verdict, at each radius that was asked for."""
     radii = () if epsilons is None else tuple(part.strip() for part in epsilons.split(","))
-    if len(set(radii)) < len(radii):
-        raise UserError(f"--epsilons: expected each once, got {epsilons}; remove one")
+    refuse_equal_radii("--epsilons", radii)
     found = evaluate_elsewhere(elsewhere, workers=workers, epsilons=radii)
     for epsilon, paths in found.items():
         if epsilon:

@@ -33,7 +33,7 @@ from rwp.evaluation.records import EvaluationRecord
 from rwp.evaluation.spec import check_attack
 from rwp.evaluation.statistics import Interval, interval
 from rwp.evaluation.verdict import Verdict, judge
-from rwp.spec import SettingsError
+from rwp.spec import SettingsError, refuse_equal_radii
 from rwp.training.spec import AttackSpec, ThreatSpec
 
 _STEPS_PER_RADIUS = 4  # 2/255 at 8/255, as most papers have it
@@ -191,8 +191,7 @@ def evaluate_radii(
     texts = [str(epsilon) for epsilon in epsilons]
     if not texts:
         raise UserError("epsilons: expected one radius or more, got none; e.g. ['4/255', '8/255']")
-    if len(set(texts)) < len(texts):
-        raise UserError(f"epsilons: expected each once, got {', '.join(texts)}; remove one")
+    refuse_equal_radii("epsilons", texts)
     if "threat" in options:
         raise UserError("threat: expected norm and epsilons in its place, got both; leave it out")
     return {

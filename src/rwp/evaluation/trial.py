@@ -5,6 +5,7 @@ A fault that is found before a plan runs costs seconds; later it would cost a tr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -31,6 +32,8 @@ from rwp.training.spec import AttackSpec, ThreatSpec
 Role = Literal["network", "objective", "mask", "perturbation", "attack"]
 ROLES = get_args(Role)
 _IMAGES = 4
+# Names that torch gives to the parts: parametrizations.weight.original0, or weight_g of old.
+_PART = re.compile(r"\.original\d+$|\.weight_[gv]$")
 _SEED = 0
 
 
@@ -157,6 +160,12 @@ def _network(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str]:
     ]
     if not kernels:
         notes.append("warning: nothing to perturb: no weight of more than one dimension")
+    parts = [name for name in kernels if _PART.search(name)]
+    if parts:
+        notes.append(
+            f"warning: {len(parts)} of them are parts of a weight that is worked out from several, "
+            "as in weight normalization; each part is perturbed, and counts as a layer, by itself"
+        )
     model.eval()
     with torch.no_grad():
         alone = torch.cat([model(image[None]) for image in batch.images])
