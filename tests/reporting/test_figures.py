@@ -244,6 +244,17 @@ def test_landscape_has_a_panel_per_checkpoint_and_a_line_per_group() -> None:
     assert list(figure.axes[0].get_lines()[0].get_ydata()) == [1.0, 0.0, 1.0]
 
 
+def test_a_landscape_of_several_splits_has_a_row_for_each() -> None:
+    rows = [
+        {"panel": f"{epoch} {split}", "split": split, "group": "0-0.5", "offset": 0.0, "change": 0}
+        for split in ("train", "test")
+        for epoch in (16, 20, 28, 40)
+    ]
+    figure = drawing.landscape_panels(pd.DataFrame(rows))
+    left = [axes.get_title() for axes in figure.axes if axes.get_subplotspec().is_first_col()]
+    assert left == ["16 train", "16 test"]
+
+
 def test_a_landscape_is_cut_where_every_network_is_broken() -> None:
     rows = [
         {"panel": "late", "group": group, "offset": step / 10, "change": height * (step / 10) ** 2}

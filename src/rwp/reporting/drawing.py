@@ -408,14 +408,17 @@ def movement_panels(frame: pd.DataFrame, *, since: int) -> Figure:
 def landscape_panels(frame: pd.DataFrame) -> Figure:
     """Loss along a random direction of the weights, by loss group, one panel per checkpoint.
 
-    `frame`: panel (a checkpoint), group (a range of the loss, such as "0.5-1"), offset (mu),
+    `frame`: panel (a checkpoint), split where there are several (each is a row of panels), group (a range of the loss, such as "0.5-1"), offset (mu),
     change (mean loss at w + mu d minus that at w, nats), num_examples of the group. The picture
     is cut at `CUT` nats, and at the offset from which on all curves are above.
     """
     panels = list(frame["panel"].drop_duplicates())
     groups = list(frame["group"].drop_duplicates())
     group_looks = looks(groups)
-    columns = min(3, len(panels))
+    splits = (
+        [part["panel"].nunique() for _, part in frame.groupby("split")] if "split" in frame else []
+    )
+    columns = max(splits) if len(splits) > 1 else min(3, len(panels))
     rows = -(-len(panels) // columns)
     with figure_style():
         figure, axes = new_figure(rows=rows, columns=columns, sharex=True, sharey=True)
