@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from rwp import __version__
 from rwp.files import atomic_write, sha256_file
 from rwp.training.flops import summary
 from rwp.training.history import Row, finite
@@ -107,10 +106,11 @@ def commit() -> str | None:
 @cache
 def versions() -> dict[str, str]:
     """Versions of all that may change the bits."""
-    found = {"python": platform.python_version(), "rwp": __version__}
-    for package in ("torch", "numpy", "pyautoattack"):
+    found = {"python": platform.python_version()}
+    names = {"rwp": "robust-weight-perturbation"}  # as the package index knows it
+    for package in ("torch", "numpy", "pyautoattack", "rwp"):
         try:
-            found[package] = version(package)
+            found[package] = version(names.get(package, package))
         except PackageNotFoundError:
             found[package] = "not installed"
     if torch.version.cuda is not None and torch.cuda.is_available():
