@@ -408,9 +408,10 @@ def movement_panels(frame: pd.DataFrame, *, since: int) -> Figure:
 def landscape_panels(frame: pd.DataFrame) -> Figure:
     """Loss along a random direction of the weights, by loss group, one panel per checkpoint.
 
-    `frame`: panel (a checkpoint), split where there are several (each is a row of panels), group (a range of the loss, such as "0.5-1"), offset (mu),
-    change (mean loss at w + mu d minus that at w, nats), num_examples of the group. The picture
-    is cut at `CUT` nats, and at the offset from which on all curves are above.
+    `frame`: panel (a checkpoint), split where there are several (each is a row of panels), group (a
+    range of the loss, such as "0.5-1"), offset (mu), change (mean loss at w + mu d minus that at w,
+    nats), num_examples of the group. The picture is cut at `CUT` nats, and at the offset from which
+    on all curves are above.
     """
     panels = list(frame["panel"].drop_duplicates())
     groups = list(frame["group"].drop_duplicates())
