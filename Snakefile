@@ -1,4 +1,4 @@
-# The whole pipeline. Numbers are in params.yaml, science in src/rwp; this says what follows what.
+# The whole pipeline: which step follows which. Settings are in params.yaml, algorithms in src/rwp.
 #   snakemake --cores 2                            the suites under `build` in params.yaml
 #   snakemake --cores 2 results/demo/table2.csv    one file, and what it stands on
 from snakemake.utils import min_version

@@ -11,6 +11,8 @@ import pytest
 from rwp import factories
 
 NETWORKS = """
+import random
+
 import torch
 from torch import nn
 
@@ -86,6 +88,11 @@ class Counting(Tiny):
         if self.training:
             self.seen = self.seen + images.mean()
         return self.body(images) * (1 + self.seen)
+
+
+class Noisy(Tiny):
+    def forward(self, images):
+        return self.body(images) * (1 + random.random())
 
 
 class Fixed(Tiny):

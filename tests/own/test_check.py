@@ -16,6 +16,7 @@ FITTING = [
     ("networks:needs", {"width": 5}, "network"),
     ("networks:lazy", {}, "network"),
     ("networks:Fixed", {}, "network"),
+    ("networks:Noisy", {}, "network"),
     ("methods:Smoothed", {"smoothing": 0.2}, "objective"),
     ("methods:lowest", {}, "mask"),
     ("methods:drawn", {}, "mask"),

@@ -160,6 +160,7 @@ def test_no_change_changes_no_text_of_the_settings(
         ({"change": {"weight_decay": -1.0}}, "weight_decay.*: expected 0 or more, got -1.0"),
         ({"change": {"compile": True}}, "compile.*: expected 'off', 'default' or 'graphs'"),
         ({"change": {"weight_decay": {"digit": 0.1}}}, "got 'digit'; check the spelling"),
+        ({"change": {"rotation_degrees": 200}}, "rotation_degrees.*: expected .*180, got 200"),
         ({"change": {"gpus": 2}}, "expected a known key, got 'gpus'"),
         (
             {"change": {"epochs": 9}},

@@ -353,7 +353,7 @@ class TrainingEntry(Frozen):
     crop_padding: By[Count]
     padding_mode: By[PaddingMode]
     flip: By[bool]
-    rotation_degrees: By[Amount]
+    rotation_degrees: By[Annotated[Amount, Field(le=180)]]
     precision: Precision
     attack_num_steps: By[PositiveInt]
     attack_bn_mode: By[BatchNormMode]

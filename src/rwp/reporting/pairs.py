@@ -277,14 +277,20 @@ def _doubts(results: Results) -> dict[str, str]:
     return doubts
 
 
+# How a network answers whose outcomes are no ground for a finding, as its records' warnings say.
+_ANSWERS = (
+    "answers differently each time",
+    "answers differently when a gradient is asked for",
+)
+
+
 def doubt(level: str | None, warnings: Iterable[str]) -> str:
     """Why a network's robustness is no ground for a finding, by its verdict and the warnings of
     its records; empty where nothing speaks against it."""
     if level == "red":
         return "the verdict on it is red"
-    if any("answers differently" in warning for warning in warnings):
-        return "it answers differently each time"
-    return ""
+    found = (how for warning in warnings for how in _ANSWERS if how in warning)
+    return next((f"it {how}" for how in found), "")
 
 
 def finding(row: Mapping[Any, Any], doubts: Mapping[str, str], *, name: str = "defense") -> str:
