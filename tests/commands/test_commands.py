@@ -60,6 +60,12 @@ def test_a_full_disk_under_the_output_is_one_line() -> None:
     assert_one_line(result, "disk: expected space for what is written, got No space left")
 
 
+def test_a_closed_output_is_no_error() -> None:
+    command = f"exec {sys.executable} -m rwp --version >&-"
+    result = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_a_training_that_was_stopped_says_why_and_what_may_help(tmp_path: Path) -> None:
     for status, helps in (("collapsed", "more epochs"), ("diverged", "lower learning rate")):
         record = {"status": status, "reason": "the loss is nan in epoch 3"}

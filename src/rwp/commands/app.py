@@ -105,7 +105,8 @@ def main() -> None:
     try:
         _refuse_empty_words(sys.argv[1:])
         code = app(standalone_mode=False)  # it would draw a box around what a person mistyped
-        sys.stdout.flush()  # not after this, where nobody could say why it fails
+        if sys.stdout is not None:  # closed by whoever called
+            sys.stdout.flush()  # here, where a full disk can still be told
     except typer.TyperException as error:
         sys.exit(_mistyped(error))
     except Exception as error:
@@ -158,7 +159,8 @@ def _advice(error: Exception) -> str | None:
             f" check path, permissions and space"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try again
+        if sys.stdout is not None:  # Python would try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return f"disk: expected space for what is written, got {error.strerror}; free some"
     if isinstance(error, ValueError) and ": expected " in text and ", got " in text:
         return text  # `core` knows nothing of us, and says what is wrong with its input in this way

@@ -360,7 +360,8 @@ def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
         spec = TrainSpec.parse(document.get("spec"), where=str(path))
     except UserError:
         return None  # an older version's; `rwp verify` names it
-    if params.datasets.get(key.dataset) != spec.data:
+    today = params.datasets.get(key.dataset)
+    if today is None or today.replace(mirror=None) != spec.data.replace(mirror=None):
         return None
     size = data_size(key.dataset, spec.data, root)
     if size is None or _network(params, key.network) != spec.architecture:
