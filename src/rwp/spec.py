@@ -30,6 +30,8 @@ from typing import (
 from rwp.errors import UserError
 from rwp.factories import is_own
 
+LARGEST_SEED = 2**63 - 1  # as PyTorch's generators take them, and numpy's integers
+
 
 @dataclass(frozen=True)
 class Check:

@@ -90,6 +90,18 @@ def test_an_attack_that_draws_without_its_generator_gives_the_same_numbers_again
     assert not torch.equal(found[0], found[2])
 
 
+def test_an_attack_on_a_model_with_tensors_of_other_kinds(own_code: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).eval()
+    model.register_buffer("sparse", torch.eye(3).to_sparse())
+    model.register_buffer("narrow", torch.ones(3).to(torch.float8_e5m2))
+    threat = ThreatSpec(norm="linf", epsilon="0.1")
+    attack = AttackSpec(name="mine", kind="own.methods:noise", threat=threat)
+    images, labels = torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.long)
+    generator = generator_for(0, "evaluation")
+    found = own_attack(model, images, labels, attack, generator=generator)
+    assert found.shape == images.shape
+
+
 @pytest.mark.parametrize(
     ("what", "left"), [("mode", "num_batches_tracked"), ("weight", "0.weight"), ("hook", "hooks")]
 )

@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -200,6 +201,20 @@ def test_own_trainings_give_rates_of_their_device(demo: Project) -> None:
     record.write_text(json.dumps(json.loads(record.read_text()) | {"seconds": "12.5"}))
     rate = own_rates(demo.params, demo.root)[Place("cpu", "small", "8x8x1")]
     assert rate.origin == "12 finished trainings of this project"  # a damaged one gives no rate
+
+
+def test_rates_are_of_the_images_of_today_wherever_copied_from(tmp_path: Path) -> None:
+    def params(**changes: Any) -> Params:
+        content = copy.deepcopy(PARAMS)
+        cifar = PARAMS["datasets"]["cifar10"] | {"unlabeled_share": 0.35}
+        content["datasets"]["digits"] = cifar | changes
+        return check_params(content)
+
+    project = Project(tmp_path, params(), "demo")
+    project.write_all()
+    assert own_rates(params(), project.root)
+    assert own_rates(params(mirror="copies"), project.root)
+    assert not own_rates(params(image_size=16), project.root)
 
 
 def test_a_plan_says_what_is_done_stale_and_to_do(demo: Project) -> None:

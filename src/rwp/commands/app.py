@@ -105,8 +105,7 @@ def main() -> None:
     try:
         _refuse_empty_words(sys.argv[1:])
         code = app(standalone_mode=False)  # it would draw a box around what a person mistyped
-        if sys.stdout is not None:  # closed by whoever called
-            sys.stdout.flush()  # here, where a full disk can still be told
+        _flush()  # here, where a full disk can still be told
     except typer.TyperException as error:
         sys.exit(_mistyped(error))
     except Exception as error:
@@ -114,8 +113,22 @@ def main() -> None:
         if line is None:
             raise
         sys.stderr.write(f"error: {line}\n")
+        _give_up_output()
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # closed by whoever called
+        sys.stdout.flush()
+
+
+def _give_up_output() -> None:
+    """What cannot be written now cannot be later, when Python tries again and shows a traceback."""
+    try:
+        _flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse_empty_words(words: list[str]) -> None:
@@ -159,8 +172,6 @@ def _advice(error: Exception) -> str | None:
             f" check path, permissions and space"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        if sys.stdout is not None:  # Python would try again at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return f"disk: expected space for what is written, got {error.strerror}; free some"
     if isinstance(error, ValueError) and ": expected " in text and ", got " in text:
         return text  # `core` knows nothing of us, and says what is wrong with its input in this way

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import is_lazy
 
 from rwp.core.settings import BatchNormMode, check_choice
 
@@ -35,18 +36,27 @@ def untracked_statistics(model: nn.Module) -> Iterator[None]:
     tracking = [layer for layer in _norm_layers(model) if layer.track_running_stats]
     # Instance normalization without tracking ignores its running statistics in eval mode, too.
     instance = [layer for layer in tracking if isinstance(layer, _InstanceNorm)]
-    buffers = [buffer for layer in instance for buffer in layer.buffers()]
-    before = [buffer.clone() for buffer in buffers]
     batch = [layer for layer in tracking if not isinstance(layer, _InstanceNorm)]
     for layer in batch:
         layer.track_running_stats = False
     try:
-        yield
+        with kept_buffers(*instance):
+            yield
     finally:
         for layer in batch:
             layer.track_running_stats = True
+
+
+@contextmanager
+def kept_buffers(*modules: nn.Module) -> Iterator[None]:
+    """Buffers get their values back; those that a lazy layer has yet to make stay as made."""
+    buffers = [buffer for module in modules for buffer in module.buffers()]
+    before = [(buffer, buffer.clone()) for buffer in buffers if not is_lazy(buffer)]
+    try:
+        yield
+    finally:
         with torch.no_grad():
-            for buffer, value in zip(buffers, before, strict=True):
+            for buffer, value in before:
                 buffer.copy_(value)
 
 

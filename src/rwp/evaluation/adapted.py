@@ -182,7 +182,7 @@ def _put_back(tensor: Tensor | None, value: Tensor | None) -> None:
         return
     if (tensor.device, tensor.dtype) != (value.device, value.dtype):
         tensor.data = value  # it was moved, as `Module.to` does it
-    elif not _same(tensor, value):
+    elif not same_values(tensor, value):
         tensor.copy_(value)
 
 
@@ -190,6 +190,17 @@ def _copy(value: Tensor | None) -> Tensor | None:
     return None if value is None else value.detach().clone()
 
 
-def _same(first: Tensor, second: Tensor) -> bool:
-    same = first.shape == second.shape
-    return same and bool(((first == second) | (first.isnan() & second.isnan())).all())
+def same_values(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors of any type and layout are equal; NaN is equal to itself."""
+    if (first.shape, first.dtype, first.layout) != (second.shape, second.dtype, second.layout):
+        return False
+    one, other = _plain(first), _plain(second)
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+def _plain(value: Tensor) -> Tensor:
+    """Its values where they can be compared: dense, in a type that knows NaN."""
+    value = value.dequantize() if value.is_quantized else value
+    value = value if value.layout == torch.strided else value.to_dense()
+    narrow = value.is_floating_point() and value.element_size() == 1
+    return value.float() if narrow else value

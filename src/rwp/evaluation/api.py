@@ -33,7 +33,7 @@ from rwp.evaluation.records import EvaluationRecord
 from rwp.evaluation.spec import check_attack
 from rwp.evaluation.statistics import Interval, interval
 from rwp.evaluation.verdict import Verdict, judge
-from rwp.spec import SettingsError, refuse_equal_radii
+from rwp.spec import LARGEST_SEED, SettingsError, refuse_equal_radii
 from rwp.training.spec import AttackSpec, ThreatSpec
 
 _STEPS_PER_RADIUS = 4  # 2/255 at 8/255, as most papers have it
@@ -277,17 +277,14 @@ def _chosen(attacks: Sequence[str | AttackSpec], threat: Any) -> list[AttackSpec
     return chosen
 
 
-_LARGEST = 2**63 - 1  # that PyTorch and numpy hold in an integer
-
-
 def _whole(name: str, value: Any, least: int) -> int:
     """A whole number of any integer type, numpy's included."""
     try:
         number = least - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = least - 1
-    if not least <= number <= _LARGEST:
-        limits = f"from {least}" if number < least else f"of at most {_LARGEST}"
+    if not least <= number <= LARGEST_SEED:
+        limits = f"from {least}" if number < least else f"of at most {LARGEST_SEED}"
         raise UserError(f"{name}: expected a whole number {limits}, got {value!r}; correct it")
     return number
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rwp.core.modes import own_modes
 from rwp.core.threat import ThreatModel
 from rwp.errors import UserError
+from rwp.evaluation.adapted import same_values
 from rwp.factories import call, in_one_line
 from rwp.training.spec import AttackSpec
 
@@ -73,7 +74,7 @@ def unchanged(text: str, model: nn.Module) -> Iterator[None]:
     yield
     after = dict(_tensors(model))
     moved = before.keys() ^ after.keys() or {
-        name for name, value in before.items() if not _same(value, after[name])
+        name for name, value in before.items() if not same_values(value, after[name])
     }
     if moved:
         raise UserError(
@@ -86,15 +87,6 @@ def unchanged(text: str, model: nn.Module) -> Iterator[None]:
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters()
     yield from model.named_buffers()
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Bit for bit; values that are no number are equal to themselves."""
-    if (one.shape, one.dtype, one.layout) != (other.shape, other.dtype, other.layout):
-        return False
-    if one.layout != torch.strided or one.is_quantized:
-        return True  # of a kind that cannot be compared here
-    return torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def _num_hooks(model: nn.Module) -> int:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from rwp.errors import UserError
 from rwp.factories import is_own
 from rwp.pipeline.own_code import own_options
-from rwp.pipeline.resolve import choose
+from rwp.pipeline.resolve import choose, refuse_decays
 from rwp.pipeline.settings import (
     OF_PERTURBATION,
     OPTIONS,
@@ -279,11 +279,8 @@ def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
     loss = suite.objectives[recipe.objective].loss
     own = is_own(loss)
     schedules = (recipe.change.schedule or suite.training.schedule).values()
-    if recipe.change.decays and WITHOUT_STEPS.issuperset(schedules):
-        name, found = recipe.change.decays[0], " and ".join(dict.fromkeys(schedules))
-        raise UserError(
-            f"{where}.change.{name}: expected a schedule with steps, got {found}; remove {name}"
-        )
+    if WITHOUT_STEPS.issuperset(schedules):
+        refuse_decays(where, recipe.change, got=" and ".join(dict.fromkeys(schedules)))
     refused = {
         "beta": "an objective with beta (trades, mart)"
         if own or loss in ("natural", "at")

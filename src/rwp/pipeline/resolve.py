@@ -37,7 +37,6 @@ from rwp.training.spec import (
     OwnNetworkSpec,
     PerturbationSpec,
     RunKey,
-    Schedule,
     StartSpec,
     ThreatSpec,
     TrainSpec,
@@ -223,7 +222,10 @@ def _train_spec(params: Params, key: RunKey) -> TrainSpec:
     _check_layers(params.networks[key.network], perturbation, key)
     epochs = look(training.epochs, "training.epochs")
     _check_momentum(training, look, key)
-    _check_decays(recipe.change, look(training.schedule, "training.schedule"), key)
+    schedule = look(training.schedule, "training.schedule")
+    if schedule in WITHOUT_STEPS:
+        where = f"params.yaml: suites.{key.suite}.recipes.{key.recipe}"
+        refuse_decays(where, recipe.change, got=f"{schedule} for {key.name}")
     if perturbation is not None and perturbation.warmup_epochs >= epochs:
         raise UserError(
             f"params.yaml: suites.{key.suite}.perturbations.{perturbation.name}.warmup_epochs: "
@@ -280,14 +282,17 @@ def _check_momentum(entry: TrainingEntry, look: Lookup, key: RunKey) -> None:
         )
 
 
-def _check_decays(change: Change, schedule: Schedule, key: RunKey) -> None:
-    """Decays that a recipe changes have to be there for each of its runs."""
-    if schedule in WITHOUT_STEPS and change.decays:
-        name = change.decays[0]
-        raise UserError(
-            f"params.yaml: suites.{key.suite}.recipes.{key.recipe}.change.{name}: expected a "
-            f"schedule with steps, got {schedule} for {key.name}; remove {name}"
-        )
+def refuse_decays(where: str, change: Change, *, got: str) -> None:
+    """Decays that a recipe changes under a schedule without steps change nothing.
+
+    Raises:
+        UserError: it changes one.
+    """
+    for name in ("decay_epochs", "decay_factor"):
+        if getattr(change, name) is not None:
+            raise UserError(
+                f"{where}.change.{name}: expected a schedule with steps, got {got}; remove {name}"
+            )
 
 
 def start_spec(params: Params, key: RunKey) -> StartSpec | None:

@@ -40,6 +40,7 @@ from rwp.data.spec import DatasetSpec, PaddingMode, UnlabeledSpec
 from rwp.evaluation.spec import STEPPING, misnamed
 from rwp.factories import is_own
 from rwp.spec import (
+    LARGEST_SEED,
     Amount,
     AnyRadius,
     Count,
@@ -114,7 +115,7 @@ def _at_most(largest: int) -> Callable[[int], int]:
     return check
 
 
-Seed = Annotated[Count, AfterValidator(_at_most(2**63 - 1))]  # as PyTorch's generators take them
+Seed = Annotated[Count, AfterValidator(_at_most(LARGEST_SEED))]
 
 
 def _parts(key: Any) -> list[str]:
@@ -457,11 +458,6 @@ class Change(_ChangeOfTraining):
     label_smoothing: Share | None = None
     average_decay: Share | None = None  # of the moving average of the weights
     start_epoch: PositiveInt | None = None  # of the recipe that this one starts from
-
-    @property
-    def decays(self) -> list[str]:
-        """The settings of a schedule's steps that are changed."""
-        return [n for n in ("decay_epochs", "decay_factor") if getattr(self, n) is not None]
 
     @model_validator(mode="after")
     def _range(self) -> Change:

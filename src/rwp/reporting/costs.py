@@ -22,7 +22,7 @@ from rwp.data.spec import DatasetSpec, num_classes_known, read_passport
 from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
 from rwp.files import object_in, read_json, read_object
-from rwp.pipeline.resolve import network_spec
+from rwp.pipeline.resolve import dataset_spec, network_spec
 from rwp.pipeline.settings import Params
 from rwp.pipeline.state import Result
 from rwp.pipeline.steps import Step
@@ -360,8 +360,7 @@ def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
         spec = TrainSpec.parse(document.get("spec"), where=str(path))
     except UserError:
         return None  # an older version's; `rwp verify` names it
-    today = params.datasets.get(key.dataset)
-    if today is None or today.replace(mirror=None) != spec.data.replace(mirror=None):
+    if key.dataset not in params.datasets or dataset_spec(params, key) != spec.data:
         return None
     size = data_size(key.dataset, spec.data, root)
     if size is None or _network(params, key.network) != spec.architecture:

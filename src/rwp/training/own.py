@@ -16,7 +16,13 @@ from torch.nn.parameter import is_lazy
 
 from rwp.core.attacks import pgd
 from rwp.core.models.normalization import input_layer
-from rwp.core.modes import batch_norm_mode, frozen_weights, own_modes, untracked_statistics
+from rwp.core.modes import (
+    batch_norm_mode,
+    frozen_weights,
+    kept_buffers,
+    own_modes,
+    untracked_statistics,
+)
 from rwp.core.objectives.base import ExampleLosses, example_losses
 from rwp.core.settings import Criterion, RandomStart
 from rwp.core.weight_perturbation import PerturbationDiagnostics, PerturbedWeights
@@ -77,7 +83,8 @@ def own_network(
     model = build()
     try_network(text, model, images, num_classes=num_classes)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch.initial_seed() ^ 1)  # other initial values than the first's
+        # other initial values than the first's
+        torch.default_generator.manual_seed(torch.initial_seed() ^ 1)
         _try_state(text, model, build(), images)
     return model
 
@@ -96,7 +103,7 @@ def _try_state(text: str, model: nn.Module, second: nn.Module, images: Tensor) -
         second.load_state_dict(model.state_dict())
         logits = []
         for one in (model, model, second):
-            torch.manual_seed(0)  # of a network that draws
+            torch.default_generator.manual_seed(0)  # of a network that draws
             logits.append(one.eval()(given))
     again, other = (
         torch.allclose(logits[0], found, rtol=1e-3, atol=1e-5, equal_nan=True)
@@ -113,20 +120,15 @@ def _try_state(text: str, model: nn.Module, second: nn.Module, images: Tensor) -
 def _trial(text: str, model: nn.Module, *, doing: str = "take images in [0, 1]") -> Iterator[None]:
     """Running statistics, modes and the stream of random numbers are as before afterwards."""
     lazy = any(map(is_lazy, (*model.parameters(), *model.buffers())))
-    buffers = [] if lazy else [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         # what a lazy layer draws are initial weights
         same_draws = torch.random.fork_rng(devices=[], enabled=not lazy)
-        with own_modes(model), untracked_statistics(model), same_draws:
+        with kept_buffers(model), own_modes(model), untracked_statistics(model), same_draws:
             yield
     except UserError:
         raise
     except Exception as error:  # somebody else's code may fail in any way
         raise UserError(f"{text}: expected to {doing}, got {in_one_line(error)}") from error
-    finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
 
 
 def try_network(text: str, model: nn.Module, images: Tensor, *, num_classes: int) -> None:
