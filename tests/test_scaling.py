@@ -8,14 +8,8 @@ from benchmarks.scale_rates import NETWORKS
 
 from rwp.pipeline.resolve import run_key, train_spec
 from rwp.pipeline.settings import Params
-from rwp.reporting.costs import (
-    DataSize,
-    Passes,
-    epoch_images,
-    priced,
-    shipped_rates,
-    training_passes,
-)
+from rwp.reporting.costs import DataSize, Passes, epoch_images, priced, training_passes
+from rwp.reporting.rates import shipped_rates
 from tests.conftest import ROOT
 
 # In forward passes, a backward pass to the weights being two and one to the images one.

@@ -20,20 +20,15 @@ from rwp.files import read_object
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import landscape_spec
 from rwp.pipeline.settings import Params
-from rwp.reporting.claims import (
-    FILE,
-    Claim,
+from rwp.reporting.claim_verdicts import (
     _judged,
-    checked_claims,
-    claims,
-    moved,
+    judge_claims,
     numbers,
-    parse,
-    read_claims,
     sentence,
     told,
     write_claims,
 )
+from rwp.reporting.claims import FILE, Claim, checked_claims, moved, parse, read_claims
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.landscapes import mean_excess
 from rwp.reporting.report import render_report
@@ -56,7 +51,7 @@ def seeded(root: Path, num_seeds: int, suite: str = "demo") -> Project:
 
 def judged(project: Project, **entries: dict[str, Any]) -> dict[str, dict[str, Any]]:
     found = checked_claims(entries, where="claims.yaml")
-    frame = claims(project.params, project.suite, found, root=project.root)
+    frame = judge_claims(project.params, project.suite, found, root=project.root)
     return {row["claim"]: row for row in records(frame)}
 
 
@@ -701,7 +696,7 @@ def test_the_report_opens_with_the_claims(tmp_path: Path) -> None:
     assert page.index('id="claims"') < page.index('id="table2"')
     assert "RWP &lt;beats&gt; AT" in page
     assert "that nothing here can tell" not in page
-    frame = claims(project.params, "demo", read_claims(tmp_path / FILE), root=tmp_path)
+    frame = judge_claims(project.params, "demo", read_claims(tmp_path / FILE), root=tmp_path)
     path = write_claims(frame, "demo", root=tmp_path)
     assert path.read_text().startswith("claim,says,wanted,outcome,estimate")
 

@@ -16,7 +16,8 @@ from rwp.files import read_object, sha256_file
 from rwp.pipeline.load import check_params
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import figure_names
-from rwp.reporting.claims import claims, read_claims, told, write_claims
+from rwp.reporting.claim_verdicts import judge_claims, told, write_claims
+from rwp.reporting.claims import read_claims
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.gathered import gather, opened, settings_of
 from rwp.reporting.report import render_report
@@ -75,7 +76,7 @@ def test_the_report_of_a_gathered_folder_is_that_of_the_project(
     target = tmp_path / "docs" / "demo"
     assert gathered(filled, target) == []
     base = filled.root / "results" / "demo"
-    frame = claims(
+    frame = judge_claims(
         filled.params, "demo", read_claims(filled.root / "claims.yaml"), root=filled.root
     )
     write_claims(frame, "demo", root=filled.root)
@@ -102,7 +103,7 @@ def test_an_unfinished_suite_is_gathered_as_far_as_it_is(few: Project, tmp_path:
     assert left_out[-1].startswith("fig4b: figure: expected trained runs, got none")
     assert str(few.root) not in " ".join(left_out)
     with opened(tmp_path / "part") as place:
-        frame = claims(
+        frame = judge_claims(
             place.params, "demo", read_claims(place.root / "claims.yaml"), root=place.root
         )
     (row,) = records(frame)
@@ -359,7 +360,7 @@ def test_the_committed_claims_are_those_of_the_committed_runs() -> None:
     folder = ROOT / "docs/results/mini-jpeg"
     with opened(folder) as place:
         worded = read_claims(place.root / "claims.yaml")
-        frame = claims(place.params, place.suite, worded, root=place.root)
+        frame = judge_claims(place.params, place.suite, worded, root=place.root)
     written = pd.read_csv(folder / "claims.csv")
     assert list(written["claim"]) == list(frame["claim"])
     assert list(written["outcome"]) == list(frame["outcome"])

@@ -18,22 +18,17 @@ from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.state import Result, results
 from rwp.pipeline.steps import Steps, below
 from rwp.pipeline.suites import setting_keys
-from rwp.reporting.costs import (
-    DataSize,
+from rwp.reporting.costs import DataSize, data_size, training_cost, training_passes
+from rwp.reporting.plan import detail_line, plan_jobs, plan_lines
+from rwp.reporting.rates import (
     Place,
     Rate,
     all_rates,
-    data_size,
-    detail_line,
     device_lines,
     own_rates,
-    plan_jobs,
-    plan_lines,
     rates_on,
     scaled_rates,
     shipped_rates,
-    training_cost,
-    training_passes,
 )
 from rwp.training.spec import TrainSpec
 

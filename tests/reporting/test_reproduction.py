@@ -8,7 +8,8 @@ from pathlib import Path
 from rwp.pipeline.settings import Params
 from rwp.pipeline.state import results
 from rwp.pipeline.steps import Steps, below
-from rwp.reporting.costs import Passes, plan_jobs
+from rwp.reporting.costs import Passes
+from rwp.reporting.plan import plan_jobs
 from tests.conftest import ROOT
 
 ROW = re.compile(

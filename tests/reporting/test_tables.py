@@ -14,7 +14,7 @@ import pytest
 from rwp.errors import UserError
 from rwp.files import sha256_file
 from rwp.pipeline.load import check_params
-from rwp.reporting.costs import own_rates
+from rwp.reporting.rates import own_rates
 from rwp.reporting.report import render_report
 from rwp.reporting.results import read_results, record_warnings
 from rwp.reporting.tables import table1, table2, write_table

@@ -24,25 +24,33 @@ def claims(
     """Say of each claim whether it holds, does not hold, or was not told, and what is missing."""
     from rwp.pipeline.load import load_params
     from rwp.pipeline.resolve import choose
-    from rwp.reporting import claims as judge
+    from rwp.reporting.claim_verdicts import (
+        ELSEWHERE,
+        MISSING,
+        judge_claims,
+        numbers,
+        sentence,
+        write_claims,
+    )
+    from rwp.reporting.claims import read_claims, unknown_names
     from rwp.reporting.results import records
 
     params, root = load_params(params_file), Path.cwd()
-    worded = judge.read_claims(file)
-    for line in judge.unknown_names(params, worded):
+    worded = read_claims(file)
+    for line in unknown_names(params, worded):
         sys.stderr.write(f"note: {file}: {line}\n")
     for name in names or ():
         choose(worded, name, "claim", str(file))
-    frame = judge.claims(params, suite, worded, root=root)  # all: Holm counts the page
+    frame = judge_claims(params, suite, worded, root=root)  # all: Holm counts the page
     rows = [row for row in records(frame) if not names or row["claim"] in names]
     for row in rows if names else ():
-        if row["outcome"] in (judge.MISSING, judge.ELSEWHERE):
+        if row["outcome"] in (MISSING, ELSEWHERE):
             raise UserError(
                 f"{row['claim']}: expected its runs in the suite {suite}, got "
-                f"{judge.sentence(row)}; build them, or ask for another claim or --suite"
+                f"{sentence(row)}; build them, or ask for another claim or --suite"
             )
     for row in rows:
-        numbers = judge.numbers(row)
-        print(f"{row['claim']}: {judge.sentence(row)}{f' ({numbers})' if numbers else ''}")
+        found = numbers(row)
+        print(f"{row['claim']}: {sentence(row)}{f' ({found})' if found else ''}")
     if not show:
-        print(judge.write_claims(frame, suite, root=root))
+        print(write_claims(frame, suite, root=root))

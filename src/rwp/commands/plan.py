@@ -56,7 +56,8 @@ def plan(
     from rwp.pipeline.own_trials import try_factories
     from rwp.pipeline.state import results
     from rwp.pipeline.steps import Steps, below
-    from rwp.reporting.costs import all_rates, detail_line, device_lines, plan_jobs, plan_lines
+    from rwp.reporting.plan import detail_line, plan_jobs, plan_lines
+    from rwp.reporting.rates import all_rates, device_lines
 
     params, root = load_params(params_file), Path.cwd()
     if device == ANY_DEVICE:

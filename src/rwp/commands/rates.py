@@ -18,7 +18,6 @@ def rates(
     ] = None,
 ) -> None:
     """Read the archive of make bench-gpu: rates for `rwp plan`, tables to print or for a page."""
-    from rwp.reporting.costs import SHIPPED
     from rwp.reporting.gpu_bench import (
         document,
         merge_document,
@@ -26,6 +25,7 @@ def rates(
         rate_rows,
         read_archive,
     )
+    from rwp.reporting.rates import SHIPPED
 
     content = read_archive(archive)
     rows = rate_rows(content)

@@ -26,7 +26,7 @@ def report(
     From gathered results it needs no data, trainings or state, and no settings but theirs.
     """
     from rwp.pipeline.load import load_params
-    from rwp.reporting.claims import told
+    from rwp.reporting.claim_verdicts import told
     from rwp.reporting.report import write_report
     from rwp.reporting.results import read_results
 

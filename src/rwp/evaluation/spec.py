@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, get_args
 
 from rwp.data.spec import DatasetSpec
 from rwp.errors import UserError
@@ -13,6 +13,7 @@ from rwp.spec import Amount, Count, PositiveFloat, PositiveInt, Share, Spec, mer
 from rwp.training.spec import AttackSpec, RunKey, kept_checkpoint, suite_directory
 
 Checkpoint = Literal["best", "best_on_test", "last"]
+CHECKPOINTS: tuple[Checkpoint, ...] = get_args(Checkpoint)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from rwp.data.content import content_of
 from rwp.data.spec import DatasetSpec, UnlabeledSpec
 from rwp.errors import UserError
 from rwp.evaluation.spec import (
+    CHECKPOINTS,
     DiagnosisSpec,
     EvaluationSpec,
     LandscapeSpec,
@@ -86,11 +87,10 @@ CODE = {
     "beyond": "rwp.reporting.tables",
     "figure": "rwp.reporting.figures",
     "metrics": "rwp.reporting.summaries",
-    "claims": "rwp.reporting.claims",
+    "claims": "rwp.reporting.claim_verdicts",
     "report": "rwp.reporting.report",
 }
 PAPER = "paper"  # whose results lie in `results` itself, beside the folders of all other suites
-CHECKPOINTS = ("best", "best_on_test", "last")
 CLAIMS = Path("claims.yaml")  # a project without it judges none
 # These decide nothing about fetched images.
 _BYTES_ELSEWHERE = ("mirror", "mean", "std", "license", "per_class")

@@ -29,7 +29,7 @@ from rwp.reporting.results import (
 from rwp.reporting.tables import write_frame
 from rwp.training.spec import TrainSpec, suite_directory
 
-CHECKPOINTS = ("best", "last")
+_COMPARED = ("best", "last")
 SAME_NETWORKS = "the same networks: not tested"
 COLUMNS = (
     *("recipe", "against", "checkpoint", "attack", "seed", "num_seeds", "num_examples"),
@@ -110,7 +110,7 @@ def _side(params: Params, suite: str, recipe: str, root: Path) -> Side:
         if run.finished:
             runs[key.seed] = run
         warnings: list[str] = []
-        for checkpoint in CHECKPOINTS:
+        for checkpoint in _COMPARED:
             for attack in params.suites[suite].evaluation.attacks:
                 row = read_attack(steps, key, run, attack, root, checkpoint)
                 record: EvaluationRecord | None = row["outcome"]

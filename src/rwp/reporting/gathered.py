@@ -30,7 +30,8 @@ from rwp.pipeline.resolve import choose, train_spec
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.suites import BEYOND, setting_keys
 from rwp.reporting import tables
-from rwp.reporting.claims import FILE as CLAIMS, claims, read_claims, write_claims
+from rwp.reporting.claim_verdicts import judge_claims, write_claims
+from rwp.reporting.claims import FILE as CLAIMS, read_claims
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.pairs import write_pairs
 from rwp.reporting.results import (
@@ -281,6 +282,6 @@ def _write_parts(target: Path) -> list[str]:
             write(name, write_suite_figure, results, name)
             (target / f"{name}.png").unlink(missing_ok=True)  # the SVG is what is shown
         if (root / CLAIMS).exists():
-            frame = claims(params, suite, read_claims(root / CLAIMS), root=root)
+            frame = judge_claims(params, suite, read_claims(root / CLAIMS), root=root)
             write_claims(frame, suite, root=root)
     return [text.replace(f"{place.root}/", "") for text in left_out]

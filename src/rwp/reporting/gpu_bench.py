@@ -12,7 +12,7 @@ from typing import Any
 
 from rwp.errors import UserError
 from rwp.files import write_text
-from rwp.reporting.costs import AUTOATTACK_PASSES, Rate, place_of
+from rwp.reporting.rates import AUTOATTACK_PASSES, Rate, place_of
 
 FORMAT = "rwp.gpu-bench/1"
 BEGIN, END = "<!-- bench-gpu: {device} -->", "<!-- end of bench-gpu -->"

@@ -15,7 +15,7 @@ from scipy.stats import t
 from rwp.evaluation.verdict import MEANING, Level
 from rwp.files import object_in, write_text
 from rwp.pipeline.suites import BEYOND
-from rwp.reporting.claims import FAILS, HOLDS, counted
+from rwp.reporting.claim_verdicts import FAILS, HOLDS, counted
 from rwp.reporting.figures import given_figures, own_figures, reported_figures
 from rwp.reporting.gaps import figure_gaps, table_gaps
 from rwp.reporting.labels import COLUMN_LABELS, NORM_TEXTS, column_label, norm_text
@@ -100,8 +100,8 @@ def render_report(
 ) -> str:
     """The report as HTML that needs no other file and no network.
 
-    `judged` are the claims, as `rwp.reporting.claims.told` gives them. `figures` are SVG files to
-    show; by default those that the suite reports or has drawn.
+    `judged` are the claims, as `rwp.reporting.claim_verdicts.told` gives them. `figures` are SVG
+    files to show; by default those that the suite reports or has drawn.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

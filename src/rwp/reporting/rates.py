@@ -1,0 +1,309 @@
+"""Seconds per pass on a device: as measured, or estimated.
+
+Rates come from benchmarks on named devices and from this project's own runs; where a GPU has none,
+they are estimated from its published peak. Only an estimate imports torch, which counts the
+operations of a network.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rwp.errors import UserError
+from rwp.files import object_in, read_json, read_object
+from rwp.pipeline.resolve import dataset_spec, network_spec
+from rwp.pipeline.settings import Params
+from rwp.reporting.costs import Passes, counted_cost, data_size
+from rwp.training.spec import NetworkSpec, OwnNetworkSpec, RunKey, TrainSpec
+
+SHIPPED = Path(__file__).parent / "rates.csv"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Seconds per image on one device for one network and image size; none: not measured."""
+
+    forward: float | None
+    attack: float | None  # a backward pass to the images alone
+    weights: float | None  # any other backward pass
+    autoattack: float | None
+    origin: str
+
+    def scaled(self, factor: float, origin: str) -> Rate:
+        """Of a network that takes so many times as long."""
+        names = ("forward", "attack", "weights", "autoattack")
+        values = {name: getattr(self, name) for name in names}
+        longer = {name: None if v is None else v * factor for name, v in values.items()}
+        return Rate(**longer, origin=origin)
+
+    def seconds(self, passes: Passes) -> float | None:
+        """How long passes over single images take."""
+        if self.forward is None or self.attack is None or self.weights is None:
+            return None
+        return (
+            passes.forward * self.forward
+            + passes.attack * self.attack
+            + passes.weights * self.weights
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a rate holds for."""
+
+    device: str
+    network: str
+    image: str  # height x width x channels
+
+
+Rates = dict[Place, Rate]
+
+
+def shipped_rates(path: Path = SHIPPED) -> Rates:
+    """The rates that the package's benchmarks measured; none where the file does not lie there.
+
+    Raises:
+        UserError: a rate is no number.
+    """
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return {place_of(row): _shipped(row, path) for row in rows}
+
+
+def place_of(row: Mapping[str, str]) -> Place:
+    """What a line of a file of rates holds for."""
+    return Place(row["device"], row["network"], row["image_size"])
+
+
+def _shipped(row: dict[str, str], path: Path) -> Rate:
+    def number(name: str) -> float | None:
+        text = row.get(name) or ""
+        try:
+            return float(text) if text else None
+        except ValueError as error:
+            raise UserError(
+                f"{path}: expected seconds in the column {name}, got {text!r}; measure it again"
+            ) from error
+
+    weights = number("backward_seconds")
+    attack = number("attack_backward_seconds")
+    return Rate(
+        forward=number("forward_seconds"),
+        attack=weights if attack is None else attack,
+        weights=weights,
+        autoattack=number("autoattack_seconds"),
+        origin=row["command"],
+    )
+
+
+def all_rates(params: Params, root: Path) -> Rates:
+    """Own rates, which know this project best, and where there are none those that ship."""
+    shipped = shipped_rates()
+    own = {
+        place: rate
+        if rate.autoattack is not None or place not in shipped
+        else replace(rate, autoattack=shipped[place].autoattack)
+        for place, rate in own_rates(params, root).items()
+    }
+    return shipped | own
+
+
+def own_rates(params: Params, root: Path) -> Rates:
+    """What this project's finished runs took: per pass of any kind alike, and for AutoAttack."""
+    times: dict[Place, list[_Timing]] = {}
+    for path in sorted(root.glob("results/**/run.json")):
+        timing = _timing(params, path, root)
+        if timing is not None:
+            times.setdefault(timing.place, []).append(timing)
+    return {place: _rate(timings) for place, timings in times.items()}
+
+
+@dataclass(frozen=True)
+class _Timing:
+    place: Place
+    seconds: float
+    passes: float  # of images, forward and backward
+    attack_seconds: float  # AutoAttack's
+    attack_images: int
+
+
+def _network(params: Params, name: str) -> NetworkSpec | None:
+    return network_spec(params, name) if name in params.networks else None
+
+
+def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
+    """Of one run; none where it is unfinished, or of other networks or data than today's."""
+    document = read_object(path)
+    passes = object_in(document, "passes")
+    counted = [document.get("seconds"), passes.get("forward"), passes.get("backward")]
+    if document.get("status") != "finished" or not all(isinstance(n, int | float) for n in counted):
+        return None  # of a damaged run the tables tell
+    try:
+        key = RunKey.parse(document.get("key"), where=str(path))
+        spec = TrainSpec.parse(document.get("spec"), where=str(path))
+    except UserError:
+        return None  # an older version's; `rwp verify` names it
+    if key.dataset not in params.datasets or dataset_spec(params, key) != spec.data:
+        return None
+    size = data_size(key.dataset, spec.data, root)
+    if size is None or _network(params, key.network) != spec.architecture:
+        return None
+    cost = counted_cost(spec, passes, size)
+    record = _autoattack(path.parent, str(document["device"]))
+    return _Timing(
+        place=Place(str(document["device"]), key.network, size.image),
+        seconds=float(document["seconds"]),
+        passes=cost.forward + cost.backward,
+        attack_seconds=float(record["seconds"]) if record else 0.0,
+        attack_images=int(record["num_examples"]) if record else 0,
+    )
+
+
+def _autoattack(folder: Path, device: str) -> dict[str, Any] | None:
+    """The record of AutoAttack on the run, where the same device made it."""
+    path = folder / "evaluation" / "best" / "autoattack.json"
+    record = read_json(path) if path.exists() else None
+    # A record names a GPU in full, a processor as "cpu".
+    return record if record and device.split(" (")[0] == record["device"] else None
+
+
+def _rate(timings: list[_Timing]) -> Rate:
+    each = sum(t.seconds for t in timings) / sum(t.passes for t in timings)
+    images = sum(t.attack_images for t in timings)
+    attacked = sum(t.attack_seconds for t in timings) / images if images else None
+    return Rate(each, each, each, attacked, f"{len(timings)} finished trainings of this project")
+
+
+def rates_on(device: str, rates: Rates) -> tuple[str, Rates]:
+    """The device that a part of its name means, and its rates; none of one that is only published.
+
+    Raises:
+        UserError: no device that is known has this in its name, or several do.
+    """
+    measured = list(dict.fromkeys(place.device for place in rates))
+    found = _named(device, measured) or _named(device, [peak.device for peak in published_peaks()])
+    if len(found) != 1:
+        raise UserError(
+            f"--device: expected (a part of) one device's name, got {device!r}"
+            f" ({'; '.join(found) + ' have it' if found else 'no device has it'});"
+            f" `rwp plan --device` lists them"
+        )
+    return found[0], {place: rate for place, rate in rates.items() if place.device == found[0]}
+
+
+def _named(device: str, known: Sequence[str]) -> list[str]:
+    """The names that are this one, or else that have it as words or the beginning of words."""
+    part = re.compile(rf"(?<![a-z0-9]){re.escape(device.casefold())}")
+    return [name for name in known if name == device] or [
+        name for name in known if part.search(name.casefold())
+    ]
+
+
+def device_lines(rates: Rates) -> Iterator[str]:
+    """The devices that a plan can give hours on, and what it knows of each."""
+    measured: dict[str, list[str]] = {}
+    for place in rates:
+        measured.setdefault(place.device, []).append(f"{place.network} at {place.image}")
+    for device, places in measured.items():
+        yield f"{device}: measured, {', '.join(places)}"
+    for peak in published_peaks():
+        if peak.device not in measured:
+            yield f"{peak.device}: estimated, {peak.teraflops:g} TFLOP/s of fp32 ({peak.source})"
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What a vendor publishes of a device."""
+
+    device: str
+    teraflops: float  # of fp32 arithmetic, at most
+    source: str
+
+
+def published_peaks() -> list[Peak]:
+    """Devices whose hours can be estimated where none were measured."""
+    with (Path(__file__).parent / "devices.csv").open(encoding="utf-8", newline="") as stream:
+        return [
+            Peak(row["device"], float(row["fp32_teraflops"]), row["source"])
+            for row in csv.DictReader(stream)
+        ]
+
+
+# Of the peak; an assumption, near what large convolutions reach. Small networks reach far less.
+ASSUMED_SHARE = 0.3
+# AutoAttack's passes on an image that survives all of it, counted by benchmarks/scale_rates.py.
+AUTOATTACK_PASSES = Passes(forward=7865, attack=1910)
+
+
+def estimated_rates(device: str, params: Params, places: Iterable[tuple[str, str]]) -> Rates:
+    """Rates of networks at image sizes from a device's published peak; nothing is measured."""
+    peak = next(peak for peak in published_peaks() if peak.device == device)
+    origin = (
+        f"an estimate, nothing measured: {ASSUMED_SHARE:.0%} of {peak.teraflops:g} TFLOP/s of fp32"
+        f" ({peak.source})"
+    )
+    found: Rates = {}
+    for network, image in places:
+        flops = _operations(params, network, image)
+        if flops is None:
+            continue
+        forward = flops / (peak.teraflops * 1e12 * ASSUMED_SHARE)
+        rate = Rate(forward, forward, 2 * forward, None, origin)
+        place = Place(device, network, image)
+        found[place] = replace(rate, autoattack=rate.seconds(AUTOATTACK_PASSES))
+    return found
+
+
+def _operations(params: Params, network: str, image: str) -> float | None:
+    """Of a forward pass of one image; none for a network of one's own, which has to run to tell."""
+    import torch
+
+    from rwp.core.models import build_network
+    from rwp.training.flops import forward_flops
+
+    shape = _network(params, network)
+    if shape is None or isinstance(shape, OwnNetworkSpec):
+        return None
+    height, width, channels = (int(number) for number in image.split("x"))
+    with torch.device("meta"):
+        model = build_network(
+            **vars(shape), num_classes=10, in_channels=channels, mean=None, std=None
+        )
+        return forward_flops(model, torch.empty(1, channels, height, width))
+
+
+def scaled_rates(
+    device: str, params: Params, rates: Rates, places: Iterable[tuple[str, str]]
+) -> Rates:
+    """Rates of what was not measured on a device, from what was, by the number of operations.
+
+    From the network that is next in operations, as small ones reach fewer in a second.
+    """
+    known = {
+        place: flops
+        for place, rate in rates.items()
+        if rate.forward is not None and (flops := _operations(params, place.network, place.image))
+    }
+    found: Rates = {}
+    for network, image in places:
+        place, flops = Place(device, network, image), None
+        if known and place not in rates:
+            flops = _operations(params, network, image)
+        if flops is None:
+            continue
+        near = min(known, key=lambda other: abs(math.log(known[other] / flops)))
+        factor = flops / known[near]
+        found[place] = rates[near].scaled(
+            factor,
+            f"an estimate: {near.network} at {near.image} was measured there, {network} at {image} "
+            f"takes {factor:.3g} times its operations",
+        )
+    return found
