@@ -16,16 +16,23 @@ import numpy as np
 import torch
 
 from benchmarks.registry import Result, Setting, benchmark
-from rwp.data.augmentation import Augmentation, augment
+from rwp.data.augmentation import augment
+from rwp.data.spec import AugmentationSpec
 
 BATCH = 128
 ROUNDS = 5
 TARGET = 20.0  # times torchvision's throughput on one core
 # the published settings per data set (SVHN has none)
 POLICIES = {
-    "cifar10": Augmentation(4, "reflect", flip=True, rotation_degrees=0.0),
-    "cifar100": Augmentation(4, "zero", flip=True, rotation_degrees=15.0),
-    "trades": Augmentation(4, "zero", flip=True, rotation_degrees=0.0),
+    "cifar10": AugmentationSpec(
+        crop_padding=4, padding_mode="reflect", flip=True, rotation_degrees=0.0
+    ),
+    "cifar100": AugmentationSpec(
+        crop_padding=4, padding_mode="zero", flip=True, rotation_degrees=15.0
+    ),
+    "trades": AugmentationSpec(
+        crop_padding=4, padding_mode="zero", flip=True, rotation_degrees=0.0
+    ),
 }
 
 
@@ -47,7 +54,9 @@ def augmentation(setting: Setting) -> Iterator[Result]:
             )
 
 
-def _ours(images: np.ndarray, policy: Augmentation, device: torch.device) -> Callable[[], object]:
+def _ours(
+    images: np.ndarray, policy: AugmentationSpec, device: torch.device
+) -> Callable[[], object]:
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
     index = torch.randperm(len(pixels))[:BATCH].to(device)
     generator = torch.Generator().manual_seed(0)
@@ -60,7 +69,7 @@ def _ours(images: np.ndarray, policy: Augmentation, device: torch.device) -> Cal
     return step
 
 
-def _torchvision(images: np.ndarray, policy: Augmentation) -> Callable[[], object]:
+def _torchvision(images: np.ndarray, policy: AugmentationSpec) -> Callable[[], object]:
     from PIL import Image
     from torchvision import transforms
 

@@ -18,11 +18,14 @@ from rwp.core import (
     precision_context,
     shifted_weights,
 )
-from rwp.data.augmentation import Augmentation, augment
+from rwp.data.augmentation import augment
+from rwp.data.spec import AugmentationSpec
 
 THREAT = ThreatModel("linf", 8 / 255)
 STEP_SIZE = 2 / 255
-CROP_AND_FLIP = Augmentation(crop_padding=4, padding_mode="reflect", flip=True, rotation_degrees=0)
+CROP_AND_FLIP = AugmentationSpec(
+    crop_padding=4, padding_mode="reflect", flip=True, rotation_degrees=0
+)
 
 
 @dataclass

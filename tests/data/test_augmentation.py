@@ -9,15 +9,16 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import functional as tv
 
-from rwp.data.augmentation import Augmentation, _rotate, augment
+from rwp.data.augmentation import _rotate, augment
+from rwp.data.spec import AugmentationSpec
 from rwp.errors import UserError
 
 MODES = {"zero": "constant", "reflect": "reflect"}
 
 
-def policy(**fields) -> Augmentation:
+def policy(**fields) -> AugmentationSpec:
     given = {"crop_padding": 0, "padding_mode": "zero", "flip": False, "rotation_degrees": 0.0}
-    return Augmentation(**{**given, **fields})
+    return AugmentationSpec(**{**given, **fields})
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -171,7 +172,7 @@ def test_the_input_is_left_alone():
     ],
 )
 def test_bad_policies_are_refused(fields, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         policy(**fields)
 
 

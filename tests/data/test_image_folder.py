@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from rwp.core.models import build_network
-from rwp.data.augmentation import Augmentation, augment
+from rwp.data.augmentation import augment
 from rwp.data.images import ImageSet
 from rwp.data.sampling import epoch_batches
 from rwp.data.sources.image_folder import load_image_folder, load_unlabeled_folder
+from rwp.data.spec import AugmentationSpec
 from rwp.errors import UserError
 from tests.data.samples import CLASSES, image_file, image_tree, pixels, tar_of, write_tree
 
@@ -250,7 +251,9 @@ def _assert_learns(train: ImageSet) -> None:
     torch.manual_seed(0)
     model = build_network("preact_resnet", num_classes=10, in_channels=3, mean=None, std=None)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    policy = Augmentation(4, "reflect", flip=True, rotation_degrees=0.0)
+    policy = AugmentationSpec(
+        crop_padding=4, padding_mode="reflect", flip=True, rotation_degrees=0.0
+    )
     generator = torch.Generator().manual_seed(0)
     index = epoch_batches(len(train), batch_size=16, seed=0, epoch=0)[0]
     losses = []

@@ -8,7 +8,7 @@ from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import attacks
-from rwp.evaluation.answers import BATCH_DEPENDENT, GRADIENT_DEPENDENT, UNSTEADY
+from rwp.evaluation.alarms import BATCH_DEPENDENT, GRADIENT_DEPENDENT, UNSTEADY
 from rwp.evaluation.attacks import AttackResult, evaluate, run_attack
 from rwp.evaluation.models import FLAT, PROBABILITIES, TRAIN_MODE
 from rwp.rng import generator_for

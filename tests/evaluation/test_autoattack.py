@@ -13,7 +13,7 @@ from torch import nn
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import autoattack as module
-from rwp.evaluation.answers import UNSTEADY
+from rwp.evaluation.alarms import UNSTEADY
 from rwp.evaluation.autoattack import VERSIONS, autoattack
 from rwp.training.spec import ThreatSpec
 from tests.evaluation.samples import (

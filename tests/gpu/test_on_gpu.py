@@ -21,7 +21,8 @@ from benchmarks import gpu_suite
 from rwp.core import ThreatModel, pgd, precision_context
 from rwp.core.batch_statistics import normalize_together
 from rwp.core.process_group import ALONE, Group, Processes
-from rwp.data.augmentation import Augmentation, augment
+from rwp.data.augmentation import augment
+from rwp.data.spec import AugmentationSpec
 from rwp.training.jobs import input_paths, prepare, train_run
 from rwp.training.optimization import compiled
 from rwp.training.spec import ObjectiveSpec, TrainSpec
@@ -101,7 +102,7 @@ def test_an_attack_stays_in_its_ball(norm: str) -> None:
 
 def test_augmentation_on_a_gpu_is_that_of_the_cpu() -> None:
     images = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
-    policy = Augmentation(crop_padding=2, padding_mode="zero", flip=True, rotation_degrees=0)
+    policy = AugmentationSpec(crop_padding=2, padding_mode="zero", flip=True, rotation_degrees=0)
     here, there = (
         augment(images.to(device), policy, generator=torch.Generator().manual_seed(1))
         for device in ("cpu", "cuda")

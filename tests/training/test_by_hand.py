@@ -23,7 +23,7 @@ from rwp.core.weight_perturbation import (
     adversarial_weight_perturbation,
     robust_weight_perturbation,
 )
-from rwp.data.augmentation import Augmentation, augment
+from rwp.data.augmentation import augment
 from rwp.data.images import ImageSet
 from rwp.data.splits import held_out_split
 from rwp.pipeline.settings import Params
@@ -129,7 +129,7 @@ class ByHand:
         self, bytes_: Tensor, labels: Tensor, weights: Tensor, where: tuple[int, int], rate: float
     ) -> tuple[float, int]:
         """One step; the sum of the losses and the number of right answers at w + v."""
-        policy = Augmentation(**self.spec.augmentation.document())
+        policy = self.spec.augmentation
         images = augment(bytes_, policy, generator=generator_for(SEED, "augment", *where))
         images = images.float() / 255
         adversarial = self.attacked(images, labels, where)

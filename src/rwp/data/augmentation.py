@@ -8,56 +8,19 @@ so bytes and floats give the same result; bytes are the faster.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from rwp.data.spec import PaddingMode
+from rwp.data.spec import AugmentationSpec
 from rwp.data.transfer import send
 from rwp.errors import UserError
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """What is drawn at random for each image.
-
-    `crop_padding` pixels are added on each side, by zeros or by reflection (the edge is not
-    repeated), before a crop of the original size; `flip` mirrors half of the images;
-    `rotation_degrees` bounds a rotation about the center.
-
-    Raises:
-        UserError: a negative padding, an unknown padding mode, an angle outside [0, 180].
-    """
-
-    crop_padding: int
-    padding_mode: PaddingMode
-    flip: bool
-    rotation_degrees: float
-
-    def __post_init__(self) -> None:
-        if self.crop_padding < 0:
-            raise UserError(f"crop_padding: expected pixels >= 0, got {self.crop_padding}; fix it")
-        if self.padding_mode not in ("zero", "reflect"):
-            raise UserError(
-                f"padding_mode: expected zero or reflect, got {self.padding_mode}; use one of them"
-            )
-        if not 0 <= self.rotation_degrees <= 180:
-            raise UserError(
-                "rotation_degrees: expected degrees in [0, 180], "
-                f"got {self.rotation_degrees}; change it"
-            )
-
-    @property
-    def changes_nothing(self) -> bool:
-        """Whether images pass through as they are (SVHN in the paper)."""
-        return not (self.crop_padding or self.flip or self.rotation_degrees)
-
-
 def augment(
-    images: Num[Tensor, "batch c h w"], policy: Augmentation, *, generator: torch.Generator
+    images: Num[Tensor, "batch c h w"], policy: AugmentationSpec, *, generator: torch.Generator
 ) -> Num[Tensor, "batch c h w"]:
     """Augment each image independently; type and device stay.
 

@@ -15,12 +15,13 @@ from filelock import FileLock
 
 from rwp.data.content import content_of
 from rwp.data.images import ImageSet, SourceData
+from rwp.data.official import OFFICIAL
 from rwp.data.parts import require_per_class
 from rwp.data.passport import write_passport
 from rwp.data.sizes import box_average
 from rwp.data.sources.digits import load_digits
 from rwp.data.sources.image_folder import load_image_folder
-from rwp.data.sources.torchvision_sets import TORCHVISION_SETS, load_torchvision_set
+from rwp.data.sources.torchvision_sets import load_torchvision_set
 from rwp.data.splits import SPLIT_SEED, stratified_split
 from rwp.errors import UserError
 
@@ -188,9 +189,9 @@ def _load_source(name: str, definition: DatasetSpec, raw: Path, origin: str | No
         return load_digits(definition.test_share)
     if source == "image_folder":
         return load_image_folder(origin or definition.path, definition.image_size)
-    if source in TORCHVISION_SETS:
+    if source in OFFICIAL:
         return load_torchvision_set(source, raw / source, origin)
-    known = ", ".join(("digits", "image_folder", *TORCHVISION_SETS))
+    known = ", ".join(("digits", "image_folder", *OFFICIAL))
     raise UserError(f"datasets.{name}.source: expected {known}, got {source}; use one of them")
 
 

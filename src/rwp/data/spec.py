@@ -6,25 +6,24 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from rwp.data.official import DIGITS_CLASSES, DIGITS_SIDE, OFFICIAL
 from rwp.errors import UserError
 from rwp.files import object_in, read_object
 from rwp.spec import Amount, Count, Name, PositiveInt, Share, Spec
 
 PaddingMode = Literal["zero", "reflect"]
 
-# What the official files hold: pixels on a side, and training images of the smallest class.
-_PIXELS = {"digits": 8, "cifar10": 32, "cifar100": 32, "svhn": 32}
-_SMALLEST_CLASS = {"cifar10": 5000, "cifar100": 500, "svhn": 4659}
+# What the sources hold: pixels on a side, and training images of the smallest class.
+_PIXELS = {"digits": DIGITS_SIDE} | {name: held.side for name, held in OFFICIAL.items()}
+_SMALLEST_CLASS = {name: held.smallest_class for name, held in OFFICIAL.items()}
 
 # Settings that a source does not look at.
-# sets with official files, which a `mirror` may hold
-_OFFICIAL = ("path", "test_share")
 _WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
     "digits": ("path", "mirror"),
     "image_folder": ("test_share", "mirror"),
-    **dict.fromkeys(("cifar10", "cifar100", "svhn"), _OFFICIAL),
+    **dict.fromkeys(OFFICIAL, ("path", "test_share")),
 }
 
 
@@ -97,9 +96,6 @@ def _check_normalization(source: str, mean: tuple[float, ...], std: tuple[float,
                 )
 
 
-_NUM_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "svhn": 10}
-
-
 def num_classes_known(definition: DatasetSpec, folder: Path) -> int | None:
     """Number of classes as far as it is known before torch is: none for an archive not fetched.
 
@@ -107,8 +103,10 @@ def num_classes_known(definition: DatasetSpec, folder: Path) -> int | None:
         definition: where the images come from.
         folder: where they are fetched to.
     """
-    if definition.source in _NUM_CLASSES:
-        return _NUM_CLASSES[definition.source]
+    if definition.source == "digits":
+        return DIGITS_CLASSES
+    if definition.source in OFFICIAL:
+        return OFFICIAL[definition.source].num_classes
     try:
         return int(json.loads((folder / "passport.json").read_text())["num_classes"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
@@ -179,9 +177,35 @@ class UnlabeledSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationSpec(Spec):
-    """Random crop, flip and rotation of the training images."""
+    """What is drawn at random for each training image, and anew in each epoch.
+
+    `crop_padding` pixels are added on each side, by zeros or by reflection (the edge is not
+    repeated), before a crop of the original size; `flip` mirrors half of the images;
+    `rotation_degrees` bounds a rotation about the center.
+
+    Raises:
+        ValueError: a negative padding, an unknown padding mode, an angle outside [0, 180].
+    """
 
     crop_padding: Count
     padding_mode: PaddingMode
     flip: bool
     rotation_degrees: Amount
+
+    def __post_init__(self) -> None:
+        if self.crop_padding < 0:
+            raise ValueError(f"crop_padding: expected pixels >= 0, got {self.crop_padding}; fix it")
+        if self.padding_mode not in get_args(PaddingMode):
+            raise ValueError(
+                f"padding_mode: expected zero or reflect, got {self.padding_mode}; use one of them"
+            )
+        if not 0 <= self.rotation_degrees <= 180:
+            raise ValueError(
+                "rotation_degrees: expected degrees in [0, 180], "
+                f"got {self.rotation_degrees}; change it"
+            )
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether images pass through as they are (SVHN in the paper)."""
+        return not (self.crop_padding or self.flip or self.rotation_degrees)

@@ -7,11 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rwp.errors import UserError
+from rwp.evaluation.alarms import BATCH_DEPENDENT, GRADIENT_DEPENDENT, UNSTEADY
 from rwp.evaluation.records import Flags
-
-UNSTEADY = "the model answers differently each time"
-BATCH_DEPENDENT = "the model's answer to an image depends on the other images in its batch"
-GRADIENT_DEPENDENT = "the model answers differently when a gradient is asked for"
 
 # Shares of the range of the logits; rounding on GPUs, in batches of other sizes, stays below.
 _REPEATED, _REGROUPED = 1e-4, 1e-3

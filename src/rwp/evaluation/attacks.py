@@ -24,7 +24,8 @@ from rwp.core.gradient_tally import GradientTally
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
-from rwp.evaluation.answers import UNSTEADY, changed_outcomes, require_gradient
+from rwp.evaluation.alarms import UNSTEADY, says
+from rwp.evaluation.answers import changed_outcomes, require_gradient
 from rwp.evaluation.models import batch_of, borrowed, checked_logits, clean_outcomes, searching
 from rwp.evaluation.own import own_attack
 from rwp.evaluation.records import Flags, GradientRecord
@@ -220,7 +221,7 @@ def evaluate(
                 correct = checked_logits(model, adversarial, labels).argmax(dim=1) == labels
                 robust[start : start + batch_size] = correct.cpu().numpy()
         seconds, gradients = time.perf_counter() - began, _gradients(tally, robust & clean)
-        if not any(UNSTEADY in text for text in warnings):
+        if not says(warnings, UNSTEADY):
             now = first_outcomes(model, images, batch_size, device)
             warnings += changed_outcomes(clean[: len(now)], now, attack.name)
         result = AttackResult(

@@ -29,9 +29,8 @@ from torch import Tensor, nn
 from rwp.core.losses import full_precision
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
+from rwp.evaluation.alarms import BATCH_DEPENDENT, UNSTEADY, says
 from rwp.evaluation.answers import (
-    BATCH_DEPENDENT,
-    UNSTEADY,
     changed_outcomes,
     require_gradient,
 )
@@ -109,7 +108,7 @@ def autoattack(
     survey = _Survey(clean)
     with borrowed(model, device), _own_random_numbers(problem.device):
         require_gradient(model, batch_of(images, 0, 1, device)[0], attack.name)
-        steady = not any(sign in text for text in warnings for sign in (UNSTEADY, BATCH_DEPENDENT))
+        steady = not says(warnings, UNSTEADY, BATCH_DEPENDENT)
         package, notes = _prepare(problem, names, own_pace=steady)
         for name in names:
             survey.add(name, _run_one(problem, package, name, survey.robust, state))

@@ -23,17 +23,18 @@ from rwp.core.modes import evaluation_mode, frozen_weights
 from rwp.core.precision import precision_context
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
-from rwp.evaluation.answers import UNSTEADY, Answers
+from rwp.evaluation import alarms
+from rwp.evaluation.answers import Answers
 from rwp.evaluation.records import Flags
 from rwp.rng import generator_for
 from rwp.training.spec import AttackSpec
 
 PROBABILITIES = (
-    "the model's outputs are probabilities, or lie in [0, 1] or have one sum for all images as "
+    f"{alarms.PROBABILITIES}, or lie in [0, 1] or have one sum for all images as "
     "those do: attacks need logits, and understate their strength"
 )
 FLAT = (
-    "the model's logits are all but equal: cross-entropy has next to no slope, and attacks "
+    f"{alarms.FLAT}: cross-entropy has next to no slope, and attacks "
     "understate their strength; multiply the logits"
 )
 _FLAT = 0.01  # largest distance between two logits of an image
@@ -177,7 +178,7 @@ def clean_outcomes(
                     logits = checked_logits(model, batch, labels)
                 answers = Answers(batch, logits, coarse=_has_few_bits(model))
                 warnings += answers.again(model) or answers.odd_ways(model)
-        if answers is not None and not any(UNSTEADY in text for text in warnings):
+        if answers is not None and not alarms.says(warnings, alarms.UNSTEADY):
             warnings += answers.again(model)  # now that it was called many times
     return np.concatenate(correct), (*warnings, *_odd_outputs(torch.cat(outputs)))
 

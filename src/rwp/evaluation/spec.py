@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from rwp.data.spec import DatasetSpec
 from rwp.errors import UserError
+from rwp.evaluation.alarms import SHORT
 from rwp.spec import Amount, Count, PositiveFloat, PositiveInt, Share, Spec, merkle
 from rwp.training.spec import AttackSpec, RunKey, kept_checkpoint, suite_directory
 
@@ -108,8 +109,8 @@ def short_of_the_edge(attack: AttackSpec) -> tuple[str, ...]:
         return ()
     step = attack.step_size if "/" in attack.step_size else f"{attack.step:.4g}"
     return (
-        f"{attack.name}: {attack.num_steps} steps of {step} are together shorter than "
-        f"the radius {attack.threat.epsilon}, so it cannot be used; take more or larger steps",
+        f"{attack.name}: {attack.num_steps} steps of {step} {SHORT} "
+        f"{attack.threat.epsilon}, so it cannot be used; take more or larger steps",
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rwp.errors import UserError
+from rwp.evaluation import alarms
 from rwp.evaluation.records import (
     EvaluationRecord,
     on_common_images,
@@ -130,17 +131,16 @@ BANDS: dict[tuple[str | None, str, str | None], Band] = {
 
 # What the warnings in a record mean; AutoAttack's documentation calls each a reason for doubt.
 _ALARMS: dict[str, Level] = {
-    "randomized defense": "red",
-    "dynamic defense": "red",
-    "probability": "red",
-    "probabilities": "red",
-    "all but equal": "red",
-    "zero gradient": "amber",
-    "answers differently each time": "amber",
-    "depends on the other images in its batch": "red",
-    "answers differently when a gradient is asked for": "red",
+    alarms.RANDOMIZED: "red",
+    alarms.DYNAMIC: "red",
+    alarms.PROBABILITY: "red",
+    alarms.PROBABILITIES: "red",
+    alarms.FLAT: "red",
+    alarms.ZERO_GRADIENT: "amber",
+    alarms.UNSTEADY: "amber",
+    alarms.BATCH_DEPENDENT: "red",
+    alarms.GRADIENT_DEPENDENT: "red",
 }
-_SHORT = "are together shorter than the radius"
 _UNTOLD = "no AutoAttack: PGD alone does not tell robustness from masked gradients"
 # Points. Rules of Carlini et al., "On Evaluating Adversarial Robustness" (2019), sections 4 and 5:
 # a longer, a differently scaled or a borrowed attack does not beat a sound white-box attack.
@@ -361,8 +361,10 @@ def _alarm_reasons(records: Sequence[EvaluationRecord]) -> list[Reason]:
         Reason(level, text) for text in texts for sign, level in _ALARMS.items() if sign in text
     ]
     attacks = [record for record in records if record.attack.kind != "natural"]
-    if attacks and all(_SHORT in " ".join(record.warnings) for record in attacks):
-        reasons.append(Reason("amber", f"the steps of each attack {_SHORT}: none could use it"))
+    if attacks and all(alarms.says(record.warnings, alarms.SHORT) for record in attacks):
+        reasons.append(
+            Reason("amber", f"the steps of each attack {alarms.SHORT}: none could use it")
+        )
     for record in records:
         left = list(record.parts.values())
         won = left[-2] - left[-1] if "square" in record.parts else 0

@@ -77,15 +77,15 @@ def images_of_folder(name: str, folder: Path, size: int | None) -> Images:
 
 def _fitting(folder: Path, size: int | None) -> tuple[SourceData, int | None]:
     """The images as they are or as asked for, else at the first size that all can fill."""
+    from rwp.data.sources.decode import SizeError
     from rwp.data.sources.image_folder import load_image_folder
 
     *sizes, last = (size,) if size is not None else (None, *_USUAL_SIZES)
     for chosen in sizes:
         try:
             return load_image_folder(str(folder), chosen), chosen
-        except UserError as error:
-            if "image_size" not in str(error):
-                raise
+        except SizeError:
+            continue
     return load_image_folder(str(folder), last), last
 
 

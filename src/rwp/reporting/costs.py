@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from rwp.data.official import DIGITS_IMAGES, DIGITS_SIDE, OFFICIAL
 from rwp.data.spec import DatasetSpec, num_classes_known, read_passport
 from rwp.evaluation.spec import LandscapeSpec
 from rwp.training.spec import (
@@ -18,14 +19,6 @@ from rwp.training.spec import (
     TrainSpec,
     check_held_out,
 )
-
-# Images of training and test, and the size of one: known before anything is fetched.
-_SOURCES = {
-    "cifar10": (50_000, 10_000, "32x32x3"),
-    "cifar100": (50_000, 10_000, "32x32x3"),
-    "svhn": (73_257, 26_032, "32x32x3"),
-}
-_DIGITS = 1797  # both splits; the test share is a setting
 
 BYTES_PER_LOOK = 6  # per image and epoch: two losses of 16 bits, two answers of a byte
 
@@ -95,18 +88,22 @@ def data_size(
             drawn = definition.per_class and definition.per_class * found["num_classes"]
             return DataSize(train, test, f"{height}x{width}x{channels}", drawn)
     if definition.source == "digits":
-        num_test = round(_DIGITS * (definition.test_share or 0))
-        num_train, image = _DIGITS - num_test, "8x8x1"
-    elif definition.source in _SOURCES:
-        num_train, num_test, image = _SOURCES[definition.source]
+        num_test = round(DIGITS_IMAGES * (definition.test_share or 0))
+        num_train, side, channels = DIGITS_IMAGES - num_test, DIGITS_SIDE, 1
+    elif held := OFFICIAL.get(definition.source):
+        num_train, num_test, side, channels = (
+            held.num_train,
+            held.num_test,
+            held.side,
+            held.channels,
+        )
     else:
         return None
-    if definition.image_size is not None:
-        image = f"{definition.image_size}x{definition.image_size}x{image.rsplit('x', 1)[1]}"
+    side = definition.image_size or side
     classes = num_classes_known(definition, root / "data" / name)
     drawn = definition.per_class and classes and definition.per_class * classes
     labeled = num_train - round(num_train * (definition.unlabeled_share or 0))
-    return DataSize(labeled, num_test, image, drawn)
+    return DataSize(labeled, num_test, f"{side}x{side}x{channels}", drawn)
 
 
 def training_passes(spec: TrainSpec, *, num_train: int, num_drawn: int | None = None) -> Passes:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from rwp.errors import UserError
+from rwp.evaluation.alarms import GRADIENT_DEPENDENT, UNSTEADY
 from rwp.evaluation.records import (
     EvaluationRecord,
     Flags,
@@ -278,10 +279,7 @@ def _doubts(results: Results) -> dict[str, str]:
 
 
 # How a network answers whose outcomes are no ground for a finding, as its records' warnings say.
-_ANSWERS = (
-    "answers differently each time",
-    "answers differently when a gradient is asked for",
-)
+_ANSWERS = (UNSTEADY, GRADIENT_DEPENDENT)
 
 
 def doubt(level: str | None, warnings: Iterable[str]) -> str:
@@ -290,7 +288,7 @@ def doubt(level: str | None, warnings: Iterable[str]) -> str:
     if level == "red":
         return "the verdict on it is red"
     found = (how for warning in warnings for how in _ANSWERS if how in warning)
-    return next((f"it {how}" for how in found), "")
+    return next((how.replace("the model", "it", 1) for how in found), "")
 
 
 def finding(row: Mapping[Any, Any], doubts: Mapping[str, str], *, name: str = "defense") -> str:

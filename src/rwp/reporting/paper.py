@@ -11,6 +11,7 @@ from functools import cache
 
 import pandas as pd
 
+from rwp.data.official import OFFICIAL
 from rwp.reporting.labels import PAPER_COLUMNS
 from rwp.reporting.lines import Line
 from rwp.reporting.published_curves import PUBLISHED, published_curve
@@ -23,9 +24,6 @@ PAPER_MEASURES = {"best": "best_on_test", "last": "last_epochs_mean"}
 
 # What names a row of Table 1.
 PLACE = ("threat_model", "method", "dataset")
-
-# Test images of the paper's data sets, for the binomial error of what training measured.
-TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "svhn": 26_032}
 
 # The unlabeled images of the paper's RST rows.
 PAPER_UNLABELED = "tinyimages-500k"
@@ -107,7 +105,8 @@ def table1_beside_paper(results: Results, table: Table) -> pd.DataFrame:
         place = tuple(line.labels.values())
         paper, seeds = published.get(place), by_place[place]
         difference = _difference_in_table1(results, line)
-        images = TEST_IMAGES.get(line.training.data.source, 0)
+        held = OFFICIAL.get(line.training.data.source)
+        images = held.num_test if held else 0
         for measure, ours in PAPER_MEASURES.items():
             value, log = (paper[measure], paper["logged"].get(measure)) if paper else (None, None)
             found = _verdict(seeds, ours, value, difference, images)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from rwp.data.official import OFFICIAL
 from rwp.errors import UserError
 from rwp.files import object_in
 from rwp.reporting.results import Run, read_run_folder
@@ -25,8 +26,6 @@ AWP_LOGS = "csdongxian/AWP"
 WINDOW = 3
 PATIENCE = 5
 
-# Test images behind each published curve.
-_IMAGES = {"svhn": 26_032}
 _RADII = {"linf": 8 / 255, "l2": 128 / 255}
 _NETWORKS: dict[NetworkSpec, str] = {
     PreActResNetSpec(family="preact_resnet", blocks=(2, 2, 2, 2), width=64): "preactresnet18",
@@ -111,7 +110,7 @@ def beside_published(
             f"--setting: expected a published log of {source}, got {setting!r};"
             f" choose one of {', '.join(known) or 'another source'}"
         )
-    images = _IMAGES.get(setting.split("_")[0], 10_000)
+    images = OFFICIAL[setting.split("_")[0]].num_test
     own = object_in(run.document, "spec").get("curve_examples")
     band = curve_band(published["test_robust_accuracy"], num_examples=images, num_own=own)
     ours = pd.Series({row["epoch"]: row["test_robust_accuracy"] for row in run.history})

@@ -34,6 +34,7 @@ from rwp.reporting.paper import (
 from rwp.reporting.results import (
     MEASURES,
     OK,
+    TOO_MANY,
     Results,
     Row,
     records,
@@ -135,6 +136,7 @@ def _context(
     own = list(own_figures(results, second))
     shown = list(reported_figures(results, undrawn) if figures is None else given_figures(figures))
     drawn = [figure for figure in shown if figure["uri"]]
+    warnings = _warnings(second)
     return {
         "name": results.suite_name,
         "headline": in_short,
@@ -176,7 +178,8 @@ def _context(
         "paper1": records(paper1),
         "paper2": records(paper2),
         "gaps": [*empty_cells, *undrawn],
-        "warnings": [*results.notes, *_warnings(second)],
+        "warnings": [*results.notes, *warnings],
+        "alarms": [text for text in warnings if TOO_MANY in text],
         "figures": [*own, *shown],
         "accepted": results.accepted,
         "runs": list(_origin_rows(results, _evaluated(second, third))),
@@ -434,7 +437,7 @@ def _cell(
     if value is None:
         return Cell(NO_NUMBER, "missing")
     notes = [spread] if (spread := _spread(seeds, column)) else []
-    too_strong = any("AutoAttack leaves" in row.get("warning", "") for row in seeds)
+    too_strong = any(TOO_MANY in row.get("warning", "") for row in seeds)
     kind = "broken" if too_strong else ""
     if any(row.get("warning") for row in seeds):
         kind = kind or "doubtful"

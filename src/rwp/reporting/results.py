@@ -617,6 +617,9 @@ def record_warnings(record: EvaluationRecord) -> Iterator[str]:
         yield f"{share} count as robust where the attack had no gradient to follow"
 
 
+TOO_MANY = "AutoAttack leaves"  # how such a warning begins
+
+
 def _warn_of_autoattack(rows: list[Row]) -> None:
     """AutoAttack that leaves more images standing than a weaker attack points to a fault."""
     own = [row for row in rows if row["outcome"] is not None and row["own_threat"]]
@@ -630,7 +633,7 @@ def _warn_of_autoattack(rows: list[Row]) -> None:
         }
         weaker = max(margins, key=margins.__getitem__)
         if margins[weaker] > 0:
-            text = f"AutoAttack leaves {margins[weaker]} more images correct than {weaker}"
+            text = f"{TOO_MANY} {margins[weaker]} more images correct than {weaker}"
             row["warning"] = "; ".join(filter(None, [row["warning"], text]))
 
 

@@ -24,7 +24,7 @@ from rwp.core.precision import autotuned_convolutions, precision_context
 from rwp.core.process_group import ALONE, Group
 from rwp.core.threat import ThreatModel
 from rwp.core.weight_perturbation import PerturbedWeights, shifted_weights
-from rwp.data.augmentation import Augmentation, augment
+from rwp.data.augmentation import augment
 from rwp.data.images import ImageSet
 from rwp.data.transfer import images_of
 from rwp.errors import UserError
@@ -75,7 +75,7 @@ class Training:
         self.perturbation = weight_perturbation_of(spec, model)
         self.perturb = perturb_of(spec)
         self.optimizer = optimizer_of(spec, model)
-        self.policy = Augmentation(**spec.augmentation.document())
+        self.policy = spec.augmentation
         self.progress = Position()
         self.tally = Tally(device, group)
         decay = spec.average_decay

@@ -261,8 +261,9 @@ def _center_square(image: Image.Image, size: int, entry: TreeEntry) -> Image.Ima
     width, height = image.size
     side = min(width, height)
     if size > side:
-        raise _unreadable(
-            entry, f"at least {size} pixels (image_size)", f"{width}x{height}", "lower image_size"
+        raise SizeError(
+            f"{entry.name}: expected at least {size} pixels (image_size), got {width}x{height}; "
+            "lower image_size"
         )
     left, top = (width - side) // 2, (height - side) // 2
     return image.crop((left, top, left + side, top + side))
@@ -289,6 +290,10 @@ def _foreign(content: bytes) -> str:
         return f"a {start[8:12].decode('ascii', 'replace').upper()} file (HEIC, AVIF or video)"
     start = start.lstrip().lower()
     return next((name for key, name in _STARTS.items() if start.startswith(key)), "")
+
+
+class SizeError(UserError):
+    """Images of a size that does not fit; another `image_size` may help."""
 
 
 def _unreadable(entry: TreeEntry, expected: str, got: str, advice: str) -> UserError:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from rwp.data.images import UNLABELED, ImageSet, SourceData
-from rwp.data.sources.decode import Decoded, decode_all
+from rwp.data.sources.decode import Decoded, SizeError, decode_all
 from rwp.data.sources.image_tree import TreeEntry, iterate_tree
 from rwp.errors import UserError
 
@@ -124,11 +124,12 @@ def _collected(
     for entry, pixels, notes in decoded:
         first = first or (entry.name, pixels.shape)
         if pixels.shape != first[1]:
-            raise UserError(
+            text = (
                 f"{path}: expected images of one size and kind, {_shape(first[1])} as in "
                 f"{first[0]}, got {_shape(pixels.shape)} in {entry.name}; convert it"
-                + (" or set image_size" if pixels.shape[0] == first[1][0] else "")
             )
+            of_one_kind = pixels.shape[0] == first[1][0]
+            raise SizeError(f"{text} or set image_size") if of_one_kind else UserError(text)
         if entry.parts in images:
             raise UserError(f"{path}: expected each file once, got {entry.name} twice; remove one")
         images[entry.parts] = pixels

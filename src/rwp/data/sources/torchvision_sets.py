@@ -10,14 +10,8 @@ import torch
 
 from rwp.data.download import checksum, member_of, obtain
 from rwp.data.images import ImageSet, SourceData
+from rwp.data.official import OFFICIAL
 from rwp.errors import UserError
-
-_LICENSES = {
-    "cifar10": "no license stated; the authors ask to cite Krizhevsky (2009)",
-    "cifar100": "no license stated; the authors ask to cite Krizhevsky (2009)",
-    "svhn": "for non-commercial use only; the authors ask to cite Netzer et al. (2011)",
-}
-TORCHVISION_SETS = tuple(_LICENSES)
 
 
 def load_torchvision_set(source: str, raw: Path, origin: str | None) -> SourceData:
@@ -35,7 +29,11 @@ def load_torchvision_set(source: str, raw: Path, origin: str | None) -> SourceDa
         train, places = _svhn_split(datasets.SVHN, "train", raw, origin)
         test, more = _svhn_split(datasets.SVHN, "test", raw, origin)
         return SourceData(
-            train, test, [str(digit) for digit in range(10)], f"{places} {more}", _LICENSES[source]
+            train,
+            test,
+            [str(digit) for digit in range(10)],
+            f"{places} {more}",
+            OFFICIAL[source].license,
         )
     reader = datasets.CIFAR10 if source == "cifar10" else datasets.CIFAR100
     place = _obtain_official(reader.url, reader.filename, reader.tgz_md5, raw, origin)
@@ -49,7 +47,7 @@ def load_torchvision_set(source: str, raw: Path, origin: str | None) -> SourceDa
         _cifar_images(test_set, place, len(class_names)),
         class_names,
         place,
-        _LICENSES[source],
+        OFFICIAL[source].license,
     )
 
 
@@ -58,7 +56,7 @@ def load_svhn_extra(raw: Path, origin: str | None) -> tuple[ImageSet, str, str]:
     from torchvision import datasets
 
     extra, place = _svhn_split(datasets.SVHN, "extra", raw, origin)
-    return extra, place, _LICENSES["svhn"]
+    return extra, place, OFFICIAL["svhn"].license
 
 
 def _svhn_split(reader: Any, split: str, raw: Path, origin: str | None) -> tuple[ImageSet, str]:

@@ -1,0 +1,21 @@
+"""What a record's warnings say, so that whoever reads one knows it by the words of who wrote it.
+
+Records keep warnings as text. These beginnings and turns stand in those of every version.
+"""
+
+from __future__ import annotations
+
+UNSTEADY = "the model answers differently each time"
+BATCH_DEPENDENT = "the model's answer to an image depends on the other images in its batch"
+GRADIENT_DEPENDENT = "the model answers differently when a gradient is asked for"
+PROBABILITIES = "the model's outputs are probabilities"
+FLAT = "the model's logits are all but equal"
+SHORT = "are together shorter than the radius"  # the steps of an attack
+# In the words of the checks that come with AutoAttack, as they are passed on.
+RANDOMIZED, DYNAMIC = "randomized defense", "dynamic defense"
+PROBABILITY, ZERO_GRADIENT = "probability", "zero gradient"
+
+
+def says(warnings: tuple[str, ...] | list[str], *alarms: str) -> bool:
+    """Whether one of the warnings says one of these."""
+    return any(alarm in text for text in warnings for alarm in alarms)
