@@ -17,10 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rwp.errors import UserError
+from rwp.errors import UserError, in_one_line
 
 _TEXT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-_SHOWN = 300  # characters of another program's message
 _PROJECT = Path(__file__).resolve().parents[2]
 _HANDED = ("model", "losses")  # what the functions of the protocols take first
 _folders: list[Path] = []  # of settings files that were read
@@ -205,9 +204,3 @@ def takes(function: Any, name: str) -> bool:
 
 def _listed(names: Mapping[str, Any]) -> str:
     return ", ".join(names) or "no options"
-
-
-def in_one_line(error: Exception) -> str:
-    """An error of somebody else's code as one line, cut to what fits."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

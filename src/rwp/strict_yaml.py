@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rwp.errors import UserError
+from rwp.errors import UserError, in_one_line
 
 _SHOWN = 80  # characters of a wrong value
 _MOST_VALUES = 1_000_000  # aliases of aliases grow without bounds
@@ -84,7 +84,7 @@ def _problem(error: Exception) -> str:
         return "bytes that are no text"
     if isinstance(error, RecursionError):
         return "lists or tables in one another too deep to read"
-    return " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+    return in_one_line(error, named=False) or type(error).__name__
 
 
 def _got(problem: str) -> str:

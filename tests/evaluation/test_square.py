@@ -7,7 +7,7 @@ from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
 from rwp.evaluation import autoattack
-from rwp.evaluation.autoattack import OwnPaceSquare
+from rwp.evaluation.square import OwnPaceSquare
 
 Shape = tuple[int, int, int]
 

@@ -36,7 +36,7 @@ from rwp.commands import (
     watch,
 )
 from rwp.commands.common import DEFAULT_PARAMS
-from rwp.errors import UserError
+from rwp.errors import UserError, in_one_line
 
 # How torch says that memory is used up, on a CPU and on a GPU.
 _MEMORY = ("DefaultCPUAllocator", "out of memory")
@@ -163,7 +163,7 @@ def _named(text: str) -> str:
 
 def _advice(error: Exception) -> str | None:
     """What a person can do about an error; none: it is ours to fix, and its traceback helps."""
-    text = " ".join(str(error).split())
+    text = in_one_line(error, named=False, longest=None)
     if isinstance(error, UserError):
         return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in _named(text))
     if isinstance(error, OSError) and error.filename is not None:

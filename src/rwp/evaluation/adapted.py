@@ -11,10 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from rwp.errors import UserError
+from rwp.errors import UserError, in_one_line
 
 _NAMES = ("logits", "output", "outputs", "out")
-_SHOWN = 200  # characters of another program's message
 _MEMORY = ("DefaultCPUAllocator", "out of memory")  # how torch says so; not the model's fault
 
 
@@ -40,12 +39,12 @@ class AdaptedModel(nn.Module):
         try:
             outputs = self.model(images.to(self._dtype(images), copy=True))
         except Exception as error:  # somebody else's code may fail in any way
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            if isinstance(error, UserError) or any(word in text for word in _MEMORY):
+            text = in_one_line(error)
+            if isinstance(error, UserError) or any(word in str(error) for word in _MEMORY):
                 raise
             raise UserError(
                 f"model: expected to answer images of shape {tuple(images.shape)} in [0, 1], got "
-                f"{text[:_SHOWN]}; choose the images it was made for, or wrap it "
+                f"{text}; choose the images it was made for, or wrap it "
                 "so that forward takes images alone"
             ) from error
         return self._logits(outputs).to(images.dtype)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rwp.errors import UserError
+from rwp.errors import UserError, in_one_line
 from rwp.evaluation.alarms import BATCH_DEPENDENT, GRADIENT_DEPENDENT, UNSTEADY
 from rwp.evaluation.records import Flags
 
@@ -99,7 +99,7 @@ def require_gradient(model: nn.Module, images: Tensor, attack: str) -> None:
                 if found is not None:
                     return
         except (RuntimeError, UserError) as error:
-            reason = " ".join(str(error.__cause__ or error).split())[:120]
+            reason = in_one_line(error.__cause__ or error, named=False)
     raise UserError(
         f"{attack}: expected a model with a gradient from logits to pixels, got {reason}; "
         "take detach, no_grad and inference_mode out of its forward pass, or ask for natural alone"

@@ -18,7 +18,7 @@ from rwp.core.models import build_network
 from rwp.core.models.converters import COUNT, LAYOUTS, bare_state, convert_state
 from rwp.data.images import ImageSet
 from rwp.data.parts import Part, take_part
-from rwp.errors import UserError
+from rwp.errors import UserError, in_one_line
 from rwp.evaluation.adapted import (
     AdaptedModel,
     left_as_it_was,
@@ -259,7 +259,7 @@ def load_factory(text: str, *, device: torch.device | str = "cpu") -> ExternalMo
         ) from error
     except Exception as error:  # somebody else's code may fail in any way
         raise UserError(
-            f"--model: expected to import {module_name}, got {_in_one_line(error)}; run it alone"
+            f"--model: expected to import {module_name}, got {in_one_line(error)}; run it alone"
         ) from error
     try:
         made = isinstance(factory, nn.Module) or not callable(factory)
@@ -267,15 +267,11 @@ def load_factory(text: str, *, device: torch.device | str = "cpu") -> ExternalMo
     except Exception as error:
         raise UserError(
             f"--model: expected {text} to return a model when called without arguments, got "
-            f"{_in_one_line(error)}; call it alone"
+            f"{in_one_line(error)}; call it alone"
         ) from error
     require_module(model, f"--model: what {text} returns")
     refuse_unusable(model)
     return ExternalModel(model.to(device), factory_name, weights_sha256(model))
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def evaluate_external(

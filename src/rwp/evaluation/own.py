@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from rwp.core.modes import own_modes
 from rwp.core.threat import ThreatModel
-from rwp.errors import UserError
+from rwp.errors import UserError, in_one_line
 from rwp.evaluation.adapted import same_values
-from rwp.factories import call, in_one_line
+from rwp.factories import call
 from rwp.training.spec import AttackSpec
 
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from rwp.core.models import build_network
 from rwp.core.objectives import make_objective
 from rwp.core.threat import ThreatModel
-from rwp.errors import UserError
+from rwp.errors import UserError, in_one_line
 from rwp.evaluation.attacks import check_adversarial
 from rwp.evaluation.models import borrowed
 from rwp.evaluation.own import own_attack
-from rwp.factories import call, in_one_line, takes
+from rwp.factories import call, takes
 from rwp.training.own import (
     OwnObjective,
     own_mask,

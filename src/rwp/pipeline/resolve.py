@@ -103,6 +103,11 @@ class Lookup:
     def __init__(self, suite: str, *names: str) -> None:
         self.suite, self.names = suite, names
 
+    @classmethod
+    def of(cls, key: RunKey, *more: str) -> Lookup:
+        """Of a run, by what names it; `more` is its objective, where tables may name that, too."""
+        return cls(key.suite, key.dataset, key.threat, key.network, *more)
+
     def optional(self, table: dict[str, T] | None, key: str) -> T | None:
         """The value for this run, or none; a UserError where two keys contradict each other."""
         try:
@@ -184,14 +189,14 @@ def dataset_spec(params: Params, key: RunKey) -> DatasetSpec:
 def threat_spec(suite: Suite, key: RunKey) -> ThreatSpec:
     """The threat model of a run, as it is evaluated."""
     entry = suite.threat_models[key.threat]
-    look = Lookup(key.suite, key.dataset, key.threat, key.network)
+    look = Lookup.of(key)
     epsilon = look(entry.epsilon, f"threat_models.{key.threat}.epsilon")
     return ThreatSpec(norm=entry.norm, epsilon=epsilon)
 
 
 def step_size(suite: Suite, key: RunKey) -> str:
     """The usual attack step under the threat model of a run, as written."""
-    look = Lookup(key.suite, key.dataset, key.threat, key.network)
+    look = Lookup.of(key)
     where = f"threat_models.{key.threat}.step_size"
     return look(suite.threat_models[key.threat].step_size, where)
 
@@ -215,7 +220,7 @@ def _train_spec(params: Params, key: RunKey) -> TrainSpec:
     recipe = suite.recipes[key.recipe]
     objective = suite.objectives[recipe.objective]
     training = training_entry(suite, key)
-    look = Lookup(key.suite, key.dataset, key.threat, key.network, recipe.objective)
+    look = Lookup.of(key, recipe.objective)
     natural = key.threat == "none"
     threat = None if natural else threat_spec(suite, key)
     perturbation = perturbation_spec(suite, key)
@@ -317,7 +322,7 @@ def start_spec(params: Params, key: RunKey) -> StartSpec | None:
         )
     spec = train_spec(params, parent)
     _check_measured_alike(suite, key, spec, at)
-    own = Lookup(key.suite, key.dataset, key.threat, key.network, recipe.objective)
+    own = Lookup.of(key, recipe.objective)
     entry = training_entry(suite, key)
     last = min(spec.optimization.epochs, own(entry.epochs, "training.epochs") - 1)
     if not spec.first_epoch < epoch <= last:
@@ -338,7 +343,7 @@ def _check_measured_alike(suite: Suite, key: RunKey, parent: TrainSpec, at: str)
     if parent.threat is None:
         return
     objective = suite.recipes[key.recipe].objective
-    look = Lookup(key.suite, key.dataset, key.threat, key.network, objective)
+    look = Lookup.of(key, objective)
     ours = (
         _monitor(suite, key, parent.threat, look),
         _selection_monitor(suite, key, parent.threat, look),
@@ -393,7 +398,7 @@ def num_gpus(params: Params, key: RunKey) -> int:
     """How many GPUs share the training; no part of its settings, as it decides no number."""
     suite = params.suites[key.suite]
     objective = suite.recipes[key.recipe].objective
-    look = Lookup(key.suite, key.dataset, key.threat, key.network, objective)
+    look = Lookup.of(key, objective)
     return look.optional(suite.training.gpus, "training.gpus") or 1
 
 
@@ -435,7 +440,7 @@ def perturbation_spec(suite: Suite, key: RunKey) -> PerturbationSpec | None:
         return None
     entry = _changed(suite.perturbations[name], recipe.change)
     where = f"perturbations.{name}"
-    look = Lookup(key.suite, key.dataset, key.threat, key.network, recipe.objective)
+    look = Lookup.of(key, recipe.objective)
     needs_min = entry.mask in WITH_LOSSES and entry.c_min_quantile is None
     needs_max = entry.mask == "range" and entry.c_max_quantile is None
     own = entry.factory or (entry.mask if is_own(entry.mask) else None)

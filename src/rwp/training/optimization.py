@@ -9,8 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from rwp.errors import UserError
-from rwp.factories import in_one_line
+from rwp.errors import UserError, in_one_line
 from rwp.training.spec import Compilation, OptimizationSpec, TrainSpec
 
 

@@ -26,8 +26,8 @@ from rwp.core.modes import (
 from rwp.core.objectives.base import ExampleLosses, example_losses
 from rwp.core.settings import Criterion, RandomStart
 from rwp.core.weight_perturbation import PerturbationDiagnostics, PerturbedWeights
-from rwp.errors import UserError
-from rwp.factories import call, in_one_line, takes
+from rwp.errors import UserError, in_one_line
+from rwp.factories import call, takes
 
 _TRIED = 2  # images: one alone is refused by batch normalization in train mode
 

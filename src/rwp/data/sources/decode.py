@@ -20,7 +20,7 @@ from PIL import Image
 
 from rwp.data.sizes import box_average
 from rwp.data.sources.image_tree import TreeEntry
-from rwp.errors import UserError
+from rwp.errors import UserError, in_one_line
 
 _CHUNK = 256
 _SERIAL_LIMIT = 8 * _CHUNK  # below this, starting worker processes costs more than it saves
@@ -124,12 +124,12 @@ def decode_image(entry: TreeEntry, image_size: int | None) -> tuple[NDArray[np.u
                 _require_end_of_jpeg(content)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise _unreadable(
-            entry, "an image of fewer pixels", _one_line(error), "scale it down"
+            entry, "an image of fewer pixels", in_one_line(error, named=False), "scale it down"
         ) from (error)
     except UserError:
         raise
     except Exception as error:  # a damaged file may raise anything
-        what = _foreign(content) or f"{type(error).__name__} ({_one_line(error)})"
+        what = _foreign(content) or f"{type(error).__name__} ({in_one_line(error, named=False)})"
         raise _unreadable(entry, "a readable image", what, "replace or remove it") from error
     array = array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
     return array if image_size is None else box_average(array, image_size), notes
@@ -248,7 +248,7 @@ def _to_srgb(pixels: Image.Image, profile: bytes, entry: TreeEntry) -> tuple[Ima
         raise _unreadable(
             entry,
             "a color profile that fits",
-            f"another ({_one_line(error)})",
+            f"another ({in_one_line(error, named=False)})",
             "convert it to sRGB",
         ) from error
     assert shown is not None
@@ -298,7 +298,3 @@ class SizeError(UserError):
 
 def _unreadable(entry: TreeEntry, expected: str, got: str, advice: str) -> UserError:
     return UserError(f"{entry.name}: expected {expected}, got {got}; {advice}")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
