@@ -142,7 +142,7 @@ def _by_whom() -> str:
 class EvaluationProgress:
     """How far an evaluation is, on a terminal, in a log and for `rwp watch`.
 
-    Used as a context manager; while it is open, `told` and `counted` speak through it.
+    Used as a context manager; while it is open, `tracked` and `counted` speak through it.
     """
 
     def __init__(self, name: str) -> None:
@@ -180,7 +180,7 @@ class EvaluationProgress:
         sys.stderr.flush()
 
 
-def told(part: str, steps: Sequence[T]) -> Iterator[T]:
+def tracked(part: str, steps: Sequence[T]) -> Iterator[T]:
     """The steps one by one, telling how far they are where somebody listens."""
     for done, step in enumerate(steps):
         if _current is not None:

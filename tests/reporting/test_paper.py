@@ -10,7 +10,7 @@ import pytest
 
 from rwp.pipeline.load import check_params
 from rwp.reporting.paper import (
-    judge,
+    agreement,
     published_table1,
     published_table2,
     table1_beside_paper,
@@ -32,17 +32,17 @@ def cell(frame: pd.DataFrame, **values: str) -> pd.Series:
 
 def test_one_seed_is_judged_by_the_binomial_error() -> None:
     # sqrt(0.5 * 0.5 / 10000) is half a point
-    assert judge([50.0], 49.5, num_examples=10_000).verdict == "within"
-    assert judge([50.0], 49.49, num_examples=10_000).verdict == "above"
-    found = judge([50.0], 50.6, num_examples=10_000)
+    assert agreement([50.0], 49.5, num_examples=10_000).verdict == "within"
+    assert agreement([50.0], 49.49, num_examples=10_000).verdict == "above"
+    found = agreement([50.0], 50.6, num_examples=10_000)
     assert (found.verdict, found.difference) == ("below", pytest.approx(-0.6))
     assert found.band == pytest.approx(0.5)
 
 
 def test_two_standard_deviations_over_seeds_widen_the_band() -> None:
-    found = judge([49.0, 50.0, 51.0], 51.9, num_examples=10_000)  # deviation 1.0
+    found = agreement([49.0, 50.0, 51.0], 51.9, num_examples=10_000)  # deviation 1.0
     assert (found.verdict, found.band) == ("within", pytest.approx(2.0))
-    assert judge([49.0, 50.0, 51.0], 52.1, num_examples=10_000).verdict == "below"
+    assert agreement([49.0, 50.0, 51.0], 52.1, num_examples=10_000).verdict == "below"
 
 
 def test_the_papers_imported_rows_equal_the_logs_they_name() -> None:

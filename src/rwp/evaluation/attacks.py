@@ -30,7 +30,7 @@ from rwp.evaluation.models import batch_of, borrowed, checked_logits, clean_outc
 from rwp.evaluation.own import own_attack
 from rwp.evaluation.records import Flags, GradientRecord
 from rwp.factories import is_own
-from rwp.progress import told
+from rwp.progress import tracked
 from rwp.rng import generator_for
 from rwp.training.spec import AttackSpec
 
@@ -209,7 +209,7 @@ def evaluate(
         robust, largest, tally = np.zeros_like(clean), 0.0, GradientTally()
         kept: list[Tensor] = []
         with borrowed(model, device):
-            for index, start in enumerate(told(attack.name, range(0, len(images), batch_size))):
+            for index, start in enumerate(tracked(attack.name, range(0, len(images), batch_size))):
                 batch, labels = batch_of(images, start, batch_size, device)
                 generator = generator_for(seed, "evaluation", attack.name, index)
                 with searching(attack, device):

@@ -66,7 +66,7 @@ def _read(name: str, numbers: tuple[str, ...]) -> list[Row]:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Agreement:
     """Ours against the paper's, in percentage points; `band` is what chance allows.
 
     `verdict` is within, above, below or not comparable; or the status of the seed that has no
@@ -80,7 +80,7 @@ class Verdict:
     reason: str = ""
 
 
-def judge(ours: Sequence[float], paper: float, *, num_examples: int) -> Verdict:
+def agreement(ours: Sequence[float], paper: float, *, num_examples: int) -> Agreement:
     """Compare the mean over seeds with a published figure (both in percent).
 
     Chance allows the larger of two standard deviations over seeds (known from two seeds on) and
@@ -93,8 +93,8 @@ def judge(ours: Sequence[float], paper: float, *, num_examples: int) -> Verdict:
     difference = mean - paper
     # Published figures carry two decimals, so the comparison is made on two decimals.
     if round(abs(difference), 2) <= round(band, 2):
-        return Verdict(WITHIN, mean, difference, band)
-    return Verdict(ABOVE if difference > 0 else BELOW, mean, difference, band)
+        return Agreement(WITHIN, mean, difference, band)
+    return Agreement(ABOVE if difference > 0 else BELOW, mean, difference, band)
 
 
 def table1_beside_paper(results: Results, table: Table) -> pd.DataFrame:
@@ -140,18 +140,20 @@ def table2_beside_paper(results: Results, table: Table) -> pd.DataFrame:
 
 def _verdict(
     seeds: Sequence[Row], column: str, paper: float | None, difference: str, images: int
-) -> Verdict:
+) -> Agreement:
     """The verdict on one cell; a seed without a number decides it."""
     for row in seeds:
         if row["status"] != OK:
-            return Verdict(row["status"], reason=f"seed {row['seed']}: {row['reason']}")
+            return Agreement(row["status"], reason=f"seed {row['seed']}: {row['reason']}")
     values = [row[column] for row in seeds]
     if None in values:
-        return Verdict(MISSING, reason=f"needs {LAST_EPOCHS} epochs")
+        return Agreement(MISSING, reason=f"needs {LAST_EPOCHS} epochs")
     mean = statistics.fmean(values)
     if paper is None or difference or not images:
-        return Verdict(NOT_COMPARABLE, ours=mean, reason=difference or "the paper has no such cell")
-    return judge(values, paper, num_examples=images)
+        return Agreement(
+            NOT_COMPARABLE, ours=mean, reason=difference or "the paper has no such cell"
+        )
+    return agreement(values, paper, num_examples=images)
 
 
 def _origin(paper: Row | None) -> Row:

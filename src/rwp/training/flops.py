@@ -70,7 +70,7 @@ def timed(work: Work, name: str) -> Iterator[None]:
         setattr(work, name, getattr(work, name) + time.monotonic() - started)
 
 
-class Passes:
+class PassCounter:
     """Counts the passes through a model in a step and their images, and from that its FLOPs.
 
     A gradient of the images costs what the forward pass does, one of the weights twice as much.

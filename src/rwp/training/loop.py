@@ -31,7 +31,7 @@ from rwp.errors import UserError
 from rwp.factories import is_own
 from rwp.rng import derived_seed, generator_for
 from rwp.training.batches import Batch, Batches, Indices, attack_start
-from rwp.training.flops import Passes, Work, forward_flops, timed
+from rwp.training.flops import PassCounter, Work, forward_flops, timed
 from rwp.training.history import Row, Tally
 from rwp.training.image_losses import ImageLosses
 from rwp.training.measure import measure
@@ -87,7 +87,7 @@ class Training:
         self.measured_runner = self.runner
         if self.average is not None:
             self.measured_runner = compiled(self.average.module, how)
-        self.passed = Passes(self.runner, forward_flops(model, batches.images[:1].float()))
+        self.passed = PassCounter(self.runner, forward_flops(model, batches.images[:1].float()))
 
     @property
     def _has_own_code(self) -> bool:
