@@ -302,7 +302,7 @@ class SearchFigure(Setting):
 
 
 class MovementFigure(Setting):
-    """Which images are learned by heart: by their loss group at an epoch, the share in the lowest.
+    """Which images are memorized: by their loss group at an epoch, the share in the lowest.
 
     For suites with `keep_losses`.
     """

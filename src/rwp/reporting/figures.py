@@ -68,7 +68,7 @@ READING = {
     " looked at.",
     "movement": "Training images by the range of their adversarial loss (nats) at the vertical"
     " line; of each group, the share whose loss is in the lowest range in each epoch: who is"
-    " learned by heart, and when.",
+    " memorized, and when.",
 }
 
 

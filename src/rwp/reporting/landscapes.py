@@ -16,7 +16,7 @@ def excess_of(measured: pd.DataFrame) -> pd.DataFrame:
     """How much more the loss of training images rises than that of test images of the same group.
 
     A group that is picked for its low loss at w rises under any noise; what training images rise
-    beyond test images is what was learned by heart. Columns: seed, epoch, group, offset, excess
+    beyond test images is what was memorized. Columns: seed, epoch, group, offset, excess
     (nats); no rows where no test images were measured.
     """
     changes = {

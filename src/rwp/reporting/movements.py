@@ -1,7 +1,7 @@
 """How training images move between loss groups: from losses.npz, which images are learned when.
 
 Groups are ranges of an image's adversarial loss, half open, and one for what lies above. An image
-counts as learned by heart in an epoch in which its loss lies in the lowest group.
+counts as memorized in an epoch in which its loss lies in the lowest group.
 """
 
 from __future__ import annotations
