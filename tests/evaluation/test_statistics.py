@@ -9,6 +9,7 @@ from rwp.evaluation.statistics import (
     Tested,
     bootstrap_difference,
     crossed_difference,
+    crossed_mean,
     interval,
     mcnemar,
 )
@@ -178,6 +179,44 @@ def test_over_three_seeds_the_interval_covers_what_it_says():
         held += found.low <= 0 <= found.high
         assert (found.p_value < 0.05) == (not found.low <= 0 <= found.high)
     assert held >= 0.93 * 400
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_p_value_is_small_exactly_where_the_interval_leaves_the_value_out(seed):
+    """Also where one part's variance is nothing but rounding, and with few images."""
+    rng = np.random.default_rng(seed)
+    num_seeds, num_images = int(rng.integers(2, 14)), int(rng.choice([1, 2, 3, 10, 200]))
+    both, seeds, images = rng.choice([0.0, 1e-13, 1.0], size=3)
+    values = rng.choice([0.0, 5.0]) + both * rng.normal(size=(num_seeds, num_images))
+    values += seeds * rng.normal(size=(num_seeds, 1)) + images * rng.normal(size=(1, num_images))
+    found = crossed_mean(values)
+    if found.error == 0:
+        return
+    half = found.high - found.estimate
+    for share in (0.0, 0.5, 0.999, 1.001, 2.0, 50.0):
+        p_value = found.p_value(found.estimate + share * half)
+        assert (p_value < 0.05) == (share > 1)
+        assert 0 < p_value <= 1
+
+
+def test_seeds_decide_where_images_vary_by_rounding_alone():
+    """All images right under two seeds, none under the third: the t test of three seeds."""
+    values = np.zeros((3, 200))
+    values[:2] = 100.0
+    expected = stats.ttest_1samp([100.0, 100.0, 0.0], 0.0).pvalue
+    assert crossed_mean(values).p_value(0.0) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("num_seeds", range(2, 20))
+def test_far_away_the_p_value_is_that_of_the_seeds(num_seeds):
+    """Where few seeds spread, however many images there are; scipy's quantiles end early."""
+    rng = np.random.default_rng(num_seeds)
+    values = 1000.0 + rng.normal(size=(num_seeds, 1)) + 1e-9 * rng.normal(size=(1, 5000))
+    expected = stats.ttest_1samp(values.mean(axis=1), 0.0).pvalue
+    assert crossed_mean(values).p_value(0.0) == pytest.approx(expected, rel=1e-6)
+    apart = np.zeros((num_seeds, 2000))
+    apart[:, :1200] = -100.0  # seeds alike, images far apart
+    assert 0 < crossed_mean(apart).p_value(0.0) < 1e-10 or num_seeds == 2
 
 
 def test_outcomes_of_other_images_are_refused():

@@ -12,10 +12,11 @@ import pytest
 
 from rwp.errors import UserError
 from rwp.evaluation.statistics import crossed_difference, mcnemar
+from rwp.files import read_object, write_json
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Setting
 from rwp.pipeline.suites import setting_keys
-from rwp.reporting.against import against, sentences, trained_otherwise, write_against
+from rwp.reporting.against import against, p_text, sentences, trained_otherwise, write_against
 from rwp.reporting.gathered import gather
 
 from .conftest import Project
@@ -61,7 +62,7 @@ def mine(tmp_path: Path, seeds: range, share: float = 0.5, **change: Any) -> Pro
 
 
 def compared(project: Project, folder: Path) -> pd.DataFrame:
-    return against(project.params, "demo", "mine", folder, root=project.root)
+    return against(project.params, "demo", "mine", folder, root=project.root)[0]
 
 
 def test_image_by_image_and_seed_by_seed(tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_the_same_networks_are_no_test(tmp_path: Path) -> None:
     folder = committed(tmp_path)
     project = mine(tmp_path, range(4))
     play(project, "at", 0.3, range(4))
-    frame = against(project.params, "demo", "at", folder, root=project.root)
+    frame, _ = against(project.params, "demo", "at", folder, root=project.root)
     found = dict(frame[frame["seed"] == "all"].groupby("against")["finding"].first())
     assert found["AT (demo)"] == "the same networks: not tested"
     assert frame["p_value"].notna().sum() == 2
@@ -117,6 +118,26 @@ def test_one_seed_speaks_of_two_networks(tmp_path: Path) -> None:
     assert row["p_value"] == pytest.approx(mcnemar(own, theirs).p_value)
     assert row["finding"] == "this MINE network is better"
     assert (row["seed"], row["num_seeds"]) == ("0", 1)
+
+
+def test_a_seed_that_is_left_out_is_named_with_the_reason(tmp_path: Path) -> None:
+    """Its number is in no mean, though its record lies there or could."""
+    folder, project = committed(tmp_path), mine(tmp_path, range(4), share=0.7)
+    record = project.root / project.table2_keys("mine")[2].directory / "evaluation/best"
+    content = read_object(record / "autoattack.json")
+    write_json(record / "autoattack.json", content | {"num_examples": "many"})
+    frame, left_out = against(project.params, "demo", "mine", folder, root=project.root)
+    assert set(frame["num_seeds"]) == {1, 3}
+    (line,) = left_out
+    assert line.startswith("MINE, best, autoattack: left out seed 2: expected")
+    (record / "autoattack.json").unlink()
+    _, left_out = against(project.params, "demo", "mine", folder, root=project.root)
+    assert left_out == ["MINE, best, autoattack: left out seed 2: this attack has not been run"]
+
+
+def test_a_corrected_p_value_shows_on_which_side_of_the_level_it_lies() -> None:
+    found = [p_text(p) for p in (0.0504, 0.05, 0.04999, 0.0123, 1.0)]
+    assert found == ["0.0504", "0.05", "0.05", "0.012", "1"]
 
 
 @pytest.mark.slow
@@ -146,7 +167,7 @@ def test_a_method_of_the_same_name_keeps_its_own_verdict(tmp_path: Path) -> None
     gather(content, "demo", root=root, target=tmp_path / "docs")
     own = Project(tmp_path / "mine", check_params(settings(2)), "demo")
     play(own, "at", 0.8, range(2))
-    frame = against(own.params, "demo", "at", tmp_path / "docs", root=own.root)
+    frame, _ = against(own.params, "demo", "at", tmp_path / "docs", root=own.root)
     row = frame[frame["against"] == "AT (demo)"].iloc[-1]
     assert (row["recipe"], row["attack"], row["seed"]) == ("AT", "autoattack", "all")
     assert row["p_holm"] < 0.05

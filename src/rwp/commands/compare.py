@@ -26,9 +26,9 @@ def compare(
     from rwp.reporting.against import against, sentences, trained_otherwise, write_against
 
     params = load_params(params_file)
-    frame = against(params, suite, recipe, baselines, root=Path.cwd())
+    frame, left_out = against(params, suite, recipe, baselines, root=Path.cwd())
     for line in sentences(frame):
         print(line)
-    for line in trained_otherwise(params, suite, recipe, baselines):
+    for line in (*left_out, *trained_otherwise(params, suite, recipe, baselines)):
         print(f"note: {line}")
     print(write_against(frame, suite, recipe, root=Path.cwd()))

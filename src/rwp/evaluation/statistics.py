@@ -14,7 +14,7 @@ from rwp.evaluation.records import Flags
 
 # Of equal values; of their size. Three times 57.14 have a mean of 57.14000000000001.
 _ROUNDING = 1e-12
-_SMALLEST = 1e-300  # of p-values
+_SMALLEST = 1e-150  # of p-values; quantiles further out are wrong in scipy where seeds are few
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,11 @@ class Tested(Interval):
         return max(weighted, of_seeds * self.by_seed**0.5 / self.error)
 
     def p_value(self, value: float) -> float:
-        """Two-sided, of the mean being `value`; 1 where nothing varies: that proves nothing."""
+        """Two-sided, of the mean being `value`; 1 where nothing varies: that proves nothing.
+
+        It is at most 1 less the confidence where the interval of that confidence leaves `value`
+        out, and at least 1e-150.
+        """
         if self.error == 0:
             return 1.0
         distance = abs(self.estimate - value) / self.error
@@ -197,13 +201,15 @@ class Tested(Interval):
         if self._seeds_alone:
             return of_seeds
         # The level at which the distance is just told lies between those of the two parts.
-        low, high = np.log(max(of_images, _SMALLEST)), np.log(max(of_seeds, _SMALLEST))
+        low, high = sorted(np.log([max(of_images, _SMALLEST), max(of_seeds, _SMALLEST)]))
 
         def spare(level: float) -> float:
             return self.errors(np.exp(level) / 2) - distance
 
-        if spare(low) * spare(high) >= 0:  # one part alone counts, or beyond what floats hold
-            return of_images if self.by_seed == 0 else float(np.exp(low))
+        if spare(low) <= 0:  # but for rounding: images alone count, or it is smaller than any told
+            return float(np.exp(low))
+        if spare(high) >= 0:  # but for rounding: seeds alone count
+            return float(np.exp(high))
         return float(np.exp(optimize.brentq(spare, low, high)))
 
     def detectable(self, power: float, *, confidence: float = 0.95) -> float:

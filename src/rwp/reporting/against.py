@@ -18,7 +18,7 @@ from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import setting_keys
 from rwp.reporting.gathered import Opened, opened
 from rwp.reporting.labels import method_label
-from rwp.reporting.pairs import ALL_SEEDS, ONE_START, doubt, finding, holm, images_of, pair
+from rwp.reporting.pairs import ALL_SEEDS, LEVEL, ONE_START, doubt, finding, holm, images_of, pair
 from rwp.reporting.results import (
     Run,
     decided_by_start,
@@ -41,15 +41,15 @@ Seen = dict[tuple[str, str, int], EvaluationRecord]  # checkpoint, attack, seed
 
 def against(
     params: Params, suite: str, recipe: str, folder: Path, *, root: Path | str = "."
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, list[str]]:
     """Each of Table 1's recipes in a gathered folder, taken from a recipe of this project.
 
-    `difference` is the recipe less the gathered one, in points, with its 95 % interval: per seed
-    over images, and over seeds and images in the row of all seeds that both have. Where there is
-    one seed alone the test is McNemar's, of these two networks, and there is none under an attack
-    that a random start decides. `p_holm` is corrected for all tests of the frame. Under attack,
-    nothing is found of networks whose verdict is red or that answer differently each time. Nothing
-    of the folder is trained or attacked again.
+    Also which seeds were left out, and why. `difference` is the recipe less the gathered one, in
+    points, with its 95 % interval: per seed over images, and over seeds and images in the row of
+    all seeds that both have. Where there is one seed alone the test is McNemar's, of these two
+    networks, and there is none under an attack that a random start decides. `p_holm` is corrected
+    for all tests of the frame. Under attack, nothing is found of networks whose verdict is red or
+    that answer differently each time. Nothing of the folder is trained or attacked again.
 
     Raises:
         UserError: no such recipe; nothing of it is attacked; it was trained or attacked on other
@@ -58,11 +58,13 @@ def against(
     choose(params.suites, suite, "suite", "--suite")
     choose(params.suites[suite].recipes, recipe, "recipe", f"suites.{suite}.recipes")
     rows: list[dict[str, Any]] = []
+    left_out: list[str] = []
     with opened(folder) as place:
         own = _side(params, suite, recipe, Path(root))
         if not own.seen:
+            first = ": ".join(next(iter(own.missing.values())))
             raise UserError(
-                f"{recipe}: expected records of its runs, found none ({own.missing[0]}); build "
+                f"{recipe}: expected records of its runs, found none ({first}); build "
                 f"them: snakemake --cores all {' '.join(_targets(params, suite, recipe))}"
             )
         doubts = {method_label(recipe): own.doubt}
@@ -72,6 +74,8 @@ def against(
             names = {"recipe": method_label(recipe), "against": _their_label(recipe, other, place)}
             doubts[names["against"]] = theirs.doubt
             rows += [names | row for row in _rows(own.seen, theirs.seen, recipe, place)]
+            left_out += _left_out(own, theirs, names["recipe"])
+            left_out += _left_out(theirs, own, names["against"])
     if not rows:
         raise UserError(
             f"{folder}: expected records of the attacks and seeds that {recipe} has, found none; "
@@ -81,7 +85,20 @@ def against(
     frame["p_holm"] = holm(frame["p_value"].astype(float))
     doubts = {name: why for name, why in doubts.items() if why}
     frame["finding"] = [finding(row, doubts, name="recipe") for row in frame.to_dict("records")]
-    return frame
+    return frame, list(dict.fromkeys(left_out))
+
+
+def _left_out(side: Side, other: Side, label: str) -> Iterator[str]:
+    """Seeds that this side cannot be compared under though the other has them, by reason."""
+    found: dict[tuple[str, str], dict[int, None]] = {}
+    for where, (_, reason) in side.missing.items():
+        checkpoint, attack, seed = where
+        compared = any(place[:2] == where[:2] for place in side.seen.keys() & other.seen.keys())
+        if compared and where in other.seen:
+            found.setdefault((f"{checkpoint}, {attack}", reason), {})[seed] = None
+    for (what, reason), seeds in found.items():
+        listed = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+        yield f"{label}, {what}: left out {listed}: {reason}"
 
 
 def _their_label(recipe: str, other: str, place: Opened) -> str:
@@ -96,14 +113,15 @@ class Side:
 
     seen: Seen
     runs: dict[int, Run]  # the finished ones, by seed
-    missing: list[str]
+    missing: dict[tuple[str, str, int], tuple[str, str]]  # like `seen`: which file, and why
     doubt: str  # why nothing is found of it; often empty
 
 
 def _side(params: Params, suite: str, recipe: str, root: Path) -> Side:
     seen: Seen = {}
     runs: dict[int, Run] = {}
-    missing, doubts = [], []
+    missing: dict[tuple[str, str, int], tuple[str, str]] = {}
+    doubts = []
     steps = Steps(params)
     for key in setting_keys(params, suite, Setting(), recipe):
         run = read_run(steps, key, root=root)
@@ -115,7 +133,10 @@ def _side(params: Params, suite: str, recipe: str, root: Path) -> Side:
                 row = read_attack(steps, key, run, attack, root, checkpoint)
                 record: EvaluationRecord | None = row["outcome"]
                 if record is None:
-                    missing.append(f"{row['record'] or row['run']}: {row['reason']}")
+                    missing[checkpoint, attack, key.seed] = (
+                        row["record"] or row["run"],
+                        row["reason"],
+                    )
                 else:
                     seen[checkpoint, attack, key.seed] = record
                     warnings += record.warnings
@@ -193,8 +214,16 @@ def _differing(own: TrainSpec, theirs: TrainSpec) -> Iterator[str]:
     """Settings that are no method's own: network, images, length, batches, learning rates."""
     yield from _others(own, theirs, "architecture", "normalize", "threat", "augmentation")
     yield from _others(own, theirs, "selection", "held_out_fraction", "unlabeled")
+    if _chosen_by(own) != _chosen_by(theirs):
+        yield "choice of the best epoch"
     yield from _others(own.data, theirs.data, "per_class", "image_size")
     yield from _others(own.optimization, theirs.optimization, *vars(own.optimization))
+
+
+def _chosen_by(spec: TrainSpec) -> tuple[Any, ...]:
+    """What `best` was chosen by: the attack, how often it is looked at, on how many test images."""
+    images = spec.curve_examples if spec.selection == "test" else None
+    return spec.monitor_of(spec.selection), spec.selection_every, images
 
 
 def _others(own: Any, theirs: Any, *names: str) -> Iterator[str]:
@@ -227,6 +256,13 @@ def _check_same(one: EvaluationRecord, other: EvaluationRecord, recipe: str, pla
         )
 
 
+def p_text(p_value: float) -> str:
+    """A p-value in two digits, or in as many as show on which side of the level it lies."""
+    told = p_value <= LEVEL
+    texts = (f"{p_value:.{digits}g}" for digits in range(2, 18))
+    return next(text for text in texts if (float(text) <= LEVEL) == told)
+
+
 def sentences(frame: pd.DataFrame) -> Iterator[str]:
     """The rows that were tested, as a person reads them."""
     for row in frame[frame["p_holm"].notna()].to_dict("records"):
@@ -234,7 +270,7 @@ def sentences(frame: pd.DataFrame) -> Iterator[str]:
         yield (
             f"{row['recipe']} - {row['against']}, {row['checkpoint']}, {row['attack']}: "
             f"{row['difference']:+.2f} points ({row['low']:+.2f} to {row['high']:+.2f}; "
-            f"p {row['p_value']:.2g}, corrected {row['p_holm']:.2g}), {seeds}, "
+            f"p {row['p_value']:.2g}, corrected {p_text(row['p_holm'])}), {seeds}, "
             f"{row['num_examples']:,} images: {row['finding']}"
         )
 

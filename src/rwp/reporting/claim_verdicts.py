@@ -140,11 +140,14 @@ def _together(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _judged(claim: Claim, terms: Mapping[Term, float], values: Values) -> dict[str, Any]:
     """One sum over seeds and images."""
     row: dict[str, Any] = {"seeds": len(values)}
-    row["images"] = values.shape[1] if values.shape[1] > 1 else None
+    row["images"] = values.shape[1] if any(term.is_record for term in terms) else None
     if not np.isfinite(values).all():
         return row | {"outcome": NOT_TOLD, "reason": "a value is not finite: nothing can be tested"}
     if len(values) < 2:
         reason = "one training seed: how far seeds spread is not known"
+        return row | {"outcome": NOT_TOLD, "estimate": float(values.mean()), "reason": reason}
+    if row["images"] == 1:
+        reason = "one image: how far images spread is not known"
         return row | {"outcome": NOT_TOLD, "estimate": float(values.mean()), "reason": reason}
     found = crossed_mean(values)
     row["estimate"] = found.estimate

@@ -80,6 +80,10 @@ class Claim(Frozen):
             if len({parse(term).what == LANDSCAPE for term in terms}) > 1:
                 raise ValueError(f"terms: expected {LANDSCAPE} alone, got others too; split it")
             self._check_share(terms)
+        units = dict.fromkeys(parse(term).unit for terms in self.sums for term in terms)
+        if len(units) > 1:
+            found = " and ".join(unit or "numbers without a unit" for unit in units)
+            raise ValueError(f"terms: expected values of one unit, got {found}; split it")
         return self
 
     def _check_share(self, terms: Terms) -> None:
