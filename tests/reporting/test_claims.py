@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from rwp.reporting.claim_verdicts import (
 )
 from rwp.reporting.claims import FILE, Claim, checked_claims, moved, parse, read_claims
 from rwp.reporting.figures import write_suite_figure
-from rwp.reporting.landscapes import mean_excess
 from rwp.reporting.report import render_report
 from rwp.reporting.results import records
 from rwp.strict_yaml import read_yaml
@@ -530,22 +530,24 @@ def landscapes(root: Path, num_seeds: int, *, test_images: bool = True) -> Proje
     content = shown_content()
     suite = content["suites"]["demo"]
     suite["seeds"] = list(range(num_seeds))
-    suite["figures"]["fig2"] |= {"num_seeds": num_seeds, "test_images": test_images}
+    suite["figures"]["fig2"] |= {
+        **{"num_seeds": num_seeds, "test_images": test_images, "num_points": 5}
+    }
     return Project(root, check_params(content), "demo")
 
 
 def around(
     project: Project,
-    epoch: int,
     rise: dict[tuple[int, str, str], float],
-    offsets: tuple[float, ...],
     name: str = "fig2",
 ) -> Path:
     """Losses that rise by so much per unit of the offset, by seed, split and group."""
+    spec = landscape_spec(project.params, "demo", name)
     rows = [
         f"{seed},{split},{epoch},{group},{offset},1,{height * abs(offset)},9"
+        for epoch in spec.epochs
         for (seed, split, group), height in rise.items()
-        for offset in offsets
+        for offset in (-1.0, -0.5, 0.0, 0.5, 1.0)
     ]
     path = project.root / f"results/demo/landscapes/{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -569,21 +571,21 @@ def test_the_excess_of_training_over_test_images_by_seed(tmp_path: Path) -> None
     for seed, more in enumerate((2.0, 2.1, 2.2)):
         rise |= {(seed, "train", "0-0.5"): 5 + more, (seed, "test", "0-0.5"): 5.0}
         rise |= {(seed, "train", "1-1.5"): 9.0, (seed, "test", "1-1.5"): 8.0}
-    around(project, epoch, rise, (-1.0, -0.5, 0.0, 0.5, 1.0))
+    around(project, rise)
     row = judged(project, first=entry)["first"]
     assert row["estimate"] == pytest.approx(0.5 * (2.1 - 1))  # over the inner half alone
     assert (row["seeds"], row["images"], row["outcome"]) == (3, None, "holds")
     del rise[1, "test", "0-0.5"]  # a group that no test image is in
-    around(project, epoch, rise, (-1.0, -0.5, 0.0, 0.5, 1.0))
+    around(project, rise)
     reason = judged(project, first=entry)["first"]["reason"]
     assert reason.endswith("fig2.csv: seed 1 has no images of 0-0.5 nats in both")
     rise[1, "test", "0-0.5"] = 5.0
-    path = around(project, epoch, rise, (-1.0, -0.5, 0.0, 0.5, 1.0))
+    path = around(project, rise)
     rows = path.read_text().splitlines()
     lost = next(row for row in rows if row.startswith(f"2,train,{epoch},0-0.5,0.5,"))
     path.write_text("\n".join(row for row in rows if row != lost) + "\n", encoding="utf-8")
-    left = mean_excess(path, epoch=epoch, group="0-0.5")
-    assert set(left) == {0, 1}  # the mean of seed 2 would be of other offsets
+    with pytest.raises(UserError, match=r"got 4 others of 0-0.5 nats, train, seed 2, after epoch"):
+        judged(project, first=entry)
 
 
 def test_a_landscape_of_other_settings_or_code_tells_nothing(tmp_path: Path) -> None:
@@ -593,7 +595,7 @@ def test_a_landscape_of_other_settings_or_code_tells_nothing(tmp_path: Path) -> 
     rise = {
         (seed, split, "0-0.5"): h for seed in (0, 1) for split, h in (("train", 3), ("test", 2))
     }
-    path = around(project, spec.epochs[0], rise, (-1.0, -0.5, 0.0, 0.5, 1.0))
+    path = around(project, rise)
     assert judged(project, x=entry)["x"]["outcome"] == "not told"  # the seeds do not spread
 
     def tells_nothing(reason: str) -> None:
@@ -613,14 +615,47 @@ def test_a_landscape_of_other_settings_or_code_tells_nothing(tmp_path: Path) -> 
     tells_nothing("of unknown settings")
 
 
-@pytest.mark.parametrize("content", ["", "seed,split\n0,train\n"])
-def test_a_landscape_that_is_no_table_is_one_line(tmp_path: Path, content: str) -> None:
+HEAD = "seed,split,epoch,group,offset,loss,change,num_examples"
+
+
+@pytest.mark.parametrize(
+    ("broken", "fault"),
+    [
+        (lambda rows: [], "no column seed, split"),
+        (lambda rows: ["seed,split", "0,train"], "no column epoch, group"),
+        (lambda rows: [HEAD], "something else than numbers under loss"),
+        (lambda rows: [*rows, rows[1]], "some of them twice"),
+        (lambda rows: [rows[0], *(row for row in rows[1:] if row[0] != "1")], "none of the test"),
+        (
+            lambda rows: [*rows, rows[1].replace("0,", "7,", 1)],
+            "more, of the train images of seed 7",
+        ),
+        (lambda rows: [row.replace("0.5,1,", "0.4,1,") for row in rows], "5 others of 0-0.5 nats"),
+        (lambda rows: rows[:-1], "4 others of 0-0.5 nats"),
+        (
+            lambda rows: [*rows[:-1], rows[-1].replace(",1.0,", ",x,")],
+            "something else than numbers",
+        ),
+        (
+            lambda rows: [row.replace("0,", "s0,", 1) for row in rows],
+            "else than numbers under seed",
+        ),
+    ],
+)
+def test_a_landscape_that_is_not_whole_is_one_line(
+    tmp_path: Path, broken: Callable[[list[str]], list[str]], fault: str
+) -> None:
+    """Neither a claim nor the figure is made of what is left of it."""
     project = landscapes(tmp_path, 2)
     epoch = landscape_spec(project.params, "demo", "fig2").epochs[0]
-    around(project, epoch, {}, ()).write_text(content)
+    rise = {(seed, split, "0-0.5"): 3.0 for seed in (0, 1) for split in ("train", "test")}
+    path = around(project, rise)
+    path.write_text("\n".join(broken(path.read_text().splitlines())) + "\n", encoding="utf-8")
     entry = {"says": "x", "terms": {f"at landscape_excess {epoch}/0-0.5": 1}, "above": 0}
-    with pytest.raises(UserError, match=r"fig2.csv: expected losses by seed and split, got none"):
+    with pytest.raises(UserError, match=rf"fig2.csv: expected losses of each seed.*{fault}"):
         judged(project, x=entry)
+    with pytest.raises(UserError, match=rf"fig2.csv: expected losses of each seed.*{fault}"):
+        write_suite_figure(project.results("fig2"), "fig2")
 
 
 def test_landscapes_of_other_numbers_of_seeds_are_compared_on_the_seeds_of_both(
@@ -630,15 +665,16 @@ def test_landscapes_of_other_numbers_of_seeds_are_compared_on_the_seeds_of_both(
     content = shown_content()
     suite = content["suites"]["demo"]
     suite["seeds"], suite["figures"]["fig2"]["test_images"] = [0, 1, 2], True
-    own = {"recipe": "at-rwp", "num_seeds": 2}
+    own = {"recipe": "at-rwp", "num_seeds": 2, "num_points": 5}
     suite["figures"]["rwp"] = suite["figures"]["fig2"] | own
-    suite["figures"]["fig2"] |= {"num_seeds": 3}
+    suite["figures"]["fig2"] |= {"num_seeds": 3, "num_points": 5}
     project = Project(tmp_path, check_params(content), "demo")
-    epoch, offsets = suite["figures"]["fig2"]["epochs"][0], (-1.0, -0.5, 0.0, 0.5, 1.0)
+    epoch = suite["figures"]["fig2"]["epochs"][0]
     for name, height in (("rwp", 2.0), ("fig2", 3.0)):
-        rise = {(seed, "train", "0-0.5"): height * (seed + 1) for seed in range(3)}
-        rise |= {(seed, "test", "0-0.5"): 0.0 for seed in range(3)}
-        around(project, epoch, rise, offsets, name)
+        seeds = range(suite["figures"][name]["num_seeds"])
+        rise = {(seed, "train", "0-0.5"): height * (seed + 1) for seed in seeds}
+        rise |= {(seed, "test", "0-0.5"): 0.0 for seed in seeds}
+        around(project, rise, name)
     terms = {
         f"{recipe} landscape_excess {epoch}/0-0.5": w for recipe, w in (("at", 1), ("at-rwp", -1))
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,14 @@ def test_level_lines_are_of_the_seeds_of_the_points(
     write_suite_figure(project.results("fig3a"), "fig3a")
     levels = seen[0].set_index("measure")["accuracy"]
     assert levels["best"] == pytest.approx(40.0)
+    content["suites"]["demo"]["sweeps"]["c-min"]["num_seeds"] = 2
+    project = Project(tmp_path, check_params(content), "demo")
+    project.write_all()
+    write_suite_figure(project.results("fig3a"), "fig3a")
+    assert set(seen[1]["name"]) == {"AT"}
+    (project.root / project.table1_keys("at")[1].directory / "run.json").unlink()
+    write_suite_figure(project.results("fig3a"), "fig3a")
+    assert seen[2] is None  # AT's level would be of one seed alone
 
 
 def test_plain_training_beside_removal_is_of_the_same_seeds(tmp_path: Path) -> None:
@@ -190,6 +199,9 @@ def test_plain_training_beside_removal_is_of_the_same_seeds(tmp_path: Path) -> N
     frame = pd.read_csv(csv)
     assert list(frame["series"].drop_duplicates()) == ["test", "train", "AT, test", "removed"]
     assert set(frame[frame["series"] == "AT, test"]["value"]) == {40.0}
+    shutil.rmtree(project.root / project.table1_keys("at")[0].directory)
+    frame = pd.read_csv(write_suite_figure(project.results("fig4b"), "fig4b")[0])
+    assert list(frame["series"].drop_duplicates()) == ["test", "train", "removed"]
 
 
 def test_a_value_whose_training_failed_is_marked_and_the_others_stay(demo: Project) -> None:

@@ -307,6 +307,8 @@ def test_a_history_whose_accuracies_are_no_shares_gives_no_number(few: Project, 
     run = read_run_folder(folder)
     assert (run.status, run.numbers) == ("inconsistent", {})
     assert f"gives test_robust_accuracy {value!r} at epoch 0, no share" in run.reason
+    (folder / "run.json").unlink()  # nor while the training goes on
+    assert read_run_folder(folder).status == "inconsistent"
 
 
 def test_a_history_that_goes_on_after_the_last_epoch_gives_no_number(few: Project) -> None:

@@ -113,6 +113,11 @@ def test_what_cannot_be_compared_says_so(resnet: Project, demo: Project) -> None
     assert beside_published(folder, setting=AT).setting == AT
     with pytest.raises(UserError, match="expected a published log of csdongxian/AWP, got 'x'"):
         beside_published(folder, setting="x")
+    rows = (folder / "history.jsonl").read_text().splitlines()
+    (folder / "history.jsonl").write_text("\n".join([rows[0], *rows[2:]]) + "\n")
+    (folder / "run.json").unlink()
+    with pytest.raises(UserError, match="has epoch 2 in the place of 1; train it again"):
+        beside_published(folder, setting=AT)
     with pytest.raises(UserError, match="expected a run with a history"):
         beside_published(demo.root / "nothing")
 

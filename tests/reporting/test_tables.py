@@ -8,10 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from rwp.errors import UserError
+from rwp.evaluation.records import pack
 from rwp.files import sha256_file
 from rwp.pipeline.load import check_params
 from rwp.reporting.rates import own_rates
@@ -275,8 +277,9 @@ def test_a_record_of_another_step_count_is_stale(demo: Project) -> None:
 
 
 def _part(size: int, **changes: object) -> dict[str, object]:
-    part = {"rule": "stratified", "seed": 0, "size": size, "of": 800, "sha256": "0", "mask": ""}
-    return {"part": part | changes}
+    part = {"rule": "stratified", "seed": 0, "size": size, "of": 800, "sha256": "0"} | changes
+    mask = "" if part["rule"] == "all" else pack(np.arange(800) < size)
+    return {"part": part | {"mask": mask}}
 
 
 @pytest.mark.parametrize(
@@ -313,6 +316,45 @@ def test_a_record_of_another_seed_or_of_other_images_is_stale(
     assert row["status"] == ("stale" if reason else "ok")
     assert reason in row["reason"]
     assert pd.isna(table.frame.loc[0, "pgd20"]) == bool(reason)
+
+
+@pytest.mark.parametrize("written", [{}, _part(400, rule="all", seed=None, of=400)])
+def test_a_record_of_fewer_than_all_images_is_stale(
+    demo: Project, written: dict[str, object]
+) -> None:
+    """A mean over seeds would be one over other images under each of them."""
+    demo.write_all()
+    (key,) = demo.table2_keys("at")
+    demo.write_record(key, "pgd-20", 220, **written)
+    passport = demo.root / "data" / key.dataset / "passport.json"
+    passport.parent.mkdir(parents=True, exist_ok=True)
+    for count, reason in ((400, ""), (10_000, "made with 400 of the 10000 test images")):
+        passport.write_text(json.dumps({"files": {"test.pt": {"count": count}}}))
+        row = table2(demo.results()).details.query("defense == 'AT' and attack == 'pgd-20'").iloc[0]
+        assert row["reason"] == reason
+        assert pd.isna(row["accuracy"]) == bool(reason)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"rule": "all", "seed": None, "of": 800},
+        {"mask": pack(np.arange(800) < 399)},
+        {"mask": "AA=="},
+        {"mask": "?"},
+        {"of": 10**18},
+    ],
+)
+def test_a_part_that_contradicts_its_mask_gives_no_number(
+    demo: Project, part: dict[str, object]
+) -> None:
+    demo.write_all()
+    (key,) = demo.table2_keys("at")
+    whole = _part(400)["part"]
+    assert isinstance(whole, dict)
+    demo.write_record(key, "pgd-20", 220, part=whole | {"mask": ""} | part)
+    row = table2(demo.results()).details.query("defense == 'AT' and attack == 'pgd-20'").iloc[0]
+    assert row["status"] == "inconsistent"
 
 
 def test_unknown_formats_are_refused(demo: Project) -> None:

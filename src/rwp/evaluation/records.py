@@ -56,6 +56,13 @@ class PartRecord(Spec):
     sha256: str  # of the images' places in the set
     mask: str  # one bit per image of the set: taken or not; empty where all are
 
+    def __post_init__(self) -> None:
+        taken = int(unpack(self.mask, self.of).sum()) if self.mask else self.of
+        if taken != self.size:
+            raise ValueError(
+                f"expected a part of {self.size} images, got a mask of {taken} of {self.of}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class GradientRecord(Spec):

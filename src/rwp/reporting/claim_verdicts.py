@@ -25,7 +25,7 @@ from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import seeds_of, setting_keys
 from rwp.reporting.claims import FILE, LANDSCAPE, POINTS, Claim, Term, parse, read_claims
-from rwp.reporting.landscapes import mean_excess
+from rwp.reporting.landscapes import mean_excess, read_landscape
 from rwp.reporting.lines import monitors_differ
 from rwp.reporting.pairs import LEVEL, doubt, holm, holm_factors, images_of
 from rwp.reporting.results import (
@@ -248,16 +248,11 @@ class _Reader:
             seeds = [key.seed for key in spec.keys]
             step = self.steps.landscape(self.suite_name, path.stem)
             why = why_landscape_stale(step, self.root) if path.exists() else "not measured"
-            there = {} if why else mean_excess(path, epoch=int(epoch), group=group)
-            reasons = (
-                [why]
-                if why
-                else [
-                    f"seed {seed} has no images of {group} nats in both"
-                    for seed in seeds
-                    if seed not in there
-                ]
-            )
+            there, reasons = dict[int, float](), [why]
+            if not why:
+                there = mean_excess(read_landscape(path, spec), epoch=int(epoch), group=group)
+                lacking = [seed for seed in seeds if seed not in there]
+                reasons = [f"seed {seed} has no images of {group} nats in both" for seed in lacking]
             missing += [f"{step.outputs[0]}: {reason}" for reason in reasons]
             found.append([there.get(seed, np.nan) for seed in seeds])
         weights = np.array(list(terms.values()))

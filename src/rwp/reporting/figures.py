@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rwp.errors import UserError
+from rwp.evaluation.spec import LandscapeSpec
 from rwp.pipeline.settings import (
     CurvesFigure,
     MovementFigure,
@@ -22,7 +23,7 @@ from rwp.reporting import drawing
 from rwp.reporting.drawing import mean_of_all, picture, write_figure
 from rwp.reporting.gaps import Gap, fill
 from rwp.reporting.labels import column_label, norm_text
-from rwp.reporting.landscapes import EXCESS, excess_of
+from rwp.reporting.landscapes import EXCESS, excess_of, read_landscape
 from rwp.reporting.lines import Line, Part
 from rwp.reporting.movements import losses_of, movement_frame
 from rwp.reporting.results import LAST_EPOCHS, OK, Results, Row, Run, why_landscape_stale
@@ -113,7 +114,8 @@ def _sweep(results: Results, part: Part, entry: SweepFigure) -> tuple[pd.DataFra
     swept = frame[frame["name"] == ""].drop(columns="name")
     _need(swept[swept["status"] != "missing"], part.swept)  # failed ones are shown as such
     known = frame[(frame["name"] != "") & (frame["status"] == OK)]
-    known = known[known["seed"].isin(swept["seed"])]  # a level of other seeds is another level
+    # a level of other seeds is another level
+    known = _of_all_seeds(known, "name", set(swept[swept["status"] == OK]["seed"]))
     references = known.groupby(["name", "measure"], sort=False)["accuracy"].mean()
     figure = drawing.draw_sweep(
         swept.assign(value=swept["value"].infer_objects()),
@@ -121,6 +123,12 @@ def _sweep(results: Results, part: Part, entry: SweepFigure) -> tuple[pd.DataFra
         references=references.reset_index() if len(references) else None,
     )
     return frame, figure
+
+
+def _of_all_seeds(frame: pd.DataFrame, by: str, seeds: set[int]) -> pd.DataFrame:
+    """The rows of these seeds, of what (a value under `by`) has all of them."""
+    own = frame[frame["seed"].isin(seeds)]
+    return own[own.groupby(by)["seed"].transform("nunique") == len(seeds)]
 
 
 def _numbers(results: Results, line: Line) -> list[Row]:
@@ -149,7 +157,8 @@ def _removal(results: Results, part: Part) -> tuple[pd.DataFrame, Figure]:
         beside = curve_frame(results, [plain], splits=["test"])
         shown = dict(iter(own.groupby("split", sort=False)))
         # a mean of other seeds is another curve
-        shown[f"{plain.labels['name']}, test"] = beside[beside["seed"].isin(own["seed"])]
+        beside = _of_all_seeds(beside, "split", set(own["seed"]))
+        shown[f"{plain.labels['name']}, test"] = beside
         for series, curve in shown.items():
             mean = mean_of_all(curve, "epoch", "accuracy")
             rows += [
@@ -188,7 +197,8 @@ def _landscape(results: Results, part: Part, name: str) -> tuple[pd.DataFrame, F
             f"{path}: expected losses measured as the settings say, found {found}; run: rwp"
             f" landscape {name} --suite {results.suite_name}"
         )
-    measured = over_seeds(pd.read_csv(path))
+    assert isinstance(step.settings, LandscapeSpec)
+    measured = over_seeds(read_landscape(path, step.settings))
     unfinished = {results.runs[key].status for key in part.keys} - {"finished"}
     mark = f" ({', '.join(sorted(unfinished))})" if unfinished else ""
     more = {"train": "", "test": ", test images", EXCESS: ", training less test"}

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from rwp.errors import UserError
+from rwp.evaluation.spec import LandscapeSpec
 
 EXCESS = "excess"
 _PLACE = ["seed", "epoch", "group", "offset"]
+_WHERE = ["seed", "split", "epoch", "group", "offset"]
+_NUMBERS = ["loss", "change", "num_examples"]
 
 
 def excess_of(measured: pd.DataFrame) -> pd.DataFrame:
@@ -26,31 +32,57 @@ def excess_of(measured: pd.DataFrame) -> pd.DataFrame:
     return (changes["train"] - changes["test"]).dropna().rename(EXCESS).reset_index()
 
 
-def mean_excess(path: Path, *, epoch: int, group: str) -> dict[int, float]:
+def mean_excess(measured: pd.DataFrame, *, epoch: int, group: str) -> dict[int, float]:
     """Seed -> mean excess (nats) of a group after some epochs, over the inner half of the offsets.
 
-    A seed that lacks one of the offsets is left out: its mean would be of others.
+    A seed without images of the group in both splits is left out.
+    """
+    excess = excess_of(measured)
+    reach = measured["offset"].abs().max() / 2
+    inner = excess["offset"].abs().between(0, reach + 1e-9) & (excess["offset"] != 0)
+    chosen = excess[inner & (excess["epoch"] == epoch) & (excess["group"] == group)]
+    return {int(str(seed)): float(values.mean()) for seed, values in chosen.groupby("seed")[EXCESS]}
+
+
+def read_landscape(path: Path, spec: LandscapeSpec) -> pd.DataFrame:
+    """A landscape as it was measured, and whole: of each seed and epoch, at each offset once.
 
     Raises:
-        UserError: the file is no such table.
+        UserError: it is no such table, or of other seeds, splits, epochs or offsets than `spec`.
     """
     try:
         measured = pd.read_csv(path)
     except ValueError:  # pandas' own errors, too
         measured = pd.DataFrame()
-    lacking = [name for name in (*_PLACE, "split", "change") if name not in measured]
-    if lacking:
+    if fault := _fault(measured, spec):
         raise UserError(
-            f"{path}: expected losses by seed and split, got none of {', '.join(lacking)}; measure "
-            "the landscape again"
+            f"{path}: expected losses of each seed, split and epoch at each offset once, got "
+            f"{fault}; measure the landscape again"
         )
-    excess = excess_of(measured)
-    reach = measured["offset"].abs().max() / 2
-    inner = excess["offset"].abs().between(0, reach + 1e-9) & (excess["offset"] != 0)
-    chosen = excess[inner & (excess["epoch"] == epoch) & (excess["group"] == group)]
-    num_offsets = excess[inner]["offset"].nunique()
-    return {
-        int(str(seed)): float(values.mean())
-        for seed, values in chosen.groupby("seed")[EXCESS]
-        if len(values) == num_offsets
-    }
+    return measured
+
+
+def _fault(measured: pd.DataFrame, spec: LandscapeSpec) -> str:
+    lacking = [name for name in (*_WHERE, *_NUMBERS) if name not in measured]
+    if lacking:
+        return f"no column {', '.join(lacking)}"
+    for name in (*_NUMBERS, "seed", "epoch", "offset"):
+        if not (is_numeric_dtype(measured[name]) and np.isfinite(measured[name]).all()):
+            return f"something else than numbers under {name}"
+    if measured.duplicated(_WHERE).any():
+        return "some of them twice"
+    splits = ("train", "test") if spec.test_images else ("train",)
+    seeds = [key.seed for key in spec.keys]
+    wanted = set(product(seeds, splits, spec.epochs))
+    found = set(measured[_WHERE[:3]].itertuples(index=False, name=None))
+    for seed, split, epoch in sorted(wanted ^ found):
+        more = "more," if (seed, split, epoch) in found else "none"
+        return f"{more} of the {split} images of seed {seed} after epoch {epoch}"
+    offsets = np.linspace(-spec.radius, spec.radius, spec.num_points)
+    near = 1e-6 + 1e-5 * spec.radius  # they are written with six decimals
+    for where, rows in measured.groupby(_WHERE[:4]):
+        own = np.sort(rows["offset"].to_numpy())
+        if len(own) != len(offsets) or not np.allclose(own, offsets, atol=near):
+            seed, split, epoch, group = map(str, where)
+            return f"{len(own)} others of {group} nats, {split}, seed {seed}, after epoch {epoch}"
+    return ""

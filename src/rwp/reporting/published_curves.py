@@ -59,11 +59,11 @@ class BesidePublished:
     @property
     def first_outside(self) -> int | None:
         """The first epoch of the first stretch of at least PATIENCE epochs outside the band."""
-        length = 0
+        stretch: list[int] = []
         for epoch, inside in zip(self.frame["epoch"], self.frame["inside"], strict=True):
-            length = 0 if inside else length + 1
-            if length == PATIENCE:
-                return int(epoch) - PATIENCE + 1
+            stretch = [] if inside else [*stretch, int(epoch)]
+            if len(stretch) == PATIENCE:
+                return stretch[0]
         return None
 
     def text(self) -> str:
@@ -97,7 +97,9 @@ def beside_published(
     run = read_run_folder(folder)
     if not run.history:
         raise UserError(f"{folder}: expected a run with a history.jsonl, got none; train it first")
-    if any("test_robust_accuracy" not in row for row in run.history):
+    if run.status == "inconsistent":
+        raise UserError(f"{folder}: expected a whole curve, got: {run.reason}; train it again")
+    if any(row.get("test_robust_accuracy") is None for row in run.history):
         raise UserError(
             f"{folder}: expected test_robust_accuracy in each epoch, got epochs without;"
             f" train with test_curve: true"

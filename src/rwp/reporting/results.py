@@ -312,6 +312,8 @@ def read_run_folder(folder: Path | str, *, name: str | None = None) -> Run:
     name = name or str(folder)
     history = read_history(path / "history.jsonl")
     if not (path / "run.json").exists():
+        if fault := _odd_row(history):
+            return Run(path, name, "inconsistent", fault, {}, history)
         done = f"; {len(history)} epochs are done" if history else ""
         return Run(path, name, "missing", f"this training has not finished{done}", {}, history)
     document = read_json(path / "run.json")
@@ -370,12 +372,23 @@ def _check_history(
         for measure, value in row.items():
             if isinstance(value, float) and not math.isfinite(value):
                 return "diverged", f"{measure} is not finite at epoch {row['epoch']}"
+    if fault := _odd_row(history):
+        return "inconsistent", fault
+    return "finished", ""
+
+
+def _odd_row(history: list[dict[str, Any]]) -> str:
+    """What in a curve, whole or not, cannot have been measured; or an empty text."""
+    for epoch, row in enumerate(history):
+        if row.get("epoch") != epoch:
+            return f"history.jsonl has epoch {row.get('epoch')!r} in the place of {epoch}"
+        for measure, value in row.items():
             if measure.endswith("_accuracy") and not _is_share(value):
-                return "inconsistent", (
-                    f"history.jsonl gives {measure} {value!r} at epoch {row['epoch']}, "
+                return (
+                    f"history.jsonl gives {measure} {value!r} at epoch {epoch}, "
                     "no share from 0 to 1"
                 )
-    return "finished", ""
+    return ""
 
 
 def _better_epoch(document: dict[str, Any], history: list[dict[str, Any]]) -> str:
@@ -559,7 +572,7 @@ def _read_record(
     except UserError as error:
         # The table is made without it; the report shows the cell in red.
         return row | {"status": "inconsistent", "reason": str(error).removeprefix(f"{path}: ")}
-    changed = _changed(record, spec) or _changed_images(record, root / "data" / key.dataset)
+    changed = _changed(record, spec) or _changed_images(record, spec, root / "data" / key.dataset)
     if not (changed or _of_its_time(root)) and record.fingerprint != step.mark(name):
         changed = f"made with {_SOMETHING_ELSE.format(name)}"
     if changed:
@@ -683,15 +696,28 @@ def _changed(record: EvaluationRecord, spec: EvaluationSpec) -> str:
     return f"made with another {', '.join(others)}" if others else _changed_part(record, spec)
 
 
-def _changed_images(record: EvaluationRecord, folder: Path) -> str:
-    """Whether a record's test images are others than those that lie there now."""
+def _changed_images(record: EvaluationRecord, spec: EvaluationSpec, folder: Path) -> str:
+    """Whether a record's test images are others than those that lie there now, or not all of them
+    where all are asked for."""
     now = dict(_fetched(folder)).get("test", record.data_sha256)
-    return "" if now == record.data_sha256 else "made with other test images than those fetched"
+    if now != record.data_sha256:
+        return "made with other test images than those fetched"
+    passport = folder / "passport.json"
+    if _num_asked(spec) is None and passport.exists():
+        count = object_in(object_in(read_object(passport), "files"), "test.pt").get("count")
+        if count not in (None, record.num_examples):
+            return f"made with {record.num_examples} of the {count} test images"
+    return ""
+
+
+def _num_asked(spec: EvaluationSpec) -> int | None:
+    """How many test images the settings ask for; none: all of them."""
+    return spec.first_examples or spec.attacks[0].num_examples or spec.num_examples
 
 
 def _changed_part(record: EvaluationRecord, spec: EvaluationSpec) -> str:
     """How the images of a record differ from those that params.yaml asks for, or an empty text."""
-    size = spec.first_examples or spec.attacks[0].num_examples or spec.num_examples
+    size = _num_asked(spec)
     rule = "first" if spec.first_examples else "stratified" if size else "all"
     part = record.part
     if part is None:  # of an earlier version, which took the first images where a size was given
