@@ -105,7 +105,7 @@ def load(text: str, *, where: str = "") -> Any:
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # somebody else's code may fail in any way
+    except (Exception, SystemExit) as error:  # somebody else's code may fail in any way
         raise UserError(
             f"{at}: expected to import {module_name}, got {in_one_line(error)}; run it alone"
         ) from error
@@ -149,7 +149,7 @@ def call(text: str, options: Mapping[str, Any], *, where: str = "", **facts: Any
         _check_options(at, parameters, given, facts)
     try:
         return factory(**given)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"{at}: expected to be called with {_listed(given)}, got {in_one_line(error)}; "
             "call it alone"

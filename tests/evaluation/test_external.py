@@ -152,6 +152,19 @@ def test_states_as_programs_save_them_load_and_are_advised(tmp_path: Path, name:
         load(tmp_path / "theirs.pt", architecture=None, layout=None, known=known, num_classes=7)
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_of_two_networks_in_a_file_none_is_taken(tmp_path: Path, prefix: str):
+    """Programs save a moving average beside the weights; which is meant, the file does not say."""
+    averaged = {prefix + name: value + 1 for name, value in named("").items()}
+    torch.save({"state_dict": named(""), "ema_state_dict": averaged}, tmp_path / "theirs.pt")
+    for shape in ({}, {"architecture": None, "layout": None}):
+        with pytest.raises(UserError, match="of one network, got state_dict and ema_state_dict; s"):
+            load(tmp_path / "theirs.pt", **shape)
+    optimizer = torch.optim.SGD(small_network().parameters(), lr=0.1).state_dict()
+    torch.save({"state_dict": named(""), "optimizer": optimizer}, tmp_path / "theirs.pt")
+    load(tmp_path / "theirs.pt")
+
+
 def test_weights_in_whole_numbers_are_refused(tmp_path: Path):
     torch.save(cast(torch.int8, "conv"), tmp_path / "theirs.pt")
     with pytest.raises(UserError, match=r"expected .*conv.* of torch\.float32, got torch\.int8"):

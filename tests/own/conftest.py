@@ -104,6 +104,21 @@ class Fixed(Tiny):
         return self.body(images) * self.places
 
 
+class Seeded(Tiny):
+    def __init__(self, *, num_classes, in_channels):
+        torch.manual_seed(0)
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+
+
+def lazy_norm(*, num_classes):
+    body = nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten()
+    return nn.Sequential(*body, nn.LazyLinear(num_classes))
+
+
+def exits(*, num_classes):
+    raise SystemExit("no licence")
+
+
 class NotANumber(Tiny):
     def forward(self, images):
         return self.body(images) / 0.0 * 0.0
@@ -136,6 +151,98 @@ class Smoothed:
             logits, labels, label_smoothing=self.smoothing, reduction="none"
         )
         return FACTOR * losses, logits
+
+
+class Curriculum:
+    def __init__(self, **options):
+        self.calls = 0
+
+    def losses(self, model, images, adversarial, labels):
+        self.calls += 1
+        logits = model(adversarial)
+        return self.calls * F.cross_entropy(logits, labels, reduction="none"), logits
+
+
+class Remembering(Curriculum):
+    def state_dict(self):
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state):
+        self.calls = state["calls"]
+
+
+class Amnesiac(Remembering):
+    def load_state_dict(self, state):
+        pass
+
+
+class Hoarder(Remembering):
+    def state_dict(self):
+        return {"calls": self}
+
+
+class Logging(Smoothed):
+    calls = 0
+
+    def losses(self, *batch):
+        object.__setattr__(self, "calls", self.calls + 1)
+        return super().losses(*batch)
+
+
+class Tempered(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.temperature = torch.nn.Parameter(torch.ones(()))
+
+    def losses(self, model, images, adversarial, labels):
+        logits = model(adversarial) / self.temperature
+        return F.cross_entropy(logits, labels, reduction="none"), logits
+
+
+def repeated_mean():
+    def losses(model, images, adversarial, labels):
+        logits = model(adversarial)
+        return F.cross_entropy(logits, labels).expand(len(labels)), logits
+    return losses
+
+
+def both_batches():
+    def losses(model, images, adversarial, labels):
+        logits = model(torch.cat([images, adversarial]))
+        return F.cross_entropy(logits[len(labels):], labels, reduction="none"), logits
+    return losses
+
+
+def two_classes():
+    def losses(model, images, adversarial, labels):
+        logits = model(adversarial)
+        return F.cross_entropy(logits, labels, reduction="none"), logits[:, :2]
+    return losses
+
+
+def in_eval_mode():
+    def losses(model, images, adversarial, labels):
+        logits = model.eval()(adversarial)
+        return F.cross_entropy(logits, labels, reduction="none"), logits
+    return losses
+
+
+class Fading:
+    def __init__(self):
+        self.share = 1.0
+
+    def __call__(self, losses):
+        self.share /= 2
+        return losses <= losses.quantile(self.share)
+
+
+class Growing:
+    def __init__(self):
+        self.length = 1.0
+
+    def __call__(self, model, losses, *, generator=None):
+        self.length *= 2
+        return {n: self.length * torch.ones_like(p) for n, p in model.named_parameters()}
 
 
 def mean_loss():

@@ -17,6 +17,8 @@ FITTING = [
     ("networks:lazy", {}, "network"),
     ("networks:Fixed", {}, "network"),
     ("networks:Noisy", {}, "network"),
+    ("networks:lazy_norm", {}, "network"),
+    ("methods:Remembering", {}, "objective"),
     ("methods:Smoothed", {"smoothing": 0.2}, "objective"),
     ("methods:lowest", {}, "mask"),
     ("methods:drawn", {}, "mask"),
@@ -35,6 +37,15 @@ WRONG = {
     "networks:Detached": (None, "expected a gradient of the logits with respect to the images"),
     "networks:Frozen": (None, "expected weights to train, got none"),
     "networks:NotANumber": (None, "expected finite logits, got NaN"),
+    "networks:exits": (None, "got SystemExit: no licence"),
+    "methods:Curriculum": (None, "expected the same when asked the same again, got something else"),
+    "methods:Amnesiac": (None, "expected all that it remembers in its state_dict"),
+    "methods:Hoarder": (None, "expected a state_dict of tensors, numbers, texts"),
+    "methods:Fading": (None, "expected the same when asked the same again"),
+    "methods:Growing": ("perturbation", "expected the same when asked the same again"),
+    "methods:both_batches": (None, "expected logits (4, 3), got (8, 3)"),
+    "methods:two_classes": (None, "expected logits (4, 3), got (4, 2)"),
+    "methods:in_eval_mode": (None, "expected the model in the mode it came in, got it in another"),
     "networks:raises": (None, "RuntimeError: no luck today"),
     "networks:text": ("network", "expected a torch.nn.Module, got str"),
     "networks:nothing": (None, "expected 'nothing' in"),
@@ -62,6 +73,25 @@ def test_what_fits_is_told_by_its_kind(
     assert lines[0] == f"own.{name}: {role}"
     assert len(lines) > 1
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("name", "warning"),
+    [
+        ("networks:Seeded", "its first weights are the same under another of torch's seeds"),
+        ("methods:repeated_mean", "all losses are the same, as if one mean were repeated"),
+        ("methods:Tempered", "it has 1 weights of its own that no optimizer trains"),
+        ("methods:Logging", "calls changes from call to call, and begins anew when a stopped"),
+    ],
+)
+def test_what_may_be_meant_otherwise_is_warned_of(own_code: Path, name: str, warning: str) -> None:
+    lines = try_factory(f"own.{name}", {})
+    assert any(line.startswith(f"warning: {warning}") for line in lines)
+
+
+def test_what_fits_is_not_warned_of(own_code: Path) -> None:
+    for name in ("networks:Tiny", "networks:lazy_norm", "methods:Smoothed", "methods:Remembering"):
+        assert not any(line.startswith("warning") for line in try_factory(f"own.{name}", {}))
 
 
 @pytest.mark.parametrize("call", WRONG)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rwp.core.objectives import make_objective
 from rwp.core.threat import ThreatModel
-from rwp.training.own import OwnObjective, own_perturbation
+from rwp.training.own import OwnObjective, OwnPerturbation
 
 TEXTBOOK = """
 import torch
@@ -84,7 +84,7 @@ def test_an_attack(textbook: Path, name: str, mode: str) -> None:
 
 
 def test_a_perturbation(textbook: Path) -> None:
-    perturb, natural = own_perturbation("own.textbook:ascent", {}), make_objective("natural")
+    perturb, natural = OwnPerturbation("own.textbook:ascent", {}), make_objective("natural")
     found = []
 
     def work(model: nn.Module, images: Tensor, labels: Tensor) -> None:

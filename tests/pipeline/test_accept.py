@@ -151,6 +151,39 @@ def test_a_training_that_was_stopped_goes_on(unchanged: CopiedProject) -> None:
     assert record["fingerprint"] == state.name
 
 
+OWN = """
+from torch.nn import functional as F
+
+
+def plain():
+    def losses(model, images, adversarial, labels):
+        logits = model(adversarial)
+        return F.cross_entropy(logits, labels, reduction="none"), logits
+
+    return losses
+"""
+
+
+def test_a_training_with_code_of_ones_own(unchanged: CopiedProject) -> None:
+    """Its modules are found where the step is repeated, too."""
+    (unchanged.folder / "own").mkdir()
+    (unchanged.folder / "own" / "losses.py").write_text(OWN)
+    content = unchanged.settings
+    suite = content["suites"]["demo"]
+    suite["objectives"]["mine"] = {"loss": "own.losses:plain"}
+    suite["recipes"]["mine"] = {"objective": "mine", "perturbation": "rwp"}
+    suite["table2"]["recipes"].append("mine")
+    unchanged.write(content)
+    trained = unchanged.run("rwp", "train", "--recipe", "mine", "--no-tracking")
+    assert trained.returncode == 0, trained.stderr
+    edit(unchanged, "training/loop.py", "class Training", "_NOT_USED = 3\n\n\nclass Training")
+    run = RUN.replace("at-rwp", "mine")
+    assert verified(unchanged, "--why", run)[0] == 1
+    result = unchanged.run("rwp", "accept", run, "--because", "a name that nothing reads")
+    assert result.returncode == 0, result.stderr
+    assert verified(unchanged, "--why", run)[0] == 0
+
+
 MOVED = {
     "training/optimization.py": ("spec.decay_factor**drops", "spec.decay_factor**drops * 1.000001"),
     "core/weight_perturbation.py": ("SMALLEST_NORM = 1e-20", "SMALLEST_NORM = 1e-3"),

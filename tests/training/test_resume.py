@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +104,52 @@ def test_killed_and_resumed_to_the_bit(
     resumed = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
     assert not kill_after
     assert_same(whole, resumed)
+
+
+REMEMBERING = """
+from torch.nn import functional as F
+
+
+class Curriculum:
+    def __init__(self):
+        self.calls = 0
+
+    def losses(self, model, images, adversarial, labels):
+        self.calls += 1
+        logits = model(adversarial)
+        weight = min(1.0, self.calls / 20)
+        return weight * F.cross_entropy(logits, labels, reduction="none"), logits
+
+    def state_dict(self):
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state):
+        self.calls = state["calls"]
+"""
+
+
+def test_an_objective_that_remembers_goes_on_where_it_was(
+    shared_root: Path,
+    tmp_path: Path,
+    tiny: Params,
+    kill_after: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "remembering.py").write_text(REMEMBERING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    spec = spec_of(tiny, "at-rwp")
+    spec = spec.replace(objective=spec.objective.replace(loss="remembering:Curriculum"))
+    whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
+    kill_after += [7, 14]
+    for _ in range(2):
+        with pytest.raises(_Killed):
+            train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    resumed = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    assert_same(whole, resumed)
+    plain = spec_of(tiny, "at-rwp")
+    other = train_run(plain, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "plain")
+    assert result(other)[2] != result(whole)[2]
 
 
 def test_the_same_seed_gives_the_same_bits(shared_root: Path, tmp_path: Path, tiny: Params) -> None:

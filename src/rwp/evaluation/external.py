@@ -257,14 +257,14 @@ def load_factory(text: str, *, device: torch.device | str = "cpu") -> ExternalMo
             f"--model: expected {factory_name!r} in the module {module_name!r}, got {error}; "
             "check both names and the current folder"
         ) from error
-    except Exception as error:  # somebody else's code may fail in any way
+    except (Exception, SystemExit) as error:  # somebody else's code may fail in any way
         raise UserError(
             f"--model: expected to import {module_name}, got {in_one_line(error)}; run it alone"
         ) from error
     try:
         made = isinstance(factory, nn.Module) or not callable(factory)
         model = factory if made else factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"--model: expected {text} to return a model when called without arguments, got "
             f"{in_one_line(error)}; call it alone"

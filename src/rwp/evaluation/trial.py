@@ -5,16 +5,17 @@ A fault that is found before a plan runs costs seconds; later it would cost a tr
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from rwp.core.models import build_network
-from rwp.core.objectives import make_objective
+from rwp.core.objectives import ExampleLosses, make_objective
 from rwp.core.threat import ThreatModel
 from rwp.errors import UserError, in_one_line
 from rwp.evaluation.attacks import check_adversarial
@@ -22,10 +23,11 @@ from rwp.evaluation.models import borrowed
 from rwp.evaluation.own import own_attack
 from rwp.factories import call, takes
 from rwp.training.own import (
+    OwnMask,
     OwnObjective,
-    own_mask,
+    OwnPerturbation,
+    memory_of,
     own_network,
-    own_perturbation,
 )
 from rwp.training.spec import AttackSpec, ThreatSpec
 
@@ -35,6 +37,7 @@ _IMAGES = 4
 # Names that torch gives to the parts: parametrizations.weight.original0, or weight_g of old.
 _PART = re.compile(r"\.original\d+$|\.weight_[gv]$")
 _SEED = 0
+T = TypeVar("T", OwnObjective, OwnMask, OwnPerturbation)
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,10 @@ def guess_role(text: str, options: Mapping[str, Any], shape: Shape) -> Role:
     facts = vars(shape)
     with torch.random.fork_rng(devices=[]):
         made = call(text, options, criterion="objective", **facts)
+    if hasattr(made, "losses") or takes(getattr(made, "forward", made), "adversarial"):
+        return "objective"
     if isinstance(made, nn.Module):
         return "network"
-    if hasattr(made, "losses") or takes(made, "adversarial"):
-        return "objective"
     if callable(made):
         if takes(made, "threat"):
             return "attack"
@@ -151,6 +154,9 @@ class _Batch:
 
 
 def _network(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED + 1)
+        other = own_network(text, options, mean=None, std=None, **vars(batch.shape))
     model = own_network(text, options, mean=None, std=None, **vars(batch.shape))
     weights = sum(parameter.numel() for parameter in model.parameters())
     kernels = [n for n, p in model.named_parameters() if p.ndim > 1 and "weight" in n]
@@ -160,6 +166,11 @@ def _network(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str]:
     ]
     if not kernels:
         notes.append("warning: nothing to perturb: no weight of more than one dimension")
+    if all(map(torch.equal, model.parameters(), other.parameters())):
+        notes.append(
+            "warning: its first weights are the same under another of torch's seeds: every seed of "
+            "a training starts at them, and a spread over seeds leaves them out"
+        )
     parts = [name for name in kernels if _PART.search(name)]
     if parts:
         notes.append(
@@ -175,8 +186,16 @@ def _network(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str]:
 
 
 def _objective(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str]:
-    objective = OwnObjective(text, options, criterion="objective", random_start=None)
-    model = batch.network().train()
+    def build() -> OwnObjective:
+        return OwnObjective(
+            text,
+            options,
+            criterion="objective",
+            random_start=None,
+            num_classes=batch.shape.num_classes,
+        )
+
+    objective, model = build(), batch.network().train()
     before = _weights(model)
     with _named(text, "attack and give losses"):
         adversarial = objective.attack(model, batch.images, batch.labels, **batch.attack_options)
@@ -191,32 +210,128 @@ def _objective(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str
         raise UserError(f"{text}: expected finite losses, got NaN or infinity")
     if not all(torch.equal(a, b) for a, b in zip(before, _weights(model), strict=True)):
         raise UserError(f"{text}: expected the weights as they were, got others; do not step")
+    if not bool(found.logits.isfinite().all()):
+        raise UserError(f"{text}: expected finite logits, got NaN or infinity")
     low, high = (float(value) for value in found.objective.detach().aminmax())
-    return [
+    notes = [
         f"losses ({_IMAGES},) in nats from {low:.3f} to {high:.3f} at random weights",
         f"logits {tuple(found.logits.shape)}; the attack starts from {objective.random_start}",
     ]
+    if low == high:
+        notes.append(
+            "warning: all losses are the same, as if one mean were repeated; a mask needs each "
+            "example's own"
+        )
+    inner = objective.inner
+    own = list(inner.parameters()) if isinstance(inner, nn.Module) else []
+    if count := sum(weight.numel() for weight in own if weight.requires_grad):
+        notes.append(
+            f"warning: it has {count} weights of its own that no optimizer trains; freeze them, or "
+            "make them part of the network"
+        )
+
+    def numbers(one: OwnObjective) -> Tensor:
+        options = batch.attack_options | {"generator": torch.Generator().manual_seed(_SEED)}
+        adversarial = one.attack(model, batch.images, batch.labels, **options)
+        return one.losses(model, batch.images, adversarial, batch.labels).objective.detach()
+
+    with _named(text, "give losses again"):
+        return notes + _try_memory(text, build, numbers)
+
+
+def _try_memory(text: str, build: Callable[[], T], numbers: Callable[[T], Tensor]) -> list[str]:
+    """Refuse what remembers something that a stopped training would forget.
+
+    Args:
+        text: names the factory.
+        build: calls it.
+        numbers: of one call, given the same images and random numbers each time.
+
+    Returns:
+        A warning where an attribute changes from call to call, and nothing seems to rest on it.
+    """
+
+    def asked(part: T) -> Tensor:
+        torch.manual_seed(_SEED)
+        return numbers(part)
+
+    first = build()
+    before = _plain_attributes(first)
+    found = [asked(first) for _ in range(3)]
+    memory = memory_of(first)
+    if memory is None:
+        if not all(_same(found[0], other) for other in found[1:]):
+            raise UserError(
+                f"{text}: expected the same when asked the same again, got something else: what it "
+                "remembers is lost when a stopped training goes on; give it state_dict and "
+                "load_state_dict, and draw from torch alone"
+            )
+        after = _plain_attributes(first)
+        changing = [name for name, value in after.items() if before.get(name) != value]
+        return [
+            f"warning: {name} changes from call to call, and begins anew when a stopped training "
+            "goes on; give it state_dict and load_state_dict if anything rests on it"
+            for name in changing
+        ]
+    second = build()
+    stored = io.BytesIO()
+    torch.save(memory.state_dict(), stored)
+    stored.seek(0)
+    try:
+        state = torch.load(stored, weights_only=True)
+    except Exception as error:  # of many kinds
+        raise UserError(
+            f"{text}: expected a state_dict of tensors, numbers, texts, lists and tables, got "
+            f"{in_one_line(error, longest=120)}"
+        ) from error
+    memory_of(second).load_state_dict(state)
+    if not _same(asked(first), asked(second)):
+        raise UserError(
+            f"{text}: expected all that it remembers in its state_dict, got something else from a "
+            "second one with the same"
+        )
+    return []
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    alike = first.shape == second.shape
+    return alike and torch.allclose(first.float(), second.float(), rtol=1e-4, atol=1e-6)
+
+
+def _plain_attributes(part: Any) -> dict[str, str]:
+    """Those of what a factory returned that are numbers, texts or tensors, or hold such alone."""
+    kinds = (bool, int, float, str, Tensor, list, tuple, dict)
+    found = getattr(part.inner, "__dict__", {})
+    return {name: repr(value) for name, value in found.items() if isinstance(value, kinds)}
 
 
 def _mask(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str]:
-    mask = own_mask(text, options)
-    losses = torch.linspace(0.1, 3.0, 8)
+    mask, losses = OwnMask(text, options), torch.linspace(0.1, 3.0, 8)
     chosen = mask(losses, batch.generator)
     shown = ", ".join(f"{float(loss):.2f}" for loss in losses[chosen]) or "none"
-    return [f"of losses 0.10 to 3.00 nats it selects {shown}"]
+    notes = _try_memory(
+        text,
+        lambda: OwnMask(text, options),
+        lambda one: one(losses, torch.Generator().manual_seed(_SEED)),
+    )
+    return [f"of losses 0.10 to 3.00 nats it selects {shown}", *notes]
 
 
 def _perturbation(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str]:
-    perturb = own_perturbation(text, options)
+    perturb = OwnPerturbation(text, options)
     model = batch.network().train()
     objective = make_objective("natural")
     before = _weights(model)
+
+    def losses() -> ExampleLosses:
+        return objective.losses(model, batch.images, batch.images, batch.labels)
+
+    def numbers(one: OwnPerturbation) -> Tensor:
+        offset = one(model, losses, generator=torch.Generator().manual_seed(_SEED)).offset
+        return torch.cat([torch.zeros(0), *(value.flatten() for value in offset.values())])
+
     with _named(text, "perturb weights"):
-        found = perturb(
-            model,
-            lambda: objective.losses(model, batch.images, batch.images, batch.labels),
-            generator=batch.generator,
-        )
+        found = perturb(model, losses, generator=batch.generator)
     if not all(torch.equal(a, b) for a, b in zip(before, _weights(model), strict=True)):
         raise UserError(
             f"{text}: expected the weights as they were, got moved ones; return the offset alone"
@@ -225,7 +340,8 @@ def _perturbation(text: str, options: Mapping[str, Any], batch: _Batch) -> list[
         raise UserError(f"{text}: expected a finite offset, got NaN or infinity")
     return [
         f"an offset of {len(found.offset)} tensors, {found.diagnostics.norm_ratio:.4g} times as "
-        "long as these weights"
+        "long as these weights",
+        *_try_memory(text, lambda: OwnPerturbation(text, options), numbers),
     ]
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from rwp.data.spec import DatasetSpec, UnlabeledSpec
 from rwp.errors import UserError
 from rwp.evaluation.spec import DiagnosisSpec, EvaluationSpec, LandscapeSpec
+from rwp.factories import own_folders
 from rwp.files import read_object, write_text
 from rwp.pipeline.code import HERE, LEDGER, PACKAGE_FOLDER, Code, read_ledger
 from rwp.pipeline.settings import Params
@@ -165,7 +166,8 @@ def _repeat(step: Step, root: Path, place: Path, source: Path) -> dict[str, Any]
     words = _prepare(step, root, place)
     inputs = {path for path in place.rglob("*") if path.is_file()}
     environment = os.environ | {
-        "PYTHONPATH": str(source),
+        # The user's own modules lie where they lay; `rwp` is found in the source, before them.
+        "PYTHONPATH": os.pathsep.join(map(str, (source, *own_folders()))),
         "RWP_DETERMINISTIC": "1",
         "MLFLOW_TRACKING_URI": f"sqlite:///{place / 'mlflow.db'}",
     }

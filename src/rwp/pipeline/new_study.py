@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ C_MIN_SHARE = 0.74
 _USUAL_SIZES = (32, 24, 16, 12, 8)  # of images that differ in size: the first that all can fill
 _SMALL = 16  # up to this many pixels the demo's network will do
 _MANY = 2000  # test images; a standard error of at most 1.1 points
+_FEWEST = 10
 _NAMED = 5  # classes in the first line
 
 
@@ -48,21 +50,24 @@ class Images:
     shape: tuple[int, int, int]
 
 
-def images_of_folder(name: str, folder: Path, size: int | None) -> Images:
+def images_of_folder(
+    name: str, folder: Path, size: int | None, *, project: Path = Path()
+) -> Images:
     """Read a folder or archive of images: train/<class>/*.png and test/<class>/*.png.
 
-    Images of several sizes are brought to `size`, or else to 32 pixels, to fewer where some have
+    Its path is written as seen from the project, where the commands are run. Images of several sizes are brought to `size`, or else to 32 pixels, to fewer where some have
     fewer.
 
     Raises:
         UserError: as the reader of image folders.
     """
     data, size = _fitting(folder, size)
+    place = folder if folder.is_absolute() else Path(os.path.relpath(folder, project))
     mean, std = data.train.channel_statistics()
     numbers = [", ".join(f"{value:.4f}" for value in values) for values in (mean, std)]
     resized = f", image_size: {size}" if size else ""
     declared = (
-        f"datasets:\n  {name}: {{source: image_folder, path: {_text(folder)}{resized},\n"
+        f"datasets:\n  {name}: {{source: image_folder, path: {_text(place)}{resized},\n"
         f"    mean: [{numbers[0]}], std: [{numbers[1]}]}}  # of the training images, by channel\n"
     )
     return Images(
@@ -150,7 +155,12 @@ def write_study(
     if network is not None and network not in params.networks and not is_own(network):
         choose(params.networks, network, "network, or package.module:factory,", "--network")
     if images is not None:
-        found = images_of_folder(name, images, size)
+        found = images_of_folder(name, images, size, project=params_file.parent)
+        if found.num_train < _FEWEST:
+            raise UserError(
+                f"{images}: expected at least {_FEWEST} training images, a tenth of which choose "
+                f"the best epoch, got {found.num_train}; add some"
+            )
     else:
         chosen = choose(params.datasets, dataset or "", "data set", "--dataset")
         found = images_of_dataset(dataset or "", chosen, params_file.parent / "data")

@@ -88,7 +88,7 @@ class Batches:
     ) -> None:
         """Put all images on the device; `kept` says which of the fetched ones the labeled are."""
         self.spec, self.mix, self.device = spec, spec.unlabeled, device
-        self.num_labeled = len(labeled)
+        self.num_labeled, self.num_classes = len(labeled), labeled.num_classes
         self.kept = torch.arange(self.num_labeled) if kept is None else kept
         parts = [labeled] if pseudo_labeled is None else [labeled, pseudo_labeled]
         for part in parts:

@@ -36,6 +36,7 @@ from rwp.training.history import Row, Tally
 from rwp.training.image_losses import ImageLosses
 from rwp.training.measure import measure
 from rwp.training.optimization import MovingAverage, compiled, learning_rate, optimizer_of
+from rwp.training.own import memory_of
 from rwp.training.recipe import (
     climbed_of,
     objective_of,
@@ -70,10 +71,17 @@ class Training:
         """
         self.spec, self.model, self.batches, self.splits = spec, model, batches, splits
         self.device, self.group = device, group
-        self.objective = objective_of(spec)
+        self.objective = objective_of(spec, batches.num_classes)
         self.climbed = climbed_of(spec, self.objective)
         self.perturbation = weight_perturbation_of(spec, model)
         self.perturb = perturb_of(spec)
+        parts = {"objective": self.objective, "perturbation": self.perturb}
+        parts |= {"mask": self.perturbation.mask} if self.perturbation else {}
+        found = {name: memory_of(part) for name, part in parts.items()}
+        self.memories = {name: memory for name, memory in found.items() if memory is not None}
+        for memory in self.memories.values():
+            if isinstance(memory, nn.Module):
+                memory.to(device)
         self.optimizer = optimizer_of(spec, model)
         self.policy = spec.augmentation
         self.progress = Position()
@@ -330,6 +338,7 @@ class Training:
             "tally": self.tally.state(),
             "average": None if self.average is None else self.average.state_dict(),
             "losses": None if self.losses is None else self.losses.state(),
+            "memories": {name: memory.state_dict() for name, memory in self.memories.items()},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -342,6 +351,8 @@ class Training:
             self.average.load_state_dict(state["average"])
         if self.losses is not None:
             self.losses.load(state["losses"])
+        for name, memory in self.memories.items():
+            memory.load_state_dict(state["memories"][name])
 
 
 def _weighted(losses: Tensor, *weights: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ keep to its protocol is one line that names the factory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ from rwp.core.modes import (
     untracked_statistics,
 )
 from rwp.core.objectives.base import ExampleLosses, example_losses
-from rwp.core.settings import Criterion, RandomStart
+from rwp.core.process_group import ALONE, Group
+from rwp.core.settings import Criterion, RandomStart, WeightPerturbation
 from rwp.core.weight_perturbation import PerturbationDiagnostics, PerturbedWeights
 from rwp.errors import UserError, in_one_line
 from rwp.factories import call, takes
@@ -77,6 +78,8 @@ def own_network(
         model = OwnNetwork(input_layer(in_channels, mean, std), inner)
         if any(map(is_lazy, model.parameters())):
             with _trial(text, model):
+                if any(map(is_lazy, model.buffers())):
+                    model.eval()  # so that running statistics stay as they are made
                 model(images)  # gives lazy layers their shapes and initial weights
         return model
 
@@ -123,7 +126,8 @@ def _trial(text: str, model: nn.Module, *, doing: str = "take images in [0, 1]")
     try:
         # what a lazy layer draws are initial weights
         same_draws = torch.random.fork_rng(devices=[], enabled=not lazy)
-        with kept_buffers(model), own_modes(model), untracked_statistics(model), same_draws:
+        untracked = nullcontext() if lazy else untracked_statistics(model)
+        with kept_buffers(model), own_modes(model), untracked, same_draws:
             yield
     except UserError:
         raise
@@ -188,6 +192,7 @@ class OwnObjective:
         *,
         criterion: Criterion,
         random_start: RandomStart | None,
+        num_classes: int | None = None,
     ) -> None:
         """Call the factory.
 
@@ -197,11 +202,12 @@ class OwnObjective:
             criterion: what the mask of a weight perturbation looks at, where the objective
                 returns its losses and logits alone.
             random_start: of the attack; none: the objective's own, or "uniform".
+            num_classes: of the logits; none: whatever they have.
 
         Raises:
             UserError: it returns nothing that has losses.
         """
-        self.text, self.criterion = text, criterion
+        self.text, self.criterion, self.num_classes = text, criterion, num_classes
         self.inner = call(text, options, criterion=criterion)
         self._losses = getattr(self.inner, "losses", self.inner)
         if not callable(self._losses) or isinstance(self.inner, Tensor):
@@ -229,8 +235,18 @@ class OwnObjective:
     def losses(
         self, model: nn.Module, images: Tensor, adversarial: Tensor, labels: Tensor
     ) -> ExampleLosses:
-        """One loss per example, with the logits that go with them."""
+        """One loss per example, with the logits that go with them.
+
+        Raises:
+            UserError: they are something else, or the model is left in another mode.
+        """
+        modes = [module.training for module in model.modules()]
         found = self._losses(model, images, adversarial, labels)
+        if modes != [module.training for module in model.modules()]:
+            raise UserError(
+                f"{self.text}: expected the model in the mode it came in, got it in another; call "
+                "train() again after eval()"
+            )
         if not isinstance(found, ExampleLosses):
             if not isinstance(found, tuple) or len(found) != 2:
                 raise UserError(
@@ -254,63 +270,79 @@ class OwnObjective:
             )
         if not isinstance(found.logits, Tensor) or found.logits.ndim != 2:
             raise UserError(f"{self.text}: expected logits (batch, classes), got something else")
+        classes = self.num_classes or found.logits.shape[1]
+        _check_tensor(self.text, "logits", found.logits, (size, classes))
 
 
-def own_mask(
-    text: str, options: Mapping[str, Any]
-) -> Callable[[Tensor, torch.Generator | None], Tensor]:
-    """A mask of the user's own: losses (batch,) in nats to the examples that are selected.
+class OwnMask:
+    """A mask of the user's own: losses (batch,) in nats to the examples that are selected."""
 
-    Raises:
-        UserError: the factory returns no function.
-    """
-    inner = call(text, options)
-    if not callable(inner):
-        raise UserError(
-            f"{text}: expected a function of losses (batch,), got {type(inner).__name__}"
-        )
-    drawing = takes(inner, "generator")
+    def __init__(self, text: str, options: Mapping[str, Any]) -> None:
+        """Call the factory.
 
-    def mask(losses: Tensor, generator: torch.Generator | None) -> Tensor:
+        Raises:
+            UserError: it returns no function.
+        """
+        self.text, self.inner = text, call(text, options)
+        if not callable(self.inner):
+            raise UserError(
+                f"{text}: expected a function of losses (batch,), got {type(self.inner).__name__}"
+            )
+        self._drawing = takes(self.inner, "generator")
+
+    def __call__(self, losses: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The examples that are selected, booleans (batch,)."""
         given = losses.detach().clone()
         try:
-            found = inner(given, generator=generator) if drawing else inner(given)
+            found = self.inner(given, generator=generator) if self._drawing else self.inner(given)
         except Exception as error:
             raise UserError(
-                f"{text}: expected to take losses (batch,), got {in_one_line(error)}"
+                f"{self.text}: expected to take losses (batch,), got {in_one_line(error)}"
             ) from error
-        _check_tensor(text, "a mask", found, tuple(losses.shape), torch.bool)
+        _check_tensor(self.text, "a mask", found, tuple(losses.shape), torch.bool)
         return found
 
-    return mask
 
+class OwnPerturbation:
+    """A weight perturbation of the user's own, called as `rwp.core.perturb_weights` is."""
 
-def own_perturbation(text: str, options: Mapping[str, Any]) -> Callable[..., PerturbedWeights]:
-    """A weight perturbation of the user's own, called as `rwp.core.perturb_weights` is.
+    def __init__(self, text: str, options: Mapping[str, Any]) -> None:
+        """Call the factory.
 
-    Raises:
-        UserError: the factory returns no function.
-    """
-    inner = call(text, options)
-    if not callable(inner):
-        raise UserError(
-            f"{text}: expected a function of a model and its losses, got {type(inner).__name__}"
-        )
+        Raises:
+            UserError: it returns no function.
+        """
+        self.text, self.inner = text, call(text, options)
+        if not callable(self.inner):
+            kind = type(self.inner).__name__
+            raise UserError(f"{text}: expected a function of a model and its losses, got {kind}")
 
-    def perturb(
+    def __call__(
+        self,
         model: nn.Module,
         losses: Callable[[], ExampleLosses],
+        perturbation: WeightPerturbation | None = None,
         *,
         generator: torch.Generator | None = None,
+        group: Group = ALONE,
     ) -> PerturbedWeights:
+        """The offset it finds; the settings and the group are those of others."""
         with untracked_statistics(model), own_modes(model), torch.enable_grad():
-            found = inner(model, losses, generator=generator)
+            found = self.inner(model, losses, generator=generator)
         model.zero_grad(set_to_none=True)  # what a backward pass of it has left
         if isinstance(found, PerturbedWeights):
             return found
-        return PerturbedWeights(*_offset(text, model, found))
+        return PerturbedWeights(*_offset(self.text, model, found))
 
-    return perturb
+
+def memory_of(part: Any) -> Any:
+    """What a part of the user's own remembers with: the object, where it has `state_dict` and
+    `load_state_dict`, else none."""
+    if not isinstance(part, OwnObjective | OwnMask | OwnPerturbation):
+        return None
+    names = ("state_dict", "load_state_dict")
+    has = all(callable(getattr(part.inner, name, None)) for name in names)
+    return part.inner if has else None
 
 
 def _offset(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 from torch import nn
 
@@ -16,7 +16,6 @@ from rwp.core.objectives import (
 )
 from rwp.core.settings import Loss
 from rwp.core.weight_perturbation import (
-    LossClosure,
     PerturbedWeights,
     WeightPerturbation,
     perturb_weights,
@@ -25,11 +24,11 @@ from rwp.core.weight_perturbation import (
 from rwp.core.weights import depth_factors
 from rwp.errors import UserError
 from rwp.factories import is_own
-from rwp.training.own import OwnObjective, own_mask, own_perturbation
+from rwp.training.own import OwnMask, OwnObjective, OwnPerturbation
 from rwp.training.spec import TrainSpec
 
 
-def objective_of(spec: TrainSpec) -> Objective:
+def objective_of(spec: TrainSpec, num_classes: int) -> Objective:
     """What is minimized, with the attack that belongs to it."""
     settings = spec.objective
     if is_own(settings.loss):
@@ -38,6 +37,7 @@ def objective_of(spec: TrainSpec) -> Objective:
             settings.options,
             criterion=settings.criterion,
             random_start=spec.attack.random_start if spec.attack else None,
+            num_classes=num_classes,
         )
     return make_objective(
         cast(Loss, settings.loss),
@@ -72,7 +72,7 @@ def weight_perturbation_of(spec: TrainSpec, model: nn.Module) -> WeightPerturbat
     except ValueError as error:
         raise UserError(f"{spec.key.name}: {settings.name}: {error}") from error
     if is_own(settings.mask):
-        return replace(settings.options, mask=own_mask(settings.mask, settings.own_options))
+        return replace(settings.options, mask=OwnMask(settings.mask, settings.own_options))
     return settings.options
 
 
@@ -81,11 +81,4 @@ def perturb_of(spec: TrainSpec) -> Callable[..., PerturbedWeights]:
     settings = spec.perturbation
     if settings is None or settings.factory is None:
         return perturb_weights
-    own = own_perturbation(settings.factory, settings.own_options)
-
-    def perturb(
-        model: nn.Module, losses: LossClosure, _: WeightPerturbation, **options: Any
-    ) -> PerturbedWeights:
-        return own(model, losses, generator=options["generator"])
-
-    return perturb
+    return OwnPerturbation(settings.factory, settings.own_options)

@@ -96,7 +96,7 @@ def bare_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     a module that holds the network.
 
     Raises:
-        ValueError: there is no tensor.
+        ValueError: there is no tensor, or there are those of several networks.
     """
     state = {
         _bare_name(name): value
@@ -117,9 +117,30 @@ def _innermost(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     """The table that holds the tensors, of those in which programs wrap it."""
     for wrapper in _WRAPPERS:
         if isinstance(checkpoint.get(wrapper), Mapping):
-            return _innermost(checkpoint[wrapper])
+            found = _innermost(checkpoint[wrapper])
+            others = [
+                str(name)
+                for name, value in checkpoint.items()
+                if name != wrapper and isinstance(value, Mapping)
+                if _shapes(_innermost(value)) == _shapes(found)
+            ]
+            if others:
+                raise ValueError(
+                    f"checkpoint: expected the weights of one network, got {wrapper} and "
+                    f"{' and '.join(others)}; save those that are meant in a file of their own"
+                )
+            return found
     if any(isinstance(value, Tensor) for value in checkpoint.values()):
         return checkpoint
     inner = [_innermost(value) for value in checkpoint.values() if isinstance(value, Mapping)]
-    found = [table for table in inner if any(isinstance(v, Tensor) for v in table.values())]
-    return found[0] if len(found) == 1 else checkpoint
+    tables = [table for table in inner if any(isinstance(v, Tensor) for v in table.values())]
+    return tables[0] if len(tables) == 1 else checkpoint
+
+
+def _shapes(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the tensors, by their bare names."""
+    return {
+        _bare_name(str(name)): value.shape
+        for name, value in table.items()
+        if isinstance(value, Tensor)
+    }
