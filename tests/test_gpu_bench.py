@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -178,6 +179,12 @@ def archive_of(folder: Path, content: dict[str, Any]) -> Path:
     return folder / "found.tar.gz"
 
 
+RATES = {
+    **{"network": "a", "image_size": "8x8x1", "batch": 8},
+    **dict.fromkeys(("forward_seconds", "backward_seconds", "attack_backward_seconds"), 1e-5),
+}
+
+
 def measured(**changes: Any) -> dict[str, Any]:
     """What the content of an archive looks like."""
     pair = {"ours_s": 0.5, "reference_s": 2.0, "ratio": 4.0}
@@ -234,6 +241,23 @@ def test_rates_and_docs_take_an_archive(tmp_path: Path) -> None:
     [
         ({"tiny": True}, "expected measurements, got a rehearsal"),
         ({"format": "rwp.gpu-bench/0"}, "expected the format rwp.gpu-bench/1, got"),
+        ({"device": None}, "expected device as `make bench-gpu` writes it, got None"),
+        ({"units": []}, r"expected units as `make bench-gpu` writes it, got \[\]"),
+        (
+            {"units": {"step at fp32": {"ours_s": 0, "reference_s": 2.0}}},
+            "expected times above 0 of networks by name, got ours_s 0 under step at fp32",
+        ),
+        *(
+            (
+                {"units": {"rates a": RATES | {"forward_seconds": bad}}},
+                f"forward_seconds {bad!r}",
+            )
+            for bad in (-1e-4, math.nan, True, "1")
+        ),
+        (
+            {"units": {"rates a": RATES, "rates b": RATES}},
+            r"got another network and image size \('a', '8x8x1'\) under rates b",
+        ),
     ],
 )
 def test_other_archives_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

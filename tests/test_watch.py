@@ -14,7 +14,7 @@ import pytest
 from rwp import progress
 from rwp.commands.watch import running, watch
 from rwp.files import SETTINGS_FILE
-from rwp.progress import RUNNING, EvaluationProgress, Progress, counted, told
+from rwp.progress import RUNNING, EvaluationProgress, Progress, counted, tracked
 
 
 @pytest.fixture(autouse=True)
@@ -74,13 +74,13 @@ def test_an_evaluation_tells_its_batches(
 ) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     with EvaluationProgress("demo/at/best"):
-        assert list(told("pgd-20", range(3))) == [0, 1, 2]
+        assert list(tracked("pgd-20", range(3))) == [0, 1, 2]
         double = counted("apgd-ce", 2, lambda number: 2 * number)
         assert [double(1), double(2)] == [2, 4]
         lines = capsys.readouterr().err.splitlines()
     assert any("demo/at/best  pgd-20  batch 1/3  0 s left" in line for line in lines)
     assert "demo/at/best  apgd-ce  batch 2/2  0 s left" in lines
-    assert list(told("alone", [1])) == [1]  # where nobody listens
+    assert list(tracked("alone", [1])) == [1]  # where nobody listens
     assert not list(RUNNING.glob("*.json"))
 
 

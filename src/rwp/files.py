@@ -9,6 +9,7 @@ import glob
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,13 +170,30 @@ def read_json(path: Path | str) -> Any:
         UserError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: expected a JSON file, found none; build it first") from error
     except (ValueError, RecursionError) as error:  # no text, no JSON, or lists in lists in lists
         raise UserError(
             f"{path}: expected JSON, got something else ({error}); delete it and build it again"
         ) from error
+
+
+def parse_json(text: str) -> Any:
+    """Of a text; whole numbers that no float holds are refused, as nobody has measured them.
+
+    Raises:
+        ValueError: it is no JSON, or has such a number.
+        RecursionError: it has lists or objects in one another without end.
+    """
+
+    def whole(digits: str) -> int:
+        number = int(digits)
+        if abs(number) > sys.float_info.max:
+            raise ValueError(f"expected numbers up to 1e308, got one of {len(digits)} digits")
+        return number
+
+    return json.loads(text, parse_int=whole)
 
 
 def read_object(path: Path | str) -> dict[str, Any]:

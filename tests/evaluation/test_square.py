@@ -6,7 +6,7 @@ import torch
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
-from rwp.evaluation import autoattack
+from rwp.evaluation import square
 from rwp.evaluation.square import OwnPaceSquare
 
 Shape = tuple[int, int, int]
@@ -66,7 +66,7 @@ def both(
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few queries hardly recur, so that the package would be compared with itself."""
-    monkeypatch.setattr(autoattack, "_WORTH", 1.0)
+    monkeypatch.setattr(square, "_WORTH", 1.0)
 
 
 @pytest.mark.parametrize(

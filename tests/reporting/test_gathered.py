@@ -311,6 +311,24 @@ def test_a_history_whose_accuracies_are_no_shares_gives_no_number(few: Project, 
     assert read_run_folder(folder).status == "inconsistent"
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("run.json", '"seconds": 12.5', f'"seconds": {10**400}'),
+        ("history.jsonl", '"epoch": 0', f'"loss_rise": {10**400}, "epoch": 0'),
+    ],
+)
+def test_numbers_that_no_float_holds_are_refused(
+    few: Project, name: str, old: str, new: str
+) -> None:
+    path = few.root / few.table2_keys("at")[0].directory / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError, match=rf"{name}: expected (JSON|one JSON object)"):
+        read_run_folder(path.parent)
+
+
 def test_a_history_that_goes_on_after_the_last_epoch_gives_no_number(few: Project) -> None:
     folder = few.root / few.table2_keys("at")[0].directory
     lines = (folder / "history.jsonl").read_text().splitlines()

@@ -12,6 +12,7 @@ import pytest
 
 from rwp.data.fetch import fetch_dataset
 from rwp.errors import UserError
+from rwp.files import read_object, write_json
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import run_key, train_spec
 from rwp.pipeline.settings import Params, Setting
@@ -196,6 +197,37 @@ def test_own_trainings_give_rates_of_their_device(demo: Project) -> None:
     record.write_text(json.dumps(json.loads(record.read_text()) | {"seconds": "12.5"}))
     rate = own_rates(demo.params, demo.root)[Place("cpu", "small", "8x8x1")]
     assert rate.origin == "12 finished trainings of this project"  # a damaged one gives no rate
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seconds": -5.0},
+        {"seconds": True},
+        {"device": None},
+        {"passes": {"forward": -7, "backward": 3}},
+        {"passes": {"forward": 0, "backward": 0}},
+    ],
+)
+def test_impossible_times_give_no_rate(demo: Project, changes: dict[str, Any]) -> None:
+    demo.write_all()
+    paths = [
+        path for path in demo.root.glob("results/**/run.json") if '"small"' in path.read_text()
+    ]
+    for path in paths:
+        write_json(path, read_object(path) | changes)
+    assert paths
+    assert Place("cpu", "small", "8x8x1") not in own_rates(demo.params, demo.root)
+
+
+@pytest.mark.parametrize("changes", [{"seconds": -1e5}, {"seconds": "x"}, {"num_examples": 0}])
+def test_a_damaged_record_gives_no_rate_of_autoattack(
+    demo: Project, changes: dict[str, Any]
+) -> None:
+    demo.write_all()
+    for path in demo.root.glob("results/**/best/autoattack.json"):
+        write_json(path, read_object(path) | changes)
+    assert own_rates(demo.params, demo.root)[Place("cpu", "small", "8x8x1")].autoattack is None
 
 
 def test_rates_are_of_the_images_of_today_wherever_copied_from(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ def images_of_folder(
 ) -> Images:
     """Read a folder or archive of images: train/<class>/*.png and test/<class>/*.png.
 
-    Its path is written as seen from the project, where the commands are run. Images of several sizes are brought to `size`, or else to 32 pixels, to fewer where some have
-    fewer.
+    Its path is written as seen from the project, where the commands are run. Images of several
+    sizes are brought to `size`, or else to 32 pixels, to fewer where some have fewer.
 
     Raises:
         UserError: as the reader of image folders.

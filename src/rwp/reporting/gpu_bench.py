@@ -12,7 +12,7 @@ from typing import Any
 
 from rwp.errors import UserError
 from rwp.files import write_text
-from rwp.reporting.rates import AUTOATTACK_PASSES, Rate, place_of
+from rwp.reporting.rates import AUTOATTACK_PASSES, Rate, is_amount, place_of
 
 FORMAT = "rwp.gpu-bench/1"
 BEGIN, END = "<!-- bench-gpu: {device} -->", "<!-- end of bench-gpu -->"
@@ -55,12 +55,41 @@ def read_archive(path: Path) -> Content:
         raise UserError(
             f"{path}: expected the format {FORMAT}, got {found!r}; measure with this version"
         )
+    kinds = {"tiny": bool, "device": str, "machine": str, "commit": str, "units": dict}
+    for name, kind in (kinds | {"failed": dict}).items():
+        if not isinstance(content.get(name), kind):
+            raise UserError(
+                f"{path}: expected {name} as `make bench-gpu` writes it, got "
+                f"{content.get(name)!r}; measure again"
+            )
     if content["tiny"]:
         raise UserError(
             f"{path}: expected measurements, got a rehearsal (--tiny), whose numbers mean nothing; "
             "run `make bench-gpu` on a GPU"
         )
+    for name in _numbers_amiss(content):
+        raise UserError(
+            f"{path}: expected times above 0 of networks by name, got {name}; measure again"
+        )
     return content
+
+
+def _numbers_amiss(content: Content) -> Iterator[str]:
+    """Where what rates and ratios rest on is no time."""
+    places: list[tuple[Any, Any]] = []
+    for name, numbers in _units(content, "rates"):
+        place = (numbers.get("network"), numbers.get("image_size"))
+        if not all(isinstance(word, str) for word in place) or place in places:
+            yield f"another network and image size {place} under rates {name}"
+        places.append(place)
+        for measure in ("forward_seconds", "backward_seconds", "attack_backward_seconds"):
+            if not is_amount(numbers.get(measure)):
+                yield f"{measure} {numbers.get(measure)!r} under rates {name}"
+    for kind in _PAIRS:
+        for name, numbers in _units(content, kind):
+            for measure in ("ours_s", "reference_s"):
+                if not is_amount(numbers.get(measure)):
+                    yield f"{measure} {numbers.get(measure)!r} under {kind} {name}"
 
 
 def _units(content: Content, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -29,6 +29,7 @@ KINDS = {
     "evaluate": "attacks",
     "judge": "verdicts",
 }
+_UNCOUNTED = ("judge", "label")  # further attacks on some images; a pass over the unlabeled
 _HEADER = ("", "done", "stale", "to do", "forward", "backward", "hours")
 
 
@@ -168,6 +169,8 @@ def plan_lines(jobs: Sequence[Job], *, device: str | None, origin: str) -> Itera
     todo = [job for job in jobs if job.state != "done"]
     if any(job.result.attack and job.passes is None for job in todo):
         yield "AutoAttack's passes depend on the network and are not counted."
+    if uncounted := [KINDS[kind] for kind in _UNCOUNTED if any(_is_of(job, kind) for job in todo)]:
+        yield f"Passes of {' and '.join(uncounted)} are not counted either."
     keeping = [job.kept_bytes for job in todo if job.kept_bytes]
     if keeping:
         yield (
@@ -190,13 +193,17 @@ def plan_lines(jobs: Sequence[Job], *, device: str | None, origin: str) -> Itera
         yield f"No rate of {kinds} is measured there for {place}: {count} results have no hours."
 
 
+def _is_of(job: Job, kind: str) -> bool:
+    return job.result.step.kind == kind
+
+
 def _has_passes_rate(place: str, jobs: Sequence[Job]) -> bool:
     return any(job.place == place and job.hours is not None for job in jobs)
 
 
 def _row(name: str, kind: str | None, jobs: Sequence[Job]) -> tuple[str, ...]:
     """Counts by state, and the cost of what is not done."""
-    chosen = [job for job in jobs if kind in (None, job.result.step.kind)]
+    chosen = [job for job in jobs if kind is None or _is_of(job, kind)]
     todo = [job for job in chosen if job.state != "done"]
     counts = [str(sum(job.state == state for job in chosen)) for state in _HEADER[1:4]]
     passes = sum((job.passes for job in todo if job.passes), Passes())

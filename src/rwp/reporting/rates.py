@@ -10,13 +10,15 @@ from __future__ import annotations
 import csv
 import math
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rwp.errors import UserError
-from rwp.files import object_in, read_json, read_object
+from rwp.evaluation.records import EvaluationRecord, read_record
+from rwp.files import object_in, read_object
 from rwp.pipeline.resolve import dataset_spec, network_spec
 from rwp.pipeline.settings import Params
 from rwp.reporting.costs import Passes, counted_cost, data_size
@@ -87,11 +89,14 @@ def _shipped(row: dict[str, str], path: Path) -> Rate:
     def number(name: str) -> float | None:
         text = row.get(name) or ""
         try:
-            return float(text) if text else None
-        except ValueError as error:
+            found = float(text) if text else None
+        except ValueError:
+            found = math.nan
+        if found is not None and not is_amount(found):
             raise UserError(
                 f"{path}: expected seconds in the column {name}, got {text!r}; measure it again"
-            ) from error
+            )
+        return found
 
     weights = number("backward_seconds")
     attack = number("attack_backward_seconds")
@@ -144,8 +149,11 @@ def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
     document = read_object(path)
     passes = object_in(document, "passes")
     counted = [document.get("seconds"), passes.get("forward"), passes.get("backward")]
-    if document.get("status") != "finished" or not all(isinstance(n, int | float) for n in counted):
+    device = document.get("device")
+    if document.get("status") != "finished" or not all(map(is_amount, counted)):
         return None  # of a damaged run the tables tell
+    if not isinstance(device, str):
+        return None
     try:
         key = RunKey.parse(document.get("key"), where=str(path))
         spec = TrainSpec.parse(document.get("spec"), where=str(path))
@@ -157,22 +165,34 @@ def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
     if size is None or _network(params, key.network) != spec.architecture:
         return None
     cost = counted_cost(spec, passes, size)
-    record = _autoattack(path.parent, str(document["device"]))
+    if cost.forward + cost.backward <= 0:
+        return None
+    record = _autoattack(path.parent, device)
     return _Timing(
-        place=Place(str(document["device"]), key.network, size.image),
+        place=Place(device, key.network, size.image),
         seconds=float(document["seconds"]),
         passes=cost.forward + cost.backward,
-        attack_seconds=float(record["seconds"]) if record else 0.0,
-        attack_images=int(record["num_examples"]) if record else 0,
+        attack_seconds=record.seconds if record else 0.0,
+        attack_images=record.num_examples if record else 0,
     )
 
 
-def _autoattack(folder: Path, device: str) -> dict[str, Any] | None:
-    """The record of AutoAttack on the run, where the same device made it."""
+def is_amount(value: Any) -> bool:
+    """Whether it is a number that a measurement can have given."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 < value <= sys.float_info.max
+
+
+def _autoattack(folder: Path, device: str) -> EvaluationRecord | None:
+    """The record of AutoAttack on the run, where the same device made it; none of a damaged one."""
     path = folder / "evaluation" / "best" / "autoattack.json"
-    record = read_json(path) if path.exists() else None
+    try:
+        record = read_record(path) if path.exists() else None
+    except UserError:
+        return None
     # A record names a GPU in full, a processor as "cpu".
-    return record if record and device.split(" (")[0] == record["device"] else None
+    return record if record and device.split(" (")[0] == record.device else None
 
 
 def _rate(timings: list[_Timing]) -> Rate:

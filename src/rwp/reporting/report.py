@@ -159,7 +159,7 @@ def _context(
         "pairs": found,
         "tested": [row for row in found if row["p_value"] is not None],
         "untested": [row for row in found if row["p_value"] is None],
-        "columns": [column_label(suite, attack) for attack in columns],
+        "columns": _column_titles(results, columns),
         "together": _together(second, columns),
         "counts": _counts(first, second, third),
         "figure_counts": {"drawn": len(drawn), "all": len(shown)},
@@ -188,6 +188,18 @@ def _context(
         "settings": list(_flat(suite.model_dump(mode="json", exclude_none=True))),
         "protocol": _protocol(results, second),
     }
+
+
+def _column_titles(results: Results, attacks: Iterable[str]) -> list[str]:
+    """Those of the columns; with the numbers of images where these differ."""
+    seen = results.attacks.dropna(subset="num_examples").groupby("attack")["num_examples"]
+    counts = {name: sorted(set(found.astype(int))) for name, found in seen}
+    titles = {name: column_label(results.suite, name) for name in attacks}
+    if len({count for name in titles for count in counts.get(name, ())}) > 1:
+        for name in titles.keys() & counts.keys():
+            numbers = " or ".join(f"{count:,}" for count in counts[name])
+            titles[name] += f", {numbers} images"
+    return list(titles.values())
 
 
 def _evaluated(second: Table, third: Table | None) -> dict[str, float]:

@@ -7,7 +7,6 @@ fits today's settings, code and images, its `Step` says.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,14 @@ from rwp.evaluation.records import (
 from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
 from rwp.evaluation.statistics import interval
 from rwp.evaluation.verdict import LEVELS, Level
-from rwp.files import RESULTS_MANIFEST, object_in, read_json, read_object, sha256_file
+from rwp.files import (
+    RESULTS_MANIFEST,
+    object_in,
+    parse_json,
+    read_json,
+    read_object,
+    sha256_file,
+)
 from rwp.pipeline.resolve import get_suite
 from rwp.pipeline.settings import Params, Suite
 from rwp.pipeline.steps import PAPER, Step, Steps, accepted, below
@@ -149,8 +155,12 @@ def _notes_on_images(steps: Iterable[Step], root: Path) -> Iterator[str]:
     for step in below(steps):
         passport = root / step.outputs[-1]
         if step.kind == "fetch" and passport.exists():
-            for note in read_object(passport).get("notes", []):
-                yield f"{step.name}: {note}"
+            notes = read_object(passport).get("notes", [])
+            if not isinstance(notes, list):
+                raise UserError(
+                    f"{passport}: expected a list of notes, got {notes!r}; fetch the data again"
+                )
+            yield from (f"{step.name}: {note}" for note in notes)
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
@@ -425,7 +435,7 @@ def read_history(path: Path | str) -> list[dict[str, Any]]:
     text = path.read_text(encoding="utf-8", errors="replace")
     for number, line in enumerate(text.splitlines(), start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
