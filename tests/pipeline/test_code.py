@@ -172,8 +172,8 @@ def test_what_an_earlier_process_found_is_read_and_no_edit_is_missed(
 def test_telling_how_far_a_loop_is_computes_nothing(tmp_path: Path) -> None:
     plain = "def f(n):\n    for i in enumerate(range(n)):\n        yield g(lambda x: x + i)\n"
     telling = (
-        "from rwp.progress import counted, told\n"
-        "def f(n):\n    for i in enumerate(told('a', range(n))):\n"
+        "from rwp.progress import counted, tracked\n"
+        "def f(n):\n    for i in enumerate(tracked('a', range(n))):\n"
         "        yield g(counted('a', n, lambda x: x + i))\n"
     )
     hashes = []
