@@ -351,8 +351,8 @@ class Training:
             self.average.load_state_dict(state["average"])
         if self.losses is not None:
             self.losses.load(state["losses"])
-        for name, memory in self.memories.items():
-            memory.load_state_dict(state["memories"][name])
+        for name, found in state.get("memories", {}).items():  # earlier versions saved none
+            self.memories[name].load_state_dict(found)
 
 
 def _weighted(losses: Tensor, *weights: Tensor | None) -> Tensor:
