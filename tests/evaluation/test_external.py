@@ -160,6 +160,11 @@ def test_of_two_networks_in_a_file_none_is_taken(tmp_path: Path, prefix: str):
     for shape in ({}, {"architecture": None, "layout": None}):
         with pytest.raises(UserError, match="of one network, got state_dict and ema_state_dict; s"):
             load(tmp_path / "theirs.pt", **shape)
+    torch.save({"state_dict": named(""), "model": named(""), "args": {}}, tmp_path / "theirs.pt")
+    load(tmp_path / "theirs.pt")  # twice the same
+    torch.save({"model": {"name": "a"}, "args": {"lr": 0.1}}, tmp_path / "theirs.pt")
+    with pytest.raises(UserError, match="expected tensors by name"):
+        load(tmp_path / "theirs.pt")
     optimizer = torch.optim.SGD(small_network().parameters(), lr=0.1).state_dict()
     torch.save({"state_dict": named(""), "optimizer": optimizer}, tmp_path / "theirs.pt")
     load(tmp_path / "theirs.pt")

@@ -119,6 +119,20 @@ def exits(*, num_classes):
     raise SystemExit("no licence")
 
 
+class AdvProp(Tiny):
+    def __init__(self, *, num_classes, in_channels):
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        self.losses = []
+
+    def forward(self, images, adversarial=False):
+        return self.body(images)
+
+
+def lazy_plain_norm(*, num_classes):
+    body = nn.LazyBatchNorm2d(affine=False), nn.Flatten()
+    return nn.Sequential(*body, nn.Linear(3 * 16 * 16, num_classes))
+
+
 class NotANumber(Tiny):
     def forward(self, images):
         return self.body(images) / 0.0 * 0.0
@@ -133,6 +147,7 @@ def text(*, num_classes):
 """
 
 METHODS = """
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -225,6 +240,56 @@ def in_eval_mode():
         logits = model.eval()(adversarial)
         return F.cross_entropy(logits, labels, reduction="none"), logits
     return losses
+
+
+def plain_teacher():
+    kept = []
+
+    def losses(model, images, adversarial, labels):
+        if not kept:
+            kept.append(copy.deepcopy(model))
+        with torch.no_grad():
+            for own, new in zip(kept[0].parameters(), model.parameters()):
+                own.mul_(0.9).add_(new, alpha=0.1)
+            target = kept[0](images).softmax(dim=1)
+        logits = model(adversarial)
+        return F.cross_entropy(logits, target, reduction="none"), logits
+
+    return losses
+
+
+class EvalAttack(Smoothed):
+    def attack(self, model, images, labels, **options):
+        model.eval()
+        given = images.clone().requires_grad_()
+        loss = F.cross_entropy(model(given), labels)
+        (slope,) = torch.autograd.grad(loss, given)
+        model.train()
+        return (images + options["threat"].epsilon * slope.sign()).clamp(0, 1).detach()
+
+
+def eval_target():
+    def losses(model, images, adversarial, labels):
+        with torch.no_grad():
+            target = model.eval()(images).softmax(dim=1)
+        logits = model.train()(adversarial)
+        return F.cross_entropy(logits, target, reduction="none"), logits
+
+    return losses
+
+
+class GenMask:  # draws from a generator of its own, whose state stays on the CPU
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(3)
+
+    def __call__(self, losses):
+        return torch.rand(losses.shape, generator=self.generator) < 0.5
+
+    def state_dict(self):
+        return {"state": self.generator.get_state()}
+
+    def load_state_dict(self, state):
+        self.generator.set_state(state["state"])
 
 
 class Fading:

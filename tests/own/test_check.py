@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from rwp.core.process_group import ALONE
 from rwp.errors import UserError
 from rwp.evaluation.trial import try_factory
+from rwp.training.loop import refuse_shared_memory
+from rwp.training.own import Memory, OwnMask, OwnObjective, own_network
 
 FITTING = [
     ("networks:Tiny", {"width": 5}, "network"),
@@ -18,7 +22,13 @@ FITTING = [
     ("networks:Fixed", {}, "network"),
     ("networks:Noisy", {}, "network"),
     ("networks:lazy_norm", {}, "network"),
+    ("networks:lazy_plain_norm", {}, "network"),
+    ("networks:AdvProp", {}, "network"),
     ("methods:Remembering", {}, "objective"),
+    ("methods:EvalAttack", {}, "objective"),
+    ("methods:eval_target", {}, "objective"),
+    ("methods:Tempered", {}, "objective"),
+    ("methods:GenMask", {}, "mask"),
     ("methods:Smoothed", {"smoothing": 0.2}, "objective"),
     ("methods:lowest", {}, "mask"),
     ("methods:drawn", {}, "mask"),
@@ -39,8 +49,9 @@ WRONG = {
     "networks:NotANumber": (None, "expected finite logits, got NaN"),
     "networks:exits": (None, "got SystemExit: no licence"),
     "methods:Curriculum": (None, "expected the same when asked the same again, got something else"),
+    "methods:plain_teacher": (None, "expected the same when asked the same again"),
     "methods:Amnesiac": (None, "expected all that it remembers in its state_dict"),
-    "methods:Hoarder": (None, "expected a state_dict of tensors, numbers, texts"),
+    "methods:Hoarder": (None, "expected to give what it remembers to a second one, as plain"),
     "methods:Fading": (None, "expected the same when asked the same again"),
     "methods:Growing": ("perturbation", "expected the same when asked the same again"),
     "methods:both_batches": (None, "expected logits (4, 3), got (8, 3)"),
@@ -75,6 +86,35 @@ def test_what_fits_is_told_by_its_kind(
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_a_lazy_norm_begins_with_the_statistics_of_a_fresh_one(own_code: Path) -> None:
+    facts = {"num_classes": 3, "in_channels": 3, "image_size": (16, 16), "mean": None, "std": None}
+    for name in ("lazy_norm", "lazy_plain_norm"):
+        state = own_network(f"own.networks:{name}", {}, **facts).state_dict()
+        found = {key.rpartition(".")[2]: value for key, value in state.items()}
+        assert torch.equal(found["running_mean"], torch.zeros_like(found["running_mean"]))
+        assert torch.equal(found["running_var"], torch.ones_like(found["running_var"]))
+        assert found["num_batches_tracked"] == 0
+
+
+def test_what_remembers_stays_on_its_device_and_in_one_process(own_code: Path) -> None:
+    objective = OwnObjective(
+        "own.methods:Remembering", {}, criterion="objective", random_start=None
+    )
+    memory, other = Memory.of(objective), Memory.of(OwnMask("own.methods:GenMask", {}))
+    assert memory is not None
+    assert other is not None
+    before = other.inner.generator.get_state()
+    stored = other.stored()
+    other.inner(torch.zeros(9))
+    assert not torch.equal(before, other.inner.generator.get_state())
+    other.load(stored, torch.device("meta"))  # what was on the CPU stays there
+    assert torch.equal(before, other.inner.generator.get_state())
+    several: Any = SimpleNamespace(size=2)
+    with pytest.raises(UserError, match="expected an objective without state_dict in 2 processes"):
+        refuse_shared_memory(objective, several)
+    refuse_shared_memory(objective, ALONE)
+
+
 @pytest.mark.parametrize(
     ("name", "warning"),
     [
@@ -90,7 +130,7 @@ def test_what_may_be_meant_otherwise_is_warned_of(own_code: Path, name: str, war
 
 
 def test_what_fits_is_not_warned_of(own_code: Path) -> None:
-    for name in ("networks:Tiny", "networks:lazy_norm", "methods:Smoothed", "methods:Remembering"):
+    for name in ("networks:Tiny", "networks:lazy_norm", "methods:Smoothed", "methods:EvalAttack"):
         assert not any(line.startswith("warning") for line in try_factory(f"own.{name}", {}))
 
 

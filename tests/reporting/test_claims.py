@@ -625,7 +625,10 @@ HEAD = "seed,split,epoch,group,offset,loss,change,num_examples"
         (lambda rows: ["seed,split", "0,train"], "no column epoch, group"),
         (lambda rows: [HEAD], "something else than numbers under loss"),
         (lambda rows: [*rows, rows[1]], "some of them twice"),
-        (lambda rows: [rows[0], *(row for row in rows[1:] if row[0] != "1")], "none of the test"),
+        (
+            lambda rows: [rows[0], *(row for row in rows[1:] if row[0] != "1")],
+            "none of the test",
+        ),
         (
             lambda rows: [*rows, rows[1].replace("0,", "7,", 1)],
             "more, of the train images of seed 7",

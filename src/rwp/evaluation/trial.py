@@ -5,9 +5,9 @@ A fault that is found before a plan runs costs seconds; later it would cost a tr
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rwp.core.models import build_network
+from rwp.core.modes import kept_buffers
 from rwp.core.objectives import ExampleLosses, make_objective
 from rwp.core.threat import ThreatModel
 from rwp.errors import UserError, in_one_line
@@ -23,10 +24,10 @@ from rwp.evaluation.models import borrowed
 from rwp.evaluation.own import own_attack
 from rwp.factories import call, takes
 from rwp.training.own import (
+    Memory,
     OwnMask,
     OwnObjective,
     OwnPerturbation,
-    memory_of,
     own_network,
 )
 from rwp.training.spec import AttackSpec, ThreatSpec
@@ -98,10 +99,12 @@ def guess_role(text: str, options: Mapping[str, Any], shape: Shape) -> Role:
     facts = vars(shape)
     with torch.random.fork_rng(devices=[]):
         made = call(text, options, criterion="objective", **facts)
-    if hasattr(made, "losses") or takes(getattr(made, "forward", made), "adversarial"):
-        return "objective"
     if isinstance(made, nn.Module):
-        return "network"
+        compares = takes(made.forward, "adversarial") and takes(made.forward, "labels")
+        own = callable(getattr(made, "losses", None)) or compares
+        return "objective" if own else "network"
+    if hasattr(made, "losses") or takes(made, "adversarial"):
+        return "objective"
     if callable(made):
         if takes(made, "threat"):
             return "attack"
@@ -230,37 +233,57 @@ def _objective(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str
             "make them part of the network"
         )
 
-    def numbers(one: OwnObjective) -> Tensor:
+    def numbers(one: OwnObjective, again: bool) -> Tensor:
         options = batch.attack_options | {"generator": torch.Generator().manual_seed(_SEED)}
-        adversarial = one.attack(model, batch.images, batch.labels, **options)
-        return one.losses(model, batch.images, adversarial, batch.labels).objective.detach()
+        with kept_buffers(model), _moved(model, again):
+            adversarial = one.attack(model, batch.images, batch.labels, **options)
+            found = one.losses(model, batch.images, adversarial, batch.labels)
+        return found.objective.detach()
 
-    with _named(text, "give losses again"):
-        return notes + _try_memory(text, build, numbers)
+    return notes + _try_memory(text, build, numbers)
 
 
-def _try_memory(text: str, build: Callable[[], T], numbers: Callable[[T], Tensor]) -> list[str]:
+@contextmanager
+def _moved(model: nn.Module, moved: bool) -> Iterator[None]:
+    """Other weights for a while, as after some steps of a training."""
+    before = _weights(model)
+    with torch.no_grad():
+        for weight in model.parameters() if moved else ():
+            weight.mul_(1.1)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, value in zip(model.parameters(), before, strict=True):
+                weight.copy_(value)
+
+
+def _try_memory(
+    text: str, build: Callable[[], T], numbers: Callable[[T, bool], Tensor]
+) -> list[str]:
     """Refuse what remembers something that a stopped training would forget.
 
     Args:
         text: names the factory.
         build: calls it.
-        numbers: of one call, given the same images and random numbers each time.
+        numbers: of one call, of the same random numbers each time; under other weights or losses
+            if told so.
 
     Returns:
         A warning where an attribute changes from call to call, and nothing seems to rest on it.
     """
 
-    def asked(part: T) -> Tensor:
+    def asked(part: T, other: bool = False) -> Tensor:
         torch.manual_seed(_SEED)
-        return numbers(part)
+        with _named(text, "be asked again"):
+            return numbers(part, other)
 
     first = build()
     before = _plain_attributes(first)
-    found = [asked(first) for _ in range(3)]
-    memory = memory_of(first)
+    found = [asked(first), asked(first, other=True), asked(first)]
+    memory = Memory.of(first)
     if memory is None:
-        if not all(_same(found[0], other) for other in found[1:]):
+        if not _same(found[0], found[2]):
             raise UserError(
                 f"{text}: expected the same when asked the same again, got something else: what it "
                 "remembers is lost when a stopped training goes on; give it state_dict and "
@@ -274,17 +297,10 @@ def _try_memory(text: str, build: Callable[[], T], numbers: Callable[[T], Tensor
             for name in changing
         ]
     second = build()
-    stored = io.BytesIO()
-    torch.save(memory.state_dict(), stored)
-    stored.seek(0)
-    try:
-        state = torch.load(stored, weights_only=True)
-    except Exception as error:  # of many kinds
-        raise UserError(
-            f"{text}: expected a state_dict of tensors, numbers, texts, lists and tables, got "
-            f"{in_one_line(error, longest=120)}"
-        ) from error
-    memory_of(second).load_state_dict(state)
+    twin = Memory.of(second)
+    assert twin is not None
+    with _named(text, "give what it remembers to a second one, as plain values and tensors"):
+        twin.load(memory.stored(), torch.device("cpu"))
     if not _same(asked(first), asked(second)):
         raise UserError(
             f"{text}: expected all that it remembers in its state_dict, got something else from a "
@@ -299,10 +315,14 @@ def _same(first: Tensor, second: Tensor) -> bool:
 
 
 def _plain_attributes(part: Any) -> dict[str, str]:
-    """Those of what a factory returned that are numbers, texts or tensors, or hold such alone."""
+    """Those of what a factory returned that are numbers, texts, tensors or modules, in words."""
     kinds = (bool, int, float, str, Tensor, list, tuple, dict)
     found = getattr(part.inner, "__dict__", {})
-    return {name: repr(value) for name, value in found.items() if isinstance(value, kinds)}
+    words = {name: repr(value) for name, value in found.items() if isinstance(value, kinds)}
+    for name, value in found.items():
+        if isinstance(value, nn.Module):
+            words[name] = repr([float(w.double().sum()) for w in value.parameters()])
+    return words
 
 
 def _mask(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str]:
@@ -312,7 +332,9 @@ def _mask(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str]:
     notes = _try_memory(
         text,
         lambda: OwnMask(text, options),
-        lambda one: one(losses, torch.Generator().manual_seed(_SEED)),
+        lambda one, other: one(
+            losses * 1.1 if other else losses, torch.Generator().manual_seed(_SEED)
+        ),
     )
     return [f"of losses 0.10 to 3.00 nats it selects {shown}", *notes]
 
@@ -326,8 +348,9 @@ def _perturbation(text: str, options: Mapping[str, Any], batch: _Batch) -> list[
     def losses() -> ExampleLosses:
         return objective.losses(model, batch.images, batch.images, batch.labels)
 
-    def numbers(one: OwnPerturbation) -> Tensor:
-        offset = one(model, losses, generator=torch.Generator().manual_seed(_SEED)).offset
+    def numbers(one: OwnPerturbation, other: bool) -> Tensor:
+        with _moved(model, other):
+            offset = one(model, losses, generator=torch.Generator().manual_seed(_SEED)).offset
         return torch.cat([torch.zeros(0), *(value.flatten() for value in offset.values())])
 
     with _named(text, "perturb weights"):

@@ -214,7 +214,7 @@ def _differing(own: TrainSpec, theirs: TrainSpec) -> Iterator[str]:
     """Settings that are no method's own: network, images, length, batches, learning rates."""
     yield from _others(own, theirs, "architecture", "normalize", "threat", "augmentation")
     yield from _others(own, theirs, "selection", "held_out_fraction", "unlabeled")
-    if _chosen_by(own) != _chosen_by(theirs):
+    if own.selection == theirs.selection and _chosen_by(own) != _chosen_by(theirs):
         yield "choice of the best epoch"
     yield from _others(own.data, theirs.data, "per_class", "image_size")
     yield from _others(own.optimization, theirs.optimization, *vars(own.optimization))

@@ -66,18 +66,19 @@ def _fault(measured: pd.DataFrame, spec: LandscapeSpec) -> str:
     lacking = [name for name in (*_WHERE, *_NUMBERS) if name not in measured]
     if lacking:
         return f"no column {', '.join(lacking)}"
-    for name in (*_NUMBERS, "seed", "epoch", "offset"):
-        if not (is_numeric_dtype(measured[name]) and np.isfinite(measured[name]).all()):
+    for name in (*_NUMBERS, "seed", "epoch", "offset"):  # far out, losses may be infinite
+        if not is_numeric_dtype(measured[name]) or measured[name].isna().any():
             return f"something else than numbers under {name}"
     if measured.duplicated(_WHERE).any():
         return "some of them twice"
     splits = ("train", "test") if spec.test_images else ("train",)
     seeds = [key.seed for key in spec.keys]
-    wanted = set(product(seeds, splits, spec.epochs))
     found = set(measured[_WHERE[:3]].itertuples(index=False, name=None))
-    for seed, split, epoch in sorted(wanted ^ found):
-        more = "more," if (seed, split, epoch) in found else "none"
-        return f"{more} of the {split} images of seed {seed} after epoch {epoch}"
+    for seed, split, epoch in sorted(found - set(product(seeds, splits, spec.epochs))):
+        return f"more, of the {split} images of seed {seed} after epoch {epoch}"
+    # at some epoch no image may be in any group
+    for seed, split in sorted(set(product(seeds, splits)) - {where[:2] for where in found}):
+        return f"none of the {split} images of seed {seed}"
     offsets = np.linspace(-spec.radius, spec.radius, spec.num_points)
     near = 1e-6 + 1e-5 * spec.radius  # they are written with six decimals
     for where, rows in measured.groupby(_WHERE[:4]):

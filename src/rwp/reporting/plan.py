@@ -170,7 +170,7 @@ def plan_lines(jobs: Sequence[Job], *, device: str | None, origin: str) -> Itera
     if any(job.result.attack and job.passes is None for job in todo):
         yield "AutoAttack's passes depend on the network and are not counted."
     if uncounted := [KINDS[kind] for kind in _UNCOUNTED if any(_is_of(job, kind) for job in todo)]:
-        yield f"Passes of {' and '.join(uncounted)} are not counted either."
+        yield f"Passes of {' and '.join(uncounted)} are not counted."
     keeping = [job.kept_bytes for job in todo if job.kept_bytes]
     if keeping:
         yield (

@@ -19,7 +19,7 @@ from rwp.core.batch_statistics import average_statistics
 from rwp.core.losses import cross_entropy
 from rwp.core.lsc import keep_high_loss
 from rwp.core.mask import as_many_at_random
-from rwp.core.objectives import ExampleLosses
+from rwp.core.objectives import ExampleLosses, Objective
 from rwp.core.precision import autotuned_convolutions, precision_context
 from rwp.core.process_group import ALONE, Group
 from rwp.core.threat import ThreatModel
@@ -36,7 +36,7 @@ from rwp.training.history import Row, Tally
 from rwp.training.image_losses import ImageLosses
 from rwp.training.measure import measure
 from rwp.training.optimization import MovingAverage, compiled, learning_rate, optimizer_of
-from rwp.training.own import memory_of
+from rwp.training.own import Memory
 from rwp.training.recipe import (
     climbed_of,
     objective_of,
@@ -75,13 +75,13 @@ class Training:
         self.climbed = climbed_of(spec, self.objective)
         self.perturbation = weight_perturbation_of(spec, model)
         self.perturb = perturb_of(spec)
-        parts = {"objective": self.objective, "perturbation": self.perturb}
-        parts |= {"mask": self.perturbation.mask} if self.perturbation else {}
-        found = {name: memory_of(part) for name, part in parts.items()}
-        self.memories = {name: memory for name, memory in found.items() if memory is not None}
+        mask = self.perturbation.mask if self.perturbation else None
+        found = map(Memory.of, (self.objective, mask, self.perturb))
+        self.memories = {memory.name: memory for memory in found if memory is not None}
+        refuse_shared_memory(self.objective, group)
         for memory in self.memories.values():
-            if isinstance(memory, nn.Module):
-                memory.to(device)
+            if isinstance(memory.inner, nn.Module):
+                memory.inner.to(device)
         self.optimizer = optimizer_of(spec, model)
         self.policy = spec.augmentation
         self.progress = Position()
@@ -338,7 +338,7 @@ class Training:
             "tally": self.tally.state(),
             "average": None if self.average is None else self.average.state_dict(),
             "losses": None if self.losses is None else self.losses.state(),
-            "memories": {name: memory.state_dict() for name, memory in self.memories.items()},
+            "memories": {name: memory.stored() for name, memory in self.memories.items()},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -351,8 +351,23 @@ class Training:
             self.average.load_state_dict(state["average"])
         if self.losses is not None:
             self.losses.load(state["losses"])
-        for name, found in state.get("memories", {}).items():  # earlier versions saved none
-            self.memories[name].load_state_dict(found)
+        for name, stored in state.get("memories", {}).items():  # earlier versions saved none
+            if name in self.memories:  # a training that starts from this one may have others
+                self.memories[name].load(stored, self.device)
+
+
+def refuse_shared_memory(objective: Objective, group: Group) -> None:
+    """An objective that remembers would remember other images in each of several processes.
+
+    Raises:
+        UserError: it has a state.
+    """
+    memory = Memory.of(objective)
+    if memory is not None and group.size > 1 and memory.inner.state_dict():
+        raise UserError(
+            f"{memory.name}: expected an objective without state_dict in {group.size} processes, "
+            "each of which sees a share of the images; train it on one GPU"
+        )
 
 
 def _weighted(losses: Tensor, *weights: Tensor | None) -> Tensor:

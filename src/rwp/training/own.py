@@ -6,6 +6,7 @@ keep to its protocol is one line that names the factory.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -76,7 +77,7 @@ def own_network(
         if not isinstance(inner, nn.Module):
             raise UserError(f"{text}: expected a torch.nn.Module, got {type(inner).__name__}")
         model = OwnNetwork(input_layer(in_channels, mean, std), inner)
-        if any(map(is_lazy, model.parameters())):
+        if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
             with _trial(text, model):
                 if any(map(is_lazy, model.buffers())):
                     model.eval()  # so that running statistics stay as they are made
@@ -207,7 +208,8 @@ class OwnObjective:
         Raises:
             UserError: it returns nothing that has losses.
         """
-        self.text, self.criterion, self.num_classes = text, criterion, num_classes
+        self.text, self.options = text, dict(options)
+        self.criterion, self.num_classes = criterion, num_classes
         self.inner = call(text, options, criterion=criterion)
         self._losses = getattr(self.inner, "losses", self.inner)
         if not callable(self._losses) or isinstance(self.inner, Tensor):
@@ -283,7 +285,8 @@ class OwnMask:
         Raises:
             UserError: it returns no function.
         """
-        self.text, self.inner = text, call(text, options)
+        self.text, self.options = text, dict(options)
+        self.inner = call(text, options)
         if not callable(self.inner):
             raise UserError(
                 f"{text}: expected a function of losses (batch,), got {type(self.inner).__name__}"
@@ -312,7 +315,8 @@ class OwnPerturbation:
         Raises:
             UserError: it returns no function.
         """
-        self.text, self.inner = text, call(text, options)
+        self.text, self.options = text, dict(options)
+        self.inner = call(text, options)
         if not callable(self.inner):
             kind = type(self.inner).__name__
             raise UserError(f"{text}: expected a function of a model and its losses, got {kind}")
@@ -335,14 +339,43 @@ class OwnPerturbation:
         return PerturbedWeights(*_offset(self.text, model, found))
 
 
-def memory_of(part: Any) -> Any:
-    """What a part of the user's own remembers with: the object, where it has `state_dict` and
-    `load_state_dict`, else none."""
-    if not isinstance(part, OwnObjective | OwnMask | OwnPerturbation):
-        return None
-    names = ("state_dict", "load_state_dict")
-    has = all(callable(getattr(part.inner, name, None)) for name in names)
-    return part.inner if has else None
+class Memory:
+    """What a part of the user's own remembers, by its `state_dict` and `load_state_dict`."""
+
+    def __init__(self, part: OwnObjective | OwnMask | OwnPerturbation) -> None:
+        """`name` tells the part from others: its factory and options."""
+        self.name = f"{part.text} {sorted(part.options.items())}"
+        self.inner = part.inner
+
+    @classmethod
+    def of(cls, part: Any) -> Memory | None:
+        """None for parts that have none, and for those of this package."""
+        if not isinstance(part, OwnObjective | OwnMask | OwnPerturbation):
+            return None
+        names = ("state_dict", "load_state_dict")
+        has = all(callable(getattr(part.inner, name, None)) for name in names)
+        return cls(part) if has else None
+
+    def stored(self) -> Tensor:
+        """As bytes: a checkpoint that is loaded to a GPU then leaves each tensor in its place."""
+        content = io.BytesIO()
+        torch.save(self.inner.state_dict(), content)
+        return torch.frombuffer(bytearray(content.getvalue()), dtype=torch.uint8)
+
+    def load(self, stored: Tensor, device: torch.device) -> None:
+        """Take it up again; what was on a GPU comes to `device`.
+
+        Raises:
+            Exception: of many kinds, where it holds more than plain values and tensors.
+        """
+
+        def placed(storage: Any, location: str) -> Any:
+            target = location if location == "cpu" else str(device)
+            return torch.serialization.default_restore_location(storage, target)
+
+        content = io.BytesIO(stored.cpu().numpy().tobytes())
+        state = torch.load(content, map_location=placed, weights_only=True)
+        self.inner.load_state_dict(state)
 
 
 def _offset(

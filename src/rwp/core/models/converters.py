@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from rwp.core.settings import check_choice
@@ -122,7 +123,7 @@ def _innermost(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
                 str(name)
                 for name, value in checkpoint.items()
                 if name != wrapper and isinstance(value, Mapping)
-                if _shapes(_innermost(value)) == _shapes(found)
+                if _is_another(_innermost(value), found)
             ]
             if others:
                 raise ValueError(
@@ -137,10 +138,13 @@ def _innermost(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     return tables[0] if len(tables) == 1 else checkpoint
 
 
-def _shapes(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the tensors, by their bare names."""
-    return {
-        _bare_name(str(name)): value.shape
-        for name, value in table.items()
-        if isinstance(value, Tensor)
-    }
+def _is_another(table: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
+    """Whether a table holds other weights of the same network."""
+    ours, theirs = (
+        {_bare_name(str(name)): value for name, value in one.items() if isinstance(value, Tensor)}
+        for one in (table, first)
+    )
+    shapes = [{name: value.shape for name, value in one.items()} for one in (ours, theirs)]
+    if not ours or shapes[0] != shapes[1]:
+        return False
+    return not all(torch.equal(ours[name], theirs[name]) for name in ours)
