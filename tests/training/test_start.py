@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,22 @@ RECIPES: dict[str, Any] = {
     "at-on-ema": {"objective": "at", "start": PARENT, "average_decay": 0.9},
     "pretrained": {"objective": "at", "start": {"file": "weights.pt"}},
 }
+
+
+TEMPERED = """
+import torch
+from torch.nn import functional as F
+
+
+class Tempered(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("temperature", torch.tensor(2.0))
+
+    def losses(self, model, images, adversarial, labels):
+        logits = model(adversarial) / self.temperature
+        return F.cross_entropy(logits, labels, reduction="none"), logits
+"""
 
 
 def branched(committed: dict[str, Any], **recipes: Any) -> Params:
@@ -117,6 +134,20 @@ def test_another_recipe_leaves_the_trunk_after_its_epoch(
     losses = [row["train_loss"] for row in rows(averaged)]
     assert losses == [row["train_loss"] for row in rows(whole)]  # its training is that of AT
     assert not same(averaged / "last.pt", whole / "last.pt")
+
+
+def test_a_branch_with_an_objective_that_remembers_begins_its_memory(
+    trunk: tuple[Params, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trunk has another objective, so there is nothing to take over."""
+    (tmp_path / "tempered.py").write_text(TEMPERED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    params, root = trunk
+    spec = brief(spec_of(params, "at-on"))
+    spec = spec.replace(objective=spec.objective.replace(loss="tempered:Tempered"))
+    found = train_run(spec, root=root, fingerprint=FINGERPRINT, output=tmp_path / "branch")
+    assert len(rows(found)) == len(rows(train(trunk, "at-on", tmp_path / "plain")))
 
 
 def test_a_branch_that_is_killed_goes_on_to_the_bit(
