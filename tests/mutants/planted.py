@@ -44,6 +44,8 @@ _CLOSEST = {
     "starts": "training/test_start.py",
     "draws": "data/test_drawn.py",
     "claims": "reporting/test_claims.py",
+    "p-values": "evaluation/test_statistics.py",
+    "figures": "reporting/test_figures.py reporting/test_claims.py",
     "radii": "commands/test_foreign.py",
     "verdicts": "evaluation/test_diagnostics.py",
 }
@@ -572,6 +574,11 @@ RESUME = _faults(
         "pass",
     ),
     (
+        "resume: without what an objective remembers",
+        "self.memories[name].load(stored, self.device)",
+        "pass",
+    ),
+    (
         "resume: without the epoch's sums",
         'self.tally.load(state["tally"])',
         "pass",
@@ -924,6 +931,26 @@ FAMILY = _faults(
         "claims: uncorrected",
         'if row["p_holm"] <= LEVEL else NOT_TOLD',
         'if row["p_value"] <= LEVEL else NOT_TOLD',
+    ),
+    (
+        "p-values: of the nearer part alone",
+        "if spare(high) >= 0: # but for rounding: seeds alone count return float(np.exp(high))",
+        "if spare(high) >= 0: return float(np.exp(low))",
+    ),
+    (
+        "figures: a level of some of the seeds",
+        '.transform("nunique") == len(seeds)]',
+        '.transform("nunique") >= 1]',
+    ),
+    (
+        "tables: of fewer images than asked for",
+        "if count not in (None, record.num_examples):",
+        "if False:",
+    ),
+    (
+        "figures: a landscape with rows twice",
+        "if measured.duplicated(_WHERE).any():",
+        "if False:",
     ),
     (
         "claims: records of another network",
