@@ -44,6 +44,7 @@ _CLOSEST = {
     "starts": "training/test_start.py",
     "draws": "data/test_drawn.py",
     "claims": "reporting/test_claims.py",
+    "tables": "reporting/test_tables.py",
     "p-values": "evaluation/test_statistics.py",
     "figures": "reporting/test_figures.py reporting/test_claims.py",
     "radii": "commands/test_foreign.py",

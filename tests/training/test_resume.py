@@ -117,7 +117,7 @@ class Curriculum:
     def losses(self, model, images, adversarial, labels):
         self.calls += 1
         logits = model(adversarial)
-        weight = min(1.0, self.calls / 20)
+        weight = min(1.0, self.calls / 500)
         return weight * F.cross_entropy(logits, labels, reduction="none"), logits
 
     def state_dict(self):
@@ -135,6 +135,7 @@ def test_an_objective_that_remembers_goes_on_where_it_was(
     kill_after: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(resume, "CHECKPOINT_SECONDS", 0)
     (tmp_path / "remembering.py").write_text(REMEMBERING)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(sys.path))
