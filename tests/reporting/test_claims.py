@@ -18,8 +18,8 @@ from rwp.commands import claims as command
 from rwp.errors import UserError
 from rwp.evaluation.statistics import crossed_difference, crossed_mean, interval
 from rwp.files import read_object
-from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import landscape_spec
+from rwp.pipeline.load import check_params, load_params
+from rwp.pipeline.resolve import landscape_spec, train_spec
 from rwp.pipeline.settings import Params
 from rwp.reporting.claim_verdicts import (
     _judged,
@@ -326,11 +326,36 @@ def test_what_could_be_told_is_told_after_the_correction(tmp_path: Path) -> None
 def test_a_mistyped_column_shows_with_the_first_run(tmp_path: Path) -> None:
     project = seeded(tmp_path, 2)
     project.write_run(project.table2_keys("at")[0], [0.2, 0.4])
-    for term in ("at loss_risee -1:", "at test_robust_accuracy 0:9", "at best_epoch >=9"):
+    for term in ("at loss_risee -1:",):
         with pytest.raises(
             UserError, match=r"at/seed0: expected .* (correct the claim|its history)"
         ):
             judged(project, x={"says": "x", "terms": {term: 1}, "above": 0})
+
+
+@pytest.mark.parametrize("term", ["at test_robust_accuracy 0:9", "at best_epoch >=8", "at x 9:"])
+def test_epochs_that_a_suite_does_not_have_are_of_another_suite(tmp_path: Path, term: str) -> None:
+    """Claims are shared by suites of other lengths; one that does not fit stops no page."""
+    project = seeded(tmp_path, 2)
+    project.write_run(project.table2_keys("at")[0], [0.2, 0.4])
+    row = judged(project, x={"says": "x", "terms": {term: 1}, "above": 0})["x"]
+    how = term.split()[-1]
+    reason = f"no epochs {how} of at, which has 8, here"
+    assert (row["outcome"], row["reason"]) == ("of another suite", reason)
+
+
+def test_the_committed_claims_are_judged_on_the_demo(tmp_path: Path) -> None:
+    """As `make demo` does, with the demo's trainings there and those of its sweeps not."""
+    project = Project(tmp_path, load_params(ROOT / "params.yaml"), "demo")
+    for recipe in ("at", "at-awp", "at-rwp"):
+        (key,) = project.table2_keys(recipe)
+        epochs = train_spec(project.params, key).optimization.epochs
+        path = project.write_run(key, [0.2] * epochs) / "history.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        more = {"weight_steps": 5.0, "loss_rise": 0.1}
+        path.write_text("".join(f"{json.dumps(row | more)}\n" for row in rows))
+    frame = judge_claims(project.params, "demo", read_claims(ROOT / "claims.yaml"), root=tmp_path)
+    assert {"missing", "of another suite"} <= set(frame["outcome"])
 
 
 def test_a_value_that_is_not_finite_tells_nothing() -> None:

@@ -200,12 +200,18 @@ class _Reader:
         self._figures: dict[Term, Path] = {}
 
     def unknown(self, terms: Iterable[Term]) -> list[str]:
-        """The recipes and attacks that the suite does not have."""
+        """The recipes, attacks and epochs that the suite does not have."""
         found = [term.recipe for term in terms if term.recipe not in self.suite.recipes]
         attacks = [term.how for term in terms if term.is_record]
         found += [name for name in attacks if name not in self.suite.evaluation.attacks]
         around = [term for term in terms if term.what == LANDSCAPE]
         found += [f"landscape of {t.recipe}" for t in around if self._landscape(t) is None]
+        for term in terms:
+            if term.recipe in self.suite.recipes and not (term.is_record or term in around):
+                key = setting_keys(self.params, self.suite_name, Setting(), term.recipe)[0]
+                count = train_spec(self.params, key).optimization.epochs
+                if not term.fits(count):
+                    found.append(f"epochs {term.how} of {term.recipe}, which has {count},")
         return list(dict.fromkeys(found))
 
     def apart(self, terms: Iterable[Term]) -> str:

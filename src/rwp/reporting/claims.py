@@ -138,6 +138,14 @@ class Term:
         """Whether it is an accuracy on test images."""
         return self.what in CHECKPOINTS
 
+    def fits(self, num_epochs: int) -> bool:
+        """Whether a training of so many epochs has those that are looked at."""
+        if self.what == "best_epoch":
+            return int(self.how.removeprefix(">=")) < num_epochs
+        epochs = self._epochs
+        bounds = (bound for bound in (epochs.start, epochs.stop) if bound is not None)
+        return all(-num_epochs <= bound <= num_epochs for bound in bounds)
+
     def of_run(self, run: Run) -> float:
         """The value of a term that is no record; accuracies in percent.
 
