@@ -233,9 +233,9 @@ def _objective(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str
             "make them part of the network"
         )
 
-    def numbers(one: OwnObjective, again: bool) -> Tensor:
+    def numbers(one: OwnObjective, other: bool) -> Tensor:
         options = batch.attack_options | {"generator": torch.Generator().manual_seed(_SEED)}
-        with kept_buffers(model), _moved(model, again):
+        with kept_buffers(model), _moved(model, other):
             adversarial = one.attack(model, batch.images, batch.labels, **options)
             found = one.losses(model, batch.images, adversarial, batch.labels)
         return found.objective.detach()

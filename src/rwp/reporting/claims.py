@@ -152,22 +152,15 @@ class Term:
         Raises:
             UserError: the history lacks the column in some of the epochs.
         """
-        if self.what == "best_epoch":
-            first = int(self.how.removeprefix(">="))
-            if first >= len(run.history):
-                raise UserError(
-                    f"{run.name}: expected an epoch from 0 to {len(run.history) - 1} in best_epoch "
-                    f"{self.how}, got {first}; correct the claim"
-                )
-            return 100.0 * (run.best_epoch >= first)
-        epochs, rows = self._epochs, run.history[self._epochs]
         count = len(run.history)
-        for bound in (epochs.start, epochs.stop):  # a slice would be cut in silence
-            if bound is not None and not -count <= bound <= count:
-                raise UserError(
-                    f"{run.name}: expected {self.what} in epochs {self.how}, got {count} epochs; "
-                    "correct the claim, or name its suites with `only`"
-                )
+        if not self.fits(count):  # a slice would be cut in silence
+            raise UserError(
+                f"{run.name}: expected {self.what} in epochs {self.how}, got {count} epochs; "
+                "correct the claim, or name its suites with `only`"
+            )
+        if self.what == "best_epoch":
+            return 100.0 * (run.best_epoch >= int(self.how.removeprefix(">=")))
+        rows = run.history[self._epochs]
         values = [row.get(self.what) for row in rows]
         if not values or not all(map(_is_number, values)):
             found = "none" if not values or None in values else "no single numbers"

@@ -276,19 +276,18 @@ def why_of_other_images(run: Run, root: Path) -> str:
     """Whether a training saw others than the images of the passport, or an empty text."""
     inputs = object_in(run.document, "inputs")
     key = RunKey.parse(run.document.get("key"), where=run.name)
-    for split, now in _fetched(root / "data" / key.dataset):
-        if inputs.get(split, now) != now:
+    for split, file in _fetched(root / "data" / key.dataset).items():
+        now = file.get("sha256")
+        if now is not None and inputs.get(split, now) != now:
             return f"trained with other {split} images than those fetched"
     return ""
 
 
-def _fetched(folder: Path) -> Iterator[tuple[str, str]]:
-    """Each split of a data set with the hash of its file; nothing without a passport."""
+def _fetched(folder: Path) -> dict[str, dict[str, Any]]:
+    """Each split of a data set with what its passport says of the file; nothing without one."""
     passport = folder / "passport.json"
     files = object_in(read_object(passport), "files") if passport.exists() else {}
-    for name in files:
-        if "sha256" in (entry := object_in(files, name)):
-            yield name.removesuffix(".pt"), entry["sha256"]
+    return {name.removesuffix(".pt"): object_in(files, name) for name in files}
 
 
 def why_landscape_stale(step: Step, root: Path) -> str:
@@ -709,14 +708,12 @@ def _changed(record: EvaluationRecord, spec: EvaluationSpec) -> str:
 def _changed_images(record: EvaluationRecord, spec: EvaluationSpec, folder: Path) -> str:
     """Whether a record's test images are others than those that lie there now, or not all of them
     where all are asked for."""
-    now = dict(_fetched(folder)).get("test", record.data_sha256)
-    if now != record.data_sha256:
+    now = _fetched(folder).get("test", {})
+    if now.get("sha256", record.data_sha256) != record.data_sha256:
         return "made with other test images than those fetched"
-    passport = folder / "passport.json"
-    if _num_asked(spec) is None and passport.exists():
-        count = object_in(object_in(read_object(passport), "files"), "test.pt").get("count")
-        if count not in (None, record.num_examples):
-            return f"made with {record.num_examples} of the {count} test images"
+    count = now.get("count")
+    if _num_asked(spec) is None and count not in (None, record.num_examples):
+        return f"made with {record.num_examples} of the {count} test images"
     return ""
 
 

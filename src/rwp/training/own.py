@@ -276,6 +276,14 @@ class OwnObjective:
         _check_tensor(self.text, "logits", found.logits, (size, classes))
 
 
+def _function(text: str, options: Mapping[str, Any], of: str) -> Any:
+    """What a factory returns, if it can be called."""
+    inner = call(text, options)
+    if not callable(inner):
+        raise UserError(f"{text}: expected a function of {of}, got {type(inner).__name__}")
+    return inner
+
+
 class OwnMask:
     """A mask of the user's own: losses (batch,) in nats to the examples that are selected."""
 
@@ -286,11 +294,7 @@ class OwnMask:
             UserError: it returns no function.
         """
         self.text, self.options = text, dict(options)
-        self.inner = call(text, options)
-        if not callable(self.inner):
-            raise UserError(
-                f"{text}: expected a function of losses (batch,), got {type(self.inner).__name__}"
-            )
+        self.inner = _function(text, options, "losses (batch,)")
         self._drawing = takes(self.inner, "generator")
 
     def __call__(self, losses: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -316,10 +320,7 @@ class OwnPerturbation:
             UserError: it returns no function.
         """
         self.text, self.options = text, dict(options)
-        self.inner = call(text, options)
-        if not callable(self.inner):
-            kind = type(self.inner).__name__
-            raise UserError(f"{text}: expected a function of a model and its losses, got {kind}")
+        self.inner = _function(text, options, "a model and its losses")
 
     def __call__(
         self,
