@@ -178,13 +178,19 @@ def committed_folder(few: Project, tmp_path: Path) -> Path:
     return tmp_path / "docs"
 
 
+def elsewhere(tmp_path: Path) -> Commands:
+    """A working folder that is no project."""
+    there = Commands.__new__(Commands)
+    there.folder = tmp_path / "elsewhere"
+    there.folder.mkdir()
+    return there
+
+
 @pytest.mark.slow
 def test_bad_folders_are_one_line_each(
     committed_folder: Path, few: Project, tmp_path: Path
 ) -> None:
-    there = Commands.__new__(Commands)
-    there.folder = tmp_path / "elsewhere"
-    there.folder.mkdir()
+    there = elsewhere(tmp_path)
 
     def report(folder: Path, *words: str) -> Any:
         return there.run("rwp", "report", "--from", str(folder), *words)
@@ -211,6 +217,30 @@ def test_bad_folders_are_one_line_each(
     assert_one_line(report(committed_folder), "settings.json: suites.demo", "'selected_by'")
     settings.unlink()
     assert_one_line(report(committed_folder), "settings.json")
+
+
+@pytest.mark.slow
+def test_claims_are_judged_by_gathered_results(few: Project, tmp_path: Path) -> None:
+    """The folder's own claims, or others; nothing is written, and no project is needed."""
+    (few.root / "claims.yaml").write_text(CLAIM, encoding="utf-8")
+    folder, there = tmp_path / "docs", elsewhere(tmp_path)
+    gathered(few, folder)
+    before = sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
+
+    def claims(*words: str) -> Any:
+        return there.run("rwp", "claims", "--from", str(folder), *words)
+
+    found = claims("won")
+    assert found.returncode == 0, found.stderr
+    told = "won: not told: one training seed: how far seeds spread is not known"
+    assert found.stdout == f"{told} (+0.00; wanted above 0 points; 1 seed)\n"
+    own = tmp_path / "own.yaml"
+    own.write_text(CLAIM.replace("won", "mine").replace("autoattack", "pgd-20"), encoding="utf-8")
+    assert claims("--claims", str(own)).stdout.startswith("mine: not told")
+    assert_one_line(claims("mine"), f"{folder}/claims.yaml: expected a claim", "got 'mine'")
+    assert_one_line(claims("--suite", "demo"), "--suite: expected none with --from")
+    assert sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) == before
+    assert list(there.folder.iterdir()) == []
 
 
 def test_a_folder_of_another_suite_is_not_filled(committed_folder: Path, few: Project) -> None:

@@ -3,54 +3,84 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rwp.commands.common import DEFAULT_PARAMS, ParamsFile, SuiteName
+from rwp.commands.common import (
+    DEFAULT_PARAMS,
+    Gathered,
+    ParamsFile,
+    SuiteName,
+    refuse_with_from,
+)
 from rwp.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rwp.pipeline.settings import Params
 
 
 def claims(
+    context: typer.Context,
     names: Annotated[
         list[str] | None, typer.Argument(help="Only these, whose runs have to be there.")
     ] = None,
     suite: SuiteName = "demo",
-    file: Annotated[Path, typer.Option("--claims", help="The claims.")] = Path("claims.yaml"),
+    source: Gathered = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--claims", help="The claims; else claims.yaml, with --from the folder's."),
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="Only print them, write nothing.")] = False,
     params_file: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
-    """Say of each claim whether it holds, does not hold, or was not told, and what is missing."""
+    """Say of each claim whether it holds, does not hold, or was not told, and what is missing.
+
+    From gathered results it judges anew by their runs, and writes nothing.
+    """
     from rwp.pipeline.load import load_params
+    from rwp.reporting.claim_verdicts import write_claims
+    from rwp.reporting.claims import FILE
+    from rwp.reporting.gathered import opened
+
+    if source is not None:
+        refuse_with_from(context, "suite", "params_file")
+        with opened(source) as place:
+            _print(place.params, place.suite, place.root, file or place.root / FILE, names or ())
+        return
+    params, root = load_params(params_file), Path.cwd()
+    frame = _print(params, suite, root, file or Path(FILE), names or ())
+    if not show:
+        print(write_claims(frame, suite, root=root))
+
+
+def _print(
+    params: Params, suite: str, root: Path, file: Path, names: Sequence[str]
+) -> pd.DataFrame:
+    """Judge all claims, as Holm counts the page, and print those that are asked for."""
     from rwp.pipeline.resolve import choose
-    from rwp.reporting.claim_verdicts import (
-        ELSEWHERE,
-        MISSING,
-        judge_claims,
-        numbers,
-        sentence,
-        write_claims,
-    )
+    from rwp.reporting.claim_verdicts import ELSEWHERE, MISSING, judge_claims, numbers, sentence
     from rwp.reporting.claims import read_claims, unknown_names
     from rwp.reporting.results import records
 
-    params, root = load_params(params_file), Path.cwd()
     worded = read_claims(file)
     for line in unknown_names(params, worded):
         sys.stderr.write(f"note: {file}: {line}\n")
-    for name in names or ():
+    for name in names:
         choose(worded, name, "claim", str(file))
-    frame = judge_claims(params, suite, worded, root=root)  # all: Holm counts the page
+    frame = judge_claims(params, suite, worded, root=root)
     rows = [row for row in records(frame) if not names or row["claim"] in names]
     for row in rows if names else ():
         if row["outcome"] in (MISSING, ELSEWHERE):
             raise UserError(
                 f"{row['claim']}: expected its runs in the suite {suite}, got "
-                f"{sentence(row)}; build them, or ask for another claim or --suite"
+                f"{sentence(row)}; build them, or ask for another claim"
             )
     for row in rows:
         found = numbers(row)
         print(f"{row['claim']}: {sentence(row)}{f' ({found})' if found else ''}")
-    if not show:
-        print(write_claims(frame, suite, root=root))
+    return frame

@@ -63,8 +63,24 @@ ParamsFile = Annotated[
     ),
 ]
 SuiteName = Annotated[str, typer.Option(help="Suite of params.yaml." + names_of("suites"))]
+Gathered = Annotated[
+    Path | None,
+    typer.Option("--from", help="Gathered results, such as docs/results/mini-jpeg."),
+]
 # The workflow's way to call a command: the step's settings as one line of JSON.
 Resolved = Annotated[str | None, typer.Option(hidden=True)]
+
+
+def refuse_with_from(context: typer.Context, *names: str) -> None:
+    """What the gathered folder of --from decides; an ignored option would mislead."""
+    for name in names:
+        given = context.get_parameter_source(name)
+        if given is not None and given.name == "COMMANDLINE":
+            option = "--params" if name == "params_file" else f"--{name}"
+            raise UserError(
+                f"{option}: expected none with --from, whose folder has its own, got "
+                f"{context.params[name]}; leave it out"
+            )
 
 
 def _hash_like(value: str | None) -> str | None:

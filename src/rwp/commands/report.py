@@ -7,18 +7,20 @@ from typing import Annotated
 
 import typer
 
-from rwp.commands.common import DEFAULT_PARAMS, ParamsFile, SuiteName
-from rwp.errors import UserError
+from rwp.commands.common import (
+    DEFAULT_PARAMS,
+    Gathered,
+    ParamsFile,
+    SuiteName,
+    refuse_with_from,
+)
 
 
 def report(
     context: typer.Context,
     suite: SuiteName = "demo",
     output: Annotated[Path | None, typer.Option(help="Another file for the page.")] = None,
-    source: Annotated[
-        Path | None,
-        typer.Option("--from", help="Gathered results, such as docs/results/mini-jpeg."),
-    ] = None,
+    source: Gathered = None,
     params_file: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Write report.html of a suite; what is not built yet is marked as missing.
@@ -33,7 +35,7 @@ def report(
     if source is not None:
         from rwp.reporting.gathered import opened
 
-        _refuse_with_from(context, "suite", "params_file")
+        refuse_with_from(context, "suite", "params_file")
         with opened(source) as place:
             found = read_results(place.params, place.suite, root=place.root)
             judged = told(place.params, place.suite, root=place.root)
@@ -42,15 +44,3 @@ def report(
     params, root = load_params(params_file), Path.cwd()
     results, judged = read_results(params, suite, root=root), told(params, suite, root=root)
     print(write_report(results, judged=judged, path=output))
-
-
-def _refuse_with_from(context: typer.Context, *names: str) -> None:
-    """What the gathered folder decides; an ignored option would mislead."""
-    for name in names:
-        given = context.get_parameter_source(name)
-        if given is not None and given.name == "COMMANDLINE":
-            option = "--params" if name == "params_file" else f"--{name}"
-            raise UserError(
-                f"{option}: expected none with --from, whose folder has its own, got "
-                f"{context.params[name]}; leave it out"
-            )
