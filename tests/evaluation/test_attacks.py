@@ -10,7 +10,7 @@ from rwp.errors import UserError
 from rwp.evaluation import attacks
 from rwp.evaluation.alarms import BATCH_DEPENDENT, GRADIENT_DEPENDENT, UNSTEADY
 from rwp.evaluation.attacks import AttackResult, evaluate, run_attack
-from rwp.evaluation.models import FLAT, PROBABILITIES, TRAIN_MODE
+from rwp.evaluation.clean import FLAT, PROBABILITIES, TRAIN_MODE
 from rwp.rng import generator_for
 from rwp.training.spec import ThreatSpec
 from tests.evaluation.samples import (

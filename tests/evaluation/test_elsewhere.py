@@ -333,7 +333,7 @@ def test_records_of_forms_that_hold_no_tensors_are_recognized(
     images.save(tmp_path / "test.pt")
 
     def done(model: nn.Module, out: str) -> Any:
-        from rwp.evaluation.models import weights_sha256
+        from rwp.evaluation.identity import weights_sha256
 
         external = ExternalModel(model, "theirs", weights_sha256(model))
         (path,) = evaluate_external(

@@ -15,7 +15,7 @@ from rwp.evaluation.records import (
     unpack,
     worst_case,
 )
-from rwp.evaluation.resume import clear_folder, shared_folder
+from rwp.evaluation.shared_batches import clear_folder, shared_folder
 from rwp.evaluation.spec import record_fingerprint
 from rwp.files import sha256_file
 from rwp.training.checkpoint import load_network, save_network

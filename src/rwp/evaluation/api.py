@@ -20,15 +20,10 @@ from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.adapted import AdaptedModel, left_as_it_was, require_module
 from rwp.evaluation.attacks import AttackResult
+from rwp.evaluation.clean import batch_of, borrowed, checked_logits
+from rwp.evaluation.float_images import FloatImages
+from rwp.evaluation.identity import function_sha256, weights_sha256
 from rwp.evaluation.jobs import record_of, run_attacks
-from rwp.evaluation.models import (
-    FloatImages,
-    batch_of,
-    borrowed,
-    checked_logits,
-    function_sha256,
-    weights_sha256,
-)
 from rwp.evaluation.records import EvaluationRecord
 from rwp.evaluation.spec import check_attack
 from rwp.evaluation.statistics import Interval, interval

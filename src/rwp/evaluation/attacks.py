@@ -26,7 +26,7 @@ from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.alarms import UNSTEADY, says
 from rwp.evaluation.answers import changed_outcomes, require_gradient
-from rwp.evaluation.models import batch_of, borrowed, checked_logits, clean_outcomes, searching
+from rwp.evaluation.clean import batch_of, borrowed, checked_logits, clean_outcomes, searching
 from rwp.evaluation.own import own_attack
 from rwp.evaluation.records import Flags, GradientRecord
 from rwp.factories import is_own

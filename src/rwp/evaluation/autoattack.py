@@ -39,9 +39,9 @@ from rwp.evaluation.attacks import (
     gradient_warnings,
     recheck,
 )
-from rwp.evaluation.models import batch_of, borrowed, checked_logits, clean_outcomes, searching
+from rwp.evaluation.clean import batch_of, borrowed, checked_logits, clean_outcomes, searching
 from rwp.evaluation.records import Flags, GradientRecord
-from rwp.evaluation.resume import BatchOutcome, shared_batches
+from rwp.evaluation.shared_batches import BatchOutcome, shared_batches
 from rwp.evaluation.spec import check_num_classes
 from rwp.evaluation.square import OwnPaceSquare
 from rwp.progress import counted

@@ -27,8 +27,10 @@ from rwp.evaluation.adapted import (
 )
 from rwp.evaluation.api import as_threat
 from rwp.evaluation.attacks import AttackResult
+from rwp.evaluation.clean import batch_of, borrowed, checked_logits, clean_outcomes
 from rwp.evaluation.diagnosis import followed_up, judge_further, write_diagnosis
 from rwp.evaluation.followup import follow_up
+from rwp.evaluation.identity import function_sha256, weights_sha256
 from rwp.evaluation.jobs import (
     by_part,
     differs,
@@ -37,14 +39,6 @@ from rwp.evaluation.jobs import (
     record_of,
     run_attacks,
     state_name,
-)
-from rwp.evaluation.models import (
-    batch_of,
-    borrowed,
-    checked_logits,
-    clean_outcomes,
-    function_sha256,
-    weights_sha256,
 )
 from rwp.evaluation.records import EvaluationRecord, read_record, unpack, write_record
 from rwp.evaluation.verdict import FollowUp, Verdict, judge, usual_pgd

@@ -20,7 +20,7 @@ from rwp.core.losses import cross_entropy
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.evaluation.attacks import threat_model
-from rwp.evaluation.models import batch_of, borrowed, checked_logits
+from rwp.evaluation.clean import batch_of, borrowed, checked_logits
 from rwp.evaluation.records import Flags
 from rwp.evaluation.verdict import FollowUp, Shares
 from rwp.rng import generator_for

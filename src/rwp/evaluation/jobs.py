@@ -18,7 +18,7 @@ from rwp.errors import UserError
 from rwp.evaluation.attacks import AttackResult, evaluate
 from rwp.evaluation.autoattack import autoattack
 from rwp.evaluation.records import EvaluationRecord, PartRecord, pack, read_record, write_record
-from rwp.evaluation.resume import clear_folder, shared_folder
+from rwp.evaluation.shared_batches import clear_folder, shared_folder
 from rwp.evaluation.spec import EvaluationSpec, record_fingerprint, short_of_the_edge
 from rwp.files import sha256_file
 from rwp.training.checkpoint import load_network

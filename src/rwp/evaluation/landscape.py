@@ -22,7 +22,7 @@ from rwp.data.images import ImageSet
 from rwp.data.parts import Part, take_part
 from rwp.data.splits import training_split
 from rwp.evaluation.attacks import threat_model
-from rwp.evaluation.models import batch_of, borrowed, checked_logits
+from rwp.evaluation.clean import batch_of, borrowed, checked_logits
 from rwp.evaluation.spec import LandscapeSpec
 from rwp.files import write_json, write_text
 from rwp.rng import generator_for

@@ -20,7 +20,7 @@ from rwp.core.objectives import ExampleLosses, make_objective
 from rwp.core.threat import ThreatModel
 from rwp.errors import UserError, in_one_line
 from rwp.evaluation.attacks import check_adversarial
-from rwp.evaluation.models import borrowed
+from rwp.evaluation.clean import borrowed
 from rwp.evaluation.own import own_attack
 from rwp.factories import call, takes
 from rwp.training.own import (
