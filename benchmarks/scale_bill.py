@@ -22,10 +22,11 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "src"))
 import torch
 
 from benchmarks.scale_rates import NETWORKS, network, pictures
+from rwp.data.spec import data_size
 from rwp.pipeline.load import load_params
 from rwp.pipeline.resolve import evaluation_spec, train_spec
 from rwp.pipeline.suites import table1_runs, table2_runs
-from rwp.reporting.costs import Passes, data_size, record_cost, training_cost
+from rwp.reporting.costs import Passes, record_cost, training_cost
 from rwp.reporting.rates import AUTOATTACK_PASSES, Rate, shipped_rates
 from rwp.training.flops import forward_flops
 from rwp.training.spec import AttackSpec, RunKey

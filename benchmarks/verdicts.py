@@ -381,11 +381,11 @@ def judged(subject: Subject, *, seed: int = 0) -> tuple[list[EvaluationRecord], 
     records = attacked(model, images, seed=seed)
     twin = trained("at", 3)
 
-    def further() -> Any:
+    def further(attack: AttackSpec) -> Any:
         return follow_up(
             model,
             images,
-            _ATTACKS[1],
+            attack,
             batch_size=len(images),
             seed=seed,
             device="cpu",

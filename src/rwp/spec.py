@@ -51,7 +51,8 @@ class Check:
         return make(self.function, handler(source))
 
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_LONGEST_NAME = 64  # characters
 _SHOWN = 80  # characters of a wrong value
 _LONGEST_RADIUS = 64  # characters
 _LONG_EXPONENT = re.compile(r"[eE][+-]?\d{3}")  # a fraction of such integers takes forever
@@ -61,10 +62,15 @@ _RADIUS = re.compile(r" *[-+.0-9eE]+( */ *[-+.0-9eE]+)? *")
 
 def is_name(text: str) -> bool:
     """Whether a text can be the name of a suite, data set, recipe, ..."""
-    return _NAME.fullmatch(text) is not None
+    return len(text) <= _LONGEST_NAME and _NAME.fullmatch(text) is not None
 
 
 def _name(value: str) -> str:
+    if len(value) > _LONGEST_NAME:
+        raise ValueError(
+            f"expected a name of at most {_LONGEST_NAME} characters, got {len(value)} ({value}); "
+            "shorten it, or if a sweep made it, vary fewer settings at once"
+        )
     if not _NAME.fullmatch(value):
         raise ValueError(
             f"expected a name of lower-case letters, digits, '.', '_' and '-', got {short(value)}"
@@ -124,8 +130,8 @@ def refuse_equal_radii(where: str, texts: Sequence[str]) -> None:
         seen.add(value)
 
 
-def _any_radius_text(value: Any) -> str:
-    """Keep a radius as it was written, however large; a bare number becomes its shortest text."""
+def _radius_text(value: Any) -> str:
+    """Keep a radius or step as it was written; a bare number becomes its shortest text."""
     text = repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
     try:
         number = radius_value(text)
@@ -134,16 +140,6 @@ def _any_radius_text(value: Any) -> str:
     if number <= 0:
         raise ValueError(f"expected a radius above 0, got {text}")
     return text.replace(" ", "")
-
-
-def _radius_text(value: Any) -> str:
-    """The same, of [0, 1] pixels."""
-    text = _any_radius_text(value)
-    number = radius_value(text)
-    if number > 1:
-        hint = f"; did you mean {text}/255?" if number <= 255 else ""
-        raise ValueError(f"expected a radius in (0, 1] on [0, 1] pixels, got {text}{hint}")
-    return text
 
 
 def _own_name(value: str) -> str:
@@ -169,8 +165,8 @@ def word_or_own(*words: str) -> Check:
 # Names become folders and words of a command line, so they are kept to harmless characters.
 Name = Annotated[str, Check(_name)]
 OwnName = Annotated[str, Check(_own_name)]
+# A radius or step on [0, 1] pixels; how large it may be depends on the norm.
 Radius = Annotated[str, Check(_radius_text, before=True)]
-AnyRadius = Annotated[str, Check(_any_radius_text, before=True)]
 PositiveInt = Annotated[int, Check(_positive)]
 PositiveFloat = Annotated[float, Check(_positive)]
 Count = Annotated[int, Check(_not_negative)]

@@ -33,12 +33,8 @@ def read_yaml(path: Path | str) -> Any:
         UserError: the file is missing, is not YAML, or holds what can be read in two ways; the
             message names the line and the way to write it.
     """
-    import yaml
-
-    text = ""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-        return _parse(text)
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: expected a YAML file, found none; run from the project's root"
@@ -48,8 +44,25 @@ def read_yaml(path: Path | str) -> Any:
             f"{path}: expected a settings file, got one that cannot be read ({error.strerror}); "
             "check the path and its permissions"
         ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: expected YAML, got {_problem(error)}; save it as UTF-8"
+        ) from error
+    return parse_yaml(text, where=str(path))
+
+
+def parse_yaml(text: str, *, where: str) -> Any:
+    """Parse YAML that stands in `where`.
+
+    Raises:
+        UserError: it is not YAML, or holds what can be read in two ways; as `read_yaml`.
+    """
+    import yaml
+
+    try:
+        return _parse(text)
     except _TwoReadingsError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{where}: {error}") from error
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         # PyYAML's own constructors raise plain errors, for 2022-13-45 for instance.
         place = getattr(error, "problem_mark", None)
@@ -57,7 +70,7 @@ def read_yaml(path: Path | str) -> Any:
         problem = getattr(error, "problem", None) or _problem(error)
         tabs = place is not None and "\t" in "".join(text.splitlines()[place.line : place.line + 1])
         hint = "indent with spaces instead of tabs" if tabs else "correct that line"
-        raise UserError(f"{path}: expected YAML, got {_got(problem)}{line}; {hint}") from error
+        raise UserError(f"{where}: expected YAML, got {_got(problem)}{line}; {hint}") from error
 
 
 class _TwoReadingsError(Exception):

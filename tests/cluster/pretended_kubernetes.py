@@ -52,7 +52,12 @@ class Cluster:
         self.running[name] = subprocess.Popen(
             container["command"],
             cwd=container["workingDir"],
-            env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], **self.secret},
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": os.environ["HOME"],
+                **self.secret,
+                **{entry["name"]: entry["value"] for entry in container.get("env", ())},
+            },
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             text=True,

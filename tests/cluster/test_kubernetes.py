@@ -62,6 +62,10 @@ def test_what_is_submitted_runs(
     (mount,), (volume,) = container["volumeMounts"], pod["volumes"]
     assert (mount["name"], mount["mountPath"]) == (volume["name"], str(project.folder))
     assert volume["persistentVolumeClaim"] == {"claimName": "share"}
+    (kept,) = (project.folder / ".state/settings").glob("*.yaml")
+    (setting,) = container["env"]
+    assert setting["name"] == "RWP_SETTINGS"
+    assert project.folder / setting["value"] == kept  # an edit changes no job that waits
     assert json.loads((project.folder / target).read_text())["mlflow_run_id"]
     assert (tmp_path / "notebook.db").exists()  # what the secret said
 

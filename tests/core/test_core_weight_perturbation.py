@@ -156,6 +156,27 @@ def test_diagnostics(network, batch):
     assert told.norm_ratio == pytest.approx(0.05)
 
 
+def test_weights_that_start_at_zero_are_not_moved_and_no_divergence(network, batch):
+    with torch.no_grad():
+        network.linear.weight.zero_()
+    options = {"gamma": 0.1, "num_weight_steps": 1, "norm_scope": "layer", "mask": "all"}
+    alone = WeightPerturbation(**options, layers=(-1, -1))
+    found = perturb_weights(network, closure(network, batch), alone)
+    assert found.diagnostics.norm_ratio == 0.0
+    assert found.diagnostics.layer_norm_ratios == {"linear.weight": 0.0}
+    absolute = WeightPerturbation(**options, layers=(-1, -1), length="absolute")
+    found = perturb_weights(network, closure(network, batch), absolute)
+    assert found.offset["linear.weight"].any()
+    assert found.diagnostics.norm_ratio == 0.0
+
+
+def test_scales_of_several_dimensions_are_no_kernels():
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.LayerNorm([4, 8, 8]))
+    assert list(perturbed_tensors(model)) == ["0.weight"]
+    assert "1.weight" in perturbed_tensors(model, "kernels_and_norms")
+    assert list(perturbed_tensors(model, layers=(-1, -1))) == ["0.weight"]
+
+
 def test_only_trainable_kernels_are_perturbed(network):
     network.conv1.weight.requires_grad_(False)
     names = perturbed_tensors(network)

@@ -1,10 +1,13 @@
 """What is kept of several points: a misclassified one first, then the one of largest loss."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from rwp.core import ThreatModel, make_objective, pgd
+from rwp.core.geometry import NormBall
 from rwp.core.losses import cross_entropy
+from rwp.core.threat import Norm
 
 THREAT = ThreatModel("linf", 0.05)
 
@@ -88,3 +91,18 @@ def test_the_mask_looks_at_the_loss_that_was_chosen() -> None:
             assert not losses.criterion.requires_grad
             assert not torch.allclose(losses.objective, plain)
     assert make_objective("at").random_start == "uniform"
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("epsilon", [1e-4, 0.1 / 255, 0.5 / 255, 1 / 255, 0.1])
+def test_at_small_radii_rounding_throws_no_point_out(norm: Norm, epsilon: float) -> None:
+    """In 32 bits a pixel near 1 and a radius below 0.003 add up to a little more or less."""
+    draw = torch.Generator().manual_seed(0)
+    images = torch.rand(50, 3, 16, 16, generator=draw)
+    gradient = torch.randn(images.shape, generator=draw)
+    ball = NormBall(images, ThreatModel(norm, epsilon))
+    far = ball.step(images, gradient, 2 * epsilon)
+    assert bool(ball.contains(far).all())
+    assert bool(ball.contains(images).all())
+    beyond = (images + 1.5 * (far - images)).clamp(0, 1)
+    assert not bool(ball.contains(beyond).any())

@@ -58,14 +58,16 @@ def test_a_damaged_file_from_an_earlier_day_is_fetched_again(tmp_path, server, m
     )
 
 
-def test_a_failed_fetch_takes_the_old_passport_with_it(tmp_path, server, monkeypatch):
+def test_a_failed_fetch_leaves_what_was_there(tmp_path, server, monkeypatch):
     server.files[CIFAR10_ARCHIVE] = official_cifar10(monkeypatch, server.url(CIFAR10_ARCHIVE))
     fetch_dataset("cifar10", dataset("cifar10"), tmp_path)
     shutil.rmtree(tmp_path / "raw")
     server.status = 403
+    before = {path.name: path.read_bytes() for path in (tmp_path / "cifar10").iterdir()}
     with pytest.raises(UserError, match=r"HTTP 403"):
         fetch_dataset("cifar10", dataset("cifar10"), tmp_path)
-    assert not (tmp_path / "cifar10" / "passport.json").exists()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "cifar10").iterdir()} == before
+    assert "passport.json" in before
 
 
 def test_labels_outside_the_class_range_are_refused(tmp_path, server, monkeypatch):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rwp.data.images import ImageSet
-from rwp.evaluation import autoattack as module, resume
+from rwp.evaluation import autoattack as module, shared_batches
 from rwp.evaluation.attacks import AttackResult
 from rwp.training.spec import AttackSpec
 from tests.evaluation.samples import ShortAutoAttack, autoattack_spec
@@ -40,14 +40,14 @@ def short_autoattack(
 def killed_before_saving(model: nn.Module, images: ImageSet, state: Path, batch: str) -> None:
     """Work until one batch is computed, and die of SIGKILL before it is written."""
     torch.set_num_threads(1)
-    save = resume.save_outcome
+    save = shared_batches.save_outcome
 
     def save_or_die(path, index, outcome):
         if path.name == f"{batch}.pt":
             os.kill(os.getpid(), signal.SIGKILL)
         save(path, index, outcome)
 
-    resume.save_outcome = save_or_die
+    shared_batches.save_outcome = save_or_die
     short_autoattack(model, images, state)
 
 

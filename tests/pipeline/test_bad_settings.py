@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from rwp.errors import UserError
-from rwp.pipeline.load import check_params, load_params
+from rwp.pipeline.load import check_images, check_params, load_params
 from rwp.pipeline.resolve import evaluation_spec, run_key, train_spec
+from rwp.pipeline.settings import OTHER_COLUMNS, Params
 from rwp.pipeline.steps import Steps, below
+from rwp.reporting import tables
 from rwp.strict_yaml import read_yaml
 
 Change = Callable[[dict[str, Any]], Any]
@@ -36,7 +38,104 @@ def unlabeled(settings: dict[str, Any]) -> dict[str, Any]:
     return demo(settings)["objectives"]["rst"]["unlabeled"]
 
 
+def attacks(settings: dict[str, Any]) -> dict[str, Any]:
+    return demo(settings)["evaluation"]["attacks"]
+
+
+def figure(settings: dict[str, Any], suite: str = "demo", **entry: Any) -> None:
+    settings["suites"][suite]["figures"]["mine"] = entry
+
+
 CASES: dict[str, tuple[Change, str]] = {
+    "an attack with the column of AutoAttack": (
+        lambda s: attacks(s).update(aa={"kind": "pgd", "num_steps": 20, "num_restarts": 2}),
+        r"attacks\.aa: expected a name that no other column .* got aa, that of autoattack; rename",
+    ),
+    "an attack with the column of PGD-20": (
+        lambda s: attacks(s).update(pgd20={"kind": "pgd", "num_steps": 20, "num_restarts": 2}),
+        r"attacks\.pgd20: expected a name that no other column .* got pgd20, that of pgd-20",
+    ),
+    "an attack called like the best epoch": (
+        lambda s: attacks(s).update(best={"kind": "pgd", "num_steps": 20, "num_restarts": 2}),
+        r"attacks\.best: expected a name that no other column of the tables has, got best",
+    ),
+    "an attack called like a deviation": (
+        lambda s: attacks(s).update(pgd_std={"kind": "pgd", "num_steps": 20, "num_restarts": 2}),
+        r"attacks\.pgd_std: expected a name that no other column .* got pgd_std; rename it",
+    ),
+    "no attack at all": (
+        lambda s: (
+            demo(s)["evaluation"].update(attacks={}),
+            demo(s).update(beyond=None, reported=[]),
+        ),
+        r"evaluation\.attacks: expected at least 1, got 0",
+    ),
+    "a movement of nobody": (
+        lambda s: (
+            demo(s).update(keep_losses=True),
+            figure(s, kind="movement", recipes=[], epoch=1, edges=[0, 1]),
+        ),
+        r"figures\.mine\.recipes: expected at least 1, got 0; add one",
+    ),
+    "curves of a training without an attack": (
+        lambda s: figure(s, kind="curves", recipes=["at", "natural"], splits=["test"]),
+        r"figures\.mine\.recipes: expected recipes that train with an attack, .* got natural",
+    ),
+    "a level line of a training without an attack": (
+        lambda s: (
+            demo(s)["sweeps"].update(g={"recipe": "at-awp", "vary": {"gamma": [0.03]}}),
+            figure(s, kind="sweep", sweep="g", label="gamma", references=["natural"]),
+        ),
+        r"figures\.mine\.references: expected recipes that train with an attack, .* got natural",
+    ),
+    "a sweep of a training without an attack": (
+        lambda s: (
+            demo(s)["sweeps"].update(g={"recipe": "natural", "vary": {"learning_rate": [0.05]}}),
+            figure(s, kind="sweep", sweep="g", label="epochs"),
+        ),
+        r"figures\.mine\.sweep g: expected recipes that train with an attack, .* got natural",
+    ),
+    "Table 1 of a training without an attack": (
+        lambda s: demo(s)["table1"]["recipes"].append("natural"),
+        r"table1\.recipes: expected recipes that train with an attack, .* got natural",
+    ),
+    "curves of held-out images where none are": (
+        lambda s: figure(s, "paper", kind="curves", recipes=["at"], splits=["held-out"]),
+        r"figures\.mine: expected a suite that holds images out, got selection test",
+    ),
+    "a search on held-out images where none are": (
+        lambda s: (
+            s["suites"]["paper"]["sweeps"].update(
+                g={"recipe": "at-awp", "vary": {"gamma": [0.02]}}
+            ),
+            figure(s, "paper", kind="search", sweeps=["g"]),
+        ),
+        r"figures\.mine: expected a suite that holds images out, got selection test",
+    ),
+    "a teacher by threat model": (
+        lambda s: unlabeled(s).update(teacher_network={"linf": "small", "l2": "preact-resnet-18"}),
+        r"unlabeled\.teacher_network: expected data sets, .* got 'linf'; name one teacher for each",
+    ),
+    "a sweep with names longer than a folder's": (
+        lambda s: demo(s).update(
+            sweeps={
+                "g": {
+                    "recipe": "at-rwp",
+                    "vary": {
+                        "mask": ["below"],
+                        "num_weight_steps": [2],
+                        "norm_scope": ["layer"],
+                        "warmup_epochs": [1],
+                    },
+                }
+            }
+        ),
+        r"expected a name of at most 64 characters, got 69 .*vary fewer settings at once",
+    ),
+    "a step longer than any picture": (
+        lambda s: demo(s)["threat_models"]["linf"].update(step_size=2),
+        r"threat_models\.linf\.step_size.*expected a radius in \(0, 1\] .* got 2; did you mean",
+    ),
     "a number beyond what a computer holds, as a text": (
         lambda s: demo(s)["training"].update(learning_rate="1e500"),
         r"training\.learning_rate: expected number, got '1e500'; write a finite number",
@@ -103,7 +202,7 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "a landscape of a natural network": (
         lambda s: demo(s)["figures"]["fig2"].update(recipe="natural"),
-        r"figures\.fig2\.recipe: expected a recipe that trains with an attack, .* got natural",
+        r"figures\.fig2\.recipe: expected recipes that train with an attack, .* got natural",
     ),
     "a source with the name of a data set": (
         lambda s: s["unlabeled"].update(digits=s["unlabeled"]["digits-holdout"]),
@@ -913,3 +1012,94 @@ def test_a_setting_of_a_perturbation_stands_there_or_in_a_change(
     ]
     assert specs[0].perturbation.replace(name="own") == specs[1].perturbation
     assert specs[0].objective == specs[1].objective
+
+
+IMAGES: dict[str, tuple[Change, str]] = {
+    "of the evaluation": (
+        lambda s: demo(s)["evaluation"].update(num_examples=253),
+        r"evaluation\.num_examples: expected at most the 252 test images of digits, got 253; lower",
+    ),
+    "of one attack": (
+        lambda s: (
+            demo(s)["evaluation"].update(num_examples=None),
+            attacks(s)["autoattack"].update(num_examples=5000),
+        ),
+        r"attacks\.autoattack\.num_examples: expected at most the 252 test images .* got 5000",
+    ),
+    "of a curve": (
+        lambda s: demo(s).update(curve_examples=1000),
+        r"demo\.curve_examples: expected at most the 252 test images of digits, got 1000",
+    ),
+    "of a landscape": (
+        lambda s: s["suites"]["paper"]["figures"]["fig2"].update(num_examples=60_000),
+        r"fig2\.num_examples: expected at most the 50000 images of cifar10 that a training has",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_more_images_than_there_are(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """As far as that is known beforehand: of official files and digits."""
+    change, message = IMAGES[name]
+    check_images(check_params(settings), tmp_path, "params.yaml")
+    change(settings)
+    with pytest.raises(UserError, match=message):
+        check_images(check_params(settings), tmp_path, "params.yaml")
+
+
+def test_lengths_are_those_of_the_norm(settings: dict[str, Any]) -> None:
+    """A step of 1.5 is none under L-inf, and one under L2 at a radius of 3."""
+    demo(settings)["threat_models"]["l2"].update(epsilon=3, step_size=1.5)
+    demo(settings)["training"]["attack_epsilon"] = {"l2": 2, "default": "8/255"}
+    params = check_params(settings)
+    key = run_key(params, "demo", recipe="at", dataset="digits", threat="l2", seed=0)
+    attack = train_spec(params, key).attack
+    assert attack is not None
+    assert (attack.step, attack.threat.radius) == (1.5, 2.0)
+    demo(settings)["training"]["attack_epsilon"] = 2
+    params = check_params(settings)
+    with pytest.raises(
+        UserError, match=r"training\.attack_epsilon: expected a radius in \(0, 1\] .* got 2; did"
+    ):
+        train_spec(params, key.replace(threat="linf"))
+
+
+def test_names_of_a_run_are_those_of_the_settings(params: Params) -> None:
+    place = {"recipe": "natural", "dataset": "digits"}
+    with pytest.raises(UserError, match=r"expected a threat model .*, got 'bogus'"):
+        run_key(params, "demo", threat="bogus", seed=0, **place)
+    assert run_key(params, "demo", threat="linf", seed=0, **place).threat == "none"
+    with pytest.raises(UserError, match=r"seed: expected at most 9223372036854775807, got"):
+        run_key(params, "demo", threat="linf", seed=2**63, **place)
+
+
+def test_the_published_trades_counts_its_clean_pass_twice(settings: dict[str, Any]) -> None:
+    for name in ("trades", "rst"):
+        demo(settings)["objectives"][name].pop("clean_updates", None)
+    params = check_params(settings)
+    found = {
+        recipe: train_spec(
+            params,
+            run_key(params, "demo", recipe=recipe, dataset="digits", threat="linf", seed=0),
+        ).objective.clean_updates
+        for recipe in ("trades", "rst", "at")
+    }
+    assert found == {"trades": 2, "rst": 1, "at": 1}
+
+
+def test_labels_are_found_whoever_else_cannot_be_trained(settings: dict[str, Any]) -> None:
+    """A c_min for one data set alone, and RST on the other."""
+    demo(settings)["perturbations"]["rwp"]["c_min"] = {"svhn": 2.2}
+    path = "results/demo/pseudo_labels/digits/digits-holdout-seed0.pt"
+    step = Steps(check_params(settings)).find(path)
+    assert step.kind == "label"
+    with pytest.raises(UserError, match="expected a source that suite demo uses, got digits"):
+        Steps(check_params(settings)).find(path.replace("digits-holdout", "digits"))
+
+
+def test_every_column_of_the_tables_is_reserved() -> None:
+    ours = (
+        *(*tables.LABELS, *tables.BEYOND_LABELS, *tables.WORDS, *tables.FROM_TRAINING),
+        *(*tables.COSTS, *tables.MEASURES, tables.WORST_CASE, tables.NUM_SEEDS),
+    )
+    assert set(ours) <= set(OTHER_COLUMNS)

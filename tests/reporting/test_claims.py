@@ -333,7 +333,18 @@ def test_a_mistyped_column_shows_with_the_first_run(tmp_path: Path) -> None:
             judged(project, x={"says": "x", "terms": {term: 1}, "above": 0})
 
 
-@pytest.mark.parametrize("term", ["at test_robust_accuracy 0:9", "at best_epoch >=8", "at x 9:"])
+@pytest.mark.parametrize(
+    "term",
+    [
+        "at test_robust_accuracy 0:9",
+        "at best_epoch >=8",
+        "at x 9:",
+        "at x 8:",
+        "at x 6:4",
+        "at x :0",
+        "at x -2:2",
+    ],
+)
 def test_epochs_that_a_suite_does_not_have_are_of_another_suite(tmp_path: Path, term: str) -> None:
     """Claims are shared by suites of other lengths; one that does not fit stops no page."""
     project = seeded(tmp_path, 2)
@@ -392,12 +403,12 @@ def test_a_claim_that_is_asked_for_alone_has_to_be_there(
     monkeypatch.setattr("rwp.pipeline.load.load_params", lambda _: project.params)
 
     def asked(*names: str) -> str:
-        command.claims(list(names), "demo", Path("claims.yaml"), True, Path("params.yaml"))
+        command.claims(None, list(names), "demo", None, None, True, Path("params.yaml"))
         return capsys.readouterr().out
 
     assert asked("won").startswith("won: holds")
     assert len(asked("won").splitlines()) == 1
-    command.claims([], "demo", Path("claims.yaml"), True, Path("params.yaml"))
+    command.claims(None, [], "demo", None, None, True, Path("params.yaml"))
     note = "note: claims.yaml: other: suite mini: none of that name in the settings\n"
     assert capsys.readouterr().err == note
     assert len(asked().splitlines()) == 3  # what is missing is told, and stops nothing
@@ -407,6 +418,23 @@ def test_a_claim_that_is_asked_for_alone_has_to_be_there(
         asked("won", "other")
     with pytest.raises(UserError, match="expected a claim"):
         asked("wonn")
+
+
+def test_claims_csv_is_of_the_projects_own_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workflow counts it as done; other claims are told and not written in their place."""
+    project = played(tmp_path)
+    for name in ("claims.yaml", "other.yaml"):
+        (tmp_path / name).write_text(json.dumps({name[:3]: WON | {"above": 0}}), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rwp.pipeline.load.load_params", lambda _: project.params)
+    written = tmp_path / "results/demo/claims.csv"
+    command.claims(None, [], "demo", None, None, False, Path("params.yaml"))
+    before = written.read_text()
+    assert "\ncla," in before
+    command.claims(None, [], "demo", None, Path("other.yaml"), False, Path("params.yaml"))
+    assert written.read_text() == before
 
 
 def test_claims_of_another_suite_are_one_line(tmp_path: Path) -> None:
@@ -474,7 +502,19 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
             WON | {"above": 0, "abve": 1},
             "abve: expected a known key, got 'abve'; did you mean 'above'",
         ),
-        (WON | {"within": -1}, "within: expected 0 or more, got -1"),
+        (WON | {"within": -1}, "within: expected a number above 0, got -1"),
+        (WON | {"within": 0}, "within: expected a number above 0, got 0"),
+        (
+            {
+                "says": "x",
+                "terms": {
+                    "at landscape_excess 2/0.5-1": 1,
+                    "at landscape_excess 2/0.50-1.0": -1,
+                },
+                "above": 0,
+            },
+            "expected each term once, got one in two spellings",
+        ),
         ({"says": "x", "terms": {}, "above": 0}, "terms: expected at least 1, got 0; add one"),
         ({"says": "x", "terms": {"at best natural": "x"}, "above": 0}, "expected number, got 'x'"),
         ({"terms": {"at best natural": 1}, "above": 0}, "says: expected a value, got none; add it"),
@@ -585,7 +625,7 @@ def around(
 def test_the_excess_of_training_over_test_images_by_seed(tmp_path: Path) -> None:
     project = landscapes(tmp_path, 3)
     epoch = project.params.suites["demo"].figures["fig2"].epochs[0]  # type: ignore[union-attr]
-    low, high = (f"at landscape_excess {epoch}/{group}" for group in ("0-0.5", "1-1.5"))
+    low, high = (f"at landscape_excess {epoch}/{group}" for group in ("0.0-0.5", "1-1.50"))
     entry = {"says": "x", "terms": {low: 1, high: -1}, "above": 0}
     row = judged(project, first=entry)["first"]
     assert (row["outcome"], row["reason"]) == (

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rwp.data.fetch import fetch_dataset
+from rwp.data.spec import DataSize, data_size
 from rwp.errors import UserError
 from rwp.files import read_object, write_json
 from rwp.pipeline.load import check_params
@@ -19,7 +20,7 @@ from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.state import Result, results
 from rwp.pipeline.steps import Steps, below
 from rwp.pipeline.suites import setting_keys
-from rwp.reporting.costs import DataSize, data_size, training_cost, training_passes
+from rwp.reporting.costs import training_cost, training_passes
 from rwp.reporting.plan import detail_line, plan_jobs, plan_lines
 from rwp.reporting.rates import (
     Place,

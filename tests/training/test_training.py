@@ -110,6 +110,32 @@ def test_guard_leaves_a_network_that_learns_and_does_not_resist_yet() -> None:
         check_epoch(chosen, epochs=2, majority_share=0.334)
 
 
+@pytest.mark.parametrize("share", [0.85, 0.95, 0.991])
+def test_guard_asks_of_one_large_class_what_can_be_reached(share: float) -> None:
+    """600 good and 5 defect: above a share of 0.99 none is a point above it."""
+    right, held = history(*[(0.01, 1.0)] * 4), history(*[(0.2, share)] * 4)
+    some = share + 0.6 * (1 - share)  # of the others it tells most, and resists on none
+
+    def check(rows: list[dict[str, float]], clean: float) -> None:
+        told = [row | {"test_clean_accuracy": clean} for row in rows]
+        check_epoch(told, epochs=8, majority_share=share)
+
+    check(right, 1.0)
+    check(held, some if share > 0.9 else share + 0.11)
+    with pytest.raises(Stopped, match="has not left the majority class's share"):
+        check(held, share)
+
+
+def test_guard_remembers_what_was_measured_before() -> None:
+    """Held-out images that are looked at rarely, and no curve on test images."""
+    rows = history(*[(1.5, 0.3)] * 6)
+    rows[0] |= {"held_out_clean_accuracy": 0.97}
+    check_epoch(rows, epochs=6, majority_share=0.334)
+    rows[0] |= {"held_out_clean_accuracy": 0.3}
+    with pytest.raises(Stopped):
+        check_epoch(rows, epochs=6, majority_share=0.334)
+
+
 def test_c_min_zero_trains_as_at_to_the_bit(
     shared_root: Path, tmp_path: Path, committed: dict[str, Any]
 ) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # what a pod knows of itself
 PROPERTIES = "# properties = "  # Snakemake's line in a job script
 GPU = "nvidia.com/gpu"
+TRAVELS = ("RWP_SETTINGS",)  # of the environment of whoever submits
 
 
 def namespace() -> str:
@@ -73,6 +74,10 @@ def manifest(jobscript: Path) -> dict[str, Any]:
         "command": ["/bin/sh", str(jobscript.resolve())],
         # Where MLflow's server is, and its password: of a secret, if there is one.
         "envFrom": [{"secretRef": {"name": "rwp", "optional": True}}],
+        # The settings that it was planned with, a file of the project, which all pods share.
+        "env": [
+            {"name": name, "value": os.environ[name]} for name in TRAVELS if name in os.environ
+        ],
         "resources": {"requests": limits, "limits": limits},
         "volumeMounts": [{"name": "project", "mountPath": path}],
     }

@@ -56,13 +56,10 @@ def check(
 
 
 def _option(text: str) -> tuple[str, object]:
-    """A name and its value, read as YAML reads it."""
-    import yaml
+    """A name and its value, read as in params.yaml."""
+    from rwp.strict_yaml import parse_yaml, with_exponents
 
     name, sign, value = text.partition("=")
     if not sign or not name:
         raise UserError(f"--option: expected NAME=VALUE, got {text!r}; e.g. width=32")
-    try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"--option {name}: expected a value of YAML, got {value!r}") from error
+    return name, with_exponents(parse_yaml(value, where=f"--option {name}"))

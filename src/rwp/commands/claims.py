@@ -33,7 +33,10 @@ def claims(
     source: Gathered = None,
     file: Annotated[
         Path | None,
-        typer.Option("--claims", help="The claims; else claims.yaml, with --from the folder's."),
+        typer.Option(
+            "--claims",
+            help="Other claims than claims.yaml, or than the folder's; nothing is written.",
+        ),
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Only print them, write nothing.")] = False,
     params_file: ParamsFile = DEFAULT_PARAMS,
@@ -54,7 +57,7 @@ def claims(
         return
     params, root = load_params(params_file), Path.cwd()
     frame = _print(params, suite, root, file or Path(FILE), names or ())
-    if not show:
+    if not show and file is None:  # claims.csv is of the project's own claims
         print(write_claims(frame, suite, root=root))
 
 

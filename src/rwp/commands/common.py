@@ -83,6 +83,18 @@ def refuse_with_from(context: typer.Context, *names: str) -> None:
             )
 
 
+def refuse_for_own_runs(context: typer.Context, *names: str) -> None:
+    """A run's suite in params.yaml says all of this; ignored options would mislead."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UserError(
+                f"--{name}: expected none for a run of this project, which its suite in "
+                f"params.yaml decides on, got {context.params[name]}; leave it out, as it is for "
+                "models that this project did not train"
+            )
+
+
 def _hash_like(value: str | None) -> str | None:
     """A fingerprint names a folder, so it is letters and digits and nothing else."""
     if value is not None and not re.fullmatch(r"[0-9a-z]{1,64}", value):

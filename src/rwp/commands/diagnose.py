@@ -14,15 +14,18 @@ from rwp.commands.common import (
     Resolved,
     SuiteName,
     planned,
+    refuse_for_own_runs,
     spec_of,
 )
 from rwp.commands.elsewhere import Elsewhere, diagnose_elsewhere
+from rwp.errors import UserError
 
 if TYPE_CHECKING:
     from rwp.evaluation.spec import DiagnosisSpec
 
 
 def diagnose(
+    context: typer.Context,
     checkpoint: Annotated[
         Path | None, typer.Argument(help="A run's best.pt with all its records.")
     ] = None,
@@ -62,6 +65,11 @@ def diagnose(
     if model is not None or arch is not None:
         from rwp.pipeline.load import load_params
 
+        if twin is not None:
+            raise UserError(
+                f"--twin: expected none for a model from elsewhere, which has no twin, got {twin};"
+                " leave it out"
+            )
         named = (checkpoint, arch, layout, model, suite, dataset, tuple(attack or ()), output)
         elsewhere = Elsewhere(load_params(params_file), params_file, *named)
         _show(diagnose_elsewhere(elsewhere))
@@ -69,6 +77,13 @@ def diagnose(
     from rwp.gpu import claim
 
     job = planned(DiagnosisSpec, resolved, fingerprint)
+    if job is None:
+        refuse_for_own_runs(context, "suite", "dataset", "attack", "output", "layout")
+    if job is None and checkpoint is None:
+        raise UserError(
+            "expected a run's network such as results/.../best.pt, got nothing; name one, or a "
+            "model from elsewhere with --model or --arch"
+        )
     spec, stands_on = job or _by_hand(params_file, checkpoint, twin)
     with claim() as device:
         from rwp.evaluation.diagnosis import diagnose_checkpoint

@@ -15,11 +15,11 @@ from rwp.commands.common import (
     SuiteName,
     names_of,
     planned,
+    refuse_for_own_runs,
     spec_of,
 )
 from rwp.commands.elsewhere import Elsewhere, evaluate_elsewhere, show_verdict
 from rwp.commands.workers import helpers
-from rwp.errors import UserError
 from rwp.spec import refuse_equal_radii
 
 if TYPE_CHECKING:
@@ -78,13 +78,13 @@ def evaluate(
     attacks = tuple(attack or ())
     gathered = _gathered_folder(checkpoint)
     if model is None and arch is None and checkpoint is not None and gathered is not None:
-        _refuse_for_own_runs(context, "suite", "dataset", "output", "layout", "epsilons", "workers")
+        refuse_for_own_runs(context, "suite", "dataset", "output", "layout", "epsilons", "workers")
         _attack_again(gathered, checkpoint, attacks)
         return
     params = load_params(params_file)
     if model is None and arch is None and _is_of_a_run(checkpoint):
         refused = ("suite", "dataset", "layout") + (("output",) if epsilons is None else ())
-        _refuse_for_own_runs(context, *refused)
+        refuse_for_own_runs(context, *refused)
         spec = spec_of(params, checkpoint, attacks)
         if epsilons is not None:
             own = Elsewhere.of_run(params, params_file, checkpoint, spec.key, attacks, output)
@@ -148,18 +148,6 @@ def _is_of_a_run(checkpoint: Path | None) -> bool:
     if checkpoint is None or not checkpoint.exists():
         return True
     return (checkpoint.parent / "run.json").exists()
-
-
-def _refuse_for_own_runs(context: typer.Context, *names: str) -> None:
-    """A run's suite in params.yaml says all of this; ignored options would mislead."""
-    for name in names:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise UserError(
-                f"--{name}: expected none for a run of this project, which its suite in "
-                f"params.yaml decides on, got {context.params[name]}; leave it out, as it is for "
-                "models that this project did not train"
-            )
 
 
 def _evaluate_run(spec: EvaluationSpec, fingerprint: str, workers: int) -> None:

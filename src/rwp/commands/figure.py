@@ -17,9 +17,12 @@ def figure(
 ) -> None:
     """Draw a figure from what is there: NAME.csv (its data), NAME.svg and NAME.png."""
     from rwp.pipeline.load import load_params
+    from rwp.pipeline.resolve import choose, get_suite
     from rwp.reporting.figures import write_suite_figure
     from rwp.reporting.results import read_results
 
-    results = read_results(load_params(params_file), suite, root=Path.cwd(), parts=[name])
+    params = load_params(params_file)
+    choose(get_suite(params, suite).figures, name, "figure", f"suites.{suite}.figures")
+    results = read_results(params, suite, root=Path.cwd(), parts=[name])
     for path in write_suite_figure(results, name):
         print(path)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rwp.commands.common import DEFAULT_PARAMS, ParamsFile, SuiteName
+from rwp.errors import UserError
 
 
 class TableName(StrEnum):
@@ -41,6 +42,14 @@ def table(
     from rwp.reporting.results import read_results
     from rwp.reporting.summaries import terminal_table, write_metrics
 
+    if output is not None and (show or name is TableName.metrics):
+        other = "--show, which writes nothing" if show else "metrics, whose places are fixed"
+        raise UserError(f"--output: expected none with {other}, got {output}; leave it out")
+    if show and name is TableName.metrics:
+        raise UserError(
+            "--show: expected a table, got metrics, which are files for DVC; `dvc metrics show`"
+            " prints them"
+        )
     params = load_params(params_file)
     if name is TableName.metrics:
         both = (TableName.table1.value, TableName.table2.value)

@@ -13,6 +13,7 @@ from rwp.core.threat import Norm, ThreatModel
 GAUSSIAN_START_SCALE = 0.001
 SMALLEST_NORM = 1e-10
 OFF_BALL_HALF_WIDTH = 0.5
+_ROUNDING = 1e-7  # of a pixel in [0, 1] to 32 bits, and of a difference of two, with room
 
 
 class NormBall:
@@ -33,11 +34,12 @@ class NormBall:
     def contains(self, points: Tensor) -> Tensor:
         """Per example: does the point lie in the ball, up to rounding, and in [0, 1]?"""
         delta = points - self.center
-        length = delta.abs().flatten(1).amax(dim=1)
+        length, slack = delta.abs().flatten(1).amax(dim=1), _ROUNDING
         if self.threat.norm == "l2":
-            length = lengths(delta).flatten()
+            length, slack = lengths(delta).flatten(), _ROUNDING * delta[0].numel() ** 0.5
         low, high = points.flatten(1).aminmax(dim=1)
-        return (length <= self.threat.epsilon * (1 + 1e-5)) & (low >= 0.0) & (high <= 1.0)
+        largest = self.threat.epsilon * (1 + 1e-5) + slack
+        return (length <= largest) & (low >= 0.0) & (high <= 1.0)
 
     def project(self, points: Tensor) -> Tensor:
         """The nearest allowed points (L2: onto the ball, then into [0, 1], as published)."""

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal
 
 Norm = Literal["linf", "l2"]  # what our own attacks search
@@ -45,7 +44,7 @@ def check_length(name: str, value: float, *, norm: AnyNorm) -> None:
         return
     advice = "name a positive one"
     if math.isfinite(value) and 1 <= value <= 255:
-        advice = f"did you mean {Fraction(value).limit_denominator(255)}/255?"
+        advice = f"did you mean {value:g}/255?"
     raise ValueError(
         f"{name}: expected a radius in (0, {largest:g}] on [0, 1] pixels, got {value:g}; {advice}"
     )

@@ -219,7 +219,7 @@ class PerturbationDiagnostics:
 
     @property
     def norm_ratio(self) -> float:
-        """||v|| / ||w|| over all perturbed tensors, 0 where v = 0; waits for the device."""
+        """||v|| / ||w|| over all perturbed tensors, 0 where v or w is 0; waits for the device."""
         return float(self.norm_ratio_on_device)
 
     @property
@@ -228,12 +228,12 @@ class PerturbationDiagnostics:
         if not self._layer_norms:
             return 0.0
         _, offsets, weights = zip(*self._layer_norms, strict=True)
-        return _total(offsets) / _total(weights)
+        return _ratio(_total(offsets), _total(weights))
 
     @property
     def layer_norm_ratios(self) -> dict[str, float]:
-        """||v|| / ||w|| per perturbed tensor, empty where v = 0; waits for the device."""
-        return {name: (v / w).item() for name, v, w in self._layer_norms}
+        """||v|| / ||w|| per perturbed tensor, 0 where w is, empty where v = 0; waits."""
+        return {name: _ratio(v, w).item() for name, v, w in self._layer_norms}
 
 
 @dataclass(frozen=True)
@@ -247,6 +247,11 @@ class PerturbedWeights:
 
     offset: dict[str, Tensor]
     diagnostics: PerturbationDiagnostics
+
+
+def _ratio(offset: Tensor, weights: Tensor) -> Tensor:
+    """Of two lengths; none of weights that start at zero, which are no divergence."""
+    return torch.where(weights == 0, torch.zeros_like(offset), offset / weights)
 
 
 def _layer_norms(

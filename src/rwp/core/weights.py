@@ -21,8 +21,8 @@ def perturbed_tensors(
     Args:
         model: the network.
         tensors: "kernels": more than one dimension and "weight" in the name, as in both published
-            programs, so that scales, shifts and biases stay; "kernels_and_norms": these and the
-            scales and shifts of normalization layers; "all".
+            programs, and of no normalization layer, so that scales, shifts and biases stay;
+            "kernels_and_norms": these and the scales and shifts of normalization layers; "all".
         layers: the first and the last layer, by the numbers of `layer_numbers`, both included;
             negative ones count from the end. None: all.
 
@@ -32,15 +32,10 @@ def perturbed_tensors(
     check_choice("tensors", tensors, get_args(Tensors))
     numbers = layer_numbers(model)
     chosen = _chosen_layers(layers, count=max(numbers.values(), default=-1) + 1)
-    norms = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, _NORMALIZATIONS)
-        for parameter in module.parameters(recurse=False)
-    }
+    norms, kernels = _of_norms(model), _kernels(model)
     wanted = {
-        "kernels": lambda name, parameter: _is_kernel(name, parameter),
-        "kernels_and_norms": lambda name, p: _is_kernel(name, p) or id(p) in norms,
+        "kernels": lambda name, parameter: name in kernels,
+        "kernels_and_norms": lambda name, parameter: name in kernels or id(parameter) in norms,
         "all": lambda name, parameter: True,
     }[tensors]
     return {
@@ -58,8 +53,9 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
     """
     numbers: dict[str, int] = {}
     current = -1
-    for name, parameter in model.named_parameters():
-        current += _is_kernel(name, parameter)
+    kernels = _kernels(model)
+    for name, _ in model.named_parameters():
+        current += name in kernels
         numbers[name] = max(current, 0)
     return numbers
 
@@ -78,8 +74,23 @@ def depth_factors(
     return [factors[numbers[name]] for name in names]
 
 
-def _is_kernel(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim > 1 and "weight" in name
+def _kernels(model: nn.Module) -> set[str]:
+    norms = _of_norms(model)
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and "weight" in name and id(parameter) not in norms
+    }
+
+
+def _of_norms(model: nn.Module) -> set[int]:
+    """The ids of the scales and shifts of normalization layers."""
+    return {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, _NORMALIZATIONS)
+        for parameter in module.parameters(recurse=False)
+    }
 
 
 def _chosen_layers(layers: tuple[int, int] | None, count: int) -> range:

@@ -14,6 +14,7 @@ from rwp.errors import UserError
 _SIDE = 16  # images are compared at this size at most: enough to tell them apart
 _SOURCE_BLOCK = 8192
 _TEST_BLOCK = 4096
+_ROUNDING = 1e-6  # of the product of two unit vectors in 32 bits
 
 
 class Pairs(NamedTuple):
@@ -98,7 +99,7 @@ def _similar(
         vectors = _unit_vectors(images, device)
         for other, test_vectors in enumerate(tests):
             similarity = vectors @ test_vectors.T
-            rows, columns = (similarity >= min_similarity).nonzero(as_tuple=True)
+            rows, columns = (similarity >= min_similarity - _ROUNDING).nonzero(as_tuple=True)
             values = similarity[rows, columns].cpu()
             found.append(
                 (rows.cpu() + block * _SOURCE_BLOCK, columns.cpu() + other * _TEST_BLOCK, values)

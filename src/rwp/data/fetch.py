@@ -48,14 +48,14 @@ def fetch_dataset(
 
     Raises:
         UserError: the source cannot be had, fails its checks, has no place to go, or has most of
-            its test images among the training images.
+            its test images among the training images; an origin beside a path.
     """
+    refuse_other_images(origin, f"datasets.{name}", definition.path)
     root = Path(directory)
     target = root / name
     with fetch_lock(root, name):
         passport = target / "passport.json"
-        passport.unlink(missing_ok=True)  # files without a passport are not yet whole
-        with own_images(origin or definition.path, fingerprint) as standing:
+        with own_images(definition.path, fingerprint) as standing:
             data = _load_source(name, definition, root / "raw", origin or definition.mirror)
         data = _shrunk(name, definition, data)
         require_shades(data.train, origin or definition.path or name)
@@ -64,6 +64,7 @@ def fetch_dataset(
             train, where = files[target / "train.pt"], f"datasets.{name}.per_class"
             require_per_class(train.labels, definition.per_class, where=where)
         shared = _shared_images(files, origin or definition.path or name)
+        passport.unlink(missing_ok=True)  # files without a passport are not yet whole
         for path, content in files.items():
             content.save(path)
         if target / "unlabeled.pt" not in files:
@@ -78,6 +79,19 @@ def fetch_dataset(
             notes=[*data.notes, *shared],
             class_names=data.class_names,
             standing=standing,
+        )
+
+
+def refuse_other_images(origin: str | None, where: str, path: str | None) -> None:
+    """A mirror holds official files; images of one's own are those that the settings name.
+
+    Raises:
+        UserError: both are there.
+    """
+    if origin is not None and path is not None:
+        raise UserError(
+            f"--from: expected none for images of your own, which lie in {path}, got {origin}; "
+            f"change {where}.path"
         )
 
 
@@ -225,6 +239,12 @@ def _split_files(target: Path, data: SourceData, unlabeled_share: float) -> dict
         kept, dropped = stratified_split(
             data.train.labels, unlabeled_share, SPLIT_SEED, "unlabeled"
         )
+        if not (len(kept) and len(dropped)):
+            raise UserError(
+                f"datasets.{target.name}.unlabeled_share: expected some of the {len(data.train)} "
+                f"training images, and not all, got {len(dropped)} at {unlabeled_share:g}; "
+                f"{'lower' if len(dropped) else 'raise'} it"
+            )
         files[target / "train.pt"] = data.train.select(kept)
         files[target / "unlabeled.pt"] = data.train.select(dropped)
     return files

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rwp.data.official import DIGITS_CLASSES, DIGITS_SIDE, OFFICIAL
+from rwp.data.official import DIGITS_CLASSES, DIGITS_IMAGES, DIGITS_SIDE, OFFICIAL
+from rwp.data.sources.image_tree import is_clutter
 from rwp.errors import UserError
 from rwp.files import object_in, read_object
 from rwp.spec import Amount, Count, Name, PositiveInt, Share, Spec
@@ -111,7 +112,9 @@ def num_classes_known(definition: DatasetSpec, folder: Path) -> int | None:
         return int(json.loads((folder / "passport.json").read_text())["num_classes"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         train = Path(definition.path or "") / "train"
-    return sum(place.is_dir() for place in train.iterdir()) if train.is_dir() else None
+    if not train.is_dir():
+        return None
+    return sum(place.is_dir() and not is_clutter(place.name) for place in train.iterdir())
 
 
 def read_passport(path: Path) -> dict[str, Any]:
@@ -209,3 +212,69 @@ class AugmentationSpec(Spec):
     def changes_nothing(self) -> bool:
         """Whether images pass through as they are (SVHN in the paper)."""
         return not (self.crop_padding or self.flip or self.rotation_degrees)
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """Images of a data set, as training finds them, and the size of one, such as "32x32x3"."""
+
+    num_train: int
+    num_test: int
+    image: str
+    num_drawn: int | None = None  # of them, for one training, where `per_class` says so
+
+
+def data_size(
+    name: str, definition: DatasetSpec, root: Path, *, fingerprint: str | None = None
+) -> DataSize | None:
+    """Of a data set: from its passport, or by its source; none for a folder not yet read.
+
+    Args:
+        name: of the data set.
+        definition: where the images come from, and how many.
+        root: the project.
+        fingerprint: of its fetching as the settings are now; a passport of another tells nothing.
+
+    Raises:
+        UserError: a passport that does not say what the images are.
+    """
+    passport = root / "data" / name / "passport.json"
+    if passport.exists():
+        found = read_passport(passport)
+        if fingerprint is None or found.get("fingerprint") == fingerprint:
+            train, test = (found["files"][split]["count"] for split in ("train.pt", "test.pt"))
+            channels, height, width = found["shape"]
+            drawn = definition.per_class and definition.per_class * found["num_classes"]
+            return DataSize(train, test, f"{height}x{width}x{channels}", drawn)
+    return size_by_source(definition, root / "data" / name)
+
+
+def size_by_source(definition: DatasetSpec, folder: Path) -> DataSize | None:
+    """Of a data set, from its settings alone; none for a folder of images.
+
+    Args:
+        definition: where the images come from, and how many.
+        folder: where they are fetched to.
+    """
+    if definition.source == "digits":
+        num_test = round(DIGITS_IMAGES * (definition.test_share or 0))
+        num_train, side, channels = DIGITS_IMAGES - num_test, DIGITS_SIDE, 1
+    elif held := OFFICIAL.get(definition.source):
+        num_train, num_test, side, channels = (
+            held.num_train,
+            held.num_test,
+            held.side,
+            held.channels,
+        )
+    else:
+        return None
+    side = definition.image_size or side
+    classes = num_classes_known(definition, folder)
+    drawn = definition.per_class and classes and definition.per_class * classes
+    labeled = num_train - round(num_train * (definition.unlabeled_share or 0))
+    return DataSize(labeled, num_test, f"{side}x{side}x{channels}", drawn)
+
+
+def images_trained_on(num_train: int, num_drawn: int | None, held_out_fraction: float) -> int:
+    """Of the training images those of one training: drawn ones, or all that are not held out."""
+    return num_drawn or num_train - round(num_train * held_out_fraction)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from rwp.data.download import Check, checksum, member_of, obtain
-from rwp.data.fetch import fetch_lock, image_digests, own_images, require_shades, shared_note
+from rwp.data.fetch import (
+    fetch_lock,
+    image_digests,
+    own_images,
+    refuse_other_images,
+    require_shades,
+    shared_note,
+)
 from rwp.data.images import ImageSet
 from rwp.data.passport import write_passport
 from rwp.data.sources.arrays import check_npz, check_pickle, read_npz, read_tinyimages
@@ -49,25 +57,26 @@ def fetch_unlabeled(
     """Write `directory/unlabeled/name.pt` and its passport `name.json`.
 
     Labels are those the source ships (to compare a teacher with), or -1. `origin` (a folder,
-    file or address) replaces the definition's path and url.
+    file or address) replaces the definition's url.
 
     Raises:
         UserError: the source cannot be had, is damaged, or does not fit its data set.
     """
+    refuse_other_images(origin, f"unlabeled.{name}", definition.path)
     root = Path(directory)
     target = root / "unlabeled" / f"{name}.pt"
     with fetch_lock(root, f"unlabeled-{name}"):
         passport = target.with_suffix(".json")
-        passport.unlink(missing_ok=True)  # files without a passport are not yet whole
         labeled = None
         if definition.dataset is not None:
             labeled = read_passport(root / definition.dataset / "passport.json")
-        with own_images(origin or definition.path, fingerprint) as standing:
+        with own_images(definition.path, fingerprint) as standing:
             found = _find(_Request(name, definition, root, origin, labeled))
         if labeled is not None:
             _require_fit(name, found.images, labeled, str(definition.dataset))
         require_shades(found.images, found.origin)
         leaks = _in_test(root, definition.dataset, found.images)
+        passport.unlink(missing_ok=True)  # files without a passport are not yet whole
         found.images.save(target)
         write_passport(
             passport,
@@ -131,7 +140,7 @@ def _svhn_extra(request: _Request) -> _Found:
 
 
 def _image_folder(request: _Request) -> _Found:
-    path = request.origin or request.definition.path
+    path = request.definition.path
     if path is None:
         raise _missing(request, "path")
     if request.labeled is None:  # nothing else says how many classes a teacher may choose from
@@ -144,27 +153,36 @@ def _image_folder(request: _Request) -> _Found:
 def _obtain_file(request: _Request, check_format: Check) -> tuple[Path, str]:
     """The source's one file: the user's own where a path is given, else a checked download.
 
-    Without a sha256 the format's own check decides whether a download is whole.
+    Without a sha256 the format's own check decides whether a download is whole, and one from
+    elsewhere is another; a file of a mirror on this machine is then read where it lies.
     """
     definition, origin = request.definition, request.origin
     check = checksum("sha256", definition.sha256) if definition.sha256 else check_format
-    known = definition.url or definition.path
-    if origin is None and definition.path is not None:
+    if definition.path is not None:
         path = Path(definition.path)
         if not path.is_file():
             raise UserError(f"{path}: expected a file, found none; check unlabeled.{request.name}")
-        try:
-            check(path)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+        _pass(path, check)
         return path, str(path)
-    if known is None and origin is None:
+    known = definition.url or origin
+    if known is None:
         raise _missing(request, "path or url")
-    filename = PurePosixPath((known or origin or "").split("?")[0]).name
+    filename = PurePosixPath(known.split("?")[0]).name
     place = member_of(origin, filename) if origin is not None else known
-    target = request.root / "raw" / "unlabeled" / f"{request.name}-{filename}"
-    obtain(str(place), target, check)
-    return target, str(place)
+    if definition.sha256 is None and Path(place).is_file():
+        _pass(Path(place), check)
+        return Path(place), place
+    mark = "" if definition.sha256 else f"-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+    target = request.root / "raw" / "unlabeled" / f"{request.name}{mark}-{filename}"
+    obtain(place, target, check)
+    return target, place
+
+
+def _pass(path: Path, check: Check) -> None:
+    try:
+        check(path)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _missing(request: _Request, key: str) -> UserError:

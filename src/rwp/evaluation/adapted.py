@@ -21,16 +21,19 @@ class AdaptedModel(nn.Module):
     """Images (batch, channels, height, width) in [0, 1] to logits of the images' type.
 
     The model gets a copy in the type of its own weights, so it may have 16 or 64 bits and may
-    write into its input; of a tuple or table it returns, the logits are taken. An error inside is
-    one line.
+    write into its input; of a tuple or table it returns, the logits are taken: what has
+    `num_classes` columns, or of several the one that is named as logits are. Where `at_least` so
+    many classes are known, a name counts more than the columns, and `guess` says what was taken if
+    something else has as many or more. An error inside is one line.
 
     Raises:
         UserError: the model does not take the images, or returns no logits.
     """
 
-    def __init__(self, model: nn.Module, *, num_classes: int) -> None:
+    def __init__(self, model: nn.Module, *, num_classes: int, at_least: bool = False) -> None:
         super().__init__()
-        self.model, self.num_classes = model, num_classes
+        self.model, self.num_classes, self._at_least = model, num_classes, at_least
+        self.guess = ""
         self.training = model.training
         self._tried: torch.dtype | None = None
 
@@ -72,23 +75,30 @@ class AdaptedModel(nn.Module):
         if isinstance(outputs, Tensor):
             return _real(outputs)
         table = outputs if isinstance(outputs, Mapping) else _fields(outputs)
-        for name in _NAMES:
-            if isinstance(table.get(name), Tensor):
-                return _real(table[name])
-        values = outputs if isinstance(outputs, tuple | list) else table.values()
-        wide = [
-            value
-            for value in values
+        parts = enumerate(outputs) if isinstance(outputs, tuple | list) else ()
+        named = dict(table) or dict(parts)
+        wide = {
+            name: value
+            for name, value in named.items()
             if isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] >= self.num_classes
-        ]
-        exact = [value for value in wide if value.shape[1] == self.num_classes]
-        for found in (exact, wide):
-            if len(found) == 1:
-                return _real(found[0])
+        }
+        exact = {name: v for name, v in wide.items() if v.shape[1] == self.num_classes}
+        fitting = exact or wide
+        for name in _NAMES:
+            if name in (wide if self._at_least else fitting):
+                return _real(wide[name])
+        if len(fitting) == 1:
+            if self._at_least and len(wide) > 1:
+                self.guess = (
+                    f"the model returned {len(wide)} tensors that may be logits; that with as many "
+                    f"columns as the labels have classes, {self.num_classes}, was taken: give "
+                    "num_classes to be sure"
+                )
+            return _real(*fitting.values())
         raise UserError(
             f"model: expected one tensor of logits (batch, {self.num_classes}), got "
-            f"{type(outputs).__name__} with {len(exact)} of that shape; wrap the model so that it "
-            "returns its logits alone"
+            f"{type(outputs).__name__} with {len(fitting)} of that shape; wrap the model so that "
+            "it returns its logits alone"
         )
 
 

@@ -7,7 +7,7 @@ import math
 import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -31,6 +31,7 @@ from rwp.evaluation.verdict import Verdict, judge
 from rwp.spec import LARGEST_SEED, SettingsError, refuse_equal_radii
 from rwp.training.spec import AttackSpec, ThreatSpec
 
+_ROUNDING = 1e-6  # of a pixel in [0, 1] after some arithmetic in 32 bits
 _STEPS_PER_RADIUS = 4  # 2/255 at 8/255, as most papers have it
 _NAMED = re.compile(r"(pgd|cw)-([1-9][0-9]*)")
 _FIXED = {
@@ -158,6 +159,8 @@ def evaluate(
             "function_sha256": function_sha256(adapted, data, device=place),
             "data_sha256": _data_sha256(data),
         }
+    if adapted.guess:
+        found = [replace(one, warnings=(*one.warnings, adapted.guess)) for one in found]
     order = [attack.name for attack in chosen]
     found.sort(key=lambda result: order.index(result.attack.name))
     made: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "device": place}
@@ -187,6 +190,13 @@ def evaluate_radii(
     if not texts:
         raise UserError("epsilons: expected one radius or more, got none; e.g. ['4/255', '8/255']")
     refuse_equal_radii("epsilons", texts)
+    for attack in options.get("attacks", ()):
+        if isinstance(attack, AttackSpec):
+            raise UserError(
+                f"attacks: expected names, which take the radius of each evaluation, got "
+                f"{attack.name} with a radius of its own ({attack.threat.epsilon}); pass its name, "
+                "or call `evaluate` at each radius"
+            )
     if "threat" in options:
         raise UserError("threat: expected norm and epsilons in its place, got both; leave it out")
     return {
@@ -230,13 +240,19 @@ def _pixels(images: Any) -> Tensor:
             "images: expected floats in [0, 1] or bytes, (n, 1 or 3, height, width), got "
             f"{images.dtype} {shape}; {advice}"
         )
+    if images.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        images = images.long()  # torch can do little with those
     whole = not images.is_floating_point() and images.dtype != torch.bool
     if whole and int(images.max()) <= 1:
         raise UserError(
             f"images: expected bytes up to 255, got none above {int(images.max())}; "
             "pass images.float() where 0 and 1 are black and white"
         )
-    return images.clone() if images.dtype == torch.uint8 else images.float().clone()
+    if images.dtype == torch.uint8:
+        return images.clone()
+    pixels = images.float()
+    inside = pixels.clamp(0.0, 1.0)  # resizing leaves some that rounding put outside
+    return inside if bool(((pixels - inside).abs() <= _ROUNDING).all()) else pixels.clone()
 
 
 def _tensor(name: str, given: Any) -> Tensor:
@@ -263,7 +279,8 @@ def _chosen(attacks: Sequence[str | AttackSpec], threat: Any) -> list[AttackSpec
         raise UserError(
             f"attacks: expected a list of names, got {attacks!r}; e.g. ['natural', 'pgd-20']"
         )
-    chosen = [check_attack(_attack(item, threat)) for item in attacks]
+    spec = as_threat(threat)
+    chosen = [check_attack(_attack(item, spec)) for item in attacks]
     names = [attack.name for attack in chosen]
     if not names or len(set(names)) < len(names):
         raise UserError(
@@ -303,19 +320,27 @@ def _checked_device(given: torch.device | str) -> torch.device:
     return place
 
 
-def _attack(item: str | AttackSpec, threat: Any) -> AttackSpec:
+def _attack(item: str | AttackSpec, threat: ThreatSpec) -> AttackSpec:
     if isinstance(item, AttackSpec):
+        try:
+            item = AttackSpec.validated(item.document())
+        except SettingsError as fault:
+            raise UserError(f"attacks: {item.name}: {fault.place}: {fault}") from fault
+        if item.num_examples is not None:
+            raise UserError(
+                f"{item.name}: expected no num_examples, as all images that are passed are "
+                f"attacked, got {item.num_examples}; pass fewer"
+            )
         if item.bn_mode != "eval":
             raise UserError(
                 f"{item.name}: expected bn_mode eval, as in every evaluation, got {item.bn_mode}; "
                 "leave it out"
             )
         return item
-    spec = as_threat(threat)
     if not isinstance(item, str):
         raise UserError(f"attacks: expected names or AttackSpecs, got {item!r}; e.g. 'pgd-20'")
     if item in _FIXED:
-        return AttackSpec(name=item, threat=spec, **_FIXED[item])  # type: ignore[arg-type]
+        return AttackSpec(name=item, threat=threat, **_FIXED[item])  # type: ignore[arg-type]
     match = _NAMED.fullmatch(item)
     if match is None:
         raise UserError(
@@ -326,9 +351,9 @@ def _attack(item: str | AttackSpec, threat: Any) -> AttackSpec:
     return AttackSpec(
         name=item,
         kind=kind,
-        threat=spec,
+        threat=threat,
         num_steps=int(match[2]),
-        step_size=repr(spec.radius / _STEPS_PER_RADIUS),
+        step_size=repr(threat.radius / _STEPS_PER_RADIUS),
         kappa=0.0 if kind == "cw" else None,
     )
 
@@ -377,7 +402,7 @@ def _fitting(
 ) -> tuple[AdaptedModel, ImageSet]:
     """The model as attacks see it, tried on one image, and the images with its classes."""
     data = _image_set(images, labels, num_classes)
-    adapted = AdaptedModel(model, num_classes=data.num_classes)
+    adapted = AdaptedModel(model, num_classes=data.num_classes, at_least=num_classes is None)
     batch, one = batch_of(data, 0, 1, place)
     with borrowed(adapted, place):
         width = checked_logits(adapted, batch, one * 0).shape[1]

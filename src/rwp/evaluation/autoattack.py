@@ -43,7 +43,7 @@ from rwp.evaluation.clean import batch_of, borrowed, checked_logits, clean_outco
 from rwp.evaluation.records import Flags, GradientRecord
 from rwp.evaluation.shared_batches import BatchOutcome, shared_batches
 from rwp.evaluation.spec import check_num_classes
-from rwp.evaluation.square import OwnPaceSquare
+from rwp.evaluation.square import OwnPaceSquare, require_stripes
 from rwp.progress import counted
 from rwp.training.spec import AttackSpec
 
@@ -96,9 +96,12 @@ def autoattack(
         keep_adversarial: return all images, the clean one where none fools.
 
     Raises:
-        UserError: as `check_num_classes`, an unknown version, logits that are not finite.
+        UserError: as `check_num_classes`, an unknown version, logits that are not finite, a size
+            that the package's Square Attack cannot take.
     """
     names = _attacks_of(attack)
+    if "square" in names and attack.threat.norm != "linf":
+        require_stripes(images.shape)
     problem = _Problem(model, images, attack, seed, batch_size, torch.device(device))
     clean, warnings = clean_outcomes(model, images, batch_size=batch_size, device=device)
     survey = _Survey(clean)

@@ -12,6 +12,7 @@ from rwp.evaluation.records import EvaluationRecord, PartRecord, read_record
 from rwp.evaluation.spec import DiagnosisSpec, EvaluationSpec
 from rwp.evaluation.verdict import FollowUp, Verdict, judge, usual_pgd
 from rwp.files import read_json, sha256_file, write_json
+from rwp.training.spec import AttackSpec
 
 if TYPE_CHECKING:
     import torch
@@ -64,9 +65,9 @@ def diagnose_checkpoint(
         "chance": _chance(root / "data" / dataset, evaluation, records[0].part),
     }
 
-    def further() -> FollowUp:
+    def further(attack: AttackSpec) -> FollowUp:
         lender = root / spec.twin_checkpoint if twin is None and spec.twin_checkpoint else twin
-        return _follow_up(spec, records, root=root, twin=lender, device=device)
+        return _follow_up(spec, attack, root=root, twin=lender, device=device)
 
     verdict, found = judge_further(records, further, **context)
     path = root / spec.path
@@ -94,17 +95,18 @@ def _require_same_files(
 
 
 def judge_further(
-    records: Sequence[EvaluationRecord], further: Callable[[], FollowUp] | None, **context: Any
+    records: Sequence[EvaluationRecord], further: Callable[[AttackSpec], FollowUp], **context: Any
 ) -> tuple[Verdict, FollowUp | None]:
     """Judge by the records and, unless there is nothing to doubt, by `further` attacks as well.
 
-    A network that is weak by its records, or was never meant to resist, is not attacked again.
-    `context` are the other arguments of `judge`.
+    These vary the records' PGD, so without one there are none. A network that is weak by its
+    records, or was never meant to resist, is not attacked again. `context` are the other arguments
+    of `judge`.
     """
-    verdict = judge(records, **context)
-    if further is None or verdict.level == "weak" or context["objective"] == "natural":
+    verdict, pgd = judge(records, **context), usual_pgd(records)
+    if pgd is None or verdict.level == "weak" or context["objective"] == "natural":
         return verdict, None
-    found = further()
+    found = further(pgd.attack)
     return judge(records, **context, follow_up=found), found
 
 
@@ -129,7 +131,7 @@ def _chance(folder: Path, evaluation: EvaluationSpec, part: PartRecord | None) -
 
 def _follow_up(
     spec: DiagnosisSpec,
-    records: list[EvaluationRecord],
+    attack: AttackSpec,
     *,
     root: Path,
     twin: Path | None,
@@ -142,12 +144,6 @@ def _follow_up(
     from rwp.training.checkpoint import load_network
 
     evaluation = spec.evaluation
-    pgd = usual_pgd(records)
-    if pgd is None:
-        raise UserError(
-            f"{evaluation.key.name}: expected a PGD among the attacks, got none; "
-            "add one under evaluation.attacks"
-        )
     if twin is not None and not twin.exists():
         raise UserError(
             f"{twin}: expected the twin that lends adversarial images, found no file; "
@@ -160,7 +156,7 @@ def _follow_up(
     return follow_up(
         load_network(checkpoint, device=device)[0],
         images,
-        pgd.attack,
+        attack,
         batch_size=evaluation.batch_size,
         seed=evaluation.seed,
         device=device,

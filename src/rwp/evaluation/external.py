@@ -41,7 +41,7 @@ from rwp.evaluation.jobs import (
     state_name,
 )
 from rwp.evaluation.records import EvaluationRecord, read_record, unpack, write_record
-from rwp.evaluation.verdict import FollowUp, Verdict, judge, usual_pgd
+from rwp.evaluation.verdict import FollowUp, Verdict, judge
 from rwp.files import sha256_file
 from rwp.training.checkpoint import (
     FORMAT as CHECKPOINT,
@@ -418,17 +418,16 @@ def diagnose_external(
     chosen = {"num_examples": num_examples, "first_examples": first_examples, "seed": part_seed}
     with _looked_at(external, data, device, **chosen) as seen:
         records = [_record_there(out / f"{attack.name}.json", seen.hashes) for attack in attacks]
-        pgd = usual_pgd(records)
 
-        def further() -> FollowUp:
+        def further(attack: AttackSpec) -> FollowUp:
             some = followed_up(seen.images, seed=part_seed, source=data)
-            asked = pgd.attack if pgd else attacks[0]
-            options = {"batch_size": batch_size, "seed": seed, "device": device}
-            return follow_up(seen.model, some, asked, **options)  # type: ignore[arg-type]
+            return follow_up(
+                seen.model, some, attack, batch_size=batch_size, seed=seed, device=device
+            )
 
         verdict, found = judge_further(
             records,
-            None if pgd is None else further,
+            further,
             dataset=dataset,
             objective=_UNKNOWN,
             chance=max(seen.images.class_counts()) / len(seen.images),
@@ -506,13 +505,19 @@ def _refuse_others(
 ) -> None:
     """A folder holds the records of one evaluation: those of another may have taken hours."""
     threats = {attack.threat for attack in attacks if attack.kind != "natural"}
+    asked = {attack.num_examples for attack in attacks}  # another one's part is its own
     for path in sorted(out.glob("*.json")):
         try:
             found = read_record(path)
         except UserError:
             continue  # damaged ones are made again
         same = [one for one in identities if one["part"] == found.part] or identities[:1]
-        other = [text for field, text in _DIFFERENT.items() if differs(found, same[0], field)]
+        other = [
+            text
+            for field, text in _DIFFERENT.items()
+            if differs(found, same[0], field)
+            and (field != "part" or found.attack.num_examples in asked)
+        ]
         if found.attack.kind != "natural" and threats and found.attack.threat not in threats:
             other.append("under another threat model")
         if other:

@@ -48,8 +48,8 @@ class FloatImages(ImageSet):
             )
         if not (low >= 0.0 and high <= 1.0):
             raise UserError(
-                f"images: expected pixels in [0, 1], got [{low:g}, {high:g}]; divide 0..255 pixels "
-                "by 255, and leave normalization to the model"
+                f"images: expected pixels in [0, 1], got [{low:.8g}, {high:.8g}]; divide 0..255 "
+                "pixels by 255, and leave normalization to the model"
             )
         if 0 < high <= _GRAY_LEVEL:
             raise UserError(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
+from rwp.core.threat import check_length
 from rwp.data.spec import DatasetSpec
 from rwp.errors import UserError
 from rwp.evaluation.alarms import SHORT
@@ -46,6 +47,27 @@ _KINDS = {
     "autoattack": ("autoattack",),
 }
 STEPPING = ("fgsm_random_start", "pgd", "cw", "cw_zero_masked")
+# The attacks of the paper's Table 2 and their columns; any other attack keeps its own name.
+PAPER_COLUMNS = {
+    "natural": "natural",
+    "fgsm": "fgsm",
+    "pgd-20": "pgd20",
+    "pgd-100": "pgd100",
+    "cw-100": "cw",
+    "autoattack": "aa",
+}
+SIZES = ("num_steps", "num_restarts", "step_size", "kappa", "version")
+# Settings that a kind of attack does not look at; one of one's own has its options instead.
+WITHOUT_EFFECT = {
+    "natural": (*SIZES, "draft", "norm", "epsilon"),
+    "fgsm": SIZES,
+    "fgsm_random_start": ("num_steps", "kappa", "version"),
+    "pgd": ("kappa", "version"),
+    "cw": ("version",),
+    "cw_zero_masked": ("version",),
+    "autoattack": ("num_steps", "num_restarts", "step_size", "kappa"),
+}
+_OF_ITERATIONS = ("random_start", "keep")  # which those without steps do not look at either
 _FIRST_WORD = re.compile(r"[a-z]+")
 _STEPS = re.compile(r"(?:pgd|cw)(?:-linf|-l2)?-?(\d+)(?:-.*)?")
 
@@ -77,9 +99,9 @@ def check_attack(attack: AttackSpec) -> AttackSpec:
     """Hand an attack through whose name and sizes are what they seem.
 
     Raises:
-        UserError: its name says another kind or number of steps, it does not search its norm, or a
-            step is longer than the radius. (A single step may be: projected, it ends on the edge,
-            as Fast AT wants it.)
+        UserError: its name says another kind or number of steps, it does not search its norm, a
+            step is no length on [0, 1] pixels, or longer than the radius (a single step may be:
+            projected, it ends on the edge, as Fast AT wants it); a setting without effect.
     """
     norm = None if attack.kind == "natural" else attack.threat.norm
     fault = misnamed(attack.name, attack.kind, attack.num_steps, attack.version, norm)
@@ -90,8 +112,23 @@ def check_attack(attack: AttackSpec) -> AttackSpec:
             f"{attack.name}: expected the norm linf or l2 for {attack.kind}, got l1, which "
             "AutoAttack alone searches; take that attack"
         )
+    vain = WITHOUT_EFFECT.get(attack.kind, ())
+    if vain and attack.kind not in STEPPING:
+        vain = (*vain, *_OF_ITERATIONS)
+    given = {item.name: item.default for item in fields(AttackSpec) if item.name in vain}
+    for name, default in given.items():
+        if getattr(attack, name) != default:
+            raise UserError(
+                f"{attack.name}: expected no {name} for {attack.kind}, where it would have no "
+                f"effect, got {getattr(attack, name)}; leave it out"
+            )
     if attack.step_size is None and attack.kind in STEPPING:
         raise UserError(f"{attack.name}: expected a step_size for {attack.kind}, got none; add one")
+    if attack.step_size is not None:
+        try:
+            check_length("step_size", attack.step, norm=attack.threat.norm)
+        except ValueError as error:
+            raise UserError(f"{attack.name}: {error}") from error
     many = (attack.num_steps or 1) > 1 and attack.step_size is not None
     if many and attack.step > attack.threat.radius:
         raise UserError(

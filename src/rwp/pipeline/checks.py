@@ -17,6 +17,7 @@ from rwp.pipeline.settings import (
     OF_PERTURBATION,
     OPTIONS,
     Change,
+    FigureEntry,
     MovementFigure,
     Params,
     RecipeEntry,
@@ -92,7 +93,7 @@ def _check_suite(params: Params, suite: Suite, where: str) -> None:
                 choose(params.networks, network, "network", f"{at}.teacher_network")
             for source in objective.unlabeled.source.values():
                 choose(params.unlabeled, source, "unlabeled source", f"{at}.source")
-    _check_shared_labels(suite, where)
+    _check_shared_labels(params, suite, where)
     for network in suite.network.values():
         choose(params.networks, network, "network", f"{where}.network")
     _check_results(params, suite, where)
@@ -106,6 +107,8 @@ def _check_suite(params: Params, suite: Suite, where: str) -> None:
             choose(suite.threat_models, threat, "threat model", f"{where}.{table}")
         for recipe_name in getattr(suite, table).recipes:
             choose(suite.recipes, recipe_name, "recipe", f"{where}.{table}.recipes")
+            if table == "table1":
+                _refuse_natural(suite, recipe_name, f"{where}.{table}.recipes")
         for network in getattr(suite, table).network.values():
             choose(params.networks, network, "network", f"{where}.{table}.network")
     _check_reference(suite, f"{where}.table2.reference_recipe")
@@ -128,9 +131,17 @@ def _check_reference(suite: Suite, where: str) -> None:
 _OF_LABELS = ("teacher_recipe", "teacher_network", "min_confidence", "per_class")
 
 
-def _check_shared_labels(suite: Suite, where: str) -> None:
-    """Objectives with one unlabeled source share its pseudo-labels, and so who gives them."""
+def _check_shared_labels(params: Params, suite: Suite, where: str) -> None:
+    """All that trains on a data set and an unlabeled source shares the pseudo-labels' teacher."""
     found = {n: entry.unlabeled for n, entry in suite.objectives.items() if entry.unlabeled}
+    for name, entry in found.items():
+        for part in "/".join(entry.teacher_network).split("/"):
+            if part != "default" and part not in params.datasets:
+                raise UserError(
+                    f"{where}.objectives.{name}.unlabeled.teacher_network: expected data sets, as "
+                    f"all that trains on one shares its pseudo-labels, got {part!r}; name one "
+                    "teacher for each data set"
+                )
     for (first, one), (name, other) in combinations(found.items(), 2):
         shared = set(one.source.values()) & set(other.source.values())
         differing = [word for word in _OF_LABELS if getattr(one, word) != getattr(other, word)]
@@ -242,13 +253,8 @@ def _check_results(params: Params, suite: Suite, where: str) -> None:
         for role in ("recipes", "references"):
             for recipe_name in getattr(figure, role, ()):
                 choose(suite.recipes, recipe_name, "recipe", f"{at}.{role}")
+        _check_measured(suite, figure, at)
         if figure.kind == "landscape":
-            recipe = choose(suite.recipes, figure.recipe, "recipe", f"{at}.recipe")
-            if suite.objectives[recipe.objective].loss == "natural":
-                raise UserError(
-                    f"{at}.recipe: expected a recipe that trains with an attack, whose images a "
-                    f"landscape looks at, got {figure.recipe}; name another"
-                )
             _check_epochs(suite, figure.epochs, at)
         if figure.kind == "movement":
             _check_movement(suite, figure, at)
@@ -372,6 +378,36 @@ def _check_setting(params: Params, suite: Suite, setting: Setting, where: str) -
         choose(suite.threat_models, setting.threat_model, "threat model", f"{where}.threat_model")
     if setting.network is not None:
         choose(params.networks, setting.network, "network", f"{where}.network")
+
+
+def _check_measured(suite: Suite, figure: FigureEntry, where: str) -> None:
+    """A figure shows what trainings of the suite measure: else it would wait for them in vain."""
+    sweeps = [getattr(figure, "sweep", None), *getattr(figure, "sweeps", ())]
+    recipes = {
+        **dict.fromkeys(getattr(figure, "recipes", ()), "recipes"),
+        **dict.fromkeys(getattr(figure, "references", ()), "references"),
+        **{suite.sweeps[sweep].recipe: f"sweep {sweep}" for sweep in sweeps if sweep is not None},
+    }
+    if figure.kind == "landscape":
+        choose(suite.recipes, figure.recipe, "recipe", f"{where}.recipe")
+        recipes[figure.recipe] = "recipe"
+    for recipe, role in recipes.items():
+        _refuse_natural(suite, recipe, f"{where}.{role}")
+    held_out = figure.kind == "search" or "held-out" in getattr(figure, "splits", ())
+    if held_out and suite.selection == "test":
+        raise UserError(
+            f"{where}: expected a suite that holds images out, got selection test; choose "
+            "selection held_out, or look at another split"
+        )
+
+
+def _refuse_natural(suite: Suite, recipe: str, where: str) -> None:
+    """A training without an attack measures clean accuracy alone."""
+    if suite.objectives[suite.recipes[recipe].objective].loss == "natural":
+        raise UserError(
+            f"{where}: expected recipes that train with an attack, as robust accuracy is measured "
+            f"of these alone, got {recipe}; name another"
+        )
 
 
 def _check_movement(suite: Suite, figure: MovementFigure, where: str) -> None:

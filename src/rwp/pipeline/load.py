@@ -7,21 +7,21 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from rwp.data.spec import num_classes_known
+from rwp.data.spec import images_trained_on, num_classes_known, size_by_source
 from rwp.errors import UserError
 from rwp.evaluation.spec import check_num_classes
 from rwp.factories import is_own
 from rwp.files import SETTINGS_FILE, write_text
 from rwp.pipeline.checks import check_names
 from rwp.pipeline.extends import expanded
-from rwp.pipeline.settings import Params, known_keys
+from rwp.pipeline.settings import LandscapeFigure, Params, Suite, known_keys
 from rwp.spec import short
 from rwp.strict_yaml import read_yaml, with_exponents
 from rwp.studies import in_its_file, read_settings
@@ -36,7 +36,7 @@ def load_params(path: Path | str = "params.yaml") -> Params:
     content = read_settings(path)
     try:
         params = check_params(content, where=str(path))
-        check_classes(params, Path(path).parent / "data", str(path))
+        check_images(params, Path(path).parent, str(path))
     except UserError as error:
         raise UserError(in_its_file(str(error), path)) from error
     return params
@@ -59,23 +59,62 @@ def keep_settings(content: Any, folder: Path | str = ".state/settings") -> str:
 
 
 def kept_settings() -> Any:
-    """The settings that a queued job was planned with; none where they did not travel with it.
-
-    (On Kubernetes params.yaml travels itself, as it was when the workflow started.)
-    """
+    """The settings that a queued job was planned with; none where they did not travel with it."""
     path = os.environ.get(SETTINGS_FILE, "")
     return read_yaml(path) if Path(path).is_file() else None
 
 
-def check_classes(params: Params, data: Path, where: str) -> None:
-    """What cannot be run on so few classes is refused before anything is trained."""
+def check_images(params: Params, root: Path, where: str) -> None:
+    """What cannot be run on so few images or classes is refused before anything is trained.
+
+    As far as both are known before the images are fetched.
+    """
     for name, suite in params.suites.items():
-        dataset = suite.table2.dataset
-        count = num_classes_known(params.datasets[dataset], data / dataset)
-        for attack, entry in suite.evaluation.attacks.items():
-            if count is not None and entry.kind == "autoattack":
-                at = f"{where}: suites.{name}.evaluation.attacks.{attack}"
-                check_num_classes(at, entry.version, count)
+        at = f"{where}: suites.{name}"
+        groups = suite.beyond.groups if suite.beyond else ()
+        others = [group.dataset for group in groups if group.dataset]
+        for dataset in dict.fromkeys([suite.table2.dataset, *others]):
+            definition, folder = params.datasets[dataset], root / "data" / dataset
+            count = num_classes_known(definition, folder)
+            for attack, entry in suite.evaluation.attacks.items():
+                if count is not None and entry.kind == "autoattack":
+                    check_num_classes(f"{at}.evaluation.attacks.{attack}", entry.version, count)
+            size = size_by_source(definition, folder)
+            for key, wanted in _parts_of_test(suite):
+                if size is not None and wanted > size.num_test:
+                    raise UserError(
+                        f"{at}.{key}: expected at most the {size.num_test} test images of "
+                        f"{dataset}, got {wanted}; lower it, or leave it out to take all"
+                    )
+        for key, figure in suite.figures.items():
+            if isinstance(figure, LandscapeFigure) and figure.num_examples:
+                dataset = figure.dataset or suite.table2.dataset
+                size = size_by_source(params.datasets[dataset], root / "data" / dataset)
+                most = (
+                    figure.num_examples
+                    if size is None
+                    else images_trained_on(size.num_train, size.num_drawn, suite.held_out_fraction)
+                )
+                if figure.num_examples > most:
+                    raise UserError(
+                        f"{at}.figures.{key}.num_examples: expected at most the {most} images of "
+                        f"{dataset} that a training has, got {figure.num_examples}; lower it"
+                    )
+
+
+def _parts_of_test(suite: Suite) -> Iterator[tuple[str, int]]:
+    """How many test images are asked for, by the key that says so."""
+    evaluation = suite.evaluation
+    asked = {
+        "curve_examples": suite.curve_examples,
+        "evaluation.num_examples": evaluation.num_examples,
+        "evaluation.first_examples": evaluation.first_examples,
+        **{
+            f"evaluation.attacks.{name}.num_examples": attack.num_examples
+            for name, attack in evaluation.attacks.items()
+        },
+    }
+    yield from ((key, count) for key, count in asked.items() if count is not None)
 
 
 def check_params(content: Any, *, where: str = "params.yaml") -> Params:

@@ -62,6 +62,12 @@ def images_of_folder(
         UserError: as the reader of image folders.
     """
     data, size = _fitting(folder, size)
+    for class_name in data.class_names:
+        if not class_name.isprintable():  # bytes that are no UTF-8, or a line break
+            raise UserError(
+                f"{folder}: expected class folders with names that can be written, got "
+                f"{class_name!r}; rename it"
+            )
     place = folder if folder.is_absolute() else Path(os.path.relpath(folder, project))
     mean, std = data.train.channel_statistics()
     numbers = [", ".join(f"{value:.4f}" for value in values) for values in (mean, std)]

@@ -28,6 +28,7 @@ from rwp.pipeline.settings import (
     Suite,
     TrainingEntry,
 )
+from rwp.spec import LARGEST_SEED
 from rwp.training.spec import (
     WITHOUT_STEPS,
     AttackSpec,
@@ -150,10 +151,12 @@ def run_key(
     where = f"params.yaml: suites.{suite_name}"
     entry = choose(suite.recipes, recipe, "recipe", f"{where}.recipes")
     choose(params.datasets, dataset, "data set", "params.yaml: datasets")
-    if is_natural(suite, recipe):
-        threat = "none"
-    else:
+    natural = is_natural(suite, recipe)
+    if not natural or threat != "none":
         choose(suite.threat_models, threat, "threat model", f"{where}.threat_models")
+    threat = "none" if natural else threat
+    if seed > LARGEST_SEED:
+        raise UserError(f"seed: expected at most {LARGEST_SEED}, got {seed}; choose a smaller one")
     look = Lookup(suite_name, dataset, threat, entry.objective)
     network = network or look(suite.network, "network")
     choose(params.networks, network, "network", "params.yaml: networks")
@@ -249,7 +252,8 @@ def _train_spec(params: Params, key: RunKey) -> TrainSpec:
         objective=ObjectiveSpec(
             loss=objective.loss,
             beta=objective.beta if recipe.change.beta is None else recipe.change.beta,
-            clean_updates=objective.clean_updates,
+            clean_updates=objective.clean_updates
+            or (2 if objective.loss == "trades" and objective.unlabeled is None else 1),
             criterion=criterion or "objective",
             label_smoothing=objective.label_smoothing
             if recipe.change.label_smoothing is None
@@ -423,8 +427,8 @@ def kept_epochs(suite: Suite, key: RunKey) -> tuple[int, ...]:
 
 
 def landscape_keys(suite: Suite, suite_name: str, figure: LandscapeFigure) -> list[RunKey]:
-    """The trainings whose checkpoints a landscape looks at: of the suite's first seeds."""
-    seeds = suite.seeds[: figure.num_seeds]
+    """The trainings whose checkpoints a landscape looks at: of the recipe's first seeds."""
+    seeds = suite.seeds[: suite.recipes[figure.recipe].num_seeds][: figure.num_seeds]
     return [setting_key(suite, suite_name, figure, figure.recipe, seed=seed) for seed in seeds]
 
 
@@ -529,7 +533,9 @@ def _training_attack(suite: Suite, key: RunKey, look: Lookup) -> AttackSpec:
     attack = AttackSpec(
         name="training",
         kind=suite.objectives[suite.recipes[key.recipe].objective].loss,
-        threat=ThreatSpec(norm=threat.norm, epsilon=epsilon or threat.epsilon),
+        threat=threat
+        if epsilon is None
+        else _threat(threat.norm, epsilon, f"suites.{key.suite}.training.attack_epsilon"),
         step_size=own_step or step_size(suite, key),
         num_steps=suite.recipes[key.recipe].attack_num_steps
         or look(training.attack_num_steps, "training.attack_num_steps"),
@@ -551,7 +557,9 @@ def _monitor(suite: Suite, key: RunKey, threat: ThreatSpec, look: Lookup) -> Att
         random_start=start,
         name=f"pgd-{suite.monitor_num_steps}",
         kind="pgd",
-        threat=threat if epsilon is None else ThreatSpec(norm=threat.norm, epsilon=epsilon),
+        threat=threat
+        if epsilon is None
+        else _threat(threat.norm, epsilon, f"suites.{key.suite}.training.monitor_epsilon"),
         step_size=own_step or step_size(suite, key),
         num_steps=suite.monitor_num_steps,
         keep=look.optional(training.monitor_keep, "training.monitor_keep") or "last",
@@ -568,9 +576,10 @@ def _selection_monitor(
         return None
     usual = _monitor(suite, key, threat, look)
     steps = suite.selection_num_steps or usual.num_steps
-    return usual.replace(
+    attack = usual.replace(
         name=f"pgd-{steps}", num_steps=steps, step_size=own_step or usual.step_size
     )
+    return _checked(attack, f"suites.{key.suite}.selection_monitor")
 
 
 def _optimization(entry: TrainingEntry, look: Lookup) -> OptimizationSpec:
@@ -688,7 +697,8 @@ def attack_spec(
     threat = threat_spec(suite, at)
     if entry.epsilon is not None:
         epsilon = look(entry.epsilon, f"evaluation.attacks.{name}.epsilon")
-        threat = _threat(entry.norm or threat.norm, epsilon, f"suites.{key.suite}", name)
+        where = f"suites.{key.suite}.evaluation.attacks.{name}.epsilon"
+        threat = _threat(entry.norm or threat.norm, epsilon, where)
     spec = AttackSpec(
         name=name,
         kind=entry.kind,
@@ -706,12 +716,11 @@ def attack_spec(
     return _checked(spec, f"suites.{key.suite}.evaluation.attacks")
 
 
-def _threat(norm: AnyNorm, epsilon: str, suite: str, attack: str) -> ThreatSpec:
+def _threat(norm: AnyNorm, epsilon: str, where: str) -> ThreatSpec:
     try:
         return ThreatSpec(norm=norm, epsilon=epsilon)
     except ValueError as error:
-        at = f"params.yaml: {suite}.evaluation.attacks.{attack}"
-        raise UserError(f"{at}.{error}") from error
+        raise UserError(f"params.yaml: {where}{str(error).removeprefix('epsilon')}") from error
 
 
 def attacked_under(suite: Suite, key: RunKey) -> str:
@@ -750,7 +759,10 @@ def evaluation_spec(
 
 
 def landscape_spec(params: Params, suite_name: str, name: str) -> LandscapeSpec:
-    """The measurement behind a landscape figure; its attack is the training's, in eval mode."""
+    """The measurement behind a landscape figure.
+
+    Its attack is PGD on cross-entropy with the sizes and the start of the training's, in eval mode.
+    """
     suite = get_suite(params, suite_name)
     figure = suite.figures[name]
     if not isinstance(figure, LandscapeFigure):

@@ -37,12 +37,11 @@ from rwp.core.settings import (
 )
 from rwp.core.threat import AnyNorm, Norm, check_length
 from rwp.data.spec import DatasetSpec, PaddingMode, UnlabeledSpec
-from rwp.evaluation.spec import STEPPING, misnamed
+from rwp.evaluation.spec import PAPER_COLUMNS, SIZES, STEPPING, WITHOUT_EFFECT, misnamed
 from rwp.factories import is_own
 from rwp.spec import (
     LARGEST_SEED,
     Amount,
-    AnyRadius,
     Count,
     Name,
     OwnName,
@@ -279,7 +278,7 @@ class LandscapeFigure(Setting):
     num_points: PositiveInt
     radius: PositiveFloat  # the largest mu
     num_examples: PositiveInt | None = None  # of the training images, by class; none: all
-    num_seeds: PositiveInt = 1  # trainings that are looked at: of the suite's first seeds
+    num_seeds: PositiveInt = 1  # trainings that are looked at: of the recipe's first seeds
     test_images: bool = False  # as many of them as of training images, for the excess over these
 
     @model_validator(mode="after")
@@ -308,7 +307,7 @@ class MovementFigure(Setting):
     """
 
     kind: Literal["movement"]
-    recipes: Names
+    recipes: SomeNames
     epoch: Count  # from 0, at which images are sorted into groups
     edges: tuple[Amount, ...]  # nats, of the loss groups; what lies above is one more
 
@@ -323,12 +322,12 @@ class ThreatModelEntry(Frozen):
     """What the attacker may do: a norm and a radius on [0, 1] pixels; its usual step size."""
 
     norm: Norm
-    epsilon: By[AnyRadius]
+    epsilon: By[Radius]
     step_size: By[Radius]
 
-    @field_validator("epsilon")
+    @field_validator("epsilon", "step_size")
     @classmethod
-    def _radii_of_the_norm(cls, found: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+    def _lengths_of_the_norm(cls, found: dict[str, str], info: ValidationInfo) -> dict[str, str]:
         for text in found.values():
             if norm := info.data.get("norm"):  # none: it is wrong itself, and told
                 try:
@@ -500,7 +499,9 @@ class ObjectiveEntry(Frozen):
     loss: AnyLoss
     options: dict[str, Any] = Field(default_factory=dict)  # of a loss of one's own
     beta: Amount | None = None
-    clean_updates: Literal[1, 2] = 1  # times the clean pass counts in the running statistics
+    # How often TRADES' clean pass counts in the running statistics; none: as published, twice, and
+    # once where one pass serves both terms, with unlabeled images.
+    clean_updates: Literal[1, 2] | None = None
     label_smoothing: Share = 0.0
     unlabeled: UnlabeledEntry | None = None
 
@@ -514,7 +515,7 @@ class ObjectiveEntry(Frozen):
                 f"expected the settings of {self.loss} under options, got {vain[0]} beside them; "
                 "move it there"
             )
-        if self.clean_updates != 1 and self.loss != "trades":
+        if self.clean_updates not in (None, 1) and self.loss != "trades":
             raise ValueError(
                 f"clean_updates: expected it with the loss trades alone, got {self.clean_updates} "
                 f"with {self.loss}; leave it out"
@@ -640,33 +641,25 @@ class RecipeEntry(Frozen):
     num_seeds: PositiveInt | None = None  # the first so many of the suite's seeds, if it has more
 
 
-_SIZES = ("num_steps", "num_restarts", "step_size", "kappa", "version")
-# Settings that a kind of attack does not look at; one of one's own has its options instead.
-_WITHOUT_EFFECT = {
-    "natural": (*_SIZES, "draft", "norm", "epsilon"),
-    "fgsm": _SIZES,
-    "fgsm_random_start": ("num_steps", "kappa", "version"),
-    "pgd": ("kappa", "version"),
-    "cw": ("version",),
-    "cw_zero_masked": ("version",),
-    "autoattack": ("num_steps", "num_restarts", "step_size", "kappa"),
-}
-
-
-# Attacks of the paper's Table 2, which tables show under the threat model of the network.
-_OF_THE_PAPER = ("fgsm", "pgd-20", "pgd-100", "cw-100", "autoattack")
+# What tables call their other columns; that of a spread over seeds ends in _std.
+OTHER_COLUMNS = (
+    *("group", "threat_model", "method", "dataset", "defense", "network", "num_seeds"),
+    *("best", "last", "best_on_test", "last_epochs_mean", "robust_overfitting_gap"),
+    *("selection_optimism", "worst_case", "verdict"),
+    *("forward_passes", "backward_passes", "training_hours"),
+)
 
 
 class AttackEntry(Frozen):
     """An attack of the evaluation; norm and sizes are the threat model's unless given here."""
 
-    kind: Annotated[str, word_or_own(*_WITHOUT_EFFECT)]
+    kind: Annotated[str, word_or_own(*WITHOUT_EFFECT)]
     options: dict[str, Any] = Field(default_factory=dict)  # of an attack of one's own
     num_steps: PositiveInt | None = None
     num_restarts: PositiveInt = 1
     step_size: By[Radius] | None = None
     norm: AnyNorm | None = None  # another threat model than the network's own
-    epsilon: By[AnyRadius] | None = None
+    epsilon: By[Radius] | None = None
     kappa: Amount | None = None
     version: Literal["standard", "lite", "few-classes"] | None = None
     num_examples: PositiveInt | None = None  # fewer images than its evaluation's, by class
@@ -702,7 +695,7 @@ class AttackEntry(Frozen):
             if getattr(self, name) is None:
                 raise ValueError(f"expected {name} for {self.kind}, got none; add {name}")
         _refuse_options(self.options, self.kind)
-        for name in _WITHOUT_EFFECT.get(self.kind, _SIZES):
+        for name in WITHOUT_EFFECT.get(self.kind, SIZES):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
                     f"expected no {name} for {self.kind}, where it would have no effect, got "
@@ -714,7 +707,7 @@ class AttackEntry(Frozen):
 class EvaluationEntry(Frozen):
     """Which attacks are run, on how many test images, in what batches."""
 
-    attacks: dict[Name, AttackEntry]
+    attacks: Annotated[dict[Name, AttackEntry], Field(min_length=1)]
     batch_size: PositiveInt
     num_examples: PositiveInt | None = None  # stratified by class; none: the whole test split
     first_examples: PositiveInt | None = None  # instead: the first in the published order
@@ -763,7 +756,13 @@ class EvaluationEntry(Frozen):
             fault = misnamed(name, entry.kind, entry.num_steps, version, entry.norm)
             if fault:
                 raise ValueError(f"attacks.{name}: {fault}")
-            if entry.elsewhere and name in _OF_THE_PAPER:
+            of = next((other for other, column in PAPER_COLUMNS.items() if column == name), name)
+            if name in OTHER_COLUMNS or name.endswith("_std") or of != name:
+                raise ValueError(
+                    f"attacks.{name}: expected a name that no other column of the tables has, got "
+                    f"{name}{f', that of {of}' if of != name else ''}; rename it"
+                )
+            if entry.elsewhere and name in PAPER_COLUMNS:  # natural has no radius
                 raise ValueError(
                     f"attacks.{name}: expected another name for an attack with a radius of its "
                     f"own, as tables show {name} under the threat model of the network; call it "

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial, wraps
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path, PurePosixPath
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
@@ -114,7 +114,7 @@ class Step:
     code: str
     record: str | None = None  # the output that carries the fingerprint, if one does
     gpus: int = 1
-    notes: str = ""  # what else it shows: the report, the changes of code that were accepted
+    notes: str = ""  # what else it shows: the report, the settings and accepted changes of code
     source: Code = field(default=HERE, repr=False)
 
     def settings_as(self, kind: type[S]) -> S:
@@ -396,7 +396,8 @@ class Steps:
             inputs[judged.outputs[0]] = judged
         base, code = suite_directory(suite), CODE["report"]
         outputs = (f"{base}/report.html",)
-        lines = [json.dumps(entry) for entry in accepted(inputs.values())]
+        shown = get_suite(self.params, suite).model_dump_json(exclude_defaults=True)
+        lines = [shown, *(json.dumps(entry) for entry in accepted(inputs.values()))]
         return self._step(
             "report",
             suite,
@@ -532,16 +533,36 @@ class Steps:
         raise _no_step(path)
 
     def _labels(self, path: str, suite: str, dataset: str, source: str, seed: int) -> Step:
-        """That of any recipe of the suite that uses the source."""
-        for recipe in self.params.suites[suite].recipes:
-            threat = next(iter(self.params.suites[suite].threat_models))
-            key = run_key(
-                self.params, suite, recipe=recipe, dataset=dataset, threat=threat, seed=seed
-            )
-            mix = train_spec(self.params, key).unlabeled
+        """That of any training of the suite that uses the source."""
+        entry, fault = self.params.suites[suite], None
+        recipes = [
+            name
+            for name, recipe in entry.recipes.items()
+            if (unlabeled := entry.objectives[recipe.objective].unlabeled)
+            and source in unlabeled.source.values()
+        ]
+        networks = (None, *self.params.networks)
+        for recipe, threat, network in product(recipes, entry.threat_models, networks):
+            try:
+                key = run_key(
+                    self.params,
+                    suite,
+                    recipe=recipe,
+                    dataset=dataset,
+                    threat=threat,
+                    network=network,
+                    seed=seed,
+                )
+                mix = train_spec(self.params, key).unlabeled
+            except UserError as error:  # no such training, and nobody asked for one
+                fault = error
+                continue
             if mix is not None and mix.source == source:
                 return self.label(mix.labeling)
-        raise UserError(f"{path}: expected a source that suite {suite} uses, got {source}")
+        raise fault or UserError(
+            f"{path}: expected a source that suite {suite} uses, got {source}; look at its "
+            "objectives"
+        )
 
 
 def accepted(steps: Iterable[Step]) -> list[dict[str, str]]:

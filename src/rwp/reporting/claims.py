@@ -23,14 +23,14 @@ from rwp.pipeline.settings import Frozen, Params
 from rwp.reporting.results import (
     Run,
 )
-from rwp.spec import Amount, Name
+from rwp.spec import Name, PositiveFloat
 from rwp.strict_yaml import read_yaml
 
 FILE = "claims.yaml"
 LANDSCAPE = "landscape_excess"
 POINTS = "points"
 _EPOCHS = re.compile(r"(-?\d+)?:(-?\d+)?")
-_AROUND = re.compile(r"(\d+)/(\d+(?:\.\d+)?-\d+(?:\.\d+)?)")
+_AROUND = re.compile(r"(\d+)/(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)")
 _LARGEST = 1e6  # of weights
 Terms = Annotated[dict[str, float], Field(min_length=1)]
 
@@ -47,7 +47,7 @@ class Claim(Frozen):
     each: Annotated[tuple[Terms, ...], Field(min_length=2)] | None = None
     above: float | None = None
     below: float | None = None
-    within: Amount | None = None
+    within: PositiveFloat | None = None
     only: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     premise: bool = False
 
@@ -144,7 +144,8 @@ class Term:
             return int(self.how.removeprefix(">=")) < num_epochs
         epochs = self._epochs
         bounds = (bound for bound in (epochs.start, epochs.stop) if bound is not None)
-        return all(-num_epochs <= bound <= num_epochs for bound in bounds)
+        inside = all(-num_epochs <= bound <= num_epochs for bound in bounds)
+        return inside and len(range(num_epochs)[epochs]) > 0
 
     def of_run(self, run: Run) -> float:
         """The value of a term that is no record; accuracies in percent.
@@ -188,9 +189,12 @@ def parse(text: str) -> Term:
         recipe, what, how = words
         of_epochs = _EPOCHS.fullmatch(how) is not None
         chosen = what == "best_epoch" and how.startswith(">=") and how[2:].isdecimal()
-        around = what == LANDSCAPE and _AROUND.fullmatch(how) is not None
+        around = _AROUND.fullmatch(how) if what == LANDSCAPE else None
         column = what not in ("best_epoch", LANDSCAPE)
-        if what in CHECKPOINTS or (column and of_epochs) or chosen or around:
+        if around:
+            epoch, low, high = around.groups()
+            return Term(recipe, what, f"{int(epoch)}/{float(low):g}-{float(high):g}")
+        if what in CHECKPOINTS or (column and of_epochs) or chosen:
             return Term(recipe, what, how)
     raise ValueError(
         f"expected a term such as 'at best pgd-20', 'at test_robust_accuracy -6:', "

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
-from rwp.data.official import DIGITS_IMAGES, DIGITS_SIDE, OFFICIAL
-from rwp.data.spec import DatasetSpec, num_classes_known, read_passport
+from rwp.data.spec import DataSize, images_trained_on
 from rwp.evaluation.spec import LandscapeSpec
 from rwp.training.spec import (
     AttackSpec,
@@ -55,57 +53,6 @@ class Passes:
         return Passes(self.forward * factor, self.attack * factor, self.weights * factor)
 
 
-@dataclass(frozen=True)
-class DataSize:
-    """Images of a data set, as training finds them, and the size of one, such as "32x32x3"."""
-
-    num_train: int
-    num_test: int
-    image: str
-    num_drawn: int | None = None  # of them, for one training, where `per_class` says so
-
-
-def data_size(
-    name: str, definition: DatasetSpec, root: Path, *, fingerprint: str | None = None
-) -> DataSize | None:
-    """Of a data set: from its passport, or by its source; none for a folder not yet read.
-
-    Args:
-        name: of the data set.
-        definition: where the images come from, and how many.
-        root: the project.
-        fingerprint: of its fetching as the settings are now; a passport of another tells nothing.
-
-    Raises:
-        UserError: a passport that does not say what the images are.
-    """
-    passport = root / "data" / name / "passport.json"
-    if passport.exists():
-        found = read_passport(passport)
-        if fingerprint is None or found.get("fingerprint") == fingerprint:
-            train, test = (found["files"][split]["count"] for split in ("train.pt", "test.pt"))
-            channels, height, width = found["shape"]
-            drawn = definition.per_class and definition.per_class * found["num_classes"]
-            return DataSize(train, test, f"{height}x{width}x{channels}", drawn)
-    if definition.source == "digits":
-        num_test = round(DIGITS_IMAGES * (definition.test_share or 0))
-        num_train, side, channels = DIGITS_IMAGES - num_test, DIGITS_SIDE, 1
-    elif held := OFFICIAL.get(definition.source):
-        num_train, num_test, side, channels = (
-            held.num_train,
-            held.num_test,
-            held.side,
-            held.channels,
-        )
-    else:
-        return None
-    side = definition.image_size or side
-    classes = num_classes_known(definition, root / "data" / name)
-    drawn = definition.per_class and classes and definition.per_class * classes
-    labeled = num_train - round(num_train * (definition.unlabeled_share or 0))
-    return DataSize(labeled, num_test, f"{side}x{side}x{channels}", drawn)
-
-
 def training_passes(spec: TrainSpec, *, num_train: int, num_drawn: int | None = None) -> Passes:
     """Of batches, measuring left out: what run.json counts, at most.
 
@@ -134,7 +81,7 @@ def epoch_images(spec: TrainSpec, num_train: int, num_drawn: int | None = None) 
     if spec.unlabeled is not None:  # whole batches
         size = spec.optimization.batch_size
         return math.ceil(spec.unlabeled.epoch_size / size) * size
-    return num_drawn or num_train - round(num_train * spec.held_out_fraction)
+    return images_trained_on(num_train, num_drawn, spec.held_out_fraction)
 
 
 def training_cost(spec: TrainSpec, size: DataSize) -> Passes:
@@ -161,7 +108,7 @@ def training_cost(spec: TrainSpec, size: DataSize) -> Passes:
 
 def losses_bytes(spec: TrainSpec, size: DataSize) -> int:
     """Of a run's losses.npz before it is compressed; 0 where it keeps none."""
-    images = size.num_drawn or size.num_train - round(size.num_train * spec.held_out_fraction)
+    images = images_trained_on(size.num_train, size.num_drawn, spec.held_out_fraction)
     return images * spec.optimization.epochs * BYTES_PER_LOOK if spec.keep_losses else 0
 
 
@@ -198,7 +145,7 @@ def record_cost(attack: AttackSpec, *, num_images: int) -> Passes | None:
 
 def landscape_cost(spec: LandscapeSpec, *, num_train: int, num_drawn: int | None = None) -> Passes:
     """Of images: an attack per checkpoint, and a forward pass per point of each direction."""
-    trained_on = num_drawn or num_train - round(num_train * spec.held_out_fraction)
+    trained_on = images_trained_on(num_train, num_drawn, spec.held_out_fraction)
     num_images = min(spec.num_examples or trained_on, trained_on)
     points = Passes(spec.num_directions * (spec.num_points + 1))
     looks = len(spec.epochs) * len(spec.keys) * (2 if spec.test_images else 1)

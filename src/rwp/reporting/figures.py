@@ -103,6 +103,13 @@ def _need(frame: pd.DataFrame, lines: Iterable[Line]) -> None:
 
 def _curves(results: Results, part: Part, entry: CurvesFigure) -> tuple[pd.DataFrame, Figure]:
     frame = curve_frame(results, part.lines, splits=entry.splits)
+    runs = [results.runs[key] for line in part.lines for key in line.keys]
+    if frame.empty and all(run.finished for run in runs):
+        raise UserError(
+            f"figure: expected accuracies on {' and '.join(entry.splits)} images after each epoch, "
+            "got trainings that did not measure them; name other splits, or write test_curve: true "
+            "and train again"
+        )
     _need(frame, part.lines)
     return frame, drawing.learning_curves(frame)
 
@@ -323,11 +330,18 @@ def reported_figures(results: Results, gaps: Sequence[Gap]) -> Iterator[Row]:
         yield {
             "name": name,
             "caption": f"{_caption(results, name)} ({results.parts[name].place})",
-            "reading": READING[figures[name].kind] + _part_of_tests(results, name),
+            "reading": READING[figures[name].kind]
+            + _part_of_tests(results, name)
+            + ("" if name in results.waited else _NOT_WAITED),
             "uri": _data_uri(path.read_bytes()) if path.exists() else None,
             "command": fill([str(path.relative_to(results.root))], "missing"),
             "lacks": [gap for gap in gaps if gap.where.partition(":")[0] == label],
         }
+
+
+_NOT_WAITED = (
+    " The report does not wait for this figure, which may be older than the rest of the page."
+)
 
 
 def _part_of_tests(results: Results, name: str) -> str:

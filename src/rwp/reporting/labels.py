@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from rwp.evaluation.spec import PAPER_COLUMNS
 from rwp.pipeline.settings import OPTIONS, Params, Suite
 
-# The attacks of the paper's Table 2 and their columns; any other attack keeps its own name.
-PAPER_COLUMNS = {
-    "natural": "natural",
-    "fgsm": "fgsm",
-    "pgd-20": "pgd20",
-    "pgd-100": "pgd100",
-    "cw-100": "cw",
-    "autoattack": "aa",
-}
 COLUMN_LABELS = {
     "natural": "Natural",
     "fgsm": "FGSM",
@@ -99,10 +91,15 @@ def norm_text(name: str) -> str:
 
 
 def dataset_label(params: Params, suite: Suite, dataset: str) -> str:
-    """CIFAR-10 and its like as the paper writes them; any other data set by its own name."""
-    source = params.datasets[dataset].source
+    """CIFAR-10 and its like as the paper writes them; any other data set by its own name.
+
+    Of which are those with smaller or fewer images.
+    """
+    definition = params.datasets[dataset]
+    source, whole = definition.source, definition.per_class is None
     same = [name for name in suite.table1.datasets if params.datasets[name].source == source]
-    return DATASET_LABELS.get(source, dataset) if len(same) <= 1 else dataset
+    as_published = whole and definition.image_size is None and len(same) <= 1
+    return DATASET_LABELS.get(source, dataset) if as_published else dataset
 
 
 def attack_columns(suite: Suite) -> dict[str, str]:

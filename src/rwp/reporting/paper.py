@@ -12,7 +12,7 @@ from functools import cache
 import pandas as pd
 
 from rwp.data.official import OFFICIAL
-from rwp.reporting.labels import PAPER_COLUMNS
+from rwp.evaluation.spec import PAPER_COLUMNS
 from rwp.reporting.lines import Line
 from rwp.reporting.published_curves import PUBLISHED, published_curve
 from rwp.reporting.results import LAST_EPOCHS, OK, Results, Row, records_by

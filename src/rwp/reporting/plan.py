@@ -6,20 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rwp.data.spec import DataSize, data_size
 from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
 from rwp.pipeline.settings import Params
 from rwp.pipeline.state import Result
 from rwp.pipeline.steps import Step
 from rwp.reporting.costs import (
-    DataSize,
     Passes,
-    data_size,
     landscape_cost,
     losses_bytes,
     record_cost,
     training_cost,
 )
-from rwp.reporting.rates import Place, Rates, all_rates, estimated_rates, rates_on, scaled_rates
+from rwp.reporting.rates import Rates, all_rates, estimated_rates, rate_for, rates_on, scaled_rates
 from rwp.training.spec import AttackSpec, TrainSpec
 
 KINDS = {
@@ -44,6 +43,7 @@ class Job:
     place: str  # network and image size that a rate has to be of
     unfetched: str = ""  # the data set, where its number of images is not known yet
     kept_bytes: int = 0  # of losses.npz, at most
+    origin: str = ""  # of the rate behind the hours
 
 
 def plan_jobs(
@@ -63,12 +63,7 @@ def plan_jobs(
     else:
         rates = estimated_rates(name, params, places)
     jobs = [_job(result, root, rates) for result in results]
-    used = {job.place for job in jobs if job.hours is not None}
-    origins = [
-        f"{place.network}: {rate.origin}"
-        for place, rate in rates.items()
-        if f"{place.network} at {place.image}" in used
-    ]
+    origins = dict.fromkeys(job.origin for job in jobs if job.hours is not None)
     return jobs, "\n  ".join([f"Hours on {name}, one job after the other; rates from", *origins])
 
 
@@ -102,14 +97,8 @@ def _job(result: Result, root: Path, rates: Rates) -> Job:
         return Job(result, state, None, None, "", unfetched=key.dataset)
     passes = _passes(result, size)
     place = f"{key.network} at {size.image}"
-    rate = next(
-        (
-            rate
-            for where, rate in rates.items()
-            if where == Place(where.device, key.network, size.image)
-        ),
-        None,
-    )
+    precision = (spec.optimization.precision,) if isinstance(spec, TrainSpec) else ()
+    rate = rate_for(rates, key.network, size.image, *precision)
     seconds = None
     if rate is not None and passes is not None:
         seconds = rate.seconds(passes)
@@ -117,7 +106,8 @@ def _job(result: Result, root: Path, rates: Rates) -> Job:
         seconds = rate.autoattack * _num_images(spec, size, result.attack)
     hours = None if seconds is None else seconds / 3600
     kept = losses_bytes(spec, size) if isinstance(spec, TrainSpec) else 0
-    return Job(result, state, passes, hours, place, kept_bytes=kept)
+    origin = f"{key.network}: {rate.origin}" if rate is not None else ""
+    return Job(result, state, passes, hours, place, kept_bytes=kept, origin=origin)
 
 
 def _num_images(

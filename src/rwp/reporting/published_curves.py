@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,13 @@ from rwp.data.official import OFFICIAL
 from rwp.errors import UserError
 from rwp.files import object_in
 from rwp.reporting.results import Run, read_run_folder
-from rwp.training.spec import NetworkSpec, PreActResNetSpec, TrainSpec, WideResNetSpec
+from rwp.training.spec import (
+    NetworkSpec,
+    PerturbationSpec,
+    PreActResNetSpec,
+    TrainSpec,
+    WideResNetSpec,
+)
 
 PUBLISHED = Path(__file__).parent / "published"  # published/README.md tells the origin
 
@@ -173,14 +178,23 @@ def published_setting(run: Run) -> str:
 
 
 def _method(spec: TrainSpec) -> str | None:
-    if spec.objective.loss != "at" or spec.unlabeled is not None:
+    """What a log is of: plain AT of ten attack steps, alone or with AWP as published."""
+    steps = spec.attack.num_steps if spec.attack else None
+    if (spec.objective.loss, steps, spec.optimization.weight_decay) != ("at", 10, 5e-4):
         return None
-    perturbation = spec.perturbation
-    if perturbation is None:
+    added = ("unlabeled", "remove_below", "average_decay", "start")
+    if spec.objective.label_smoothing or any(getattr(spec, name) is not None for name in added):
+        return None
+    if spec.perturbation is None:
         return "standard"
-    is_awp = (perturbation.mask, perturbation.num_weight_steps, perturbation.norm_scope) == (
-        "all",
-        1,
-        "layer",
+    awp = PerturbationSpec(
+        name=spec.perturbation.name,
+        gamma=0.01,
+        num_weight_steps=1,
+        norm_scope="layer",
+        mask="all",
+        c_min=None,
+        c_max=None,
+        warmup_epochs=spec.perturbation.warmup_epochs,
     )
-    return "awp" if is_awp and math.isclose(perturbation.gamma, 0.01) else None
+    return "awp" if spec.perturbation == awp else None

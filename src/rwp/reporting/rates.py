@@ -16,15 +16,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rwp.data.spec import data_size
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, read_record
 from rwp.files import object_in, read_object
 from rwp.pipeline.resolve import dataset_spec, network_spec
 from rwp.pipeline.settings import Params
-from rwp.reporting.costs import Passes, counted_cost, data_size
+from rwp.reporting.costs import Passes, counted_cost
 from rwp.training.spec import NetworkSpec, OwnNetworkSpec, RunKey, TrainSpec
 
 SHIPPED = Path(__file__).parent / "rates.csv"
+_FP32 = "fp32"  # in which evaluations compute, and what ships was measured
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,30 @@ class Place:
     device: str
     network: str
     image: str  # height x width x channels
+    precision: str = _FP32
+
+    def __str__(self) -> str:
+        return f"{self.network} at {self.image}{_in(self.precision)}"
 
 
 Rates = dict[Place, Rate]
+
+
+def _in(precision: str) -> str:
+    return "" if precision == _FP32 else f" in {precision}"
+
+
+def rate_for(rates: Rates, network: str, image: str, precision: str = _FP32) -> Rate | None:
+    """A device's rate in an arithmetic; where none was measured in it, that in fp32, called so."""
+    found = {
+        place.precision: rate
+        for place, rate in rates.items()
+        if (place.network, place.image) == (network, image)
+    }
+    rate = found.get(precision, found.get(_FP32))
+    if rate is None or precision in found:
+        return rate
+    return replace(rate, origin=f"{rate.origin}, all in fp32: {precision} may take less")
 
 
 def shipped_rates(path: Path = SHIPPED) -> Rates:
@@ -111,24 +134,35 @@ def _shipped(row: dict[str, str], path: Path) -> Rate:
 
 def all_rates(params: Params, root: Path) -> Rates:
     """Own rates, which know this project best, and where there are none those that ship."""
-    shipped = shipped_rates()
-    own = {
-        place: rate
-        if rate.autoattack is not None or place not in shipped
-        else replace(rate, autoattack=shipped[place].autoattack)
-        for place, rate in own_rates(params, root).items()
+    shipped, own = shipped_rates(), own_rates(params, root)
+    return shipped | {
+        place: _filled(rate, shipped[place]) if place in shipped else rate
+        for place, rate in own.items()
     }
-    return shipped | own
+
+
+def _filled(own: Rate, shipped: Rate) -> Rate:
+    autoattack = shipped.autoattack if own.autoattack is None else own.autoattack
+    return replace(shipped if own.forward is None else own, autoattack=autoattack)
 
 
 def own_rates(params: Params, root: Path) -> Rates:
-    """What this project's finished runs took: per pass of any kind alike, and for AutoAttack."""
-    times: dict[Place, list[_Timing]] = {}
+    """What this project's finished runs took: per pass of any kind alike, and for AutoAttack.
+
+    A training in another arithmetic gives a rate of its own; its network is attacked in fp32.
+    """
+    trained: dict[Place, list[_Timing]] = {}
+    attacked: dict[Place, list[_Timing]] = {}
     for path in sorted(root.glob("results/**/run.json")):
         timing = _timing(params, path, root)
         if timing is not None:
-            times.setdefault(timing.place, []).append(timing)
-    return {place: _rate(timings) for place, timings in times.items()}
+            trained.setdefault(timing.place, []).append(timing)
+            if timing.attack_images:
+                attacked.setdefault(replace(timing.place, precision=_FP32), []).append(timing)
+    return {
+        place: _rate(trained.get(place, []), attacked.get(place, []))
+        for place in dict.fromkeys([*trained, *attacked])
+    }
 
 
 @dataclass(frozen=True)
@@ -145,7 +179,10 @@ def _network(params: Params, name: str) -> NetworkSpec | None:
 
 
 def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
-    """Of one run; none where it is unfinished, or of other networks or data than today's."""
+    """Of one run; none where it is unfinished, or of other networks or data than today's.
+
+    None either where it was compiled, or shared by several processes or threads of a processor.
+    """
     document = read_object(path)
     passes = object_in(document, "passes")
     counted = [document.get("seconds"), passes.get("forward"), passes.get("backward")]
@@ -159,6 +196,11 @@ def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
         spec = TrainSpec.parse(document.get("spec"), where=str(path))
     except UserError:
         return None  # an older version's; `rwp verify` names it
+    one = "threads" if device.startswith("cpu") else "processes"
+    if spec.optimization.compile != "off" or any(
+        document.get(name, 1) != 1 for name in dict.fromkeys(["processes", one])
+    ):
+        return None
     if key.dataset not in params.datasets or dataset_spec(params, key) != spec.data:
         return None
     size = data_size(key.dataset, spec.data, root)
@@ -169,7 +211,7 @@ def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
         return None
     record = _autoattack(path.parent, device)
     return _Timing(
-        place=Place(device, key.network, size.image),
+        place=Place(device, key.network, size.image, spec.optimization.precision),
         seconds=float(document["seconds"]),
         passes=cost.forward + cost.backward,
         attack_seconds=record.seconds if record else 0.0,
@@ -195,11 +237,15 @@ def _autoattack(folder: Path, device: str) -> EvaluationRecord | None:
     return record if record and device.split(" (")[0] == record.device else None
 
 
-def _rate(timings: list[_Timing]) -> Rate:
-    each = sum(t.seconds for t in timings) / sum(t.passes for t in timings)
-    images = sum(t.attack_images for t in timings)
-    attacked = sum(t.attack_seconds for t in timings) / images if images else None
-    return Rate(each, each, each, attacked, f"{len(timings)} finished trainings of this project")
+def _rate(trained: list[_Timing], attacked: list[_Timing]) -> Rate:
+    passes = sum(t.passes for t in trained)
+    each = sum(t.seconds for t in trained) / passes if passes else None
+    images = sum(t.attack_images for t in attacked)
+    attack = sum(t.attack_seconds for t in attacked) / images if images else None
+    origin = f"{len(trained)} finished trainings of this project"
+    if not trained:
+        return Rate(None, None, None, attack, "AutoAttack on networks of this project")
+    return Rate(each, each, each, attack, origin + _in(trained[0].place.precision))
 
 
 def rates_on(device: str, rates: Rates) -> tuple[str, Rates]:
@@ -231,7 +277,7 @@ def device_lines(rates: Rates) -> Iterator[str]:
     """The devices that a plan can give hours on, and what it knows of each."""
     measured: dict[str, list[str]] = {}
     for place in rates:
-        measured.setdefault(place.device, []).append(f"{place.network} at {place.image}")
+        measured.setdefault(place.device, []).append(str(place))
     for device, places in measured.items():
         yield f"{device}: measured, {', '.join(places)}"
     for peak in published_peaks():
@@ -310,7 +356,9 @@ def scaled_rates(
     known = {
         place: flops
         for place, rate in rates.items()
-        if rate.forward is not None and (flops := _operations(params, place.network, place.image))
+        if rate.forward is not None
+        and place.precision == _FP32
+        and (flops := _operations(params, place.network, place.image))
     }
     found: Rates = {}
     for network, image in places:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 
+from rwp.evaluation.spec import PAPER_COLUMNS
 from rwp.files import atomic_write
 from rwp.pipeline.settings import Suite
 from rwp.pipeline.suites import BEYOND
-from rwp.reporting.labels import PAPER_COLUMNS
 from rwp.reporting.results import (
     MEASURES,
     OK,

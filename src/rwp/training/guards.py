@@ -15,8 +15,10 @@ from rwp.training.history import Row
 PATIENCE_EPOCHS = 10
 PATIENCE_SHARE = 0.4
 # A network that is right on so many more clean images than the majority class has has learned,
-# however few steps it had: that it does not resist yet is a result.
+# however few steps it had: that it does not resist yet is a result. Where the other classes are
+# few, on half of their images.
 LEARNED = 0.1
+_LEFT = 0.01  # how far robust accuracy has to be above the majority class's share, likewise
 
 _FINITE = {
     "train_loss": "the training loss",
@@ -59,11 +61,11 @@ def check_epoch(history: Sequence[Row], *, epochs: int, majority_share: float) -
     patience = max(2, min(PATIENCE_EPOCHS, math.ceil(PATIENCE_SHARE * epochs)))
     recent = history[-patience:]
     robust = max(entry["train_robust_accuracy"] for entry in recent)
-    clean = _clean(recent)
+    clean, others = _clean(history, patience), 1 - majority_share
     if (
         len(recent) == patience
-        and robust <= majority_share + 0.01
-        and clean <= majority_share + LEARNED
+        and robust <= majority_share + min(_LEFT, others / 10)
+        and clean <= majority_share + min(LEARNED, others / 2)
     ):
         raise Stopped(
             "collapsed",
@@ -72,12 +74,17 @@ def check_epoch(history: Sequence[Row], *, epochs: int, majority_share: float) -
         )
 
 
-def _clean(rows: Sequence[Row]) -> float:
-    """The best accuracy on clean held-out images; on those of the test split where none are."""
+def _clean(history: Sequence[Row], patience: int) -> float:
+    """The best recent accuracy on clean held-out images; on those of the test split without any.
+
+    The last one where none was measured lately.
+    """
     for split in ("held_out", "test"):
-        found = [row.get(f"{split}_clean_accuracy") for row in rows]
-        if measured := [value for value in found if value is not None and value >= 0]:
-            return max(measured)
+        found = [row.get(f"{split}_clean_accuracy") for row in history]
+        lately = [value for value in found[-patience:] if value is not None and value >= 0]
+        before = [value for value in found if value is not None and value >= 0]
+        if before:
+            return max(lately or before[-1:])
     return 0.0
 
 

@@ -27,7 +27,6 @@ from rwp.errors import UserError
 from rwp.factories import is_own
 from rwp.spec import (
     Amount,
-    AnyRadius,
     Check,
     Count,
     Name,
@@ -152,7 +151,7 @@ class ThreatSpec(Spec):
     """A norm and a radius; the radius is kept as it was written."""
 
     norm: AnyNorm
-    epsilon: AnyRadius
+    epsilon: Radius
 
     def __post_init__(self) -> None:
         check_length("epsilon", self.radius, norm=self.norm)
