@@ -116,6 +116,10 @@ def test_several_radii(robust_model: nn.Module, images: ImageSet):
         ({"epsilons": ["0.1", 0.1]}, "epsilons: expected each once, got 0.1, 0.1; remove 0.1"),
         ({"epsilons": ["8/255", "16/510"]}, "epsilons: .* got 8/255, 16/510; remove 16/510"),
         ({"epsilons": [0.1], "threat": LINF}, "threat: expected norm and epsilons in its place"),
+        (
+            {"epsilons": ["0.1", "0.2"], "attacks": [SPEC]},
+            r"attacks: expected names, .* got pgd-20 with a radius of its own \(0\.1\)",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             rwp.evaluate_radii(
@@ -216,6 +220,8 @@ def test_labels_of_any_integer_type(robust_model, images, kind):
         ({"threat": ("l1", 2.0)}, "pgd-20: expected the norm linf or l2 for pgd, got l1, which"),
         ({"threat": ("l1", 2.0), "attacks": ["fgsm"]}, "fgsm: expected the norm linf or l2 for"),
         ({"threat": "linf"}, r"threat: expected \(norm, radius\)"),
+        ({"threat": "garbage", "attacks": [SPEC]}, r"threat: expected \(norm, radius\), got"),
+        ({"images": np.full((40, 1, 8, 8), 70, np.uint16)}, r"pixels in \[0, 1\], got \[70, 70\]"),
         ({"attacks": ["pgd"]}, "pgd-N or cw-N with N steps, got 'pgd'"),
         ({"attacks": []}, "expected one or more, each once, got none"),
         ({"attacks": ["fgsm", "fgsm"]}, "each once, got fgsm, fgsm"),
@@ -293,7 +299,7 @@ def test_other_ways_to_return_and_to_compute_give_the_same_numbers(robust_model,
     def check(model: nn.Module, off: int = 0) -> None:
         before = copy.deepcopy(model.state_dict())
         given = pixels(images)
-        found = rwp.evaluate(model.eval(), given, images.labels, threat=LINF)
+        found = rwp.evaluate(model.eval(), given, images.labels, threat=LINF, num_classes=10)
         ours, theirs = found.records["pgd-20"].num_robust, expected.records["pgd-20"].num_robust
         assert abs(ours - theirs) <= off
         assert found.warnings == ()
@@ -309,6 +315,102 @@ def test_other_ways_to_return_and_to_compute_give_the_same_numbers(robust_model,
     check(copy.deepcopy(robust_model).double())
     check(copy.deepcopy(robust_model).bfloat16(), off=3)
     check(copy.deepcopy(robust_model).half(), off=2)
+
+
+def test_the_logits_are_those_of_the_classes_and_a_guess_is_told(robust_model, images):
+    """A name beside the right shape, and labels of fewer classes than the model has."""
+
+    class Two(nn.Module):
+        def __init__(self, form):
+            super().__init__()
+            self.inner, self.form = robust_model, form
+
+        def forward(self, batch):
+            return self.form(self.inner(batch), batch.flatten(1))
+
+    def right(form, some=slice(None), **options):
+        found = rwp.evaluate(
+            Two(form).eval(),
+            pixels(images)[some],
+            images.labels[some],
+            threat=LINF,
+            attacks=["natural"],
+            **options,
+        )
+        return found.records["natural"].num_robust, found.warnings
+
+    expected = rwp.evaluate(robust_model, pixels(images), images.labels, threat=LINF)
+    count = expected.records["natural"].num_robust
+    named = right(lambda logits, more: {"out": more, "class": logits}, num_classes=10)
+    assert named == (count, ())
+    few = images.labels < 3
+    sure = right(lambda logits, more: (logits, more[:, :3]), few, num_classes=10)
+    number, warnings = right(lambda logits, more: (logits, more[:, :3]), few)
+    assert number < sure[0]
+    assert sure[1] == ()
+    told = "the model returned 2 tensors that may be logits; that with as many"
+    assert any(warning.startswith(told) for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_examples": 10}, "pgd-20: expected no num_examples, as all images that are passed"),
+        ({"num_steps": 0}, "pgd-20: num_steps: expected a number above 0, got 0"),
+        ({"random_start": "bogus"}, "attacks: pgd-20: random_start"),
+        ({"kappa": 3.0}, "pgd-20: expected no kappa for pgd, where it would have no effect"),
+        ({"name": "fgsm", "kind": "fgsm"}, "fgsm: expected no step_size for fgsm, where it"),
+        (
+            {"name": "aa", "kind": "autoattack", "num_steps": None, "step_size": None}
+            | {"version": "standard", "random_start": "none"},
+            "aa: expected no random_start for autoattack",
+        ),
+        ({"step_size": "2"}, r"pgd-20: step_size: expected a radius in .* did you mean 2/255"),
+    ],
+)
+def test_settings_of_an_attack_without_effect_are_refused(robust_model, images, changes, message):
+    with pytest.raises(UserError, match=message):
+        rwp.evaluate(
+            robust_model,
+            pixels(images),
+            images.labels,
+            threat=LINF,
+            attacks=[SPEC.replace(**changes)],
+        )
+
+
+def test_a_step_as_a_number_is_a_step(robust_model, images):
+    both = [SPEC.replace(step_size=0.025), SPEC.replace(step_size="0.025")]
+    found = [
+        rwp.evaluate(robust_model, pixels(images), images.labels, threat=LINF, attacks=[spec])
+        for spec in both
+    ]
+    assert found[0].records["pgd-20"].attack == found[1].records["pgd-20"].attack
+
+
+def test_rounding_beyond_white_is_white(robust_model, images):
+    given = pixels(images) / pixels(images).max()
+    above = torch.where(given == 1, given + 5e-7, given)
+    assert float(above.max()) > 1
+    found, plain = (
+        rwp.evaluate(robust_model, one, images.labels, threat=LINF) for one in (above, given)
+    )
+    assert found.records["pgd-20"].data_sha256 == plain.records["pgd-20"].data_sha256
+    with pytest.raises(UserError, match=r"expected pixels in \[0, 1\], got \[0, 1\.00001"):
+        rwp.evaluate(robust_model, given * 1.00001, images.labels, threat=LINF)
+
+
+def test_a_small_radius_is_no_haven_from_restarts(robust_model, images):
+    """More starts find no less, also where a radius is near the rounding of a pixel."""
+    one = SPEC.replace(
+        threat=ThreatSpec(norm="linf", epsilon="1/510"), step_size="1/2040", name="pgd-20"
+    )
+    several = one.replace(name="pgd-20-several", num_restarts=3)
+    found = rwp.evaluate(
+        robust_model, pixels(images), images.labels, threat=LINF, attacks=[one, several]
+    )
+    assert found.records["pgd-20-several"].num_robust <= found.records["pgd-20"].num_robust
+    assert found.records["pgd-20-several"].max_perturbation > 0
 
 
 def test_what_cannot_be_told_apart_is_refused(robust_model, images):

@@ -368,7 +368,9 @@ def evaluated(
     modes = [part.training for part in model.modules()]
     given = pixels(images)
     try:
-        return rwp.evaluate(model, given, images.labels, threat=LINF, attacks=attacks)
+        return rwp.evaluate(
+            model, given, images.labels, threat=LINF, attacks=attacks, num_classes=10
+        )
     finally:
         after = model.state_dict()
         assert before.keys() == after.keys()

@@ -256,8 +256,8 @@ WEIGHTS = _faults(
     ),
     (
         "weights: scales of batch normalization are perturbed",
-        'return parameter.ndim > 1 and "weight" in name',
-        'return parameter.ndim > 0 and "weight" in name',
+        'if parameter.ndim > 1 and "weight" in name and id(parameter) not in norms',
+        'if "weight" in name',
     ),
     (
         "weights: offsets add up",

@@ -83,7 +83,7 @@ class Project:
             "commit": "0123456789abcdef0123456789abcdef01234567",
             "versions": {"torch": "2.15.0"},
             "device": "cpu",
-            "threads": 2,
+            "threads": 1,
             "inputs": {},
             "parameters": 12345,
             "seconds": 12.5,

@@ -12,7 +12,7 @@ sys.path.insert(0, SOURCE)
 from rwp.errors import UserError
 from rwp.files import SETTINGS_FILE
 from rwp.pipeline.dvc import left_in_settings, own_files
-from rwp.pipeline.load import check_classes, check_params, keep_settings, kept_settings
+from rwp.pipeline.load import check_images, check_params, keep_settings, kept_settings
 from rwp.pipeline.own_trials import try_factories
 from rwp.pipeline.resolve import attack_names, kept_starts
 from rwp.pipeline.steps import Steps, below, training_outputs
@@ -50,7 +50,7 @@ def checked_steps(content):
     """The steps of some settings; what a suite lacks shows before anything starts."""
     try:
         steps = Steps(check_params(content))
-        check_classes(steps.params, Path("data"), "params.yaml")
+        check_images(steps.params, Path(), "params.yaml")
         for suite in steps.params.build:
             steps.suite(suite)
         return steps

@@ -393,7 +393,7 @@ def _check_measured(suite: Suite, figure: FigureEntry, where: str) -> None:
         recipes[figure.recipe] = "recipe"
     for recipe, role in recipes.items():
         _refuse_natural(suite, recipe, f"{where}.{role}")
-    held_out = figure.kind == "search" or "held-out" in getattr(figure, "splits", ())
+    held_out = figure.kind == "search" or getattr(figure, "splits", ()) == ("held-out",)
     if held_out and suite.selection == "test":
         raise UserError(
             f"{where}: expected a suite that holds images out, got selection test; choose "

@@ -72,9 +72,9 @@ def judge_claims(
     a column of the history; of one seed there is none, and nothing is told. A claim is judged when
     all of its runs are there, and not before: looking until it holds would be no test. For the same
     reason `num_tests` counts every claim that the suite has the recipes for, premises apart, also
-    those whose runs are missing: nothing told is taken back as other claims' runs arrive. `detectable`
-    is the distance from the margin that so many seeds would tell in four cases of five, after the
-    same correction as the claim's own p.
+    those whose runs are missing: nothing told is taken back as other claims' runs arrive.
+    `detectable` is the distance from the margin that so many seeds would tell in four cases of
+    five, after the same correction as the claim's own p.
     """
     reader = _Reader(params, suite_name, Path(root))
     rows = [{"claim": name, **_row(reader, claim)} for name, claim in judged.items()]

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from rwp.core.settings import WeightPerturbation
 from rwp.data.official import OFFICIAL
 from rwp.errors import UserError
+from rwp.factories import is_own
 from rwp.files import object_in
 from rwp.reporting.results import Run, read_run_folder
 from rwp.training.spec import (
     NetworkSpec,
-    PerturbationSpec,
     PreActResNetSpec,
     TrainSpec,
     WideResNetSpec,
@@ -185,16 +186,9 @@ def _method(spec: TrainSpec) -> str | None:
     added = ("unlabeled", "remove_below", "average_decay", "start")
     if spec.objective.label_smoothing or any(getattr(spec, name) is not None for name in added):
         return None
-    if spec.perturbation is None:
+    perturbation = spec.perturbation
+    if perturbation is None:
         return "standard"
-    awp = PerturbationSpec(
-        name=spec.perturbation.name,
-        gamma=0.01,
-        num_weight_steps=1,
-        norm_scope="layer",
-        mask="all",
-        c_min=None,
-        c_max=None,
-        warmup_epochs=spec.perturbation.warmup_epochs,
-    )
-    return "awp" if spec.perturbation == awp else None
+    if perturbation.factory is not None or is_own(perturbation.mask):
+        return None
+    return "awp" if perturbation.options == WeightPerturbation.awp(gamma=0.01) else None
