@@ -228,6 +228,28 @@ def test_records_that_are_none_are_one_line_each(project: Project) -> None:
         (("evaluate", "--output="), "--output: expected a value after it, got an empty one"),
         (("",), "rwp: expected a value after it, got an empty one"),
         (("accept", "tran", "--because", "x"), "expected a kind of step (fetch, train, "),
+        (("diagnose",), "expected a run's network such as results/.../best.pt, got nothing"),
+        (
+            ("diagnose", "results/x/best.pt", "--dataset", "digits"),
+            "--dataset: expected none for a run of this project",
+        ),
+        (
+            ("diagnose", "results/x/best.pt", "--suite", "demo"),
+            "--suite: expected none for a run of this project",
+        ),
+        (
+            ("diagnose", "--model", "a:b", "--twin", "best.pt"),
+            "--twin: expected none for a model from elsewhere, which has no twin, got best.pt",
+        ),
+        (("table", "metrics", "--show"), "--show: expected a table, got metrics"),
+        (("table", "metrics", "--output", "x.csv"), "--output: expected none with metrics"),
+        (("table", "table1", "--show", "--output", "x.csv"), "--output: expected none with --show"),
+        (("figure", "table1"), "expected a figure (fig1a, "),
+        (("figure", "beyond", "--suite", "demo"), "expected a figure (fig1a, "),
+        (("check", "a.b:c", "-o", "d=2022-13-45"), "--option d: expected YAML, got "),
+        (("check", "a.b:c", "-o", "width=010"), "--option width: "),
+        (("train", "--recipe", "natural", "--threat", "bogus"), "expected a threat model ("),
+        (("train", "--seed", str(2**70)), "seed: expected at most 9223372036854775807, got"),
     ],
 )
 def test_what_is_half_said_is_one_line(

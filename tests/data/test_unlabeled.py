@@ -16,6 +16,7 @@ from tests.data.samples import (
     generated,
     image_file,
     image_tree,
+    npz,
     official_svhn,
     pixels,
     sha256,
@@ -140,3 +141,41 @@ def test_unlabeled_images_that_are_test_images_are_counted(tmp_path):
         (more / name.replace("/", "-")).unlink()
     with pytest.raises(UserError, match="more: expected bytes up to 255, got none above 1"):
         fetch_unlabeled("more", definition, tmp_path)
+
+
+def test_files_of_another_place_are_other_files(tmp_path, server):
+    """Without a sha256 nothing says that a download of before is the one that is asked for."""
+    first, second = generated(), npz(image=pixels(6, 5), label=np.arange(6) % 10)
+    server.files.update({"v1/gen.npz": first, "v2/gen.npz": second})
+    sizes = []
+    for version in ("v1", "v2"):
+        definition = unlabeled("npz", url=server.url(f"{version}/gen.npz"))
+        fetch_unlabeled("gen", definition, tmp_path / "data")
+        sizes.append(len(fetched(tmp_path / "data", "gen")[0]))
+        write_tree(tmp_path / version, {"gen.npz": server.files[f"{version}/gen.npz"]})
+    gone = unlabeled("npz", url="http://127.0.0.1:9/gone/gen.npz")
+    for place in ("v1", "v2/gen.npz"):
+        fetch_unlabeled("mirrored", gone, tmp_path / "data", origin=str(tmp_path / place))
+        images, passport = fetched(tmp_path / "data", "mirrored")
+        sizes.append(len(images))
+        assert passport["origin"].endswith(f"{place[:2]}/gen.npz")
+    assert sizes == [4, 6, 4, 6]
+
+
+def test_images_of_ones_own_have_one_place(tmp_path):
+    place = write_tree(tmp_path / "own", image_tree())
+    other = write_tree(tmp_path / "other", image_tree())
+    with pytest.raises(UserError, match=r"--from: expected none for images of your own, which lie"):
+        fetch_dataset("pets", dataset("image_folder", path=str(place)), tmp_path, origin=str(other))
+    with pytest.raises(UserError, match=r"change unlabeled\.more\.path"):
+        fetch_unlabeled(
+            "more",
+            unlabeled("image_folder", path=str(place), dataset="pets"),
+            tmp_path,
+            origin=str(other),
+        )
+
+
+def test_an_unlabeled_share_is_some_images(tmp_path):
+    with pytest.raises(UserError, match=r"digits\.unlabeled_share: expected some of .*, got none"):
+        fetch_dataset("digits", dataset("digits", unlabeled_share=0.0001), tmp_path)

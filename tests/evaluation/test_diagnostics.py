@@ -497,3 +497,14 @@ def test_attacks_without_a_gradient_count(not_finite: int, zero: int, level: str
         )
         verdict = judge(records(540, 520, gradients=found), dataset="cifar10", objective="at")
         assert verdict.level == level
+
+
+def test_without_pgd_there_is_a_verdict_and_no_further_attack(trained: Project):
+    """AutoAttack alone: the further attacks vary the records' PGD."""
+    write_records(trained, robust=40)
+    spec = diagnosis_of(trained)
+    others = tuple(one for one in spec.evaluation.attacks if one.kind != "pgd")
+    spec = spec.replace(evaluation=spec.evaluation.replace(attacks=others))
+    content = read_diagnosis(diagnose_checkpoint(spec, root=trained.root, fingerprint="f"))
+    assert content["follow_up"] is None
+    assert content["gap"] is None

@@ -315,3 +315,26 @@ def test_finished_records_of_the_same_model_are_left_alone(
     with pytest.raises(UserError, match="got one of another model; name another folder"):
         evaluate(ExternalModel(robust_model, "others", "xyz"), tmp_path, images)
     assert read_record(first[0]).checkpoint_sha256 == "abc"
+
+
+def test_attacks_on_parts_of_their_own_share_a_folder(
+    tmp_path: Path, images: ImageSet, robust_model: nn.Module
+):
+    """In two calls, in either order; another part of the whole evaluation stays refused."""
+    few = PGD.replace(name="pgd-5-few", num_examples=20)
+    model = ExternalModel(robust_model, "theirs", "abc")
+    images.save(tmp_path / "test.pt")
+
+    def evaluated(*attacks, out="out", **options):
+        given = {"data": tmp_path / "test.pt", "state": tmp_path / "state"}
+        sizes = {"batch_size": 16, "seed": 0}
+        return evaluate_external(
+            model, attacks=attacks, out=tmp_path / out, **given, **sizes, **options
+        )
+
+    for out, order in (("one", (PGD, few)), ("other", (few, PGD))):
+        for one in order:
+            (path,) = evaluated(one, out=out)
+            assert read_record(path).num_examples == (one.num_examples or len(images))
+    with pytest.raises(UserError, match="got one on another part of the images"):
+        evaluated(PGD, out="one", num_examples=30)

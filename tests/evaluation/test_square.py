@@ -6,6 +6,7 @@ import torch
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
+from rwp.errors import UserError
 from rwp.evaluation import square
 from rwp.evaluation.square import OwnPaceSquare
 
@@ -166,3 +167,31 @@ def test_no_graph_is_kept():
     counts, found = attack.attack_single_run(images, labels)
     assert counts.grad_fn is None
     assert found.grad_fn is None
+
+
+TAKEN = [(8, 8), (16, 16), (32, 32), (28, 28), (64, 64), (8, 40)]
+REFUSED = [(24, 24), (12, 12), (4, 4), (1, 1), (12, 5), (19, 19)]
+
+
+@pytest.mark.parametrize(
+    ("size", "fits"), [*((one, True) for one in TAKEN), *((one, False) for one in REFUSED)]
+)
+def test_sizes_at_which_the_package_cannot_start_are_refused_first(
+    size: tuple[int, int], fits: bool
+) -> None:
+    """Its own start is tried at each: the last square must not lie across the edge."""
+    attack = SquareAttack(
+        nn.Flatten(), norm="L2", n_queries=1, eps=0.5, p_init=0.8, seed=0, device="cpu"
+    )
+    images, labels = torch.rand(2, 1, *size), torch.zeros(2, dtype=torch.int64)
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(size[0] * size[1], 3))
+    attack.predict = wide
+    attack.init_hyperparam(images)
+    if fits:
+        square.require_stripes((1, *size))
+        attack.attack_single_run(images, labels)
+        return
+    with pytest.raises(UserError, match=rf"under L2 and L1, got {size[0]}x{size[1]}; take"):
+        square.require_stripes((1, *size))
+    with pytest.raises((RuntimeError, ZeroDivisionError)):
+        attack.attack_single_run(images, labels)

@@ -201,3 +201,19 @@ def test_words_of_a_new_study_that_change_nothing_or_name_nothing(params_file: P
     with pytest.raises(UserError, match=r"--network: expected a network, .*\(.*small.*got 'nope'"):
         write_study("mine", **given | {"network": "nope"})
     assert not Path("studies/mine.yaml").exists()
+
+
+def test_hidden_folders_are_no_classes(params_file: Path) -> None:
+    """Known before the fetch as after it: three classes have another AutoAttack than four."""
+    folder = images(Path("own"), "a", "b", "c")
+    (folder / "train" / ".ipynb_checkpoints").mkdir()
+    write_study("mine", **OPTIONS | {"images": folder, "params_file": params_file})
+    found = load_params(params_file).suites["mine"].evaluation.attacks
+    assert "autoattack-few-classes" in found
+
+
+def test_a_class_that_no_file_of_text_can_name_is_refused(params_file: Path) -> None:
+    folder = images(Path("own"), "a", "b", "caf\udce9")
+    with pytest.raises(UserError, match=r"own: expected class folders with names that can be wri"):
+        write_study("mine", **OPTIONS | {"images": folder, "params_file": params_file})
+    assert not Path("studies/mine.yaml").exists()

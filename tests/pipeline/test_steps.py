@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rwp.errors import UserError
+from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
 from rwp.pipeline.steps import Steps, below
 
@@ -108,3 +111,14 @@ def test_an_attack_changes_its_own_record_and_the_jobs_digest(settings, params: 
     assert before.mark(f"{path}/fgsm.json") == after.mark(f"{path}/fgsm.json")
     assert before.mark(f"{path}/pgd-20.json") != after.mark(f"{path}/pgd-20.json")
     assert before.digest != after.digest
+
+
+def test_the_report_shows_settings_and_stands_on_them(
+    settings: dict[str, Any], params: Params
+) -> None:
+    before = Steps(params).report("demo")
+    assert Steps(params).report("demo").digest == before.digest
+    settings["suites"]["demo"]["description"] = "another"
+    after = Steps(check_params(settings))
+    assert after.report("demo").digest != before.digest
+    assert after.table("demo", "table2").digest == Steps(params).table("demo", "table2").digest

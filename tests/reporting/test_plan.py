@@ -28,6 +28,7 @@ from rwp.reporting.rates import (
     all_rates,
     device_lines,
     own_rates,
+    rate_for,
     rates_on,
     scaled_rates,
     shipped_rates,
@@ -198,6 +199,37 @@ def test_own_trainings_give_rates_of_their_device(demo: Project) -> None:
     record.write_text(json.dumps(json.loads(record.read_text()) | {"seconds": "12.5"}))
     rate = own_rates(demo.params, demo.root)[Place("cpu", "small", "8x8x1")]
     assert rate.origin == "12 finished trainings of this project"  # a damaged one gives no rate
+
+
+def test_rates_are_of_one_arithmetic(demo: Project) -> None:
+    """A training in 16 bits, compiled or on several devices says nothing of one in 32 bits."""
+    demo.write_all()
+    place = Place("cpu", "small", "8x8x1")
+    plain = own_rates(demo.params, demo.root)[place]
+    paths = [
+        demo.root / key.directory / "run.json"
+        for recipe in ("at", "at-awp", "at-rwp", "trades")
+        for key in demo.table2_keys(recipe)
+    ]
+    changes = ({"precision": "bf16"}, {"compile": "default"}, {}, {})
+    for path, change, more in zip(
+        paths, changes, ({}, {}, {"processes": 4}, {"threads": 8}), strict=True
+    ):
+        document = read_object(path) | {"seconds": 0.001} | more
+        document["spec"]["optimization"] |= change
+        write_json(path, document)
+    rates = own_rates(demo.params, demo.root)
+    assert rates[place].origin == "9 finished trainings of this project"
+    assert rates[place].forward == pytest.approx(plain.forward, rel=0.1)
+    assert rates[place].autoattack == plain.autoattack
+    fast = rates[Place("cpu", "small", "8x8x1", "bf16")]
+    assert fast.origin == "1 finished trainings of this project in bf16"
+    assert fast.forward < plain.forward / 100
+    assert rate_for(rates, "small", "8x8x1", "bf16") == fast
+    other = rate_for(rates, "small", "8x8x1", "tf32")
+    assert other.forward == rates[place].forward
+    assert other.origin.endswith("all in fp32: tf32 may take less")
+    assert rate_for(rates, "mini", "8x8x1") is None
 
 
 @pytest.mark.parametrize(

@@ -164,3 +164,33 @@ def test_a_run_on_other_images_or_at_another_radius_has_no_published_log(
     (folder / "run.json").write_text(json.dumps(document))
     with pytest.raises(UserError, match="expected a setting with a published log"):
         beside_published(folder)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("average_decay", 0.999),
+        ("remove_below", 1.5),
+        ("attack.num_steps", 20),
+        ("optimization.weight_decay", 1e-4),
+        ("objective.label_smoothing", 0.1),
+        ("perturbation.direction", "random"),
+        ("perturbation.tensors", "all"),
+        ("perturbation.gamma", 0.02),
+    ],
+)
+def test_what_is_not_plain_at_or_awp_has_no_published_log(
+    resnet: Project, place: str, value: Any
+) -> None:
+    (key, *_) = resnet.table1_keys("at-awp" if place.startswith("perturbation") else "at")
+    folder = resnet.write_run(key, [0.2, 0.4, 0.3])
+    assert beside_published(folder).setting.startswith("cifar10_linf/preactresnet18_")
+    document = json.loads((folder / "run.json").read_text())
+    *tables, name = place.split(".")
+    table = document["spec"]
+    for part in tables:
+        table = table[part]
+    table[name] = value
+    (folder / "run.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="expected a setting with a published log"):
+        beside_published(folder)

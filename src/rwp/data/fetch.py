@@ -239,11 +239,10 @@ def _split_files(target: Path, data: SourceData, unlabeled_share: float) -> dict
         kept, dropped = stratified_split(
             data.train.labels, unlabeled_share, SPLIT_SEED, "unlabeled"
         )
-        if not (len(kept) and len(dropped)):
+        if not len(dropped):
             raise UserError(
                 f"datasets.{target.name}.unlabeled_share: expected some of the {len(data.train)} "
-                f"training images, and not all, got {len(dropped)} at {unlabeled_share:g}; "
-                f"{'lower' if len(dropped) else 'raise'} it"
+                f"training images, got none at {unlabeled_share:g}; raise it"
             )
         files[target / "train.pt"] = data.train.select(kept)
         files[target / "unlabeled.pt"] = data.train.select(dropped)
