@@ -171,7 +171,8 @@ def test_weights_that_start_at_zero_are_not_moved_and_no_divergence(network, bat
 
 
 def test_scales_of_several_dimensions_are_no_kernels():
-    model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.LayerNorm([4, 8, 8]))
+    norms = torch.nn.LayerNorm([4, 8, 8]), torch.nn.RMSNorm([4, 8, 8])
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), *norms)
     assert list(perturbed_tensors(model)) == ["0.weight"]
     assert "1.weight" in perturbed_tensors(model, "kernels_and_norms")
     assert list(perturbed_tensors(model, layers=(-1, -1))) == ["0.weight"]

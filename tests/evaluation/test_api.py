@@ -115,6 +115,7 @@ def test_several_radii(robust_model: nn.Module, images: ImageSet):
         ({"epsilons": ["8/255", "8/255"]}, "epsilons: expected each once, got 8/255, 8/255"),
         ({"epsilons": ["0.1", 0.1]}, "epsilons: expected each once, got 0.1, 0.1; remove 0.1"),
         ({"epsilons": ["8/255", "16/510"]}, "epsilons: .* got 8/255, 16/510; remove 16/510"),
+        ({"epsilons": [0.1], "attacks": 5}, "attacks: expected a list of names, got 5"),
         ({"epsilons": [0.1], "threat": LINF}, "threat: expected norm and epsilons in its place"),
         (
             {"epsilons": ["0.1", "0.2"], "attacks": [SPEC]},
@@ -343,6 +344,11 @@ def test_the_logits_are_those_of_the_classes_and_a_guess_is_told(robust_model, i
     count = expected.records["natural"].num_robust
     named = right(lambda logits, more: {"out": more, "class": logits}, num_classes=10)
     assert named == (count, ())
+    wider = nn.ConstantPad1d((0, 1), -1e3)
+    named = right(
+        lambda logits, more: {"logits": wider(logits), "more": more[:, :10]}, num_classes=10
+    )
+    assert named == (count, ())
     few = images.labels < 3
     sure = right(lambda logits, more: (logits, more[:, :3]), few, num_classes=10)
     number, warnings = right(lambda logits, more: (logits, more[:, :3]), few)
@@ -356,6 +362,7 @@ def test_the_logits_are_those_of_the_classes_and_a_guess_is_told(robust_model, i
     ("changes", "message"),
     [
         ({"num_examples": 10}, "pgd-20: expected no num_examples, as all images that are passed"),
+        ({"num_steps": np.int64(20)}, "pgd-20: expected plain numbers and texts, got"),
         ({"num_steps": 0}, "pgd-20: num_steps: expected a number above 0, got 0"),
         ({"random_start": "bogus"}, "attacks: pgd-20: random_start"),
         ({"kappa": 3.0}, "pgd-20: expected no kappa for pgd, where it would have no effect"),

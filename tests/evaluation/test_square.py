@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rwp.errors import UserError
 from rwp.evaluation import square
+from rwp.evaluation.spec import check_square_size
 from rwp.evaluation.square import OwnPaceSquare
 
 Shape = tuple[int, int, int]
@@ -188,10 +189,10 @@ def test_sizes_at_which_the_package_cannot_start_are_refused_first(
     attack.predict = wide
     attack.init_hyperparam(images)
     if fits:
-        square.require_stripes((1, *size))
+        check_square_size("aa", "standard", "l2", *size)
         attack.attack_single_run(images, labels)
         return
     with pytest.raises(UserError, match=rf"under L2 and L1, got {size[0]}x{size[1]}; take"):
-        square.require_stripes((1, *size))
+        check_square_size("aa", "standard", "l2", *size)
     with pytest.raises((RuntimeError, ZeroDivisionError)):
         attack.attack_single_run(images, labels)

@@ -202,7 +202,7 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "a landscape of a natural network": (
         lambda s: demo(s)["figures"]["fig2"].update(recipe="natural"),
-        r"figures\.fig2\.recipe: expected recipes that train with an attack, .* got natural",
+        r"figures\.fig2\.recipe: expected a recipe that trains with an attack, .* got natural",
     ),
     "a source with the name of a data set": (
         lambda s: s["unlabeled"].update(digits=s["unlabeled"]["digits-holdout"]),
@@ -1029,6 +1029,21 @@ IMAGES: dict[str, tuple[Change, str]] = {
     "of a curve": (
         lambda s: demo(s).update(curve_examples=1000),
         r"demo\.curve_examples: expected at most the 252 test images of digits, got 1000",
+    ),
+    "of a curve of Table 1 alone": (
+        lambda s: (
+            s["datasets"].update(fewer={"source": "digits", "test_share": 0.1}),
+            demo(s)["table1"].update(datasets=["digits", "fewer"]),
+            demo(s).update(curve_examples=200),
+        ),
+        r"demo\.curve_examples: expected at most the 180 test images of fewer, got 200",
+    ),
+    "of a size that Square Attack cannot start on": (
+        lambda s: (
+            s["datasets"].update(mid={"source": "cifar10", "image_size": 24}),
+            demo(s)["table2"].update(dataset="mid", threat_model="l2"),
+        ),
+        r"attacks\.autoattack: expected images that Square Attack's first squares fit .* 24x24",
     ),
     "of a landscape": (
         lambda s: s["suites"]["paper"]["figures"]["fig2"].update(num_examples=60_000),

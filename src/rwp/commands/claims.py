@@ -53,7 +53,8 @@ def claims(
     if source is not None:
         refuse_with_from(context, "suite", "params_file")
         with opened(source) as place:
-            _print(place.params, place.suite, place.root, file or place.root / FILE, names or ())
+            worded, shown = file or place.root / FILE, str(file or source / FILE)
+            _print(place.params, place.suite, place.root, worded, names or (), shown=shown)
         return
     params, root = load_params(params_file), Path.cwd()
     frame = _print(params, suite, root, file or Path(FILE), names or ())
@@ -62,9 +63,12 @@ def claims(
 
 
 def _print(
-    params: Params, suite: str, root: Path, file: Path, names: Sequence[str]
+    params: Params, suite: str, root: Path, file: Path, names: Sequence[str], *, shown: str = ""
 ) -> pd.DataFrame:
-    """Judge all claims, as Holm counts the page, and print those that are asked for."""
+    """Judge all claims, as Holm counts the page, and print those that are asked for.
+
+    `shown` is where a person finds the file, if it is a gathered folder's.
+    """
     from rwp.pipeline.resolve import choose
     from rwp.reporting.claim_verdicts import ELSEWHERE, MISSING, judge_claims, numbers, sentence
     from rwp.reporting.claims import read_claims, unknown_names
@@ -72,7 +76,7 @@ def _print(
 
     worded = read_claims(file)
     for line in unknown_names(params, worded):
-        sys.stderr.write(f"note: {file}: {line}\n")
+        sys.stderr.write(f"note: {shown or file}: {line}\n")
     for name in names:
         choose(worded, name, "claim", str(file))
     frame = judge_claims(params, suite, worded, root=root)
@@ -81,7 +85,7 @@ def _print(
         if row["outcome"] in (MISSING, ELSEWHERE):
             raise UserError(
                 f"{row['claim']}: expected its runs in the suite {suite}, got "
-                f"{sentence(row)}; build them, or ask for another claim"
+                f"{sentence(row)}; {'' if shown else 'build them, or '}ask for another claim"
             )
     for row in rows:
         found = numbers(row)

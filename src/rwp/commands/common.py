@@ -83,6 +83,13 @@ def refuse_with_from(context: typer.Context, *names: str) -> None:
             )
 
 
+def is_of_a_run(checkpoint: Path | None) -> bool:
+    """Whether it is to be looked for among our runs: foreign weights are told how to go on."""
+    if checkpoint is None or not checkpoint.exists():
+        return True
+    return (checkpoint.parent / "run.json").exists()
+
+
 def refuse_for_own_runs(context: typer.Context, *names: str) -> None:
     """A run's suite in params.yaml says all of this; ignored options would mislead."""
     for name in names:

@@ -43,6 +43,11 @@ def fetch(
     elif name in params.unlabeled:
         from rwp.data.unlabeled import fetch_unlabeled
 
+        if origin is not None and params.unlabeled[name].kind == "holdout":
+            raise UserError(
+                f"--from: expected none for {name}, the unlabeled share of "
+                f"{params.unlabeled[name].dataset}, got {origin}; leave it out"
+            )
         mark = steps.fetch_unlabeled(name).fingerprint
         fetch_unlabeled(name, params.unlabeled[name], data, origin=origin, fingerprint=mark)
         path = data / "unlabeled" / f"{name}.pt"

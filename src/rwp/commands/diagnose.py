@@ -13,6 +13,7 @@ from rwp.commands.common import (
     ParamsFile,
     Resolved,
     SuiteName,
+    is_of_a_run,
     planned,
     refuse_for_own_runs,
     spec_of,
@@ -77,7 +78,7 @@ def diagnose(
     from rwp.gpu import claim
 
     job = planned(DiagnosisSpec, resolved, fingerprint)
-    if job is None:
+    if job is None and checkpoint is not None and is_of_a_run(checkpoint):
         refuse_for_own_runs(context, "suite", "dataset", "attack", "output", "layout")
     if job is None and checkpoint is None:
         raise UserError(

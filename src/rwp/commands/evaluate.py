@@ -13,6 +13,7 @@ from rwp.commands.common import (
     ParamsFile,
     Resolved,
     SuiteName,
+    is_of_a_run,
     names_of,
     planned,
     refuse_for_own_runs,
@@ -82,7 +83,7 @@ def evaluate(
         _attack_again(gathered, checkpoint, attacks)
         return
     params = load_params(params_file)
-    if model is None and arch is None and _is_of_a_run(checkpoint):
+    if model is None and arch is None and is_of_a_run(checkpoint):
         refused = ("suite", "dataset", "layout") + (("output",) if epsilons is None else ())
         refuse_for_own_runs(context, *refused)
         spec = spec_of(params, checkpoint, attacks)
@@ -141,13 +142,6 @@ def _attack_again(folder: Path, checkpoint: Path, attacks: tuple[str, ...]) -> N
     for again in found:
         accuracy = again.record.robust_accuracy
         print(f"{again.record.attack.name:>16}  {accuracy:7.2%}  {again.told}")
-
-
-def _is_of_a_run(checkpoint: Path | None) -> bool:
-    """Whether it is to be looked for among our runs: foreign weights are told how to go on."""
-    if checkpoint is None or not checkpoint.exists():
-        return True
-    return (checkpoint.parent / "run.json").exists()
 
 
 def _evaluate_run(spec: EvaluationSpec, fingerprint: str, workers: int) -> None:

@@ -36,7 +36,7 @@ class NormBall:
         delta = points - self.center
         length, slack = delta.abs().flatten(1).amax(dim=1), _ROUNDING
         if self.threat.norm == "l2":
-            length, slack = lengths(delta).flatten(), _ROUNDING * delta[0].numel() ** 0.5
+            length, slack = lengths(delta).flatten(), _ROUNDING * delta.shape[1:].numel() ** 0.5
         low, high = points.flatten(1).aminmax(dim=1)
         largest = self.threat.epsilon * (1 + 1e-5) + slack
         return (length <= largest) & (low >= 0.0) & (high <= 1.0)

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from rwp.core.settings import Tensors, WeightPerturbation, check_choice
 
-_NORMALIZATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+_NORMALIZATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def perturbed_tensors(

@@ -202,7 +202,7 @@ def _load_source(name: str, definition: DatasetSpec, raw: Path, origin: str | No
     if source == "digits":
         return load_digits(definition.test_share)
     if source == "image_folder":
-        return load_image_folder(origin or definition.path, definition.image_size)
+        return load_image_folder(definition.path, definition.image_size)
     if source in OFFICIAL:
         return load_torchvision_set(source, raw / source, origin)
     known = ", ".join(("digits", "image_folder", *OFFICIAL))

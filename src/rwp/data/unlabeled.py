@@ -172,8 +172,10 @@ def _obtain_file(request: _Request, check_format: Check) -> tuple[Path, str]:
     if definition.sha256 is None and Path(place).is_file():
         _pass(Path(place), check)
         return Path(place), place
-    mark = "" if definition.sha256 else f"-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
-    target = request.root / "raw" / "unlabeled" / f"{request.name}{mark}-{filename}"
+    folder, mark = request.root / "raw" / "unlabeled", hashlib.sha256(place.encode()).hexdigest()
+    target = folder / f"{request.name}-{mark[:8]}-{filename}"
+    if definition.sha256 is not None and not target.exists():  # of any place, as it is that file
+        target = folder / f"{request.name}-{filename}"
     obtain(place, target, check)
     return target, place
 

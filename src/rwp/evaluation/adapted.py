@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from rwp.errors import UserError, in_one_line
 
-_NAMES = ("logits", "output", "outputs", "out")
+_NAMES = ("output", "outputs", "out")
 _MEMORY = ("DefaultCPUAllocator", "out of memory")  # how torch says so; not the model's fault
 
 
@@ -22,9 +22,9 @@ class AdaptedModel(nn.Module):
 
     The model gets a copy in the type of its own weights, so it may have 16 or 64 bits and may
     write into its input; of a tuple or table it returns, the logits are taken: what has
-    `num_classes` columns, or of several the one that is named as logits are. Where `at_least` so
-    many classes are known, a name counts more than the columns, and `guess` says what was taken if
-    something else has as many or more. An error inside is one line.
+    is named so, else what has `num_classes` columns, or of several the one that is named as an
+    output. Where `at_least` so many classes are known, any name counts more than the columns, and
+    `guess` says what was taken if something else has as many or more. An error inside is one line.
 
     Raises:
         UserError: the model does not take the images, or returns no logits.
@@ -83,17 +83,19 @@ class AdaptedModel(nn.Module):
             if isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] >= self.num_classes
         }
         exact = {name: v for name, v in wide.items() if v.shape[1] == self.num_classes}
+        if "logits" in wide:
+            return _real(wide["logits"])
         fitting = exact or wide
+        if self._at_least and len(wide) > 1:
+            self.guess = (
+                f"the model returned {len(wide)} tensors that may be logits; the one that is named "
+                "output or out was taken, or else that with as many columns as the labels have "
+                f"classes, {self.num_classes}: give num_classes to be sure"
+            )
         for name in _NAMES:
             if name in (wide if self._at_least else fitting):
                 return _real(wide[name])
         if len(fitting) == 1:
-            if self._at_least and len(wide) > 1:
-                self.guess = (
-                    f"the model returned {len(wide)} tensors that may be logits; that with as many "
-                    f"columns as the labels have classes, {self.num_classes}, was taken: give "
-                    "num_classes to be sure"
-                )
             return _real(*fitting.values())
         raise UserError(
             f"model: expected one tensor of logits (batch, {self.num_classes}), got "

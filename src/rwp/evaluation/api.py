@@ -190,7 +190,10 @@ def evaluate_radii(
     if not texts:
         raise UserError("epsilons: expected one radius or more, got none; e.g. ['4/255', '8/255']")
     refuse_equal_radii("epsilons", texts)
-    for attack in options.get("attacks", ()):
+    asked = options.get("attacks")
+    if isinstance(asked, Iterable) and not isinstance(asked, str):
+        options["attacks"] = asked = list(asked)  # for each radius
+    for attack in asked if isinstance(asked, list) else ():
         if isinstance(attack, AttackSpec):
             raise UserError(
                 f"attacks: expected names, which take the radius of each evaluation, got "
@@ -323,9 +326,15 @@ def _checked_device(given: torch.device | str) -> torch.device:
 def _attack(item: str | AttackSpec, threat: ThreatSpec) -> AttackSpec:
     if isinstance(item, AttackSpec):
         try:
-            item = AttackSpec.validated(item.document())
+            # what an attack of one's own takes is its own
+            read = AttackSpec.validated(item.replace(options={}).document())
         except SettingsError as fault:
             raise UserError(f"attacks: {item.name}: {fault.place}: {fault}") from fault
+        except TypeError as error:
+            raise UserError(
+                f"attacks: {item.name}: expected plain numbers and texts, got {error}; convert them"
+            ) from error
+        item = read.replace(options=item.options)
         if item.num_examples is not None:
             raise UserError(
                 f"{item.name}: expected no num_examples, as all images that are passed are "

@@ -42,8 +42,8 @@ from rwp.evaluation.attacks import (
 from rwp.evaluation.clean import batch_of, borrowed, checked_logits, clean_outcomes, searching
 from rwp.evaluation.records import Flags, GradientRecord
 from rwp.evaluation.shared_batches import BatchOutcome, shared_batches
-from rwp.evaluation.spec import check_num_classes
-from rwp.evaluation.square import OwnPaceSquare, require_stripes
+from rwp.evaluation.spec import check_num_classes, check_square_size
+from rwp.evaluation.square import OwnPaceSquare
 from rwp.progress import counted
 from rwp.training.spec import AttackSpec
 
@@ -100,8 +100,8 @@ def autoattack(
             that the package's Square Attack cannot take.
     """
     names = _attacks_of(attack)
-    if "square" in names and attack.threat.norm != "linf":
-        require_stripes(images.shape)
+    _, height, width = images.shape
+    check_square_size(attack.name, attack.version, attack.threat.norm, height, width)
     problem = _Problem(model, images, attack, seed, batch_size, torch.device(device))
     clean, warnings = clean_outcomes(model, images, batch_size=batch_size, device=device)
     survey = _Survey(clean)

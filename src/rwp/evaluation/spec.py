@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
-from rwp.core.threat import check_length
+from rwp.core.threat import AnyNorm, check_length
 from rwp.data.spec import DatasetSpec
 from rwp.errors import UserError
 from rwp.evaluation.alarms import SHORT
@@ -149,6 +149,32 @@ def short_of_the_edge(attack: AttackSpec) -> tuple[str, ...]:
         f"{attack.name}: {attack.num_steps} steps of {step} {SHORT} "
         f"{attack.threat.epsilon}, so it cannot be used; take more or larger steps",
     )
+
+
+def check_square_size(
+    attack: str, version: str | None, norm: AnyNorm, height: int, width: int
+) -> None:
+    """Refuse images that AutoAttack's package cannot start Square Attack on in L2 and L1.
+
+    Its first image is of squares of a fifth of the height, in as many rows and columns as have
+    room, but with a margin before the first: at some sizes the last one lies across the edge.
+
+    Raises:
+        UserError: at such a size.
+    """
+    if norm == "linf" or version == "lite":  # which leaves Square out
+        return
+    side = height // 5
+    margin = (height - 5 * side) // 2
+    fits = side == 1 or all(  # a single column outside is nothing
+        side and margin + side * (length // side) <= length for length in (height, width)
+    )
+    if not fits:
+        raise UserError(
+            f"{attack}: expected images that Square Attack's first squares fit in under L2 and L1, "
+            f"got {height}x{width}; take another size such as 32x32, or an attack other than "
+            "AutoAttack"
+        )
 
 
 _MIN_CLASSES = 4  # the targeted DLR loss divides by a difference that involves the fourth logit

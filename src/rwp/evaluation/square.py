@@ -9,32 +9,8 @@ import torch
 from pyautoattack.square import SquareAttack
 from torch import Tensor
 
-from rwp.errors import UserError
-
 _AHEAD = 64  # queries looked through at once for one that was not refused
 _WORTH = 0.75  # kinds per query; colored photographs have more, and little to pass over
-
-
-def require_stripes(shape: tuple[int, int, int]) -> None:
-    """Refuse images (channels, height, width) that the package cannot start on in L2 and L1.
-
-    Its first image is of squares of a fifth of the height, in as many rows and columns as have
-    room, but with a margin before the first: at some sizes the last one lies outside.
-
-    Raises:
-        UserError: at such a size.
-    """
-    _, height, width = shape
-    side = height // 5
-    margin = (height - 5 * side) // 2
-    fits = side == 1 or all(  # what lies outside of a single column is nothing
-        side and margin + side * (length // side) <= length for length in (height, width)
-    )
-    if not fits:
-        raise UserError(
-            f"autoattack: expected images that Square Attack's first squares fit in, under L2 and "
-            f"L1, got {height}x{width}; take version lite, or images of another size such as 32x32"
-        )
 
 
 class OwnPaceSquare(SquareAttack):

@@ -255,6 +255,12 @@ def _check_results(params: Params, suite: Suite, where: str) -> None:
                 choose(suite.recipes, recipe_name, "recipe", f"{at}.{role}")
         _check_measured(suite, figure, at)
         if figure.kind == "landscape":
+            recipe = choose(suite.recipes, figure.recipe, "recipe", f"{at}.recipe")
+            if suite.objectives[recipe.objective].loss == "natural":
+                raise UserError(
+                    f"{at}.recipe: expected a recipe that trains with an attack, whose images a "
+                    f"landscape looks at, got {figure.recipe}; name another"
+                )
             _check_epochs(suite, figure.epochs, at)
         if figure.kind == "movement":
             _check_movement(suite, figure, at)
@@ -388,10 +394,7 @@ def _check_measured(suite: Suite, figure: FigureEntry, where: str) -> None:
         **dict.fromkeys(getattr(figure, "references", ()), "references"),
         **{suite.sweeps[sweep].recipe: f"sweep {sweep}" for sweep in sweeps if sweep is not None},
     }
-    if figure.kind == "landscape":
-        choose(suite.recipes, figure.recipe, "recipe", f"{where}.recipe")
-        recipes[figure.recipe] = "recipe"
-    for recipe, role in recipes.items():
+    for recipe, role in recipes.items() if figure.kind != "movement" else ():  # of losses
         _refuse_natural(suite, recipe, f"{where}.{role}")
     held_out = figure.kind == "search" or getattr(figure, "splits", ()) == ("held-out",)
     if held_out and suite.selection == "test":

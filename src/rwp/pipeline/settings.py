@@ -510,6 +510,8 @@ class ObjectiveEntry(Frozen):
         _refuse_options(self.options, self.loss)
         of_ours = ("beta", "clean_updates", "label_smoothing")
         vain = [n for n in of_ours if getattr(self, n) != type(self).model_fields[n].default]
+        if self.clean_updates == 1:
+            vain.remove("clean_updates")  # that of all losses but TRADES
         if is_own(self.loss) and vain:
             raise ValueError(
                 f"expected the settings of {self.loss} under options, got {vain[0]} beside them; "
@@ -641,12 +643,13 @@ class RecipeEntry(Frozen):
     num_seeds: PositiveInt | None = None  # the first so many of the suite's seeds, if it has more
 
 
-# What tables call their other columns; that of a spread over seeds ends in _std.
+# What tables and their details call other columns; that of a spread over seeds ends in _std.
 OTHER_COLUMNS = (
     *("group", "threat_model", "method", "dataset", "defense", "network", "num_seeds"),
     *("best", "last", "best_on_test", "last_epochs_mean", "robust_overfitting_gap"),
     *("selection_optimism", "worst_case", "verdict"),
-    *("forward_passes", "backward_passes", "training_hours"),
+    *("forward_passes", "backward_passes", "training_hours", "device", "seed", "status"),
+    *("reason", "run", "commit", "fingerprint", "evaluation_seconds", "records"),
 )
 
 

@@ -95,22 +95,22 @@ def write_suite_figure(results: Results, name: str) -> list[Path]:
     return write_figure(figure, frame, results.folder / name)
 
 
-def _need(frame: pd.DataFrame, lines: Iterable[Line]) -> None:
-    if frame.empty:
-        folders = ", ".join(str(key.directory) for line in lines for key in line.keys)
-        raise UserError(f"figure: expected trained runs, got none; train {folders} first")
+def _need(results: Results, frame: pd.DataFrame, lines: Iterable[Line]) -> None:
+    if not frame.empty:
+        return
+    keys = [key for line in lines for key in line.keys]
+    if all(results.runs[key].finished for key in keys):
+        raise UserError(
+            "figure: expected what it shows of each epoch, got trainings that did not measure it; "
+            "look at another split, or write test_curve: true and train again"
+        )
+    folders = ", ".join(str(key.directory) for key in keys)
+    raise UserError(f"figure: expected trained runs, got none; train {folders} first")
 
 
 def _curves(results: Results, part: Part, entry: CurvesFigure) -> tuple[pd.DataFrame, Figure]:
     frame = curve_frame(results, part.lines, splits=entry.splits)
-    runs = [results.runs[key] for line in part.lines for key in line.keys]
-    if frame.empty and all(run.finished for run in runs):
-        raise UserError(
-            f"figure: expected accuracies on {' and '.join(entry.splits)} images after each epoch, "
-            "got trainings that did not measure them; name other splits, or write test_curve: true "
-            "and train again"
-        )
-    _need(frame, part.lines)
+    _need(results, frame, part.lines)
     return frame, drawing.learning_curves(frame)
 
 
@@ -119,7 +119,7 @@ def _sweep(results: Results, part: Part, entry: SweepFigure) -> tuple[pd.DataFra
     rows = [row for line in part.lines for row in _numbers(results, line)]
     frame = pd.DataFrame(rows, columns=_SWEEP_COLUMNS)
     swept = frame[frame["name"] == ""].drop(columns="name")
-    _need(swept[swept["status"] != "missing"], part.swept)  # failed ones are shown as such
+    _need(results, swept[swept["status"] != "missing"], part.swept)  # failed ones are shown as such
     known = frame[(frame["name"] != "") & (frame["status"] == OK)]
     # a level of other seeds is another level
     known = _of_all_seeds(known, "name", set(swept[swept["status"] == OK]["seed"]))
@@ -173,7 +173,7 @@ def _removal(results: Results, part: Part) -> tuple[pd.DataFrame, Figure]:
             ]
         rows += _removed(results, line)
     frame = pd.DataFrame(rows, columns=["panel", "epoch", "series", "value"])
-    _need(frame, [plain, *part.swept])
+    _need(results, frame, [plain, *part.swept])
     return frame, drawing.removal_curves(frame)
 
 
@@ -241,7 +241,7 @@ def _search(results: Results, part: Part) -> tuple[pd.DataFrame, Figure]:
         for key in line.keys
     ]
     frame = pd.DataFrame(rows, columns=_SEARCH_COLUMNS)
-    _need(frame[frame["status"] != "missing"], part.lines)
+    _need(results, frame[frame["status"] != "missing"], part.lines)
     means = frame.groupby(["measure", "recipe"])["accuracy"].transform("mean")
     best = means.groupby(frame["measure"]).transform("max")
     whole = frame.groupby("measure")["accuracy"].transform(lambda column: column.notna().all())
@@ -282,7 +282,7 @@ def _movement(results: Results, part: Part, entry: MovementFigure) -> tuple[pd.D
                 panel = f"{line.labels['method']}{mark}"
                 frames.append(frame.assign(panel=panel, seed=key.seed))
     if not frames:
-        _need(pd.DataFrame(), part.lines)
+        _need(results, pd.DataFrame(), part.lines)
     frame = pd.concat(frames)[["panel", "group", "seed", "epoch", "images", "share"]]
     return frame, drawing.movement_panels(frame, since=entry.epoch)
 

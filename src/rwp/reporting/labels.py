@@ -96,7 +96,7 @@ def dataset_label(params: Params, suite: Suite, dataset: str) -> str:
     Of which are those with smaller or fewer images.
     """
     definition = params.datasets[dataset]
-    source, whole = definition.source, definition.per_class is None
+    source, whole = definition.source, not (definition.per_class or definition.unlabeled_share)
     same = [name for name in suite.table1.datasets if params.datasets[name].source == source]
     as_published = whole and definition.image_size is None and len(same) <= 1
     return DATASET_LABELS.get(source, dataset) if as_published else dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,19 +177,17 @@ def plan_lines(jobs: Sequence[Job], *, device: str | None, origin: str) -> Itera
         yield "Hours: name a device with --device; without a name it lists those that are known."
         return
     yield origin
-    without = {job.place for job in todo if job.hours is None and job.place}
-    for place in sorted(without):
-        count = sum(job.hours is None and job.place == place for job in todo)
-        kinds = "AutoAttack" if _has_passes_rate(place, todo) else "passes"
-        yield f"No rate of {kinds} is measured there for {place}: {count} results have no hours."
+    without = Counter(
+        (job.place, "AutoAttack" if job.passes is None else "passes")
+        for job in todo
+        if job.hours is None and job.place
+    )
+    for (place, kind), count in sorted(without.items()):
+        yield f"No rate of {kind} is measured there for {place}: {count} results have no hours."
 
 
 def _is_of(job: Job, kind: str) -> bool:
     return job.result.step.kind == kind
-
-
-def _has_passes_rate(place: str, jobs: Sequence[Job]) -> bool:
-    return any(job.place == place and job.hours is not None for job in jobs)
 
 
 def _row(name: str, kind: str | None, jobs: Sequence[Job]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from rwp.training.spec import (
     WideResNetSpec,
 )
 
+_LONGEST_WARMUP = 5  # epochs without AWP, as published on SVHN
 PUBLISHED = Path(__file__).parent / "published"  # published/README.md tells the origin
 
 AWP_LOGS = "csdongxian/AWP"
@@ -191,4 +192,7 @@ def _method(spec: TrainSpec) -> str | None:
         return "standard"
     if perturbation.factory is not None or is_own(perturbation.mask):
         return None
-    return "awp" if perturbation.options == WeightPerturbation.awp(gamma=0.01) else None
+    usual = (perturbation.climbs, perturbation.step_at) == ("objective", "perturbed")
+    late = perturbation.warmup_epochs > _LONGEST_WARMUP
+    is_awp = perturbation.options == WeightPerturbation.awp(gamma=0.01)
+    return "awp" if is_awp and usual and not late else None

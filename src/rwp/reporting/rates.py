@@ -363,7 +363,8 @@ def scaled_rates(
     found: Rates = {}
     for network, image in places:
         place, flops = Place(device, network, image), None
-        if known and place not in rates:
+        own = rates.get(place)
+        if known and (own is None or own.forward is None):
             flops = _operations(params, network, image)
         if flops is None:
             continue
@@ -374,4 +375,6 @@ def scaled_rates(
             f"an estimate: {near.network} at {near.image} was measured there, {network} at {image} "
             f"takes {factor:.3g} times its operations",
         )
+        if own is not None:
+            found[place] = replace(found[place], autoattack=own.autoattack)
     return found
