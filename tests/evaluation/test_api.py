@@ -354,7 +354,7 @@ def test_the_logits_are_those_of_the_classes_and_a_guess_is_told(robust_model, i
     number, warnings = right(lambda logits, more: (logits, more[:, :3]), few)
     assert number < sure[0]
     assert sure[1] == ()
-    told = "the model returned 2 tensors that may be logits; that with as many"
+    told = "the model returned 2 tensors that may be logits; "
     assert any(warning.startswith(told) for warning in warnings)
 
 
