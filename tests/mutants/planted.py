@@ -48,6 +48,7 @@ _CLOSEST = {
     "p-values": "evaluation/test_statistics.py",
     "figures": "reporting/test_figures.py reporting/test_claims.py",
     "radii": "commands/test_foreign.py",
+    "rates": "reporting/test_plan.py",
     "verdicts": "evaluation/test_diagnostics.py",
 }
 
@@ -198,6 +199,11 @@ ATTACKS = _faults(
         "attacks: L2 starts on the sphere alone",
         "length = share * ball.threat.epsilon",
         "length = ball.threat.epsilon",
+    ),
+    (
+        "attacks: rounding throws points out at small radii",
+        "largest = self.threat.epsilon * (1 + 1e-5) + slack",
+        "largest = self.threat.epsilon * (1 + 1e-5)",
     ),
     (
         "attacks: the worst point by its loss alone",
@@ -419,6 +425,16 @@ SCHEDULES = _faults(
         "schedule: rates fall by another rule",
         "spec.decay_factor**drops",
         "spec.decay_factor / max(drops, 1)",
+    ),
+    (
+        "guards: a point above any share, also above 0.99",
+        "majority_share + min(_LEFT, others / 10)",
+        "majority_share + _LEFT",
+    ),
+    (
+        "guards: what was measured before is forgotten",
+        "return max(lately or before[-1:])",
+        "return max(lately or [0.0])",
     ),
     (
         "guards: one good epoch is not enough",
@@ -942,6 +958,11 @@ FAMILY = _faults(
         "figures: a level of some of the seeds",
         '.transform("nunique") == len(seeds)]',
         '.transform("nunique") >= 1]',
+    ),
+    (
+        "rates: trainings in 16 bits count as those in 32",
+        "place=Place(device, key.network, size.image, spec.optimization.precision),",
+        "place=Place(device, key.network, size.image),",
     ),
     (
         "tables: of fewer images than asked for",
