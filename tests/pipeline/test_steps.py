@@ -113,7 +113,7 @@ def test_an_attack_changes_its_own_record_and_the_jobs_digest(settings, params: 
     assert before.digest != after.digest
 
 
-def test_the_report_shows_settings_and_stands_on_them(
+def test_the_report_shows_the_description_and_stands_on_it(
     settings: dict[str, Any], params: Params
 ) -> None:
     before = Steps(params).report("demo")

@@ -114,7 +114,7 @@ class Step:
     code: str
     record: str | None = None  # the output that carries the fingerprint, if one does
     gpus: int = 1
-    notes: str = ""  # what else it shows: the report, the settings and accepted changes of code
+    notes: str = ""  # what else it shows: the report, the changes of code that were accepted
     source: Code = field(default=HERE, repr=False)
 
     def settings_as(self, kind: type[S]) -> S:
@@ -396,8 +396,8 @@ class Steps:
             inputs[judged.outputs[0]] = judged
         base, code = suite_directory(suite), CODE["report"]
         outputs = (f"{base}/report.html",)
-        shown = get_suite(self.params, suite).model_dump_json(exclude_defaults=True)
-        lines = [shown, *(json.dumps(entry) for entry in accepted(inputs.values()))]
+        lines = [json.dumps(entry) for entry in accepted(inputs.values())]
+        lines.append(get_suite(self.params, suite).description)
         return self._step(
             "report",
             suite,
