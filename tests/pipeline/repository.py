@@ -46,7 +46,7 @@ class CopiedProject(Project):
 
 def new_repository(folder: Path, content: dict[str, Any]) -> CopiedProject:
     """This checkout's workflow and code with other settings, committed; nothing is built."""
-    for name in ("Snakefile", "dvc.yaml", "claims.yaml", ".dvcignore", ".gitignore"):
+    for name in ("Snakefile", "dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
     for name in ("workflow", "profiles", "src"):
         shutil.copytree(
