@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from rwp.errors import UserError
-from rwp.pipeline.load import check_images, check_params, load_params
+from rwp.pipeline.checks import check_images
+from rwp.pipeline.load import check_params, load_params
 from rwp.pipeline.resolve import evaluation_spec, run_key, train_spec
 from rwp.pipeline.settings import OTHER_COLUMNS, Params
 from rwp.pipeline.steps import Steps, below

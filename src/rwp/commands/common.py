@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -71,16 +72,22 @@ Gathered = Annotated[
 Resolved = Annotated[str | None, typer.Option(hidden=True)]
 
 
+def _typed(context: typer.Context, names: Iterable[str]) -> Iterator[str]:
+    """Those of the parameters that stand on the command line."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            yield name
+
+
 def refuse_with_from(context: typer.Context, *names: str) -> None:
     """What the gathered folder of --from decides; an ignored option would mislead."""
-    for name in names:
-        given = context.get_parameter_source(name)
-        if given is not None and given.name == "COMMANDLINE":
-            option = "--params" if name == "params_file" else f"--{name}"
-            raise UserError(
-                f"{option}: expected none with --from, whose folder has its own, got "
-                f"{context.params[name]}; leave it out"
-            )
+    for name in _typed(context, names):
+        option = "--params" if name == "params_file" else f"--{name}"
+        raise UserError(
+            f"{option}: expected none with --from, whose folder has its own, got "
+            f"{context.params[name]}; leave it out"
+        )
 
 
 def is_of_a_run(checkpoint: Path | None) -> bool:
@@ -92,14 +99,12 @@ def is_of_a_run(checkpoint: Path | None) -> bool:
 
 def refuse_for_own_runs(context: typer.Context, *names: str) -> None:
     """A run's suite in params.yaml says all of this; ignored options would mislead."""
-    for name in names:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise UserError(
-                f"--{name}: expected none for a run of this project, which its suite in "
-                f"params.yaml decides on, got {context.params[name]}; leave it out, as it is for "
-                "models that this project did not train"
-            )
+    for name in _typed(context, names):
+        raise UserError(
+            f"--{name}: expected none for a run of this project, which its suite in "
+            f"params.yaml decides on, got {context.params[name]}; leave it out, as it is for "
+            "models that this project did not train"
+        )
 
 
 def _hash_like(value: str | None) -> str | None:

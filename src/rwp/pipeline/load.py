@@ -14,14 +14,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from rwp.data.spec import DataSize, images_trained_on, num_classes_known, size_by_source
 from rwp.errors import UserError
-from rwp.evaluation.spec import check_num_classes, check_square_size
 from rwp.factories import is_own
 from rwp.files import SETTINGS_FILE, write_text
-from rwp.pipeline.checks import check_names
+from rwp.pipeline.checks import check_images, check_names
 from rwp.pipeline.extends import expanded
-from rwp.pipeline.settings import LandscapeFigure, Params, Suite, known_keys
+from rwp.pipeline.settings import Params, known_keys
 from rwp.spec import short
 from rwp.strict_yaml import read_yaml, with_exponents
 from rwp.studies import in_its_file, read_settings
@@ -62,79 +60,6 @@ def kept_settings() -> Any:
     """The settings that a queued job was planned with; none where they did not travel with it."""
     path = os.environ.get(SETTINGS_FILE, "")
     return read_yaml(path) if Path(path).is_file() else None
-
-
-def check_images(params: Params, root: Path, where: str) -> None:
-    """What cannot be run on so few images or classes is refused before anything is trained.
-
-    As far as both are known before the images are fetched.
-    """
-    for name, suite in params.suites.items():
-        at = f"{where}: suites.{name}"
-        for dataset, threat in _evaluated(suite):
-            _check_evaluation(params, suite, dataset, threat, root, at)
-        for dataset in _trained_on(suite):
-            size = size_by_source(params.datasets[dataset], root / "data" / dataset)
-            if size is not None:
-                _require_at_most(f"{at}.curve_examples", suite.curve_examples, size, dataset)
-                _check_landscapes(suite, size, dataset, at)
-
-
-def _evaluated(suite: Suite) -> dict[tuple[str, str], None]:
-    """The data sets with the threat models that networks are attacked on and under."""
-    usual = (suite.table2.dataset, suite.table2.threat_model)
-    groups = suite.beyond.groups if suite.beyond else ()
-    settings = [(group.dataset or usual[0], group.threat_model or usual[1]) for group in groups]
-    return dict.fromkeys([usual, *settings])
-
-
-def _trained_on(suite: Suite) -> dict[str, None]:
-    figures = (figure.dataset for figure in suite.figures.values())
-    evaluated = (dataset for dataset, _ in _evaluated(suite))
-    return dict.fromkeys(filter(None, [*suite.table1.datasets, *evaluated, *figures]))
-
-
-def _check_evaluation(
-    params: Params, suite: Suite, dataset: str, threat: str, root: Path, where: str
-) -> None:
-    definition, folder = params.datasets[dataset], root / "data" / dataset
-    count, size = num_classes_known(definition, folder), size_by_source(definition, folder)
-    evaluation, at = suite.evaluation, f"{where}.evaluation"
-    for name, entry in evaluation.attacks.items():
-        own = f"{at}.attacks.{name}"
-        if size is not None:
-            _require_at_most(f"{own}.num_examples", entry.num_examples, size, dataset)
-        if entry.kind == "autoattack":
-            norm = entry.norm or suite.threat_models[threat].norm
-            if count is not None:
-                check_num_classes(own, entry.version, count)
-            if size is not None:
-                height, width, _ = map(int, size.image.split("x"))
-                check_square_size(own, entry.version, norm, height, width)
-    for key in ("num_examples", "first_examples"):
-        if size is not None:
-            _require_at_most(f"{at}.{key}", getattr(evaluation, key), size, dataset)
-
-
-def _require_at_most(where: str, wanted: int | None, size: DataSize, dataset: str) -> None:
-    if wanted is not None and wanted > size.num_test:
-        raise UserError(
-            f"{where}: expected at most the {size.num_test} test images of {dataset}, got "
-            f"{wanted}; lower it, or leave it out to take all"
-        )
-
-
-def _check_landscapes(suite: Suite, size: DataSize, dataset: str, where: str) -> None:
-    most = images_trained_on(size.num_train, size.num_drawn, suite.held_out_fraction)
-    for name, figure in suite.figures.items():
-        if not isinstance(figure, LandscapeFigure):
-            continue
-        wanted = figure.num_examples or 0
-        if (figure.dataset or suite.table2.dataset) == dataset and wanted > most:
-            raise UserError(
-                f"{where}.figures.{name}.num_examples: expected at most the {most} images of "
-                f"{dataset} that a training has, got {wanted}; lower it"
-            )
 
 
 def check_params(content: Any, *, where: str = "params.yaml") -> Params:

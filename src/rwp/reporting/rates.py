@@ -196,10 +196,9 @@ def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
         spec = TrainSpec.parse(document.get("spec"), where=str(path))
     except UserError:
         return None  # an older version's; `rwp verify` names it
-    one = "threads" if device.startswith("cpu") else "processes"
-    if spec.optimization.compile != "off" or any(
-        document.get(name, 1) != 1 for name in dict.fromkeys(["processes", one])
-    ):
+    shares = ("processes", "threads") if device.startswith("cpu") else ("processes",)
+    shared = any(document.get(name, 1) != 1 for name in shares)
+    if shared or spec.optimization.compile != "off":
         return None
     if key.dataset not in params.datasets or dataset_spec(params, key) != spec.data:
         return None
