@@ -302,6 +302,8 @@ def _reader(kind: Any) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, Spec):
         return value.document()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 

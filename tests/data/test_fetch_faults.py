@@ -1,10 +1,16 @@
+import json
 import multiprocessing
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from rwp.data.fetch import fetch_dataset, fetch_lock
+from rwp.data.passport import read_dataset_passport
+from rwp.data.spec import DatasetSpec, data_size
 from rwp.errors import UserError
+from rwp.pipeline.new_study import images_of_dataset
 from tests.data.samples import (
     CIFAR10_ARCHIVE,
     dataset,
@@ -139,3 +145,40 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "data").write_text("a file, not a folder")
     with pytest.raises(UserError, match=r"data: expected a writable folder for data"):
         fetch_dataset("digits", dataset("digits"), tmp_path / "data")
+
+
+def _broken(root: Path, how: str) -> None:
+    """A passport as a full disk, a hand or another program may leave it."""
+    path = root / "mine" / "passport.json"
+    content = json.loads(path.read_text())
+    if how == "cut":
+        path.write_text(path.read_text()[:200])
+    elif how == "bytes":
+        path.write_bytes(b"\xff\xfe\x00")
+    else:
+        place, key = (content, how) if how in content else (content["files"]["test.pt"], how)
+        place[key] = {"shape": [8, 8], "files": {}, "notes": "none"}.get(how, "many")
+        path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "how", ["cut", "bytes", "shape", "files", "num_classes", "class_names", "notes", "count"]
+)
+def test_a_passport_that_says_something_else_is_one_line_to_whoever_reads_it(
+    tmp_path: Path, how: str
+) -> None:
+    definition = DatasetSpec(source="digits", test_share=0.3)
+    fetch_dataset("mine", definition, tmp_path / "data")
+    _broken(tmp_path / "data", how)
+    line = r"^[^\n]*passport\.json: expected [^\n]*, got [^\n]*(fetch|build|delete)[^\n]*$"
+    readers: list[Callable[[], object]] = [
+        lambda: data_size("mine", definition, tmp_path),
+        lambda: images_of_dataset("mine", definition, tmp_path / "data"),
+        lambda: read_dataset_passport(tmp_path / "data" / "mine"),
+    ]
+    for read in readers:
+        with pytest.raises(UserError, match=line):
+            read()
+    fetch_dataset("mine", definition, tmp_path / "data")  # and a fetch writes it anew
+    for read in readers:
+        read()

@@ -14,10 +14,11 @@ from rwp.evaluation.jobs import evaluate_checkpoint, run_attacks
 from rwp.evaluation.records import GradientRecord, read_record, write_record
 from rwp.evaluation.spec import DiagnosisSpec
 from rwp.evaluation.verdict import DOUBTFUL, LEVELS, MEANING, FollowUp, Verdict, band_for
-from rwp.files import sha256_file, write_json
+from rwp.files import sha256_file
 from rwp.reporting.report import LEVEL_KINDS, LEVEL_SIGNS
 from rwp.training.checkpoint import save_network
 from rwp.training.spec import RunKey, ThreatSpec
+from tests.data.samples import write_passport
 from tests.evaluation.conftest import Project
 from tests.evaluation.samples import (
     NETWORK,
@@ -425,8 +426,7 @@ def test_the_twin_lends_its_images_and_has_to_be_there(trained: Project):
 def test_a_weak_verdict_needs_no_torch(trained: Project):
     """Ten verdicts of a table are then written in the time that one import of torch takes."""
     write_records(trained, robust=0)
-    counts = {"files": {"test.pt": {"class_histogram": [4] * 10}}}
-    write_json(trained.root / "data" / "digits" / "passport.json", counts)
+    write_passport(trained.root / "data", "digits")
     program = (
         "import sys; from pathlib import Path\n"
         "from rwp.evaluation.spec import DiagnosisSpec\n"

@@ -966,7 +966,7 @@ FAMILY = _faults(
     ),
     (
         "tables: of fewer images than asked for",
-        "if _num_asked(spec) is None and count not in (None, record.num_examples):",
+        "if _num_asked(spec) is None and now.count != record.num_examples:",
         "if False:",
     ),
     (

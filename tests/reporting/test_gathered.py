@@ -24,6 +24,7 @@ from rwp.reporting.report import render_report
 from rwp.reporting.results import read_attack, read_results, read_run, read_run_folder, records
 from tests.commands.test_commands import assert_one_line
 from tests.conftest import ROOT, Project as Commands
+from tests.data.samples import write_passport
 
 from .conftest import Project
 from .settings import shown_content
@@ -266,10 +267,8 @@ def test_gathered_results_are_of_their_time(few: Project, tmp_path: Path) -> Non
 
 
 def with_passport(root: Path, dataset: str, **hashes: str) -> None:
-    files = {f"{split}.pt": {"sha256": value} for split, value in hashes.items()}
-    path = root / "data" / dataset / "passport.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"files": files}), encoding="utf-8")
+    files = {split: {"sha256": value, "count": 400} for split, value in hashes.items()}
+    write_passport(root / "data", dataset, **files)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -19,6 +19,7 @@ from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.report import render_report
 from rwp.reporting.summaries import terminal_table
 from rwp.reporting.tables import Table, beyond, table1, table2, write_table
+from tests.data.samples import write_passport
 
 from .conftest import Project
 from .settings import shown_content
@@ -184,9 +185,7 @@ def test_a_wrong_count_in_a_record_is_red_wherever_it_is_shown(filled: Project) 
 @pytest.mark.usefixtures("_no_pictures")
 def test_what_was_noticed_about_the_images_is_among_the_remarks(filled: Project) -> None:
     note = "3 of 252 test images are also in train, byte for byte"
-    path = filled.root / "data" / "digits" / "passport.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"notes": [note]}))
+    write_passport(filled.root / "data", "digits", notes=[note])
     text = html.unescape(render_report(filled.results()))
     assert f"<li>digits: {note}</li>" in text
     assert 'id="remarks"' in text

@@ -20,6 +20,7 @@ from rwp.reporting.rates import own_rates
 from rwp.reporting.report import render_report
 from rwp.reporting.results import read_results, record_warnings
 from rwp.reporting.tables import table1, table2, write_table
+from tests.data.samples import write_passport
 
 from .conftest import Project
 from .settings import PARAMS
@@ -257,10 +258,8 @@ def test_records_of_a_network_or_of_images_that_are_gone_give_no_number(demo: Pr
     rows = table2(demo.results()).details.query("defense == 'AT'")
     assert set(rows["reason"]) == {"made with another file than best.pt"}
     best.unlink()
-    passport = demo.root / "data" / key.dataset / "passport.json"
-    passport.parent.mkdir(parents=True, exist_ok=True)
     for fetched, status in (("1" * 64, "ok"), ("2" * 64, "stale")):
-        passport.write_text(json.dumps({"files": {"test.pt": {"sha256": fetched}}}))
+        write_passport(demo.root / "data", key.dataset, test={"sha256": fetched, "count": 400})
         rows = table2(demo.results()).details.query("defense == 'AT'")
         assert list(rows["status"]) == [status] * len(attacks)
     assert set(rows["reason"]) == {"made with other test images than those fetched"}
@@ -326,10 +325,8 @@ def test_a_record_of_fewer_than_all_images_is_stale(
     demo.write_all()
     (key,) = demo.table2_keys("at")
     demo.write_record(key, "pgd-20", 220, **written)
-    passport = demo.root / "data" / key.dataset / "passport.json"
-    passport.parent.mkdir(parents=True, exist_ok=True)
     for count, reason in ((400, ""), (10_000, "made with 400 of the 10000 test images")):
-        passport.write_text(json.dumps({"files": {"test.pt": {"count": count}}}))
+        write_passport(demo.root / "data", key.dataset, test={"sha256": "1" * 64, "count": count})
         row = table2(demo.results()).details.query("defense == 'AT' and attack == 'pgd-20'").iloc[0]
         assert row["reason"] == reason
         assert pd.isna(row["accuracy"]) == bool(reason)

@@ -62,10 +62,10 @@ def fetch(
 
 def _show(place: Path, passport: Path) -> None:
     """Where the images lie, and what was done to them."""
-    from rwp.files import read_object
+    from rwp.data.passport import read_passport
 
     print(place)
-    for note in read_object(passport)["notes"]:
+    for note in read_passport(passport).notes:
         print(f"note: {note}")
 
 

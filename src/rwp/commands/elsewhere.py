@@ -137,7 +137,7 @@ class Elsewhere:
     def load(self, device: str) -> ExternalModel:
         """Build it and give it its weights."""
         from rwp.data.images import ImageSet
-        from rwp.data.passport import normalization
+        from rwp.data.passport import PASSPORT, read_passport
         from rwp.evaluation.external import load_checkpoint, load_factory
         from rwp.pipeline.resolve import choose
 
@@ -145,7 +145,9 @@ class Elsewhere:
             return load_factory(self.model, device=device)
         images, definition = ImageSet.load(self.images), self.params.datasets[self.dataset_name]
         networks, given = self.params.networks, (definition.mean, definition.std)
-        mean, std = normalization(self.images.parent) if self.arch and None in given else given
+        mean, std = given
+        if self.arch and None in given:
+            mean, std = read_passport(self.images.parent / PASSPORT).normalization()
         return load_checkpoint(
             self.checkpoint or Path(),
             architecture=choose(networks, self.arch, "network", "--arch") if self.arch else None,

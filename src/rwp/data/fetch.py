@@ -17,7 +17,7 @@ from rwp.data.content import content_of
 from rwp.data.images import ImageSet, SourceData
 from rwp.data.official import OFFICIAL
 from rwp.data.parts import require_per_class
-from rwp.data.passport import write_passport
+from rwp.data.passport import PASSPORT, write_passport
 from rwp.data.sizes import box_average
 from rwp.data.sources.digits import load_digits
 from rwp.data.sources.image_folder import load_image_folder
@@ -54,7 +54,7 @@ def fetch_dataset(
     root = Path(directory)
     target = root / name
     with fetch_lock(root, name):
-        passport = target / "passport.json"
+        passport = target / PASSPORT
         with own_images(definition.path, fingerprint) as standing:
             data = _load_source(name, definition, root / "raw", origin or definition.mirror)
         data = _shrunk(name, definition, data)

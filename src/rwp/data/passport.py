@@ -1,81 +1,147 @@
-"""The JSON beside each data file: where it comes from and what is in it."""
+"""The passport beside fetched images: what they are, where they come from, what they stand on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING
 
-from rwp.data.images import UNLABELED, ImageSet
 from rwp.errors import UserError
 from rwp.files import read_object, sha256_file, write_json
+from rwp.spec import Count, PositiveInt, SettingsError, Spec
+
+if TYPE_CHECKING:
+    from rwp.data.images import ImageSet
+
+PASSPORT = "passport.json"  # of a data set; that of an unlabeled source bears the source's name
 
 
-def describe(path: Path, image_set: ImageSet) -> dict[str, Any]:
-    """A saved split's hash, count and class histogram."""
-    return {
-        "sha256": sha256_file(path),
-        "count": len(image_set),
-        "unlabeled": int((image_set.labels == UNLABELED).sum()),
-        "class_histogram": image_set.class_counts(),
-    }
+@dataclass(frozen=True, kw_only=True)
+class ImageFile(Spec):
+    """What one file holds."""
+
+    sha256: str
+    count: Count  # images
+    unlabeled: Count = 0  # of them
+    class_histogram: tuple[Count, ...]
 
 
-def _statistics(image_set: ImageSet) -> dict[str, Any]:
-    try:
-        mean, std = image_set.channel_statistics()
-    except UserError:  # flat images are no fault unless something normalizes by them
-        return {}
-    return {"mean": mean, "std": std}
+@dataclass(frozen=True, kw_only=True)
+class Passport(Spec):
+    """Of a data set's files, or of an unlabeled source's one; they share shape and classes."""
+
+    name: str
+    source: str
+    origin: str
+    license: str
+    num_classes: PositiveInt
+    class_names: tuple[str, ...]
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt]  # channels, height, width
+    mean: tuple[float, ...] | None = None  # of the first file, per channel, on [0, 1] pixels;
+    std: tuple[float, ...] | None = None  # none: flat images
+    content: str = ""  # a hash of the user's own images that were read; empty for official ones
+    fingerprint: str = ""  # of the step that fetched them
+    notes: tuple[str, ...] = ()
+    files: dict[str, ImageFile]
+
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std of the training images.
+
+        Raises:
+            UserError: there are none, as the images are flat.
+        """
+        if self.mean is None or self.std is None:
+            raise UserError(
+                f"{self.name}: expected the mean and std of the images in the passport, found "
+                f"none; fetch the data again, or add them to datasets.{self.name} in params.yaml"
+            )
+        return self.mean, self.std
 
 
-def normalization(folder: Path) -> tuple[list[float], list[float]]:
-    """Mean and std of the training images in a data set's folder, as its passport has them.
+def read_passport(path: Path | str) -> Passport:
+    """The passport in a file, without an import of torch.
 
     Raises:
-        UserError: there is no passport, or one that has none.
+        UserError: there is none, or it does not say what the images are.
     """
-    content = read_object(folder / "passport.json")
-    if "mean" not in content or "std" not in content:
+    try:
+        return Passport.validated(read_object(path))
+    except SettingsError as fault:
         raise UserError(
-            f"{folder / 'passport.json'}: expected the mean and std of the images, found none; "
-            f"fetch the data again, or add them to datasets.{folder.name} in params.yaml"
-        )
-    return content["mean"], content["std"]
+            f"{path}: expected the passport of fetched images, got a fault at "
+            f"{fault.place or 'the text'} ({fault}); fetch the data again"
+        ) from fault
+
+
+def read_dataset_passport(folder: Path) -> Passport:
+    """The passport of a data set in its folder, which has training and test images.
+
+    Raises:
+        UserError: there is none, or it does not say what the images are.
+    """
+    found = read_passport(folder / PASSPORT)
+    for name in ("train.pt", "test.pt"):
+        if name not in found.files:
+            raise UserError(
+                f"{folder / PASSPORT}: expected the passport of a data set, got one without "
+                f"{name}; fetch the data again"
+            )
+    return found
 
 
 def write_passport(
     path: Path,
-    files: dict[Path, ImageSet],
+    files: Mapping[Path, ImageSet],
     *,
     name: str,
     source: str,
     origin: str,
     license_words: str,
-    class_names: list[str],
+    class_names: Sequence[str],
     notes: Sequence[str] = (),
     standing: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write the passport of the saved `files`, which share shape and classes.
 
-    `standing` is what they stand on: a hash of the user's own images, the step's fingerprint.
+    `standing` is what they stand on: the `content` and the `fingerprint` of a `Passport`.
     """
     first = next(iter(files.values()))
-    statistics = _statistics(first)
-    write_json(
-        path,
-        {
-            "name": name,
-            "source": source,
-            "origin": origin,
-            "license": license_words,
-            "num_classes": first.num_classes,
-            "class_names": class_names,
-            "shape": list(first.shape),
-            **statistics,
-            **standing,
-            "notes": list(notes),
-            "files": {file.name: describe(file, content) for file, content in files.items()},
-        },
+    mean, std = _statistics(first)
+    passport = Passport(
+        name=name,
+        source=source,
+        origin=origin,
+        license=license_words,
+        num_classes=first.num_classes,
+        class_names=tuple(class_names),
+        shape=first.shape,
+        mean=mean,
+        std=std,
+        notes=tuple(notes),
+        files={file.name: _describe(file, images) for file, images in files.items()},
+        **standing,
     )
+    fields = passport.document()
+    write_json(path, {key: value for key, value in fields.items() if value not in (None, "")})
+
+
+def _describe(path: Path, images: ImageSet) -> ImageFile:
+    counts = images.class_counts()
+    return ImageFile(
+        sha256=sha256_file(path),
+        count=len(images),
+        unlabeled=len(images) - sum(counts),
+        class_histogram=tuple(counts),
+    )
+
+
+def _statistics(
+    images: ImageSet,
+) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
+    try:
+        mean, std = images.channel_statistics()
+    except UserError:  # flat images are no fault unless something normalizes by them
+        return None, None
+    return tuple(mean), tuple(std)

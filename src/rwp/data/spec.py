@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from rwp.data.official import DIGITS_CLASSES, DIGITS_IMAGES, DIGITS_SIDE, OFFICIAL
+from rwp.data.passport import PASSPORT, read_dataset_passport, read_passport
 from rwp.data.sources.image_tree import is_clutter
 from rwp.errors import UserError
-from rwp.files import object_in, read_object
 from rwp.spec import Amount, Count, Name, PositiveInt, Share, Spec
 
 PaddingMode = Literal["zero", "reflect"]
@@ -109,38 +108,12 @@ def num_classes_known(definition: DatasetSpec, folder: Path) -> int | None:
     if definition.source in OFFICIAL:
         return OFFICIAL[definition.source].num_classes
     try:
-        return int(json.loads((folder / "passport.json").read_text())["num_classes"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return read_passport(folder / PASSPORT).num_classes
+    except UserError:
         train = Path(definition.path or "") / "train"
     if not train.is_dir():
         return None
     return sum(place.is_dir() and not is_clutter(place.name) for place in train.iterdir())
-
-
-def read_passport(path: Path) -> dict[str, Any]:
-    """The passport of a data set, without an import of torch.
-
-    Raises:
-        UserError: there is none, or it does not say what the images are.
-    """
-    content = read_object(path)
-    kinds = {"license": str, "num_classes": int, "class_names": list, "shape": list}
-    wrong = [name for name, kind in kinds.items() if type(content.get(name)) is not kind]
-    sizes = [] if wrong else content["shape"]
-    if wrong or [type(size) for size in sizes] != [int] * 3:
-        raise UserError(
-            f"{path}: expected the passport of a data set, got one without "
-            f"{' and '.join(wrong) or 'the shape of its images'}; "
-            "fetch the data again"
-        )
-    files = object_in(content, "files")
-    counts = [object_in(files, name).get("count") for name in ("train.pt", "test.pt")]
-    if [type(count) for count in counts] != [int, int]:
-        raise UserError(
-            f"{path}: expected how many images train.pt and test.pt have, got "
-            f"{' and '.join(map(repr, counts))}; fetch the data again"
-        )
-    return content
 
 
 # Settings that a kind of unlabeled source does not look at.
@@ -238,15 +211,15 @@ def data_size(
     Raises:
         UserError: a passport that does not say what the images are.
     """
-    passport = root / "data" / name / "passport.json"
-    if passport.exists():
-        found = read_passport(passport)
-        if fingerprint is None or found.get("fingerprint") == fingerprint:
-            train, test = (found["files"][split]["count"] for split in ("train.pt", "test.pt"))
-            channels, height, width = found["shape"]
-            drawn = definition.per_class and definition.per_class * found["num_classes"]
+    folder = root / "data" / name
+    if (folder / PASSPORT).exists():
+        found = read_dataset_passport(folder)
+        if fingerprint in (None, found.fingerprint):
+            train, test = (found.files[split].count for split in ("train.pt", "test.pt"))
+            channels, height, width = found.shape
+            drawn = definition.per_class and definition.per_class * found.num_classes
             return DataSize(train, test, f"{height}x{width}x{channels}", drawn)
-    return size_by_source(definition, root / "data" / name)
+    return size_by_source(definition, folder)
 
 
 def size_by_source(definition: DatasetSpec, folder: Path) -> DataSize | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rwp.data.download import Check, checksum, member_of, obtain
 from rwp.data.fetch import (
@@ -17,11 +17,11 @@ from rwp.data.fetch import (
     shared_note,
 )
 from rwp.data.images import ImageSet
-from rwp.data.passport import write_passport
+from rwp.data.passport import Passport, read_dataset_passport, write_passport
 from rwp.data.sources.arrays import check_npz, check_pickle, read_npz, read_tinyimages
 from rwp.data.sources.image_folder import load_unlabeled_folder
 from rwp.data.sources.torchvision_sets import load_svhn_extra
-from rwp.data.spec import UnlabeledSpec, read_passport
+from rwp.data.spec import UnlabeledSpec
 from rwp.errors import UserError
 
 _NOT_STATED = "not stated; ask whoever made it"
@@ -36,7 +36,7 @@ class _Request(NamedTuple):
     definition: UnlabeledSpec
     root: Path
     origin: str | None
-    labeled: dict[str, Any] | None  # the passport of the data set it is for
+    labeled: Passport | None  # the passport of the data set it is for
 
 
 class _Found(NamedTuple):
@@ -69,7 +69,7 @@ def fetch_unlabeled(
         passport = target.with_suffix(".json")
         labeled = None
         if definition.dataset is not None:
-            labeled = read_passport(root / definition.dataset / "passport.json")
+            labeled = read_dataset_passport(root / definition.dataset)
         with own_images(definition.path, fingerprint) as standing:
             found = _find(_Request(name, definition, root, origin, labeled))
         if labeled is not None:
@@ -86,7 +86,7 @@ def fetch_unlabeled(
             origin=found.origin,
             license_words=definition.license or found.license,
             notes=[*found.notes, *leaks],
-            class_names=[] if labeled is None else labeled["class_names"],
+            class_names=[] if labeled is None else labeled.class_names,
             standing=standing,
         )
 
@@ -118,7 +118,7 @@ def _holdout(request: _Request) -> _Found:
             f"{path}: expected the unlabeled share of {dataset}, found none; set "
             f"datasets.{dataset}.unlabeled_share above 0 and fetch {dataset} again"
         )
-    return _Found(ImageSet.load(path), f"the unlabeled share of {dataset}", labeled["license"])
+    return _Found(ImageSet.load(path), f"the unlabeled share of {dataset}", labeled.license)
 
 
 def _tinyimages(request: _Request) -> _Found:
@@ -132,7 +132,7 @@ def _tinyimages(request: _Request) -> _Found:
 def _npz(request: _Request) -> _Found:
     path, place = _obtain_file(request, check_npz)
     labeled = request.labeled
-    return _Found(read_npz(path, None if labeled is None else labeled["num_classes"]), place)
+    return _Found(read_npz(path, None if labeled is None else labeled.num_classes), place)
 
 
 def _svhn_extra(request: _Request) -> _Found:
@@ -145,7 +145,7 @@ def _image_folder(request: _Request) -> _Found:
         raise _missing(request, "path")
     if request.labeled is None:  # nothing else says how many classes a teacher may choose from
         raise _missing(request, "dataset")
-    num_classes = request.labeled["num_classes"]
+    num_classes = request.labeled.num_classes
     images, notes = load_unlabeled_folder(path, request.definition.image_size, num_classes)
     return _Found(images, path, notes=notes)
 
@@ -203,9 +203,9 @@ def _in_test(root: Path, dataset: str | None, images: ImageSet) -> list[str]:
     return shared_note(count, len(tests), "among these")
 
 
-def _require_fit(name: str, images: ImageSet, labeled: dict[str, Any], dataset: str) -> None:
+def _require_fit(name: str, images: ImageSet, labeled: Passport, dataset: str) -> None:
     """The images must look like those of the data set they are for."""
-    wanted = (labeled["num_classes"], labeled["shape"])
+    wanted = (labeled.num_classes, list(labeled.shape))
     got = (images.num_classes, list(images.shape))
     if got != wanted:
         raise UserError(

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rwp.data.passport import PASSPORT, read_dataset_passport
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, PartRecord, read_record
 from rwp.evaluation.spec import DiagnosisSpec, EvaluationSpec
@@ -112,15 +113,10 @@ def judge_further(
 
 def _chance(folder: Path, evaluation: EvaluationSpec, part: PartRecord | None) -> float:
     """Share of the most frequent class among the images looked at, but at least 1 / classes."""
-    passport = folder / "passport.json"
-    if passport.exists() and (part is None or part.rule != "first"):
+    if (folder / PASSPORT).exists() and (part is None or part.rule != "first"):
         # A stratified part has the classes of the whole.
-        content = read_json(passport)
-        try:
-            counts = [int(count) for count in content["files"]["test.pt"]["class_histogram"]]
-        except (AttributeError, KeyError, TypeError, ValueError):
-            counts = []
-        if sum(counts) > 0:
+        counts = read_dataset_passport(folder).files["test.pt"].class_histogram
+        if any(counts):
             return max(counts) / sum(counts)
     from rwp.data.images import ImageSet
     from rwp.evaluation.jobs import part_of

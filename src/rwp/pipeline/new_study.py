@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rwp.data.passport import PASSPORT, read_dataset_passport
 from rwp.data.spec import DatasetSpec
 from rwp.errors import UserError
 from rwp.factories import is_own
@@ -106,20 +107,14 @@ def images_of_dataset(name: str, definition: DatasetSpec, folder: Path) -> Image
     Raises:
         UserError: it was not fetched.
     """
-    from rwp.files import read_object
-
-    passport = folder / name / "passport.json"
+    passport = folder / name / PASSPORT
     if not passport.exists():
         raise UserError(
             f"{passport}: expected the data set, found none; run `rwp data fetch {name}`"
         )
-    found = read_object(passport)
-    counts = {file: entry["count"] for file, entry in found["files"].items()}
-    channels, height, width = found["shape"]
-    classes = tuple(map(str, found["class_names"]))
-    return Images(
-        "", name, classes, counts["train.pt"], counts["test.pt"], (channels, height, width)
-    )
+    found = read_dataset_passport(folder / name)
+    counts = {file: held.count for file, held in found.files.items()}
+    return Images("", name, found.class_names, counts["train.pt"], counts["test.pt"], found.shape)
 
 
 def _text(path: Path) -> str:

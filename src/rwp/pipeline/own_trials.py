@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rwp.data.spec import DatasetSpec, num_classes_known, read_passport
+from rwp.data.passport import PASSPORT, read_passport
+from rwp.data.spec import DatasetSpec, num_classes_known
 from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec
 from rwp.factories import is_own
@@ -81,8 +82,8 @@ def _shape(data: DatasetSpec, name: str) -> dict[str, Any]:
     """Classes and image shape as far as they are known; a network is tried again on the images."""
     folder = Path("data") / name
     known: dict[str, Any] = {}
-    if (folder / "passport.json").exists():
-        channels, height, width = read_passport(folder / "passport.json")["shape"]
+    if (folder / PASSPORT).exists():
+        channels, height, width = read_passport(folder / PASSPORT).shape
         known = {"in_channels": channels, "image_size": [height, width]}
     elif data.source == "digits":
         known = {"in_channels": 1, "image_size": [8, 8]}

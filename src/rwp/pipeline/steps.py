@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 from rwp.data.content import content_of
+from rwp.data.passport import PASSPORT, read_passport
 from rwp.data.spec import DatasetSpec, UnlabeledSpec
 from rwp.errors import UserError
 from rwp.evaluation.spec import (
@@ -155,7 +156,7 @@ class Step:
         if found:
             return found
         passport = Path(self.outputs[-1])
-        return str(read_object(passport).get("content", "")) if passport.exists() else ""
+        return read_passport(passport).content if passport.exists() else ""
 
     @cached_property
     def digest(self) -> str:
@@ -214,7 +215,7 @@ class Steps:
     def fetch(self, dataset: str) -> Step:
         """A labeled data set."""
         definition = choose(self.params.datasets, dataset, "data set", "params.yaml: datasets")
-        files = tuple(f"data/{dataset}/{name}" for name in ("train.pt", "test.pt", "passport.json"))
+        files = tuple(f"data/{dataset}/{name}" for name in ("train.pt", "test.pt", PASSPORT))
         return self._step("fetch", dataset, definition, {}, files, CODE["fetch"])
 
     @_once
@@ -226,7 +227,7 @@ class Steps:
 
         inputs = {}
         if definition.dataset is not None:
-            passport = f"data/{definition.dataset}/passport.json"
+            passport = f"data/{definition.dataset}/{PASSPORT}"
             inputs[passport] = self.fetch(definition.dataset)
         code = CODE["unlabeled"]
         return self._step("fetch", source, definition, inputs, files, code)

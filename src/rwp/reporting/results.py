@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from rwp.data.passport import PASSPORT, ImageFile, read_dataset_passport, read_passport
 from rwp.errors import UserError
 from rwp.evaluation.diagnosis import read_diagnosis
 from rwp.evaluation.records import (
@@ -155,12 +156,7 @@ def _notes_on_images(steps: Iterable[Step], root: Path) -> Iterator[str]:
     for step in below(steps):
         passport = root / step.outputs[-1]
         if step.kind == "fetch" and passport.exists():
-            notes = read_object(passport).get("notes", [])
-            if not isinstance(notes, list):
-                raise UserError(
-                    f"{passport}: expected a list of notes, got {notes!r}; fetch the data again"
-                )
-            yield from (f"{step.name}: {note}" for note in notes)
+            yield from (f"{step.name}: {note}" for note in read_passport(passport).notes)
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
@@ -277,17 +273,17 @@ def why_of_other_images(run: Run, root: Path) -> str:
     inputs = object_in(run.document, "inputs")
     key = RunKey.parse(run.document.get("key"), where=run.name)
     for split, file in _fetched(root / "data" / key.dataset).items():
-        now = file.get("sha256")
-        if now is not None and inputs.get(split, now) != now:
+        if inputs.get(split, file.sha256) != file.sha256:
             return f"trained with other {split} images than those fetched"
     return ""
 
 
-def _fetched(folder: Path) -> dict[str, dict[str, Any]]:
+def _fetched(folder: Path) -> dict[str, ImageFile]:
     """Each split of a data set with what its passport says of the file; nothing without one."""
-    passport = folder / "passport.json"
-    files = object_in(read_object(passport), "files") if passport.exists() else {}
-    return {name.removesuffix(".pt"): object_in(files, name) for name in files}
+    if not (folder / PASSPORT).exists():
+        return {}
+    files = read_dataset_passport(folder).files
+    return {name.removesuffix(".pt"): file for name, file in files.items()}
 
 
 def why_landscape_stale(step: Step, root: Path) -> str:
@@ -708,12 +704,13 @@ def _changed(record: EvaluationRecord, spec: EvaluationSpec) -> str:
 def _changed_images(record: EvaluationRecord, spec: EvaluationSpec, folder: Path) -> str:
     """Whether a record's test images are others than those that lie there now, or not all of them
     where all are asked for."""
-    now = _fetched(folder).get("test", {})
-    if now.get("sha256", record.data_sha256) != record.data_sha256:
+    now = _fetched(folder).get("test")
+    if now is None:
+        return ""
+    if now.sha256 != record.data_sha256:
         return "made with other test images than those fetched"
-    count = now.get("count")
-    if _num_asked(spec) is None and count not in (None, record.num_examples):
-        return f"made with {record.num_examples} of the {count} test images"
+    if _num_asked(spec) is None and now.count != record.num_examples:
+        return f"made with {record.num_examples} of the {now.count} test images"
     return ""
 
 
