@@ -99,3 +99,26 @@ def test_a_folder_that_cannot_be_written_hurts_nothing(tmp_path: Path) -> None:
     with Progress("run", 1, [0]) as shown:
         shown.step(1)
     assert (tmp_path / ".state").read_text() == "a file"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"pid": None}, {"pid": 10**20}, {"at": "x"}, {"done": 1, "total": "n"}, {"left": []},
+     {"robust_accuracy": "high"}, {"robust_accuracy": 0.2, "curve": 7}],
+)  # fmt: skip
+def test_what_no_run_of_ours_says_is_left_out(
+    wrong: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    RUNNING.mkdir(parents=True)
+    usual = {"kind": "train", "name": "x", "at": time.time(), "pid": os.getpid()}
+    content = usual | {"host": socket.gethostname()} | wrong
+    (RUNNING / "a.json").write_text(json.dumps(content))
+    assert _shown(capsys) == "nothing runs here\n"
+
+
+def test_robust_accuracies_are_drawn_by_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("demo/at", 9, [0]) as shown:
+        for epoch, value in enumerate((0.1, 0.3, 0.2, 0.8)):
+            row = {"epoch": epoch, "train_loss": 1.0, "test_robust_accuracy": value}
+            shown.epoch(row)
+        assert "robust accuracy ▁▃▂█ 80.0 %" in _shown(capsys)

@@ -20,12 +20,39 @@ from rwp.errors import UserError
 if TYPE_CHECKING:
     from rwp.core.process_group import Group
 
+_OF_TORCHRUN = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def launched() -> bool:
-    """Whether this is one of several processes that torchrun or `launch` started."""
-    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether this is one of several processes that torchrun or `launch` started.
+
+    Raises:
+        UserError: the variables by which they find each other are not torchrun's.
+    """
+    if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
+        return False
+    for name in _OF_TORCHRUN:
+        value = os.environ.get(name)
+        if value is None or not (value.isdecimal() or name == "MASTER_ADDR"):
+            raise UserError(
+                f"{name}: expected what torchrun sets beside RANK and WORLD_SIZE, got "
+                f"{'nothing' if value is None else repr(value)}; unset RANK and WORLD_SIZE for one "
+                "process, or start several with torchrun or --gpus"
+            )
+    if int(os.environ["RANK"]) >= int(os.environ["WORLD_SIZE"]):
+        raise UserError(
+            f"RANK: expected a number below WORLD_SIZE ({os.environ['WORLD_SIZE']}), got "
+            f"{os.environ['RANK']}; start the processes with torchrun or --gpus"
+        )
+    return True
 
 
 def launch(count: int, words: Sequence[str]) -> int:

@@ -18,6 +18,7 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 _SPLITS = ("held_out", "test")  # of which a robust accuracy is shown
+_CURVE = 40  # epochs of which `rwp watch` draws the robust accuracy
 LINE_SECONDS = 10.0  # at most one line in this time, but always the first and the last
 
 
@@ -27,6 +28,7 @@ class Progress:
     def __init__(self, name: str, epochs: int, steps: Sized, *, quiet: bool = False) -> None:
         self.name, self.epochs, self.steps = name, epochs, len(steps)
         self.done, self.line_at, self.quiet = 0, float("-inf"), quiet
+        self.curve: list[float] = []  # of these epochs, robust accuracies
         self.seen = 0  # epochs since this process began; a resumed training has earlier ones
         self.began = time.monotonic()
         self.bar: Any = None
@@ -65,8 +67,13 @@ class Progress:
         seconds = (now - self.began) / self.seen * (self.epochs - self.done)
         if not self.quiet:
             robust = [row[f"{s}_robust_accuracy"] for s in _SPLITS if f"{s}_robust_accuracy" in row]
+            self.curve = [*self.curve, *robust[:1]][-_CURVE:]
             self.beat.say(
-                now=True, done=self.done, left=seconds, robust_accuracy=next(iter(robust), None)
+                now=True,
+                done=self.done,
+                left=seconds,
+                robust_accuracy=next(iter(robust), None),
+                curve=self.curve,
             )
         if self.bar is None and due and not self.quiet:
             self.line_at = now

@@ -108,9 +108,18 @@ def radius_value(text: str) -> float:
     Raises:
         ValueError: it is no such text; one with an exponent of many digits is not tried.
     """
+    return float(radius_fraction(text))
+
+
+def radius_fraction(text: str) -> Fraction:
+    """The same as a fraction, which products and quotients of radii are exact with.
+
+    Raises:
+        ValueError: as `radius_value`.
+    """
     if len(text) > _LONGEST_RADIUS or _LONG_EXPONENT.search(text) or not _RADIUS.fullmatch(text):
         raise ValueError(f"expected a radius such as 8/255, got {text[:_LONGEST_RADIUS]!r}")
-    return float(Fraction(text.replace(" ", "")))
+    return Fraction(text.replace(" ", ""))
 
 
 def refuse_equal_radii(where: str, texts: Sequence[str]) -> None:

@@ -52,9 +52,9 @@ def model(committed: dict[str, Any]) -> Elsewhere:
 
 def test_at_another_radius_the_step_is_in_proportion(model: Elsewhere) -> None:
     at_home = {spec.name: spec for spec in model.specs()}
-    for epsilon in ("4/255", "0.25", "1e-1"):
+    for epsilon in ("4/255", "0.25", "1e-1", "2 / 255"):
         for spec in model.specs(epsilon):
-            assert (spec.threat.norm, spec.threat.epsilon) == ("linf", epsilon)
+            assert (spec.threat.norm, spec.threat.epsilon) == ("linf", epsilon.replace(" ", ""))
             if spec.step_size is not None:
                 home = at_home[spec.name]
                 share = home.step / home.threat.radius
@@ -128,6 +128,9 @@ def test_a_model_of_a_module_is_evaluated_at_radii_and_judged(project_with_data:
     assert (folder / "radii.svg").exists()
     assert (folder / "epsilon-0.1" / "pgd-20.json").exists()
 
+    done = project.run("rwp", "evaluate", *model, *attacks, "--epsilons", "0.02,,")
+    assert done.returncode == 2
+    assert "--epsilons: expected radii such as 2/255,4/255, got '0.02,,'" in done.stderr
     done = project.run("rwp", "evaluate", *model, *attacks, "--epsilons", "0.02,0.0200")
     assert done.returncode == 2
     assert "--epsilons: expected each once, got 0.02, 0.0200; remove 0.0200" in done.stderr

@@ -1,14 +1,17 @@
 """Bad input is refused in words that say what to do."""
 
 import json
+import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from tests.core.helpers import NUM_CLASSES, closure, generator
+from torch.nn import functional as F
 
 from rwp.core import (
     ThreatModel,
@@ -19,6 +22,7 @@ from rwp.core import (
     pgd,
     shifted_weights,
 )
+from rwp.core.losses import margin_loss
 from rwp.core.lsc import loss_groups
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -35,6 +39,8 @@ OPTIONS = {"threat": LINF, "step_size": 2 / 255, "num_steps": 2}
         ("linf", 0.0, "got 0; name a positive one"),
         ("linf", -0.1, "got -0.1; name a positive one"),
         ("linf", float("nan"), "got nan"),
+        ("linf", "8/255", "expected a number such as 8 / 255, got '8/255'"),
+        ("linf", True, "expected a number such as 8 / 255, got True"),
     ],
 )
 def test_threat_model(norm, epsilon, text):
@@ -90,6 +96,11 @@ def test_labels(network, batch, label, text):
         ({"step_size": 0.0}, "step_size: expected .*got 0"),
         ({"num_steps": 0}, "num_steps: expected at least 1, got 0"),
         ({"num_restarts": 0}, "num_restarts: expected at least 1, got 0"),
+        ({"num_steps": True}, "num_steps: expected a whole number, got True"),
+        ({"num_steps": 2.0}, "num_steps: expected a whole number, got 2.0"),
+        ({"loss": F.cross_entropy}, r"loss: expected one per example, \(6,\), got \(\)"),
+        ({"loss": partial(margin_loss, kappa=-5.0)}, "kappa: expected a number >= 0, got -5.0"),
+        ({"loss": partial(margin_loss, kappa=math.nan)}, "kappa: expected a number >= 0, got nan"),
         ({"start": torch.full((6, 3, 8, 8), torch.nan)}, "start: expected finite pixels"),
     ],
 )

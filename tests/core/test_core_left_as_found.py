@@ -219,3 +219,40 @@ def test_batch_statistics_without_writing_running_ones(network, batch):
         tracked = network(batch.images)
     assert not torch.equal(running, of_the_batch)
     assert torch.equal(of_the_batch, tracked)
+
+
+class CenteredByHand(nn.Module):
+    """A normalization of one's own, whose running mean is written in place or made anew."""
+
+    def __init__(self, rebinds: bool) -> None:
+        super().__init__()
+        self.rebinds = rebinds
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, images):
+        if self.training:
+            new = 0.9 * self.mean + 0.1 * images.detach().mean().to(self.mean)
+            if self.rebinds:
+                self.mean, self.count = new, self.count + 1
+            else:
+                self.mean.copy_(new)
+                self.count.add_(1)
+        return images - self.mean.to(images)
+
+
+@pytest.mark.parametrize("rebinds", [False, True])
+def test_only_the_outer_pass_counts_in_statistics_of_ones_own(network, batch, rebinds):
+    layer = CenteredByHand(rebinds)
+    model = nn.Sequential(layer, network).train()
+    mean, count = layer.mean, layer.count
+    pgd(model, *batch[::2], bn_mode="train", generator=generator(), **SCHEDULE)
+    losses = closure(model, batch)
+    perturb_weights(model, losses, WeightPerturbation.awp(gamma=0.01))
+    assert layer.mean is mean
+    assert layer.count is count
+    assert (float(mean), int(count)) == (0.0, 0)
+    losses().objective.mean().backward()
+    assert int(layer.count) == 1
+    pgd(model, *batch[::2], bn_mode="train_counted", generator=generator(), **SCHEDULE)
+    assert int(layer.count) == 1 + 4  # the published attack counts each of its passes

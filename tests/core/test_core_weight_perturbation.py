@@ -1,5 +1,8 @@
 """The weight perturbation: presets, masks, norms, what it costs and what it reports."""
 
+import copy
+from collections.abc import Callable
+
 import pytest
 import torch
 from tests.core.helpers import (
@@ -18,6 +21,7 @@ from rwp.core import (
     shifted_weights,
 )
 from rwp.core.mask import select
+from rwp.core.objectives import ExampleLosses
 from rwp.core.weights import perturbed_tensors
 
 
@@ -202,3 +206,56 @@ def test_natural_objective_is_perturbed_too(network, batch):
         return objective.losses(network, batch.images, batch.images, batch.labels)
 
     assert adversarial_weight_perturbation(network, losses, gamma=0.1).offset
+
+
+ONE_EACH = "expected an objective and a criterion per example"
+SHAPES: dict[str, tuple[Callable[[ExampleLosses], ExampleLosses], str]] = {
+    "columns": (lambda found: found._replace(objective=found.objective[:, None]), ONE_EACH),
+    "a criterion in a column": (
+        lambda found: found._replace(criterion=found.criterion[:, None]),
+        ONE_EACH,
+    ),
+    "one criterion": (lambda found: found._replace(criterion=found.criterion[:1]), ONE_EACH),
+    "a mean": (lambda found: found._replace(objective=found.objective.mean()), ONE_EACH),
+    "a mask for a criterion": (
+        lambda found: found._replace(criterion=found.criterion < 1.2),
+        "expected numbers of a floating type",
+    ),
+    "detached": (
+        lambda found: found._replace(objective=found.objective.detach()),
+        "expected losses that depend on the model's weights",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_losses_of_other_shapes_are_refused(network, batch, name):
+    """They were broadcast against the mask: a perturbation of other examples, without a word."""
+    change, message = SHAPES[name]
+    losses = closure(network, batch)
+    with pytest.raises(ValueError, match=message):
+        robust_weight_perturbation(
+            network, lambda: change(losses()), gamma=0.1, c_min=1e9, num_steps=2
+        )
+
+
+def test_losses_of_another_model_are_refused(network, batch):
+    losses = closure(copy.deepcopy(network), batch)
+    with pytest.raises(ValueError, match="run this very model, no copy"):
+        adversarial_weight_perturbation(network, losses, gamma=0.1)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda losses, generator: (losses < 9)[:, None],
+        lambda losses, generator: (losses < 9)[:1],
+        lambda losses, generator: (losses < 9).all(),
+        lambda losses, generator: losses,
+    ],
+    ids=["column", "one", "scalar", "numbers"],
+)
+def test_masks_of_other_shapes_are_refused(network, batch, mask):
+    options = WeightPerturbation(gamma=0.1, num_weight_steps=2, norm_scope="model", mask=mask)
+    with pytest.raises(ValueError, match=r"mask: expected booleans \(\d+,\), one per example"):
+        perturb_weights(network, closure(network, batch), options)

@@ -151,11 +151,13 @@ def passport(root: Path, name: str) -> dict[str, Any]:
     return json.loads((root / name / "passport.json").read_text())
 
 
-def write_passport(root: Path, name: str, *, notes: Sequence[str] = (), **files: Any) -> None:
+def write_passport(
+    root: Path, name: str, *, notes: Sequence[str] = (), content: str = "", **files: Any
+) -> None:
     """A passport of ten classes, with no images beside it; `train` and `test` replace fields."""
     usual = {"sha256": "0" * 64, "count": 40, "class_histogram": [4] * 10}
     splits = {"train": {}, "test": {}} | files
-    content = {
+    passport = {
         "name": name,
         "source": "digits",
         "origin": "scikit-learn",
@@ -163,9 +165,10 @@ def write_passport(root: Path, name: str, *, notes: Sequence[str] = (), **files:
         "num_classes": 10,
         "class_names": [str(number) for number in range(10)],
         "shape": [1, 8, 8],
+        "content": content,
         "notes": list(notes),
         "files": {f"{split}.pt": usual | fields for split, fields in splits.items()},
     }
     path = root / name / "passport.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
+    path.write_text(json.dumps(passport), encoding="utf-8")

@@ -156,6 +156,18 @@ def test_what_is_other_than_it_seems_is_named():
     wide = with_chunk(encoded(picture), b"cICP", bytes((9, 16, 0, 1)))
     refused(wide, r"expected sRGB's colors, got those of its chunk cICP \(9, 16\); convert it")
     assert read(with_chunk(encoded(picture), b"cICP", bytes((1, 13, 0, 1))))[1] == []
+    srgb = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+    adobe = (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
+    primaries = [struct.pack(">8I", *(round(1e5 * x) for x in of)) for of in (srgb, adobe)]
+    assert read(with_chunk(encoded(picture), b"cHRM", primaries[0]))[1] == []
+    refused(
+        with_chunk(encoded(picture), b"cHRM", primaries[1]),
+        r"expected sRGB's colors, got the primaries 0\.64, 0\.33, 0\.21, 0\.71, .*; convert it",
+    )
+    known = with_chunk(encoded(picture), b"sRGB", b"\0")  # which counts more
+    assert read(with_chunk(known, b"cHRM", primaries[1]))[1] == []
+    gray = Image.new("L", (6, 6), 9)
+    assert read(with_chunk(encoded(gray), b"cHRM", primaries[1]))[1] == []
     refused(b"", "expected a readable image, got an empty file; replace or remove it")
     refused(b"version https://git-lfs.github.com/spec/v1\noid", "got a Git LFS pointer")
     refused(b"\0\0\0\x18ftypheic" + bytes(40), r"got a HEIC file \(HEIC, AVIF or video\)", "x.jpg")

@@ -130,6 +130,10 @@ SAME: dict[str, tuple[Build, int]] = {
     "compiled": (lambda model: torch.compile(copy.deepcopy(model), backend="eager"), 0),
     "parallel": (lambda model: nn.DataParallel(copy.deepcopy(model)).eval(), 0),
     "traced": (lambda model: torch.jit.trace(copy.deepcopy(model), torch.rand(2, 1, 8, 8)), 0),
+    "frozen TorchScript": (
+        lambda m: torch.jit.freeze(torch.jit.trace(copy.deepcopy(m), torch.rand(2, 1, 8, 8))),
+        0,
+    ),
     "symbolic": (lambda model: torch.fx.symbolic_trace(copy.deepcopy(model)), 0),
     "frozen": (lambda model: copy.deepcopy(model).requires_grad_(False), 0),
     "channels last": (lambda m: copy.deepcopy(m).to(memory_format=torch.channels_last), 0),
@@ -206,7 +210,7 @@ def _of_inference_mode(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
 
 
-def _fails(error: Exception) -> Build:
+def _fails(error: BaseException) -> Build:
     def forward(self: Around, images: Tensor) -> Tensor:
         raise error
 
@@ -248,6 +252,7 @@ REFUSED: dict[str, tuple[Build, str]] = {
     "one number": (around(lambda self, x: self.inner(x)[:, :1]), r"return torch\.cat\(\(0 \* z, z"),
     "not finite": (around(lambda self, x: self.inner(x) / 0), "expected finite logits"),
     "an error": (_fails(KeyError("no")), r"got KeyError: 'no'; choose the images it was made for"),
+    "an exit": (_fails(SystemExit(0)), "got SystemExit: 0; choose the images it was made for"),
     "an assertion": (_fails(AssertionError("224")), "got AssertionError: 224"),
     "an error of the system": (_fails(OSError("no file")), "got OSError: no file"),
     "one batch size": (_takes_only(1), r"shape \(40, 1, 8, 8\) .* got ValueError: batches of 1, p"),
@@ -365,7 +370,7 @@ def evaluated(
     """The evaluation of a model that must come back as it was."""
     before = {name: _kept(value) for name, value in model.state_dict().items()}
     flags = [value.requires_grad for value in model.parameters()]
-    modes = [part.training for part in model.modules()]
+    modes = [getattr(part, "training", False) for part in model.modules()]
     given = pixels(images)
     try:
         return rwp.evaluate(
@@ -378,9 +383,47 @@ def evaluated(
             assert not isinstance(value, Tensor) or torch.equal(value, after[name]), name
             assert not isinstance(value, Tensor) or value.dtype == after[name].dtype
         assert [value.requires_grad for value in model.parameters()] == flags
-        assert [part.training for part in model.modules()] == modes
+        assert [getattr(part, "training", False) for part in model.modules()] == modes
         assert torch.equal(given, pixels(images))
 
 
 def _kept(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_program_of_torch_export_is_refused(robust_model: nn.Module, images: ImageSet) -> None:
+    """It has one mode alone, and does not say which."""
+    batch = {0: torch.export.Dim("batch")}
+    given = (torch.rand(2, 1, 8, 8),)
+    program = torch.export.export(copy.deepcopy(robust_model), given, dynamic_shapes=(batch,))
+    with pytest.raises(UserError, match=r"one that can be put into eval mode, got .*; give the"):
+        rwp.evaluate(program.module(), pixels(images), images.labels, threat=LINF)
+
+
+def test_images_that_a_model_rejects_have_a_gradient_of_zero(
+    robust_model: nn.Module, images: ImageSet
+) -> None:
+    """It answers dark batches by constants, which no attack can change; others it can."""
+    given = pixels(images).clone()
+    given[20:] = 0.0
+
+    def answer(self: Around, x: Tensor) -> Tensor:
+        return self.inner(x) if x.mean() > 0.2 else torch.eye(10)[torch.zeros(len(x)).long()]
+
+    model = around(answer)(robust_model)
+    labels = images.labels.clone()
+    labels[20:] = 0
+    found = rwp.evaluate(
+        model,
+        given,
+        labels,
+        threat=LINF,
+        attacks=["natural", "pgd-20", "autoattack"],
+        batch_size=20,
+    )
+    usual = rwp.evaluate(robust_model, given[:20], labels[:20], threat=LINF, attacks=["pgd-20"])
+    number = found.records["pgd-20"].num_robust
+    assert number == usual.records["pgd-20"].num_robust + len(images) - 20
+    assert found.records["autoattack"].num_robust <= number
+    assert any("gradient" in text for text in found.warnings)

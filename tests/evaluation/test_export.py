@@ -174,7 +174,23 @@ def test_additional_data_is_as_run_json_says_unless_given(
     assert info["additional_data"] is expected
 
 
-def test_name_is_an_identifier(checkpoint: Path, tmp_path: Path):
-    named = Submission(**{**SUBMISSION.__dict__, "name": "Some One"})
-    with pytest.raises(UserError, match="expected a Python identifier"):
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "Some One"),
+        ("name", "class"),
+        ("name", "None"),
+        ("name", "PreActBlock"),
+        ("name", "torch"),
+        ("title", 'He said """hi"""'),
+        ("title", 'Called "robust"'),
+        ("title", "one\ntwo"),
+        ("title", "a\\N"),
+    ],
+)
+def test_name_and_title_fit_into_a_python_file(
+    checkpoint: Path, tmp_path: Path, field: str, value: str
+):
+    named = replace(SUBMISSION, **{field: value})
+    with pytest.raises(UserError, match=rf"^{field}: expected (a Python identifier|one line)"):
         export_robustbench(checkpoint, record_of(checkpoint), named, folder=tmp_path)

@@ -160,6 +160,12 @@ def test_of_two_networks_in_a_file_none_is_taken(tmp_path: Path, prefix: str):
     for shape in ({}, {"architecture": None, "layout": None}):
         with pytest.raises(UserError, match="of one network, got state_dict and ema_state_dict; s"):
             load(tmp_path / "theirs.pt", **shape)
+    for mixed in ({"state_dict": named("")} | averaged, named("module.") | named("") | averaged):
+        torch.save(mixed, tmp_path / "theirs.pt")
+        with pytest.raises(
+            UserError, match=r"expected (the weights of one network|each weight once)"
+        ):
+            load(tmp_path / "theirs.pt")
     torch.save({"state_dict": named(""), "model": named(""), "args": {}}, tmp_path / "theirs.pt")
     load(tmp_path / "theirs.pt")  # twice the same
     torch.save({"model": {"name": "a"}, "args": {"lr": 0.1}}, tmp_path / "theirs.pt")
@@ -338,3 +344,19 @@ def test_attacks_on_parts_of_their_own_share_a_folder(
             assert read_record(path).num_examples == (one.num_examples or len(images))
     with pytest.raises(UserError, match="got one on another part of the images"):
         evaluated(PGD, out="one", num_examples=30)
+
+
+def test_weights_without_values_are_refused(tmp_path: Path):
+    torch.save({name: value.to("meta") for name, value in named("").items()}, tmp_path / "m.pt")
+    with pytest.raises(UserError, match=r"m\.pt: expected weights, got none in .*device meta"):
+        load(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("changed", [{"num_classes": 7}, {"in_channels": 3}])
+def test_a_network_of_ours_fits_the_images_it_is_attacked_on(tmp_path: Path, changed):
+    """The mean of three channels made three of one, and a number of it."""
+    save_network(tmp_path / "best.pt", small_network(), network=NETWORK, epoch=1)
+    place = {"architecture": None, "layout": None}
+    load(tmp_path / "best.pt", **place)
+    with pytest.raises(UserError, match=r"best\.pt: expected a network of .*, got 1 and 10; take"):
+        load(tmp_path / "best.pt", **place, **changed)

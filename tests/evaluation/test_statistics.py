@@ -236,3 +236,12 @@ def test_bootstrap_by_kinds_of_images_is_that_over_images():
     naive = first[draws].mean(axis=1) - second[draws].mean(axis=1)
     low, high = np.quantile(naive, [0.025, 0.975])
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.006)
+
+
+def test_a_difference_of_accuracies_has_limits_from_minus_one_to_one() -> None:
+    """Two seeds that disagree tell next to nothing, but no accuracy is below 0 or above 1."""
+    right, wrong = np.ones(40, bool), np.zeros(40, bool)
+    right[:4] = False
+    found = crossed_difference([right, wrong], [wrong, wrong])
+    assert (found.low, found.high) == (-1.0, 1.0)
+    assert found.p_value > 0.05

@@ -986,7 +986,7 @@ FAMILY = _faults(
     ),
     (
         "radii: one step size for all",
-        "share = Fraction(attack.step_size) / Fraction(attack.threat.epsilon)",
+        "share = radius_fraction(attack.step_size) / radius_fraction(attack.threat.epsilon)",
         "share = Fraction(attack.step_size) / Fraction(epsilon)",
     ),
     (

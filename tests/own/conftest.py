@@ -110,6 +110,17 @@ class Seeded(Tiny):
         super().__init__(num_classes=num_classes, in_channels=in_channels)
 
 
+class Rebinding(Tiny):
+    def __init__(self, *, num_classes, in_channels):
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, images):
+        if self.training:
+            self.seen = self.seen + 1
+        return self.body(images)
+
+
 def lazy_norm(*, num_classes):
     body = nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten()
     return nn.Sequential(*body, nn.LazyLinear(num_classes))
@@ -351,6 +362,28 @@ def numbers():
     return lambda losses: losses
 
 
+def quits():
+    def mask(losses):
+        raise SystemExit(0)
+    return mask
+
+
+class OfTrueCriterion(Smoothed):
+    def __init__(self, nan=0.0):
+        object.__setattr__(self, "nan", nan)
+
+    def losses(self, model, images, adversarial, labels):
+        from rwp.core.objectives import ExampleLosses
+        logits = model(adversarial)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        criterion = losses.detach() / 0 * 0 if self.nan else losses.detach() > 1
+        return ExampleLosses(losses, criterion, logits)
+
+
+def of_the_weights_themselves():
+    return lambda model, losses, *, generator=None: dict(model.named_parameters())
+
+
 def sam(rho):
     def perturb(model, losses, *, generator=None):
         weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -384,6 +417,14 @@ def spoiling(what):
                 next(model.parameters()).mul_(2.0)
         if what == "hook":
             model.register_forward_hook(lambda module, given, found: -found)
+        if what == "global hook":
+            torch.nn.modules.module.register_module_forward_hook(lambda *given: -given[2])
+        if what == "layer":
+            model[2] = torch.nn.Softplus()
+        if what == "forward":
+            model.forward = lambda given: given
+        if what == "attribute":
+            model[1].eps = 10.0
         return images.clone()
     return attack
 

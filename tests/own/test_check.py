@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from rwp.core import shifted_weights
 from rwp.core.process_group import ALONE
 from rwp.errors import UserError
 from rwp.evaluation.trial import try_factory
 from rwp.training.loop import refuse_shared_memory
-from rwp.training.own import Memory, OwnMask, OwnObjective, own_network
+from rwp.training.own import Memory, OwnMask, OwnObjective, OwnPerturbation, own_network
 
 FITTING = [
     ("networks:Tiny", {"width": 5}, "network"),
@@ -71,6 +72,9 @@ WRONG = {
     "methods:mover": (None, "expected the weights as they were, got moved ones"),
     "methods:noise strength=3": (None, "expected perturbations up to 8/255, got 0.09"),
     "methods:shapeless": (None, "expected images of torch.float32 (4, 3, 16, 16), got"),
+    "methods:OfTrueCriterion": (None, "losses of a floating type, got the criterion in torch.bool"),
+    "methods:OfTrueCriterion nan=1": (None, "got NaN or infinity in the criterion"),
+    "methods:quits": ("mask", "expected to take losses (batch,), got SystemExit: 0"),
     "methods:lowest share=2": (None, "expected to take losses (batch,), got RuntimeError"),
 }
 
@@ -157,3 +161,19 @@ def test_parts_of_a_weight_are_told(own_code: Path) -> None:
     assert any("warning: 2 of them are parts of a weight" in line for line in lines)
     lines = try_factory("own.networks:Tiny", {}, "network")
     assert not any("parts of a weight" in line for line in lines)
+
+
+def test_a_network_begins_with_the_buffers_it_was_made_with(own_code: Path) -> None:
+    """Its trials are no passes of the training, however it writes what it has seen."""
+    facts = {"num_classes": 3, "in_channels": 3, "image_size": (16, 16), "mean": None, "std": None}
+    state = own_network("own.networks:Rebinding", {}, **facts).state_dict()
+    assert [float(value) for name, value in state.items() if name.endswith("seen")] == [0.0]
+
+
+def test_an_offset_is_a_copy(own_code: Path) -> None:
+    """Added to the weights and taken away again as one tensor, it would leave zeros."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    found = OwnPerturbation("own.methods:of_the_weights_themselves", {})(model, lambda: None)
+    with shifted_weights(model, found.offset):
+        pass
+    assert bool(model[0].weight.abs().sum() > 0)

@@ -103,15 +103,29 @@ def test_an_attack_on_a_model_with_tensors_of_other_kinds(own_code: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("what", "left"), [("mode", "num_batches_tracked"), ("weight", "0.weight"), ("hook", "hooks")]
+    ("what", "left"),
+    [
+        ("mode", "num_batches_tracked"),
+        ("weight", "0.weight"),
+        ("hook", "hooks"),
+        ("global hook", "hooks"),
+        ("layer", "layers"),
+        ("forward", "another forward of Sequential"),
+        ("attribute", "other logits or gradients for the same images"),
+    ],
 )
 def test_an_attack_that_spoils_the_model_is_refused(own_code: Path, what: str, left: str) -> None:
     """Its own number and all later ones would be of another network."""
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
+    layers = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU()
+    model = torch.nn.Sequential(*layers).eval()
     threat = ThreatSpec(norm="linf", epsilon="0.1")
     kind = "own.methods:spoiling"
     attack = AttackSpec(name="mine", kind=kind, threat=threat, options={"what": what})
     images, labels = torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.long)
+    logits = model(images)
     with pytest.raises(UserError, match=f"mine: {kind}: expected the model as it was.*{left}"):
         own_attack(model, images, labels, attack, generator=generator_for(0, "evaluation"))
     assert not model.training
+    if what not in ("mode", "weight"):  # which `rwp.evaluate` puts back
+        assert tuple(model) == layers
+        assert torch.equal(model(images), logits)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rwp.data.content import content_of
 from rwp.errors import UserError
 from rwp.pipeline.checks import check_images
 from rwp.pipeline.load import check_params, load_params
@@ -18,6 +19,7 @@ from rwp.pipeline.settings import OTHER_COLUMNS, Params
 from rwp.pipeline.steps import Steps, below
 from rwp.reporting import tables
 from rwp.strict_yaml import read_yaml
+from tests.data.samples import write_passport
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -1027,6 +1029,14 @@ IMAGES: dict[str, tuple[Change, str]] = {
         ),
         r"attacks\.autoattack\.num_examples: expected at most the 252 test images .* got 5000",
     ),
+    "fewer than the classes": (
+        lambda s: attacks(s)["autoattack"].update(num_examples=9),
+        r"autoattack\.num_examples: expected at least one test image of each of the 10 classes",
+    ),
+    "fewer than the classes, of a curve": (
+        lambda s: demo(s).update(curve_examples=9),
+        r"demo\.curve_examples: expected at least one test image of each of the 10 classes",
+    ),
     "of a curve": (
         lambda s: demo(s).update(curve_examples=1000),
         r"demo\.curve_examples: expected at most the 252 test images of digits, got 1000",
@@ -1119,3 +1129,46 @@ def test_every_column_of_the_tables_is_reserved() -> None:
         *(*tables.COSTS, *tables.MEASURES, tables.WORST_CASE, tables.NUM_SEEDS),
     )
     assert set(ours) <= set(OTHER_COLUMNS)
+
+
+def test_parts_of_own_images_are_of_those_that_were_fetched(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("ant", "bee", "cat", "dog"):
+        for split in ("train", "test"):
+            path = tmp_path / "mine" / split / name / f"{split}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(f"{split} {name}".encode())
+    settings["datasets"]["mine"] = {"source": "image_folder", "path": "mine"}
+    demo(settings)["table2"]["dataset"] = "mine"
+    demo(settings)["evaluation"]["num_examples"] = 41
+    params = check_params(settings)
+    check_images(params, tmp_path, "params.yaml")  # nothing is known yet
+    write_passport(tmp_path / "data", "mine", test={"count": 40}, content=content_of("mine"))
+    with pytest.raises(UserError, match=r"at most the 40 test images of mine, got 41"):
+        check_images(params, tmp_path, "params.yaml")
+    (tmp_path / "mine/test/dog/3.png").write_bytes(b"another")  # they will be fetched again
+    check_images(params, tmp_path, "params.yaml")
+    (tmp_path / "data/mine/passport.json").write_text("{")
+    check_images(params, tmp_path, "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("default/at", "'default/at' with 'default', which no run is called; leave it out"),
+        ("at/trades", "'at/trades', which names an objective twice; write a key for each"),
+        ("linf/l2", "names a threat model twice"),
+        ("at/at", "names an objective twice"),
+        ("none/linf", "names a threat model twice"),
+    ],
+)
+def test_a_key_that_no_run_can_have_is_refused(
+    settings: dict[str, Any], key: str, message: str
+) -> None:
+    """Its value was never looked up, and the default trained in its place."""
+    training = settings["suites"]["paper"]["training"]
+    training["learning_rate"] = {"default": 0.1, key: 0.02}
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_params(settings)

@@ -129,3 +129,16 @@ def test_an_attack_that_a_suite_does_not_run_is_not_missing(demo: Project) -> No
     assert ">FGSM<" not in page
     _, plot = write_metrics(results)
     assert {row["aa"] for row in csv.DictReader(plot.open())} == {""}
+
+
+def test_attacks_on_fewer_images_than_others_are_told(demo: Project) -> None:
+    """AutoAttack on an easy part stands beside PGD on all: it looked like the weaker attack."""
+    demo.write_all()
+    table = table2(demo.results())
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(terminal_table(table, title="Table 2", width=console.width))
+    assert "as many test images" not in console.export_text()
+    table.details.loc[table.details["attack"] == "autoattack", "num_examples"] = 100
+    console.print(terminal_table(table, title="Table 2", width=console.width))
+    text = console.export_text()
+    assert "attacks saw as many test images: 100 (autoattack); 400 (natural, " in text

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rwp import processes
 from rwp.core import (
     ALONE,
     ExampleLosses,
@@ -290,3 +291,33 @@ def test_what_several_processes_cannot_do_is_refused(
     spec = spec.replace(optimization=optimization)
     with pytest.raises(UserError, match=message):
         prepare(spec, input_paths(spec, shared_root), torch.device("cpu"), Several(size))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"WORLD_SIZE": "abc"},
+            "WORLD_SIZE: expected what torchrun sets .*, got 'abc'; unset RANK",
+        ),
+        ({"RANK": "x"}, "RANK: expected what torchrun sets .*, got 'x'"),
+        ({"RANK": "2"}, r"RANK: expected a number below WORLD_SIZE \(2\), got 2"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK: expected"),
+        ({"MASTER_ADDR": None}, "MASTER_ADDR: expected what torchrun sets .*, got nothing; unset"),
+        ({"MASTER_PORT": "http"}, "MASTER_PORT: expected what torchrun sets .*, got 'http'"),
+    ],
+)
+def test_variables_that_a_scheduler_left_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | None], message: str
+) -> None:
+    usual = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in (usual | {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}).items():
+        monkeypatch.setenv(name, value)
+    assert processes.launched()
+    for name, new in changes.items():
+        monkeypatch.delenv(name) if new is None else monkeypatch.setenv(name, new)
+    with pytest.raises(UserError, match=message):
+        processes.launched()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    assert not processes.launched()

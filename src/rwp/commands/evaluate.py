@@ -21,6 +21,7 @@ from rwp.commands.common import (
 )
 from rwp.commands.elsewhere import Elsewhere, evaluate_elsewhere, show_verdict
 from rwp.commands.workers import helpers
+from rwp.errors import UserError
 from rwp.spec import refuse_equal_radii
 
 if TYPE_CHECKING:
@@ -104,7 +105,12 @@ def evaluate(
 
 def _evaluate_elsewhere(elsewhere: Elsewhere, epsilons: str | None, workers: int) -> None:
     """Show the records and the verdict, at each radius that was asked for."""
-    radii = () if epsilons is None else tuple(part.strip() for part in epsilons.split(","))
+    radii = () if epsilons is None else tuple(epsilons.replace(" ", "").split(","))
+    if not all(radii):
+        raise UserError(
+            f"--epsilons: expected radii such as 2/255,4/255, got {epsilons!r} with an empty one; "
+            "remove a comma"
+        )
     refuse_equal_radii("--epsilons", radii)
     found = evaluate_elsewhere(elsewhere, workers=workers, epsilons=radii)
     for epsilon, paths in found.items():

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+_BARS = "▁▂▃▄▅▆▇█"
 _SILENT_SECONDS = 900.0  # after which nobody can tell whether a process elsewhere lives
 
 
@@ -52,8 +54,12 @@ def running(folder: Path | None = None) -> Iterator[dict[str, Any]]:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue  # it ends just now
-        if isinstance(content, dict) and _lives(content):
-            yield content
+        try:
+            if isinstance(content, dict) and _lives(content):
+                _line(content)
+                yield content
+        except (TypeError, ValueError, OverflowError):
+            continue  # written by no process of ours
 
 
 def _lives(content: dict[str, Any]) -> bool:
@@ -65,6 +71,24 @@ def _lives(content: dict[str, Any]) -> bool:
         return False
     except (PermissionError, ValueError):
         return True
+    return True
+
+
+def _sparkline(values: Sequence[float]) -> str:
+    """One bar per epoch, from the lowest to the highest; empty where it cannot be shown."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if low == high or not _can_print(_BARS):
+        return ""
+    heights = [round((value - low) / (high - low) * (len(_BARS) - 1)) for value in values]
+    return "".join(_BARS[height] for height in heights) + " "
+
+
+def _can_print(text: str) -> bool:
+    """Whether standard output has the signs of a text."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
     return True
 
 
@@ -81,7 +105,8 @@ def _line(content: dict[str, Any]) -> str:
     if content.get("left") is not None:
         parts.append(time_left(float(content["left"])))
     if content.get("robust_accuracy") is not None:
-        parts.append(f"robust accuracy {100 * float(content['robust_accuracy']):.1f} %")
+        curve = _sparkline([float(value) for value in content.get("curve", ())])
+        parts.append(f"robust accuracy {curve}{100 * float(content['robust_accuracy']):.1f} %")
     parts.append(f"{content.get('by')}, {content.get('host')}, process {content.get('pid')}")
     silent = time.time() - float(content.get("at", 0))
     if silent > 60:

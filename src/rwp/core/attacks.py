@@ -93,7 +93,8 @@ def pgd(
 
     Raises:
         ValueError: pixels not finite or outside [0, 1], labels out of range, a step on 0..255
-            pixels, a count below 1, an unknown option.
+            pixels, a count below 1, an unknown option, a loss that is not one number per example,
+            logits that do not depend on the images.
     """
     labels = class_indices(images, labels)
     largest_label = check_examples(images, labels) if check_inputs else None
@@ -153,7 +154,13 @@ class _Score:
         logits = full_precision(self._model(points))
         if self._largest_label is not None:
             check_label_range(self._largest_label, logits.shape[1])
-        return logits, self._loss(logits, self._labels)
+        losses = self._loss(logits, self._labels)
+        if losses.shape != self._labels.shape:
+            raise ValueError(
+                f"loss: expected one per example, {tuple(self._labels.shape)}, got "
+                f"{tuple(losses.shape)}; do not reduce it (reduction='none')"
+            )
+        return logits, losses
 
     @torch.no_grad()
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,10 +169,27 @@ class _Score:
     def with_gradient(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         inputs = points.detach().requires_grad_()
         logits, losses = self._run(inputs)
-        (gradient,) = torch.autograd.grad(losses.sum(), inputs)
+        gradient = input_gradient(losses, inputs)
         if self._gradients is not None:
             self._gradients.look(gradient)
         return logits.detach(), losses.detach(), gradient.nan_to_num(nan=0.0)
+
+
+def input_gradient(losses: Tensor, inputs: Tensor) -> Tensor:
+    """The gradient of the losses' sum.
+
+    Raises:
+        ValueError: they do not depend on the inputs.
+    """
+    found: Tensor | None = None
+    if losses.requires_grad:
+        (found,) = torch.autograd.grad(losses.sum(), inputs, allow_unused=True)
+    if found is None:
+        raise ValueError(
+            "model: expected logits that depend on the images by operations of torch, got none "
+            "that do; take detach and no_grad out of its forward pass"
+        )
+    return found
 
 
 class _Worst:

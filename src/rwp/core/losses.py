@@ -79,7 +79,11 @@ def margin_loss(
 
     Positive where the example is misclassified. kappa is the confidence beyond which an
     attack that maximises this loss stops caring.
+
+    Raises:
+        ValueError: kappa is negative or NaN, so that nothing would be attacked.
     """
+    _check_kappa(kappa)
     wrong = _without_label(logits, labels, fill=-torch.inf).amax(dim=1)
     return (wrong - _of_label(logits, labels)).clamp(max=kappa)
 
@@ -91,9 +95,18 @@ def zero_masked_margin_loss(
 
     The label's logit is masked with zero instead of minus infinity, so the largest wrong
     logit never counts as less than zero: where all are negative, the attack is blind to them.
+
+    Raises:
+        ValueError: as `margin_loss`.
     """
+    _check_kappa(kappa)
     wrong = _without_label(logits, labels, fill=0.0).amax(dim=1)
     return (wrong - _of_label(logits, labels)).clamp(max=kappa)
+
+
+def _check_kappa(kappa: float) -> None:
+    if not kappa >= 0:  # NaN neither
+        raise ValueError(f"kappa: expected a number >= 0, got {kappa}; CW's is 0 or 50")
 
 
 def _of_label(

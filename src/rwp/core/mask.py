@@ -24,10 +24,19 @@ def select(
     The random mask is drawn for the batch of all processes of the group; a function is given the
     losses of all of them. `bounds` are c_min and c_max where they were found before; None: those
     of these losses.
+
+    Raises:
+        ValueError: a function returns something else than one boolean per example.
     """
     # Settings without a threshold that their mask needs have been refused.
     if callable(perturbation.mask):
-        chosen: Tensor = perturbation.mask(group.gathered(losses.detach()), generator)
+        given = group.gathered(losses.detach())
+        chosen: Tensor = perturbation.mask(given, generator)
+        if chosen.shape != given.shape or chosen.dtype != torch.bool:
+            raise ValueError(
+                f"mask: expected booleans {tuple(given.shape)}, one per example, got "
+                f"{chosen.dtype} {tuple(chosen.shape)}; return a comparison of the losses"
+            )
         return group.part(chosen)
     c_min, c_max = bounds or loss_bounds(losses, perturbation, group)
     if perturbation.mask == "all":

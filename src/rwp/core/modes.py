@@ -1,6 +1,6 @@
 """Change a model for a while: each context manager restores it, whatever happens inside."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import get_args
 
@@ -32,15 +32,19 @@ def frozen_weights(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def untracked_statistics(model: nn.Module) -> Iterator[None]:
-    """Layers in train mode use batch statistics inside, and no running statistic is written."""
+    """Layers in train mode use batch statistics inside, and no running statistic is written.
+
+    Layers of other kinds, such as a normalization of the user's own, get their buffers back.
+    """
     tracking = [layer for layer in _norm_layers(model) if layer.track_running_stats]
     # Instance normalization without tracking ignores its running statistics in eval mode, too.
     instance = [layer for layer in tracking if isinstance(layer, _InstanceNorm)]
     batch = [layer for layer in tracking if not isinstance(layer, _InstanceNorm)]
+    others = [module for module in model.modules() if not isinstance(module, _NormBase)]
     for layer in batch:
         layer.track_running_stats = False
     try:
-        with kept_buffers(*instance):
+        with _kept_buffers([*instance, *others]):
             yield
     finally:
         for layer in batch:
@@ -50,14 +54,26 @@ def untracked_statistics(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def kept_buffers(*modules: nn.Module) -> Iterator[None]:
     """Buffers get their values back; those that a lazy layer has yet to make stay as made."""
-    buffers = [buffer for module in modules for buffer in module.buffers()]
-    before = [(buffer, buffer.clone()) for buffer in buffers if not is_lazy(buffer)]
+    with _kept_buffers([part for module in modules for part in module.modules()]):
+        yield
+
+
+@contextmanager
+def _kept_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Of these modules, without those inside them; also where `forward` made new tensors."""
+    before = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in modules
+        for name, buffer in module.named_buffers(recurse=False)
+        if not is_lazy(buffer) and buffer.layout == torch.strided and not buffer.is_inference()
+    ]
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
+        for module, name, buffer, value in before:
+            buffer.data.copy_(value)  # past autograd: a graph that is still to be used may hold it
+            if isinstance(module._buffers, dict):  # TorchScript has a table of its own
+                module._buffers[name] = buffer
 
 
 @contextmanager
@@ -89,7 +105,8 @@ def batch_norm_mode(model: nn.Module, mode: BatchNormMode) -> Iterator[None]:
 @contextmanager
 def own_modes(model: nn.Module) -> Iterator[None]:
     """Each module gets its own mode back: a caller may have put single layers in eval mode."""
-    found = [(module, module.training) for module in model.modules()]
+    # frozen TorchScript has lost the attribute: it stands in eval mode
+    found = [(module, getattr(module, "training", False)) for module in model.modules()]
     try:
         yield
     finally:

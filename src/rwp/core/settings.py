@@ -24,7 +24,9 @@ Tensors = Literal["kernels", "kernels_and_norms", "all"]
 
 
 def check_count(name: str, value: int) -> None:
-    """Refuse a count below one."""
+    """Refuse what is no whole number from one on."""
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        raise ValueError(f"{name}: expected a whole number, got {value!r}; name a positive count")
     if value < 1:
         raise ValueError(f"{name}: expected at least 1, got {value}; name a positive count")
 
@@ -161,7 +163,7 @@ class WeightPerturbation:
                 f"gamma: expected a share of the weights' norm in [0, 1), got {self.gamma}; "
                 "the published ones are 0.01 and 0.005"
             )
-        if self.num_weight_steps < 0:
+        if not (hasattr(type(self.num_weight_steps), "__index__") and self.num_weight_steps >= 0):
             raise ValueError(
                 f"num_weight_steps: expected at least 0, got {self.num_weight_steps}; "
                 "name a count of ascent steps"

@@ -40,6 +40,8 @@ class ThreatModel:
 def check_length(name: str, value: float, *, norm: AnyNorm) -> None:
     """Raise ValueError unless `value` is a radius or step on [0, 1] pixels."""
     largest = _LARGEST_RADIUS[norm]
+    if isinstance(value, str | bool):
+        raise ValueError(f"{name}: expected a number such as 8 / 255, got {value!r}; write it so")
     if math.isfinite(value) and 0 < value <= largest:
         return
     advice = "name a positive one"

@@ -72,7 +72,8 @@ def perturb_weights(
 
     Raises:
         ValueError: the model has nothing to perturb, perturbs it by factors of 0, or has no such
-            layer.
+            layer; losses or a mask of another shape than (batch,), or losses that do not depend
+            on the perturbed tensors.
     """
     if perturbation.perturbs_nothing:
         return PerturbedWeights({}, PerturbationDiagnostics())
@@ -90,6 +91,7 @@ def perturb_weights(
         for k in range(1, perturbation.num_weight_steps + 1):  # for k = 1 to K2 do
             move_by(offset)
             batch = losses()  # l(f_{w+v}(x'), y)
+            _check_losses(batch)
             if k == 1:  # v is still 0
                 batch_size = group.total(len(batch.objective))  # n
                 losses_at_w = batch.objective.detach().sum()
@@ -102,7 +104,7 @@ def perturb_weights(
                 gradients = _random_direction(weights, selected[-1] > 0, generator)
             else:
                 masked_mean = torch.where(mask, batch.objective, 0.0).sum() / batch_size
-                gradients = list(torch.autograd.grad(masked_mean, weights, materialize_grads=True))
+                gradients = _gradients(masked_mean, weights)
                 group.add_up_(gradients)
                 backward_passes += 1
             torch._foreach_add_(gradient_sum, gradients)  # R <- R + grad_v (1/n) sum V l
@@ -118,6 +120,36 @@ def perturb_weights(
         _layer_norms=_layer_norms(named, offset, weight_norms),
     )
     return PerturbedWeights(dict(zip(named, offset, strict=False)), diagnostics)
+
+
+def _gradients(loss: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:
+    """Of the loss with respect to each weight; zero for those that it does not depend on."""
+    found = torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else ()
+    if all(gradient is None for gradient in found):
+        raise ValueError(
+            "losses: expected losses that depend on the model's weights, got none that does; run "
+            "this very model, no copy, and do not detach its logits"
+        )
+    return [
+        torch.zeros_like(weight) if gradient is None else gradient
+        for gradient, weight in zip(found, weights, strict=True)
+    ]
+
+
+def _check_losses(batch: ExampleLosses) -> None:
+    """Other shapes would be broadcast against the mask: every example would count many times."""
+    objective, criterion = batch.objective, batch.criterion
+    if objective.ndim != 1 or criterion.shape != objective.shape:
+        raise ValueError(
+            "losses: expected an objective and a criterion per example, both (batch,), got "
+            f"{tuple(objective.shape)} and {tuple(criterion.shape)}; do not reduce the losses, and "
+            "flatten them"
+        )
+    if not (objective.is_floating_point() and criterion.is_floating_point()):
+        raise ValueError(
+            f"losses: expected numbers of a floating type, got {objective.dtype} and "
+            f"{criterion.dtype}; the mask compares the criterion itself"
+        )
 
 
 def something_to_perturb(

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from rwp.core.modes import own_modes
 from rwp.errors import UserError, in_one_line
 
 _NAMES = ("output", "outputs", "out")
@@ -34,14 +35,15 @@ class AdaptedModel(nn.Module):
         super().__init__()
         self.model, self.num_classes, self._at_least = model, num_classes, at_least
         self.guess = ""
-        self.training = model.training
+        self.training = getattr(model, "training", False)  # frozen TorchScript has none
+        self.has_gradient = False  # known once it was seen; see `forward`
         self._tried: torch.dtype | None = None
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
         """Logits, whatever the model's own type and way to return them."""
         try:
             outputs = self.model(images.to(self._dtype(images), copy=True))
-        except Exception as error:  # somebody else's code may fail in any way
+        except (Exception, SystemExit) as error:  # somebody else's code may fail in any way
             text = in_one_line(error)
             if isinstance(error, UserError) or any(word in str(error) for word in _MEMORY):
                 raise
@@ -50,7 +52,11 @@ class AdaptedModel(nn.Module):
                 f"{text}; choose the images it was made for, or wrap it "
                 "so that forward takes images alone"
             ) from error
-        return self._logits(outputs).to(images.dtype)
+        logits = self._logits(outputs).to(images.dtype)
+        asked = self.has_gradient and images.requires_grad and torch.is_grad_enabled()
+        if asked and not logits.requires_grad:  # constant for these images, as where it rejects
+            logits = logits + 0.0 * images.flatten(1).sum(dim=1, keepdim=True)
+        return logits
 
     def _dtype(self, images: Tensor) -> torch.dtype:
         """The one type of its weights; of several the first that it takes an image in."""
@@ -67,7 +73,7 @@ class AdaptedModel(nn.Module):
         try:
             with torch.no_grad():
                 self.model(image.to(kind, copy=True))
-        except Exception:  # told when the model is called in earnest
+        except (Exception, SystemExit):  # told when the model is called in earnest
             return False
         return True
 
@@ -142,8 +148,16 @@ def refuse_unusable(model: nn.Module) -> None:
 
     Raises:
         UserError: a lazy layer that has not seen an image; tensors without values, or made in
-            inference mode, which no gradient passes.
+            inference mode, which no gradient passes; a program that has no eval mode.
     """
+    try:
+        with own_modes(model):
+            model.eval()
+    except Exception as error:  # torch.export's programs have one mode alone, and hide which
+        raise UserError(
+            f"model: expected one that can be put into eval mode, got {type(model).__name__}: "
+            f"{in_one_line(error)}; give the torch.nn.Module that it was made from"
+        ) from error
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(value):
             raise UserError(

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rwp.errors import UserError, in_one_line
+from rwp.evaluation.adapted import AdaptedModel
 from rwp.evaluation.alarms import BATCH_DEPENDENT, GRADIENT_DEPENDENT, UNSTEADY
 from rwp.evaluation.records import Flags
 
@@ -97,6 +98,8 @@ def require_gradient(model: nn.Module, images: Tensor, attack: str) -> None:
             if logits.requires_grad:
                 (found,) = torch.autograd.grad(logits.sum(), inputs, allow_unused=True)
                 if found is not None:
+                    if isinstance(model, AdaptedModel):
+                        model.has_gradient = True
                     return
         except (RuntimeError, UserError) as error:
             reason = in_one_line(error.__cause__ or error, named=False)

@@ -259,12 +259,17 @@ def _pixels(images: Any) -> Tensor:
 
 
 def _tensor(name: str, given: Any) -> Tensor:
+    if isinstance(given, np.ndarray) and given.dtype.kind in "biuf":
+        # torch takes neither another byte order nor a view backwards, as of flipped images
+        given = np.ascontiguousarray(given, dtype=given.dtype.newbyteorder("="))
     try:
         tensor = torch.as_tensor(given)
     except (RuntimeError, TypeError, ValueError) as error:
         kind = f" of {given.dtype}" if isinstance(given, np.ndarray) else ""
         several = isinstance(given, list | tuple) and any(torch.is_tensor(one) for one in given)
         advice = f"torch.stack({name})" if several else "pass a tensor of numbers"
+        if not several and not isinstance(given, str | np.ndarray) and hasattr(given, "__iter__"):
+            advice = f"stack what it yields: torch.cat([{name} of each batch])"
         raise UserError(
             f"{name}: expected a tensor or an array, got {type(given).__name__}{kind}; {advice}"
         ) from error

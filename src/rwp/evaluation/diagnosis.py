@@ -137,7 +137,7 @@ def _follow_up(
     from rwp.data.images import ImageSet
     from rwp.evaluation.followup import follow_up
     from rwp.evaluation.jobs import part_of
-    from rwp.training.checkpoint import load_network
+    from rwp.training.checkpoint import load_network, require_fit
 
     evaluation = spec.evaluation
     if twin is not None and not twin.exists():
@@ -149,6 +149,10 @@ def _follow_up(
     images = part_of(evaluation, ImageSet.load(data), data)[0]
     images = followed_up(images, seed=evaluation.part_seed, source=data)
     checkpoint = root / evaluation.key.directory / f"{evaluation.checkpoint}.pt"
+    lender = None
+    if twin is not None:
+        lender, description = load_network(twin, device=device)
+        require_fit(description, images.shape[0], images.num_classes, source=f"--twin: {twin}")
     return follow_up(
         load_network(checkpoint, device=device)[0],
         images,
@@ -156,7 +160,7 @@ def _follow_up(
         batch_size=evaluation.batch_size,
         seed=evaluation.seed,
         device=device,
-        twin=None if twin is None else load_network(twin, device=device)[0],
+        twin=lender,
     )
 
 

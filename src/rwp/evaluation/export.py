@@ -6,6 +6,7 @@ package's own networks), the `model_info` entry, and the AutoAttack log.
 
 from __future__ import annotations
 
+import keyword
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class {name}({base}):
         """Logits."""
         return super().forward({inputs})
 '''
+_NAMES_IN_USE = ("torch", "PreActBlock", "PreActResNet", "WideResNet", "super")
 _BUFFERS = """        self.register_buffer("mu", torch.zeros(1, 3, 1, 1))
         self.register_buffer("sigma", torch.ones(1, 3, 1, 1))
 """
@@ -79,10 +81,16 @@ def export_robustbench(
             images or of images that RobustBench does not have, a network that its classes cannot
             hold, or a name that is no identifier.
     """
-    if not submission.name.isidentifier():
+    name, title = submission.name, submission.title
+    if not name.isidentifier() or keyword.iskeyword(name) or name in _NAMES_IN_USE:
         raise UserError(
-            f"name: expected a Python identifier such as Yu2022Robust, got {submission.name!r}; "
-            "leave out spaces and signs"
+            f"name: expected a Python identifier such as Yu2022Robust, got {name!r}; "
+            "leave out spaces and signs, and take no word of Python's or of the file's imports"
+        )
+    if '"""' in title or "\\" in title or not title.isprintable() or title.endswith('"'):
+        raise UserError(
+            f"title: expected one line of plain text, got {title!r}; leave out backslashes, line "
+            "breaks, and quotation marks at its end or in threes"
         )
     if record.attack.kind != "autoattack":
         raise UserError(

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +42,13 @@ from rwp.evaluation.jobs import (
 from rwp.evaluation.records import EvaluationRecord, read_record, unpack, write_record
 from rwp.evaluation.verdict import FollowUp, Verdict, judge
 from rwp.files import sha256_file
+from rwp.spec import radius_fraction
 from rwp.training.checkpoint import (
     FORMAT as CHECKPOINT,
     load_network,
     load_weights,
     read_weights_file,
+    require_fit,
 )
 from rwp.training.own import OwnNetwork, own_network
 from rwp.training.spec import AttackSpec, NetworkSpec, OwnNetworkSpec
@@ -103,7 +104,8 @@ def load_checkpoint(
                 f"{path}: expected no --arch and no --layout, as this file says itself what "
                 "network it is of, got one; leave them out"
             )
-        model, _ = load_network(path, device=device)
+        model, description = load_network(path, device=device)
+        require_fit(description, in_channels, num_classes, source=path)
         return ExternalModel(model, path.stem, sha256_file(path))
     if not isinstance(content, dict):
         raise UserError(
@@ -378,8 +380,8 @@ def at_radius(attack: AttackSpec, epsilon: str) -> AttackSpec:
     threat = as_threat((attack.threat.norm, epsilon), where=f"--epsilons {epsilon}")
     if attack.step_size is None:
         return attack.replace(threat=threat)
-    share = Fraction(attack.step_size) / Fraction(attack.threat.epsilon)
-    return attack.replace(threat=threat, step_size=str(share * Fraction(epsilon)))
+    share = radius_fraction(attack.step_size) / radius_fraction(attack.threat.epsilon)
+    return attack.replace(threat=threat, step_size=str(share * radius_fraction(epsilon)))
 
 
 def verdict_on(paths: Sequence[Path], *, dataset: str, data: Path) -> Verdict:

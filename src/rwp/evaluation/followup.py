@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rwp.core.attacks import pgd
+from rwp.core.attacks import input_gradient, pgd
 from rwp.core.losses import cross_entropy
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
@@ -161,8 +161,7 @@ class _Runner:
             for start in range(0, len(self.images), self.batch_size):
                 batch, labels = batch_of(self.images, start, self.batch_size, self.device)
                 batch.requires_grad_()
-                loss = cross_entropy(self.model(batch), labels).sum()
-                (gradient,) = torch.autograd.grad(loss, batch)
+                gradient = input_gradient(cross_entropy(self.model(batch), labels), batch)
                 largest = gradient.flatten(1).abs().amax(dim=1)
                 zero += int((largest == 0).sum())
                 not_finite += int((~largest.isfinite()).sum())

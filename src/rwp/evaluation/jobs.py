@@ -21,7 +21,7 @@ from rwp.evaluation.records import EvaluationRecord, PartRecord, pack, read_reco
 from rwp.evaluation.shared_batches import clear_folder, shared_folder
 from rwp.evaluation.spec import EvaluationSpec, record_fingerprint, short_of_the_edge
 from rwp.files import sha256_file
-from rwp.training.checkpoint import load_network
+from rwp.training.checkpoint import load_network, require_fit
 from rwp.training.spec import AttackSpec, RunKey
 
 _PACKAGES = ("torch", "numpy", "pyautoattack")
@@ -131,14 +131,7 @@ class _Job:
         """
         model, description = load_network(self._checkpoint, device=self.device)
         images = next(iter(self._parts.values()))[0]
-        network, channels = description["network"], images.shape[0]
-        found = (network["in_channels"], network["num_classes"])
-        if found != (channels, images.num_classes):
-            raise UserError(
-                f"{self._checkpoint}: expected a network of {channels} channels and "
-                f"{images.num_classes} classes, got {found[0]} and {found[1]}; "
-                "evaluate it on the data set it was trained on"
-            )
+        require_fit(description, images.shape[0], images.num_classes, source=self._checkpoint)
         return model
 
     def state(self, folder: Path, attack: AttackSpec) -> Path:

@@ -149,7 +149,8 @@ def crossed_difference(
     if found.error == 0 or (found.estimate and num_images == 1):
         low, high = _of_others(found.estimate, num_images, confidence)
         return TestedDifference(found.estimate, low, high, mcnemar(first[0], second[0]).p_value)
-    return TestedDifference(found.estimate, found.low, found.high, found.p_value(0.0))
+    low, high = max(-1.0, found.low), min(1.0, found.high)  # as accuracies differ by no more
+    return TestedDifference(found.estimate, low, high, found.p_value(0.0))
 
 
 @dataclass(frozen=True)

@@ -209,8 +209,11 @@ def _objective(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str
         )
     if all(gradient is None for gradient in gradients):
         raise UserError(f"{text}: expected losses that depend on the weights, got none that do")
-    if not bool(found.objective.isfinite().all()):
-        raise UserError(f"{text}: expected finite losses, got NaN or infinity")
+    for name in ("objective", "criterion"):
+        if not bool(getattr(found, name).isfinite().all()):
+            raise UserError(
+                f"{text}: expected finite losses, got NaN or infinity in the {name}"
+            )
     if not all(torch.equal(a, b) for a, b in zip(before, _weights(model), strict=True)):
         raise UserError(f"{text}: expected the weights as they were, got others; do not step")
     if not bool(found.logits.isfinite().all()):

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import BaseModel
 
-from rwp.data.spec import DataSize, images_trained_on, num_classes_known, size_by_source
+from rwp.data.content import content_of
+from rwp.data.passport import PASSPORT, read_passport
+from rwp.data.spec import (
+    DatasetSpec,
+    DataSize,
+    data_size,
+    images_trained_on,
+    num_classes_known,
+    size_by_source,
+)
 from rwp.errors import UserError
 from rwp.evaluation.spec import check_num_classes, check_square_size
 from rwp.factories import is_own
@@ -177,6 +187,7 @@ def _check_settings(params: Params, suite: Suite, where: str) -> None:
     for path, table in _settings_tables(suite):
         unseen = [kind for start, kind in _LOOKED_UP_WITHOUT.items() if path.startswith(start)]
         for key in table:
+            _require_to_fit(key, owners, f"{where}.{path}")
             for part in key.split("/"):
                 if part not in owners:
                     raise UserError(
@@ -188,6 +199,23 @@ def _check_settings(params: Params, suite: Suite, where: str) -> None:
                         f"{where}.{path}: expected no name of {owners[part]}, which changes nothing"
                         f" here, got {part!r}; {_INSTEAD[owners[part]]}"
                     )
+
+
+def _require_to_fit(key: str, owners: dict[str, str], where: str) -> None:
+    """A key of several names is looked up where all of them are the run's."""
+    owners = owners | {"none": "a threat model"}  # as which a training without an attack counts
+    kinds = [owners.get(part, part) for part in key.split("/")]
+    if len(kinds) > 1 and owners["default"] in kinds:
+        raise UserError(
+            f"{where}: expected names joined by '/', got {key!r} with 'default', which no run is "
+            "called; leave it out"
+        )
+    twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"{where}: expected names that one run can have all of, got {key!r}, which names "
+            f"{twice} twice; write a key for each"
+        )
 
 
 # Tables below these are the same whatever the network or the objective is.
@@ -478,12 +506,39 @@ def check_images(params: Params, root: Path, where: str) -> None:
     for name, suite in params.suites.items():
         at = f"{where}: suites.{name}"
         for dataset, threat in _evaluated(suite):
-            _check_evaluation(params, suite, dataset, threat, root, at)
+            with _believed_if_current(params.datasets[dataset], root / "data" / dataset):
+                _check_evaluation(params, suite, dataset, threat, root, at)
         for dataset in _trained_on(suite):
-            size = size_by_source(params.datasets[dataset], root / "data" / dataset)
-            if size is not None:
-                _require_at_most(f"{at}.curve_examples", suite.curve_examples, size, dataset)
-                _check_landscapes(suite, size, dataset, at)
+            definition, folder = params.datasets[dataset], root / "data" / dataset
+            size = _size(dataset, definition, root)
+            with _believed_if_current(definition, folder):
+                if size is not None:
+                    count = num_classes_known(definition, folder)
+                    _require_part(
+                        f"{at}.curve_examples", suite.curve_examples, size, count, dataset
+                    )
+                    _check_landscapes(suite, size, dataset, at)
+
+
+def _size(name: str, definition: DatasetSpec, root: Path) -> DataSize | None:
+    """Of a data set, as its source has it, or as its images were when they were fetched."""
+    try:
+        return size_by_source(definition, root / "data" / name) or data_size(name, definition, root)
+    except UserError:  # a passport that is cut; a fetch writes it anew
+        return None
+
+
+@contextmanager
+def _believed_if_current(definition: DatasetSpec, folder: Path) -> Iterator[None]:
+    """What a passport says of images that have changed since refuses nothing."""
+    try:
+        yield
+    except UserError:
+        passport = folder / PASSPORT
+        if definition.path is None or not passport.exists():
+            raise
+        if content_of(definition.path) in ("", read_passport(passport).content):
+            raise
 
 
 def _evaluated(suite: Suite) -> dict[tuple[str, str], None]:
@@ -504,12 +559,12 @@ def _check_evaluation(
     params: Params, suite: Suite, dataset: str, threat: str, root: Path, where: str
 ) -> None:
     definition, folder = params.datasets[dataset], root / "data" / dataset
-    count, size = num_classes_known(definition, folder), size_by_source(definition, folder)
+    count, size = num_classes_known(definition, folder), _size(dataset, definition, root)
     evaluation, at = suite.evaluation, f"{where}.evaluation"
     for name, entry in evaluation.attacks.items():
         own = f"{at}.attacks.{name}"
         if size is not None:
-            _require_at_most(f"{own}.num_examples", entry.num_examples, size, dataset)
+            _require_part(f"{own}.num_examples", entry.num_examples, size, count, dataset)
         if entry.kind == "autoattack":
             norm = entry.norm or suite.threat_models[threat].norm
             if count is not None:
@@ -517,16 +572,24 @@ def _check_evaluation(
             if size is not None:
                 height, width, _ = map(int, size.image.split("x"))
                 check_square_size(own, entry.version, norm, height, width)
-    for key in ("num_examples", "first_examples"):
-        if size is not None:
-            _require_at_most(f"{at}.{key}", getattr(evaluation, key), size, dataset)
+    if size is not None:
+        _require_part(f"{at}.num_examples", evaluation.num_examples, size, count, dataset)
+        _require_part(f"{at}.first_examples", evaluation.first_examples, size, count, dataset)
 
 
-def _require_at_most(where: str, wanted: int | None, size: DataSize, dataset: str) -> None:
+def _require_part(
+    where: str, wanted: int | None, size: DataSize, num_classes: int | None, dataset: str
+) -> None:
+    """A part of the test images has no more than there are, and one of each class."""
     if wanted is not None and wanted > size.num_test:
         raise UserError(
             f"{where}: expected at most the {size.num_test} test images of {dataset}, got "
             f"{wanted}; lower it, or leave it out to take all"
+        )
+    if wanted is not None and wanted < (num_classes or 0):
+        raise UserError(
+            f"{where}: expected at least one test image of each of the {num_classes} classes of "
+            f"{dataset}, got {wanted}; raise it, or leave it out to take all"
         )
 
 

@@ -376,9 +376,12 @@ class TrainingEntry(Frozen):
     def check_decays(self) -> None:
         """The learning rate falls, in order and before the end; a ValueError where it does not."""
         if self.decay_factor >= 1:
+            advice = "leave decay_epochs empty for none"
+            if self.decay_factor > 1:
+                advice = f"did you mean {1 / self.decay_factor:g}?"
             raise ValueError(
                 f"decay_factor: expected a number below 1, which the learning rate is multiplied "
-                f"by, got {self.decay_factor:g}; did you mean {1 / self.decay_factor:g}?"
+                f"by, got {self.decay_factor:g}; {advice}"
             )
         if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
             raise ValueError(

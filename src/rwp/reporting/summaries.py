@@ -191,7 +191,7 @@ def _cell(value: float, deviation: float | None = None) -> str:
 def _notes(table: Table) -> list[str]:
     """Why cells are empty and what looks wrong, one line each."""
     labels = [name for name in LABELS if name in table.frame]
-    notes: dict[str, None] = dict.fromkeys(_seed_counts(table, labels))
+    notes: dict[str, None] = dict.fromkeys([*_seed_counts(table, labels), *_image_counts(table)])
     for row in table.details.to_dict("records"):
         place = f"{' '.join(row[name] for name in labels)} seed {row['seed']}"
         if row["status"] != OK:
@@ -201,6 +201,19 @@ def _notes(table: Table) -> list[str]:
         if row.get("verdict") in DOUBTFUL:
             notes[f"{place}: {row['verdict_reasons']}"] = None
     return list(notes)
+
+
+def _image_counts(table: Table) -> list[str]:
+    """How many test images each attack saw, where attacks differ in it."""
+    if "num_examples" not in table.details:
+        return []
+    seen: dict[int, dict[str, None]] = {}
+    for row in table.details.dropna(subset="num_examples").to_dict("records"):
+        seen.setdefault(int(row["num_examples"]), {})[row["attack"]] = None
+    if len(seen) < 2:
+        return []
+    groups = (f"{count:,} ({', '.join(names)})" for count, names in sorted(seen.items()))
+    return [f"attacks saw as many test images: {'; '.join(groups)}"]
 
 
 def _seed_counts(table: Table, labels: list[str]) -> list[str]:

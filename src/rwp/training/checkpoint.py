@@ -218,12 +218,34 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: Pat
                 f"{source}: expected {name} of {value.dtype}, got {weights[name].dtype};"
                 " save the state_dict as the network has it"
             )
+        if weights[name].is_meta:
+            raise UserError(
+                f"{source}: expected weights, got none in {name}, which was saved from the device "
+                "meta; save the network after its weights were loaded"
+            )
         if not bool(torch.isfinite(weights[name]).all()):
             raise UserError(
                 f"{source}: expected finite weights, got NaN or infinity in {name}; "
                 "the training diverged, so choose an earlier checkpoint or train again"
             )
     model.load_state_dict(dict(weights), strict=True)
+
+
+def require_fit(
+    description: Mapping[str, Any], in_channels: int, num_classes: int, *, source: Path | str
+) -> None:
+    """A network is attacked on images such as it was trained on.
+
+    Raises:
+        UserError: its description names another number of channels or classes.
+    """
+    network = description["network"]
+    found = (network["in_channels"], network["num_classes"])
+    if found != (in_channels, num_classes):
+        raise UserError(
+            f"{source}: expected a network of {in_channels} channels and {num_classes} classes, "
+            f"got {found[0]} and {found[1]}; take the data set it was trained on"
+        )
 
 
 def _first_line(error: Exception) -> str:

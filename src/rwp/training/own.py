@@ -132,7 +132,7 @@ def _trial(text: str, model: nn.Module, *, doing: str = "take images in [0, 1]")
             yield
     except UserError:
         raise
-    except Exception as error:  # somebody else's code may fail in any way
+    except (Exception, SystemExit) as error:  # somebody else's code may fail in any way
         raise UserError(f"{text}: expected to {doing}, got {in_one_line(error)}") from error
 
 
@@ -263,9 +263,12 @@ class OwnObjective:
     def _check(self, found: ExampleLosses, size: int) -> None:
         for name in ("objective", "criterion"):
             _check_tensor(self.text, f"one {name} per example", getattr(found, name), (size,))
-        if not found.objective.is_floating_point():
-            kind = found.objective.dtype
-            raise UserError(f"{self.text}: expected losses of a floating type, got {kind}")
+            if not getattr(found, name).is_floating_point():
+                kind = getattr(found, name).dtype
+                raise UserError(
+                    f"{self.text}: expected losses of a floating type, got the {name} in {kind}; "
+                    "the mask compares the criterion with c_min itself"
+                )
         if torch.is_grad_enabled() and not found.objective.requires_grad:
             raise UserError(
                 f"{self.text}: expected losses with a gradient, got none; do not detach them"
@@ -302,7 +305,7 @@ class OwnMask:
         given = losses.detach().clone()
         try:
             found = self.inner(given, generator=generator) if self._drawing else self.inner(given)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(
                 f"{self.text}: expected to take losses (batch,), got {in_one_line(error)}"
             ) from error
@@ -394,7 +397,7 @@ def _offset(
         _check_tensor(
             text, f"an offset of {name}", value, tuple(weights[name].shape), weights[name].dtype
         )
-    offset = {name: value.detach() for name, value in found.items()}
+    offset = {name: value.detach().clone() for name, value in found.items()}
     norms = tuple(
         (name, torch.linalg.vector_norm(value), torch.linalg.vector_norm(weights[name].detach()))
         for name, value in offset.items()

@@ -99,11 +99,15 @@ def bare_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         ValueError: there is no tensor, or there are those of several networks.
     """
-    state = {
-        _bare_name(name): value
-        for name, value in _innermost(checkpoint).items()
-        if isinstance(name, str) and isinstance(value, Tensor)
-    }
+    state: dict[str, Tensor] = {}
+    for name, value in _innermost(checkpoint).items():
+        if isinstance(name, str) and isinstance(value, Tensor):
+            known = state.setdefault(_bare_name(name), value)
+            if known is not value and not torch.equal(known, value):
+                raise ValueError(
+                    f"checkpoint: expected each weight once, got two of {_bare_name(name)} with "
+                    "and without a prefix; save those that are meant in a file of their own"
+                )
     if not state:
         names = sorted(map(str, checkpoint))[:_SHOWN]
         raise ValueError(
@@ -125,6 +129,8 @@ def _innermost(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
                 if name != wrapper and isinstance(value, Mapping)
                 if _is_another(_innermost(value), found)
             ]
+            if _is_another(checkpoint, found):
+                others.append("tensors beside it")
             if others:
                 raise ValueError(
                     f"checkpoint: expected the weights of one network, got {wrapper} and "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import struct
 import warnings
 import zlib
 from collections import deque
@@ -32,6 +33,7 @@ _SRGB_GAMMA = 0.45455
 _SRGB_SLACK = 8  # levels of a middle gray, by which versions of sRGB's profile differ at most
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _CICP_SRGB = bytes((1, 13, 0, 1))  # primaries and curve by ITU-T H.273, then no matrix, full range
+_CHRM_SRGB = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # x and y of white, red, green, blue
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -198,6 +200,13 @@ def _refuse_by_chunks(chunks: dict[bytes, bytes], entry: TreeEntry) -> None:
     if colors[:2] != _CICP_SRGB[:2]:
         got = f"those of its chunk cICP ({', '.join(map(str, colors[:2]))})"
         raise _unreadable(entry, "sRGB's colors", got, "convert it to sRGB")
+    said = {b"sRGB", b"iCCP", b"cICP"} & chunks.keys()  # each of which counts more than cHRM
+    primaries, in_color = chunks.get(b"cHRM", b""), chunks[b"IHDR"][9] & 2
+    if in_color and not said and len(primaries) == 4 * len(_CHRM_SRGB):
+        numbers = [value / 100_000 for value in struct.unpack(">8I", primaries)]
+        if any(abs(a - b) > 0.005 for a, b in zip(numbers, _CHRM_SRGB, strict=True)):
+            got = f"the primaries {', '.join(f'{value:g}' for value in numbers[2:])}"
+            raise _unreadable(entry, "sRGB's colors", got, "convert it to sRGB")
 
 
 def _as_shown(image: Image.Image, entry: TreeEntry) -> tuple[Image.Image, list[str]]:
