@@ -211,9 +211,7 @@ def _objective(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str
         raise UserError(f"{text}: expected losses that depend on the weights, got none that do")
     for name in ("objective", "criterion"):
         if not bool(getattr(found, name).isfinite().all()):
-            raise UserError(
-                f"{text}: expected finite losses, got NaN or infinity in the {name}"
-            )
+            raise UserError(f"{text}: expected finite losses, got NaN or infinity in the {name}")
     if not all(torch.equal(a, b) for a, b in zip(before, _weights(model), strict=True)):
         raise UserError(f"{text}: expected the weights as they were, got others; do not step")
     if not bool(found.logits.isfinite().all()):
