@@ -20,14 +20,6 @@ from rwp.errors import UserError
 if TYPE_CHECKING:
     from rwp.core.process_group import Group
 
-_OF_TORCHRUN = (
-    "RANK",
-    "WORLD_SIZE",
-    "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-)
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -39,20 +31,32 @@ def launched() -> bool:
     """
     if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
         return False
-    for name in _OF_TORCHRUN:
-        value = os.environ.get(name)
-        if value is None or not (value.isdecimal() or name == "MASTER_ADDR"):
-            raise UserError(
-                f"{name}: expected what torchrun sets beside RANK and WORLD_SIZE, got "
-                f"{'nothing' if value is None else repr(value)}; unset RANK and WORLD_SIZE for one "
-                "process, or start several with torchrun or --gpus"
-            )
-    if int(os.environ["RANK"]) >= int(os.environ["WORLD_SIZE"]):
+    rank, size, _ = (_number(name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    if not os.environ.get("MASTER_ADDR"):
+        raise _not_of_torchrun("MASTER_ADDR")
+    if rank >= size:
         raise UserError(
-            f"RANK: expected a number below WORLD_SIZE ({os.environ['WORLD_SIZE']}), got "
-            f"{os.environ['RANK']}; start the processes with torchrun or --gpus"
+            f"RANK: expected a number below WORLD_SIZE ({size}), got {rank}; start the processes "
+            "with torchrun or --gpus"
         )
     return True
+
+
+def _number(name: str) -> int:
+    """One of the numbers that torchrun tells a process."""
+    value = os.environ.get(name, "")
+    if not value.isdecimal():
+        raise _not_of_torchrun(name)
+    return int(value)
+
+
+def _not_of_torchrun(name: str) -> UserError:
+    value = os.environ.get(name)
+    return UserError(
+        f"{name}: expected what torchrun sets beside RANK and WORLD_SIZE, got "
+        f"{'nothing' if value is None else repr(value)}; unset RANK and WORLD_SIZE for one "
+        "process, or start several with torchrun or --gpus"
+    )
 
 
 def launch(count: int, words: Sequence[str]) -> int:
@@ -108,7 +112,7 @@ def join() -> Iterator[tuple[Group, str]]:
     _end_with_parent()
     device, backend = "cpu", "gloo"
     if torch.cuda.is_available():
-        local, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        local, here = _number("LOCAL_RANK"), _number("LOCAL_WORLD_SIZE")
         if here > torch.cuda.device_count():
             raise UserError(
                 f"torchrun: expected at most {torch.cuda.device_count()} processes, one per"

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from rwp.commands.elsewhere import Elsewhere, evaluate_elsewhere, show_verdict
+from rwp.commands.evaluate import _radii
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.verdict import Reason, Verdict
@@ -61,6 +62,11 @@ def test_at_another_radius_the_step_is_in_proportion(model: Elsewhere) -> None:
                 assert spec.step == pytest.approx(share * radius_value(epsilon), rel=1e-15)
     with pytest.raises(UserError, match=r"--epsilons 8: .*expected a radius .*, got 8"):
         model.specs("8")
+
+
+def test_spaces_in_a_list_of_radii() -> None:
+    assert _radii("2/255, 4 / 255 ,0.1") == ("2/255", "4/255", "0.1")
+    assert _radii("4/255 8") == ("4/255 8",)  # no radius, and not 4/2558
 
 
 def test_radii_are_of_one_threat_model(model: Elsewhere) -> None:

@@ -256,3 +256,63 @@ def test_only_the_outer_pass_counts_in_statistics_of_ones_own(network, batch, re
     assert int(layer.count) == 1
     pgd(model, *batch[::2], bn_mode="train_counted", generator=generator(), **SCHEDULE)
     assert int(layer.count) == 1 + 4  # the published attack counts each of its passes
+
+
+class NormOfAnotherForward(nn.BatchNorm2d):
+    """A subclass that updates its running mean whatever `track_running_stats` says."""
+
+    def forward(self, images):
+        return nn.functional.batch_norm(
+            images, self.running_mean, self.running_var, None, None, self.training, 0.1
+        )
+
+
+def test_a_norm_with_a_forward_of_its_own_is_not_counted_either(network, batch):
+    layer = NormOfAnotherForward(3).to(batch.images.dtype)
+    pgd(
+        nn.Sequential(layer, network).train(),
+        *batch[::2],
+        bn_mode="train",
+        generator=generator(),
+        **SCHEDULE,
+    )
+    assert torch.equal(layer.running_mean, torch.zeros_like(layer.running_mean))
+
+
+class Shifted(nn.Module):
+    """An expanded buffer, as broadcasting once and for all makes it."""
+
+    def __init__(self, images) -> None:
+        super().__init__()
+        mean = torch.full((1, 1, 1), 0.5, dtype=images.dtype)
+        self.register_buffer("mean", mean.expand(images.shape[1:]))
+
+    def forward(self, images):
+        return images - self.mean
+
+
+def test_an_expanded_buffer_is_no_obstacle(network, batch):
+    model = nn.Sequential(Shifted(batch.images), network)
+    pgd(model, *batch[::2], generator=generator(), **SCHEDULE)
+
+
+class Scaled(nn.Module):
+    """Divides by a buffer that it has written before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(1, dtype=torch.float64))
+
+    def forward(self, images):
+        self.scale.mul_(2.0)
+        return images / self.scale
+
+
+def test_a_graph_that_needs_the_other_value_is_noticed():
+    """A gradient with the restored value would be another one, without a word."""
+    model, given = Scaled(), torch.ones(1, dtype=torch.float64, requires_grad=True)
+    with untracked_statistics(model):
+        answer = model(given)
+    assert float(model.scale) == 1.0
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        answer.sum().backward()

@@ -259,3 +259,20 @@ def test_masks_of_other_shapes_are_refused(network, batch, mask):
     options = WeightPerturbation(gamma=0.1, num_weight_steps=2, norm_scope="model", mask=mask)
     with pytest.raises(ValueError, match=r"mask: expected booleans \(\d+,\), one per example"):
         perturb_weights(network, closure(network, batch), options)
+
+
+def test_a_batch_that_passes_by_the_perturbed_layers_moves_nothing(network, batch):
+    """As stochastic depth may let it; the other layers have their gradients."""
+    first, *others = perturbed_tensors(network)
+    weights = dict(network.named_parameters())
+
+    def losses():
+        value = weights[others[-1]].square().sum() * torch.ones(BATCH_SIZE, dtype=torch.float64)
+        return ExampleLosses(value, value.detach(), value[:, None])
+
+    options = WeightPerturbation(
+        gamma=0.1, num_weight_steps=1, norm_scope="layer", mask="all", layers=(0, 0)
+    )
+    found = perturb_weights(network, losses, options)
+    assert list(found.offset) == [first]
+    assert not any(value.any() for value in found.offset.values())

@@ -152,7 +152,7 @@ def passport(root: Path, name: str) -> dict[str, Any]:
 
 
 def write_passport(
-    root: Path, name: str, *, notes: Sequence[str] = (), content: str = "", **files: Any
+    root: Path, name: str, *, notes: Sequence[str] = (), fingerprint: str = "", **files: Any
 ) -> None:
     """A passport of ten classes, with no images beside it; `train` and `test` replace fields."""
     usual = {"sha256": "0" * 64, "count": 40, "class_histogram": [4] * 10}
@@ -165,7 +165,7 @@ def write_passport(
         "num_classes": 10,
         "class_names": [str(number) for number in range(10)],
         "shape": [1, 8, 8],
-        "content": content,
+        "fingerprint": fingerprint,
         "notes": list(notes),
         "files": {f"{split}.pt": usual | fields for split, fields in splits.items()},
     }

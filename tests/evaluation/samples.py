@@ -142,10 +142,10 @@ class RandomFeatures(nn.Module):
         return self.readout(self.features(images))
 
 
-def small_network() -> nn.Module:
-    """A network with random weights, of the kind `NETWORK` describes."""
+def small_network(**changes: Any) -> nn.Module:
+    """A network with random weights, of the kind `NETWORK` describes but for `changes`."""
     shape = {name: value for name, value in NETWORK["architecture"].items() if name != "family"}
-    rest = {name: value for name, value in NETWORK.items() if name != "architecture"}
+    rest = {name: value for name, value in NETWORK.items() if name != "architecture"} | changes
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return build_network("preact_resnet", **rest, **shape).eval()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -88,6 +91,29 @@ def test_an_attack_that_draws_without_its_generator_gives_the_same_numbers_again
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
+
+
+class Fickle(torch.nn.Module):
+    """Answers in one of two ways, by a draw that no seed of torch decides."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__()
+        self.draw, self.inner = draw, torch.nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.inner(images) * (1.0 if self.draw() < 0.5 else 2.0)
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, random.SystemRandom().random])
+def test_an_attack_is_not_blamed_for_a_model_that_varies(
+    own_code: Path, draw: Callable[[], float]
+) -> None:
+    model = Fickle(draw).eval()
+    threat = ThreatSpec(norm="linf", epsilon="0.1")
+    attack = AttackSpec(name="mine", kind="own.methods:noise", threat=threat)
+    images, labels = torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.long)
+    for seed in range(12):
+        own_attack(model, images, labels, attack, generator=generator_for(seed, "evaluation"))
 
 
 def test_an_attack_on_a_model_with_tensors_of_other_kinds(own_code: Path) -> None:

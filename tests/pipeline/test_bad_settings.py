@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from rwp.data.content import content_of
 from rwp.errors import UserError
 from rwp.pipeline.checks import check_images
 from rwp.pipeline.load import check_params, load_params
@@ -1145,11 +1144,15 @@ def test_parts_of_own_images_are_of_those_that_were_fetched(
     demo(settings)["evaluation"]["num_examples"] = 41
     params = check_params(settings)
     check_images(params, tmp_path, "params.yaml")  # nothing is known yet
-    write_passport(tmp_path / "data", "mine", test={"count": 40}, content=content_of("mine"))
+    mark = Steps(params).fetch("mine").fingerprint
+    write_passport(tmp_path / "data", "mine", test={"count": 40}, fingerprint=mark)
     with pytest.raises(UserError, match=r"at most the 40 test images of mine, got 41"):
         check_images(params, tmp_path, "params.yaml")
     (tmp_path / "mine/test/dog/3.png").write_bytes(b"another")  # they will be fetched again
     check_images(params, tmp_path, "params.yaml")
+    settings["datasets"]["mine"]["image_size"] = 16  # and so they will now
+    (tmp_path / "mine/test/dog/3.png").unlink()
+    check_images(check_params(settings), tmp_path, "params.yaml")
     (tmp_path / "data/mine/passport.json").write_text("{")
     check_images(params, tmp_path, "params.yaml")
 

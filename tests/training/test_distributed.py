@@ -302,7 +302,7 @@ def test_what_several_processes_cannot_do_is_refused(
         ),
         ({"RANK": "x"}, "RANK: expected what torchrun sets .*, got 'x'"),
         ({"RANK": "2"}, r"RANK: expected a number below WORLD_SIZE \(2\), got 2"),
-        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK: expected"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR: expected what torchrun sets .*, got ''"),
         ({"MASTER_ADDR": None}, "MASTER_ADDR: expected what torchrun sets .*, got nothing; unset"),
         ({"MASTER_PORT": "http"}, "MASTER_PORT: expected what torchrun sets .*, got 'http'"),
     ],

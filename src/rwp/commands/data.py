@@ -31,6 +31,7 @@ def fetch(
     steps = Steps(params)
     if name in params.datasets:
         from rwp.data.fetch import fetch_dataset
+        from rwp.data.passport import PASSPORT
 
         if origin is not None and params.datasets[name].source == "digits":
             raise UserError(
@@ -39,7 +40,7 @@ def fetch(
             )
         mark = steps.fetch(name).fingerprint
         fetch_dataset(name, params.datasets[name], data, origin=origin, fingerprint=mark)
-        _show(data / name, data / name / "passport.json")
+        _show(data / name, data / name / PASSPORT)
     elif name in params.unlabeled:
         from rwp.data.unlabeled import fetch_unlabeled
 

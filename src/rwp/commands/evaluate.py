@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,9 +104,14 @@ def evaluate(
     _evaluate_elsewhere(elsewhere, epsilons, workers)
 
 
+def _radii(epsilons: str) -> tuple[str, ...]:
+    """Of "2/255, 4 / 255"; what is no radius is told by whoever uses it."""
+    return tuple(re.sub(r"\s*/\s*", "/", part.strip()) for part in epsilons.split(","))
+
+
 def _evaluate_elsewhere(elsewhere: Elsewhere, epsilons: str | None, workers: int) -> None:
     """Show the records and the verdict, at each radius that was asked for."""
-    radii = () if epsilons is None else tuple(epsilons.replace(" ", "").split(","))
+    radii = () if epsilons is None else _radii(epsilons)
     if not all(radii):
         raise UserError(
             f"--epsilons: expected radii such as 2/255,4/255, got {epsilons!r} with an empty one; "

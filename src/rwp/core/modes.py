@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext
 from typing import get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
@@ -40,7 +40,11 @@ def untracked_statistics(model: nn.Module) -> Iterator[None]:
     # Instance normalization without tracking ignores its running statistics in eval mode, too.
     instance = [layer for layer in tracking if isinstance(layer, _InstanceNorm)]
     batch = [layer for layer in tracking if not isinstance(layer, _InstanceNorm)]
-    others = [module for module in model.modules() if not isinstance(module, _NormBase)]
+    others = [
+        module
+        for module in model.modules()
+        if not (isinstance(module, _NormBase) and type(module).__module__.startswith("torch."))
+    ]
     for layer in batch:
         layer.track_running_stats = False
     try:
@@ -62,7 +66,7 @@ def kept_buffers(*modules: nn.Module) -> Iterator[None]:
 def _kept_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Of these modules, without those inside them; also where `forward` made new tensors."""
     before = [
-        (module, name, buffer, buffer.detach().clone())
+        (module, name, buffer, buffer.detach().clone(), buffer._version)
         for module in modules
         for name, buffer in module.named_buffers(recurse=False)
         if not is_lazy(buffer) and buffer.layout == torch.strided and not buffer.is_inference()
@@ -70,10 +74,23 @@ def _kept_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, name, buffer, value in before:
-            buffer.data.copy_(value)  # past autograd: a graph that is still to be used may hold it
+        for module, name, buffer, _, _ in before:
             if isinstance(module._buffers, dict):  # TorchScript has a table of its own
                 module._buffers[name] = buffer
+        for _, _, buffer, value, version in before:
+            _put_back(buffer, value, version)
+
+
+def _put_back(buffer: Tensor, value: Tensor, version: int) -> None:
+    """Give a buffer its value; a graph that was made with another is noticed by autograd."""
+    if buffer.shape != value.shape:
+        buffer.data = value
+    elif buffer._version != version:
+        with torch.no_grad():
+            buffer.copy_(value)
+    elif 0 not in buffer.stride():  # an expanded one, which nothing can have written to
+        # batch_norm writes past autograd, and so is it undone: a graph may hold the buffer
+        buffer.data.copy_(value)
 
 
 @contextmanager

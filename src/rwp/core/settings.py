@@ -23,12 +23,12 @@ RandomStart = Literal["uniform", "gaussian", "gaussian_unclamped", "off_ball", "
 Tensors = Literal["kernels", "kernels_and_norms", "all"]
 
 
-def check_count(name: str, value: int) -> None:
-    """Refuse what is no whole number from one on."""
+def check_count(name: str, value: int, *, least: int = 1) -> None:
+    """Refuse what is no whole number from `least` on."""
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
-        raise ValueError(f"{name}: expected a whole number, got {value!r}; name a positive count")
-    if value < 1:
-        raise ValueError(f"{name}: expected at least 1, got {value}; name a positive count")
+        raise ValueError(f"{name}: expected a whole number, got {value!r}; name a count")
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}; name such a count")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -163,11 +163,7 @@ class WeightPerturbation:
                 f"gamma: expected a share of the weights' norm in [0, 1), got {self.gamma}; "
                 "the published ones are 0.01 and 0.005"
             )
-        if not (hasattr(type(self.num_weight_steps), "__index__") and self.num_weight_steps >= 0):
-            raise ValueError(
-                f"num_weight_steps: expected at least 0, got {self.num_weight_steps}; "
-                "name a count of ascent steps"
-            )
+        check_count("num_weight_steps", self.num_weight_steps, least=0)
 
     def _check_depth(self) -> None:
         if self.layers is not None:

@@ -104,7 +104,7 @@ def perturb_weights(
                 gradients = _random_direction(weights, selected[-1] > 0, generator)
             else:
                 masked_mean = torch.where(mask, batch.objective, 0.0).sum() / batch_size
-                gradients = _gradients(masked_mean, weights)
+                gradients = _gradients(masked_mean, weights, some=perturbation.layers is not None)
                 group.add_up_(gradients)
                 backward_passes += 1
             torch._foreach_add_(gradient_sum, gradients)  # R <- R + grad_v (1/n) sum V l
@@ -122,10 +122,13 @@ def perturb_weights(
     return PerturbedWeights(dict(zip(named, offset, strict=False)), diagnostics)
 
 
-def _gradients(loss: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:
-    """Of the loss with respect to each weight; zero for those that it does not depend on."""
+def _gradients(loss: Tensor, weights: list[nn.Parameter], *, some: bool) -> list[Tensor]:
+    """Of the loss with respect to each weight; zero for those that it does not depend on.
+
+    Of `some` layers a batch may pass by all.
+    """
     found = torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else ()
-    if all(gradient is None for gradient in found):
+    if not found or not (some or any(gradient is not None for gradient in found)):
         raise ValueError(
             "losses: expected losses that depend on the model's weights, got none that does; run "
             "this very model, no copy, and do not detach its logits"

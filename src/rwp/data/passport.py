@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rwp.errors import UserError
 from rwp.files import read_object, sha256_file, write_json
@@ -32,6 +32,11 @@ class ImageFile(Spec):
 class Passport(Spec):
     """Of a data set's files, or of an unlabeled source's one; they share shape and classes."""
 
+    # What a later version may add is left out, as that one's passports are read here, too.
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = {
+        **Spec.__pydantic_config__,
+        "extra": "ignore",
+    }
     name: str
     source: str
     origin: str
@@ -45,6 +50,14 @@ class Passport(Spec):
     fingerprint: str = ""  # of the step that fetched them
     notes: tuple[str, ...] = ()
     files: dict[str, ImageFile]
+
+    def __post_init__(self) -> None:
+        numbers = [None if values is None else len(values) for values in (self.mean, self.std)]
+        if numbers not in ([None] * 2, [self.shape[0]] * 2):
+            raise ValueError(
+                f"expected a mean and a std of {self.shape[0]} numbers, one per channel, or "
+                f"neither, got {numbers[0]} and {numbers[1]}"
+            )
 
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and std of the training images.

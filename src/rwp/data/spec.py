@@ -109,7 +109,7 @@ def num_classes_known(definition: DatasetSpec, folder: Path) -> int | None:
         return OFFICIAL[definition.source].num_classes
     try:
         return read_passport(folder / PASSPORT).num_classes
-    except UserError:
+    except (OSError, UserError):  # none; or a file where a folder belongs, which is told later
         train = Path(definition.path or "") / "train"
     if not train.is_dir():
         return None

@@ -203,7 +203,7 @@ def _prepare(step: Step, root: Path, place: Path) -> list[str]:
         (place / path).parent.mkdir(parents=True, exist_ok=True)
         if path.startswith("data/") and path.endswith(("train.pt", "test.pt")):
             _part(root / path, place / path, _num_images(settings, path))
-        elif path.endswith(".json") and "/evaluation/" not in path:
+        elif Path(path).name == "run.json":
             document = read_object(root / path) | {"mlflow_run_id": None}
             (place / path).write_text(json.dumps(document), encoding="utf-8")
         elif (root / path).exists():

@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rwp.data.content import content_of
 from rwp.data.passport import PASSPORT, read_passport
 from rwp.data.spec import (
     DatasetSpec,
@@ -38,6 +37,7 @@ from rwp.pipeline.settings import (
     Suite,
     SweepEntry,
 )
+from rwp.pipeline.steps import Steps
 from rwp.spec import short
 from rwp.training.spec import WITHOUT_STEPS
 
@@ -187,7 +187,7 @@ def _check_settings(params: Params, suite: Suite, where: str) -> None:
     for path, table in _settings_tables(suite):
         unseen = [kind for start, kind in _LOOKED_UP_WITHOUT.items() if path.startswith(start)]
         for key in table:
-            _require_to_fit(key, owners, f"{where}.{path}")
+            _require_possible(key, owners, f"{where}.{path}")
             for part in key.split("/"):
                 if part not in owners:
                     raise UserError(
@@ -201,7 +201,7 @@ def _check_settings(params: Params, suite: Suite, where: str) -> None:
                     )
 
 
-def _require_to_fit(key: str, owners: dict[str, str], where: str) -> None:
+def _require_possible(key: str, owners: dict[str, str], where: str) -> None:
     """A key of several names is looked up where all of them are the run's."""
     owners = owners | {"none": "a threat model"}  # as which a training without an attack counts
     kinds = [owners.get(part, part) for part in key.split("/")]
@@ -506,12 +506,12 @@ def check_images(params: Params, root: Path, where: str) -> None:
     for name, suite in params.suites.items():
         at = f"{where}: suites.{name}"
         for dataset, threat in _evaluated(suite):
-            with _believed_if_current(params.datasets[dataset], root / "data" / dataset):
+            with _believed_if_current(params, dataset, root):
                 _check_evaluation(params, suite, dataset, threat, root, at)
         for dataset in _trained_on(suite):
             definition, folder = params.datasets[dataset], root / "data" / dataset
             size = _size(dataset, definition, root)
-            with _believed_if_current(definition, folder):
+            with _believed_if_current(params, dataset, root):
                 if size is not None:
                     count = num_classes_known(definition, folder)
                     _require_part(
@@ -529,15 +529,15 @@ def _size(name: str, definition: DatasetSpec, root: Path) -> DataSize | None:
 
 
 @contextmanager
-def _believed_if_current(definition: DatasetSpec, folder: Path) -> Iterator[None]:
-    """What a passport says of images that have changed since refuses nothing."""
+def _believed_if_current(params: Params, dataset: str, root: Path) -> Iterator[None]:
+    """What a passport says of images that will be fetched anew refuses nothing."""
     try:
         yield
     except UserError:
-        passport = folder / PASSPORT
-        if definition.path is None or not passport.exists():
+        passport = root / "data" / dataset / PASSPORT
+        if params.datasets[dataset].path is None or not passport.exists():
             raise
-        if content_of(definition.path) in ("", read_passport(passport).content):
+        if read_passport(passport).fingerprint == Steps(params).fetch(dataset).fingerprint:
             raise
 
 

@@ -213,7 +213,7 @@ def _image_counts(table: Table) -> list[str]:
     if len(seen) < 2:
         return []
     groups = (f"{count:,} ({', '.join(names)})" for count, names in sorted(seen.items()))
-    return [f"attacks saw as many test images: {'; '.join(groups)}"]
+    return [f"attacks saw different numbers of test images: {'; '.join(groups)}"]
 
 
 def _seed_counts(table: Table, labels: list[str]) -> list[str]:

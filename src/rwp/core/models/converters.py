@@ -103,7 +103,7 @@ def bare_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     for name, value in _innermost(checkpoint).items():
         if isinstance(name, str) and isinstance(value, Tensor):
             known = state.setdefault(_bare_name(name), value)
-            if known is not value and not torch.equal(known, value):
+            if known is not value and not _equal(known, value):
                 raise ValueError(
                     f"checkpoint: expected each weight once, got two of {_bare_name(name)} with "
                     "and without a prefix; save those that are meant in a file of their own"
@@ -153,4 +153,9 @@ def _is_another(table: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
     shapes = [{name: value.shape for name, value in one.items()} for one in (ours, theirs)]
     if not ours or shapes[0] != shapes[1]:
         return False
-    return not all(torch.equal(ours[name], theirs[name]) for name in ours)
+    return not all(_equal(ours[name], theirs[name]) for name in ours)
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors are the same; without values nobody can tell them apart."""
+    return first.is_meta or second.is_meta or torch.equal(first, second)
