@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -1155,6 +1156,10 @@ def test_parts_of_own_images_are_of_those_that_were_fetched(
     check_images(check_params(settings), tmp_path, "params.yaml")
     (tmp_path / "data/mine/passport.json").write_text("{")
     check_images(params, tmp_path, "params.yaml")
+    for name in ("ant", "bee"):
+        shutil.rmtree(tmp_path / "mine/train" / name)
+    with pytest.raises(UserError, match="expected at least 4 classes, got 2"):
+        check_images(params, tmp_path, "params.yaml")  # not that the passport is cut
 
 
 @pytest.mark.parametrize(

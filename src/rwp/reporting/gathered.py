@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rwp import __version__
+from rwp.data.passport import PASSPORT
 from rwp.errors import UserError
 from rwp.files import (
     RESULTS_MANIFEST as MANIFEST,
@@ -250,7 +251,7 @@ def _copy_rest(params: Params, suite: str, root: Path, target: Path, runs: list[
     for name in params.suites[suite].figures:
         for path in sorted((base / "landscapes").glob(f"{name}.*")):
             _copy(path, target / path.relative_to(base))
-    passports = [f"data/{name}/passport.json" for name in dict.fromkeys(k.dataset for k in runs)]
+    passports = [f"data/{name}/{PASSPORT}" for name in dict.fromkeys(k.dataset for k in runs)]
     passports += [f"data/unlabeled/{name}.json" for name in params.unlabeled]
     for passport in (*passports, CLAIMS):
         if (root / passport).exists():
