@@ -12,7 +12,8 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -104,7 +105,8 @@ def load(text: str, *, where: str = "") -> Any:
             sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
     try:
-        module = importlib.import_module(module_name)
+        with torch_as_it_was():
+            module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # somebody else's code may fail in any way
         raise UserError(
             f"{at}: expected to import {module_name}, got {in_one_line(error)}; run it alone"
@@ -148,12 +150,34 @@ def call(text: str, options: Mapping[str, Any], *, where: str = "", **facts: Any
         }
         _check_options(at, parameters, given, facts)
     try:
-        return factory(**given)
+        with torch_as_it_was():
+            return factory(**given)
     except (Exception, SystemExit) as error:
         raise UserError(
             f"{at}: expected to be called with {_listed(given)}, got {in_one_line(error)}; "
             "call it alone"
         ) from error
+
+
+@contextmanager
+def torch_as_it_was() -> Iterator[None]:
+    """Somebody else's code runs inside; what it sets for all of torch is put back.
+
+    The default dtype, whether algorithms are deterministic, and the number of threads: left behind,
+    they would decide how later numbers are computed.
+    """
+    import torch  # what looks for files alone does without
+
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    deterministic = torch.get_deterministic_debug_mode()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        if torch.get_deterministic_debug_mode() != deterministic:
+            torch.set_deterministic_debug_mode(deterministic)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 def _parameters(factory: Any) -> Mapping[str, inspect.Parameter] | None:

@@ -429,6 +429,22 @@ def spoiling(what):
     return attack
 
 
+def settings(where):
+    def change():
+        torch.set_default_dtype(torch.float64)
+        torch.use_deterministic_algorithms(not torch.are_deterministic_algorithms_enabled())
+        torch.set_num_threads(torch.get_num_threads() + 1)
+
+    def attack(model, images, labels, *, threat, generator):
+        if where == "attack":
+            change()
+        return images.clone()
+
+    if where == "factory":
+        change()
+    return attack
+
+
 def shapeless():
     return lambda model, images, labels, *, threat, generator: images.flatten(1)
 

@@ -116,6 +116,22 @@ def test_an_attack_is_not_blamed_for_a_model_that_varies(
         own_attack(model, images, labels, attack, generator=generator_for(seed, "evaluation"))
 
 
+@pytest.mark.parametrize("where", ["factory", "attack"])
+def test_what_an_attack_sets_for_all_of_torch_is_put_back(own_code: Path, where: str) -> None:
+    """The attacks after it would be computed otherwise."""
+
+    def found() -> tuple[object, ...]:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        return torch.get_default_dtype(), deterministic, torch.get_num_threads()
+
+    kind, threat = "own.methods:settings", ThreatSpec(norm="linf", epsilon="0.1")
+    attack = AttackSpec(name="mine", kind=kind, threat=threat, options={"where": where})
+    images, labels = torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.long)
+    model, before = torch.nn.Conv2d(3, 4, 3).eval(), found()
+    own_attack(model, images, labels, attack, generator=generator_for(0, "evaluation"))
+    assert found() == before
+
+
 def test_an_attack_on_a_model_with_tensors_of_other_kinds(own_code: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).eval()
     model.register_buffer("sparse", torch.eye(3).to_sparse())

@@ -15,7 +15,7 @@ from rwp.core.modes import evaluation_mode, own_modes
 from rwp.core.threat import ThreatModel
 from rwp.errors import UserError, in_one_line
 from rwp.evaluation.adapted import same_values
-from rwp.factories import call
+from rwp.factories import call, torch_as_it_was
 from rwp.training.spec import AttackSpec
 
 
@@ -30,7 +30,7 @@ def own_attack(
     """Adversarial images of one batch; the factory is called anew for each.
 
     What it draws without the generator comes from torch's own, which is seeded alike inside and
-    put back: the same seed gives the same images.
+    put back, as what it sets for all of torch: the same seed gives the same images.
 
     Raises:
         UserError: an error inside, something other than images of the same shape and type, or a
@@ -43,7 +43,7 @@ def own_attack(
         raise UserError(f"{at}: expected a function that attacks, got {type(run).__name__}")
     threat = ThreatModel(attack.threat.norm, attack.threat.radius)
     devices = [images.device] if images.device.type == "cuda" else []
-    with unchanged(at, model, images), own_modes(model):
+    with unchanged(at, model, images), own_modes(model), torch_as_it_was():
         try:
             with torch.random.fork_rng(devices=devices), torch.enable_grad():
                 torch.manual_seed(generator.initial_seed())
