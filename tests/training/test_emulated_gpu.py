@@ -1,0 +1,154 @@
+"""What runs on a GPU, run on one that the CPU plays.
+
+No operation meets a tensor of the other device, and the numbers are the CPU's, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rwp.core.attacks import pgd
+from rwp.core.threat import ThreatModel
+from rwp.evaluation.jobs import evaluate_checkpoint
+from rwp.evaluation.landscape import measure_landscape
+from rwp.pipeline.load import check_params
+from rwp.pipeline.resolve import evaluation_spec, landscape_spec
+from rwp.pipeline.settings import Params
+from rwp.training import loop
+from rwp.training.jobs import train_run
+from rwp.training.pseudo_labels import write_pseudo_labels
+from tests.conftest import tiny_settings
+from tests.emulated_gpu import OnGpu, emulated_gpu
+from tests.training.conftest import spec_of
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU: test-gpu")
+
+DEVICES = ("cpu", "cuda")
+OUTCOMES = ("attack", "clean_bits", "robust_bits", "max_perturbation", "gradients", "parts")
+
+
+@pytest.fixture(autouse=True)
+def _batches_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU leaves images out that are wrong already, and so draws other noise for the rest."""
+    measure = loop.measure
+    monkeypatch.setattr(
+        loop, "measure", lambda *given, **named: measure(*given, **{**named, "one_shape": True})
+    )
+
+
+@pytest.fixture(scope="module")
+def recipes(committed: dict[str, Any]) -> Params:
+    """The tiny demo, and a recipe with what the others do not have."""
+    content = tiny_settings(committed)
+    change = {"remove_below": 0.5, "mask": "random", "flip": True, "rotation_degrees": 5}
+    mine = {"objective": "trades", "perturbation": "rwp", "average_decay": 0.9, "change": change}
+    content["suites"]["demo"]["recipes"]["mine"] = mine
+    content["suites"]["demo"]["evaluation"]["num_examples"] = 10
+    return check_params(content)
+
+
+def on(device: str, do: Any, *given: Any, **named: Any) -> Any:
+    if device == "cpu":
+        return do(*given, **named)
+    with emulated_gpu():
+        return do(*given, device=device, **named)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["weights"]
+    return found
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    how_fast = ("seconds", "images_per_second", "flops_per_second", "loading_share", "peak_memory")
+    found = map(json.loads, path.read_text().splitlines())
+    return [{name: value for name, value in row.items() if name not in how_fast} for row in found]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "threat"),
+    [("at-rwp", "linf"), ("trades-awp", "l2"), ("rst-rwp", "l2"), ("mine", "linf")],
+)
+def test_a_training(
+    recipe: str, threat: str, recipes: Params, shared_root: Path, tmp_path: Path
+) -> None:
+    for device in DEVICES:
+        named = {"root": shared_root, "fingerprint": device, "output": tmp_path / device}
+        on(device, train_run, spec_of(recipes, recipe, threat), **named)
+    ours, theirs = (tmp_path / device for device in DEVICES)
+    assert rows(ours / "history.jsonl") == rows(theirs / "history.jsonl")
+    for name, value in weights(ours / "last.pt").items():
+        assert torch.equal(value, weights(theirs / "last.pt")[name]), name
+
+
+@pytest.fixture(scope="module")
+def roots(
+    recipes: Params, digits: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Two projects with the same runs, trained by the CPU."""
+    found = {device: tmp_path_factory.mktemp(device) for device in DEVICES}
+    for root in found.values():
+        (root / "data").symlink_to(digits)
+        for recipe in ("at", "natural"):
+            train_run(spec_of(recipes, recipe), root=root, fingerprint=recipe)
+    return found
+
+
+@pytest.mark.parametrize(
+    "attacks",
+    [
+        ("natural", "fgsm", "pgd-20", "cw-100"),
+        pytest.param(("autoattack",), marks=pytest.mark.slow),
+    ],
+)
+def test_an_evaluation(attacks: tuple[str, ...], recipes: Params, roots: dict[str, Path]) -> None:
+    spec = evaluation_spec(recipes, spec_of(recipes, "at").key, attacks=attacks)
+    found = []
+    for device, root in roots.items():
+        named = {"root": root, "fingerprint": "f", "state": root / ".state"}
+        records = [
+            json.loads(p.read_text()) for p in on(device, evaluate_checkpoint, spec, **named)
+        ]
+        found.append([{name: record[name] for name in OUTCOMES} for record in records])
+    assert len(found[0]) == len(attacks)
+    assert found[0] == found[1]
+
+
+def test_a_landscape_and_pseudo_labels(recipes: Params, roots: dict[str, Path]) -> None:
+    landscape = landscape_spec(recipes, "demo", "fig2").replace(test_images=True)
+    mix = spec_of(recipes, "rst").unlabeled
+    assert mix is not None
+    found = []
+    for device, root in roots.items():
+        named = {"root": root, "fingerprint": "f"}
+        losses = root / "losses.csv"
+        on(device, measure_landscape, landscape, output=losses, **named)
+        labels = on(device, write_pseudo_labels, mix.labeling, **named)
+        found.append((losses.read_text(), labels))
+    assert found[0] == found[1]
+
+
+def test_what_a_gpu_refuses() -> None:
+    images, labels = torch.rand(4, 1, 8, 8), torch.arange(4)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    options = {"threat": ThreatModel("linf", 0.1), "step_size": 0.05, "num_steps": 2}
+    with emulated_gpu():
+        generator = torch.Generator("cuda").manual_seed(0)
+        with pytest.raises(RuntimeError, match="expected all tensors on one device"):
+            pgd(model.to("cuda"), images, labels, generator=generator, **options)
+        there, known = images.to("cuda"), labels.to("cuda")
+        found = pgd(model, there, known, generator=generator, **options)
+        assert isinstance(found, OnGpu)
+        assert found.device == there.device == torch.device("cuda", 0)
+        with pytest.raises(RuntimeError, match="expected all tensors on one device"):
+            images.add_(there)
+        with pytest.raises(RuntimeError, match="expected a generator on cpu"):
+            torch.rand(3, generator=generator)
+        with pytest.raises(RuntimeError, match="numpy"):
+            found.numpy()
+    assert not torch.cuda.is_available()
