@@ -1,12 +1,17 @@
-"""What pages name exists: files, headings, targets, commands, options, Python names, settings."""
+"""What pages name exists: files, headings, targets, commands, options, Python names, settings.
+
+What they count of the committed results is what is there.
+"""
 
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import typer
 import yaml
@@ -138,3 +143,31 @@ def test_settings_on_the_page_of_evaluation_are_accepted(settings: dict[str, Any
     settings["suites"]["demo"]["evaluation"]["attacks"] |= block["evaluation"]["attacks"]
     found = check_params(settings).suites["demo"].evaluation.attacks
     assert found["autoattack-l1"].norm == "l1"
+
+
+def test_counts_on_pages_are_those_of_the_committed_results() -> None:
+    folder = ROOT / "docs/results/mini-jpeg"
+    outcomes = pd.read_csv(folder / "claims.csv")["outcome"]
+    missing = int((outcomes == "missing").sum())
+    judged = len(outcomes) - missing
+    seeds = len(list(folder.glob("runs/*/*/*/at/seed*")))
+    attacked = [
+        path
+        for recipe in ("at", "at-awp", "at-rwp")
+        for path in folder.glob(f"runs/*/*/*/{recipe}/seed*/evaluation/*/autoattack.json")
+        if json.loads(path.read_text(encoding="utf-8"))["checkpoint"] in ("best", "last")
+    ]
+    trainings = len(list(folder.glob("runs/*/*/*/*/seed*/run.json")))
+    for page, sentences in {
+        "README.md": [f"; {trainings} trainings of `mini-jpeg`"],
+        "CHANGELOG.md": [f"the {judged} claims that these judge"],
+        "docs/reproduction.md": [
+            f"has {len(outcomes)} claims",
+            f"{judged} judged claims",
+            f"are judged, {judged}; the other {missing} wait",
+            f"has attacked {len(attacked)} of the {6 * seeds} networks",
+        ],
+    }.items():
+        text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+        for sentence in sentences:
+            assert sentence in text, f"{page}: expected {sentence!r}"
