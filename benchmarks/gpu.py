@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "src"))
@@ -38,6 +38,7 @@ from benchmarks import gpu_slices, gpu_suite
 from benchmarks.gpu_slices import MODES, NAMES, TINY, Bench, Sizes
 from benchmarks.run import describe
 from rwp.core import flush_denormals
+from rwp.core.settings import Precision
 from rwp.errors import UserError
 from rwp.files import atomic_write, read_json, write_json
 from rwp.training.resume import Interrupted
@@ -65,7 +66,9 @@ def units(bench: Bench, options: argparse.Namespace) -> Iterator[Unit]:
     """All there is to do, in order."""
     run = partial  # of a slice with its arguments
     if not options.tiny:
-        yield Unit("tests", run(_tests), 60)
+        yield Unit("tests", run(_tests, "not a_training_on"), 60)
+        for precision in get_args(Precision):  # each compiles what it trains, twice
+            yield Unit(f"tests {precision}", run(_tests, f"a_training_on and {precision}"), 240)
     for mode in ("fp32", "tf32_graphs") if options.tiny else MODES:
         for variant in NAMES:
             yield Unit(f"step {variant} {mode}", run(gpu_slices.step, bench, variant, mode))
@@ -85,19 +88,22 @@ def units(bench: Bench, options: argparse.Namespace) -> Iterator[Unit]:
         yield Unit(name, measure, 0 if options.tiny else 60)
 
 
-def _tests() -> dict[str, Any]:
-    """Those that need a GPU, without what the other tests share, which needs more packages."""
-    words = ["-m", "pytest", "-q", "-m", "gpu", "--noconftest", "-p", "no:cacheprovider"]
+# Without what the other tests share, and without the strict options: both ask for more packages.
+PYTEST = ("-q", "-m", "gpu", "--noconftest", "-p", "no:cacheprovider", "-o", "addopts=")
+
+
+def _tests(chosen: str) -> dict[str, Any]:
+    """Those that need a GPU and have such names."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     found = subprocess.run(
-        [sys.executable, *words, str(ROOT / "tests" / "gpu")],
+        [sys.executable, "-m", "pytest", *PYTEST, "-k", chosen, str(ROOT / "tests" / "gpu")],
         cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    lines = found.stdout.strip().splitlines()
+    lines = (found.stdout.strip() or found.stderr.strip()).splitlines()
     if found.returncode:
         raise UserError(f"tests/gpu: expected all to pass; {' | '.join(lines[-8:])}")
     return {"outcome": lines[-1] if lines else ""}

@@ -7,6 +7,7 @@ defaults: TF32 in convolutions, 32 bits in matrix products.
 
 from __future__ import annotations
 
+import gc
 import math
 import statistics
 from collections.abc import Callable, Iterator
@@ -21,10 +22,10 @@ from torch.utils.data import DataLoader
 from benchmarks import problem, reference_loop
 from benchmarks.counting import matmul_rate
 from benchmarks.our_loop import OurTraining, our_training
-from benchmarks.registry import Setting, measure_pair, seconds_of, wait_for
+from benchmarks.registry import Setting, measure_pair, seconds_of
 from rwp.core import precision_context
 from rwp.core.settings import Precision
-from rwp.training.flops import forward_flops
+from rwp.training.flops import forward_flops, wait_for
 
 Numbers = dict[str, Any]
 
@@ -155,14 +156,18 @@ def _pair(
 
 
 def peak_memory(function: Callable[[], object], device: torch.device) -> float | None:
-    """GiB of the GPU that a call held at most; a CPU has no such count."""
+    """GiB of the GPU that were reserved at most, with the pools of CUDA graphs; none of a CPU.
+
+    A replay of a graph allocates nothing, so what is allocated meanwhile would leave it out.
+    """
     if device.type != "cuda":
         function()
         return None
+    gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     function()
-    return torch.cuda.max_memory_allocated(device) / 2**30
+    return torch.cuda.max_memory_reserved(device) / 2**30
 
 
 def _share(bench: Bench, variant: str, mode: str, seconds: float) -> Numbers:
@@ -230,7 +235,11 @@ def profile(bench: Bench, variant: str, mode: str) -> Numbers:
         ours.step(images, labels)
         wait_for(bench.device)
     wanted = torch.profiler.DeviceType.CUDA if cuda else torch.profiler.DeviceType.CPU
-    events = [event for event in profiled.events() if event.device_type == wanted]
+    events = [
+        event
+        for event in profiled.events()
+        if event.device_type == wanted and not (cuda and event.is_user_annotation)
+    ]
     spans = [(event.time_range.start, event.time_range.end) for event in events]
     names: dict[str, float] = {}
     for event in events:

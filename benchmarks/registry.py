@@ -20,6 +20,8 @@ from pathlib import Path
 
 import torch
 
+from rwp.training.flops import wait_for
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -105,9 +107,3 @@ def seconds_of(function: Callable[[], object], device: torch.device) -> float:
     function()
     wait_for(device)
     return time.perf_counter() - start
-
-
-def wait_for(device: torch.device) -> None:
-    """Until a GPU has done all that it was given; a CPU has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -2,7 +2,7 @@
 
 Every operation is looked at. Tensors of both devices in one, or a generator of the other, is the
 error that a real GPU gives. Everything else is computed by the CPU, so that the numbers can be held
-against its own bits. What a GPU does by itself is not here: kernels, streams, layouts, rounding.
+against its own bits. What a GPU does by itself is not here: kernels, streams, rounding.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class OnGpu(Tensor):
 
 
 class _Gpu(TorchDispatchMode):
+    one_layout = True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
 
@@ -89,7 +91,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         inner["device"] = torch.device("cpu")
     if "pin_memory" in inner:
         inner["pin_memory"] = False
-    if inner.get("memory_format") is torch.channels_last:  # another layout is another rounding
+    if _Gpu.one_layout and inner.get("memory_format") is torch.channels_last:
         inner["memory_format"] = torch.contiguous_format
     found = func(*tree_map(_unwrapped, args), **inner)
     if not on_gpu:
@@ -170,8 +172,8 @@ def _loaded(real: Any) -> Any:
 
 
 @contextmanager
-def emulated_gpu() -> Iterator[None]:
-    """One GPU inside, for `device="cuda"`."""
+def emulated_gpu(*, one_layout: bool = True) -> Iterator[None]:
+    """One GPU inside, for `device="cuda"`; in its fastest layout the CPU's sums round otherwise."""
     import torch.distributed.tensor  # its annotations need the real torch.Generator
 
     torch._C._ensureCUDADeviceGuardSet()  # "cuda" without an index is cuda:0, without a driver
@@ -183,6 +185,8 @@ def emulated_gpu() -> Iterator[None]:
         "current_device": lambda: 0,
         "get_device_name": lambda *_: "emulated",
         "max_memory_allocated": lambda *_: 1,
+        "reset_peak_memory_stats": lambda *_: None,
+        "synchronize": lambda *_: None,
         "get_rng_state": lambda *_: torch.get_rng_state(),
         "set_rng_state": lambda *_: None,
         "_lazy_init": lambda *_: None,
@@ -190,7 +194,7 @@ def emulated_gpu() -> Iterator[None]:
     changes = [(torch.cuda, name, value) for name, value in is_there.items()]
     changes += [(torch, name, _made(getattr(torch, name))) for name in ("tensor", "as_tensor")]
     changes += [(torch, "load", _loaded(torch.load)), (torch, "Generator", _AnyGenerator)]
-    changes += [(Tensor, "pin_memory", lambda self: self)]
+    changes += [(Tensor, "pin_memory", lambda self: self), (_Gpu, "one_layout", one_layout)]
     try:
         with ExitStack() as stack:
             for place, name, value in changes:

@@ -76,6 +76,13 @@ def test_the_packages_are_hidden(bare: dict[str, str]) -> None:
         assert "ModuleNotFoundError" in run(bare, "-c", f"import {name}").stderr, name
 
 
+def test_its_tests_start_without_the_plugin_that_the_settings_name() -> None:
+    words = ["-m", "pytest", *gpu.PYTEST, "-p", "no:timeout", str(ROOT / "tests/gpu")]
+    found = run(os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}, *words)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "skipped" in found.stdout or "passed" in found.stdout
+
+
 def test_core_and_training_import_bare(bare: dict[str, str]) -> None:
     """Every module of them, and what evaluates a checkpoint."""
     modules = [

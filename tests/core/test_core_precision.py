@@ -185,3 +185,14 @@ def test_compiled_networks_follow_the_borrowed_modes():
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_pass_without_gradient_takes_none_from_those_after_it():
+    """As TRADES' clean pass before the outer one: autocast keeps kernels that it has rounded."""
+    model, images = small_network(), small_batch().images
+    with precision_context("bf16", "cpu"):
+        with torch.no_grad():
+            model(images)
+        losses = model(images).float().pow(2).sum()
+    losses.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())

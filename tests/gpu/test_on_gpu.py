@@ -1,6 +1,6 @@
 """What only a GPU shows. These need PyTorch and pytest alone, and take nothing from other tests:
 
-    python -m pytest -m gpu --noconftest tests/gpu
+    python -m pytest -o addopts= -m gpu --noconftest tests/gpu
 
 on a machine where nothing else is installed, with benchmarks/bare at the end of PYTHONPATH; that is
 how the first slice of `make bench-gpu` runs them.
@@ -132,7 +132,8 @@ def _normalized(group: Group) -> list[torch.Tensor]:
     images = torch.rand(8, 2, 5, 5, generator=torch.Generator().manual_seed(0)).cuda()
     images.requires_grad_()
     model = normalize_together(model, group)
-    model(group.part(images)).pow(3).sum().backward()
+    with precision_context("fp32", "cuda"):
+        model(group.part(images)).pow(3).sum().backward()
     gradients = [images.grad, *(p.grad for p in model.parameters())]
     group.add_up_(gradients)
     return [gradient.cpu() for gradient in gradients] + [model[1].running_var.cpu()]

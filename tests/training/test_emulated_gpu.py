@@ -6,6 +6,7 @@ No operation meets a tensor of the other device, and the numbers are the CPU's, 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,43 @@ def test_a_landscape_and_pseudo_labels(recipes: Params, roots: dict[str, Path]) 
         labels = on(device, write_pseudo_labels, mix.labeling, **named)
         found.append((losses.read_text(), labels))
     assert found[0] == found[1]
+
+
+VIEWING = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, *, num_classes, in_channels):
+        super().__init__()
+        self.body, self.deep = nn.Conv2d(in_channels, 4, 3), nn.Conv3d(1, 2, 2)
+        self.head = nn.Linear(2 * 3 * 5 * 5, num_classes)
+
+    def forward(self, images):
+        features = self.body(images.view(len(images), -1, 8, 8))
+        return self.head(self.deep(features.view(-1, 1, 4, 6, 6)).view(-1, 150))
+"""
+
+
+@pytest.mark.parametrize("network", ["small", "viewing"])
+def test_layouts(
+    network: str,
+    committed: dict[str, Any],
+    shared_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A network of the user's own gets the CPU's: `view` refuses the other."""
+    (tmp_path / "viewing.py").write_text(VIEWING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    content = tiny_settings(committed)
+    content["networks"]["viewing"] = {"family": "viewing:Net"}
+    content["suites"]["demo"]["network"] = network
+    spec = spec_of(check_params(content), "at-rwp")
+    named = {"root": shared_root, "fingerprint": network, "output": tmp_path / "run"}
+    with emulated_gpu(one_layout=False):
+        train_run(spec, device="cuda", **named)
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "finished"
 
 
 def test_what_a_gpu_refuses() -> None:

@@ -56,7 +56,7 @@ def test_a_training_by_sam(
     )
     seen: list[Tensor] = []
 
-    def double(pixels: Tensor, device: torch.device) -> Tensor:
+    def double(pixels: Tensor, *_: object) -> Tensor:
         seen.append(pixels.double() / 255)
         return seen[-1]
 

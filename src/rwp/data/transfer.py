@@ -1,4 +1,4 @@
-"""Copy tensors to a GPU, in the layout that is fast there, without waiting for it."""
+"""Copy tensors to a GPU without waiting for it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def images_of(pixels: Tensor, device: torch.device) -> Tensor:
-    """Bytes (batch, channels, height, width) as images in [0, 1] on `device`.
-
-    A GPU gets the layout in which its convolutions are fastest; the numbers are the same.
-    """
-    images = pixels.to(device).float() / 255
-    if device.type == "cuda":
-        return images.contiguous(memory_format=torch.channels_last)
-    return images
+def images_of(
+    pixels: Tensor,
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
+    """Bytes (batch, channels, height, width) as images in [0, 1] on `device`, in a layout."""
+    return (pixels.to(device).float() / 255).contiguous(memory_format=memory_format)

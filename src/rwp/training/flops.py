@@ -130,6 +130,12 @@ def forward_flops(model: nn.Module, images: Tensor) -> float:
         return flops_of(lambda: model(images)) / len(images)
 
 
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was given; a CPU does it at once."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def peak_memory(device: torch.device) -> int:
     """The most bytes this process has held: of the GPU, or else of the machine."""
     if device.type == "cuda":

@@ -28,6 +28,7 @@ from rwp.training.history import Recorder, Row, SilentRecorder, write_history
 from rwp.training.image_losses import NAME as LOSSES
 from rwp.training.loop import Training
 from rwp.training.pseudo_labels import load_pseudo_labeled
+from rwp.training.recipe import memory_format_of
 from rwp.training.resume import Interrupted, RunState, Watch, stop_signals
 from rwp.training.run_record import RunFiles, input_hashes, run_record
 from rwp.training.selection import improved, kept_after, write_networks
@@ -127,6 +128,8 @@ def prepare(
 ) -> tuple[Training, dict[str, Any]]:
     """Load data, build the network, and describe it for its checkpoints."""
     flush_denormals()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # an earlier training's is not this one's
     labeled = ImageSet.load(inputs["train"])
     check_held_out(spec, len(labeled))
     mean, std = _normalization(spec, labeled)
@@ -164,7 +167,7 @@ def prepare(
         network["image_size"] = tuple(labeled.shape[1:])
     torch.manual_seed(derived_seed(spec.key.seed, "init"))  # the layers' own initialization
     model = new_network(network).to(device)
-    if device.type == "cuda":
+    if memory_format_of(spec, device) == torch.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if spec.optimization.batch_statistics == "batch":
         model = normalize_together(model, group)

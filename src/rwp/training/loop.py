@@ -28,10 +28,9 @@ from rwp.data.augmentation import augment
 from rwp.data.images import ImageSet
 from rwp.data.transfer import images_of
 from rwp.errors import UserError
-from rwp.factories import is_own
 from rwp.rng import derived_seed, generator_for
 from rwp.training.batches import Batch, Batches, Indices, attack_start
-from rwp.training.flops import PassCounter, Work, forward_flops, timed
+from rwp.training.flops import PassCounter, Work, forward_flops, timed, wait_for
 from rwp.training.history import Row, Tally
 from rwp.training.image_losses import ImageLosses
 from rwp.training.measure import measure
@@ -39,6 +38,8 @@ from rwp.training.optimization import MovingAverage, compiled, learning_rate, op
 from rwp.training.own import Memory
 from rwp.training.recipe import (
     climbed_of,
+    has_own_code,
+    memory_format_of,
     objective_of,
     perturb_of,
     weight_perturbation_of,
@@ -71,6 +72,8 @@ class Training:
         """
         self.spec, self.model, self.batches, self.splits = spec, model, batches, splits
         self.device, self.group = device, group
+        self.has_own_code = has_own_code(spec)
+        self.memory_format = memory_format_of(spec, device)
         self.objective = objective_of(spec, batches.num_classes)
         self.climbed = climbed_of(spec, self.objective)
         self.perturbation = weight_perturbation_of(spec, model)
@@ -98,14 +101,6 @@ class Training:
         self.passed = PassCounter(self.runner, forward_flops(model, batches.images[:1].float()))
 
     @property
-    def _has_own_code(self) -> bool:
-        """Whether the user's own code takes part in a step."""
-        spec = self.spec
-        own: list[str | None] = [spec.architecture.family, spec.objective.loss]
-        own += [spec.perturbation.mask, spec.perturbation.factory] if spec.perturbation else []
-        return any(map(is_own, own))
-
-    @property
     def measured(self) -> nn.Module:
         """The network that is measured and kept: the moving average where the recipe has one."""
         return self.model if self.average is None else self.average.module
@@ -125,6 +120,12 @@ class Training:
                 self._step_in_precision(plan[step])
             self.progress.step = step + 1
             after_step()
+        self.wait()
+
+    def wait(self) -> None:
+        """Let a GPU finish the steps that it was given, as part of their time."""
+        with timed(self.progress.work, "seconds"):
+            wait_for(self.device)
 
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:
@@ -150,7 +151,7 @@ class Training:
         return generator_for(self.spec.key.seed, *where, device=device)
 
     def _step_in_precision(self, indices: Indices) -> None:
-        if self._has_own_code:  # dropout and the like draw from torch's own stream
+        if self.has_own_code:  # dropout and the like draw from torch's own stream
             where = ("own", self.progress.epoch, self.progress.step)
             torch.manual_seed(derived_seed(self.spec.key.seed, *where))
         with self._arithmetic():
@@ -159,14 +160,14 @@ class Training:
     def _same_draws(self) -> AbstractContextManager[None]:
         """What is looked at on the side takes no number of torch's own stream, as dropout would."""
         devices = [self.device] if self.device.type == "cuda" else []
-        return torch.random.fork_rng(devices, enabled=self._has_own_code)
+        return torch.random.fork_rng(devices, enabled=self.has_own_code)
 
     def _step(self, indices: Indices) -> None:
         self.passed.start()
         with timed(self.progress.work, "loading_seconds"):
             whole = self.batches.load(indices)
             images = augment(whole.images, self.policy, generator=self._generator("augment"))
-            images = images_of(images, self.device)
+            images = images_of(images, self.device, self.memory_format)
             batch = whole.part(images, self.group)
         adversarial = self._attack(batch, images)
         if self.losses is not None:
@@ -323,6 +324,7 @@ class Training:
                 self.spec.key.seed, *where, index, device=self._drawing_device
             ),
             device=self.device,
+            memory_format=self.memory_format,
             group=self.group,
             after_batch=after_batch,
             one_shape=True if self.spec.optimization.compile != "off" else None,

@@ -25,6 +25,7 @@ def measure(
     *,
     generator: Callable[[int], torch.Generator],
     device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
     group: Group = ALONE,
     after_batch: Callable[[], None] = lambda: None,
     one_shape: bool | None = None,
@@ -40,6 +41,7 @@ def measure(
         attack: none where clean accuracy is all that is asked for.
         generator: `generator(i)` gives the randomness of batch i.
         device: where the model is.
+        memory_format: of the images.
         group: the processes that share the batches.
         after_batch: may raise, to leave early.
         one_shape: attack the images that are wrong already, too, in batches of one size; nothing
@@ -54,7 +56,7 @@ def measure(
         for index, (rows, fresh) in enumerate(_batches(len(split), one_shape=one_shape)):
             if index % group.size != group.rank:
                 continue
-            images = images_of(split.images[rows], device)
+            images = images_of(split.images[rows], device, memory_format)
             labels = split.labels[rows].to(device)
             correct = _correct(model, images, labels)
             counts[0] += correct[fresh].sum()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
+import torch
 from torch import nn
 
 from rwp.core.objectives import (
@@ -26,6 +27,23 @@ from rwp.errors import UserError
 from rwp.factories import is_own
 from rwp.training.own import OwnMask, OwnObjective, OwnPerturbation
 from rwp.training.spec import TrainSpec
+
+
+def has_own_code(spec: TrainSpec) -> bool:
+    """Whether the user's own code takes part in a step."""
+    own: list[str | None] = [spec.architecture.family, spec.objective.loss]
+    own += [spec.perturbation.mask, spec.perturbation.factory] if spec.perturbation else []
+    return any(map(is_own, own))
+
+
+def memory_format_of(spec: TrainSpec, device: torch.device) -> torch.memory_format:
+    """How images and kernels lie in memory: on a GPU as its convolutions are fastest.
+
+    The user's own code gets what it gets on a CPU: `view` refuses the other, and kernels of three
+    dimensions have no such layout.
+    """
+    fastest = device.type == "cuda" and not has_own_code(spec)
+    return torch.channels_last if fastest else torch.contiguous_format
 
 
 def objective_of(spec: TrainSpec, num_classes: int) -> Objective:

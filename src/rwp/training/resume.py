@@ -196,6 +196,7 @@ class Watch:
         due = now - self.saved_at > CHECKPOINT_SECONDS
         wish = _STOP if self.stop.is_set() else _SAVE if due else _GO_ON
         if wish != _GO_ON or now - self.looked_at > LOOK_SECONDS:
+            training.wait()
             self.looked_at, fault = now, fault_of(training.tally.loss(), training.model)
         # All processes do the same after the same step, whichever was the first to want it.
         wish = training.group.largest(_GIVE_UP if fault else wish)
