@@ -73,6 +73,13 @@ def test_worker_processes_give_what_one_process_gives(tmp_path, tree, monkeypatc
     assert torch.equal(load(tmp_path).train.images, expected.train.images)
 
 
+def test_where_the_system_tells_no_cores(tmp_path, tree, monkeypatch):
+    """As macOS."""
+    expected = load(write_tree(tmp_path, tree))
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert torch.equal(load(tmp_path).train.images, expected.train.images)
+
+
 def test_gray_images_make_one_channel_and_palettes_three(tmp_path, tree):
     gray = {key: image_file(pixels(1, 1, 12)[0, :, :, 0]) for key in tree}
     assert load(write_tree(tmp_path / "gray", gray)).train.shape == (1, 12, 12)

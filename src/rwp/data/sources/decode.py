@@ -65,7 +65,7 @@ def decode_all(entries: Iterable[TreeEntry], image_size: int | None) -> Iterator
     """
     stream = iter(entries)
     first = list(islice(stream, _SERIAL_LIMIT))
-    workers = len(os.sched_getaffinity(0))
+    workers = _cores()
     if len(first) < _SERIAL_LIMIT or workers < 2:
         for chunk in _chunks(chain(first, stream)):
             yield from _decode_chunk(chunk, image_size)
@@ -83,6 +83,13 @@ def decode_all(entries: Iterable[TreeEntry], image_size: int | None) -> Iterator
                 yield from pending.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _cores() -> int:
+    """Those that this process may use; all of them where nothing tells, as on macOS."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _chunks(entries: Iterable[TreeEntry]) -> Iterator[list[TreeEntry]]:
