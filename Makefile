@@ -6,11 +6,13 @@ PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null)
 CORES ?= 2
 # Snakemake's lock outlives a killed Snakemake; under a lock that does not, it can be taken away.
-ALONE := $(shell command -v flock >/dev/null && echo flock --nonblock --conflict-exit-code 75 --no-fork .state/demo.lock)
+FLOCK := flock --nonblock --conflict-exit-code 75 --no-fork
+ALONE := $(shell (mkdir -p .state && $(FLOCK) .state/probe.lock true) 2>/dev/null && echo $(FLOCK) .state/demo.lock)
 # A bar on a terminal, a line per job elsewhere.
 PROGRESS := $(shell test -t 2 && echo --logger rich || echo --quiet rules reason host)
 # Optional parts, each with a lock of its own beside that of the core.
 EXTRAS := slurm kubernetes remotes server
+# For what the recipes start; they themselves name $(BIN), as make 3.81 (macOS) looks there by its own.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Seconds a file; uv's own 60 are few on a busy machine.
 export UV_COMPILE_BYTECODE_TIMEOUT ?= 600
@@ -23,11 +25,14 @@ setup: $(STAMP)
 # not installed, its own locked version goes into a folder of the environment first.
 #   make setup GPU=no          without what only a GPU uses and PyTorch starts without: 1.3 of 6.5 GB
 #   make setup TORCH_INDEX=URL PyTorch and torchvision from an index of CPU builds instead (untested)
+RECENT := sys; sys.exit(sys.version_info < (3, 11))
 UV_USED = $(or $(UV),$(VENV)/uv/bin/uv)
 LOCK = $(if $(filter no,$(GPU)),$(VENV)/requirements.lock,requirements.lock)
 $(STAMP): requirements.lock workflow/envs/uv.lock
 	@echo "Installing the locked packages into $(VENV) ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import $(if $(UV),,pip; import )$(RECENT)' 2>/dev/null || { $(PYTHON) -c 'import $(RECENT)' 2>/dev/null || { \
+		echo "make: expected Python 3.11 or later, got $$($(PYTHON) --version 2>&1); call make PYTHON=python3.12, say" >&2; exit 2; } \
+		&& $(PYTHON) -m venv --clear $(VENV); }
 	@test -n "$(UV)" || $(BIN)/python -m pip install -q --require-hashes --target $(VENV)/uv -r workflow/envs/uv.lock
 	@test "$(GPU)" != no || awk '/^[a-z]/ {drop = /^(triton|nvidia-cusolver)==/} !drop' requirements.lock > $(LOCK)
 	@$(UV_USED) pip sync -q --compile-bytecode --python $(BIN)/python --require-hashes $(LOCK)
@@ -48,9 +53,9 @@ define build
 	@mkdir -p .state
 	@$(ALONE) sh -c 'snakemake --unlock >/dev/null 2>&1; snakemake --cores $(CORES) suite_$(1) $(PROGRESS)' \
 		|| { test $$? -ne 75 || echo "make: a demo is at work here; wait for it" >&2; exit 2; }
-	@rwp table table2 --suite $(1) --show
+	@$(BIN)/rwp table table2 --suite $(1) --show
 	@echo "Report:  $$PWD/results/$(1)/report.html"
-	@echo "MLflow:  make ui, then http://127.0.0.1:5000 (experiment rwp-$(1))"
+	@echo "MLflow:  make ui, then open the link that it prints (experiment rwp-$(1))"
 endef
 
 demo: setup
@@ -60,41 +65,41 @@ demo-full: setup
 	$(call build,demo-full)
 
 test: setup
-	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not faults and not slurm and not kubernetes and not mlflow_server"
+	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not faults and not slurm and not kubernetes and not mlflow_server"
 
 # The same, and which lines of the code they run.
 coverage: setup
-	@python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not faults and not slurm and not kubernetes and not mlflow_server" --cov --cov-report term
+	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not faults and not slurm and not kubernetes and not mlflow_server" --cov --cov-report term
 
 test-slow: setup
-	@python -m pytest -n $(CORES) --dist loadgroup -m "slow and not faults"
+	@$(BIN)/python -m pytest -n $(CORES) --dist loadgroup -m "slow and not faults"
 
 # All of the fault matrix, or with RWP_FAULTS_SAMPLE=TEXT a part of it, drawn from that text.
 test-faults: setup
-	@python -m pytest -n $(CORES) --dist loadgroup -m faults tests/faults
+	@$(BIN)/python -m pytest -n $(CORES) --dist loadgroup -m faults tests/faults
 
 # Plant faults that give wrong numbers, one at a time, and see that the tests notice.
 test-mutants: setup
-	@python tests/mutants/run.py --jobs $(CORES)
+	@$(BIN)/python tests/mutants/run.py --jobs $(CORES)
 
 # On a machine with an NVIDIA GPU.
 test-gpu: setup
-	@python -m pytest -m gpu
+	@$(BIN)/python -m pytest -m gpu
 
 # A Slurm of one node on the loopback, from Debian's packages; stops what it starts. As root.
 test-slurm: extra-slurm
-	@tests/cluster/with_slurm.sh python -m pytest -m slurm tests/cluster
+	@tests/cluster/with_slurm.sh $(BIN)/python -m pytest -m slurm tests/cluster
 
 # What the profile submits, to a pretended Kubernetes on the loopback that runs it here.
 test-kubernetes: extra-kubernetes
-	@python -m pytest -m kubernetes tests/cluster
+	@$(BIN)/python -m pytest -m kubernetes tests/cluster
 
 # MLflow on a Postgres of its own, both on the loopback.
 test-mlflow-server: extra-server
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { \
 		apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q postgresql >/dev/null; } \
 		|| { echo "make $@: expected Postgres, or root and apt-get to install it; got neither" >&2; exit 2; }
-	@python -m pytest -m mlflow_server tests/cluster
+	@$(BIN)/python -m pytest -m mlflow_server tests/cluster
 
 # The robustbench package pins other versions than ours and so gets an environment of its own; it
 # asks setuptools for a module that newer ones have not.
@@ -104,12 +109,12 @@ test-robustbench: setup
 	@RWP_ROBUSTBENCH_PYTHON="$$PWD/$(VENV)"/robustbench/bin/python python -m pytest -m "robustbench"
 
 lint: setup
-	ruff check .
-	ruff format --check .
-	mypy
-	lint-imports
-	snakefmt --check Snakefile workflow
-	snakemake --lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
 
 # Known vulnerabilities of the locked packages; pip-audit is locked too, in a folder of its own.
 audit: setup
@@ -118,36 +123,36 @@ audit: setup
 	@PYTHONPATH="$$PWD/$(VENV)/audit" $(BIN)/python .ci/audit.py
 
 format: setup
-	ruff check --fix .
-	ruff format .
-	snakefmt Snakefile workflow
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
 
 bench: setup
-	@python benchmarks/run.py
+	@$(BIN)/python benchmarks/run.py
 
 # The pictures of README and docs; needs chromium.
 pictures: demo
-	@python benchmarks/pictures.py
-	@python benchmarks/precision_curves.py
+	@$(BIN)/python benchmarks/pictures.py
+	@$(BIN)/python benchmarks/precision_curves.py
 
 # The first hours on a GPU, a slice per call: it goes on where it was (docs/benchmarks.md). Needs no
 # setup: a machine with PyTorch is enough. DATA: a folder with train.pt and test.pt, or the JPEG tree.
 MINUTES ?= 9
 bench-gpu:
-	@$(if $(wildcard $(BIN)/python),python,$(PYTHON)) benchmarks/gpu.py --minutes $(MINUTES) \
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py --minutes $(MINUTES) \
 		$(if $(DATA),--data $(DATA)) $(if $(ARCHIVE),--archive $(ARCHIVE)) $(if $(FROM),--from $(FROM)) $(BENCH_GPU)
 
 # The figures of docs/scaling.md.
 scale: setup
-	@python benchmarks/scale_rates.py --autoattack small
-	@python benchmarks/scale_law.py
-	@python benchmarks/scale_dag.py
+	@$(BIN)/python benchmarks/scale_rates.py --autoattack small
+	@$(BIN)/python benchmarks/scale_law.py
+	@$(BIN)/python benchmarks/scale_dag.py
 	@$(MAKE) --no-print-directory extra-server
-	@python benchmarks/scale_tracking.py
+	@$(BIN)/python benchmarks/scale_tracking.py
 
 # MLflow on this machine only, over the local store.
 ui: setup
-	@rwp ui
+	@$(BIN)/rwp ui
 
 # The container of docs/cluster.md, with whatever builds one here.
 BUILDER = $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))

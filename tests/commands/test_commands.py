@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 import rwp
 from rwp.commands.train import ending
+from rwp.errors import UserError
 from tests.conftest import Project
 
 COMMANDS = ("data fetch", "pseudo-label", "train", "evaluate", "table", "report", "plan", "verify")
@@ -310,3 +312,18 @@ def test_help_lists_what_can_be_named() -> None:
     assert "--resolved" not in training + evaluation
     assert "--fingerprint" not in training
     assert shown("--version") == f"rwp {rwp.__version__}"
+
+
+def test_the_pages_are_at_a_port_at_which_nobody_else_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The links would lead to another program's, or another person's, pages."""
+    from rwp.commands import ui
+
+    with socket.create_server(("127.0.0.1", 0)) as theirs:
+        taken = theirs.getsockname()[1]
+        monkeypatch.setattr(ui, "_FIRST", taken)
+        assert taken < ui._free(None) < taken + 20
+        with pytest.raises(UserError, match=f"--port: expected a free port, got {taken}"):
+            ui._free(taken)
+    assert ui._free(taken) == taken

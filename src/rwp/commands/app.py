@@ -173,6 +173,11 @@ def _advice(error: Exception) -> str | None:
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"disk: expected space for what is written, got {error.strerror}; free some"
+    if isinstance(error, OSError) and error.errno == errno.ENOLCK:
+        return (
+            f"locks: expected a file system whose locks work, got {error.strerror}; mount it with "
+            "them (Lustre: flock), or move the project"
+        )
     if isinstance(error, ValueError) and ": expected " in text and ", got " in text:
         return text  # `core` knows nothing of us, and says what is wrong with its input in this way
     if isinstance(error, MemoryError) or any(word in text for word in _MEMORY):

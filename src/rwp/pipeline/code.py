@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from rwp.errors import UserError
 from rwp.files import write_text
@@ -203,6 +204,26 @@ def is_infrastructure(module: str) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in INFRASTRUCTURE)
 
 
+def dumped(node: Any) -> str:
+    """A syntax tree as text, the same by every Python: as `ast.dump` of 3.11 writes it.
+
+    Later ones know more fields of a function, and leave empty lists out.
+    """
+    if isinstance(node, list):
+        return f"[{', '.join(map(dumped, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    literal = isinstance(node, ast.Constant | ast.MatchSingleton)  # whose value may be None
+    fields = {
+        name: value
+        for name, value in ast.iter_fields(node)
+        if not (value is None and not (literal and name == "value"))
+        and (name, value) != ("type_params", [])
+    }
+    inside = ", ".join(f"{name}={dumped(value)}" for name, value in fields.items())
+    return f"{type(node).__name__}({inside})"
+
+
 class Module:
     """The syntax tree of one module without what computes nothing."""
 
@@ -215,7 +236,7 @@ class Module:
     def hash(self) -> str:
         """Of what it computes."""
         tree = _Sweep(self._used).visit(self.tree)
-        return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+        return hashlib.sha256(dumped(tree).encode()).hexdigest()[:16]
 
     @cached_property
     def _used(self) -> set[str] | None:

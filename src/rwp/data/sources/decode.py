@@ -24,6 +24,7 @@ from rwp.data.sources.image_tree import TreeEntry
 from rwp.errors import UserError, in_one_line
 
 _CHUNK = 256
+_MOST_CORES = 16
 _SERIAL_LIMIT = 8 * _CHUNK  # below this, starting worker processes costs more than it saves
 _FORMATS = ("PNG", "JPEG", "MPO")  # MPO: a JPEG file with further pictures behind the first
 _CHANNEL_MODES = {
@@ -86,10 +87,12 @@ def decode_all(entries: Iterable[TreeEntry], image_size: int | None) -> Iterator
 
 
 def _cores() -> int:
-    """Those that this process may use; all of them where nothing tells, as on macOS."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Those that this process may use; all of them where nothing tells, as on macOS.
+
+    Not more than are worth their memory: a limit on their time is not seen here.
+    """
+    tells = hasattr(os, "sched_getaffinity")
+    return min(_MOST_CORES, len(os.sched_getaffinity(0)) if tells else os.cpu_count() or 1)
 
 
 def _chunks(entries: Iterable[TreeEntry]) -> Iterator[list[TreeEntry]]:
