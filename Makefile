@@ -14,6 +14,10 @@ PROGRESS := $(shell test -t 2 && echo --logger rich || echo --quiet rules reason
 EXTRAS := slurm kubernetes remotes server
 # For what the recipes start; they themselves name $(BIN), as make 3.81 (macOS) looks there by its own.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Snakemake and uv keep files at home; where nothing can be written there, they lie here.
+ifneq ($(shell test -w "$$HOME" && echo yes),yes)
+export XDG_CACHE_HOME ?= $(CURDIR)/.state/cache
+endif
 # Seconds a file; uv's own 60 are few on a busy machine.
 export UV_COMPILE_BYTECODE_TIMEOUT ?= 600
 
