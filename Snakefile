@@ -22,6 +22,9 @@ if SETTINGS is None:
 
 STEPS = checked_steps(SETTINGS)
 PARAMS = STEPS.params
+plan_with(
+    CODE
+)  # jobs of this process refuse to run other code than they were planned with
 
 
 include: "workflow/rules/data.smk"

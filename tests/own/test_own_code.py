@@ -12,7 +12,7 @@ import torch
 
 from rwp.errors import UserError
 from rwp.evaluation.own import own_attack
-from rwp.pipeline.own_code import source_of
+from rwp.pipeline.own_code import refuse_other_own_code, source_of
 from rwp.rng import generator_for
 from rwp.training.spec import AttackSpec, ThreatSpec
 
@@ -32,6 +32,17 @@ def test_a_change_of_what_is_computed_counts_and_one_of_words_does_not(own_code:
     assert source_of(NAME, where="here") == before
     _edit(methods, "FACTOR * losses", "2 * FACTOR * losses")
     assert source_of(NAME, where="here") != before
+
+
+def test_a_job_runs_the_own_code_that_it_was_planned_with(own_code: Path) -> None:
+    threat = ThreatSpec(norm="linf", epsilon="0.1")
+    kind = "own.methods:noise"
+    attack = AttackSpec(name="mine", kind=kind, threat=threat, source=source_of(kind, where="here"))
+    refuse_other_own_code(attack)
+    refuse_other_own_code(attack.replace(kind="pgd", source=""))
+    (own_code / "own" / "helpers.py").write_text("FACTOR = 2.0\n")
+    with pytest.raises(UserError, match=f"{kind}: expected the code that this job was planned"):
+        refuse_other_own_code(attack)
 
 
 @pytest.mark.parametrize("module", ["helpers.py", "__init__.py"])
@@ -69,7 +80,7 @@ def test_an_installed_module_is_found_without_importing_it() -> None:
     import sys
 
     code = (
-        "import sys; from rwp.pipeline.own_code import source_of;"
+        "import sys; from rwp.pipeline.own_code import refuse_other_own_code, source_of;"
         "print(len(source_of('torchvision.ops.misc:MLP', where='x')), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

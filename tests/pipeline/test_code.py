@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from rwp.pipeline.code import HERE, Code, ScanNotes, dumped
+from rwp.errors import UserError
+from rwp.pipeline import code
+from rwp.pipeline.code import (
+    HERE,
+    PLANNED,
+    Code,
+    ScanNotes,
+    dumped,
+    plan_with,
+    refuse_other_code,
+)
 from tests.conftest import ROOT
 
 FILES = {
@@ -225,3 +236,26 @@ def test_a_tree_is_the_same_text_by_every_python() -> None:
             assert dumped(tree) == ast.dump(tree), path
     else:
         assert "type_params=[TypeVar" in dumped(ast.parse(SAMPLE))
+
+
+def test_a_job_runs_the_code_that_it_was_planned_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Edited while jobs wait: results of other code would have the fingerprint of the planned."""
+    monkeypatch.delenv(PLANNED, raising=False)
+    refuse_other_code("train")  # planned by nobody
+    monkeypatch.setenv(PLANNED, "{}")  # which the test's end puts back
+    copy = shutil.copytree(ROOT / "src/rwp", tmp_path / "rwp")
+    monkeypatch.setattr(code, "HERE", Code.at(copy))
+    plan_with({"train": "rwp.training.jobs", "fetch": "rwp.data.fetch"})
+    loop = copy / "training/loop.py"
+    for edited in ("# a comment\n", "STEPS = 2\n"):
+        loop.write_text(loop.read_text(encoding="utf-8") + edited, encoding="utf-8")
+        monkeypatch.setattr(code, "HERE", Code.at(copy))
+        refuse_other_code("fetch")
+        if edited.startswith("#"):
+            refuse_other_code("train")
+    with pytest.raises(
+        UserError, match=r"training\.jobs: expected the code that this job was plan"
+    ):
+        refuse_other_code("train")

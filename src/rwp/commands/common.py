@@ -127,12 +127,15 @@ Fingerprint = Annotated[
 
 
 def planned(
-    kind: type[PlannedSpec], resolved: str | None, fingerprint: str | None
+    kind: type[PlannedSpec], step: str, resolved: str | None, fingerprint: str | None
 ) -> tuple[PlannedSpec, str] | None:
     """The settings and fingerprint that a job of the workflow got; None: a person's words say them.
 
+    `step` is the name of its code in `rwp.pipeline.steps.CODE`.
+
     Raises:
-        UserError: one came without the other, or these are no settings of this kind.
+        UserError: one came without the other, these are no settings of this kind, or the code is
+            no longer that which the fingerprint stands on.
     """
     if resolved is None and fingerprint is None:
         return None
@@ -142,7 +145,13 @@ def planned(
             f"{missing}: expected it beside the other, as the workflow gives both, got one alone;"
             f" name the run in words"
         )
-    return kind.parse(resolved, where="--resolved"), fingerprint
+    from rwp.pipeline.code import refuse_other_code
+    from rwp.pipeline.own_code import refuse_other_own_code
+
+    spec = kind.parse(resolved, where="--resolved")
+    refuse_other_code(step)
+    refuse_other_own_code(spec)
+    return spec, fingerprint
 
 
 def find_run(

@@ -77,7 +77,7 @@ def diagnose(
         return
     from rwp.gpu import claim
 
-    job = planned(DiagnosisSpec, resolved, fingerprint)
+    job = planned(DiagnosisSpec, "judge", resolved, fingerprint)
     if job is None and checkpoint is not None and is_of_a_run(checkpoint):
         refuse_for_own_runs(context, "suite", "dataset", "attack", "output", "layout")
     if job is None and checkpoint is None:

@@ -75,7 +75,7 @@ def evaluate(
     from rwp.evaluation.spec import EvaluationSpec
     from rwp.pipeline.load import load_params
 
-    if job := planned(EvaluationSpec, resolved, fingerprint):
+    if job := planned(EvaluationSpec, "evaluate", resolved, fingerprint):
         _evaluate_run(*job, workers)
         return
     attacks = tuple(attack or ())

@@ -38,7 +38,7 @@ def landscape(
     from rwp.pipeline.resolve import choose, get_suite
     from rwp.pipeline.steps import Steps
 
-    job = planned(LandscapeSpec, resolved, fingerprint)
+    job = planned(LandscapeSpec, "landscape", resolved, fingerprint)
     if job is None:
         params = load_params(params_file)
         figures = get_suite(params, suite).figures

@@ -39,7 +39,7 @@ def pseudo_label(
     from rwp.pipeline.steps import Steps
     from rwp.training.spec import PseudoLabelSpec, TrainSpec
 
-    job = planned(PseudoLabelSpec, resolved, fingerprint)
+    job = planned(PseudoLabelSpec, "label", resolved, fingerprint)
     if job is None:
         params = load_params(params_file)
         key = find_run(params, suite, recipe, dataset=dataset, threat=None, network=None, seed=seed)

@@ -68,7 +68,7 @@ def train(
     from rwp.pipeline.steps import Steps
     from rwp.training.spec import TrainSpec
 
-    job = planned(TrainSpec, resolved, fingerprint)
+    job = planned(TrainSpec, "train", resolved, fingerprint)
     if job is None:
         params = load_params(params_file)
         key = find_run(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -428,3 +429,25 @@ HERE = Code.at(
     {f"{e['module']} {e['new']}": e["old"] for e in read_ledger()},
     ScanNotes(Path(".state/code.json")),
 )
+
+PLANNED = "RWP_PLANNED_CODE"  # in the environment of jobs
+
+
+def plan_with(modules: Mapping[str, str]) -> None:
+    """Let the jobs of this process know the code that they are planned with; by step, a module."""
+    found = {step: [module, HERE.hash(module)] for step, module in modules.items()}
+    os.environ[PLANNED] = json.dumps(found)
+
+
+def refuse_other_code(step: str) -> None:
+    """A job has the fingerprint of the code that it was planned with, so it has to run that.
+
+    Raises:
+        UserError: it was edited since.
+    """
+    module, planned = json.loads(os.environ.get(PLANNED, "{}")).get(step, ("", ""))
+    if module and HERE.hash(module) != planned:
+        raise UserError(
+            f"{module}: expected the code that this job was planned with, got another: src/ was "
+            "edited since; call snakemake again, and edit in another checkout (git worktree add)"
+        )

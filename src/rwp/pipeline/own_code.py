@@ -9,16 +9,28 @@ code, comments, docstrings and formatting do not count.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rwp.errors import UserError
 from rwp.factories import file_of, is_own, own_folders, require_file
 from rwp.pipeline.code import PACKAGE, Module
-from rwp.pipeline.settings import RecipeEntry, Suite
+from rwp.spec import Spec
+
+if TYPE_CHECKING:
+    from rwp.pipeline.settings import RecipeEntry, Suite
 
 Options = dict[str, Any]
+_NAMED = (
+    "family",
+    "loss",
+    "kind",
+    "factory",
+    "mask",
+)  # fields that may name code of the user's own
 
 
 def own_options(suite: Suite, recipe: RecipeEntry, where: str) -> tuple[Options, Options]:
@@ -103,6 +115,32 @@ def source_of(text: str, *, where: str) -> str:
     for name, part in sorted(parts.items()):
         digest.update(f"{name}\n{part}\n".encode())
     return digest.hexdigest()[:12]
+
+
+def refuse_other_own_code(spec: Spec) -> None:
+    """Settings hold a hash of the user's own code, so a job has to run that.
+
+    Raises:
+        UserError: it was edited since the job was planned.
+    """
+    for part in _parts(spec):
+        planned = getattr(part, "source", "")
+        named = [str(getattr(part, name, "")) for name in _NAMED]
+        for text in filter(is_own, named):
+            if planned and source_of(text, where="--resolved") != planned:
+                raise UserError(
+                    f"{text}: expected the code that this job was planned with, got another: it "
+                    "was edited since; call snakemake again, and edit a copy while jobs wait"
+                )
+
+
+def _parts(value: Any) -> Iterator[Spec]:
+    """Settings and all settings inside."""
+    if isinstance(value, Spec):
+        yield value
+        value = [getattr(value, field.name) for field in fields(value)]
+    for one in value if isinstance(value, list | tuple) else ():
+        yield from _parts(one)
 
 
 def _counted(name: str, start: str) -> Path | None:
