@@ -48,6 +48,22 @@ def test_totals_and_shares_hold_for_any_counts(counts, fraction, seed):
         assert abs(got - count * fraction) < 1
 
 
+def test_small_classes_give_whatever_their_place_in_the_alphabet():
+    """A held-out part of the first classes alone would choose `best` for them."""
+    labels = torch.arange(1000).repeat_interleave(24)
+    taken = labels[held_out_split(labels, fraction=0.02, seed=0)[1]]
+    assert len(taken) == len(taken.unique()) == 480
+    assert 200 < int((taken < 500).sum()) < 280
+    again = labels[held_out_split(labels, fraction=0.02, seed=0)[1]]
+    assert torch.equal(taken, again)
+
+
+def test_what_is_left_over_comes_from_classes_that_can_give_it():
+    labels = torch.tensor([0] * 80 + [1] * 80 + [2, 3, 4, 5, 6, 7])
+    taken = labels[held_out_split(labels, fraction=0.1, seed=0)[1]]
+    assert torch.bincount(taken).tolist() in ([9, 8], [8, 9])
+
+
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
 def test_a_share_outside_the_unit_interval_is_refused(fraction):
     with pytest.raises(UserError, match=r"held_out share: expected a number in \(0, 1\)"):

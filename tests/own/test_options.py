@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from rwp.commands.plan import plan
+from rwp.data.spec import DatasetSpec
 from rwp.errors import UserError
 from rwp.pipeline import own_trials
 from rwp.pipeline.load import check_params
@@ -201,6 +202,23 @@ def test_every_suite_takes_an_objective_that_nobody_has_listed(
                 usual = train_spec(params, plain).perturbation
                 assert usual is not None
                 assert found.perturbation.c_min == usual.c_min
+
+
+def test_a_network_waits_for_images_that_alone_tell_their_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was tried at 32x32, and one for 28x28 was refused before its images could be fetched."""
+    monkeypatch.chdir(tmp_path)
+    own = DatasetSpec(source="image_folder", path="images/mine", mean=(0.5,), std=(0.2,))
+    assert own_trials._shape(own, "mine") is None
+    sized = own.replace(image_size=28)
+    shape = {"in_channels": 1, "image_size": [28, 28], "num_classes": 3}
+    assert own_trials._shape(sized, "mine") == shape
+    assert own_trials._shape(sized.replace(mean=None, std=None), "mine") is None
+    official = DatasetSpec(source="cifar10", mean=(0.5,) * 3, std=(0.2,) * 3)
+    assert own_trials._shape(official, "c") == {"in_channels": 3, "image_size": [32, 32]} | {
+        "num_classes": 10
+    }
 
 
 @pytest.mark.slow

@@ -74,7 +74,8 @@ def stratified_split(
         raise UserError(f"{purpose} share: expected labeled images, got some without a label")
     labels = labels.cpu()
     counts = torch.bincount(labels).tolist()
-    quotas = _quotas(counts, fraction)
+    drawing = generator_for(seed, "split", purpose, "ties")
+    quotas = _quotas(counts, fraction, torch.rand(len(counts), generator=drawing).tolist())
     taken = []
     for index, (count, quota) in enumerate(zip(counts, quotas, strict=True)):
         if count and quota == count:
@@ -90,12 +91,21 @@ def stratified_split(
     return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
 
 
-def _quotas(counts: list[int], fraction: float) -> list[int]:
-    """How many to take of each class: floors first, then the largest remainders."""
+def _quotas(counts: list[int], fraction: float, draw: list[float]) -> list[int]:
+    """How many to take of each class: floors first, then the largest remainders.
+
+    Of classes that are due less than one image and tie, `draw` decides, or the first ones of the
+    alphabet would be all that is taken. None is taken whole while another can give.
+    """
     exact = [count * fraction for count in counts]
     quotas = [int(share) for share in exact]
     missing = round(sum(exact)) - sum(quotas)
-    by_remainder = sorted(range(len(counts)), key=lambda i: (quotas[i] - exact[i], i))
-    for index in by_remainder[:missing]:
+
+    def order(index: int) -> tuple[bool, float, float, int]:
+        emptied = quotas[index] + 1 >= counts[index]
+        tie = draw[index] if exact[index] < 1 else 0.0
+        return emptied, quotas[index] - exact[index], tie, index
+
+    for index in sorted(range(len(counts)), key=order)[:missing]:
         quotas[index] += 1
     return quotas

@@ -25,6 +25,7 @@ from rwp.spec import merkle
 from rwp.training.spec import OwnNetworkSpec, TrainSpec
 
 NOTED = Path(".state/checked")
+_SOME_CLASSES = 3  # where nothing tells how many there are
 
 
 def try_factories(steps: Iterable[Step]) -> None:
@@ -54,7 +55,7 @@ def _trials(steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
         if isinstance(settings, TrainSpec):
             shape = _shape(settings.data, settings.key.dataset)
             network, objective = settings.architecture, settings.objective
-            if isinstance(network, OwnNetworkSpec):
+            if isinstance(network, OwnNetworkSpec) and shape is not None:
                 yield _trial("network", network.family, network.options, network.source, shape)
             if is_own(objective.loss):
                 yield _trial(
@@ -73,13 +74,17 @@ def _trials(steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
 
 
 def _trial(
-    role: str, text: str, options: dict[str, Any], source: str, shape: dict[str, Any]
+    role: str, text: str, options: dict[str, Any], source: str, shape: dict[str, Any] | None
 ) -> dict[str, Any]:
+    shape = shape or {"num_classes": _SOME_CLASSES}
     return {"role": role, "text": text, "options": options, "source": source, "shape": shape}
 
 
-def _shape(data: DatasetSpec, name: str) -> dict[str, Any]:
-    """Classes and image shape as far as they are known; a network is tried again on the images."""
+def _shape(data: DatasetSpec, name: str) -> dict[str, Any] | None:
+    """Classes and image shape; none where only the images that are yet to be fetched tell it.
+
+    A training tries its network again on the images, so a network may wait for them.
+    """
     folder = Path("data") / name
     known: dict[str, Any] = {}
     if (folder / PASSPORT).exists():
@@ -87,6 +92,8 @@ def _shape(data: DatasetSpec, name: str) -> dict[str, Any]:
         known = {"in_channels": channels, "image_size": [height, width]}
     elif data.source == "digits":
         known = {"in_channels": 1, "image_size": [8, 8]}
+    elif data.path is not None and (data.image_size is None or data.mean is None):
+        return None
     elif data.mean is not None:
         known = {"in_channels": len(data.mean), "image_size": [data.image_size or 32] * 2}
-    return known | {"num_classes": num_classes_known(data, folder) or 3}
+    return known | {"num_classes": num_classes_known(data, folder) or _SOME_CLASSES}
