@@ -428,7 +428,7 @@ SCHEDULES = _faults(
     ),
     (
         "guards: a point above any share, also above 0.99",
-        "majority_share + min(_LEFT, others / 10)",
+        "majority_share + min(_LEFT, others / 10, majority_share / 10)",
         "majority_share + _LEFT",
     ),
     (

@@ -21,7 +21,7 @@ from rwp.pipeline.settings import Params
 from rwp.training.batches import Batches
 from rwp.training.history import GROUP_EDGES, Tally
 from rwp.training.jobs import input_paths, prepare
-from rwp.training.measure import measure
+from rwp.training.measure import batch_size, measure
 from rwp.training.optimization import MovingAverage
 from rwp.training.spec import AttackSpec, TrainSpec
 from tests.training.conftest import spec_of
@@ -262,3 +262,21 @@ def test_labels_are_looked_at_once_when_loaded(
     labeled, pseudo = (bad, good) if role == "labeled" else (good, bad)
     with pytest.raises(UserError, match=re.escape(message)):
         Batches(spec_of(tiny, "rst"), labeled, pseudo, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "trained", "expected"),
+    [
+        ((1, 8, 8), 64, 512),
+        ((3, 32, 32), 128, 512),
+        ((3, 64, 64), 64, 128),
+        ((3, 224, 224), 32, 32),
+        ((3, 224, 224), 4, 10),
+        ((3, 224, 224), 4096, 512),
+    ],
+)
+def test_large_images_are_measured_in_batches_that_training_can_hold(
+    shape: tuple[int, ...], trained: int, expected: int
+) -> None:
+    split = ImageSet(torch.zeros(2, *shape, dtype=torch.uint8), torch.tensor([0, 1]), 2)
+    assert batch_size(split, trained) == expected

@@ -92,6 +92,10 @@ def test_guard_leaves_svhn_its_plateau_and_no_longer() -> None:
     with pytest.raises(Stopped, match="has not left the majority class's share"):
         check_epoch(history(*[(2.26, 0.187)] * 10), epochs=200, majority_share=0.189)
     check_epoch(history(*[(2.2, 0.19)] * 9, (1.9, 0.31)), epochs=200, majority_share=0.189)
+    ten_times_chance = history(*[(6.7, 0.01)] * 10)  # of a thousand classes
+    check_epoch(ten_times_chance, epochs=200, majority_share=0.001)
+    with pytest.raises(Stopped, match="has not left the majority class's share"):
+        check_epoch(history(*[(6.9, 0.001)] * 10), epochs=200, majority_share=0.001)
 
 
 def test_guard_leaves_a_network_that_learns_and_does_not_resist_yet() -> None:

@@ -15,6 +15,7 @@ from rwp.files import atomic_write
 
 UNLABELED = -1
 _FORMAT = "rwp.images.1"
+_VALUES = 4096 * 3 * 32 * 32  # counted at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,8 @@ class ImageSet:
         """
         total = torch.zeros(self.shape[0], dtype=torch.int64)
         squares = torch.zeros_like(total)
-        for block in self.images.split(4096):  # whole numbers: the same on any machine
+        at_once = max(1, _VALUES // self.images[:1].numel())
+        for block in self.images.split(at_once):  # whole numbers: the same on any machine
             values = block.long()
             total += values.sum((0, 2, 3))
             squares += values.square().sum((0, 2, 3))

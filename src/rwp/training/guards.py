@@ -16,7 +16,7 @@ PATIENCE_EPOCHS = 10
 PATIENCE_SHARE = 0.4
 # A network that is right on so many more clean images than the majority class has has learned,
 # however few steps it had: that it does not resist yet is a result. Where the other classes are
-# few, on half of their images.
+# few, on half of their images; where classes are many, on twice as many as chance.
 LEARNED = 0.1
 _LEFT = 0.01  # how far robust accuracy has to be above the majority class's share, likewise
 
@@ -64,8 +64,8 @@ def check_epoch(history: Sequence[Row], *, epochs: int, majority_share: float) -
     clean, others = _clean(history, patience), 1 - majority_share
     if (
         len(recent) == patience
-        and robust <= majority_share + min(_LEFT, others / 10)
-        and clean <= majority_share + min(LEARNED, others / 2)
+        and robust <= majority_share + min(_LEFT, others / 10, majority_share / 10)
+        and clean <= majority_share + min(LEARNED, others / 2, majority_share)
     ):
         raise Stopped(
             "collapsed",

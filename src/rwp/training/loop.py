@@ -325,6 +325,7 @@ class Training:
             ),
             device=self.device,
             memory_format=self.memory_format,
+            trained_at_once=self.spec.optimization.batch_size,
             group=self.group,
             after_batch=after_batch,
             one_shape=True if self.spec.optimization.compile != "off" else None,

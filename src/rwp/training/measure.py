@@ -16,6 +16,7 @@ from rwp.data.transfer import images_of
 from rwp.training.spec import AttackSpec
 
 _BATCH = 512  # images are independent in eval mode, so the size changes no result beyond rounding
+_VALUES = _BATCH * 3 * 32 * 32  # of a batch of larger images, where training takes fewer at once
 
 
 def measure(
@@ -26,6 +27,7 @@ def measure(
     generator: Callable[[int], torch.Generator],
     device: torch.device,
     memory_format: torch.memory_format = torch.contiguous_format,
+    trained_at_once: int = 1,
     group: Group = ALONE,
     after_batch: Callable[[], None] = lambda: None,
     one_shape: bool | None = None,
@@ -42,6 +44,8 @@ def measure(
         generator: `generator(i)` gives the randomness of batch i.
         device: where the model is.
         memory_format: of the images.
+        trained_at_once: the batch size of the training, which fits into memory: that of large
+            images, where 512 might not.
         group: the processes that share the batches.
         after_batch: may raise, to leave early.
         one_shape: attack the images that are wrong already, too, in batches of one size; nothing
@@ -53,7 +57,9 @@ def measure(
     was_training = model.training
     model.eval()
     try:
-        for index, (rows, fresh) in enumerate(_batches(len(split), one_shape=one_shape)):
+        size = batch_size(split, trained_at_once)
+        batches = _batches(len(split), size, one_shape=one_shape)
+        for index, (rows, fresh) in enumerate(batches):
             if index % group.size != group.rank:
                 continue
             images = images_of(split.images[rows], device, memory_format)
@@ -77,14 +83,20 @@ def measure(
     return accuracies
 
 
-def _batches(size: int, *, one_shape: bool) -> Iterator[tuple[slice, slice]]:
+def batch_size(split: ImageSet, trained_at_once: int) -> int:
+    """How many images to measure at once: 512 of up to 3x32x32."""
+    fits = _VALUES // split.images[:1].numel() if len(split) else _BATCH
+    return min(_BATCH, max(fits, trained_at_once))
+
+
+def _batches(size: int, batch: int, *, one_shape: bool) -> Iterator[tuple[slice, slice]]:
     """The rows of each batch, and which of them no batch before had.
 
     Of one shape, the last batch reaches back for as many images as it lacks.
     """
-    for start in range(0, size, _BATCH):
-        stop = min(start + _BATCH, size)
-        first = max(0, stop - _BATCH) if one_shape else start
+    for start in range(0, size, batch):
+        stop = min(start + batch, size)
+        first = max(0, stop - batch) if one_shape else start
         yield slice(first, stop), slice(start - first, None)
 
 
