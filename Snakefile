@@ -22,9 +22,8 @@ if SETTINGS is None:
 
 STEPS = checked_steps(SETTINGS)
 PARAMS = STEPS.params
-plan_with(
-    CODE
-)  # jobs of this process refuse to run other code than they were planned with
+# Jobs of this process refuse to run other code than they were planned with.
+plan_with({step: CODE[step] for step in PLANNED})
 
 
 include: "workflow/rules/data.smk"

@@ -21,6 +21,17 @@ def tiny(committed: dict[str, Any]) -> Params:
     return check_params(tiny_settings(committed))
 
 
+@pytest.fixture(scope="session")
+def all_recipes(committed: dict[str, Any]) -> Params:
+    """The tiny demo, and a recipe with what the others do not have, on ten test images."""
+    content = tiny_settings(committed)
+    change = {"remove_below": 0.5, "mask": "random", "flip": True, "rotation_degrees": 5}
+    mine = {"objective": "trades", "perturbation": "rwp", "average_decay": 0.9, "change": change}
+    content["suites"]["demo"]["recipes"]["mine"] = mine
+    content["suites"]["demo"]["evaluation"]["num_examples"] = 10
+    return check_params(content)
+
+
 def spec_of(params: Params, recipe: str, threat: str = "linf") -> TrainSpec:
     place = {"dataset": "digits", "threat": threat, "seed": 0}
     return train_spec(params, run_key(params, "demo", recipe=recipe, **place))

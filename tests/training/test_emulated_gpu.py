@@ -42,17 +42,6 @@ def _batches_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.fixture(scope="module")
-def recipes(committed: dict[str, Any]) -> Params:
-    """The tiny demo, and a recipe with what the others do not have."""
-    content = tiny_settings(committed)
-    change = {"remove_below": 0.5, "mask": "random", "flip": True, "rotation_degrees": 5}
-    mine = {"objective": "trades", "perturbation": "rwp", "average_decay": 0.9, "change": change}
-    content["suites"]["demo"]["recipes"]["mine"] = mine
-    content["suites"]["demo"]["evaluation"]["num_examples"] = 10
-    return check_params(content)
-
-
 def on(device: str, do: Any, *given: Any, **named: Any) -> Any:
     if device == "cpu":
         return do(*given, **named)
@@ -76,11 +65,11 @@ def rows(path: Path) -> list[dict[str, Any]]:
     [("at-rwp", "linf"), ("trades-awp", "l2"), ("rst-rwp", "l2"), ("mine", "linf")],
 )
 def test_a_training(
-    recipe: str, threat: str, recipes: Params, shared_root: Path, tmp_path: Path
+    recipe: str, threat: str, all_recipes: Params, shared_root: Path, tmp_path: Path
 ) -> None:
     for device in DEVICES:
         named = {"root": shared_root, "fingerprint": device, "output": tmp_path / device}
-        on(device, train_run, spec_of(recipes, recipe, threat), **named)
+        on(device, train_run, spec_of(all_recipes, recipe, threat), **named)
     ours, theirs = (tmp_path / device for device in DEVICES)
     assert rows(ours / "history.jsonl") == rows(theirs / "history.jsonl")
     for name, value in weights(ours / "last.pt").items():
@@ -89,14 +78,14 @@ def test_a_training(
 
 @pytest.fixture(scope="module")
 def roots(
-    recipes: Params, digits: Path, tmp_path_factory: pytest.TempPathFactory
+    all_recipes: Params, digits: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """Two projects with the same runs, trained by the CPU."""
     found = {device: tmp_path_factory.mktemp(device) for device in DEVICES}
     for root in found.values():
         (root / "data").symlink_to(digits)
         for recipe in ("at", "natural"):
-            train_run(spec_of(recipes, recipe), root=root, fingerprint=recipe)
+            train_run(spec_of(all_recipes, recipe), root=root, fingerprint=recipe)
     return found
 
 
@@ -107,8 +96,10 @@ def roots(
         pytest.param(("autoattack",), marks=pytest.mark.slow),
     ],
 )
-def test_an_evaluation(attacks: tuple[str, ...], recipes: Params, roots: dict[str, Path]) -> None:
-    spec = evaluation_spec(recipes, spec_of(recipes, "at").key, attacks=attacks)
+def test_an_evaluation(
+    attacks: tuple[str, ...], all_recipes: Params, roots: dict[str, Path]
+) -> None:
+    spec = evaluation_spec(all_recipes, spec_of(all_recipes, "at").key, attacks=attacks)
     found = []
     for device, root in roots.items():
         named = {"root": root, "fingerprint": "f", "state": root / ".state"}
@@ -120,9 +111,9 @@ def test_an_evaluation(attacks: tuple[str, ...], recipes: Params, roots: dict[st
     assert found[0] == found[1]
 
 
-def test_a_landscape_and_pseudo_labels(recipes: Params, roots: dict[str, Path]) -> None:
-    landscape = landscape_spec(recipes, "demo", "fig2").replace(test_images=True)
-    mix = spec_of(recipes, "rst").unlabeled
+def test_a_landscape_and_pseudo_labels(all_recipes: Params, roots: dict[str, Path]) -> None:
+    landscape = landscape_spec(all_recipes, "demo", "fig2").replace(test_images=True)
+    mix = spec_of(all_recipes, "rst").unlabeled
     assert mix is not None
     found = []
     for device, root in roots.items():

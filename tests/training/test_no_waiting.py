@@ -16,11 +16,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rwp.core.objectives import ExampleLosses
-from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
 from rwp.training.jobs import input_paths, prepare
 from rwp.training.loop import Training
-from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
 
 TABLE2 = [
@@ -29,16 +27,6 @@ TABLE2 = [
     for perturbation in ("", "-awp", "-rwp")
 ]
 BEYOND = ["natural", "at-ema", "mine"]
-
-
-@pytest.fixture(scope="module")
-def all_recipes(committed: dict[str, Any]) -> Params:
-    """The tiny demo, and a recipe with what the others do not have."""
-    content = tiny_settings(committed)
-    change = {"remove_below": 0.5, "mask": "random", "flip": True, "rotation_degrees": 5}
-    mine = {"objective": "trades", "perturbation": "rwp", "average_decay": 0.9, "change": change}
-    content["suites"]["demo"]["recipes"]["mine"] = mine
-    return check_params(content)
 
 
 def on(device: str, params: Params, recipe: str, threat: str, root: Path) -> Training:

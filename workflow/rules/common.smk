@@ -17,7 +17,7 @@ from rwp.pipeline.dvc import left_in_settings, own_files
 from rwp.pipeline.load import check_params, keep_settings, kept_settings
 from rwp.pipeline.own_trials import try_factories
 from rwp.pipeline.resolve import attack_names, kept_starts
-from rwp.pipeline.steps import CODE, Steps, below, training_outputs
+from rwp.pipeline.steps import CODE, PLANNED, Steps, below, training_outputs
 from rwp.studies import in_its_file, read_settings, study_files
 from rwp.training.spec import suite_directory
 

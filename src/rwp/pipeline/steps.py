@@ -91,6 +91,7 @@ CODE = {
     "claims": "rwp.reporting.claim_verdicts",
     "report": "rwp.reporting.report",
 }
+PLANNED = ("train", "label", "evaluate", "judge", "landscape")  # whose jobs get their fingerprint
 PAPER = "paper"  # whose results lie in `results` itself, beside the folders of all other suites
 CLAIMS = Path("claims.yaml")  # a project without it judges none
 # These decide nothing about fetched images.
