@@ -16,6 +16,7 @@ from rwp.evaluation.records import pack, read_record, robust_flags
 from rwp.files import read_object, write_json
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import evaluation_spec, run_key, train_spec
+from rwp.pipeline.steps import Steps
 from rwp.reporting.attack_again import attack_again
 from rwp.reporting.gathered import gather
 from rwp.training.jobs import train_run
@@ -36,10 +37,12 @@ def committed_network(
     root = tmp_path_factory.mktemp("trained")
     (root / "data").symlink_to(digits)
     key = run_key(params, "demo", recipe="at", dataset="digits", threat="linf", seed=0)
-    train_run(train_spec(params, key), root=root, fingerprint="f")
+    steps = Steps(params)
+    train_run(train_spec(params, key), root=root, fingerprint=steps.train(key).fingerprint)
     for checkpoint in ("best", "last"):
         spec = evaluation_spec(params, key, checkpoint=checkpoint, attacks=ATTACKS)
-        evaluate_checkpoint(spec, root=root, fingerprint="f", state=root / ".state")
+        mark = steps.evaluate(key, checkpoint, slow=False).fingerprint
+        evaluate_checkpoint(spec, root=root, fingerprint=mark, state=root / ".state")
     folder = root / "docs" / "results" / "demo"
     found = gather(content, "demo", root=root, target=folder)
     assert sorted(path.name for path in found.networks) == ["best.pt", "last.pt"]

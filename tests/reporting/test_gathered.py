@@ -253,13 +253,43 @@ def test_a_folder_of_another_suite_is_not_filled(committed_folder: Path, few: Pr
         gather(content, "mine", root=few.root, target=committed_folder.parent / "mine")
 
 
+def with_other_code(path: Path) -> None:
+    document = read_object(path)
+    path.write_text(json.dumps(document | {"fingerprint": "0" * 16}), encoding="utf-8")
+
+
+def test_what_other_code_made_stays_behind(few: Project, tmp_path: Path) -> None:
+    """Tables of the project leave it out too; a teacher that was trained again counts as code."""
+    (first,), (second,) = few.table2_keys("at"), few.table2_keys("at-awp")
+    with_other_code(few.root / first.directory / "run.json")
+    with_other_code(few.root / second.directory / "evaluation/best/pgd-20.json")
+    left_out = gathered(few, tmp_path / "docs")
+    for name, made in ((f"{first.directory}", "trained"), ("at-awp/seed0/eval", "made")):
+        assert any(
+            name in text and f"{made} with other code or images" in text for text in left_out
+        )
+    there = {path.parent.parent.name for path in (tmp_path / "docs").rglob("run.json")}
+    assert there == {"at-awp", "at-rwp"}
+    records = {p.stem for p in (tmp_path / "docs").glob("runs/*/*/*/at-awp/seed0/evaluation/*/*")}
+    assert records == {*few.params.suites["demo"].evaluation.attacks, "diagnosis"} - {"pgd-20"}
+
+
+def test_a_run_that_failed_under_other_settings_is_not_todays(few: Project) -> None:
+    (key,) = few.table2_keys("at-awp")
+    few.write_run(key, [0.1, 0.1], status="collapsed", reason="it learns nothing")
+    assert few.results("table1").runs[key].status == "collapsed"
+    content = shown_content()
+    content["suites"]["demo"]["perturbations"]["awp"]["gamma"] = 0.02
+    few.params = check_params(content)
+    run = few.results("table1").runs[key]
+    assert (run.status, run.reason) == ("stale", "trained with another perturbation")
+
+
 def test_gathered_results_are_of_their_time(few: Project, tmp_path: Path) -> None:
     """Code and images of today, which a clone may not even have, make none of them stale."""
-    for path in (few.root / "results").rglob("*.json"):
-        document = json.loads(path.read_text())
-        path.write_text(json.dumps(document | {"fingerprint": "0" * 16}), encoding="utf-8")
-    assert {run.status for run in few.results().runs.values()} == {"stale", "missing"}
     assert gathered(few, tmp_path / "docs")[:-1] == []
+    for path in (tmp_path / "docs/runs").rglob("*.json"):
+        with_other_code(path)
     with opened(tmp_path / "docs") as place:
         found = read_results(place.params, "demo", root=place.root)
     assert {run.status for run in found.runs.values()} == {"finished", "missing"}
@@ -289,6 +319,8 @@ def test_runs_of_other_images_than_the_passports_give_no_number(
     why = f"trained with other {split} images than those fetched"
     assert any(text.endswith(f"at/seed0: {why}") for text in gathered(few, tmp_path / "new"))
     assert not (tmp_path / "new" / Path(*key.directory.parts[2:])).exists()
+    run = few.results("table1").runs[key]  # nor does it in the project's own tables
+    assert (run.status, run.reason) == ("stale", why)
     with_passport(target, key.dataset, **(of_its_time | {split: "3" * 64}))  # gathered later
     with opened(target) as place:
         run = read_results(place.params, "demo", root=place.root).runs[key]

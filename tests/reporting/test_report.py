@@ -193,6 +193,22 @@ def test_what_an_evaluation_remarks_stands_at_the_number_and_below_the_table(dem
 
 
 @pytest.mark.usefixtures("_no_pictures")
+def test_several_versions_of_torch_are_named(demo: Project) -> None:
+    """Their bits differ, so a difference between two rows may be one between two versions."""
+    first, second = demo.table2_keys("at")[0], demo.table2_keys("at-awp")[0]
+    for key in (first, second):
+        demo.write_run(key, [0.2, 0.3])
+        demo.write_record(key, "pgd-20", 100)
+    assert "side by side" not in render_report(demo.results())
+    demo.write_record(second, "pgd-20", 100, versions={"torch": "2.16.0"})
+    page = render_report(demo.results())
+    assert "evaluations with torch 2.15.0 and 2.16.0 stand side by side; their bits differ" in page
+    assert "trainings with torch" not in page
+    path = demo.root / second.directory / "run.json"
+    path.write_text(path.read_text().replace("2.15.0", "2.16.0"), encoding="utf-8")
+    assert "trainings with torch 2.15.0 and 2.16.0 stand" in render_report(demo.results())
+
+
 def test_what_cannot_be_true_is_an_alarm(demo: Project) -> None:
     demo.write_all()
     (key,) = demo.table2_keys("at")

@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rwp.reporting.labels import BEYOND_TITLE
-from rwp.reporting.results import NO_TEST_CURVE, OK, Results, Row, records_by
+from rwp.reporting.results import FAILED, NO_TEST_CURVE, OK, Results, Row, records_by
 from rwp.reporting.tables import Table
-
-FAILED = ("collapsed", "diverged")  # no command mends these
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def figure_gaps(results: Results) -> Iterator[Gap]:
 
 def fill(targets: Sequence[str], status: str) -> str:
     """What builds the files, in the braces of a shell where they lie side by side."""
-    if not targets or status in FAILED:
+    if not targets or status in FAILED:  # no command mends these
         return ""
     folder, _, first = targets[0].rpartition("/")
     stems = [target.rpartition("/")[2].removesuffix(".json") for target in targets]

@@ -22,13 +22,13 @@ from rwp.files import (
     atomic_write,
     read_json,
     read_object,
-    sha256_file,
     write_json,
 )
 from rwp.pipeline.extends import EXTENDS
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import choose, train_spec
+from rwp.pipeline.resolve import choose
 from rwp.pipeline.settings import Params, Setting
+from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import BEYOND, setting_keys
 from rwp.reporting import tables
 from rwp.reporting.claim_verdicts import judge_claims, write_claims
@@ -36,14 +36,15 @@ from rwp.reporting.claims import FILE as CLAIMS, read_claims
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.pairs import write_pairs
 from rwp.reporting.results import (
+    FAILED,
+    OK,
     Run,
     check_format,
+    read_attack,
     read_results,
-    read_run_folder,
-    trained_with_another,
-    why_of_other_images,
+    read_run,
 )
-from rwp.training.spec import RunKey, TrainSpec, suite_directory
+from rwp.training.spec import RunKey, suite_directory
 
 FORMAT = "rwp.results/1"
 SETTINGS = "settings.json"
@@ -144,9 +145,10 @@ def gather(
     choose(params.suites, suite, "suite", "--suite")
     _check_target(target, suite)
     found = Gathered()
-    for run, key in _runs(params, suite, root, found):
+    steps = Steps(params)
+    for run, key in _runs(steps, suite, root, found):
         place = target / key.directory.relative_to(suite_directory(suite))
-        found.left_out += _copy_run(run, place)
+        found.left_out += _copy_run(steps, key, run, root, place)
         found.runs.append(key)
     if not found.runs:
         more = f" ({found.left_out[0]})" if found.left_out else ""
@@ -184,23 +186,20 @@ def _check_target(target: Path, suite: str) -> None:
             )
 
 
-def _runs(params: Params, suite: str, root: Path, found: Gathered) -> Iterator[tuple[Run, RunKey]]:
-    """The runs of the suite that ended and are of today's settings; each names its code."""
+def _runs(steps: Steps, suite: str, root: Path, found: Gathered) -> Iterator[tuple[Run, RunKey]]:
+    """The runs of the suite that ended and are of today's settings, code and images."""
     folder = root / suite_directory(suite) / "runs"
     for path in sorted(folder.glob("*/*/*/*/seed*/run.json")):
         try:
             key = RunKey.parse(read_object(path).get("key"), where=str(path))
-            run = read_run_folder(root / key.directory, name=str(key.directory))
-            then = TrainSpec.parse(run.document.get("spec"), where=run.name)
-            now = train_spec(params, key)
+            run = read_run(steps, key, root=root)
         except UserError as error:
             found.left_out.append(str(error))
             continue
-        others = trained_with_another(then, now) or why_of_other_images(run, root)
-        if others or run.status == "inconsistent":
-            found.left_out.append(f"{run.name}: {run.reason or others}")
-        else:
+        if run.ended:
             yield run, key
+        else:
+            found.left_out.append(f"{run.name}: {run.reason}")
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -208,23 +207,22 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def _copy_run(run: Run, target: Path) -> Iterator[str]:
-    """Copy a run with its records; yield those of another network than its own, which stay."""
+def _copy_run(steps: Steps, key: RunKey, run: Run, root: Path, target: Path) -> Iterator[str]:
+    """Copy a run with its records; yield those that are not of it as it is now, which stay."""
     record = target / "run.json"
     if record.exists() and record.read_bytes() != (run.path / "run.json").read_bytes():
         shutil.rmtree(target)  # trained again: its records were of other networks
     for name in ("run.json", "history.jsonl"):
         _copy(run.path / name, target / name)
-    for folder in sorted(run.path.glob("evaluation/*")):
-        network = run.path / f"{folder.name}.pt"
-        right = sha256_file(network) if network.exists() else None
-        for path in sorted(folder.glob("*.json")):
-            inside = path.relative_to(run.path)
-            own = read_object(path).get("checkpoint_sha256", right) if right else right
-            if own == right:
-                _copy(path, target / inside)
-            else:
-                yield f"{run.name}/{inside}: made with another file than {network.name}"
+    attacks = steps.params.suites[key.suite].evaluation.attacks
+    for path in sorted(run.path.glob("evaluation/*/*.json")):
+        inside = path.relative_to(run.path)
+        if path.stem in attacks:
+            row = read_attack(steps, key, run, path.stem, root, path.parent.name)
+            if row["status"] not in (OK, *FAILED):
+                yield f"{run.name}/{inside}: {row['reason']}"
+                continue
+        _copy(path, target / inside)
 
 
 def _copy_networks(

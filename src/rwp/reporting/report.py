@@ -178,7 +178,7 @@ def _context(
         "paper1": records(paper1),
         "paper2": records(paper2),
         "gaps": [*empty_cells, *undrawn],
-        "warnings": [*results.notes, *warnings],
+        "warnings": [*results.notes, *_mixed_versions(results), *warnings],
         "alarms": [text for text in warnings if TOO_MANY in text],
         "figures": [*own, *shown],
         "accepted": results.accepted,
@@ -218,6 +218,16 @@ def _not_comparable(beside: pd.DataFrame) -> str:
     reasons = beside[beside["verdict"] == NOT_COMPARABLE]["reason"].unique()
     judged = beside["band"].notna().any()
     return "" if judged else "; ".join(reasons)
+
+
+def _mixed_versions(results: Results) -> Iterator[str]:
+    """Whether trainings or evaluations of several versions of torch stand side by side."""
+    runs = [object_in(run.document, "versions") for run in results.runs.values() if run.finished]
+    records = [outcome.versions for outcome in results.attacks["outcome"] if outcome]
+    for what, versions in (("trainings", runs), ("evaluations", records)):
+        found = sorted({str(each["torch"]) for each in versions if "torch" in each})
+        if len(found) > 1:
+            yield f"{what} with torch {' and '.join(found)} stand side by side; their bits differ"
 
 
 def _warnings(table: Table) -> list[str]:

@@ -46,6 +46,7 @@ from rwp.training.spec import RunKey, TrainSpec, suite_directory
 RUN_FORMAT = "rwp.run/1"
 RECORD_FORMAT = "rwp.evaluation/1"
 OK = "ok"  # the status of what has a number
+FAILED = ("collapsed", "diverged")  # trainings that ended without one
 NO_TEST_CURVE = "the test split was not measured in each epoch (test_curve)"
 _SOMETHING_ELSE = "other code or images; `rwp verify --why {}` names them"
 
@@ -192,6 +193,11 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)  # one row per epoch, from epoch 0
 
     @property
+    def ended(self) -> bool:
+        """Whether the training came to an end, be it a bad one."""
+        return self.finished or self.status in FAILED
+
+    @property
     def finished(self) -> bool:
         """Whether its numbers may enter a table."""
         return self.status == "finished"
@@ -244,7 +250,7 @@ class Run:
 def read_run(steps: Steps, key: RunKey, *, root: Path | str) -> Run:
     """Read a run of this project; one that its step calls stale has no numbers."""
     run = read_run_folder(Path(root) / key.directory, name=str(key.directory))
-    stale = _why_stale(steps.train(key), run, Path(root)) if run.finished else ""
+    stale = _why_stale(steps.train(key), run, Path(root)) if run.ended else ""
     return replace(run, status="stale", reason=stale) if stale else run
 
 
@@ -254,21 +260,16 @@ def _why_stale(step: Step, run: Run, root: Path) -> str:
         then = TrainSpec.parse(run.document.get("spec"), where=run.name)
     except UserError as error:
         return f"trained by another version: {error}"
-    if changed := trained_with_another(then, step.settings):
-        return changed
-    if _of_its_time(root):
-        return why_of_other_images(run, root)
-    same = run.document.get("fingerprint") == step.fingerprint
+    changed = [name for name, now in vars(step.settings).items() if getattr(then, name) != now]
+    if changed:
+        return f"trained with another {', '.join(changed)}"
+    if others := _why_of_other_images(run, root):
+        return others
+    same = _of_its_time(root) or run.document.get("fingerprint") == step.fingerprint
     return "" if same else f"trained with {_SOMETHING_ELSE.format(step.record)}"
 
 
-def trained_with_another(then: TrainSpec, now: object) -> str:
-    """In which settings a training differs from those of now, or an empty text."""
-    changed = [name for name, value in vars(now).items() if getattr(then, name) != value]
-    return f"trained with another {', '.join(changed)}" if changed else ""
-
-
-def why_of_other_images(run: Run, root: Path) -> str:
+def _why_of_other_images(run: Run, root: Path) -> str:
     """Whether a training saw others than the images of the passport, or an empty text."""
     inputs = object_in(run.document, "inputs")
     key = RunKey.parse(run.document.get("key"), where=run.name)
@@ -326,7 +327,7 @@ def read_run_folder(folder: Path | str, *, name: str | None = None) -> Run:
     status, reason = document.get("status", ""), document.get("reason") or ""
     if status == "finished":
         status, reason = _check_history(path, document, history)
-    elif status not in ("collapsed", "diverged"):
+    elif status not in FAILED:
         raise UserError(
             f"{path / 'run.json'}: expected the status finished, collapsed or diverged,"
             f" got {status!r}; train this run again"
