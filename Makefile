@@ -151,6 +151,7 @@ scale: setup
 	@$(BIN)/python benchmarks/scale_rates.py --autoattack small
 	@$(BIN)/python benchmarks/scale_law.py
 	@$(BIN)/python benchmarks/scale_dag.py
+	@$(BIN)/python benchmarks/scale_bill.py
 	@$(MAKE) --no-print-directory extra-server
 	@$(BIN)/python benchmarks/scale_tracking.py
 

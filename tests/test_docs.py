@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,9 @@ def test_counts_on_pages_are_those_of_the_committed_results() -> None:
         if json.loads(path.read_text(encoding="utf-8"))["checkpoint"] in ("best", "last")
     ]
     trainings = len(list(folder.glob("runs/*/*/*/*/seed*/run.json")))
+    faults = len(runpy.run_path(str(ROOT / "tests/mutants/planted.py"))["FAULTS"])
     for page, sentences in {
+        "docs/reliability.md": [f"There are {faults} faults."],
         "README.md": [f"; {trainings} trainings of `mini-jpeg`"],
         "CHANGELOG.md": [f"the {judged} claims that these judge"],
         "docs/reproduction.md": [

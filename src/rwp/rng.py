@@ -7,6 +7,7 @@ and a change in one consumer (a longer attack, say) does not shift the draws of 
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -22,3 +23,8 @@ def generator_for(
 ) -> torch.Generator:
     """A fresh generator on `device` for one purpose."""
     return torch.Generator(device=device).manual_seed(derived_seed(seed, *purpose))
+
+
+def kept_streams(device: torch.device, *, enabled: bool = True) -> AbstractContextManager[None]:
+    """Afterwards torch's own streams, the CPU's and that of a GPU, are as they were before."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=enabled)

@@ -122,6 +122,12 @@ def radius_fraction(text: str) -> Fraction:
     return Fraction(text.replace(" ", ""))
 
 
+def radius_text(value: Fraction) -> str:
+    """As it is written; rounded to a float where the fraction would be too long to be read."""
+    text = str(value)
+    return text if len(text) <= _LONGEST_RADIUS else repr(float(value))
+
+
 def refuse_equal_radii(where: str, texts: Sequence[str]) -> None:
     """Each radius once, however it is written; what is no radius is told by whoever reads it.
 
@@ -206,6 +212,10 @@ class Spec:
     def document(self) -> dict[str, Any]:
         """All settings, as a record holds them: tables, lists, texts and numbers."""
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+    def differing(self, other: Self) -> list[str]:
+        """The settings in which another of the same kind differs, by name."""
+        return [name for name, value in vars(self).items() if getattr(other, name) != value]
 
     def replace(self, **changes: Any) -> Self:
         """The same settings but for `changes`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import rwp
 from rwp.commands.train import ending
 from rwp.errors import UserError
-from tests.conftest import Project
+from tests.conftest import ROOT, Project
 
 COMMANDS = ("data fetch", "pseudo-label", "train", "evaluate", "table", "report", "plan", "verify")
 
@@ -68,6 +69,20 @@ def test_a_closed_output_is_no_error() -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_the_code_of_another_checkout_is_told(tmp_path: Path) -> None:
+    """A second checkout with the environment of the first would train the first's code."""
+    (tmp_path / "src/rwp").mkdir(parents=True)
+    (tmp_path / "src/rwp/__init__.py").touch()
+    command = [sys.executable, "-m", "rwp", "--version"]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src")}
+    for folder, words in ((tmp_path, "warning: this is the rwp of "), (ROOT, "")):
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stderr.startswith(words)
+        assert bool(done.stderr) == bool(words)
+
+
 def test_a_training_that_was_stopped_says_why_and_what_may_help(tmp_path: Path) -> None:
     for status, helps in (("collapsed", "more epochs"), ("diverged", "lower learning rate")):
         record = {"status": status, "reason": "the loss is nan in epoch 3"}
@@ -78,6 +93,10 @@ def test_a_training_that_was_stopped_says_why_and_what_may_help(tmp_path: Path) 
         assert helps in words
     (tmp_path / "run.json").write_text('{"status": "finished", "reason": null}')
     assert ending(tmp_path) == ""
+    for place in ("best", "last"):
+        row = {"epoch": 3, "test_robust_accuracy": 0.9, "test_blind_share": 0.5}
+        (tmp_path / "run.json").write_text(json.dumps({"status": "finished", place: row}))
+        assert ending(tmp_path).startswith("warning: after epoch 3 (from 0) 50.0 % of the images c")
 
 
 @pytest.mark.slow
@@ -231,6 +250,18 @@ def test_records_that_are_none_are_one_line_each(project: Project) -> None:
         (("",), "rwp: expected a value after it, got an empty one"),
         (("accept", "tran", "--because", "x"), "expected a kind of step (fetch, train, "),
         (("diagnose",), "expected a run's network such as results/.../best.pt, got nothing"),
+        (("train", "--dataset", "cifar10"), "--suite: expected a suite beside --dataset cifar10"),
+        (("train", "--network", "wrn-34-10"), "got none; name one of paper"),
+        (("pseudo-label", "--dataset", "svhn"), "--suite: expected a suite beside --dataset svhn"),
+        (
+            ("evaluate", "--model", "a:b", "--dataset", "cifar10"),
+            "--suite: expected a suite beside --dataset cifar10, as radii, attacks and schedules",
+        ),
+        (
+            ("diagnose", "--model", "a:b", "--dataset", "cifar10"),
+            "got none; name one of quick, paper",
+        ),
+        (("train", "--dataset", "cifra10"), "expected a data set (digits, "),
         (
             ("diagnose", "results/x/best.pt", "--dataset", "digits"),
             "--dataset: expected none for a run of this project",

@@ -174,7 +174,7 @@ def test_a_passport_that_says_something_else_is_one_line_to_whoever_reads_it(
     line = r"^[^\n]*passport\.json: expected [^\n]*, got [^\n]*(fetch|build|delete)[^\n]*$"
     readers: list[Callable[[], object]] = [
         lambda: data_size("mine", definition, tmp_path),
-        lambda: images_of_dataset("mine", definition, tmp_path / "data"),
+        lambda: images_of_dataset("mine", tmp_path / "data"),
         lambda: read_dataset_passport(tmp_path / "data" / "mine"),
     ]
     for read in readers:

@@ -8,7 +8,8 @@ from torch import nn
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import autoattack as module, verdict as verdicts
-from rwp.evaluation.diagnosis import diagnose_checkpoint, read_diagnosis
+from rwp.evaluation.diagnosis import diagnose_checkpoint
+from rwp.evaluation.diagnosis_file import read_diagnosis
 from rwp.evaluation.followup import follow_up
 from rwp.evaluation.jobs import evaluate_checkpoint, run_attacks
 from rwp.evaluation.records import GradientRecord, read_record, write_record

@@ -1,16 +1,19 @@
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import external
 from rwp.evaluation.external import (
     ExternalModel,
+    at_radius,
+    diagnose_external,
     evaluate_external,
     load_checkpoint,
     load_factory,
@@ -18,8 +21,9 @@ from rwp.evaluation.external import (
 )
 from rwp.evaluation.records import read_record
 from rwp.factories import call
+from rwp.reporting.radii import read_radii
 from rwp.training.checkpoint import save_network
-from rwp.training.spec import OwnNetworkSpec, PreActResNetSpec
+from rwp.training.spec import OwnNetworkSpec, PreActResNetSpec, ThreatSpec
 from tests.evaluation.samples import (
     NETWORK,
     attack,
@@ -176,6 +180,42 @@ def test_of_two_networks_in_a_file_none_is_taken(tmp_path: Path, prefix: str):
     load(tmp_path / "theirs.pt")
 
 
+def _moved(prefix: str = "") -> dict[str, Tensor]:
+    """Parameters alone, as moving averages hold them."""
+    return {prefix + name: value.detach() + 1 for name, value in small_network().named_parameters()}
+
+
+AVERAGES: dict[str, dict[str, Any]] = {
+    "of torch": {
+        "swa": {"n_averaged": torch.tensor(3)} | {f"module.{n}": v for n, v in _moved().items()}
+    },
+    "parameters": {"ema": _moved()},
+    "shadow": {"ema": {"decay": 0.99, "shadow": _moved()}},
+    "list": {"ema": {"decay": 0.99, "shadow_params": [*_moved().values()]}},
+    "list beside": {"shadow_params": (*_moved().values(),)},
+    "named": {"ema": _moved("ema.")},
+}
+
+
+@pytest.mark.parametrize("kind", AVERAGES)
+@pytest.mark.parametrize("prefix", ["", "net."])
+def test_a_moving_average_beside_the_weights_is_told(tmp_path: Path, kind: str, prefix: str):
+    """However it is kept, the file does not say which of the two is meant."""
+    torch.save({"net": named(prefix)} | AVERAGES[kind], tmp_path / "theirs.pt")
+    with pytest.raises(UserError, match="expected the weights of one network, got net and"):
+        load(tmp_path / "theirs.pt")
+
+
+def test_what_is_no_other_network_stands_beside_the_weights(tmp_path: Path):
+    beside = {
+        "mean": torch.zeros(3),
+        "history": [torch.rand(3, 3)],
+        "teacher": {"w": torch.ones(9)},
+    }
+    torch.save({"net": named("")} | beside, tmp_path / "theirs.pt")
+    load(tmp_path / "theirs.pt")
+
+
 def test_weights_in_whole_numbers_are_refused(tmp_path: Path):
     torch.save(cast(torch.int8, "conv"), tmp_path / "theirs.pt")
     with pytest.raises(UserError, match=r"expected .*conv.* of torch\.float32, got torch\.int8"):
@@ -281,8 +321,8 @@ def test_factory_is_called_and_hashed():
     ("text", "message"),
     [
         ("samples", "expected package.module:factory"),
-        ("no.such.module:factory", "expected 'factory' in the module"),
-        ("tests.evaluation.samples:nothing", "expected 'nothing' in the module"),
+        ("no.such.module:factory", "expected the module no.such.module of no"),
+        ("tests.evaluation.samples:nothing", "expected 'nothing' in .*samples.py, found none"),
         ("tests.evaluation.samples:not_a_model", r"expected a torch\.nn\.Module, got str"),
         ("tests.evaluation.samples:failing_model", "got RuntimeError: no weights here; call it"),
         ("tests.evaluation.samples:model_with_arguments", "without arguments, got TypeError"),
@@ -344,6 +384,72 @@ def test_attacks_on_parts_of_their_own_share_a_folder(
             assert read_record(path).num_examples == (one.num_examples or len(images))
     with pytest.raises(UserError, match="got one on another part of the images"):
         evaluated(PGD, out="one", num_examples=30)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"step_size": "0.01"}, "step_size"),
+        ({"threat": ThreatSpec(norm="linf", epsilon="0.3")}, "threat"),
+        ({"num_examples": 20}, "another part"),
+    ],
+)
+def test_an_attack_of_the_same_name_replaces_no_record_and_is_not_judged_by_it(
+    tmp_path: Path, images: ImageSet, robust_model: nn.Module, change, told
+):
+    """The settings changed since; the record may have taken hours, and is of other numbers."""
+    model = ExternalModel(robust_model, "theirs", "abc")
+    images.save(tmp_path / "test.pt")
+    given = {"data": tmp_path / "test.pt", "out": tmp_path / "out", "batch_size": 16, "seed": 0}
+    natural = attack("natural")
+    evaluate_external(model, attacks=[natural, PGD], state=tmp_path / "state", **given)
+    before = (tmp_path / "out" / "pgd-5.json").read_bytes()
+    other = [natural, PGD.replace(**change)]
+    with pytest.raises(UserError, match=f"pgd-5.json: expected a record of theirs .*{told}"):
+        evaluate_external(model, attacks=other, state=tmp_path / "state", **given)
+    with pytest.raises(UserError, match=f"pgd-5.json: expected a record of this model.*{told}"):
+        diagnose_external(model, attacks=other, dataset="digits", **given)
+    assert (tmp_path / "out" / "pgd-5.json").read_bytes() == before
+    diagnose_external(model, attacks=[natural, PGD], dataset="digits", **given)
+
+
+def test_radii_beside_each_other_are_of_one_model(
+    tmp_path: Path, images: ImageSet, robust_model: nn.Module
+):
+    images.save(tmp_path / "test.pt")
+    given = {"data": tmp_path / "test.pt", "state": tmp_path / "state"}
+    for epsilon in ("0.1", "0.2"):
+        evaluate_external(
+            ExternalModel(robust_model, "theirs", "abc"),
+            attacks=[at_radius(PGD, epsilon)],
+            out=tmp_path / f"epsilon-{epsilon}",
+            batch_size=16,
+            seed=0,
+            **given,
+        )
+    assert [*read_radii(tmp_path, ["pgd-5.json"])] == ["0.1", "0.2"]
+    with pytest.raises(UserError, match=r"epsilon-0\.1/pgd-5\.json: .* of another model"):
+        evaluate_external(
+            ExternalModel(robust_model, "others", "xyz"),
+            attacks=[at_radius(PGD, "0.3")],
+            out=tmp_path / "epsilon-0.3",
+            batch_size=16,
+            seed=0,
+            **given,
+        )
+
+
+def test_steps_go_with_radii_of_many_digits():
+    given = PGD.replace(
+        threat=ThreatSpec(norm="linf", epsilon="0.5019607843137255"),
+        step_size="0.06274509803921569",
+    )
+    found = at_radius(given, "0.2509803921568627")
+    assert found.step == pytest.approx(0.2509803921568627 / 8, rel=1e-12)
+    assert at_radius(PGD.replace(step_size="2/255"), "0.1").step_size is not None
+    long = PGD.replace(threat=ThreatSpec(norm="linf", epsilon="0.1"), step_size="0.3")
+    with pytest.raises(UserError, match="expected a step"):
+        at_radius(long, "0.2")
 
 
 def test_weights_without_values_are_refused(tmp_path: Path):

@@ -14,7 +14,7 @@ from rwp.evaluation import autoattack as module
 from rwp.evaluation.attacks import perturbation_sizes
 from rwp.evaluation.records import robust_flags
 from rwp.training.spec import ThreatSpec
-from tests.evaluation.samples import autoattack_spec
+from tests.evaluation.samples import autoattack_spec, digits_part
 
 RADIUS = 1.0
 SPEC = autoattack_spec(threat=ThreatSpec(norm="l1", epsilon=str(RADIUS)))
@@ -35,6 +35,54 @@ class Shorter(AutoAttack):
         for attack in (self.apgd, self.apgd_targeted, self.fab):
             attack.n_iter //= 4
         self.square.n_queries = 200
+
+
+def test_apgd_in_l1_gives_the_packages_images(
+    robust_model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins at three times the radius, and hands on where that led also fooled images."""
+    monkeypatch.setattr(module, "AutoAttack", Shorter)
+    some = digits_part(slice(0, 300))
+    pixels = some.images.float() / 255
+    spec = autoattack_spec(threat=SPEC.threat, version="lite")
+    found = rwp.evaluate(
+        robust_model,
+        pixels,
+        some.labels,
+        threat=("linf", "0.1"),
+        attacks=["natural", spec],
+        batch_size=100,
+        keep_adversarial=True,
+    )
+    with torch.random.fork_rng():
+        package = Shorter(robust_model, norm="L1", eps=RADIUS, version="standard", seed=0)
+        package.attacks_to_run = ["apgd-ce", "apgd-t"]
+        theirs, labels = package.run_standard_evaluation(pixels, some.labels, batch_size=100)
+    assert np.array_equal(
+        robust_flags(found.records["autoattack"]), (labels == some.labels).numpy()
+    )
+    assert torch.equal(found.adversarial["autoattack"], theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_classes", [3, 6, 9])
+def test_few_classes_have_as_many_targets(
+    num_classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of APGD and of FAB: under L1 the package gives them five and nine."""
+    monkeypatch.setattr(module, "AutoAttack", Shorter)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+    pixels, labels = torch.rand(6, 1, 8, 8), torch.arange(6) % num_classes
+    spec = SPEC if num_classes > 3 else autoattack_spec(threat=SPEC.threat, version="few-classes")
+    with torch.no_grad():
+        labels = model(pixels).argmax(1)
+    found = rwp.evaluate(model, pixels, labels, threat=("linf", "0.1"), attacks=["natural", spec])
+    told = [w for w in found.records["autoattack"].warnings if "target classes" in w]
+    assert told == {
+        6: ["5 target classes instead of 9: there are 6 classes"],
+        9: ["8 target classes instead of 9: there are 9 classes"],
+    }.get(num_classes, [])
 
 
 @pytest.mark.slow

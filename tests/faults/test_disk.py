@@ -22,7 +22,7 @@ from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.records import read_record
 from rwp.pipeline.code import ScanNotes
-from rwp.reporting.results import read_run_folder
+from rwp.reporting.runs import read_run_folder
 from rwp.training.checkpoint import load_network
 from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.resume import RunState

@@ -558,8 +558,8 @@ TRAINING = _faults(
     ),
     (
         "measure: robust among the clean",
-        'accuracies["robust_accuracy"] = robust_count / len(split)',
-        'accuracies["robust_accuracy"] = robust_count / max(clean, 1)',
+        'shares["robust_accuracy"] = robust_count / len(split)',
+        'shares["robust_accuracy"] = robust_count / max(clean, 1)',
     ),
     (
         "measure: clean answers count as robust",
@@ -827,8 +827,8 @@ REPORTING = _faults(
     ),
     (
         "Holm: corrected values that fall",
-        "(p_values[factors.index] * factors).cummax()",
-        "(p_values[factors.index] * factors)",
+        "(ordered * factors).cummax()",
+        "(ordered * factors)",
     ),
     (
         "pairs: the worse is better",

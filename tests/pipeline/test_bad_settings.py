@@ -50,6 +50,24 @@ def figure(settings: dict[str, Any], suite: str = "demo", **entry: Any) -> None:
 
 
 CASES: dict[str, tuple[Change, str]] = {
+    "restarts of an attack of one step": (
+        lambda s: attacks(s).update(
+            mine={"kind": "fgsm_random_start", "step_size": 0.1, "num_restarts": 2}
+        ),
+        r"mine: expected no num_restarts for fgsm_random_start, where .* got 2; leave it out",
+    ),
+    "batches without an unlabeled image": (
+        lambda s: unlabeled(s).update(fraction=0),
+        r"objectives\.rst\.unlabeled\.fraction: expected .*0, got 0",
+    ),
+    "a hash of a network's code": (
+        lambda s: s["networks"].update(mine={"family": "a.b:c", "source": "9" * 16}),
+        r"networks: mine\.source: expected none, as the hash .* is computed, got '9+'; remove it",
+    ),
+    "the best on a test curve that nobody measures": (
+        lambda s: demo(s).update(test_curve=False, also_attacked={"best_on_test": ["at"]}),
+        r"also_attacked\.best_on_test: expected test_curve true, by which it is chosen, got false",
+    ),
     "an attack with the column of AutoAttack": (
         lambda s: attacks(s).update(aa={"kind": "pgd", "num_steps": 20, "num_restarts": 2}),
         r"attacks\.aa: expected a name that no other column .* got aa, that of autoattack; rename",

@@ -102,7 +102,7 @@ def test_exactly_what_depends_on_a_setting(name: str, unchanged: CopiedProject) 
     [
         ("core/losses.py", '"""', '"""Another word. ', set()),
         (
-            "reporting/results.py",
+            "reporting/runs.py",
             "LAST_EPOCHS = 6",
             "LAST_EPOCHS = 5",
             {"table1", "table2", "report"},

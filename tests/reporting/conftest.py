@@ -19,6 +19,7 @@ from rwp.pipeline.settings import Params
 from rwp.pipeline.state import results
 from rwp.pipeline.steps import Steps, below
 from rwp.pipeline.suites import diagnosis_spec, figure_names
+from rwp.reporting import report
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.lines import lines_of
 from rwp.reporting.report import render_report
@@ -26,6 +27,12 @@ from rwp.reporting.results import Results, read_results
 from rwp.training.spec import RunKey, TrainSpec
 
 from .settings import PARAMS, paper_content, shown_content
+
+
+@pytest.fixture
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that look at the text alone: drawing takes most of a report's time."""
+    monkeypatch.setattr(report, "own_figures", lambda *_, **__: iter(()))
 
 
 class Project:

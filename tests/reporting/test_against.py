@@ -84,7 +84,7 @@ def test_image_by_image_and_seed_by_seed(tmp_path: Path) -> None:
     )
     assert row["p_value"] == pytest.approx(over.p_value)
     assert row["num_seeds"] == 3
-    assert row["finding"] == "MINE is better"
+    assert row["finding"] == "MINE is better (preliminary: 1 seed to come)"
     assert rows.loc["1", "finding"] == "one of several seeds: not tested"
     tested = frame[frame["p_value"].notna()]
     assert len(tested) == 3
@@ -94,7 +94,9 @@ def test_image_by_image_and_seed_by_seed(tmp_path: Path) -> None:
     lines = list(sentences(frame))
     assert len(lines) == 3
     assert lines[1].startswith("MINE - AT-AWP, best, autoattack: +")
-    assert lines[1].endswith("3 seeds, 400 images: MINE is better")
+    assert lines[1].endswith("3 seeds, 400 images: MINE is better (preliminary: 1 seed to come)")
+    play(project, "mine", 0.7, range(4))
+    assert compared(project, folder).iloc[-1]["finding"] == "MINE is better"
     path = write_against(frame, "demo", "mine", root=project.root)
     assert path.relative_to(project.root) == Path("results/demo/against-mine.csv")
     assert len(pd.read_csv(path)) == len(frame)
@@ -116,7 +118,7 @@ def test_one_seed_speaks_of_two_networks(tmp_path: Path) -> None:
     row = frame[frame["against"] == "AT"].iloc[0]
     own, theirs = outcomes(0.7, len("mine")), outcomes(0.3, len("at"))
     assert row["p_value"] == pytest.approx(mcnemar(own, theirs).p_value)
-    assert row["finding"] == "this MINE network is better"
+    assert row["finding"] == "this MINE network is better (preliminary: 3 seeds to come)"
     assert (row["seed"], row["num_seeds"]) == ("0", 1)
 
 
@@ -229,3 +231,33 @@ def test_what_else_the_trainings_differ_in_is_said(tmp_path: Path) -> None:
         "MINE was attacked with another seed, batch size than AT: their difference is of these, too"
     )
     assert len(lines) == 6
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "named"),
+    [
+        ("training", {"attack_num_steps": 2}, "training attack (num steps)"),
+        (
+            "training",
+            {"attack_epsilon": 0.05, "attack_step_size": 0.01},
+            "(threat model, step size)",
+        ),
+        ("training", {"attack_bn_mode": "eval"}, "training attack (bn mode)"),
+        ("datasets", {"mean": [0.1], "std": [0.2]}, "mean, std"),
+        ("recipe", {"start": {"recipe": "at-rwp", "epoch": 1}}, "another start"),
+    ],
+)
+def test_another_training_attack_is_said(
+    tmp_path: Path, table: str, change: dict[str, Any], named: str
+) -> None:
+    """Trained on weaker attacks a recipe is another method, whatever its perturbation."""
+    folder, content = committed(tmp_path, 1), settings(4)
+    suite = content["suites"]["demo"]
+    {
+        "training": suite["training"],
+        "datasets": content["datasets"]["digits"],
+        "recipe": suite["recipes"]["mine"],
+    }[table].update(change)
+    first = next(trained_otherwise(check_params(content), "demo", "mine", folder))
+    assert named in first
+    assert first.endswith("than AT: their difference is of these, too")

@@ -21,7 +21,8 @@ from rwp.reporting.claims import read_claims
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.gathered import gather, opened, settings_of
 from rwp.reporting.report import render_report
-from rwp.reporting.results import read_attack, read_results, read_run, read_run_folder, records
+from rwp.reporting.results import read_attack, read_results, records
+from rwp.reporting.runs import read_run, read_run_folder
 from tests.commands.test_commands import assert_one_line
 from tests.conftest import ROOT, Project as Commands
 from tests.data.samples import write_passport

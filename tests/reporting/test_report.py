@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from rwp.pipeline.load import check_params
-from rwp.reporting import report
 from rwp.reporting.figures import reported_figures
 from rwp.reporting.paper import published_table2
 from rwp.reporting.report import _marks, render_report, write_report
@@ -58,12 +57,6 @@ class Page(HTMLParser):
 
     def texts(self, kind: str) -> list[str]:
         return [text.strip() for found, text in self.cells if kind in found.split()]
-
-
-@pytest.fixture
-def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that look at the text alone: drawing takes most of a report's time."""
-    monkeypatch.setattr(report, "own_figures", lambda *_, **__: iter(()))
 
 
 def test_the_page_asks_for_nothing_from_outside(full: str) -> None:
@@ -207,6 +200,20 @@ def test_several_versions_of_torch_are_named(demo: Project) -> None:
     path = demo.root / second.directory / "run.json"
     path.write_text(path.read_text().replace("2.15.0", "2.16.0"), encoding="utf-8")
     assert "trainings with torch 2.15.0 and 2.16.0 stand" in render_report(demo.results())
+
+
+def test_a_training_whose_attack_was_blind_is_a_remark(demo: Project) -> None:
+    key = demo.table2_keys("at")[0]
+    history = demo.write_run(key, [0.2, 0.9]) / "history.jsonl"
+    assert "no gradient to follow" not in render_report(demo.results())
+    first, last = (json.loads(line) for line in history.read_text().splitlines())
+    for share, told in ((0.005, False), (0.6, True)):
+        rows = [first, last | {"test_blind_share": share}]
+        history.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        text = (
+            "after epoch 1 (from 0) 60.0 % of the images count as robust because the attack found"
+        )
+        assert (text in render_report(demo.results())) == told
 
 
 def test_what_cannot_be_true_is_an_alarm(demo: Project) -> None:

@@ -26,11 +26,6 @@ from .settings import shown_content
 from .test_report import Page
 
 
-@pytest.fixture
-def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "own_figures", lambda *_, **__: iter(()))
-
-
 @pytest.mark.usefixtures("_no_pictures")
 def test_a_complete_suite_shows_all_figures_and_what_goes_beyond(everything: Project) -> None:
     text = render_report(everything.results())

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from rwp.pipeline.load import check_params
-from rwp.reporting import report
 from rwp.reporting.gaps import table_gaps
 from rwp.reporting.report import render_report
 from rwp.reporting.tables import Table, other_checkpoints, table1, table2
@@ -26,9 +25,7 @@ DOUBT = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "own_figures", lambda *_, **__: iter(()))
+pytestmark = pytest.mark.usefixtures("_no_pictures")
 
 
 def table2_of(project: Project) -> Table:

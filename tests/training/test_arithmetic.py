@@ -168,6 +168,45 @@ def test_batches_of_one_shape_count_each_image_once(size: int) -> None:
     assert 0 < found[0]["robust_accuracy"] < found[0]["clean_accuracy"]
 
 
+class BrightOnesRounded(torch.nn.Module):
+    """Half of the images lose their gradient, as in a network of few gray levels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network().eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        bright = images.mean((1, 2, 3), keepdim=True) > 0.5
+        seen: torch.Tensor = self.inner(torch.where(bright, images.detach(), images))
+        return seen
+
+
+@pytest.mark.parametrize("one_shape", [False, True])
+def test_images_without_a_gradient_are_counted(one_shape: bool) -> None:
+    """The attack leaves them as they are, and they count as robust; who reads it must know."""
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(256, (700, 1, 6, 6), generator=generator, dtype=torch.uint8)
+    model = BrightOnesRounded()
+    with torch.no_grad():
+        answers = model(pixels.float() / 255).argmax(1)
+    labels = torch.where(torch.rand(700, generator=generator) < 0.7, answers, (answers + 1) % 10)
+    step = {"threat": {"norm": "linf", "epsilon": "0.1"}, "step_size": "0.05", "num_steps": 2}
+    words = {"name": "a", "kind": "pgd", "random_start": "none", **step}
+    found = measure(
+        model,
+        ImageSet(pixels, labels, 10),
+        AttackSpec.parse(words, where="test"),
+        generator=lambda index: torch.Generator(),
+        device=torch.device("cpu"),
+        one_shape=one_shape,
+    )
+    bright = pixels.float().mean((1, 2, 3)) / 255 > 0.5
+    expected = int((bright & (labels == answers)).sum()) / 700
+    assert 0.2 < expected < 0.5
+    assert found["blind_share"] == pytest.approx(expected, abs=2 / 700)  # on the edge of bright
+    assert found["robust_accuracy"] > found["blind_share"]
+
+
 def test_the_moving_average_is_torchs_to_the_bit() -> None:
     model = network().train()
     ours = MovingAverage(model, decay=0.9)

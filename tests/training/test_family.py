@@ -15,7 +15,7 @@ from rwp.core.objectives import ExampleLosses
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
-from rwp.reporting.results import read_run_folder
+from rwp.reporting.runs import read_run_folder
 from rwp.training import loop
 from rwp.training.jobs import input_paths, prepare, train_run
 from rwp.training.loop import Training

@@ -11,7 +11,7 @@ import torch
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import run_key, train_spec
 from rwp.pipeline.settings import Params
-from rwp.reporting.results import read_history
+from rwp.reporting.runs import read_history
 from rwp.training.jobs import input_paths, prepare, train_run
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of

@@ -23,7 +23,7 @@ from rwp.training.flops import TIMINGS
 from rwp.training.image_losses import ImageLosses, read_losses
 from rwp.training.jobs import input_paths, prepare, train_run
 from rwp.training.loop import Training
-from rwp.training.own import OwnNetwork
+from rwp.training.own_network import OwnNetwork
 from rwp.training.spec import TrainSpec
 from rwp.training.start import _check_normalization
 from tests.conftest import tiny_settings

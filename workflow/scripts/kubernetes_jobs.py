@@ -24,7 +24,7 @@ from typing import Any
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # what a pod knows of itself
 PROPERTIES = "# properties = "  # Snakemake's line in a job script
 GPU = "nvidia.com/gpu"
-TRAVELS = ("RWP_SETTINGS",)  # of the environment of whoever submits
+TRAVELS = ("RWP_SETTINGS", "RWP_DETERMINISTIC")  # of the environment of whoever submits
 
 
 def namespace() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -102,6 +103,7 @@ def main() -> None:
     the bits are the same, and small networks are faster for it.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported
+    _warn_of_another_checkout()
     try:
         _refuse_empty_words(sys.argv[1:])
         code = app(standalone_mode=False)  # it would draw a box around what a person mistyped
@@ -116,6 +118,16 @@ def main() -> None:
         _give_up_output()
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _warn_of_another_checkout() -> None:
+    """In a checkout with the environment of another, all would be computed by that one's code."""
+    here, ours = Path("src/rwp"), Path(__file__).parents[1]
+    if (here / "__init__.py").exists() and not here.samefile(ours):
+        sys.stderr.write(
+            f"warning: this is the rwp of {ours.parents[1]}, not that of this folder; run `make "
+            "setup` here, or export PYTHONPATH=$PWD/src\n"
+        )
 
 
 def _flush() -> None:

@@ -64,6 +64,10 @@ ParamsFile = Annotated[
     ),
 ]
 SuiteName = Annotated[str, typer.Option(help="Suite of params.yaml." + names_of("suites"))]
+SuiteNamed = Annotated[
+    str | None,
+    typer.Option(help="Suite of params.yaml; default: demo, for what it has." + names_of("suites")),
+]
 Gathered = Annotated[
     Path | None,
     typer.Option("--from", help="Gathered results, such as docs/results/mini-jpeg."),
@@ -154,9 +158,45 @@ def planned(
     return spec, fingerprint
 
 
+def named_or_demo(params: Params, suite: str | None, **named: str | None) -> str:
+    """The suite that was named; else demo, where its tables have what else was named.
+
+    Args:
+        params: the settings.
+        suite: the name, if there was one.
+        named: what else was, by the option's name: a `dataset` or a `network`.
+
+    Raises:
+        UserError: demo has none of it; its radius and schedule would be of other images.
+    """
+    if suite is not None:
+        return suite
+    from rwp.pipeline.suites import table1_runs, table2_keys
+
+    for option, name in named.items():
+        if name not in getattr(params, f"{option}s"):  # none, or refused by whoever looks it up
+            continue
+        has = [
+            known
+            for known, entry in params.suites.items()
+            for keys in (
+                table1_runs(params, known),
+                *(table2_keys(params, known, recipe) for recipe in entry.table2.recipes),
+            )
+            if name in {getattr(key, option) for key in keys}
+        ]
+        if "demo" not in has:
+            others = f"one of {', '.join(dict.fromkeys(has))}" if has else "one that has it"
+            raise UserError(
+                f"--suite: expected a suite beside --{option} {name}, as radii, attacks and "
+                f"schedules are its own, got none; name {others}"
+            )
+    return "demo"
+
+
 def find_run(
     params: Params,
-    suite: str,
+    suite: str | None,
     recipe: str,
     *,
     dataset: str | None,
@@ -167,6 +207,7 @@ def find_run(
     """The run that names on a command line mean; what is left out is that of table 2."""
     from rwp.pipeline.resolve import choose, run_key
 
+    suite = named_or_demo(params, suite, dataset=dataset, network=network)
     table2 = choose(params.suites, suite, "suite", "--suite").table2
     return run_key(
         params,

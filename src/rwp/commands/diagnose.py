@@ -12,8 +12,9 @@ from rwp.commands.common import (
     Fingerprint,
     ParamsFile,
     Resolved,
-    SuiteName,
+    SuiteNamed,
     is_of_a_run,
+    named_or_demo,
     planned,
     refuse_for_own_runs,
     spec_of,
@@ -51,7 +52,7 @@ def diagnose(
     output: Annotated[
         Path, typer.Option(help="Folder with the records of a model from elsewhere.")
     ] = Path("results/external"),
-    suite: SuiteName = "demo",
+    suite: SuiteNamed = None,
     resolved: Resolved = None,
     fingerprint: Fingerprint = None,
     params_file: ParamsFile = DEFAULT_PARAMS,
@@ -71,8 +72,9 @@ def diagnose(
                 f"--twin: expected none for a model from elsewhere, which has no twin, got {twin};"
                 " leave it out"
             )
-        named = (checkpoint, arch, layout, model, suite, dataset, tuple(attack or ()), output)
-        elsewhere = Elsewhere(load_params(params_file), params_file, *named)
+        params = load_params(params_file)
+        named = (checkpoint, arch, layout, model, named_or_demo(params, suite, dataset=dataset))
+        elsewhere = Elsewhere(params, params_file, *named, dataset, tuple(attack or ()), output)
         _show(diagnose_elsewhere(elsewhere))
         return
     from rwp.gpu import claim
@@ -112,7 +114,7 @@ def _by_hand(
 
 
 def _show(path: Path) -> None:
-    from rwp.evaluation.diagnosis import read_diagnosis
+    from rwp.evaluation.diagnosis_file import read_diagnosis
     from rwp.evaluation.verdict import MEANING
 
     verdict = read_diagnosis(path)

@@ -13,8 +13,9 @@ from rwp.commands.common import (
     Fingerprint,
     ParamsFile,
     Resolved,
-    SuiteName,
+    SuiteNamed,
     is_of_a_run,
+    named_or_demo,
     names_of,
     planned,
     refuse_for_own_runs,
@@ -57,7 +58,7 @@ def evaluate(
         str | None,
         typer.Option(help="Attack at these radii and draw curves, e.g. 1/255,2/255,4/255,8/255."),
     ] = None,
-    suite: SuiteName = "demo",
+    suite: SuiteNamed = None,
     resolved: Resolved = None,
     fingerprint: Fingerprint = None,
     params_file: ParamsFile = DEFAULT_PARAMS,
@@ -99,7 +100,8 @@ def evaluate(
         _evaluate_run(spec, step.fingerprint, workers)
         return
     elsewhere = Elsewhere(
-        params, params_file, checkpoint, arch, layout, model, suite, dataset, attacks, output
+        *(params, params_file, checkpoint, arch, layout, model),
+        *(named_or_demo(params, suite, dataset=dataset), dataset, attacks, output),
     )
     _evaluate_elsewhere(elsewhere, epsilons, workers)
 
@@ -125,11 +127,10 @@ def _evaluate_elsewhere(elsewhere: Elsewhere, epsilons: str | None, workers: int
         _show(paths)
         show_verdict(paths, elsewhere)
     if radii:
-        from rwp.evaluation.records import read_record
-        from rwp.reporting.radii import draw_radii
+        from rwp.reporting.radii import draw_radii, read_radii
 
-        records = {epsilon: [read_record(path) for path in found[epsilon]] for epsilon in found}
-        for path in draw_radii(records, elsewhere.output / "radii"):
+        names = [path.name for path in found[radii[0]]]
+        for path in draw_radii(read_radii(elsewhere.output, names), elsewhere.output / "radii"):
             print(path)
 
 

@@ -12,7 +12,7 @@ from rwp.commands.common import (
     Fingerprint,
     ParamsFile,
     Resolved,
-    SuiteName,
+    SuiteNamed,
     find_run,
     planned,
 )
@@ -20,7 +20,7 @@ from rwp.errors import UserError
 
 
 def pseudo_label(
-    suite: SuiteName = "demo",
+    suite: SuiteNamed = None,
     recipe: Annotated[str, typer.Option(help="The recipe that will use the labels.")] = "rst",
     dataset: Annotated[str | None, typer.Option(help="Data set; default: table 2's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the teacher's run.", min=0)] = 0,

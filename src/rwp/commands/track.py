@@ -24,7 +24,7 @@ def sync(
     MLflow shows what each run's history.jsonl holds.
     """
     from rwp.errors import UserError
-    from rwp.reporting.results import read_run_folder
+    from rwp.reporting.runs import read_run_folder
     from rwp.tracking import Tracker
     from rwp.training.spec import TrainSpec
 

@@ -15,7 +15,7 @@ from rwp.commands.common import (
     Fingerprint,
     ParamsFile,
     Resolved,
-    SuiteName,
+    SuiteNamed,
     find_run,
     names_of,
     planned,
@@ -33,7 +33,7 @@ _ADVICE = {
 
 
 def train(
-    suite: SuiteName = "demo",
+    suite: SuiteNamed = None,
     recipe: Annotated[str, typer.Option(help="Defense." + names_of("recipes"))] = "at",
     dataset: Annotated[
         str | None, typer.Option(help="Data set; default: table 2's." + names_of("datasets"))
@@ -120,13 +120,16 @@ def _train(
 
 
 def ending(folder: Path) -> str:
-    """Why a training was stopped before its last epoch, and what may help; "" if it was not."""
+    """Why a training was stopped before its last epoch, and what may help; or why its robustness
+    may be none; "" if there is nothing to say."""
+    from rwp.evaluation.alarms import blind_note
     from rwp.files import read_object
 
     record = read_object(folder / "run.json")
     advice = _ADVICE.get(record["status"])
     if advice is None:
-        return ""
+        note = blind_note(record.get("best") or {}) or blind_note(record.get("last") or {})
+        return f"warning: {note}; it was trained on such images, too" if note else ""
     return (
         f"stopped: {record['status']}: {record['reason']}; tables leave this training out; {advice}"
     )

@@ -5,7 +5,8 @@ at one of the first. Here these leave the passes of the network, so the loop aro
 and its decisions stay the package's own. An image leaves once it is misclassified by more than
 rounding, and only where the smaller batch gives those that stay the same bits: logits and
 gradients of both batches are compared at the points of the attack, since the order in which a
-device sums depends on the shape of a batch and not on its numbers. So no flag can change.
+device sums depends on the shape of a batch and not on its numbers. So no flag can change. Under L1
+none leaves: there the package goes on from where a larger radius led.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ from rwp.evaluation.shared_batches import BatchOutcome, shared_batches
 from rwp.evaluation.spec import check_num_classes, check_square_size
 from rwp.evaluation.square import OwnPaceSquare
 from rwp.progress import counted
+from rwp.rng import kept_streams
 from rwp.training.spec import AttackSpec
 
 VERSIONS = {
@@ -105,7 +106,7 @@ def autoattack(
     problem = _Problem(model, images, attack, seed, batch_size, torch.device(device))
     clean, warnings = clean_outcomes(model, images, batch_size=batch_size, device=device)
     survey = _Survey(clean)
-    with borrowed(model, device), _own_random_numbers(problem.device):
+    with borrowed(model, device), kept_streams(problem.device):  # the package seeds them
         require_gradient(model, batch_of(images, 0, 1, device)[0], attack.name)
         steady = not says(warnings, UNSTEADY, BATCH_DEPENDENT)
         package, notes = _prepare(problem, names, own_pace=steady)
@@ -195,14 +196,6 @@ def _attacks_of(attack: AttackSpec) -> tuple[str, ...]:
     return VERSIONS[version]
 
 
-@contextmanager
-def _own_random_numbers(device: torch.device) -> Iterator[None]:
-    # The package seeds torch's global generators.
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
-
-
 @dataclass(frozen=True)
 class _Package:
     """The package's attacks on a model that counts gradients on their way back."""
@@ -215,7 +208,8 @@ class _Package:
     def on(cls, problem: _Problem, *, own_pace: bool) -> _Package:
         """With `own_pace` images skip what cannot help them: exact where each has one answer."""
         model = problem.model if problem.attack.draft is None else _Widened(problem.model)
-        standing = StandingModel(model, leave=own_pace)
+        # Under L1 the package hands on where a larger radius led, so what has left would be missed.
+        standing = StandingModel(model, leave=own_pace and problem.attack.threat.norm != "l1")
         watched = WatchedModel(standing)
         runner = AutoAttack(
             watched,
@@ -259,11 +253,13 @@ def _prepare(
     num_classes = checked_logits(problem.model, batch, labels).shape[1]
     check_num_classes(problem.attack.name, problem.attack.version, num_classes)
     notes: list[str] = []
-    targets = min(runner.apgd_targeted.n_target_classes, num_classes - 1)
-    if targets < runner.apgd_targeted.n_target_classes:
-        runner.apgd_targeted.n_target_classes = runner.fab.n_target_classes = targets
-        if "apgd-t" in names:
-            notes.append(f"{targets} target classes instead of 9: there are {num_classes} classes")
+    targeted = {"apgd-t": runner.apgd_targeted, "fab-t": runner.fab}
+    for name, attack in targeted.items():
+        usual, most = attack.n_target_classes, num_classes - 1
+        attack.n_target_classes = min(usual, most)
+        note = f"{most} target classes instead of {usual}: there are {num_classes} classes"
+        if most < usual and {"apgd-t", name} <= set(names) and note not in notes:
+            notes.append(note)
     if "apgd-margin" in names:
         runner.apgd_targeted.dlr_loss_targeted = partial(_margin, runner.apgd_targeted)
     with _package_warnings(notes), _no_tracing():
@@ -272,7 +268,8 @@ def _prepare(
         checks.check_range_output(problem.model, batch, logger=logger)
         checks.check_dynamic(problem.model, batch, False, logger=logger)
         if "apgd-t" in names:
-            checks.check_n_classes(num_classes, names, targets, targets, logger=logger)
+            counts = [attack.n_target_classes for attack in targeted.values()]
+            checks.check_n_classes(num_classes, names, *counts, logger=logger)
     return package, tuple(notes)
 
 

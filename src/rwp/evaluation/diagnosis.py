@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwp.data.passport import PASSPORT, read_dataset_passport
 from rwp.errors import UserError
+from rwp.evaluation.diagnosis_file import write_diagnosis
 from rwp.evaluation.records import EvaluationRecord, PartRecord, read_record
 from rwp.evaluation.spec import DiagnosisSpec, EvaluationSpec
 from rwp.evaluation.verdict import FollowUp, Verdict, judge, usual_pgd
-from rwp.files import read_json, sha256_file, write_json
+from rwp.files import sha256_file
 from rwp.training.spec import AttackSpec
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from rwp.data.images import ImageSet
 
-FORMAT = "rwp.diagnosis/1"
 _FOLLOW_UP_EXAMPLES = 500  # standard error of a share: at most 2.2 points
 
 
@@ -172,37 +171,3 @@ def followed_up(images: ImageSet, *, seed: int, source: Path) -> ImageSet:
 
     count = max(_FOLLOW_UP_EXAMPLES, len(images.labels.unique()))
     return take_part(images, num_examples=count, seed=seed, source=source)[0]
-
-
-def write_diagnosis(
-    path: Path,
-    verdict: Verdict,
-    found: FollowUp | None,
-    records: Sequence[EvaluationRecord],
-    *,
-    fingerprint: str,
-) -> None:
-    """Write a verdict and what it rests on, in one move."""
-    content = {
-        "format": FORMAT,
-        "fingerprint": fingerprint,
-        **asdict(verdict),
-        "follow_up": None if found is None else asdict(found),
-        "records": {record.attack.name: record.fingerprint for record in records},
-    }
-    write_json(path, content)
-
-
-def read_diagnosis(path: Path | str) -> dict[str, Any]:
-    """The content of a diagnosis: level, gap, band, reasons, follow_up, records.
-
-    Raises:
-        UserError: the file is missing or of another kind.
-    """
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: expected a diagnosis ({FORMAT}), got another kind of file; "
-            "delete it and diagnose again"
-        )
-    return content

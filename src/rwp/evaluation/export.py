@@ -114,8 +114,17 @@ def export_robustbench(
             f"{record.attack.name}: expected a record on {' or '.join(_DATA_SETS)}, got one on "
             f"{dataset or 'images without a name'}; RobustBench has no such data set"
         )
+    run = checkpoint.parent / "run.json"
+    trained = object_in(read_object(run), "spec") if run.exists() else {}
+    data = object_in(trained, "data")
+    if data and (data.get("source"), data.get("image_size")) != (dataset, None):
+        raise UserError(
+            f"{run}: expected the official images of {dataset}, got {data.get('source')} "
+            f"({data.get('path') or data.get('image_size')}) under that name; RobustBench has no "
+            "such data set"
+        )
     if submission.additional_data is None:
-        submission = replace(submission, additional_data=_used_additional_data(checkpoint))
+        submission = replace(submission, additional_data=_used_additional_data(trained, run))
     model, description = load_network(checkpoint)
     network = description["network"]
     code, architecture = _class_of(network, submission)
@@ -128,10 +137,19 @@ def export_robustbench(
     return paths
 
 
-def _used_additional_data(checkpoint: Path) -> bool:
-    """Whether a run trained on images of other data sets; a holdout is of its own."""
-    spec = object_in(read_object(checkpoint.parent / "run.json"), "spec")
-    source = object_in(object_in(spec, "unlabeled"), "definition").get("kind")
+def _used_additional_data(trained: dict[str, Any], run: Path) -> bool:
+    """Whether a run trained on images of other data sets; a holdout is of its own.
+
+    Raises:
+        UserError: nobody can tell, as there is no run.json, or it started at other weights.
+    """
+    if not trained or trained.get("start") is not None:
+        why = "a start at other weights" if trained else "no run.json"
+        raise UserError(
+            f"{run}: expected a training that says which images it saw, got {why}; say it: "
+            "--additional-data or --no-additional-data"
+        )
+    source = object_in(object_in(trained, "unlabeled"), "definition").get("kind")
     return source not in (None, "holdout")
 
 

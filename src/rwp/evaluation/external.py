@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +25,8 @@ from rwp.evaluation.adapted import (
 from rwp.evaluation.api import as_threat
 from rwp.evaluation.attacks import AttackResult
 from rwp.evaluation.clean import batch_of, borrowed, checked_logits, clean_outcomes
-from rwp.evaluation.diagnosis import followed_up, judge_further, write_diagnosis
+from rwp.evaluation.diagnosis import followed_up, judge_further
+from rwp.evaluation.diagnosis_file import write_diagnosis
 from rwp.evaluation.followup import follow_up
 from rwp.evaluation.identity import function_sha256, weights_sha256
 from rwp.evaluation.jobs import (
@@ -40,9 +39,11 @@ from rwp.evaluation.jobs import (
     state_name,
 )
 from rwp.evaluation.records import EvaluationRecord, read_record, unpack, write_record
+from rwp.evaluation.spec import check_attack
 from rwp.evaluation.verdict import FollowUp, Verdict, judge
+from rwp.factories import load, torch_as_it_was
 from rwp.files import sha256_file
-from rwp.spec import radius_fraction
+from rwp.spec import radius_fraction, radius_text
 from rwp.training.checkpoint import (
     FORMAT as CHECKPOINT,
     load_network,
@@ -50,7 +51,7 @@ from rwp.training.checkpoint import (
     read_weights_file,
     require_fit,
 )
-from rwp.training.own import OwnNetwork, own_network
+from rwp.training.own_network import OwnNetwork, own_network
 from rwp.training.spec import AttackSpec, NetworkSpec, OwnNetworkSpec
 
 _UNKNOWN = "unknown"  # what was minimized
@@ -236,38 +237,24 @@ def _has_normalization(content: Any) -> bool:
 def load_factory(text: str, *, device: torch.device | str = "cpu") -> ExternalModel:
     """Call `package.module:factory`, which returns a model from [0, 1] images to logits.
 
-    Modules of the current folder are found too. This runs the code it names.
+    Modules are looked for where all of one's own are (`rwp.factories`). This runs their code.
 
     Raises:
         UserError: no such module or function, or one that returns no torch module.
     """
-    module_name, _, factory_name = text.partition(":")
-    if not module_name or not factory_name:
-        raise UserError(f"--model: expected package.module:factory, got {text!r}; name both")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # it stays: a factory may import more when it is called
-    try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"--model: expected {factory_name!r} in the module {module_name!r}, got {error}; "
-            "check both names and the current folder"
-        ) from error
-    except (Exception, SystemExit) as error:  # somebody else's code may fail in any way
-        raise UserError(
-            f"--model: expected to import {module_name}, got {in_one_line(error)}; run it alone"
-        ) from error
+    factory = load(text, where="--model")
     try:
         made = isinstance(factory, nn.Module) or not callable(factory)
-        model = factory if made else factory()
-    except (Exception, SystemExit) as error:
+        with torch_as_it_was():
+            model = factory if made else factory()
+    except (Exception, SystemExit) as error:  # somebody else's code may fail in any way
         raise UserError(
             f"--model: expected {text} to return a model when called without arguments, got "
             f"{in_one_line(error)}; call it alone"
         ) from error
     require_module(model, f"--model: what {text} returns")
     refuse_unusable(model)
-    return ExternalModel(model.to(device), factory_name, weights_sha256(model))
+    return ExternalModel(model.to(device), text.partition(":")[2], weights_sha256(model))
 
 
 def evaluate_external(
@@ -298,19 +285,20 @@ def evaluate_external(
     """
     chosen = {"num_examples": num_examples, "first_examples": first_examples, "seed": part_seed}
     with _looked_at(external, data, device, **chosen) as seen:
+        drawn = {"seed": seed, "batch_size": batch_size}
         jobs = [
             _Job(
                 external.name,
                 out,
                 seen.hashes | {"part": part_record(own)},
-                seen.hashes | {"part": part_record(own), "seed": seed, "batch_size": batch_size},
+                drawn,
                 device,
                 same,
                 some,
             )
             for same, some, own in _parts(attacks, seen, part_seed, data)
         ]
-        _refuse_others(out, external.name, [job.identity for job in jobs], attacks)
+        _refuse_others(out, jobs)
         clean, _ = clean_outcomes(seen.model, seen.images, batch_size=batch_size, device=device)
         if on_clean is not None:
             on_clean(float(clean.mean()))
@@ -375,13 +363,14 @@ def at_radius(attack: AttackSpec, epsilon: str) -> AttackSpec:
     """The same attack at another radius, its step in proportion.
 
     Raises:
-        UserError: the radius is none on [0, 1] pixels.
+        UserError: the radius, or the step that goes with it, is none on [0, 1] pixels.
     """
     threat = as_threat((attack.threat.norm, epsilon), where=f"--epsilons {epsilon}")
     if attack.step_size is None:
         return attack.replace(threat=threat)
     share = radius_fraction(attack.step_size) / radius_fraction(attack.threat.epsilon)
-    return attack.replace(threat=threat, step_size=str(share * radius_fraction(epsilon)))
+    step_size = radius_text(share * radius_fraction(epsilon))
+    return check_attack(attack.replace(threat=threat, step_size=step_size))
 
 
 def verdict_on(paths: Sequence[Path], *, dataset: str, data: Path) -> Verdict:
@@ -415,11 +404,17 @@ def diagnose_external(
         The verdict, `<out>/diagnosis.json`.
 
     Raises:
-        UserError: a record is missing or of another model.
+        UserError: a record is missing, of another model, or of another attack of the same name.
     """
     chosen = {"num_examples": num_examples, "first_examples": first_examples, "seed": part_seed}
     with _looked_at(external, data, device, **chosen) as seen:
-        records = [_record_there(out / f"{attack.name}.json", seen.hashes) for attack in attacks]
+        drawn = {"seed": seed, "batch_size": batch_size}
+        identities = {
+            attack.name: seen.hashes | drawn | {"part": part_record(own)}
+            for same, _, own in _parts(attacks, seen, part_seed, data)
+            for attack in same
+        }
+        records = [_record_there(out, attack, identities[attack.name]) for attack in attacks]
 
         def further(attack: AttackSpec) -> FollowUp:
             some = followed_up(seen.images, seed=part_seed, source=data)
@@ -439,17 +434,27 @@ def diagnose_external(
     return path
 
 
-def _record_there(path: Path, identity: dict[str, Any]) -> EvaluationRecord:
+def _record_there(out: Path, attack: AttackSpec, identity: dict[str, Any]) -> EvaluationRecord:
+    path = out / f"{attack.name}.json"
     if not path.exists():
         raise UserError(
             f"{path}: expected the record of an attack, found none; run `rwp evaluate` with the "
             "same options first, or name the attacks with --attack"
         )
     record = read_record(path)
-    other = [_DIFFERENT[name] for name in identity if differs(record, identity, name)]
+    other = _differences(record, attack, identity)
     if other:
         raise UserError(f"{path}: expected a record of this model, got one {other[0]}; evaluate it")
     return record
+
+
+def _differences(
+    record: EvaluationRecord, attack: AttackSpec, identity: dict[str, Any]
+) -> list[str]:
+    """In what a record is not of this attack on this model and these images."""
+    found = [text for name, text in _DIFFERENT.items() if differs(record, identity, name)]
+    others = attack.differing(record.attack)
+    return found + ([f"of an attack with another {', '.join(others)}"] if others else [])
 
 
 @dataclass(frozen=True)
@@ -459,10 +464,15 @@ class _Job:
     name: str
     out: Path
     hashes: dict[str, Any]
-    identity: dict[str, Any]
+    drawn: dict[str, int]  # seed and size of the batches
     device: torch.device | str
     attacks: Sequence[AttackSpec]
     images: ImageSet
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the bits of its records, their attacks apart."""
+        return self.hashes | self.drawn
 
     def path(self, attack: AttackSpec) -> Path:
         return self.out / f"{attack.name}.json"
@@ -485,9 +495,8 @@ class _Job:
             key=None,
             checkpoint=self.name,
             hashes=self.hashes,
-            seed=self.identity["seed"],
-            batch_size=self.identity["batch_size"],
             device=self.device,
+            **self.drawn,
         )
         write_record(self.path(result.attack), record)
 
@@ -502,30 +511,32 @@ _DIFFERENT = {
 }
 
 
-def _refuse_others(
-    out: Path, name: str, identities: Sequence[dict[str, Any]], attacks: Sequence[AttackSpec]
-) -> None:
+def _refuse_others(out: Path, jobs: Sequence[_Job]) -> None:
     """A folder holds the records of one evaluation: those of another may have taken hours."""
-    threats = {attack.threat for attack in attacks if attack.kind != "natural"}
-    asked = {attack.num_examples for attack in attacks}  # another one's part is its own
-    for path in sorted(out.glob("*.json")):
+    asked = {attack.name: (attack, job) for job in jobs for attack in job.attacks}
+    threats = {attack.threat for attack, _ in asked.values() if attack.kind != "natural"}
+    sizes = {attack.num_examples: job for attack, job in asked.values()}
+    beside = out.parent.glob("epsilon-*/*.json") if out.name.startswith("epsilon-") else ()
+    for path in sorted({*out.glob("*.json"), *beside}):
         try:
             found = read_record(path)
         except UserError:
             continue  # damaged ones are made again
-        same = [one for one in identities if one["part"] == found.part] or identities[:1]
-        other = [
-            text
-            for field, text in _DIFFERENT.items()
-            if differs(found, same[0], field)
-            and (field != "part" or found.attack.num_examples in asked)
-        ]
-        if found.attack.kind != "natural" and threats and found.attack.threat not in threats:
-            other.append("under another threat model")
+        if path.parent == out and path.stem in asked:
+            attack, job = asked[path.stem]
+            other = _differences(found, attack, job.identity)
+        else:  # not asked for now; of another number of images, its part is its own
+            same = sizes.get(found.attack.num_examples)
+            fields = [name for name in _DIFFERENT if name != "part" or same is not None]
+            identity = (same or jobs[0]).identity
+            other = [_DIFFERENT[name] for name in fields if differs(found, identity, name)]
+            threat = found.attack.threat if found.attack.kind != "natural" else None
+            if path.parent == out and threat is not None and threats and threat not in threats:
+                other.append("under another threat model")
         if other:
             raise UserError(
-                f"{path}: expected a record of {name} as it is evaluated now, got one {other[0]}; "
-                "name another folder with --output"
+                f"{path}: expected a record of {jobs[0].name} as it is evaluated now, got one "
+                f"{other[0]}; name another folder with --output"
             )
 
 

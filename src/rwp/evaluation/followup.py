@@ -19,7 +19,6 @@ from rwp.core.attacks import input_gradient, pgd
 from rwp.core.losses import cross_entropy
 from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
-from rwp.evaluation.attacks import threat_model
 from rwp.evaluation.clean import batch_of, borrowed, checked_logits
 from rwp.evaluation.records import Flags
 from rwp.evaluation.verdict import FollowUp, Shares
@@ -122,7 +121,7 @@ class _Runner:
                     attacked,
                     batch,
                     labels,
-                    threat=threat or threat_model(self.attack),
+                    threat=threat or self.attack.threat.model,
                     step_size=step_size or self.attack.step,
                     num_steps=num_steps or self.attack.num_steps or 0,
                     generator=generator_for(self.seed, "follow-up", restart, place),

@@ -20,7 +20,7 @@ from rwp.core.modes import evaluation_mode, frozen_weights
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.clean import batch_of, borrowed
-from rwp.rng import generator_for
+from rwp.rng import generator_for, kept_streams
 
 _POINTS = 8  # images, and as many with noise
 _NOISE = 0.1
@@ -93,10 +93,9 @@ def _native_answers(model: nn.Module, points: Tensor, device: torch.device | str
 
 def _answers(model: nn.Module, points: Tensor) -> list[Tensor]:
     """Logits, and each image's gradient of a mix of all logits along some directions."""
-    devices = [points.device] if points.device.type == "cuda" else []
     inputs = points.clone().requires_grad_()
     with (
-        torch.random.fork_rng(devices=devices),
+        kept_streams(points.device),
         torch.enable_grad(),
         evaluation_mode(model),
         frozen_weights(model),

@@ -21,7 +21,6 @@ from rwp.core.precision import precision_context
 from rwp.data.images import ImageSet
 from rwp.data.parts import Part, take_part
 from rwp.data.splits import training_split
-from rwp.evaluation.attacks import threat_model
 from rwp.evaluation.clean import batch_of, borrowed, checked_logits
 from rwp.evaluation.spec import LandscapeSpec
 from rwp.files import write_json, write_text
@@ -159,7 +158,7 @@ def _attacked(
                 model,
                 batch,
                 labels,
-                threat=threat_model(attack),
+                threat=attack.threat.model,
                 step_size=attack.step,
                 num_steps=attack.num_steps or 0,
                 generator=generator_for(spec.seed, "landscape", place),

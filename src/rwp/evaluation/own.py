@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 
 from rwp.core.modes import evaluation_mode, own_modes
-from rwp.core.threat import ThreatModel
 from rwp.errors import UserError, in_one_line
 from rwp.evaluation.adapted import same_values
 from rwp.factories import call, torch_as_it_was
+from rwp.rng import kept_streams
 from rwp.training.spec import AttackSpec
 
 
@@ -41,11 +41,10 @@ def own_attack(
     at = f"{attack.name}: {attack.kind}"
     if not callable(run):
         raise UserError(f"{at}: expected a function that attacks, got {type(run).__name__}")
-    threat = ThreatModel(attack.threat.norm, attack.threat.radius)
-    devices = [images.device] if images.device.type == "cuda" else []
+    threat = attack.threat.model
     with unchanged(at, model, images), own_modes(model), torch_as_it_was():
         try:
-            with torch.random.fork_rng(devices=devices), torch.enable_grad():
+            with kept_streams(images.device), torch.enable_grad():
                 torch.manual_seed(generator.initial_seed())
                 given = images.clone(), labels.clone()
                 found = run(model, *given, threat=threat, generator=generator)
@@ -140,9 +139,8 @@ def _answers(model: nn.Module, images: Tensor, *, times: int) -> list[Tensor] | 
 
 
 def _answer(model: nn.Module, images: Tensor) -> list[Tensor]:
-    devices = [images.device] if images.device.type == "cuda" else []
     state = random.getstate(), np.random.get_state()
-    with evaluation_mode(model), torch.random.fork_rng(devices=devices), torch.enable_grad():
+    with evaluation_mode(model), kept_streams(images.device), torch.enable_grad():
         for seed in (torch.manual_seed, random.seed, np.random.seed):
             seed(0)
         given = images.detach().clone().requires_grad_()

@@ -61,7 +61,7 @@ SIZES = ("num_steps", "num_restarts", "step_size", "kappa", "version")
 WITHOUT_EFFECT = {
     "natural": (*SIZES, "draft", "norm", "epsilon"),
     "fgsm": SIZES,
-    "fgsm_random_start": ("num_steps", "kappa", "version"),
+    "fgsm_random_start": ("num_steps", "num_restarts", "kappa", "version"),
     "pgd": ("kappa", "version"),
     "cw": ("version",),
     "cw_zero_masked": ("version",),

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from rwp.core.models import build_network
 from rwp.core.modes import kept_buffers
 from rwp.core.objectives import ExampleLosses, make_objective
-from rwp.core.threat import ThreatModel
 from rwp.errors import UserError, in_one_line
 from rwp.evaluation.attacks import check_adversarial
 from rwp.evaluation.clean import borrowed
@@ -28,8 +27,8 @@ from rwp.training.own import (
     OwnMask,
     OwnObjective,
     OwnPerturbation,
-    own_network,
 )
+from rwp.training.own_network import own_network
 from rwp.training.spec import AttackSpec, ThreatSpec
 
 Role = Literal["network", "objective", "mask", "perturbation", "attack"]
@@ -140,7 +139,7 @@ class _Batch:
     @property
     def attack_options(self) -> dict[str, Any]:
         """Of a training's attack."""
-        threat = ThreatModel(self.threat.norm, self.threat.radius)
+        threat = self.threat.model
         return {
             "threat": threat,
             "step_size": threat.epsilon / 4,

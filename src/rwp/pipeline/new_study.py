@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwp.data.passport import PASSPORT, read_dataset_passport
-from rwp.data.spec import DatasetSpec
 from rwp.errors import UserError
 from rwp.factories import is_own
 from rwp.files import write_text
@@ -101,7 +100,7 @@ def _fitting(folder: Path, size: int | None) -> tuple[SourceData, int | None]:
     return load_image_folder(str(folder), last), last
 
 
-def images_of_dataset(name: str, definition: DatasetSpec, folder: Path) -> Images:
+def images_of_dataset(name: str, folder: Path) -> Images:
     """Those of a data set of params.yaml, as its passport has them.
 
     Raises:
@@ -163,8 +162,8 @@ def write_study(
                 f"the best epoch, got {found.num_train}; add some"
             )
     else:
-        chosen = choose(params.datasets, dataset or "", "data set", "--dataset")
-        found = images_of_dataset(dataset or "", chosen, params_file.parent / "data")
+        choose(params.datasets, dataset or "", "data set", "--dataset")
+        found = images_of_dataset(dataset or "", params_file.parent / "data")
     write_text(path, study_text(name, found, network, known=tuple(params.networks)))
     try:
         load_params(params_file)  # what was written is read as a whole

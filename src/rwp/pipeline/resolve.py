@@ -355,10 +355,10 @@ def _check_measured_alike(suite: Suite, key: RunKey, parent: TrainSpec, at: str)
     for mine, its in zip(ours, (parent.monitor, parent.selection_monitor), strict=True):
         if mine is None or its is None or mine == its:
             continue
-        names = [name for name, value in vars(mine).items() if getattr(its, name) != value]
+        names = " and ".join(mine.differing(its))
         raise UserError(
             f"{at}: expected a recipe whose epochs are measured as those of {key.recipe} are, got "
-            f"{parent.key.recipe} with another {' and '.join(names)}; set `monitor_*` of training "
+            f"{parent.key.recipe} with another {names}; set `monitor_*` of training "
             "(or attack_random_start) alike for both objectives, or start from a file"
         )
 
@@ -734,12 +734,11 @@ def evaluation_spec(
     *,
     checkpoint: str = "best",
     attacks: tuple[str, ...] | None = None,
-    threat: str | None = None,
 ) -> EvaluationSpec:
     """Resolve the attacks on one checkpoint (all of the suite's, unless named)."""
     suite = params.suites[key.suite]
     table = suite.evaluation.attacks
-    threat_name = threat or attacked_under(suite, key)
+    threat_name = attacked_under(suite, key)
     names = tuple(table) if attacks is None else attacks
     where = f"params.yaml: suites.{key.suite}.evaluation.attacks"
     entries = {name: choose(table, name, "attack", where) for name in names}

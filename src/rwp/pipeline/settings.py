@@ -338,7 +338,8 @@ class ThreatModelEntry(Frozen):
 
 
 class TrainingEntry(Frozen):
-    """How networks are trained; each value may differ by data set, threat model, objective."""
+    """How networks are trained; those of type `By` may differ by data set, threat model, network
+    and objective."""
 
     epochs: By[Annotated[PositiveInt, AfterValidator(_at_most(MOST_EPOCHS))]]
     batch_size: By[PositiveInt]
@@ -479,7 +480,7 @@ class UnlabeledEntry(Frozen):
     """RST's unlabeled part of each batch and the teacher that labels it."""
 
     source: By[Name]
-    fraction: Share  # share of each batch that is pseudo-labeled
+    fraction: Annotated[Share, Field(gt=0)]  # share of each batch that is pseudo-labeled
     weight: PositiveFloat  # lambda of Eq. 6
     epoch_size: By[PositiveInt]  # images drawn in what is called an epoch
     teacher_recipe: Name
@@ -850,6 +851,11 @@ class Suite(Frozen):
                 f"curve_examples: expected none with selection test, which looks at all images, or"
                 f" test_curve false, got {self.curve_examples}; leave it out"
             )
+        if self.also_attacked.best_on_test and not self.test_curve:
+            raise ValueError(
+                "also_attacked.best_on_test: expected test_curve true, by which it is chosen, got"
+                " false; measure the test curve, or leave it out"
+            )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: expected distinct seeds, got {list(self.seeds)}")
         return self
@@ -881,6 +887,17 @@ class Params(Frozen):
     unlabeled: dict[Name, UnlabeledSpec]
     networks: dict[Name, _Network]
     suites: dict[Name, Suite]
+
+    @field_validator("networks")
+    @classmethod
+    def _hashes_are_ours(cls, networks: dict[str, _Network]) -> dict[str, _Network]:
+        for name, entry in networks.items():
+            if isinstance(entry, OwnNetworkSpec) and entry.source:
+                raise ValueError(
+                    f"{name}.source: expected none, as the hash of a network's code is computed, "
+                    f"got {entry.source!r}; remove it"
+                )
+        return networks
 
 
 @cache

@@ -19,13 +19,8 @@ from rwp.pipeline.suites import setting_keys
 from rwp.reporting.gathered import Opened, opened
 from rwp.reporting.labels import method_label
 from rwp.reporting.pairs import ALL_SEEDS, LEVEL, ONE_START, doubt, finding, holm, images_of, pair
-from rwp.reporting.results import (
-    Run,
-    decided_by_start,
-    read_attack,
-    read_level,
-    read_run,
-)
+from rwp.reporting.results import decided_by_start, read_attack, read_level
+from rwp.reporting.runs import Run, read_run
 from rwp.reporting.tables import write_frame
 from rwp.training.spec import TrainSpec, suite_directory
 
@@ -48,8 +43,10 @@ def against(
     points, with its 95 % interval: per seed over images, and over seeds and images in the row of
     all seeds that both have. Where there is one seed alone the test is McNemar's, of these two
     networks, and there is none under an attack that a random start decides. `p_holm` is corrected
-    for all tests of the frame. Under attack, nothing is found of networks whose verdict is red or
-    that answer differently each time. Nothing of the folder is trained or attacked again.
+    for all tests of the frame. A finding is preliminary while seeds of the recipe are to come: a
+    test that is made again as seeds arrive finds more than there is. Under attack, nothing is found
+    of networks whose verdict is red or that answer differently each time. Nothing of the folder is
+    trained or attacked again.
 
     Raises:
         UserError: no such recipe; nothing of it is attacked; it was trained or attacked on other
@@ -84,8 +81,20 @@ def against(
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame["p_holm"] = holm(frame["p_value"].astype(float))
     doubts = {name: why for name, why in doubts.items() if why}
-    frame["finding"] = [finding(row, doubts, name="recipe") for row in frame.to_dict("records")]
+    frame["finding"] = [
+        finding(row, doubts, name="recipe") + _preliminary(row, own)
+        for row in frame.to_dict("records")
+    ]
     return frame, list(dict.fromkeys(left_out))
+
+
+def _preliminary(row: Mapping[Any, Any], own: Side) -> str:
+    """What a finding is called while the recipe lacks seeds; empty where nothing was tested."""
+    kind = (row["checkpoint"], row["attack"])
+    count = sum(where[:2] == kind for where in own.missing)
+    if not count or pd.isna(row["p_value"]):
+        return ""
+    return f" (preliminary: {count} seed{'s' if count > 1 else ''} to come)"
 
 
 def _left_out(side: Side, other: Side, label: str) -> Iterator[str]:
@@ -213,10 +222,16 @@ def trained_otherwise(params: Params, suite: str, recipe: str, folder: Path) -> 
 def _differing(own: TrainSpec, theirs: TrainSpec) -> Iterator[str]:
     """Settings that are no method's own: network, images, length, batches, learning rates."""
     yield from _others(own, theirs, "architecture", "normalize", "threat", "augmentation")
-    yield from _others(own, theirs, "selection", "held_out_fraction", "unlabeled")
+    yield from _others(own, theirs, "selection", "held_out_fraction", "unlabeled", "start")
+    if own.attack is not None and theirs.attack is not None:
+        names = ["threat", "step_size", "num_steps"]
+        if own.objective.loss == theirs.objective.loss:  # else these are the objectives' own
+            names += ["random_start", "bn_mode"]
+        if differing := list(_others(own.attack, theirs.attack, *names)):
+            yield f"training attack ({', '.join(differing)})"
     if own.selection == theirs.selection and _chosen_by(own) != _chosen_by(theirs):
         yield "choice of the best epoch"
-    yield from _others(own.data, theirs.data, "per_class", "image_size")
+    yield from _others(own.data, theirs.data, "per_class", "image_size", "mean", "std")
     yield from _others(own.optimization, theirs.optimization, *vars(own.optimization))
 
 
@@ -244,7 +259,7 @@ def _outcome(record: EvaluationRecord) -> Any:
 def _check_same(one: EvaluationRecord, other: EvaluationRecord, recipe: str, place: Opened) -> None:
     where = f"{recipe}: {one.attack.name}"
     if one.attack != other.attack:
-        names = [n for n, v in vars(one.attack).items() if getattr(other.attack, n) != v]
+        names = one.attack.differing(other.attack)
         raise UserError(
             f"{where}: expected the attack of {place.suite}, got one with another "
             f"{', '.join(names)}; take its settings, or give yours another name"

@@ -27,16 +27,9 @@ from rwp.pipeline.suites import seeds_of, setting_keys
 from rwp.reporting.claims import FILE, LANDSCAPE, POINTS, Claim, Term, parse, read_claims
 from rwp.reporting.landscapes import mean_excess, read_landscape
 from rwp.reporting.lines import monitors_differ
-from rwp.reporting.pairs import LEVEL, doubt, holm, holm_factors, images_of
-from rwp.reporting.results import (
-    Row,
-    Run,
-    read_attack,
-    read_level,
-    read_run,
-    records,
-    why_landscape_stale,
-)
+from rwp.reporting.pairs import LEVEL, doubt, holm, images_of
+from rwp.reporting.results import Row, read_attack, read_level, records
+from rwp.reporting.runs import Run, read_run, why_landscape_stale
 from rwp.reporting.tables import write_frame
 from rwp.training.spec import AttackSpec, RunKey, suite_directory
 
@@ -74,7 +67,7 @@ def judge_claims(
     reason `num_tests` counts every claim that the suite has the recipes for, premises apart, also
     those whose runs are missing: nothing told is taken back as other claims' runs arrive.
     `detectable` is the distance from the margin that so many seeds would tell in four cases of
-    five, after the same correction as the claim's own p.
+    five, after the correction that is left where a claim is the next to be told.
     """
     reader = _Reader(params, suite_name, Path(root))
     rows = [{"claim": name, **_row(reader, claim)} for name, claim in judged.items()]
@@ -86,12 +79,13 @@ def judge_claims(
     frame = frame.assign(
         p_holm=corrected.where(~premise, p_values), num_tests=np.where(premise, 1, num_tests)
     )
-    left = holm_factors(p_values[~premise], num_tests).reindex(p_values.index)
+    # Whatever lies further from its margin has a smaller p, and so an earlier place.
+    left = max(1, num_tests - int((corrected <= LEVEL).sum()))
     frame["detectable"] = [
         row["tested"].detectable(_POWER, confidence=1 - LEVEL / (row.get("sums", 1) * factor))
         if row.get("tested") is not None
         else None
-        for row, factor in zip(rows, left.where(~premise, 1.0), strict=True)
+        for row, factor in zip(rows, np.where(premise, 1, left), strict=True)
     ]
     frame["outcome"] = [_outcome(row) for row in frame.to_dict("records")]
     return frame.astype({"seeds": "Int64", "images": "Int64"})
@@ -381,9 +375,13 @@ def sentence(row: Mapping[str, Any]) -> str:
     """How an outcome is told: with what it rests on, or with what is missing."""
     reason = f": {row['reason']}" if row["reason"] else ""
     if row["outcome"] == NOT_TOLD and row["detectable"] is not None:
-        number = f"{row['detectable']:.{'1f' if row['unit'] == POINTS else '2g'}}"
-        distance = f"{number} {row['unit']}".rstrip()
-        return f"{NOT_TOLD}; {row['seeds']} seeds could tell {distance}{reason}"
+        distance, margin = row["detectable"], float(row["wanted"].split()[1])
+        never_alike = row["wanted"].startswith("within") and distance > margin
+        if never_alike:  # the estimate is at most the margin away from the nearer end
+            distance += margin
+        number = f"{distance:.{'1f' if row['unit'] == POINTS else '2g'}} {row['unit']}".rstrip()
+        more = f", but no sameness {row['wanted']}" if never_alike else ""
+        return f"{NOT_TOLD}; {row['seeds']} seeds could tell {number}{more}{reason}"
     return f"{row['outcome']}{reason}"
 
 

@@ -20,9 +20,7 @@ from rwp.errors import UserError
 from rwp.evaluation.spec import CHECKPOINTS
 from rwp.pipeline.load import first_error
 from rwp.pipeline.settings import Frozen, Params
-from rwp.reporting.results import (
-    Run,
-)
+from rwp.reporting.runs import Run
 from rwp.spec import Name, PositiveFloat
 from rwp.strict_yaml import read_yaml
 
@@ -299,12 +297,12 @@ def unknown_names(params: Params, worded: Mapping[str, Claim]) -> Iterator[str]:
 def moved(then: Mapping[str, Claim], now: Mapping[str, Claim]) -> list[str]:
     """The claims whose statistic, side or margin is another than it was; new ones are not.
 
-    A claim that was dropped after a run has been seen has moved, too.
+    A claim that was dropped after a run has been seen has moved, too; so has one that is a premise
+    now or is one no longer, as that changes what the others are corrected for.
     """
+    same = ("sums", "wanted", "only", "premise")
     return [
         name
         for name, claim in then.items()
-        if name not in now
-        or (now[name].sums, now[name].wanted, now[name].only)
-        != (claim.sums, claim.wanted, claim.only)
+        if name not in now or any(getattr(now[name], n) != getattr(claim, n) for n in same)
     ]

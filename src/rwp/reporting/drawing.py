@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from rwp.files import atomic_write
 from rwp.reporting.labels import value_label
-from rwp.reporting.results import OK
+from rwp.reporting.runs import OK
 from rwp.reporting.tables import write_frame
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def picture(figure: Figure, kind: str) -> bytes:
 # Curves
 
 
-def learning_curves(frame: pd.DataFrame, *, title: str = "") -> Figure:
+def learning_curves(frame: pd.DataFrame) -> Figure:
     """Robust accuracy by epoch.
 
     `frame`: method, split ("test", "held-out", "train"), seed, epoch (from 0), accuracy (percent).
@@ -138,7 +138,7 @@ def learning_curves(frame: pd.DataFrame, *, title: str = "") -> Figure:
             ]
         elif splits:
             where = f" on {splits[0]} images"
-        axes.set(ylabel=f"robust accuracy{where} (%)", title=title)
+        axes.set(ylabel=f"robust accuracy{where} (%)")
         axes.legend(handles=keys, ncols=2)
     return figure
 
@@ -153,7 +153,7 @@ def _with_seeds(frame: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def attacks(frame: pd.DataFrame, *, title: str = "") -> Figure:
+def attacks(frame: pd.DataFrame) -> Figure:
     """Accuracy of each defense under each attack, one row per defense.
 
     `frame`: defense, attack, accuracy (percent); rows without a number are left out.
@@ -169,7 +169,7 @@ def attacks(frame: pd.DataFrame, *, title: str = "") -> Figure:
             axes.plot(chosen["accuracy"], rows, linestyle="", label=name, **attack_looks[name])
         axes.set_yticks(range(len(defenses)), defenses)
         axes.set_ylim(len(defenses) - 0.5, -0.5)  # the first on top, no marker on the edge
-        axes.set(xlabel="accuracy (%)", title=title)
+        axes.set(xlabel="accuracy (%)")
         figure.legend(loc="outside lower center", ncols=min(6, max(1, len(names))))
     return figure
 

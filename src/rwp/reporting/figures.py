@@ -26,7 +26,8 @@ from rwp.reporting.labels import column_label, norm_text
 from rwp.reporting.landscapes import EXCESS, excess_of, read_landscape
 from rwp.reporting.lines import Line, Part
 from rwp.reporting.movements import losses_of, movement_frame
-from rwp.reporting.results import LAST_EPOCHS, OK, Results, Row, Run, why_landscape_stale
+from rwp.reporting.results import Results, Row
+from rwp.reporting.runs import LAST_EPOCHS, OK, Run, why_landscape_stale
 from rwp.reporting.tables import Table, averages
 
 SPLITS = {

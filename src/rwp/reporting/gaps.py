@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rwp.reporting.labels import BEYOND_TITLE
-from rwp.reporting.results import FAILED, NO_TEST_CURVE, OK, Results, Row, records_by
+from rwp.reporting.results import Results, Row, records_by
+from rwp.reporting.runs import FAILED, NO_TEST_CURVE, OK
 from rwp.reporting.tables import Table
 
 

@@ -35,15 +35,8 @@ from rwp.reporting.claim_verdicts import judge_claims, write_claims
 from rwp.reporting.claims import FILE as CLAIMS, read_claims
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.pairs import write_pairs
-from rwp.reporting.results import (
-    FAILED,
-    OK,
-    Run,
-    check_format,
-    read_attack,
-    read_results,
-    read_run,
-)
+from rwp.reporting.results import read_attack, read_results
+from rwp.reporting.runs import FAILED, OK, Run, check_format, read_run
 from rwp.training.spec import RunKey, suite_directory
 
 FORMAT = "rwp.results/1"

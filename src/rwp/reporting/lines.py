@@ -1,7 +1,7 @@
 """What a suite shows: each table and figure, line by line, with the runs behind each line.
 
-Only this module asks the pipeline which runs those are. Tables, figures and the comparison with the
-paper use its lines, and the files that `rwp.reporting.results` has read.
+Tables, figures and the comparison with the paper use these lines, and the files that
+`rwp.reporting.results` has read; which runs they are of is asked here alone.
 """
 
 from __future__ import annotations
@@ -211,9 +211,8 @@ def monitors_differ(usual: AttackSpec, own: AttackSpec) -> list[str]:
     return [
         f"epsilon {own.threat.epsilon}"
         if name == "threat"
-        else f"{name.replace('_', ' ')} {value or 'uniform'}"
-        for name, value in vars(own).items()
-        if value != getattr(usual, name)
+        else f"{name.replace('_', ' ')} {getattr(own, name) or 'uniform'}"
+        for name in own.differing(usual)
     ]
 
 

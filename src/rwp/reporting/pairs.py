@@ -253,16 +253,10 @@ def holm(p_values: pd.Series, num_tests: int | None = None) -> pd.Series:
 
     `num_tests` are all that were planned: those without a p-value yet come last.
     """
-    factors = holm_factors(p_values, num_tests).dropna().sort_values(ascending=False)
-    return (p_values[factors.index] * factors).cummax().clip(upper=1.0).reindex(p_values.index)
-
-
-def holm_factors(p_values: pd.Series, num_tests: int | None = None) -> pd.Series:
-    """By how many tests each p-value is multiplied: those that are left at its place."""
     ordered = p_values.dropna().sort_values()
     planned = len(ordered) if num_tests is None else num_tests
     factors = np.arange(planned, planned - len(ordered), -1.0)
-    return pd.Series(factors, ordered.index).reindex(p_values.index)
+    return (ordered * factors).cummax().clip(upper=1.0).reindex(p_values.index)
 
 
 def _doubts(results: Results) -> dict[str, str]:

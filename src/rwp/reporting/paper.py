@@ -15,7 +15,8 @@ from rwp.data.official import OFFICIAL
 from rwp.evaluation.spec import PAPER_COLUMNS
 from rwp.reporting.lines import Line
 from rwp.reporting.published_curves import PUBLISHED, published_curve
-from rwp.reporting.results import LAST_EPOCHS, OK, Results, Row, records_by
+from rwp.reporting.results import Results, Row, records_by
+from rwp.reporting.runs import LAST_EPOCHS, OK
 from rwp.reporting.tables import Table
 
 # What the paper calls best is chosen on the test split; its last, wherever it can be traced, is
@@ -201,10 +202,6 @@ def _training_difference(line: Line, paper: Line) -> str:
     unlabeled = ours.unlabeled
     if unlabeled is not None and unlabeled.definition.kind != PAPER_UNLABELED:
         return f"other unlabeled images ({unlabeled.source})"
-    fields = [
-        name
-        for name, value in vars(ours).items()
-        # A teacher's key names its suite and seed, which say nothing about its settings.
-        if name not in ("key", "unlabeled") and getattr(theirs, name) != value
-    ]
+    # A teacher's key names its suite and seed, which say nothing about its settings.
+    fields = [name for name in ours.differing(theirs) if name not in ("key", "unlabeled")]
     return f"other settings ({', '.join(fields)})" if fields else ""

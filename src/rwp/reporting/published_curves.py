@@ -13,7 +13,7 @@ from rwp.data.official import OFFICIAL
 from rwp.errors import UserError
 from rwp.factories import is_own
 from rwp.files import object_in
-from rwp.reporting.results import Run, read_run_folder
+from rwp.reporting.runs import Run, read_run_folder
 from rwp.training.spec import (
     NetworkSpec,
     PreActResNetSpec,
@@ -28,8 +28,8 @@ AWP_LOGS = "csdongxian/AWP"
 
 # Chosen on the published logs themselves: with these, none of the independent runs of one setting
 # leaves the band of another, while AT leaves AWP's, and other learning rates or schedules leave
-# AT's (tests/reporting/test_curves.py). A width in epochs, because curves jump from one epoch to
-# the next before the learning rate decays, and not always in the same epoch.
+# AT's (tests/reporting/test_published_curves.py). A width in epochs, because curves jump from one
+# epoch to the next before the learning rate decays, and not always in the same epoch.
 WINDOW = 3
 PATIENCE = 5
 

@@ -7,10 +7,24 @@ from pathlib import Path
 
 import pandas as pd
 
-from rwp.evaluation.records import EvaluationRecord
+from rwp.evaluation.records import EvaluationRecord, read_record
 from rwp.evaluation.statistics import interval
 from rwp.reporting.drawing import looks, new_figure, write_figure
 from rwp.spec import radius_value
+
+
+def read_radii(folder: Path, names: Sequence[str]) -> dict[str, list[EvaluationRecord]]:
+    """The records of these names at all radii that one model was attacked at, by radius.
+
+    Raises:
+        UserError: one is damaged.
+    """
+    found: dict[str, list[EvaluationRecord]] = {}
+    for path in sorted(folder.glob("epsilon-*/*.json")):
+        if path.name in names:
+            record = read_record(path)
+            found.setdefault(record.attack.threat.epsilon, []).append(record)
+    return found
 
 
 def radii_frame(records: Mapping[str, Sequence[EvaluationRecord]]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import t
 
+from rwp.evaluation.alarms import blind_note
 from rwp.evaluation.verdict import MEANING, Level
 from rwp.files import object_in, write_text
 from rwp.pipeline.suites import BEYOND
@@ -33,7 +34,6 @@ from rwp.reporting.paper import (
 )
 from rwp.reporting.results import (
     MEASURES,
-    OK,
     TOO_MANY,
     Results,
     Row,
@@ -41,6 +41,7 @@ from rwp.reporting.results import (
     records_by,
     worst_level,
 )
+from rwp.reporting.runs import OK
 from rwp.reporting.tables import (
     BEYOND_LABELS,
     COSTS,
@@ -178,7 +179,7 @@ def _context(
         "paper1": records(paper1),
         "paper2": records(paper2),
         "gaps": [*empty_cells, *undrawn],
-        "warnings": [*results.notes, *_mixed_versions(results), *warnings],
+        "warnings": [*results.notes, *_mixed_versions(results), *_blind(results), *warnings],
         "alarms": [text for text in warnings if TOO_MANY in text],
         "figures": [*own, *shown],
         "accepted": results.accepted,
@@ -228,6 +229,15 @@ def _mixed_versions(results: Results) -> Iterator[str]:
         found = sorted({str(each["torch"]) for each in versions if "torch" in each})
         if len(found) > 1:
             yield f"{what} with torch {' and '.join(found)} stand side by side; their bits differ"
+
+
+def _blind(results: Results) -> Iterator[str]:
+    """Trainings whose own attack found no gradient: their curves and Table 1 look too robust."""
+    for run in results.runs.values():
+        epochs = (run.best_epoch, len(run.history) - 1) if run.finished else ()
+        note = next(filter(None, (blind_note(run.history[epoch]) for epoch in epochs)), "")
+        if note:
+            yield f"{run.name}: {note}; so its curve and its row of Table 1 are too high"
 
 
 def _warnings(table: Table) -> list[str]:

@@ -7,32 +7,28 @@ fits today's settings, code and images, its `Step` says.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from rwp.data.passport import PASSPORT, ImageFile, read_dataset_passport, read_passport
+from rwp.data.passport import read_passport
 from rwp.errors import UserError
-from rwp.evaluation.diagnosis import read_diagnosis
+from rwp.evaluation.diagnosis_file import read_diagnosis
 from rwp.evaluation.records import (
     EvaluationRecord,
     on_common_images,
     read_record,
     worst_case,
 )
-from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
+from rwp.evaluation.spec import EvaluationSpec
 from rwp.evaluation.statistics import interval
 from rwp.evaluation.verdict import LEVELS, Level
 from rwp.files import (
-    RESULTS_MANIFEST,
     object_in,
-    parse_json,
     read_json,
-    read_object,
     sha256_file,
 )
 from rwp.pipeline.resolve import get_suite
@@ -41,17 +37,19 @@ from rwp.pipeline.steps import PAPER, Step, Steps, accepted, below
 from rwp.pipeline.suites import BEYOND, figure_names
 from rwp.reporting.labels import attack_columns
 from rwp.reporting.lines import TABLES, Line, Part, lines_of, part_of
-from rwp.training.spec import RunKey, TrainSpec, suite_directory
+from rwp.reporting.runs import (
+    OK,
+    SOMETHING_ELSE,
+    Run,
+    check_format,
+    fetched_files,
+    of_its_time,
+    read_run,
+)
+from rwp.training.spec import RunKey, suite_directory
 
-RUN_FORMAT = "rwp.run/1"
 RECORD_FORMAT = "rwp.evaluation/1"
-OK = "ok"  # the status of what has a number
-FAILED = ("collapsed", "diverged")  # trainings that ended without one
-NO_TEST_CURVE = "the test split was not measured in each epoch (test_curve)"
-_SOMETHING_ELSE = "other code or images; `rwp verify --why {}` names them"
 
-# The paper's "last" is the mean over this many final epochs wherever it can be traced to a log.
-LAST_EPOCHS = 6
 # What a training measures of itself, in percent and points.
 MEASURES = (
     "best",
@@ -61,14 +59,16 @@ MEASURES = (
     "last_epochs_mean",
     "robust_overfitting_gap",
 )
-OTHER_CHECKPOINTS = ("best_on_test", "last")  # those that no table waits for
+OTHER_CHECKPOINTS = ("best_on_test", "last")  # besides `best`, where they are asked for
 
 Row = dict[Any, Any]
 
 
 @dataclass(frozen=True)
 class Results:
-    """What lies there of a suite; nothing is read again after `read_results`.
+    """What lies there of a suite's runs and records, read once.
+
+    Landscapes and `losses.npz` are read by the figures that show them.
 
     `attacks` has a row per run, checkpoint and attack:
 
@@ -172,289 +172,6 @@ def records_by(frame: pd.DataFrame, *columns: str) -> dict[tuple[Any, ...], list
     for row in records(frame):
         found.setdefault(tuple(row[name] for name in columns), []).append(row)
     return found
-
-
-# Trainings: run.json and history.jsonl
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training as its folder tells it; nothing here is computed.
-
-    `status` is "finished", "collapsed", "diverged", "inconsistent" (its files contradict each
-    other), "stale" (its step has changed), or "missing" where no run.json lies.
-    """
-
-    path: Path  # the folder
-    name: str  # the folder as people write it, relative to the project
-    status: str
-    reason: str = ""
-    document: dict[str, Any] = field(default_factory=dict)  # run.json
-    history: list[dict[str, Any]] = field(default_factory=list)  # one row per epoch, from epoch 0
-
-    @property
-    def ended(self) -> bool:
-        """Whether the training came to an end, be it a bad one."""
-        return self.finished or self.status in FAILED
-
-    @property
-    def finished(self) -> bool:
-        """Whether its numbers may enter a table."""
-        return self.status == "finished"
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch that the training selected, counted from 0."""
-        return int(self.document["best"]["epoch"])
-
-    @property
-    def numbers(self) -> dict[str, Any]:
-        """What a finished run measured by itself, in percent, or why it has no numbers."""
-        if not self.finished:
-            return {}
-        percent = [
-            100 * row["test_robust_accuracy"]
-            for row in self.history
-            if "test_robust_accuracy" in row
-        ]
-        if len(percent) < len(self.history):
-            return {"status": "missing", "reason": NO_TEST_CURVE}
-        top = max(range(len(percent)), key=percent.__getitem__)
-        best, last = percent[self.best_epoch], percent[-1]
-        tail = percent[-LAST_EPOCHS:]
-        return {
-            "status": OK,
-            "best": best,
-            "last": last,
-            "best_on_test": percent[top],
-            "selection_optimism": percent[top] - best,
-            "last_epochs_mean": sum(tail) / LAST_EPOCHS if len(tail) == LAST_EPOCHS else None,
-            "robust_overfitting_gap": best - last,
-            "best_epoch": self.best_epoch,
-            "best_on_test_epoch": top,
-        }
-
-    @property
-    def costs(self) -> dict[str, Any]:
-        """Passes over a batch, hours of its steps, and the device; none of an unfinished run."""
-        document = self.document if self.finished else {}
-        passes, seconds = object_in(document, "passes"), document.get("seconds")
-        return {
-            "forward_passes": passes.get("forward"),
-            "backward_passes": passes.get("backward"),
-            "training_hours": None if seconds is None else seconds / 3600,
-            "device": document.get("device"),
-        }
-
-
-def read_run(steps: Steps, key: RunKey, *, root: Path | str) -> Run:
-    """Read a run of this project; one that its step calls stale has no numbers."""
-    run = read_run_folder(Path(root) / key.directory, name=str(key.directory))
-    stale = _why_stale(steps.train(key), run, Path(root)) if run.ended else ""
-    return replace(run, status="stale", reason=stale) if stale else run
-
-
-def _why_stale(step: Step, run: Run, root: Path) -> str:
-    """What a run was trained with that is another now, or an empty text."""
-    try:
-        then = TrainSpec.parse(run.document.get("spec"), where=run.name)
-    except UserError as error:
-        return f"trained by another version: {error}"
-    changed = [name for name, now in vars(step.settings).items() if getattr(then, name) != now]
-    if changed:
-        return f"trained with another {', '.join(changed)}"
-    if others := _why_of_other_images(run, root):
-        return others
-    same = _of_its_time(root) or run.document.get("fingerprint") == step.fingerprint
-    return "" if same else f"trained with {_SOMETHING_ELSE.format(step.record)}"
-
-
-def _why_of_other_images(run: Run, root: Path) -> str:
-    """Whether a training saw others than the images of the passport, or an empty text."""
-    inputs = object_in(run.document, "inputs")
-    key = RunKey.parse(run.document.get("key"), where=run.name)
-    for split, file in _fetched(root / "data" / key.dataset).items():
-        if inputs.get(split, file.sha256) != file.sha256:
-            return f"trained with other {split} images than those fetched"
-    return ""
-
-
-def _fetched(folder: Path) -> dict[str, ImageFile]:
-    """Each split of a data set with what its passport says of the file; nothing without one."""
-    if not (folder / PASSPORT).exists():
-        return {}
-    files = read_dataset_passport(folder).files
-    return {name.removesuffix(".pt"): file for name, file in files.items()}
-
-
-def why_landscape_stale(step: Step, root: Path) -> str:
-    """Of what else than today's a landscape that lies there is, or an empty text."""
-    path = root / step.outputs[1]
-    if not path.exists():
-        return f"of unknown settings, without {step.outputs[1]}"
-    document = read_object(path)
-    try:
-        changed = LandscapeSpec.parse(document.get("spec"), where=step.outputs[1]) != step.settings
-    except UserError:
-        return "of another version"
-    if changed:
-        return "of other settings"
-    same = _of_its_time(root) or document.get("fingerprint") == step.fingerprint
-    return "" if same else f"of {_SOMETHING_ELSE.format(step.record)}"
-
-
-def _of_its_time(root: Path) -> bool:
-    """Whether these are gathered results, which the code and images of today say nothing of."""
-    return (root / RESULTS_MANIFEST).exists()
-
-
-def read_run_folder(folder: Path | str, *, name: str | None = None) -> Run:
-    """Read a run's folder.
-
-    Raises:
-        UserError: run.json or history.jsonl is cut, or of a format this version does not know.
-    """
-    path = Path(folder)
-    name = name or str(folder)
-    history = read_history(path / "history.jsonl")
-    if not (path / "run.json").exists():
-        if fault := _odd_row(history):
-            return Run(path, name, "inconsistent", fault, {}, history)
-        done = f"; {len(history)} epochs are done" if history else ""
-        return Run(path, name, "missing", f"this training has not finished{done}", {}, history)
-    document = read_json(path / "run.json")
-    check_format(path / "run.json", document, RUN_FORMAT)
-    status, reason = document.get("status", ""), document.get("reason") or ""
-    if status == "finished":
-        status, reason = _check_history(path, document, history)
-    elif status not in FAILED:
-        raise UserError(
-            f"{path / 'run.json'}: expected the status finished, collapsed or diverged,"
-            f" got {status!r}; train this run again"
-        )
-    return Run(path, name, status, reason, document, history)
-
-
-def _check_history(
-    path: Path, document: dict[str, Any], history: list[dict[str, Any]]
-) -> tuple[str, str]:
-    """Whether a finished run's curve is whole and says what run.json says."""
-    where = path / "history.jsonl"
-    epochs = [row.get("epoch") for row in history]
-    if not history or epochs != list(range(len(history))):
-        raise UserError(
-            f"{where}: expected one row per epoch from 0 on, got {len(history)} rows;"
-            f" train this run again"
-        )
-    for name in ("best", "last"):
-        row = object_in(document, name)
-        epoch = row.get("epoch")
-        if not isinstance(epoch, int) or not 0 <= epoch < len(history):
-            raise UserError(
-                f"{path / 'run.json'}: expected the {name} epoch among {len(history)} epochs,"
-                f" got {epoch!r}; train this run again"
-            )
-        for measure, value in row.items():
-            if measure in history[epoch] and history[epoch][measure] != value:
-                return "inconsistent", (
-                    f"run.json gives {measure} {value} at epoch {epoch}, history.jsonl"
-                    f" {history[epoch][measure]}"
-                )
-    if better := _better_epoch(document, history):
-        return "inconsistent", better
-    for name, count in object_in(document, "passes").items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            return "inconsistent", f"run.json gives {count!r} {name} passes, no count"
-    seconds = document.get("seconds", 0)
-    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if seconds is not None and not (number and seconds >= 0):
-        return "inconsistent", f"run.json gives {seconds!r} seconds, no number from 0 on"
-    last = document["last"]["epoch"]
-    if last != len(history) - 1:
-        return "inconsistent", (
-            f"run.json ends at epoch {last}, history.jsonl at epoch {len(history) - 1}"
-        )
-    for row in history:
-        for measure, value in row.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                return "diverged", f"{measure} is not finite at epoch {row['epoch']}"
-    if fault := _odd_row(history):
-        return "inconsistent", fault
-    return "finished", ""
-
-
-def _odd_row(history: list[dict[str, Any]]) -> str:
-    """What in a curve, whole or not, cannot have been measured; or an empty text."""
-    for epoch, row in enumerate(history):
-        if row.get("epoch") != epoch:
-            return f"history.jsonl has epoch {row.get('epoch')!r} in the place of {epoch}"
-        for measure, value in row.items():
-            if measure.endswith("_accuracy") and not _is_share(value):
-                return (
-                    f"history.jsonl gives {measure} {value!r} at epoch {epoch}, "
-                    "no share from 0 to 1"
-                )
-    return ""
-
-
-def _better_epoch(document: dict[str, Any], history: list[dict[str, Any]]) -> str:
-    """Whether `best` is not the first epoch with the highest of what the training chose it by."""
-    best, spec = object_in(document, "best"), object_in(document, "spec")
-    by = "clean_accuracy" if spec.get("monitor") is None else "robust_accuracy"
-    measure = f"{spec.get('selection')}_{by}"
-    known = {row["epoch"]: row[measure] for row in history if _is_share(row.get(measure))}
-    if not known or best["epoch"] not in known:
-        return ""
-    right = max(known, key=known.__getitem__)
-    if right == best["epoch"]:
-        return ""
-    return (
-        f"run.json gives epoch {best['epoch']} as best, history.jsonl has its highest {measure} at"
-        f" epoch {right}"
-    )
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-
-
-def read_history(path: Path | str) -> list[dict[str, Any]]:
-    """The rows of history.jsonl; none where there is no file yet.
-
-    Raises:
-        UserError: a line is not a JSON object.
-    """
-    path = Path(path)
-    if not path.exists():
-        return []
-    rows = []
-    text = path.read_text(encoding="utf-8", errors="replace")
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            row = parse_json(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
-            raise UserError(
-                f"{path}: expected one JSON object with its epoch per line, got something else at"
-                f" line {number}; train this run again"
-            )
-        rows.append(row)
-    return rows
-
-
-def check_format(path: Path, document: Any, expected: str) -> None:
-    """Refuse a document of another kind or of a later version.
-
-    Raises:
-        UserError: `document` does not carry the format `expected`.
-    """
-    found = document.get("format") if isinstance(document, dict) else None
-    if found != expected:
-        raise UserError(
-            f"{path}: expected the format {expected}, got {found!r};"
-            f" read it with the version of rwp that wrote it, or build it again"
-        )
 
 
 # Evaluations: one record per attack
@@ -579,8 +296,8 @@ def _read_record(
         # The table is made without it; the report shows the cell in red.
         return row | {"status": "inconsistent", "reason": str(error).removeprefix(f"{path}: ")}
     changed = _changed(record, spec) or _changed_images(record, spec, root / "data" / key.dataset)
-    if not (changed or _of_its_time(root)) and record.fingerprint != step.mark(name):
-        changed = f"made with {_SOMETHING_ELSE.format(name)}"
+    if not (changed or of_its_time(root)) and record.fingerprint != step.mark(name):
+        changed = f"made with {SOMETHING_ELSE.format(name)}"
     if changed:
         return row | {"status": "stale", "reason": changed}
     return row | {"status": OK, "reason": "", "outcome": record}
@@ -695,8 +412,7 @@ def _changed(record: EvaluationRecord, spec: EvaluationSpec) -> str:
         return f"made for the run {record.key.name if record.key else 'of another project'}"
     if record.checkpoint != spec.checkpoint:
         return f"made with the checkpoint {record.checkpoint}"
-    fields = [name for name, value in vars(attack).items() if getattr(record.attack, name) != value]
-    if fields:
+    if fields := attack.differing(record.attack):
         return f"made with another {', '.join(fields)} of the attack"
     others = [name for name in ("seed", "batch_size") if getattr(record, name) != vars(spec)[name]]
     return f"made with another {', '.join(others)}" if others else _changed_part(record, spec)
@@ -705,7 +421,7 @@ def _changed(record: EvaluationRecord, spec: EvaluationSpec) -> str:
 def _changed_images(record: EvaluationRecord, spec: EvaluationSpec, folder: Path) -> str:
     """Whether a record's test images are others than those that lie there now, or not all of them
     where all are asked for."""
-    now = _fetched(folder).get("test")
+    now = fetched_files(folder).get("test")
     if now is None:
         return ""
     if now.sha256 != record.data_sha256:
@@ -804,8 +520,8 @@ def _read_verdict(steps: Steps, key: RunKey, run: Run, rows: Sequence[Row], root
     ]
     if others:
         return Judged(name, "stale", f"judged by other records of {', '.join(others)}")
-    if mark != step.fingerprint and not _of_its_time(root):
-        return Judged(name, "stale", f"judged with {_SOMETHING_ELSE.format(name)}")
+    if mark != step.fingerprint and not of_its_time(root):
+        return Judged(name, "stale", f"judged with {SOMETHING_ELSE.format(name)}")
     return judged
 
 

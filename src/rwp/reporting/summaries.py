@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from rwp.evaluation.verdict import DOUBTFUL
 from rwp.files import write_json
 from rwp.reporting.labels import COLUMN_LABELS
-from rwp.reporting.results import MEASURES, OK, Results
+from rwp.reporting.results import MEASURES, Results
+from rwp.reporting.runs import OK
 from rwp.reporting.tables import (
     HOURS,
     LABELS,

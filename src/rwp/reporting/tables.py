@@ -18,7 +18,6 @@ from rwp.pipeline.settings import Suite
 from rwp.pipeline.suites import BEYOND
 from rwp.reporting.results import (
     MEASURES,
-    OK,
     OTHER_CHECKPOINTS,
     Results,
     Row,
@@ -26,6 +25,7 @@ from rwp.reporting.results import (
     records,
     worst_level,
 )
+from rwp.reporting.runs import OK
 from rwp.training.spec import RunKey
 
 STD = "_std"  # what the column of a deviation adds to that of its mean

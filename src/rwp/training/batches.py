@@ -10,7 +10,6 @@ from torch import Tensor
 from rwp.core.geometry import NormBall, random_point
 from rwp.core.objectives import Objective
 from rwp.core.process_group import Group
-from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.data.sampling import epoch_batches, mixed_batches
 from rwp.data.transfer import send
@@ -53,7 +52,7 @@ def attack_start(
     """
     if group.size == 1 or attack is None:
         return None
-    ball = NormBall(images, ThreatModel(attack.threat.norm, attack.threat.radius))
+    ball = NormBall(images, attack.threat.model)
     return group.part(random_point(ball, objective.random_start, generator))
 
 

@@ -59,7 +59,7 @@ def new_network(network: Mapping[str, Any]) -> nn.Module:
     family = shape.pop("family")
     try:
         if is_own(family):
-            from rwp.training.own import own_network
+            from rwp.training.own_network import own_network
 
             return own_network(
                 family,

@@ -308,13 +308,11 @@ def _run(
         except Stopped as verdict:
             if verdict.status == "collapsed":
                 recorder.epoch(history[-1])  # which is in order; that of a divergence is not
-            return _stopped(training, state, history, verdict)
+            return _stopped(training, state, verdict)
     return "finished", None
 
 
-def _stopped(
-    training: Training, state: RunState, history: list[Row], verdict: Stopped
-) -> tuple[str, str]:
+def _stopped(training: Training, state: RunState, verdict: Stopped) -> tuple[str, str]:
     """Go back to the last epoch that was in order, so that what is saved can be looked at."""
     saved = state.load(training.device)
     if verdict.status == "diverged" and saved is not None:

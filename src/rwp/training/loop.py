@@ -22,13 +22,12 @@ from rwp.core.mask import as_many_at_random
 from rwp.core.objectives import ExampleLosses, Objective
 from rwp.core.precision import autotuned_convolutions, precision_context
 from rwp.core.process_group import ALONE, Group
-from rwp.core.threat import ThreatModel
 from rwp.core.weight_perturbation import PerturbedWeights, shifted_weights
 from rwp.data.augmentation import augment
 from rwp.data.images import ImageSet
 from rwp.data.transfer import images_of
 from rwp.errors import UserError
-from rwp.rng import derived_seed, generator_for
+from rwp.rng import derived_seed, generator_for, kept_streams
 from rwp.training.batches import Batch, Batches, Indices, attack_start
 from rwp.training.flops import PassCounter, Work, forward_flops, timed, wait_for
 from rwp.training.history import Row, Tally
@@ -159,8 +158,7 @@ class Training:
 
     def _same_draws(self) -> AbstractContextManager[None]:
         """What is looked at on the side takes no number of torch's own stream, as dropout would."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        return torch.random.fork_rng(devices, enabled=self.has_own_code)
+        return kept_streams(self.device, enabled=self.has_own_code)
 
     def _step(self, indices: Indices) -> None:
         self.passed.start()
@@ -274,7 +272,7 @@ class Training:
             self.runner,
             batch.images,
             batch.labels,
-            threat=ThreatModel(attack.threat.norm, attack.threat.radius),
+            threat=attack.threat.model,
             step_size=attack.step,
             num_steps=attack.num_steps or 0,
             generator=generator,
@@ -316,7 +314,7 @@ class Training:
 
     def _measure(self, name: str, after_batch: Callable[[], None]) -> Row:
         where = ("measure", name, self.progress.epoch)
-        accuracies = measure(
+        shares = measure(
             self.measured_runner,
             self.splits[name],
             self.spec.monitor_of(name),
@@ -330,7 +328,7 @@ class Training:
             after_batch=after_batch,
             one_shape=True if self.spec.optimization.compile != "off" else None,
         )
-        return {f"{name}_{key}": value for key, value in accuracies.items()}
+        return {f"{name}_{key}": value for key, value in shares.items()}
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

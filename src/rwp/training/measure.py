@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from rwp.core.attacks import pgd
+from rwp.core.gradient_tally import GradientTally
 from rwp.core.modes import batch_norm_mode
 from rwp.core.process_group import ALONE, Group
-from rwp.core.threat import ThreatModel
 from rwp.data.images import ImageSet
 from rwp.data.transfer import images_of
 from rwp.training.spec import AttackSpec
@@ -34,8 +34,10 @@ def measure(
 ) -> dict[str, float]:
     """Shares of correctly classified images, before and after the attack.
 
-    Images that are wrong without an attack count as not robust. The processes of a group take
-    turns at the batches. The caller names the precision: this runs in the one it finds.
+    Images that are wrong without an attack count as not robust. Of those that count as robust
+    `blind_share`, where there are any, is how many of all gave the attack no gradient to follow.
+    The processes of a group take turns at the batches. The caller names the precision: this runs
+    in the one it finds.
 
     Args:
         model: called as it is, compiled or not; its modes are put back.
@@ -53,7 +55,7 @@ def measure(
             batch. None: on everything but a CPU.
     """
     one_shape = device.type != "cpu" if one_shape is None else one_shape
-    counts = torch.zeros(2, dtype=torch.int64, device=device)
+    counts = torch.zeros(3, dtype=torch.int64, device=device)  # clean, robust, blind
     was_training = model.training
     model.eval()
     try:
@@ -70,17 +72,25 @@ def measure(
                 if not one_shape:
                     images, labels = images[correct], labels[correct]
                 if len(labels):
-                    adversarial = _attacked(model, images, labels, attack, generator(index))
+                    seen = GradientTally()
+                    adversarial = _attacked(model, images, labels, attack, generator(index), seen)
                     robust = _correct(model, adversarial, labels)
-                    counts[1] += (robust & correct)[fresh].sum() if one_shape else robust.sum()
+                    if one_shape:
+                        robust &= correct
+                    else:
+                        fresh = slice(None)
+                    counts[1] += robust[fresh].sum()
+                    counts[2] += (robust & (seen.not_finite | seen.zero))[fresh].sum()
             after_batch()
     finally:
         model.train(was_training)
-    clean, robust_count = group.total(counts).tolist()
-    accuracies = {"clean_accuracy": clean / len(split)}
+    clean, robust_count, blind = group.total(counts).tolist()
+    shares = {"clean_accuracy": clean / len(split)}
     if attack is not None:
-        accuracies["robust_accuracy"] = robust_count / len(split)
-    return accuracies
+        shares["robust_accuracy"] = robust_count / len(split)
+    if blind:
+        shares["blind_share"] = blind / len(split)
+    return shares
 
 
 def batch_size(split: ImageSet, trained_at_once: int) -> int:
@@ -106,18 +116,20 @@ def _attacked(
     labels: Tensor,
     attack: AttackSpec,
     generator: torch.Generator,
+    seen: GradientTally,
 ) -> Tensor:
     return pgd(
         model,
         images,
         labels,
-        threat=ThreatModel(attack.threat.norm, attack.threat.radius),
+        threat=attack.threat.model,
         step_size=attack.step,
         num_steps=attack.num_steps or 0,
         generator=generator,
         random_start=attack.random_start or "uniform",
         bn_mode="eval",
         keep=attack.keep,
+        gradients=seen,
         check_inputs=False,  # bytes as images are in [0, 1], and a training checks its labels
     )
 

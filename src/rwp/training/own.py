@@ -1,4 +1,4 @@
-"""Networks, objectives, masks and perturbations of the user's own, held to what a training asks.
+"""Objectives, masks and perturbations of the user's own, held to what a training asks.
 
 Each is what a factory returns (`rwp.factories`); docs/own-work.md has the protocols. What does not
 keep to its protocol is one line that names the factory.
@@ -7,20 +7,16 @@ keep to its protocol is one line that names the factory.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from rwp.core.attacks import pgd
-from rwp.core.models.normalization import input_layer
 from rwp.core.modes import (
     batch_norm_mode,
     frozen_weights,
-    kept_buffers,
     own_modes,
     untracked_statistics,
 )
@@ -30,157 +26,7 @@ from rwp.core.settings import Criterion, RandomStart, WeightPerturbation
 from rwp.core.weight_perturbation import PerturbationDiagnostics, PerturbedWeights
 from rwp.errors import UserError, in_one_line
 from rwp.factories import call, takes
-
-_TRIED = 2  # images: one alone is refused by batch normalization in train mode
-
-
-class OwnNetwork(nn.Module):
-    """Images in [0, 1], normalized where the recipe says so, through the user's network."""
-
-    def __init__(self, normalization: nn.Module, network: nn.Module) -> None:
-        super().__init__()
-        self.normalization, self.network = normalization, network
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (batch, classes)."""
-        logits: Tensor = self.network(self.normalization(images))
-        return logits
-
-
-def own_network(
-    text: str,
-    options: Mapping[str, Any],
-    *,
-    num_classes: int,
-    in_channels: int,
-    image_size: Sequence[int],
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-) -> nn.Module:
-    """Build a network of the user's own and try it on images of zeros.
-
-    Initial weights are drawn from torch's global generator; the trial draws nothing from it.
-
-    Raises:
-        UserError: no network of images (batch, in_channels, *image_size) to num_classes logits,
-            or one without a gradient.
-    """
-    facts: dict[str, Any] = {
-        "num_classes": num_classes,
-        "in_channels": in_channels,
-        "image_size": (*image_size,),
-    }
-    images = torch.zeros(_TRIED, in_channels, *image_size)
-
-    def build() -> OwnNetwork:
-        inner = call(text, options, **facts)
-        if not isinstance(inner, nn.Module):
-            raise UserError(f"{text}: expected a torch.nn.Module, got {type(inner).__name__}")
-        model = OwnNetwork(input_layer(in_channels, mean, std), inner)
-        if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
-            with _trial(text, model):
-                if any(map(is_lazy, model.buffers())):
-                    model.eval()  # so that running statistics stay as they are made
-                model(images)  # gives lazy layers their shapes and initial weights
-        return model
-
-    model = build()
-    try_network(text, model, images, num_classes=num_classes)
-    with torch.random.fork_rng(devices=[]):
-        # other initial values than the first's
-        torch.default_generator.manual_seed(torch.initial_seed() ^ 1)
-        _try_state(text, model, build(), images)
-    return model
-
-
-def _try_state(text: str, model: nn.Module, second: nn.Module, images: Tensor) -> None:
-    """Refuse a network that a checkpoint could not bring back: its file has the state_dict alone.
-
-    Raises:
-        UserError: a second network with the state of the first has other logits.
-    """
-    given = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
-    doing = "be built twice, with one state_dict"
-    with _trial(text, model, doing=doing), torch.no_grad():
-        model.train()(given)  # whatever else it counts or remembers, it does now
-    with _trial(text, model, doing=doing), torch.no_grad():
-        second.load_state_dict(model.state_dict())
-        logits = []
-        for one in (model, model, second):
-            torch.default_generator.manual_seed(0)  # of a network that draws
-            logits.append(one.eval()(given))
-    again, other = (
-        torch.allclose(logits[0], found, rtol=1e-3, atol=1e-5, equal_nan=True)
-        for found in logits[1:]
-    )
-    if again and not other:  # evaluation warns of one that answers differently each time
-        raise UserError(
-            f"{text}: expected all that decides its logits in its state_dict, got other logits from"
-            " a second network with the same; make it a parameter or a persistent buffer"
-        )
-
-
-@contextmanager
-def _trial(text: str, model: nn.Module, *, doing: str = "take images in [0, 1]") -> Iterator[None]:
-    """Running statistics, modes and the stream of random numbers are as before afterwards."""
-    lazy = any(map(is_lazy, (*model.parameters(), *model.buffers())))
-    try:
-        # what a lazy layer draws are initial weights
-        same_draws = torch.random.fork_rng(devices=[], enabled=not lazy)
-        untracked = nullcontext() if lazy else untracked_statistics(model)
-        with kept_buffers(model), own_modes(model), untracked, same_draws:
-            yield
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # somebody else's code may fail in any way
-        raise UserError(f"{text}: expected to {doing}, got {in_one_line(error)}") from error
-
-
-def try_network(text: str, model: nn.Module, images: Tensor, *, num_classes: int) -> None:
-    """Refuse a network that cannot be trained or attacked; it comes back as it was.
-
-    Raises:
-        UserError: weights or logits of another type, logits of another shape, no gradient.
-    """
-    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not weights:
-        raise UserError(f"{text}: expected weights to train, got none that ask for a gradient")
-    kinds = {str(weight.dtype) for weight in weights} - {"torch.float32"}
-    if kinds:
-        raise UserError(f"{text}: expected weights of torch.float32, got {kinds.pop()}")
-    alone = images[:1]  # as the last batch of a measurement may be
-    for training, batch in ((True, images), (False, images), (False, alone)):
-        with _trial(text, model), torch.enable_grad():
-            model.train(training)
-            given = batch.clone().requires_grad_()
-            logits = model(given)
-            wanted = (len(batch), num_classes)
-            _check_tensor(text, "logits", logits, wanted, torch.float32)
-            if not bool(logits.isfinite().all()):
-                raise UserError(f"{text}: expected finite logits, got NaN or infinity")
-            asked = [given, *weights]
-            found = (
-                torch.autograd.grad(logits.sum(), asked, allow_unused=True)
-                if logits.requires_grad
-                else [None]
-            )
-            if found[0] is None or all(gradient is None for gradient in found[1:]):
-                what = "the images" if found[0] is None else "its weights"
-                raise UserError(
-                    f"{text}: expected a gradient of the logits with respect to {what}, got none;"
-                    " do not detach them"
-                )
-
-
-def _check_tensor(
-    text: str, name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype | None = None
-) -> None:
-    if not isinstance(value, Tensor):
-        raise UserError(f"{text}: expected a tensor of {name} {shape}, got {type(value).__name__}")
-    if tuple(value.shape) != shape:
-        raise UserError(f"{text}: expected {name} {shape}, got {tuple(value.shape)}")
-    if dtype is not None and value.dtype != dtype:
-        raise UserError(f"{text}: expected {name} of {dtype}, got {value.dtype}")
+from rwp.training.own_network import check_tensor
 
 
 class OwnObjective:
@@ -231,7 +77,7 @@ class OwnObjective:
             return pgd(model, images, labels, random_start=self.random_start, **options)
         with frozen_weights(model), batch_norm_mode(model, options["bn_mode"]):
             found = own(model, images, labels, **options)
-        _check_tensor(self.text, "adversarial images", found, tuple(images.shape), images.dtype)
+        check_tensor(self.text, "adversarial images", found, tuple(images.shape), images.dtype)
         return found.detach()
 
     def losses(
@@ -255,14 +101,14 @@ class OwnObjective:
                     f"{self.text}: expected losses (batch,) and logits (batch, classes), or "
                     f"ExampleLosses, got {type(found).__name__}"
                 )
-            _check_tensor(self.text, "losses", found[0], (len(labels),))
+            check_tensor(self.text, "losses", found[0], (len(labels),))
             found = example_losses(found[0], found[1], labels, self.criterion)
         self._check(found, len(labels))
         return found
 
     def _check(self, found: ExampleLosses, size: int) -> None:
         for name in ("objective", "criterion"):
-            _check_tensor(self.text, f"one {name} per example", getattr(found, name), (size,))
+            check_tensor(self.text, f"one {name} per example", getattr(found, name), (size,))
             if not getattr(found, name).is_floating_point():
                 kind = getattr(found, name).dtype
                 raise UserError(
@@ -276,7 +122,7 @@ class OwnObjective:
         if not isinstance(found.logits, Tensor) or found.logits.ndim != 2:
             raise UserError(f"{self.text}: expected logits (batch, classes), got something else")
         classes = self.num_classes or found.logits.shape[1]
-        _check_tensor(self.text, "logits", found.logits, (size, classes))
+        check_tensor(self.text, "logits", found.logits, (size, classes))
 
 
 def _function(text: str, options: Mapping[str, Any], of: str) -> Any:
@@ -309,7 +155,7 @@ class OwnMask:
             raise UserError(
                 f"{self.text}: expected to take losses (batch,), got {in_one_line(error)}"
             ) from error
-        _check_tensor(self.text, "a mask", found, tuple(losses.shape), torch.bool)
+        check_tensor(self.text, "a mask", found, tuple(losses.shape), torch.bool)
         return found
 
 
@@ -394,7 +240,7 @@ def _offset(
     for name, value in found.items():
         if name not in weights:
             raise UserError(f"{text}: expected names of parameters of the model, got {name!r}")
-        _check_tensor(
+        check_tensor(
             text, f"an offset of {name}", value, tuple(weights[name].shape), weights[name].dtype
         )
     offset = {name: value.detach().clone() for name, value in found.items()}

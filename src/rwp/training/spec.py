@@ -21,7 +21,7 @@ from rwp.core.settings import (
     Tensors,
     WeightPerturbation,
 )
-from rwp.core.threat import AnyNorm, check_length
+from rwp.core.threat import AnyNorm, ThreatModel, check_length
 from rwp.data.spec import AugmentationSpec, DatasetSpec, UnlabeledSpec
 from rwp.errors import UserError
 from rwp.factories import is_own
@@ -160,6 +160,11 @@ class ThreatSpec(Spec):
     def radius(self) -> float:
         """The radius on [0, 1] pixels."""
         return radius_value(self.epsilon)
+
+    @property
+    def model(self) -> ThreatModel:
+        """As attacks take it."""
+        return ThreatModel(self.norm, self.radius)
 
 
 @dataclass(frozen=True, kw_only=True)

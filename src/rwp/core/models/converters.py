@@ -21,6 +21,7 @@ COUNT = "num_batches_tracked"  # what old versions of torch do not save, and no 
 _DEAD_BLOCK = "sub_block1."
 _NORMALIZATION = {"mu": "normalize.mean", "sigma": "normalize.std"}
 _SHOWN = 3
+_MOST = 0.75  # of the weights of one network, in another table
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,7 @@ def bare_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
         raise ValueError(
             f"checkpoint: expected tensors by name, got {names}; pass the file's state dict"
         )
-    while len({name.partition(".")[0] for name in state}) == 1 < len(state):
-        state = {name.partition(".")[2]: value for name, value in state.items()}
-    return state
+    return _without_common_prefix(state)
 
 
 def _innermost(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -145,15 +144,39 @@ def _innermost(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _is_another(table: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
-    """Whether a table holds other weights of the same network."""
-    ours, theirs = (
-        {_bare_name(str(name)): value for name, value in one.items() if isinstance(value, Tensor)}
-        for one in (table, first)
-    )
-    shapes = [{name: value.shape for name, value in one.items()} for one in (ours, theirs)]
-    if not ours or shapes[0] != shapes[1]:
+    """Whether a table holds other weights of the same network, or most of them.
+
+    A moving average may have other prefixes, no running statistics, and its parameters in a list.
+    """
+    weights = _named(first)
+    for tensors in (value for value in table.values() if isinstance(value, list | tuple)):
+        listed = [value for value in tensors if isinstance(value, Tensor)]
+        left = [value.shape for value in weights.values()]
+        own = [left.pop(left.index(v.shape)) for v in listed if v.shape in left]
+        if len(own) == len(listed) >= _MOST * len([v for v in weights.values() if v.ndim > 1]) > 0:
+            return True
+    ours = _named(table)
+    shared = [name for name in ours if name in weights and ours[name].shape == weights[name].shape]
+    if not shared or len(shared) < _MOST * min(len(ours), len(weights)):
         return False
-    return not all(_equal(ours[name], theirs[name]) for name in ours)
+    return not all(_equal(ours[name], weights[name]) for name in shared)
+
+
+def _named(table: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a table by their names in the network, without what only a program reads."""
+    found = {
+        _bare_name(str(name)): value
+        for name, value in table.items()
+        if isinstance(value, Tensor) and name != "n_averaged"
+    }
+    return _without_common_prefix(found)
+
+
+def _without_common_prefix(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As in a module that holds the network, whose name all of them begin with."""
+    while len({name.partition(".")[0] for name in found}) == 1 < len(found):
+        found = {name.partition(".")[2]: value for name, value in found.items()}
+    return found
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:
