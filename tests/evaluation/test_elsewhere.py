@@ -17,7 +17,8 @@ from torch.nn.utils import parametrizations
 import rwp
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
-from rwp.evaluation.external import ExternalModel, evaluate_external
+from rwp.evaluation.external import evaluate_external
+from rwp.evaluation.external_models import ExternalModel
 from rwp.evaluation.records import read_record
 from tests.evaluation.samples import attack, linear_model
 

@@ -10,7 +10,7 @@ from rwp.commands.export import export
 from rwp.core.models import build_network
 from rwp.errors import UserError
 from rwp.evaluation.export import Submission, export_robustbench
-from rwp.evaluation.external import load_checkpoint
+from rwp.evaluation.external_models import load_checkpoint
 from rwp.evaluation.records import EvaluationRecord, PartRecord, write_record
 from rwp.files import sha256_file, write_json
 from rwp.training.checkpoint import save_network

@@ -11,14 +11,12 @@ from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import external
 from rwp.evaluation.external import (
-    ExternalModel,
     at_radius,
     diagnose_external,
     evaluate_external,
-    load_checkpoint,
-    load_factory,
     verdict_on,
 )
+from rwp.evaluation.external_models import ExternalModel, load_checkpoint, load_factory
 from rwp.evaluation.records import read_record
 from rwp.factories import call
 from rwp.reporting.radii import read_radii

@@ -9,7 +9,8 @@ from rwp.core.models import Normalization
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import autoattack as module
-from rwp.evaluation.external import ExternalModel, evaluate_external
+from rwp.evaluation.external import evaluate_external
+from rwp.evaluation.external_models import ExternalModel
 from rwp.evaluation.identity import function_sha256, weights_sha256
 from rwp.evaluation.records import read_record
 from tests.evaluation.samples import (

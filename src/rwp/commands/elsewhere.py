@@ -10,7 +10,7 @@ from rwp.commands.workers import helpers
 from rwp.errors import UserError
 
 if TYPE_CHECKING:
-    from rwp.evaluation.external import ExternalModel
+    from rwp.evaluation.external_models import ExternalModel
     from rwp.pipeline.settings import Params, Suite
     from rwp.training.spec import AttackSpec, RunKey
 
@@ -138,7 +138,7 @@ class Elsewhere:
         """Build it and give it its weights."""
         from rwp.data.images import ImageSet
         from rwp.data.passport import PASSPORT, read_passport
-        from rwp.evaluation.external import load_checkpoint, load_factory
+        from rwp.evaluation.external_models import load_checkpoint, load_factory
         from rwp.pipeline.resolve import choose
 
         if self.model is not None:

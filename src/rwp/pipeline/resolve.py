@@ -221,46 +221,21 @@ def train_spec(params: Params, key: RunKey) -> TrainSpec:
 def _train_spec(params: Params, key: RunKey) -> TrainSpec:
     suite = params.suites[key.suite]
     recipe = suite.recipes[key.recipe]
-    objective = suite.objectives[recipe.objective]
     training = training_entry(suite, key)
     look = Lookup.of(key, recipe.objective)
-    natural = key.threat == "none"
-    threat = None if natural else threat_spec(suite, key)
+    threat = None if key.threat == "none" else threat_spec(suite, key)
     perturbation = perturbation_spec(suite, key)
     _check_layers(params.networks[key.network], perturbation, key)
-    epochs = look(training.epochs, "training.epochs")
     _check_momentum(training, look, key)
-    schedule = look(training.schedule, "training.schedule")
-    if schedule in WITHOUT_STEPS:
-        where = f"params.yaml: suites.{key.suite}.recipes.{key.recipe}"
-        refuse_decays(where, recipe.change, got=f"{schedule} for {key.name}")
-    if perturbation is not None and perturbation.warmup_epochs >= epochs:
-        raise UserError(
-            f"params.yaml: suites.{key.suite}.perturbations.{perturbation.name}.warmup_epochs: "
-            f"expected fewer than the {epochs} epochs of {key.name}, got "
-            f"{perturbation.warmup_epochs}, so that nothing would be perturbed; lower it"
-        )
-    criterion = recipe.change.criterion
-    if criterion is None and recipe.perturbation is not None:
-        criterion = suite.perturbations[recipe.perturbation].criterion
+    _check_schedule(training, look, key, recipe.change)
+    _check_warmup(training, look, key, perturbation)
     return TrainSpec(
         key=key,
         data=dataset_spec(params, key),
         architecture=network_spec(params, key.network),
         normalize=look(training.normalize, "training.normalize"),
         threat=threat,
-        objective=ObjectiveSpec(
-            loss=objective.loss,
-            beta=objective.beta if recipe.change.beta is None else recipe.change.beta,
-            clean_updates=objective.clean_updates
-            or (2 if objective.loss == "trades" and objective.unlabeled is None else 1),
-            criterion=criterion or "objective",
-            label_smoothing=objective.label_smoothing
-            if recipe.change.label_smoothing is None
-            else recipe.change.label_smoothing,
-            options=own_options(suite, recipe, f"suites.{key.suite}.recipes.{key.recipe}")[0],
-            source=own_source(objective.loss, key.suite, f"objectives.{recipe.objective}.loss"),
-        ),
+        objective=_objective_spec(suite, key),
         perturbation=perturbation,
         attack=None if threat is None else _training_attack(suite, key, look),
         optimization=_optimization(training, look),
@@ -281,6 +256,44 @@ def _train_spec(params: Params, key: RunKey) -> TrainSpec:
         selection_every=suite.selection_every,
         selection_monitor=None if threat is None else _selection_monitor(suite, key, threat, look),
     )
+
+
+def _objective_spec(suite: Suite, key: RunKey) -> ObjectiveSpec:
+    """The objective of a recipe, with what the recipe changes of it."""
+    recipe = suite.recipes[key.recipe]
+    entry, change = suite.objectives[recipe.objective], recipe.change
+    criterion, smoothing = change.criterion, change.label_smoothing
+    if criterion is None and recipe.perturbation is not None:
+        criterion = suite.perturbations[recipe.perturbation].criterion
+    twice = entry.loss == "trades" and entry.unlabeled is None  # as its program does
+    return ObjectiveSpec(
+        loss=entry.loss,
+        beta=entry.beta if change.beta is None else change.beta,
+        clean_updates=entry.clean_updates or (2 if twice else 1),
+        criterion=criterion or "objective",
+        label_smoothing=entry.label_smoothing if smoothing is None else smoothing,
+        options=own_options(suite, recipe, f"suites.{key.suite}.recipes.{key.recipe}")[0],
+        source=own_source(entry.loss, key.suite, f"objectives.{recipe.objective}.loss"),
+    )
+
+
+def _check_schedule(entry: TrainingEntry, look: Lookup, key: RunKey, change: Change) -> None:
+    schedule = look(entry.schedule, "training.schedule")
+    if schedule in WITHOUT_STEPS:
+        where = f"params.yaml: suites.{key.suite}.recipes.{key.recipe}"
+        refuse_decays(where, change, got=f"{schedule} for {key.name}")
+
+
+def _check_warmup(
+    entry: TrainingEntry, look: Lookup, key: RunKey, perturbation: PerturbationSpec | None
+) -> None:
+    epochs = look(entry.epochs, "training.epochs")
+    if perturbation is not None and perturbation.warmup_epochs >= epochs:
+        raise UserError(
+            f"params.yaml: suites.{key.suite}.perturbations.{perturbation.name}.warmup_epochs: "
+            f"expected fewer than the {epochs} epochs of {key.name}, got "
+            f"{perturbation.warmup_epochs}, so that nothing would be perturbed; lower it"
+        )
 
 
 def _check_momentum(entry: TrainingEntry, look: Lookup, key: RunKey) -> None:
