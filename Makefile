@@ -32,7 +32,11 @@ setup: $(STAMP)
 RECENT := sys; sys.exit(sys.version_info < (3, 11))
 UV_USED = $(or $(UV),$(VENV)/uv/bin/uv)
 LOCK = $(if $(filter no,$(GPU)),$(VENV)/requirements.lock,requirements.lock)
-$(STAMP): requirements.lock workflow/envs/uv.lock
+# An environment names its folder in each program; one that was moved or copied is made anew.
+MOVED := $(shell test -s $(STAMP) && ! grep -qxF '$(CURDIR)' $(STAMP) && echo yes)
+.PHONY: moved
+$(STAMP): requirements.lock workflow/envs/uv.lock $(if $(MOVED),moved)
+	@test -z "$(MOVED)" || { echo "$(VENV) is of another folder; it is made anew." && rm -rf $(VENV); }
 	@echo "Installing the locked packages into $(VENV) ..."
 	@$(BIN)/python -c 'import $(if $(UV),,pip; import )$(RECENT)' 2>/dev/null || { $(PYTHON) -c 'import $(RECENT)' 2>/dev/null || { \
 		echo "make: expected Python 3.11 or later, got $$($(PYTHON) --version 2>&1); call make PYTHON=python3.12, say" >&2; exit 2; } \
@@ -44,7 +48,7 @@ $(STAMP): requirements.lock workflow/envs/uv.lock
 		--reinstall-package torchvision --index-url "$(TORCH_INDEX)" torch torchvision
 	@$(UV_USED) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@test -e .git || $(BIN)/dvc config --local core.no_scm true  # unpacked from an archive
-	@touch $(STAMP)
+	@echo '$(CURDIR)' > $(STAMP)
 	@echo "Done. Next: \`make demo\` runs the whole pipeline on 8x8 digits in minutes; \`make test\` tests it."
 	@echo "Or: source $(VENV)/bin/activate, then \`rwp --help\` and \`snakemake --cores 2 results/demo/table2.csv\`."
 

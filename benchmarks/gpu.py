@@ -184,7 +184,8 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     try:
         with tarfile.open(archive, "r:gz") as tar:
-            tar.extractall(folder, filter="data")
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # none before 3.11.4
+            tar.extractall(folder)
     except (OSError, tarfile.TarError) as error:
         raise UserError(
             f"{archive}: expected an archive of this benchmark, got {error}; check the path"

@@ -101,6 +101,8 @@ def test_kill_9_frees_the_gpu() -> None:
     assert killed.stderr is not None
     assert "taken" in killed.stderr.readline()
     waiting = start(0, CUDA_VISIBLE_DEVICES="0")
+    assert waiting.stderr is not None
+    assert "waiting for 1 of the GPUs 0, which other jobs hold" in waiting.stderr.readline()
     time.sleep(0.5)
     assert waiting.poll() is None  # it waits for the first one
     killed.send_signal(signal.SIGKILL)

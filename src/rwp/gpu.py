@@ -127,6 +127,7 @@ def _hold(
     folder: Path, gpus: Sequence[str], slots: int, count: int, poll_seconds: float
 ) -> dict[str, FileLock]:
     """All of them or none, so that two jobs that want several never wait for each other."""
+    waits = False
     while True:
         held: dict[str, FileLock] = {}
         for slot in range(slots):  # the first job of every GPU before the second of any
@@ -142,6 +143,9 @@ def _hold(
         if len(held) == count:
             return held
         _release(held)
+        if not waits:
+            waits = True
+            _say(f"waiting for {count} of the GPUs {','.join(gpus)}, which other jobs hold")
         time.sleep(poll_seconds)
 
 

@@ -32,9 +32,12 @@ _NAMES = {
 LOSS_GROUPS = ("0.0-0.5", "0.5-1.0", "1.0-1.5", "1.5-2.0", "2.0-2.5", "2.5-3.0", "above_3.0")
 
 
+_IN_PERCENT = ("_accuracy", "_blind_share")
+
+
 def panel_name(name: str) -> str:
     """The panel and name of one measurement, such as accuracy/test_robust."""
-    if name.endswith("_accuracy"):
+    if name.endswith(_IN_PERCENT):
         return f"accuracy/{name.removesuffix('_accuracy')}"
     return _NAMES.get(name, f"other/{name}")
 
@@ -46,7 +49,7 @@ def panel_metrics(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             for group, share in zip(LOSS_GROUPS, value, strict=True):
                 yield f"loss_group/{group}", float(share)
         elif name != "epoch" and isinstance(value, int | float):
-            percent = name.endswith("_accuracy")
+            percent = name.endswith(_IN_PERCENT)
             yield panel_name(name), 100 * float(value) if percent else float(value)
 
 

@@ -17,8 +17,16 @@ TABLES = ("datasets", "unlabeled", "networks", "suites")
 
 
 def study_files(params: Path | str) -> list[Path]:
-    """The studies beside a settings file, in alphabetical order."""
-    return sorted((Path(params).parent / FOLDER).glob("*.yaml"))
+    """The studies beside a settings file, in alphabetical order; hidden files are none.
+
+    Raises:
+        UserError: one has the other ending of YAML files, and would be left out in silence.
+    """
+    found = [path for path in (Path(params).parent / FOLDER).glob("*.y*ml") if path.name[0] != "."]
+    for path in found:
+        if path.suffix == ".yml":
+            raise UserError(f"{path}: expected a study named {path.stem}.yaml, got .yml; rename it")
+    return sorted(path for path in found if path.suffix == ".yaml")
 
 
 def read_settings(path: Path | str) -> Any:

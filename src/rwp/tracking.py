@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -55,6 +56,15 @@ _VIEW = json.dumps(
 def tracking_uri(root: Path) -> str:
     """MLFLOW_TRACKING_URI, or a SQLite file in the project; always absolute."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
+
+
+def shown_uri(root: Path) -> str:
+    """The same for people to read: without a password."""
+    return _without_password(tracking_uri(root))
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:***@", text)
 
 
 class Tracker:
@@ -127,7 +137,7 @@ class Tracker:
         if self._client is not None:
             return
         client, experiment = connect(self.root, self.spec.key.suite)
-        if self.run_id is None:
+        if self.run_id is None or not _is_there(client, self.run_id):
             run_id = self._find(client, experiment) or self._create(client, experiment)
             self._make_current(client, experiment, run_id)
             self.run_id = run_id
@@ -198,6 +208,18 @@ class Tracker:
         self._client.set_terminated(self.run_id, _STATUS.get(status, "FAILED"))
 
 
+def _is_there(client: Any, run_id: str) -> bool:
+    """Whether this store has the run, and nobody has deleted it since."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.get_run(run_id).info.lifecycle_stage) == "active"
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+
+
 def _client(root: Path) -> Any:
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
@@ -210,12 +232,16 @@ def _client(root: Path) -> Any:
 
 def connect(root: Path, suite: str) -> tuple[Any, str]:
     """A client and the id of the suite's experiment, both made if need be."""
+    import mlflow  # noqa: F401  # seconds, which nobody else should wait for under the lock
+
     uri = tracking_uri(root)
     with _creation_lock(root, uri):
         client = _client(root)
         name = f"rwp-{suite}"
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
+            if experiment.lifecycle_stage == "deleted":  # in the pages, by a person
+                client.restore_experiment(experiment.experiment_id)
             return client, experiment.experiment_id
         artifacts = (root.resolve() / "mlruns").as_uri() if uri.startswith("sqlite") else None
         # The kind decides what MLflow shows first: runs and curves, not traces of chat models.
@@ -251,7 +277,7 @@ def page_links(root: Path, address: str) -> dict[str, str]:
 
 def _no_server(root: Path, error: Exception) -> UserError:
     return UserError(
-        f"{tracking_uri(root)}: expected a tracking server, got {_reason(error)}; start it, or"
+        f"{shown_uri(root)}: expected a tracking server, got {_reason(error)}; start it, or"
         f" check MLFLOW_TRACKING_URI"
     )
 
@@ -294,7 +320,7 @@ def _patience(root: Path) -> Patience:
 
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
+    return _without_password(lines[0])[:200]
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

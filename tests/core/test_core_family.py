@@ -213,6 +213,18 @@ def test_a_quantile_is_the_one_that_is_written(quantile, size, count):
     assert select(losses, options(mask="below", c_min_quantile=quantile), None).sum() == count
 
 
+@pytest.mark.parametrize(
+    ("quantile", "count"), [(0.1, 4), (0.5, 4), (2 / 3, 4), (0.8, 5), (1 / 6, 4)]
+)
+def test_equal_losses_at_a_quantile_are_all_taken(quantile, count):
+    """Cross-entropy is exactly zero beyond a margin: a threshold of zero would select nobody."""
+    losses = torch.tensor([3.0, 0.0, 0.0, 0.0, 0.0, 1.0])
+    below = select(losses, options(mask="below", c_min_quantile=quantile), None)
+    assert below.sum() == count
+    above = select(losses, options(mask="above", c_min_quantile=quantile), None)
+    assert torch.equal(above, ~below)
+
+
 def test_a_range_of_quantiles():
     losses = torch.tensor([3.0, 0.1, 2.0, 0.3, 7.0, 1.0])
     perturbation = options(mask="range", c_min_quantile=1 / 3, c_max_quantile=2 / 3)

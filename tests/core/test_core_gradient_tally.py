@@ -73,6 +73,31 @@ def test_images_without_a_gradient_are_counted(attack, threat, factor):
     assert found.isfinite().all()
 
 
+class OverflowsAtOnePixel(nn.Module):
+    """The derivative of the root of zero is infinite; all other pixels have a usable one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small_network().eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.inner(images)
+        return logits + images[:, 0, 0, 0].sqrt().unsqueeze(1) * logits.detach().sign()
+
+
+def test_one_infinite_pixel_takes_no_step_from_the_others():
+    """The attack goes on by the finite part, whose length counts for nothing beside infinity."""
+    batch, threat = small_batch(), ThreatModel("l2", 0.5)
+    images = batch.images.clone()
+    images[:, 0, 0, 0] = 0.0
+    step = {"threat": threat, "step_size": 0.5, "num_steps": 1, "random_start": "none"}
+    found = pgd(OverflowsAtOnePixel(), images, batch.labels, **step)
+    usual = pgd(small_network().eval(), images, batch.labels, **step)
+    assert (found - images)[:, 0, 0, 0].abs().max() == 0
+    moved = (found - images).flatten(1).norm(dim=1)
+    assert bool((moved > 0.5 * (usual - images).flatten(1).norm(dim=1)).all())
+
+
 @THREATS
 def test_the_networks_of_the_wild(threat):
     """A square root of zero in front: its logits are finite, its gradient is not."""

@@ -4,7 +4,11 @@ import pytest
 import torch
 from tests.core.helpers import generator
 
-from rwp.core.landscape import filter_normalized_direction, weight_loss_landscape
+from rwp.core.landscape import (
+    _group_means,
+    filter_normalized_direction,
+    weight_loss_landscape,
+)
 from rwp.core.losses import cross_entropy
 from rwp.core.weights import perturbed_tensors
 
@@ -61,3 +65,13 @@ def test_the_landscape_is_the_mean_loss_of_each_group_at_each_scale(network, bat
         assert row[1].isnan()
         assert float(row[2]) == pytest.approx(float(losses[[1, 4]].mean()))
     assert len({round(float(value), 6) for value in found[:, 0]}) == 4
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+@pytest.mark.parametrize("group", [2, -1])
+def test_a_loss_that_is_not_finite_spoils_its_own_group_alone(value, group):
+    """Infinity times the zero of another group is NaN."""
+    losses = torch.tensor([1.0, 2.0, 4.0, value])
+    found = _group_means(losses, torch.tensor([0, 0, 1, group]), 3)
+    assert found[:2].tolist() == [1.5, 4.0]
+    assert found[2].isnan() if group == -1 or value != value else found[2] == torch.inf

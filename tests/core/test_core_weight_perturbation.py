@@ -56,6 +56,15 @@ def test_awp_is_one_layer_scoped_unmasked_step(network, batch):
         torch.testing.assert_close(value, masked.offset[name])
 
 
+def test_weights_of_16_bits_are_refused(batch):
+    """Lengths overflow and vanish there: v was NaN."""
+    network = small_network(torch.float32).half()
+    with pytest.raises(
+        ValueError, match=r"expected weights of torch\.float32 .* got torch\.float16"
+    ):
+        adversarial_weight_perturbation(network, closure(network, batch), gamma=0.02)
+
+
 def test_presets():
     assert WeightPerturbation.none().perturbs_nothing
     rwp = WeightPerturbation.rwp(gamma=0.01, c_min=1.5, num_weight_steps=10)

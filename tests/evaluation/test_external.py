@@ -207,7 +207,8 @@ def test_a_moving_average_beside_the_weights_is_told(tmp_path: Path, kind: str, 
 def test_what_is_no_other_network_stands_beside_the_weights(tmp_path: Path):
     beside = {
         "mean": torch.zeros(3),
-        "history": [torch.rand(3, 3)],
+        "history": [torch.rand(()) for _ in range(99)],
+        "images": [torch.rand(9, 1, 8, 8)] * 9,
         "teacher": {"w": torch.ones(9)},
     }
     torch.save({"net": named("")} | beside, tmp_path / "theirs.pt")
@@ -405,7 +406,7 @@ def test_an_attack_of_the_same_name_replaces_no_record_and_is_not_judged_by_it(
     other = [natural, PGD.replace(**change)]
     with pytest.raises(UserError, match=f"pgd-5.json: expected a record of theirs .*{told}"):
         evaluate_external(model, attacks=other, state=tmp_path / "state", **given)
-    with pytest.raises(UserError, match=f"pgd-5.json: expected a record of this model.*{told}"):
+    with pytest.raises(UserError, match=f"pgd-5.json: expected a record of theirs .*{told}"):
         diagnose_external(model, attacks=other, dataset="digits", **given)
     assert (tmp_path / "out" / "pgd-5.json").read_bytes() == before
     diagnose_external(model, attacks=[natural, PGD], dataset="digits", **given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rwp.core.objectives import make_objective
+from rwp.core.objectives import ExampleLosses, make_objective
 from rwp.core.threat import ThreatModel
 from rwp.training.own import OwnObjective, OwnPerturbation
 
@@ -43,6 +45,22 @@ def ascent():
         model.eval()
         return {n: 0.01 * p.grad for n, p in model.named_parameters() if p.grad is not None}
     return perturb
+
+
+def moving():
+    def perturb(model, losses, *, generator=None):
+        seen.append(losses().objective.mean().item())
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(4)
+            seen.append(losses().objective.mean().item())
+            for p in model.parameters():
+                p.div_(4)
+        return {}
+    return perturb
+
+
+seen = []
 """
 
 
@@ -92,3 +110,29 @@ def test_a_perturbation(textbook: Path) -> None:
 
     left(network(), work)
     assert found[0].diagnostics.norm_ratio > 0
+
+
+def test_a_perturbation_sees_the_weights_it_has_moved(textbook: Path) -> None:
+    """Autocast keeps copies of the weights in 16 bits; the second look was at the old ones."""
+    perturb, goal = OwnPerturbation("own.textbook:moving", {}), make_objective("at")
+    model = network()
+    images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    given = images, images, torch.arange(5) % 3
+
+    def losses(of: nn.Module) -> Callable[[], ExampleLosses]:
+        return lambda: goal.losses(of, *given)
+
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter.mul_(4)
+    expected = []
+    for one in (model, moved):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            expected.append(losses(one)().objective.mean().item())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        perturb(model, losses(model))
+        after = losses(model)().objective.mean().item()
+    assert importlib.import_module("own.textbook").seen == expected
+    assert after == expected[0]
+    assert expected[0] != expected[1]

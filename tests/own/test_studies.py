@@ -145,6 +145,19 @@ def test_a_wrong_study_is_named(params_file: Path, text: str, message: str) -> N
         load_params(params_file)
 
 
+def test_hidden_files_are_no_studies(params_file: Path) -> None:
+    """What an editor and macOS leave behind; an ending that nobody reads is told."""
+    Path("studies").mkdir()
+    Path("studies/.#x.yaml").symlink_to("nobody@nowhere.123")
+    Path("studies/._x.yaml").write_bytes(bytes(range(256)))
+    assert "demo" in load_params(params_file).suites
+    Path("studies/x.yml").write_text("suites: {}")
+    with pytest.raises(
+        UserError, match=r"studies/x\.yml: expected a study named x\.yaml, got \.yml"
+    ):
+        load_params(params_file)
+
+
 def test_a_study_adds_to_the_tables(params_file: Path) -> None:
     Path("studies").mkdir()
     Path("studies/x.yaml").write_text("suites: {x: {extends: demo, description: mine}}")

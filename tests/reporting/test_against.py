@@ -243,7 +243,6 @@ def test_what_else_the_trainings_differ_in_is_said(tmp_path: Path) -> None:
             "(threat model, step size)",
         ),
         ("training", {"attack_bn_mode": "eval"}, "training attack (bn mode)"),
-        ("datasets", {"mean": [0.1], "std": [0.2]}, "mean, std"),
         ("recipe", {"start": {"recipe": "at-rwp", "epoch": 1}}, "another start"),
     ],
 )
@@ -255,7 +254,6 @@ def test_another_training_attack_is_said(
     suite = content["suites"]["demo"]
     {
         "training": suite["training"],
-        "datasets": content["datasets"]["digits"],
         "recipe": suite["recipes"]["mine"],
     }[table].update(change)
     first = next(trained_otherwise(check_params(content), "demo", "mine", folder))

@@ -343,7 +343,10 @@ def test_too_few_seeds_for_sameness_say_so(tmp_path: Path) -> None:
     row = judged(project, alike=WON | {"within": 1})["alike"]
     assert row["outcome"] == "not told"
     assert row["detectable"] > 1
-    expected = f"3 seeds could tell {row['detectable'] + 1:.1f} points, but no sameness within 1"
+    expected = (
+        f"3 seeds could tell differences of {row['detectable'] + 1:.1f} points, "
+        "but no sameness within 1"
+    )
     assert sentence(row) == f"not told; {expected}"
     wide = judged(project, alike=WON | {"within": 90})["alike"]
     assert "sameness" not in sentence(wide | {"outcome": "not told"})

@@ -202,6 +202,7 @@ def test_several_versions_of_torch_are_named(demo: Project) -> None:
     assert "trainings with torch 2.15.0 and 2.16.0 stand" in render_report(demo.results())
 
 
+@pytest.mark.usefixtures("_no_pictures")
 def test_a_training_whose_attack_was_blind_is_a_remark(demo: Project) -> None:
     key = demo.table2_keys("at")[0]
     history = demo.write_run(key, [0.2, 0.9]) / "history.jsonl"
@@ -216,6 +217,7 @@ def test_a_training_whose_attack_was_blind_is_a_remark(demo: Project) -> None:
         assert (text in render_report(demo.results())) == told
 
 
+@pytest.mark.usefixtures("_no_pictures")
 def test_what_cannot_be_true_is_an_alarm(demo: Project) -> None:
     demo.write_all()
     (key,) = demo.table2_keys("at")

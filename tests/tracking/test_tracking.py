@@ -232,3 +232,35 @@ def test_sync_without_a_server_says_so(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"expected a tracking server, got .*start it"):
         tracker(spec, tmp_path).sync([row(0)], "finished")
+
+
+@pytest.mark.parametrize("gone", ["run", "store", "experiment"])
+def test_a_run_that_is_gone_is_made_again(gone: str, spec: TrainSpec, tmp_path: Path) -> None:
+    """Deleted in the pages, or of another server: a training that resumes knows its old id."""
+    first = tracker(spec, tmp_path)
+    first.start(None)
+    first.epoch(row(0))
+    client, experiment = connect(tmp_path, "demo")
+    if gone == "run":
+        client.delete_run(first.run_id)
+    elif gone == "experiment":
+        client.delete_experiment(experiment)
+    root = tmp_path / "other" if gone == "store" else tmp_path
+    root.mkdir(exist_ok=True)
+    resumed = tracker(spec, root)
+    resumed.start(first.run_id)
+    resumed.epoch(row(1))
+    resumed.finish("finished", {})
+    client, experiment = connect(root, "demo")
+    found = {run.info.run_id for run in client.search_runs([experiment])}
+    assert resumed.run_id in found
+    assert (resumed.run_id == first.run_id) == (gone == "experiment")
+
+
+def test_a_password_is_not_shown(
+    spec: TrainSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    with pytest.raises(UserError, match=r"http://me:\*\*\*@127\.0\.0\.1:9: expected a") as caught:
+        tracker(spec, tmp_path).sync([row(0)], "finished")
+    assert "secret" not in str(caught.value)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from rwp.core import ExampleLosses, make_objective, robust_weight_perturbation
 from rwp.core.attacks import pgd
 from rwp.core.threat import ThreatModel
 from rwp.evaluation.jobs import evaluate_checkpoint
@@ -24,6 +25,7 @@ from rwp.training import loop
 from rwp.training.jobs import train_run
 from rwp.training.pseudo_labels import write_pseudo_labels
 from tests.conftest import tiny_settings
+from tests.core.helpers import small_network
 from tests.emulated_gpu import OnGpu, emulated_gpu
 from tests.training.conftest import spec_of
 
@@ -181,3 +183,27 @@ def test_what_a_gpu_refuses() -> None:
         with pytest.raises(RuntimeError, match="numpy"):
             found.numpy()
     assert not torch.cuda.is_available()
+
+
+def test_a_search_that_has_ended_does_not_begin_again() -> None:
+    """Losses that draw, as with dropout, may fall below c_min after a step that selected nobody."""
+    images, labels = torch.rand(6, 3, 8, 8), torch.arange(6) % 4
+    found = {}
+    for device in DEVICES:
+
+        def search(device: str = "cpu") -> dict[str, torch.Tensor]:
+            model = small_network(torch.float32).to(device)
+            step, goal = iter((0.5, 2.0, 0.5)), make_objective("at")
+
+            def losses() -> ExampleLosses:
+                given = images.to(device), images.to(device), labels.to(device)
+                batch = goal.losses(model, *given)
+                return batch._replace(criterion=torch.full_like(batch.objective, next(step)))
+
+            v = robust_weight_perturbation(model, losses, gamma=0.1, c_min=1.0, num_steps=3)
+            return {name: value.cpu().clone() for name, value in v.offset.items()}
+
+        found[device] = on(device, search)
+    for name, value in found["cpu"].items():
+        assert value.norm() > 0
+        assert torch.equal(value, found["cuda"][name]), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -31,10 +32,18 @@ def sync(
     records = sorted(folder.rglob("run.json"))
     if not records:
         raise UserError(f"{folder}: expected runs below it, found none; train one first")
+    unreadable = 0
     for path in records:
-        run = read_run_folder(path.parent)
-        spec = TrainSpec.parse(run.document.get("spec"), where=str(path))
+        try:
+            run = read_run_folder(path.parent)
+            spec = TrainSpec.parse(run.document.get("spec"), where=str(path))
+        except UserError as error:  # of another version, say; the others are not to wait for it
+            unreadable += 1
+            sys.stderr.write(f"left out: {error}\n")
+            continue
         fingerprint, commit = (str(run.document.get(name)) for name in ("fingerprint", "commit"))
         tracker = Tracker(spec, root=Path.cwd(), fingerprint=fingerprint, commit=commit)
         count = tracker.sync(run.history, str(run.document["status"]))
         print(f"{count:4d} epochs uploaded  {spec.key.name}")
+    if unreadable:
+        raise typer.Exit(2)

@@ -53,6 +53,9 @@ def train(
             help="The same bits each time on a GPU too, for some speed; recorded in run.json.",
         ),
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Train a run that is done once more, from the start.")
+    ] = False,
     tracking: Annotated[bool, typer.Option(help="Log to MLflow.")] = True,
     resolved: Resolved = None,
     fingerprint: Fingerprint = None,
@@ -76,10 +79,25 @@ def train(
         )
         step = Steps(params).train(key)
         job = step.settings_as(TrainSpec), step.fingerprint
+        if not again and _is_done(output or Path(key.directory), step.fingerprint):
+            return
     with _place(gpus) as (group, device):
         if deterministic:
             ask_for_determinism()
         _train(*job, group, device, output=output, tracking=tracking)
+
+
+def _is_done(folder: Path, fingerprint: str) -> bool:
+    """Whether this very training ended there; then that is said, as all records are of it."""
+    from rwp.files import read_object
+
+    record = folder / "run.json"
+    if not record.exists() or not (folder / "last.pt").exists():
+        return False
+    if read_object(record).get("fingerprint") != fingerprint:
+        return False
+    print(f"{folder} is done; --again trains it once more, from the start")
+    return True
 
 
 def _train(
@@ -129,7 +147,7 @@ def ending(folder: Path) -> str:
     advice = _ADVICE.get(record["status"])
     if advice is None:
         note = blind_note(record.get("best") or {}) or blind_note(record.get("last") or {})
-        return f"warning: {note}; it was trained on such images, too" if note else ""
+        return f"warning: {note}; `rwp diagnose` looks closer" if note else ""
     return (
         f"stopped: {record['status']}: {record['reason']}; tables leave this training out; {advice}"
     )

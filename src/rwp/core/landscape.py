@@ -76,4 +76,7 @@ def weight_loss_landscape(
 
 def _group_means(losses: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     members = torch.nn.functional.one_hot(groups + 1, num_groups + 1)[:, 1:].to(losses.dtype)
-    return (losses @ members) / members.sum(dim=0)
+    finite = losses.isfinite()
+    means = (torch.where(finite, losses, 0.0) @ members) / members.sum(dim=0)
+    spoiled = ~finite & (groups >= 0)  # of its own group alone: infinity times zero is NaN
+    return means.index_add(0, groups[spoiled], losses[spoiled])

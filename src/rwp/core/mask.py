@@ -58,7 +58,7 @@ def loss_bounds(
     """c_min and c_max of a batch: as set, or quantiles of its losses; NaN where there is none.
 
     The quantile q of n losses is the smallest that ceil(q n) of them are below, infinity where
-    these are all.
+    these are all; of equal losses there it takes all.
     """
     given = (perturbation.c_min, perturbation.c_max)
     c_min, c_max = (math.nan if threshold is None else threshold for threshold in given)
@@ -66,12 +66,21 @@ def loss_bounds(
     if quantiles == (None, None):
         return c_min, c_max
     rising = group.gathered(losses.detach()).sort().values
-    rising = torch.cat([rising, torch.full_like(rising[:1], math.inf)])
     low, high = (
-        threshold if quantile is None else rising[_rank(quantile, len(rising) - 1)]
+        threshold if quantile is None else _quantile(rising, quantile)
         for threshold, quantile in zip((c_min, c_max), quantiles, strict=True)
     )
     return low, high
+
+
+def _quantile(rising: Float[Tensor, " batch"], quantile: float) -> Float[Tensor, ""]:
+    rank = _rank(quantile, len(rising))
+    infinity = torch.full_like(rising[0], math.inf)
+    above = rising[rank] if rank < len(rising) else infinity
+    if rank == 0:
+        return above
+    below = rising[rank - 1]
+    return torch.where(above == below, torch.nextafter(below, infinity), above)
 
 
 def _rank(quantile: float, count: int) -> int:

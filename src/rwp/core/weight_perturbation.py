@@ -71,9 +71,9 @@ def perturb_weights(
             that of the whole batch.
 
     Raises:
-        ValueError: the model has nothing to perturb, perturbs it by factors of 0, or has no such
-            layer; losses or a mask of another shape than (batch,), or losses that do not depend
-            on the perturbed tensors.
+        ValueError: the model has nothing to perturb, perturbs it by factors of 0, has no such
+            layer, or weights of 16 bits, in which lengths overflow and vanish; losses or a mask of
+            another shape than (batch,), or losses that do not depend on the perturbed tensors.
     """
     if perturbation.perturbs_nothing:
         return PerturbedWeights({}, PerturbationDiagnostics())
@@ -97,6 +97,8 @@ def perturb_weights(
                 losses_at_w = batch.objective.detach().sum()
                 bounds = loss_bounds(batch.criterion, perturbation, group)
             mask = select(batch.criterion, perturbation, generator, group, bounds)  # V
+            if selected:  # what has ended stays so, also where a mask or a network draws
+                mask = mask & (selected[-1] > 0)
             selected.append(group.total(mask.sum()))  # sum V
             if mask.device.type == "cpu" and selected[-1] == 0:  # if sum V = 0: break
                 break
@@ -168,6 +170,12 @@ def something_to_perturb(
         raise ValueError(
             "model: expected trainable kernels (convolution or linear weights), got none; "
             "unfreeze them or turn the weight perturbation off"
+        )
+    few = {weight.dtype for weight in named.values()} - {torch.float32, torch.float64}
+    if few:
+        raise ValueError(
+            f"model: expected weights of torch.float32 or torch.float64, got {few.pop()}; keep "
+            "them in 32 bits, and compute in fewer by torch.autocast"
         )
     return named
 

@@ -36,7 +36,7 @@ class DatasetSpec(Spec):
     mirror: str | None = None  # a folder or URL that holds the official files
     image_size: PositiveInt | None = None  # average over areas down to this many pixels
     # So many images of each class for one training, drawn anew by the seed of the run and the same
-    # for all its recipes. All are fetched; what no run draws, and is not held out, nobody sees.
+    # for all its recipes. All are fetched; those neither drawn nor held out are used by nobody.
     per_class: PositiveInt | None = None
     test_share: Share | None = None  # digits: share of the images that become the test split
     unlabeled_share: Share = 0.0  # share of the training images that lose their labels, for RST

@@ -28,6 +28,10 @@ FLAT = (
     "understate their strength; multiply the logits"
 )
 _FLAT = 0.01  # largest distance between two logits of an image
+UNDERFLOW = (
+    "the model has weights in float16, in which small gradients become zero: attacks may miss "
+    "what they would find in 32 bits; evaluate it as float32 or bfloat16, too"
+)
 TRAIN_MODE = "the model was handed over in train mode; it was evaluated in eval mode"
 
 
@@ -103,6 +107,8 @@ def clean_outcomes(
             f"{int((images.labels < 0).sum())} unlabeled; evaluate on a labeled split"
         )
     warnings = [TRAIN_MODE] if model.training else []
+    if any(weight.dtype == torch.float16 for weight in model.parameters()):
+        warnings.append(UNDERFLOW)
     correct, outputs, answers = [], [], None
     with borrowed(model, device):
         for start in range(0, len(images), batch_size):

@@ -12,6 +12,7 @@ from rwp.evaluation.records import EvaluationRecord
 from rwp.evaluation.verdict import FollowUp, Verdict
 from rwp.files import read_json, write_json
 
+NAME = "diagnosis.json"
 FORMAT = "rwp.diagnosis/1"
 
 

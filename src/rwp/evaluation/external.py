@@ -22,7 +22,7 @@ from rwp.evaluation.api import as_threat
 from rwp.evaluation.attacks import AttackResult
 from rwp.evaluation.clean import batch_of, borrowed, checked_logits, clean_outcomes
 from rwp.evaluation.diagnosis import followed_up, judge_further
-from rwp.evaluation.diagnosis_file import write_diagnosis
+from rwp.evaluation.diagnosis_file import NAME as DIAGNOSIS, write_diagnosis
 from rwp.evaluation.external_models import ExternalModel
 from rwp.evaluation.followup import follow_up
 from rwp.evaluation.identity import function_sha256
@@ -44,6 +44,7 @@ from rwp.training.spec import AttackSpec
 
 _UNKNOWN = "unknown"  # what was minimized
 _FINGERPRINT = "external"  # nothing of ours stands behind these models
+_OF_L1 = "external-l1-2"  # of AutoAttack under L1, with all images in each pass of APGD
 
 
 def evaluate_external(
@@ -203,7 +204,9 @@ def diagnose_external(
             for same, _, own in _parts(attacks, seen, part_seed, data)
             for attack in same
         }
-        records = [_record_there(out, attack, identities[attack.name]) for attack in attacks]
+        records = [
+            _record_there(external.name, out, attack, identities[attack.name]) for attack in attacks
+        ]
 
         def further(attack: AttackSpec) -> FollowUp:
             some = followed_up(seen.images, seed=part_seed, source=data)
@@ -218,12 +221,14 @@ def diagnose_external(
             objective=_UNKNOWN,
             chance=max(seen.images.class_counts()) / len(seen.images),
         )
-    path = out / "diagnosis.json"
+    path = out / DIAGNOSIS
     write_diagnosis(path, verdict, found, records, fingerprint=_FINGERPRINT)
     return path
 
 
-def _record_there(out: Path, attack: AttackSpec, identity: dict[str, Any]) -> EvaluationRecord:
+def _record_there(
+    name: str, out: Path, attack: AttackSpec, identity: dict[str, Any]
+) -> EvaluationRecord:
     path = out / f"{attack.name}.json"
     if not path.exists():
         raise UserError(
@@ -233,8 +238,16 @@ def _record_there(out: Path, attack: AttackSpec, identity: dict[str, Any]) -> Ev
     record = read_record(path)
     other = _differences(record, attack, identity)
     if other:
-        raise UserError(f"{path}: expected a record of this model, got one {other[0]}; evaluate it")
+        raise UserError(
+            f"{path}: expected a record of {name} as it is evaluated now, got one {other[0]}; "
+            "evaluate into another folder (--output), or delete this record first"
+        )
     return record
+
+
+def _fingerprint(attack: AttackSpec) -> str:
+    in_l1 = attack.kind == "autoattack" and attack.threat.norm == "l1"
+    return _OF_L1 if in_l1 else _FINGERPRINT
 
 
 def _differences(
@@ -242,7 +255,7 @@ def _differences(
 ) -> list[str]:
     """In what a record is not of this attack on this model and these images."""
     found = [text for name, text in _DIFFERENT.items() if differs(record, identity, name)]
-    others = attack.differing(record.attack)
+    others = ["code" if n == "source" else n for n in attack.differing(record.attack)]
     return found + ([f"of an attack with another {', '.join(others)}"] if others else [])
 
 
@@ -269,7 +282,9 @@ class _Job:
     def is_needed(self, attack: AttackSpec) -> bool:
         # A model that answers differently each time cannot be recognized.
         known = self.hashes["function_sha256"] is not None
-        return not (known and is_done(self.path(attack), attack, _FINGERPRINT, self.identity))
+        return not (
+            known and is_done(self.path(attack), attack, _fingerprint(attack), self.identity)
+        )
 
     def state(self, folder: Path) -> Path | None:
         """A folder for this evaluation alone: what decides its bits is in the name."""
@@ -280,7 +295,7 @@ class _Job:
     def write(self, result: AttackResult) -> None:
         record = record_of(
             result,
-            fingerprint=_FINGERPRINT,
+            fingerprint=_fingerprint(result.attack),
             key=None,
             checkpoint=self.name,
             hashes=self.hashes,
@@ -310,9 +325,13 @@ def _refuse_others(out: Path, jobs: Sequence[_Job]) -> None:
         try:
             found = read_record(path)
         except UserError:
+            if path.parent != out and path.stem in asked:
+                raise  # its curve would lack a radius
             continue  # damaged ones are made again
-        if path.parent == out and path.stem in asked:
+        if path.stem in asked:
             attack, job = asked[path.stem]
+            if path.parent != out:
+                attack = at_radius(attack, found.attack.threat.epsilon)
             other = _differences(found, attack, job.identity)
         else:  # not asked for now; of another number of images, its part is its own
             same = sizes.get(found.attack.num_examples)
@@ -325,7 +344,7 @@ def _refuse_others(out: Path, jobs: Sequence[_Job]) -> None:
         if other:
             raise UserError(
                 f"{path}: expected a record of {jobs[0].name} as it is evaluated now, got one "
-                f"{other[0]}; name another folder with --output"
+                f"{other[0]}; name another folder with --output, or delete this record first"
             )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rwp.files import atomic_write
 
-_FORMAT = "rwp.autoattack-batch/2"
+_FORMAT = "rwp.autoattack-batch/3"
 
 
 @dataclass(frozen=True)

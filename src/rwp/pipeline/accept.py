@@ -29,6 +29,7 @@ from rwp.pipeline.state import Result, results
 from rwp.pipeline.steps import Step, Steps, below
 from rwp.pipeline.why import checked_out, maker
 from rwp.spec import Spec
+from rwp.studies import FOLDER as STUDIES
 from rwp.training.spec import PseudoLabelSpec, TrainSpec
 
 _STEPS = 3  # of a training, in each of two epochs
@@ -214,9 +215,11 @@ def _prepare(step: Step, root: Path, place: Path) -> list[str]:
         for path in step.inputs:  # the images that it takes lie beside their passport
             for images in (root / path).parent.glob("*.pt"):
                 (place / path).with_name(images.name).symlink_to(images.resolve())
-        if (root / "data/raw").exists():
-            (place / "data/raw").symlink_to((root / "data/raw").resolve())
+        for named in ("data/raw", STUDIES, settings.path):
+            _lay_out(root, place, named)
         return ["data", "fetch", step.name]
+    if isinstance(settings, TrainSpec) and settings.start is not None:
+        _lay_out(root, place, settings.start.file)
     for path in step.inputs:  # a run's record lies beside its networks
         record = Path(path).parent / "run.json"
         if path.endswith(".pt") and (root / record).exists() and not (place / record).exists():
@@ -233,10 +236,19 @@ def _prepare(step: Step, root: Path, place: Path) -> list[str]:
     return [command.get(type(settings), "diagnose"), *words]
 
 
+def _lay_out(root: Path, place: Path, named: str | None) -> None:
+    """A file or folder that settings name, in the same place below another folder."""
+    if named is None or Path(named).is_absolute() or not (root / named).exists():
+        return
+    (place / named).parent.mkdir(parents=True, exist_ok=True)
+    if not (place / named).exists():
+        (place / named).symlink_to((root / named).resolve())
+
+
 def _in_little(settings: object) -> object:
     """The same settings for a few batches."""
     if isinstance(settings, TrainSpec):
-        optimization = settings.optimization.replace(epochs=2)
+        optimization = settings.optimization.replace(epochs=settings.first_epoch + 2)
         perturbation, mix = settings.perturbation, settings.unlabeled
         if perturbation is not None and perturbation.warmup_epochs:
             perturbation = perturbation.replace(warmup_epochs=1)

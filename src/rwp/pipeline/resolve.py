@@ -773,7 +773,8 @@ def evaluation_spec(
 def landscape_spec(params: Params, suite_name: str, name: str) -> LandscapeSpec:
     """The measurement behind a landscape figure.
 
-    Its attack is PGD on cross-entropy with the sizes and the start of the training's, in eval mode.
+    Its attack is PGD on cross-entropy with the sizes of the training's, in eval mode, from the
+    start that the settings name, or else a uniform one.
     """
     suite = get_suite(params, suite_name)
     figure = suite.figures[name]

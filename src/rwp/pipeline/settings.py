@@ -481,7 +481,7 @@ class UnlabeledEntry(Frozen):
 
     source: By[Name]
     fraction: Annotated[Share, Field(gt=0)]  # share of each batch that is pseudo-labeled
-    weight: PositiveFloat  # lambda of Eq. 6
+    weight: PositiveFloat  # of their losses in the mean; lambda of Eq. 6 at a fraction of 0.5
     epoch_size: By[PositiveInt]  # images drawn in what is called an epoch
     teacher_recipe: Name
     teacher_network: By[Name]

@@ -50,7 +50,8 @@ def checked_out(commit: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="rwp-") as folder:
         packed = git("archive", commit, "src/rwp")
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-            archive.extractall(folder, filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # none before 3.11.4
+            archive.extractall(folder)
         yield Path(folder) / "src"
 
 

@@ -20,7 +20,7 @@ from rwp.reporting.gathered import Opened, opened
 from rwp.reporting.labels import method_label
 from rwp.reporting.pairs import ALL_SEEDS, LEVEL, ONE_START, doubt, finding, holm, images_of, pair
 from rwp.reporting.results import decided_by_start, read_attack, read_level
-from rwp.reporting.runs import Run, read_run
+from rwp.reporting.runs import FAILED, Run, read_run
 from rwp.reporting.tables import write_frame
 from rwp.training.spec import TrainSpec, suite_directory
 
@@ -56,6 +56,7 @@ def against(
     choose(params.suites[suite].recipes, recipe, "recipe", f"suites.{suite}.recipes")
     rows: list[dict[str, Any]] = []
     left_out: list[str] = []
+    waiting: dict[tuple[str, str, str], int] = {}
     with opened(folder) as place:
         own = _side(params, suite, recipe, Path(root))
         if not own.seen:
@@ -71,6 +72,9 @@ def against(
             names = {"recipe": method_label(recipe), "against": _their_label(recipe, other, place)}
             doubts[names["against"]] = theirs.doubt
             rows += [names | row for row in _rows(own.seen, theirs.seen, recipe, place)]
+            for checkpoint, attack, _ in own.to_come & theirs.seen.keys():
+                place_of = (names["against"], checkpoint, attack)
+                waiting[place_of] = waiting.get(place_of, 0) + 1
             left_out += _left_out(own, theirs, names["recipe"])
             left_out += _left_out(theirs, own, names["against"])
     if not rows:
@@ -82,16 +86,15 @@ def against(
     frame["p_holm"] = holm(frame["p_value"].astype(float))
     doubts = {name: why for name, why in doubts.items() if why}
     frame["finding"] = [
-        finding(row, doubts, name="recipe") + _preliminary(row, own)
+        finding(row, doubts, name="recipe") + _preliminary(row, waiting)
         for row in frame.to_dict("records")
     ]
     return frame, list(dict.fromkeys(left_out))
 
 
-def _preliminary(row: Mapping[Any, Any], own: Side) -> str:
+def _preliminary(row: Mapping[Any, Any], waiting: Mapping[tuple[str, str, str], int]) -> str:
     """What a finding is called while the recipe lacks seeds; empty where nothing was tested."""
-    kind = (row["checkpoint"], row["attack"])
-    count = sum(where[:2] == kind for where in own.missing)
+    count = waiting.get((row["against"], row["checkpoint"], row["attack"]), 0)
     if not count or pd.isna(row["p_value"]):
         return ""
     return f" (preliminary: {count} seed{'s' if count > 1 else ''} to come)"
@@ -123,6 +126,7 @@ class Side:
     seen: Seen
     runs: dict[int, Run]  # the finished ones, by seed
     missing: dict[tuple[str, str, int], tuple[str, str]]  # like `seen`: which file, and why
+    to_come: set[tuple[str, str, int]]  # of these, those whose training did not fail
     doubt: str  # why nothing is found of it; often empty
 
 
@@ -130,6 +134,7 @@ def _side(params: Params, suite: str, recipe: str, root: Path) -> Side:
     seen: Seen = {}
     runs: dict[int, Run] = {}
     missing: dict[tuple[str, str, int], tuple[str, str]] = {}
+    to_come: set[tuple[str, str, int]] = set()
     doubts = []
     steps = Steps(params)
     for key in setting_keys(params, suite, Setting(), recipe):
@@ -146,11 +151,13 @@ def _side(params: Params, suite: str, recipe: str, root: Path) -> Side:
                         row["record"] or row["run"],
                         row["reason"],
                     )
+                    if run.status not in FAILED:
+                        to_come.add((checkpoint, attack, key.seed))
                 else:
                     seen[checkpoint, attack, key.seed] = record
                     warnings += record.warnings
         doubts.append(doubt(read_level(root / steps.judge(key, "best").outputs[0]), warnings))
-    return Side(seen, runs, missing, next(filter(None, doubts), ""))
+    return Side(seen, runs, missing, to_come, next(filter(None, doubts), ""))
 
 
 def _targets(params: Params, suite: str, recipe: str) -> Iterator[str]:
@@ -227,11 +234,19 @@ def _differing(own: TrainSpec, theirs: TrainSpec) -> Iterator[str]:
         names = ["threat", "step_size", "num_steps"]
         if own.objective.loss == theirs.objective.loss:  # else these are the objectives' own
             names += ["random_start", "bn_mode"]
-        if differing := list(_others(own.attack, theirs.attack, *names)):
+        start = "uniform" if own.objective.loss == "at" else None  # where none is named
+        ours, others = (
+            one.replace(random_start=one.random_start or start)
+            for one in (own.attack, theirs.attack)
+        )
+        if differing := list(_others(ours, others, *names)):
             yield f"training attack ({', '.join(differing)})"
     if own.selection == theirs.selection and _chosen_by(own) != _chosen_by(theirs):
         yield "choice of the best epoch"
-    yield from _others(own.data, theirs.data, "per_class", "image_size", "mean", "std")
+    yield from _others(own.data, theirs.data, "per_class", "image_size")
+    normalized = own.normalize and theirs.normalize
+    if normalized and None not in (own.data.mean, theirs.data.mean):
+        yield from _others(own.data, theirs.data, "mean", "std")
     yield from _others(own.optimization, theirs.optimization, *vars(own.optimization))
 
 

@@ -67,7 +67,7 @@ def judge_claims(
     reason `num_tests` counts every claim that the suite has the recipes for, premises apart, also
     those whose runs are missing: nothing told is taken back as other claims' runs arrive.
     `detectable` is the distance from the margin that so many seeds would tell in four cases of
-    five, after the correction that is left where a claim is the next to be told.
+    five, after Holm's correction by all claims that are not told yet.
     """
     reader = _Reader(params, suite_name, Path(root))
     rows = [{"claim": name, **_row(reader, claim)} for name, claim in judged.items()]
@@ -79,7 +79,7 @@ def judge_claims(
     frame = frame.assign(
         p_holm=corrected.where(~premise, p_values), num_tests=np.where(premise, 1, num_tests)
     )
-    # Whatever lies further from its margin has a smaller p, and so an earlier place.
+    # A claim that far from its margin would have the smallest p of those not told.
     left = max(1, num_tests - int((corrected <= LEVEL).sum()))
     frame["detectable"] = [
         row["tested"].detectable(_POWER, confidence=1 - LEVEL / (row.get("sums", 1) * factor))
@@ -381,7 +381,8 @@ def sentence(row: Mapping[str, Any]) -> str:
             distance += margin
         number = f"{distance:.{'1f' if row['unit'] == POINTS else '2g'}} {row['unit']}".rstrip()
         more = f", but no sameness {row['wanted']}" if never_alike else ""
-        return f"{NOT_TOLD}; {row['seeds']} seeds could tell {number}{more}{reason}"
+        what = "differences of " if never_alike else ""
+        return f"{NOT_TOLD}; {row['seeds']} seeds could tell {what}{number}{more}{reason}"
     return f"{row['outcome']}{reason}"
 
 

@@ -17,11 +17,14 @@ from typing import Any
 from rwp import __version__
 from rwp.data.passport import PASSPORT
 from rwp.errors import UserError
+from rwp.evaluation.diagnosis_file import NAME as DIAGNOSIS, read_diagnosis
 from rwp.files import (
     RESULTS_MANIFEST as MANIFEST,
     atomic_write,
+    object_in,
     read_json,
     read_object,
+    sha256_file,
     write_json,
 )
 from rwp.pipeline.extends import EXTENDS
@@ -36,7 +39,15 @@ from rwp.reporting.claims import FILE as CLAIMS, read_claims
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.pairs import write_pairs
 from rwp.reporting.results import read_attack, read_results
-from rwp.reporting.runs import FAILED, OK, Run, check_format, read_run
+from rwp.reporting.runs import (
+    FAILED,
+    OK,
+    SOMETHING_ELSE,
+    Run,
+    check_format,
+    read_run,
+    why_landscape_stale,
+)
 from rwp.training.spec import RunKey, suite_directory
 
 FORMAT = "rwp.results/1"
@@ -151,7 +162,7 @@ def gather(
         )
     if networks:
         found.networks = _copy_networks(params, suite, root, target, set(found.runs))
-    _copy_rest(params, suite, root, target, found.runs)
+    found.left_out += _copy_rest(steps, suite, root, target, found.runs)
     write_json(target / SETTINGS, settings_of(content, suite))
     write_json(target / MANIFEST, {"format": FORMAT, "suite": suite, "version": __version__})
     found.left_out += _write_parts(target)
@@ -207,15 +218,36 @@ def _copy_run(steps: Steps, key: RunKey, run: Run, root: Path, target: Path) -> 
         shutil.rmtree(target)  # trained again: its records were of other networks
     for name in ("run.json", "history.jsonl"):
         _copy(run.path / name, target / name)
-    attacks = steps.params.suites[key.suite].evaluation.attacks
     for path in sorted(run.path.glob("evaluation/*/*.json")):
         inside = path.relative_to(run.path)
-        if path.stem in attacks:
-            row = read_attack(steps, key, run, path.stem, root, path.parent.name)
-            if row["status"] not in (OK, *FAILED):
-                yield f"{run.name}/{inside}: {row['reason']}"
-                continue
-        _copy(path, target / inside)
+        if other := _why_left(steps, key, run, root, path):
+            yield f"{run.name}/{inside}: {other}"
+        else:
+            _copy(path, target / inside)
+
+
+def _why_left(steps: Steps, key: RunKey, run: Run, root: Path, path: Path) -> str:
+    """What a record or a verdict is of, if not of the run as it is now; or an empty text."""
+    checkpoint, network = path.parent.name, run.path / f"{path.parent.name}.pt"
+    if path.name == DIAGNOSIS:
+        step = steps.judge(key, checkpoint)
+        try:
+            content = read_diagnosis(path)
+        except UserError as error:
+            return str(error).removeprefix(f"{path}: ")
+        if content.get("fingerprint") != step.fingerprint:
+            return f"judged with {SOMETHING_ELSE.format(step.outputs[0])}"
+        for name, mark in object_in(content, "records").items():
+            outcome = read_attack(steps, key, run, name, root, checkpoint)["outcome"]
+            if outcome is None or outcome.fingerprint != mark:
+                return f"judged by another record of {name}"
+        return ""
+    if path.stem in steps.params.suites[key.suite].evaluation.attacks:
+        row = read_attack(steps, key, run, path.stem, root, checkpoint)
+        return "" if row["status"] in (OK, *FAILED) else str(row["reason"])
+    found = read_object(path).get("checkpoint_sha256")
+    same = not network.exists() or found == sha256_file(network)
+    return "" if same else f"made with another file than {network.name}"
 
 
 def _copy_networks(
@@ -236,12 +268,19 @@ def _copy_networks(
     return []
 
 
-def _copy_rest(params: Params, suite: str, root: Path, target: Path, runs: list[RunKey]) -> None:
-    """Landscapes, the passports of the images, and the claims."""
-    base = root / suite_directory(suite)
-    for name in params.suites[suite].figures:
-        for path in sorted((base / "landscapes").glob(f"{name}.*")):
-            _copy(path, target / path.relative_to(base))
+def _copy_rest(
+    steps: Steps, suite: str, root: Path, target: Path, runs: list[RunKey]
+) -> Iterator[str]:
+    """Copy landscapes, the passports of the images, and the claims; yield what stays behind."""
+    params, base = steps.params, root / suite_directory(suite)
+    for name, figure in params.suites[suite].figures.items():
+        step = steps.landscape(suite, name) if figure.kind == "landscape" else None
+        if step is not None and (root / step.outputs[0]).exists():
+            if other := why_landscape_stale(step, root):
+                yield f"{step.outputs[0]}: {other}"
+                continue
+            for path in sorted((base / "landscapes").glob(f"{name}.*")):
+                _copy(path, target / path.relative_to(base))
     passports = [f"data/{name}/{PASSPORT}" for name in dict.fromkeys(k.dataset for k in runs)]
     passports += [f"data/unlabeled/{name}.json" for name in params.unlabeled]
     for passport in (*passports, CLAIMS):

@@ -232,12 +232,12 @@ def _mixed_versions(results: Results) -> Iterator[str]:
 
 
 def _blind(results: Results) -> Iterator[str]:
-    """Trainings whose own attack found no gradient: their curves and Table 1 look too robust."""
+    """Trainings whose epochs were measured by an attack without a gradient to follow."""
     for run in results.runs.values():
         epochs = (run.best_epoch, len(run.history) - 1) if run.finished else ()
         note = next(filter(None, (blind_note(run.history[epoch]) for epoch in epochs)), "")
         if note:
-            yield f"{run.name}: {note}; so its curve and its row of Table 1 are too high"
+            yield f"{run.name}: {note}; what a training measures of itself is too high there"
 
 
 def _warnings(table: Table) -> list[str]:

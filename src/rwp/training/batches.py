@@ -133,7 +133,7 @@ class Batches:
         index, weights = labeled, None
         if pseudo is not None and self.mix is not None:
             index = torch.cat([labeled, pseudo + self.num_labeled])
-            if self.mix.weight != 1:  # lambda of Eq. 6
+            if self.mix.weight != 1:  # lambda of Eq. 6, where half of a batch is unlabeled
                 weights = torch.ones(len(index), device=self.device)
                 weights[len(labeled) :] = self.mix.weight
         index = send(index, self.device)

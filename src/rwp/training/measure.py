@@ -77,8 +77,6 @@ def measure(
                     robust = _correct(model, adversarial, labels)
                     if one_shape:
                         robust &= correct
-                    else:
-                        fresh = slice(None)
                     counts[1] += robust[fresh].sum()
                     counts[2] += (robust & (seen.not_finite | seen.zero))[fresh].sum()
             after_batch()

@@ -181,8 +181,15 @@ class OwnPerturbation:
         group: Group = ALONE,
     ) -> PerturbedWeights:
         """The offset it finds; the settings and the group are those of others."""
+
+        def fresh() -> ExampleLosses:
+            # The weights may have moved since, of which autocast keeps low-precision copies.
+            torch.clear_autocast_cache()
+            return losses()
+
         with untracked_statistics(model), own_modes(model), torch.enable_grad():
-            found = self.inner(model, losses, generator=generator)
+            found = self.inner(model, fresh, generator=generator)
+        torch.clear_autocast_cache()
         model.zero_grad(set_to_none=True)  # what a backward pass of it has left
         if isinstance(found, PerturbedWeights):
             return found

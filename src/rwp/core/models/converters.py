@@ -148,9 +148,9 @@ def _is_another(table: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
 
     A moving average may have other prefixes, no running statistics, and its parameters in a list.
     """
-    weights = _named(first)
+    weights = {name: v for name, v in _named(first).items() if not name.endswith(COUNT)}
     for tensors in (value for value in table.values() if isinstance(value, list | tuple)):
-        listed = [value for value in tensors if isinstance(value, Tensor)]
+        listed = [value for value in tensors if isinstance(value, Tensor) and value.ndim]
         left = [value.shape for value in weights.values()]
         own = [left.pop(left.index(v.shape)) for v in listed if v.shape in left]
         if len(own) == len(listed) >= _MOST * len([v for v in weights.values() if v.ndim > 1]) > 0:
