@@ -364,8 +364,8 @@ LANDSCAPE = _faults(
     ),
     (
         "landscape: a group's mean over all examples",
-        "(losses @ members) / members.sum(dim=0)",
-        "(losses @ members) / len(losses)",
+        "(torch.where(finite, losses, 0.0) @ members) / members.sum(dim=0)",
+        "(torch.where(finite, losses, 0.0) @ members) / len(losses)",
     ),
     (
         "landscape: one side mirrored",
