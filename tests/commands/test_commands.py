@@ -310,6 +310,17 @@ def test_determinism_is_recorded_and_changes_no_fingerprint(project_with_data: P
         result = project.run("rwp", "train", "--no-tracking", *words)
         assert result.returncode == 0, result.stderr
         records.append(json.loads(path.read_text()))
+    written = path.stat().st_mtime_ns
+    done = project.run("rwp", "train", "--no-tracking")
+    assert done.stdout.strip().endswith(
+        "seed0 is done; --again trains it once more, from the start"
+    )
+    assert path.stat().st_mtime_ns == written
+    assert project.run("rwp", "train", "--no-tracking", "--again").returncode == 0
+    assert path.stat().st_mtime_ns > written
+    path.with_name("best.pt").unlink()  # what is not whole is made again
+    assert project.run("rwp", "train", "--no-tracking").returncode == 0
+    assert path.with_name("best.pt").exists()
     usual, asked = records
     assert (usual["deterministic"], asked["deterministic"]) == (False, True)
     assert usual["fingerprint"] == asked["fingerprint"]

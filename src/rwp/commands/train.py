@@ -79,7 +79,8 @@ def train(
         )
         step = Steps(params).train(key)
         job = step.settings_as(TrainSpec), step.fingerprint
-        if not again and _is_done(output or Path(key.directory), step.fingerprint):
+        place = output or Path(key.directory)
+        if not again and _is_done(place, step.fingerprint, deterministic=deterministic):
             return
     with _place(gpus) as (group, device):
         if deterministic:
@@ -87,14 +88,18 @@ def train(
         _train(*job, group, device, output=output, tracking=tracking)
 
 
-def _is_done(folder: Path, fingerprint: str) -> bool:
+def _is_done(folder: Path, fingerprint: str, *, deterministic: bool) -> bool:
     """Whether this very training ended there; then that is said, as all records are of it."""
-    from rwp.files import read_object
+    from rwp.reporting.runs import read_run_folder
 
-    record = folder / "run.json"
-    if not record.exists() or not (folder / "last.pt").exists():
+    try:
+        run = read_run_folder(folder)
+    except UserError:  # damaged: it is made again
         return False
-    if read_object(record).get("fingerprint") != fingerprint:
+    whole = all((folder / name).exists() for name in ("best.pt", "last.pt"))
+    if not run.finished or not whole or run.document.get("fingerprint") != fingerprint:
+        return False
+    if deterministic and not run.document.get("deterministic"):
         return False
     print(f"{folder} is done; --again trains it once more, from the start")
     return True
