@@ -33,7 +33,8 @@ RECENT := sys; sys.exit(sys.version_info < (3, 11))
 UV_USED = $(or $(UV),$(VENV)/uv/bin/uv)
 LOCK = $(if $(filter no,$(GPU)),$(VENV)/requirements.lock,requirements.lock)
 # An environment names its folder in each program; one that was moved or copied is made anew.
-MOVED := $(shell test -s $(STAMP) && ! grep -qxF '$(CURDIR)' $(STAMP) && echo yes)
+# (One folder under two paths is the same.)
+MOVED := $(if $(filter .venv,$(VENV)),$(shell test -s $(STAMP) && ! test "$$(cat $(STAMP))/.venv" -ef .venv && echo yes))
 .PHONY: moved
 $(STAMP): requirements.lock workflow/envs/uv.lock $(if $(MOVED),moved)
 	@test -z "$(MOVED)" || { echo "$(VENV) is of another folder; it is made anew." && rm -rf $(VENV); }
@@ -48,7 +49,7 @@ $(STAMP): requirements.lock workflow/envs/uv.lock $(if $(MOVED),moved)
 		--reinstall-package torchvision --index-url "$(TORCH_INDEX)" torch torchvision
 	@$(UV_USED) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@test -e .git || $(BIN)/dvc config --local core.no_scm true  # unpacked from an archive
-	@echo '$(CURDIR)' > $(STAMP)
+	@pwd > $(STAMP)
 	@echo "Done. Next: \`make demo\` runs the whole pipeline on 8x8 digits in minutes; \`make test\` tests it."
 	@echo "Or: source $(VENV)/bin/activate, then \`rwp --help\` and \`snakemake --cores 2 results/demo/table2.csv\`."
 

@@ -58,13 +58,9 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
 
 
-def shown_uri(root: Path) -> str:
-    """The same for people to read: without a password."""
-    return _without_password(tracking_uri(root))
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:***@", text)
+def without_user(text: str) -> str:
+    """Addresses for people to read: without name and password."""
+    return re.sub(r"://[^/\s]*@", "://", text)
 
 
 class Tracker:
@@ -220,11 +216,16 @@ def _is_there(client: Any, run_id: str) -> bool:
         raise
 
 
-def _client(root: Path) -> Any:
+def _settle() -> None:
+    """What MLflow reads when it is imported."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     for chatty in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+
+
+def _client(root: Path) -> Any:
+    _settle()
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=tracking_uri(root))
@@ -232,6 +233,7 @@ def _client(root: Path) -> Any:
 
 def connect(root: Path, suite: str) -> tuple[Any, str]:
     """A client and the id of the suite's experiment, both made if need be."""
+    _settle()
     import mlflow  # noqa: F401  # seconds, which nobody else should wait for under the lock
 
     uri = tracking_uri(root)
@@ -277,8 +279,8 @@ def page_links(root: Path, address: str) -> dict[str, str]:
 
 def _no_server(root: Path, error: Exception) -> UserError:
     return UserError(
-        f"{shown_uri(root)}: expected a tracking server, got {_reason(error)}; start it, or"
-        f" check MLFLOW_TRACKING_URI"
+        f"{without_user(tracking_uri(root))}: expected a tracking server, got {_reason(error)};"
+        f" start it, or check MLFLOW_TRACKING_URI"
     )
 
 
@@ -320,7 +322,7 @@ def _patience(root: Path) -> Patience:
 
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return _without_password(lines[0])[:200]
+    return without_user(lines[0])[:200]
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

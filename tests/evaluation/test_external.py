@@ -21,10 +21,11 @@ from rwp.evaluation.records import read_record
 from rwp.factories import call
 from rwp.reporting.radii import read_radii
 from rwp.training.checkpoint import save_network
-from rwp.training.spec import OwnNetworkSpec, PreActResNetSpec, ThreatSpec
+from rwp.training.spec import AttackSpec, OwnNetworkSpec, PreActResNetSpec, ThreatSpec
 from tests.evaluation.samples import (
     NETWORK,
     attack,
+    autoattack_spec,
     linear_model,
     small_network,
     three_classes,
@@ -412,30 +413,42 @@ def test_an_attack_of_the_same_name_replaces_no_record_and_is_not_judged_by_it(
     diagnose_external(model, attacks=[natural, PGD], dataset="digits", **given)
 
 
-def test_radii_beside_each_other_are_of_one_model(
+def test_radii_beside_each_other_are_of_one_model_and_attack(
     tmp_path: Path, images: ImageSet, robust_model: nn.Module
 ):
     images.save(tmp_path / "test.pt")
     given = {"data": tmp_path / "test.pt", "state": tmp_path / "state"}
-    for epsilon in ("0.1", "0.2"):
+
+    def at(epsilon: str, name: str = "abc", spec: AttackSpec = PGD) -> None:
         evaluate_external(
-            ExternalModel(robust_model, "theirs", "abc"),
-            attacks=[at_radius(PGD, epsilon)],
+            ExternalModel(robust_model, "theirs", name),
+            attacks=[at_radius(spec, epsilon)],
             out=tmp_path / f"epsilon-{epsilon}",
             batch_size=16,
             seed=0,
             **given,
         )
+
+    for epsilon in ("0.1", "0.2"):
+        at(epsilon)
     assert [*read_radii(tmp_path, ["pgd-5.json"])] == ["0.1", "0.2"]
-    with pytest.raises(UserError, match=r"epsilon-0\.1/pgd-5\.json: .* of another model"):
-        evaluate_external(
-            ExternalModel(robust_model, "others", "xyz"),
-            attacks=[at_radius(PGD, "0.3")],
-            out=tmp_path / "epsilon-0.3",
-            batch_size=16,
-            seed=0,
-            **given,
-        )
+    place = r"epsilon-0\.1/pgd-5\.json: "
+    with pytest.raises(UserError, match=f"{place}.* of another model; name another folder"):
+        at("0.3", "xyz")
+    with pytest.raises(UserError, match=f"{place}.* an attack with another step_size"):
+        at("0.3", spec=PGD.replace(step_size="0.01"))
+    squared = PGD.replace(threat=ThreatSpec(norm="l2", epsilon="0.5"), step_size="0.1")
+    with pytest.raises(UserError, match=f"{place}.* under another norm"):
+        at("0.3", spec=squared)
+    (tmp_path / "epsilon-0.2/pgd-5.json").write_text("{}")
+    with pytest.raises(UserError, match=r"epsilon-0\.2/pgd-5\.json"):
+        at("0.3")  # its curve would lack a radius
+
+
+def test_records_of_l1_that_an_earlier_version_made_are_made_again():
+    l1 = autoattack_spec(threat=ThreatSpec(norm="l1", epsilon="1"))
+    usual = autoattack_spec(threat=ThreatSpec(norm="l2", epsilon="1"))
+    assert external._fingerprint(l1) != external._fingerprint(usual) == "external"
 
 
 def test_steps_go_with_radii_of_many_digits():

@@ -113,7 +113,7 @@ def test_a_perturbation(textbook: Path) -> None:
 
 
 def test_a_perturbation_sees_the_weights_it_has_moved(textbook: Path) -> None:
-    """Autocast keeps copies of the weights in 16 bits; the second look was at the old ones."""
+    """Autocast keeps copies of the weights in 16 bits, which have to follow."""
     perturb, goal = OwnPerturbation("own.textbook:moving", {}), make_objective("at")
     model = network()
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))

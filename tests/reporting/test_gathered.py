@@ -278,6 +278,16 @@ def test_what_other_code_made_stays_behind(few: Project, tmp_path: Path) -> None
     )
 
 
+@pytest.mark.slow
+def test_a_landscape_of_other_code_stays_behind(filled: Project, tmp_path: Path) -> None:
+    assert gathered(filled, tmp_path / "docs") == []
+    assert (tmp_path / "docs/landscapes/fig2.csv").exists()
+    with_other_code(filled.root / "results/demo/landscapes/fig2.json")
+    (left_out, *_) = gathered(filled, tmp_path / "new")
+    assert left_out.startswith("results/demo/landscapes/fig2.csv: of other code or images")
+    assert not (tmp_path / "new/landscapes").exists()
+
+
 def test_a_run_that_failed_under_other_settings_is_not_todays(few: Project) -> None:
     (key,) = few.table2_keys("at-awp")
     few.write_run(key, [0.1, 0.1], status="collapsed", reason="it learns nothing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from rwp.tracking import Tracker, connect, log_evaluation, page_links
 from rwp.training.history import GROUP_EDGES
 from rwp.training.jobs import train_run
 from rwp.training.spec import TrainSpec
+from tests.conftest import ROOT
 from tests.training.conftest import shared_root, spec_of, tiny  # noqa: F401 (fixtures)
 
 
@@ -261,6 +263,24 @@ def test_a_password_is_not_shown(
     spec: TrainSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
-    with pytest.raises(UserError, match=r"http://me:\*\*\*@127\.0\.0\.1:9: expected a") as caught:
+    with pytest.raises(UserError, match=r"^http://127\.0\.0\.1:9: expected a") as caught:
         tracker(spec, tmp_path).sync([row(0)], "finished")
     assert "secret" not in str(caught.value)
+
+
+def test_telemetry_is_off_before_mlflow_is_imported(tmp_path: Path) -> None:
+    """It looks at its variables then; under pytest it is off in any case."""
+    code = (
+        "import builtins, os\n"
+        "from pathlib import Path\n"
+        "usual = builtins.__import__\n"
+        "def seen(name, *given, **named):\n"
+        "    if name.partition('.')[0] == 'mlflow':\n"
+        "        assert os.environ.get('MLFLOW_DISABLE_TELEMETRY') == 'true', name\n"
+        "    return usual(name, *given, **named)\n"
+        "builtins.__import__ = seen\n"
+        "from rwp.tracking import connect\n"
+        "connect(Path('.'), 'demo')\n"
+    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,8 @@ from rwp.errors import UserError
 
 if TYPE_CHECKING:
     from rwp.core.process_group import Group
-    from rwp.training.spec import TrainSpec
+    from rwp.pipeline.steps import Step
+    from rwp.training.spec import RunKey, TrainSpec
 
 _ADVICE = {
     "collapsed": "try more epochs, smaller batches, another learning rate or a smaller radius",
@@ -54,7 +56,7 @@ def train(
         ),
     ] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Train a run that is done once more, from the start.")
+        bool, typer.Option("--again", help="Train a run that is done once more.")
     ] = False,
     tracking: Annotated[bool, typer.Option(help="Log to MLflow.")] = True,
     resolved: Resolved = None,
@@ -79,8 +81,7 @@ def train(
         )
         step = Steps(params).train(key)
         job = step.settings_as(TrainSpec), step.fingerprint
-        place = output or Path(key.directory)
-        if not again and _is_done(place, step.fingerprint, deterministic=deterministic):
+        if not again and output is None and _is_done(step, key, deterministic=deterministic):
             return
     with _place(gpus) as (group, device):
         if deterministic:
@@ -88,20 +89,24 @@ def train(
         _train(*job, group, device, output=output, tracking=tracking)
 
 
-def _is_done(folder: Path, fingerprint: str, *, deterministic: bool) -> bool:
-    """Whether this very training ended there; then that is said, as all records are of it."""
-    from rwp.reporting.runs import read_run_folder
+def _is_done(step: Step, key: RunKey, *, deterministic: bool) -> bool:
+    """Whether this very training has ended; then that is said, as all records are of it."""
+    from rwp.reporting.runs import read_run_folder, why_run_stale
 
+    folder = Path(key.directory)
     try:
         run = read_run_folder(folder)
+        stale = why_run_stale(step, run, Path.cwd()) if run.finished else "it has not ended"
     except UserError:  # damaged: it is made again
         return False
     whole = all((folder / name).exists() for name in ("best.pt", "last.pt"))
-    if not run.finished or not whole or run.document.get("fingerprint") != fingerprint:
+    begun = (Path(".state") / key.name / step.fingerprint / "checkpoint.pt").exists()
+    as_asked = bool(run.document.get("deterministic")) or not deterministic
+    if stale or begun or not whole or not as_asked:
         return False
-    if deterministic and not run.document.get("deterministic"):
-        return False
-    print(f"{folder} is done; --again trains it once more, from the start")
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one tells
+        print(folder)
+        sys.stderr.write("this run is done; --again trains it once more\n")
     return True
 
 

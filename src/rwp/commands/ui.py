@@ -29,14 +29,14 @@ def ui(
     ] = None,
 ) -> None:
     """Show MLflow on this machine, and print a link for each suite; Ctrl-C ends it."""
-    from rwp.tracking import page_links, shown_uri, tracking_uri
+    from rwp.tracking import page_links, tracking_uri, without_user
 
     os.environ |= {name: value for name, value in _QUIET.items() if name not in os.environ}
     root = Path.cwd()
     store = tracking_uri(root)
     if store.startswith(("http://", "https://")):
         # A server runs already, and not on this machine.
-        _show(page_links(root, shown_uri(root).rstrip("/")))
+        _show(page_links(root, without_user(store).rstrip("/")))
         return
     if not (root / "mlflow.db").exists() and store.startswith("sqlite"):
         print("No run is logged yet: train first, e.g. `make demo`.", file=sys.stderr)

@@ -175,7 +175,7 @@ class _Score:
         return (
             logits.detach(),
             losses.detach(),
-            gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0),
+            gradient.nan_to_num(nan=0.0),
         )
 
 

@@ -53,6 +53,9 @@ class NormBall:
         """A step of length `step_size` up the gradient: its sign (L-inf) or direction (L2)."""
         if self.threat.norm == "linf":
             return self.project(points.add(gradient.sign(), alpha=step_size))
+        # An infinite part, which comes as the largest number, would be all of the direction.
+        usable = gradient.abs() < torch.finfo(gradient.dtype).max
+        gradient = torch.where(usable, gradient, torch.zeros_like(gradient))
         # A gradient far below one is scaled up first, so that the guard against dividing by
         # zero stops no attack on a model that is sure of itself.
         largest = gradient.abs().flatten(1).amax(dim=1).view(_per_example(gradient))

@@ -80,7 +80,10 @@ def _quantile(rising: Float[Tensor, " batch"], quantile: float) -> Float[Tensor,
     if rank == 0:
         return above
     below = rising[rank - 1]
-    return torch.where(above == below, torch.nextafter(below, infinity), above)
+    # Not a denormal next to zero: where these are flushed it would be zero itself.
+    tiny = torch.finfo(below.dtype).tiny
+    next_above = torch.maximum(torch.nextafter(below, infinity), below + tiny)
+    return torch.where(above == below, next_above, above)
 
 
 def _rank(quantile: float, count: int) -> int:

@@ -72,8 +72,8 @@ def perturb_weights(
 
     Raises:
         ValueError: the model has nothing to perturb, perturbs it by factors of 0, has no such
-            layer, or weights of 16 bits, in which lengths overflow and vanish; losses or a mask of
-            another shape than (batch,), or losses that do not depend on the perturbed tensors.
+            layer, or weights in float16, whose lengths overflow; losses or a mask of another shape
+            than (batch,), or losses that do not depend on the perturbed tensors.
     """
     if perturbation.perturbs_nothing:
         return PerturbedWeights({}, PerturbationDiagnostics())
@@ -171,11 +171,10 @@ def something_to_perturb(
             "model: expected trainable kernels (convolution or linear weights), got none; "
             "unfreeze them or turn the weight perturbation off"
         )
-    few = {weight.dtype for weight in named.values()} - {torch.float32, torch.float64}
-    if few:
+    if any(weight.dtype == torch.float16 for weight in named.values()):
         raise ValueError(
-            f"model: expected weights of torch.float32 or torch.float64, got {few.pop()}; keep "
-            "them in 32 bits, and compute in fewer by torch.autocast"
+            "model: expected weights of 32 bits, got torch.float16, in which lengths overflow; "
+            "keep them in torch.float32, and compute in fewer bits by torch.autocast"
         )
     return named
 

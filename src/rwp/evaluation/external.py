@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -237,12 +238,27 @@ def _record_there(
         )
     record = read_record(path)
     other = _differences(record, attack, identity)
+    if record.fingerprint != _fingerprint(attack):
+        other.append("of an earlier version")
     if other:
         raise UserError(
             f"{path}: expected a record of {name} as it is evaluated now, got one {other[0]}; "
             "evaluate into another folder (--output), or delete this record first"
         )
     return record
+
+
+def _differences_beside(
+    record: EvaluationRecord, attack: AttackSpec, identity: dict[str, Any]
+) -> list[str]:
+    """The same of a record at another radius, whose step goes with it up to rounding."""
+    if record.attack.threat.norm != attack.threat.norm:
+        return ["under another norm"]
+    expected = at_radius(attack, record.attack.threat.epsilon)
+    steps = (record.attack.step_size, expected.step_size)
+    if None not in steps and math.isclose(record.attack.step, expected.step, rel_tol=1e-9):
+        expected = expected.replace(step_size=record.attack.step_size)
+    return _differences(record, expected, identity)
 
 
 def _fingerprint(attack: AttackSpec) -> str:
@@ -330,9 +346,11 @@ def _refuse_others(out: Path, jobs: Sequence[_Job]) -> None:
             continue  # damaged ones are made again
         if path.stem in asked:
             attack, job = asked[path.stem]
-            if path.parent != out:
-                attack = at_radius(attack, found.attack.threat.epsilon)
-            other = _differences(found, attack, job.identity)
+            other = (
+                _differences(found, attack, job.identity)
+                if path.parent == out
+                else _differences_beside(found, attack, job.identity)
+            )
         else:  # not asked for now; of another number of images, its part is its own
             same = sizes.get(found.attack.num_examples)
             fields = [name for name in _DIFFERENT if name != "part" or same is not None]

@@ -245,7 +245,10 @@ def _why_left(steps: Steps, key: RunKey, run: Run, root: Path, path: Path) -> st
     if path.stem in steps.params.suites[key.suite].evaluation.attacks:
         row = read_attack(steps, key, run, path.stem, root, checkpoint)
         return "" if row["status"] in (OK, *FAILED) else str(row["reason"])
-    found = read_object(path).get("checkpoint_sha256")
+    try:
+        found = read_object(path).get("checkpoint_sha256")
+    except UserError as error:
+        return str(error).removeprefix(f"{path}: ")
     same = not network.exists() or found == sha256_file(network)
     return "" if same else f"made with another file than {network.name}"
 

@@ -97,12 +97,12 @@ class Run:
 def read_run(steps: Steps, key: RunKey, *, root: Path | str) -> Run:
     """Read a run of this project; one that its step calls stale has no numbers."""
     run = read_run_folder(Path(root) / key.directory, name=str(key.directory))
-    stale = _why_stale(steps.train(key), run, Path(root)) if run.ended else ""
+    stale = why_run_stale(steps.train(key), run, Path(root)) if run.ended else ""
     return replace(run, status="stale", reason=stale) if stale else run
 
 
-def _why_stale(step: Step, run: Run, root: Path) -> str:
-    """What a run was trained with that is another now, or an empty text."""
+def why_run_stale(step: Step, run: Run, root: Path) -> str:
+    """What a run of this step was trained with that is another now, or an empty text."""
     try:
         then = TrainSpec.parse(run.document.get("spec"), where=run.name)
     except UserError as error:
