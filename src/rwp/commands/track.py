@@ -39,7 +39,7 @@ def sync(
             spec = TrainSpec.parse(run.document.get("spec"), where=str(path))
         except UserError as error:  # of another version, say; the others are not to wait for it
             unreadable += 1
-            sys.stderr.write(f"left out: {error}\n")
+            sys.stderr.write(f"error: {error}\n")
             continue
         fingerprint, commit = (str(run.document.get(name)) for name in ("fingerprint", "commit"))
         tracker = Tracker(spec, root=Path.cwd(), fingerprint=fingerprint, commit=commit)
