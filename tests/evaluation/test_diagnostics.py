@@ -276,6 +276,31 @@ def test_follow_up_attacks_count(change: dict, level: str, text: str):
     assert text in " ".join(reason.text for reason in verdict.reasons)
 
 
+def test_a_radius_that_covers_little_of_an_image_condemns_nobody():
+    """An L2 length of 5 is a usual threat at 224x224, where a gray image is 194 away."""
+    far = {**CALM.__dict__, "sweep": ((5.0, 0.25),)}
+    levels = [
+        judge(
+            records(540, 500),
+            dataset="cifar10",
+            objective="at",
+            follow_up=FollowUp(**{**far, "covers": covers}),
+        ).level
+        for covers in (True, False)
+    ]
+    assert levels == ["red", "green"]
+    for norm, side, covers in (("l2", 33, False), ("l2", 32, True), ("linf", 33, True)):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, 2)).eval()
+        images = ImageSet(
+            torch.randint(256, (2, 3, side, side), dtype=torch.uint8), torch.arange(2), 2
+        )
+        threat = ThreatSpec(norm=norm, epsilon="0.2")
+        pgd = PGD.replace(threat=threat, step_size="0.1", num_steps=1)
+        found = follow_up(model, images, pgd, batch_size=2, seed=0, device="cpu")
+        assert found.covers is covers
+
+
 def test_few_images_alone_are_no_sign():
     """Nothing was found, and nothing is there to be found: neither is noise of a limit."""
     nothing = GradientRecord(images=4, not_finite=0, zero=0, blind_not_finite=0, blind_zero=0)

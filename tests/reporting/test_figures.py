@@ -143,6 +143,12 @@ def test_a_sweep_draws_means_ranges_and_references(tmp_path: Path) -> None:
     assert write_figure(figure, sweep_frame(), tmp_path / "fig3a")[1].stat().st_size > 1000
 
 
+def test_more_recipes_than_line_styles_are_drawn() -> None:
+    frame = pd.concat([sweep_frame().assign(measure=f"recipe {n}") for n in range(5)])
+    (axes,) = draw_sweep(frame, x_label="c_min").axes
+    assert len(labels(axes)) == 5
+
+
 def test_values_far_apart_stand_on_a_logarithmic_axis_with_a_tick_each() -> None:
     frame = sweep_frame().assign(value=lambda f: f["value"].map({0.5: 0.001, 1.7: 0.01, 3.0: 0.1}))
     (axes,) = draw_sweep(frame, x_label="gamma").axes

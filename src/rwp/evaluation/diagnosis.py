@@ -112,8 +112,10 @@ def judge_further(
 
 def _chance(folder: Path, evaluation: EvaluationSpec, part: PartRecord | None) -> float:
     """Share of the most frequent class among the images looked at, but at least 1 / classes."""
-    if (folder / PASSPORT).exists() and (part is None or part.rule != "first"):
-        # A stratified part has the classes of the whole.
+    whole = part is None or part.rule == "all"
+    if part is not None and part.rule == "stratified":  # of few images it has other shares
+        whole = not (folder / "test.pt").exists()
+    if (folder / PASSPORT).exists() and whole:
         counts = read_dataset_passport(folder).files["test.pt"].class_histogram
         if any(counts):
             return max(counts) / sum(counts)

@@ -29,6 +29,7 @@ _MORE_STEPS, _SEEDS = 100, 5
 _SCALES = (1.0, 10.0)  # spread that the rescaled logits of each image are given
 _LARGEST = {"linf": 0.5, "l2": 5.0}  # L-inf 0.5 turns every image into the same gray one
 _DOUBLINGS = 12
+_VALUES = 32 * 32 * 3  # of an image: in larger ones an L2 length of 5 covers little
 
 
 def follow_up(
@@ -75,6 +76,7 @@ def follow_up(
         sweep=run.sweep(),
         chance=max(counts) / len(images),
         num_examples=len(images),
+        covers=attack.threat.norm != "l2" or images.images[0].numel() <= _VALUES,
     )
 
 

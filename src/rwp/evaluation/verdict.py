@@ -65,6 +65,7 @@ class FollowUp:
     sweep: tuple[tuple[float, float], ...]  # (radius, robust), doubling up to the largest radius
     chance: float  # share of the most frequent class
     num_examples: int
+    covers: bool = True  # whether an image within the largest radius can be anything
 
 
 @dataclass(frozen=True)
@@ -434,7 +435,7 @@ def _follow_up_reasons(found: FollowUp) -> list[Reason]:
 
 def _sweep_reasons(found: FollowUp) -> list[Reason]:
     radius, accuracy = found.sweep[-1]
-    if accuracy <= found.chance:
+    if accuracy <= found.chance or not found.covers:
         return []
     low: Level = "red" if _lowest(accuracy, found.num_examples, _LIKELY) > found.chance else "green"
     text = f"{100 * accuracy:.0f} % survive a radius of {radius:g}, at which an image can be"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -266,7 +267,7 @@ def draw_sweep(
     measures = names_in(places[fine]["measure"])
     others = [] if references is None else names_in(references["name"])
     styles = looks([*measures, *others])
-    lines = dict(zip(measures, LINES, strict=False))
+    lines = dict(zip(measures, cycle(LINES), strict=False))
     with figure_style():
         figure, (axes,) = new_figure(size=(6.6, 4.3))
         for measure in measures:

@@ -58,11 +58,14 @@ CAPTIONS = {
 }
 # How to read a picture, by the kind of figure.
 READING = {
-    "curves": "Robust accuracy after each epoch, under the attack of the training log.",
+    "curves": "Robust accuracy after each epoch, under the attack that the training measures by; of"
+    " the training images as they were trained on in that epoch, under the training's own attack,"
+    " at perturbed weights where there are some. Of several seeds the line is the mean, the shade"
+    " their range.",
     "sweep": "Best epoch and mean of the last six; level lines are other recipes, in the same line"
     " styles. A cross marks a value whose training has no number.",
-    "removal": "Above: accuracy without the removed examples, and test accuracy of plain training;"
-    " below: the share of examples removed in each epoch.",
+    "removal": "Above: accuracy of the trainings that leave examples out, on all images, and test"
+    " accuracy of plain training; below: the share of examples removed in each epoch.",
     "landscape": "Change of the mean loss of each loss group of the adversarial training images as"
     " the weights move along random directions; steeper means more overfitted (section 3). Large"
     " losses are cut off.",

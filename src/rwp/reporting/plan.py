@@ -159,7 +159,10 @@ def plan_lines(jobs: Sequence[Job], *, device: str | None, origin: str) -> Itera
     )
     todo = [job for job in jobs if job.state != "done"]
     if any(job.result.attack and job.passes is None for job in todo):
-        yield "AutoAttack's passes depend on the network and are not counted."
+        yield (
+            "AutoAttack's passes depend on the network and are not counted; its hours are at most"
+            " these where this project has measured none: each image would stand to the end."
+        )
     if uncounted := [KINDS[kind] for kind in _UNCOUNTED if any(_is_of(job, kind) for job in todo)]:
         yield f"Passes of {' and '.join(uncounted)} are not counted."
     keeping = [job.kept_bytes for job in todo if job.kept_bytes]
