@@ -48,6 +48,8 @@ _CLOSEST = {
     "p-values": "evaluation/test_statistics.py",
     "figures": "reporting/test_figures.py reporting/test_claims.py",
     "radii": "commands/test_foreign.py",
+    "L1": "evaluation/test_l1.py",
+    "gathered": "reporting/test_gathered.py",
     "rates": "reporting/test_plan.py",
     "verdicts": "evaluation/test_diagnostics.py",
 }
@@ -447,6 +449,11 @@ TRAINING = _faults(
     "training/test_arithmetic.py training/test_by_hand.py training/test_training.py"
     " training/test_variants.py",
     (
+        "measure: images without a gradient are not counted",
+        "counts[2] += (robust & (seen.not_finite | seen.zero))[fresh].sum()",
+        "counts[2] += 0",
+    ),
+    (
         "training: the warm-up an epoch too long",
         "self.progress.epoch < settings.warmup_epochs",
         "self.progress.epoch <= settings.warmup_epochs",
@@ -690,6 +697,11 @@ EVALUATION = _faults(
     "evaluation/test_statistics.py evaluation/test_records.py evaluation/test_attacks.py"
     " evaluation/test_autoattack.py",
     (
+        "L1: images leave APGD at a larger radius",
+        'leave=own_pace and problem.attack.threat.norm != "l1"',
+        "leave=own_pace",
+    ),
+    (
         "seeds over images: three that agree lend their weight to images",
         "return max(weighted, of_seeds * self.by_seed**0.5 / self.error)",
         "return weighted",
@@ -811,6 +823,16 @@ REPORTING = _faults(
     "reporting/test_pairs.py reporting/test_tables.py reporting/test_summaries.py"
     " reporting/test_paper.py reporting/test_published_curves.py",
     (
+        "gathered: records that other code made",
+        'return "" if row["status"] in (OK, *FAILED) else str(row["reason"])',
+        'return ""',
+    ),
+    (
+        "claims: what could be told by the claim's own place",
+        "left = max(1, num_tests - int((corrected <= LEVEL).sum()))",
+        "left = 1",
+    ),
+    (
         "Holm: without an order",
         "ordered = p_values.dropna().sort_values()",
         "ordered = p_values.dropna()",
@@ -874,6 +896,11 @@ REPORTING = _faults(
 
 FAMILY = _faults(
     "",
+    (
+        "family: of equal losses at a quantile none",
+        "return torch.where(above == below, next_above, above)",
+        "return above",
+    ),
     (
         "family: a quantile rounded up over rounding",
         "math.ceil(round(quantile * count, 9))",
