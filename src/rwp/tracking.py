@@ -216,26 +216,24 @@ def _is_there(client: Any, run_id: str) -> bool:
         raise
 
 
-def _settle() -> None:
-    """What MLflow reads when it is imported."""
+def _mlflow() -> Any:
+    """The package, imported after the settings that it reads then."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     for chatty in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    import mlflow
+
+    return mlflow
 
 
 def _client(root: Path) -> Any:
-    _settle()
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=tracking_uri(root))
+    return _mlflow().MlflowClient(tracking_uri=tracking_uri(root))
 
 
 def connect(root: Path, suite: str) -> tuple[Any, str]:
     """A client and the id of the suite's experiment, both made if need be."""
-    _settle()
-    import mlflow  # noqa: F401  # seconds, which nobody else should wait for under the lock
-
+    _mlflow()  # takes seconds, which nobody else should wait for under the lock
     uri = tracking_uri(root)
     with _creation_lock(root, uri):
         client = _client(root)

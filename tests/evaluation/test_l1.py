@@ -13,7 +13,7 @@ from rwp.data.images import ImageSet
 from rwp.evaluation import autoattack as module
 from rwp.evaluation.attacks import perturbation_sizes
 from rwp.evaluation.records import robust_flags
-from rwp.training.spec import ThreatSpec
+from rwp.training.spec import AttackSpec, ThreatSpec
 from tests.evaluation.samples import autoattack_spec, digits_part
 
 RADIUS = 1.0
@@ -37,6 +37,19 @@ class Shorter(AutoAttack):
         self.square.n_queries = 200
 
 
+def evaluated(model: nn.Module, images: ImageSet, spec: AttackSpec, *, batch_size: int):
+    """By one attack, with its images."""
+    return rwp.evaluate(
+        model,
+        images.images.float() / 255,
+        images.labels,
+        threat=("linf", "0.1"),
+        attacks=["natural", spec],
+        batch_size=batch_size,
+        keep_adversarial=True,
+    )
+
+
 def test_apgd_in_l1_gives_the_packages_images(
     robust_model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,15 +58,7 @@ def test_apgd_in_l1_gives_the_packages_images(
     some = digits_part(slice(0, 300))
     pixels = some.images.float() / 255
     spec = autoattack_spec(threat=SPEC.threat, version="lite")
-    found = rwp.evaluate(
-        robust_model,
-        pixels,
-        some.labels,
-        threat=("linf", "0.1"),
-        attacks=["natural", spec],
-        batch_size=100,
-        keep_adversarial=True,
-    )
+    found = evaluated(robust_model, some, spec, batch_size=100)
     with torch.random.fork_rng():
         package = Shorter(robust_model, norm="L1", eps=RADIUS, version="standard", seed=0)
         package.attacks_to_run = ["apgd-ce", "apgd-t"]
@@ -92,15 +97,7 @@ def test_autoattack_in_l1_runs_to_its_end_with_the_packages_flags(
     monkeypatch.setattr(module, "AutoAttack", Shorter)
     some = images.select(torch.arange(16))
     pixels = some.images.float() / 255
-    found = rwp.evaluate(
-        robust_model,
-        pixels,
-        some.labels,
-        threat=("linf", "0.1"),
-        attacks=["natural", SPEC],
-        batch_size=8,
-        keep_adversarial=True,
-    )
+    found = evaluated(robust_model, some, SPEC, batch_size=8)
     record = found.records["autoattack"]
     assert list(record.parts) == ["apgd-ce", "apgd-t", "fab-t", "square"]
     with torch.random.fork_rng():

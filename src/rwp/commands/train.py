@@ -91,6 +91,7 @@ def train(
 
 def _is_done(step: Step, key: RunKey, *, deterministic: bool) -> bool:
     """Whether this very training has ended; then that is said, as all records are of it."""
+    from rwp.processes import launched
     from rwp.reporting.runs import read_run_folder, why_run_stale
 
     folder = Path(key.directory)
@@ -104,7 +105,7 @@ def _is_done(step: Step, key: RunKey, *, deterministic: bool) -> bool:
     as_asked = bool(run.document.get("deterministic")) or not deterministic
     if stale or begun or not whole or not as_asked:
         return False
-    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one tells
+    if not launched() or os.environ["RANK"] == "0":  # of torchrun's processes one tells
         print(folder)
         sys.stderr.write("this run is done; --again trains it once more\n")
     return True

@@ -172,11 +172,7 @@ class _Score:
         gradient = input_gradient(losses, inputs)
         if self._gradients is not None:
             self._gradients.look(gradient)
-        return (
-            logits.detach(),
-            losses.detach(),
-            gradient.nan_to_num(nan=0.0),
-        )
+        return logits.detach(), losses.detach(), gradient.nan_to_num(nan=0.0)
 
 
 def input_gradient(losses: Tensor, inputs: Tensor) -> Tensor:

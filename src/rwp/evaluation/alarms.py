@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+FEW_BLIND = 0.01  # share of the images that may have no gradient and still count as robust
 UNSTEADY = "the model answers differently each time"
 BATCH_DEPENDENT = "the model's answer to an image depends on the other images in its batch"
 GRADIENT_DEPENDENT = "the model answers differently when a gradient is asked for"
@@ -24,13 +25,10 @@ def says(warnings: tuple[str, ...] | list[str], *alarms: str) -> bool:
     return any(alarm in text for text in warnings for alarm in alarms)
 
 
-_FEW = 0.01  # of the images may be right, and give no gradient, by chance
-
-
 def blind_note(row: Mapping[str, Any]) -> str:
     """What a reader of one epoch's row of the history must know; often empty."""
     share = max((value for name, value in row.items() if name.endswith("blind_share")), default=0)
-    if share <= _FEW:
+    if share <= FEW_BLIND:
         return ""
     return (
         f"after epoch {row['epoch']} (from 0) {100 * share:.1f} % of the images count as robust "

@@ -23,7 +23,7 @@ from rwp.core.attacks import cw, cw_zero_masked, fgsm, fgsm_random_start, pgd
 from rwp.core.gradient_tally import GradientTally
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
-from rwp.evaluation.alarms import UNSTEADY, says
+from rwp.evaluation.alarms import FEW_BLIND, UNSTEADY, says
 from rwp.evaluation.answers import changed_outcomes, require_gradient
 from rwp.evaluation.clean import batch_of, borrowed, checked_logits, clean_outcomes, searching
 from rwp.evaluation.own import own_attack
@@ -255,9 +255,6 @@ def _gradients(tally: GradientTally, robust: Flags) -> GradientRecord | None:
     return gradient_record(robust, not_finite=not_finite, zero=zero, images=len(robust))
 
 
-_MANY = 0.01  # share of the images that may have no gradient and still count as robust
-
-
 def gradient_record(
     robust: Flags, *, not_finite: Flags, zero: Flags, images: int
 ) -> GradientRecord:
@@ -280,7 +277,7 @@ def gradient_warnings(found: GradientRecord | None) -> tuple[str, ...]:
             f"{found.blind_not_finite} count as robust: the attack was blind there, so the number "
             "is too high; mend the model's backward pass"
         )
-    if found is not None and found.blind_zero > _MANY * found.images:
+    if found is not None and found.blind_zero > FEW_BLIND * found.images:
         notes.append(
             f"the gradient was zero in every step at {found.zero} of {found.images} images, of "
             f"which {found.blind_zero} count as robust: the attack was blind there, so the number "

@@ -77,18 +77,8 @@ def evaluate_external(
     chosen = {"num_examples": num_examples, "first_examples": first_examples, "seed": part_seed}
     with _looked_at(external, data, device, **chosen) as seen:
         drawn = {"seed": seed, "batch_size": batch_size}
-        jobs = [
-            _Job(
-                external.name,
-                out,
-                seen.hashes | {"part": part_record(own)},
-                drawn,
-                device,
-                same,
-                some,
-            )
-            for same, some, own in _parts(attacks, seen, part_seed, data)
-        ]
+        parts = _parts(attacks, seen, part_seed, data)
+        jobs = [_Job.of(external, seen, out, drawn, device, part) for part in parts]
         _refuse_others(out, jobs)
         clean, _ = clean_outcomes(seen.model, seen.images, batch_size=batch_size, device=device)
         if on_clean is not None:
@@ -137,9 +127,12 @@ def _looked_at(
         yield _Seen(model, whole, images, part, hashes)
 
 
+_Attacked = tuple[list[AttackSpec], ImageSet, Part]
+
+
 def _parts(
     attacks: Sequence[AttackSpec], seen: _Seen, part_seed: int, source: Path
-) -> Iterator[tuple[list[AttackSpec], ImageSet, Part]]:
+) -> Iterator[_Attacked]:
     """Attacks that look at the same images, with these; some look at fewer."""
     for same in by_part(attacks):
         size = same[0].num_examples
@@ -200,14 +193,10 @@ def diagnose_external(
     chosen = {"num_examples": num_examples, "first_examples": first_examples, "seed": part_seed}
     with _looked_at(external, data, device, **chosen) as seen:
         drawn = {"seed": seed, "batch_size": batch_size}
-        identities = {
-            attack.name: seen.hashes | drawn | {"part": part_record(own)}
-            for same, _, own in _parts(attacks, seen, part_seed, data)
-            for attack in same
-        }
-        records = [
-            _record_there(external.name, out, attack, identities[attack.name]) for attack in attacks
-        ]
+        parts = _parts(attacks, seen, part_seed, data)
+        jobs = [_Job.of(external, seen, out, drawn, device, part) for part in parts]
+        there = {attack.name: job.record(attack) for job in jobs for attack in job.attacks}
+        records = [there[attack.name] for attack in attacks]
 
         def further(attack: AttackSpec) -> FollowUp:
             some = followed_up(seen.images, seed=part_seed, source=data)
@@ -225,27 +214,6 @@ def diagnose_external(
     path = out / DIAGNOSIS
     write_diagnosis(path, verdict, found, records, fingerprint=_FINGERPRINT)
     return path
-
-
-def _record_there(
-    name: str, out: Path, attack: AttackSpec, identity: dict[str, Any]
-) -> EvaluationRecord:
-    path = out / f"{attack.name}.json"
-    if not path.exists():
-        raise UserError(
-            f"{path}: expected the record of an attack, found none; run `rwp evaluate` with the "
-            "same options first, or name the attacks with --attack"
-        )
-    record = read_record(path)
-    other = _differences(record, attack, identity)
-    if record.fingerprint != _fingerprint(attack):
-        other.append("of an earlier version")
-    if other:
-        raise UserError(
-            f"{path}: expected a record of {name} as it is evaluated now, got one {other[0]}; "
-            "evaluate into another folder (--output), or delete this record first"
-        )
-    return record
 
 
 def _differences_beside(
@@ -287,10 +255,48 @@ class _Job:
     attacks: Sequence[AttackSpec]
     images: ImageSet
 
+    @classmethod
+    def of(
+        cls,
+        external: ExternalModel,
+        seen: _Seen,
+        out: Path,
+        drawn: dict[str, int],
+        device: torch.device | str,
+        attacked: _Attacked,
+    ) -> _Job:
+        """Attacks on the same images, and these."""
+        attacks, images, part = attacked
+        hashes = seen.hashes | {"part": part_record(part)}
+        return cls(external.name, out, hashes, drawn, device, attacks, images)
+
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the bits of its records, their attacks apart."""
         return self.hashes | self.drawn
+
+    def record(self, attack: AttackSpec) -> EvaluationRecord:
+        """The one that lies there.
+
+        Raises:
+            UserError: there is none, or one of something else.
+        """
+        path = self.path(attack)
+        if not path.exists():
+            raise UserError(
+                f"{path}: expected the record of an attack, found none; run `rwp evaluate` with the"
+                " same options first, or name the attacks with --attack"
+            )
+        record = read_record(path)
+        other = _differences(record, attack, self.identity)
+        if record.fingerprint != _fingerprint(attack):
+            other.append("of an earlier version")
+        if other:
+            raise UserError(
+                f"{path}: expected a record of {self.name} as it is evaluated now, got one "
+                f"{other[0]}; evaluate into another folder (--output), or delete this record first"
+            )
+        return record
 
     def path(self, attack: AttackSpec) -> Path:
         return self.out / f"{attack.name}.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def against(
     choose(params.suites[suite].recipes, recipe, "recipe", f"suites.{suite}.recipes")
     rows: list[dict[str, Any]] = []
     left_out: list[str] = []
-    waiting: dict[tuple[str, str, str], int] = {}
+    waiting = Counter[tuple[str, ...]]()  # seeds to come, by opponent, checkpoint and attack
     with opened(folder) as place:
         own = _side(params, suite, recipe, Path(root))
         if not own.seen:
@@ -72,9 +73,8 @@ def against(
             names = {"recipe": method_label(recipe), "against": _their_label(recipe, other, place)}
             doubts[names["against"]] = theirs.doubt
             rows += [names | row for row in _rows(own.seen, theirs.seen, recipe, place)]
-            for checkpoint, attack, _ in own.to_come & theirs.seen.keys():
-                place_of = (names["against"], checkpoint, attack)
-                waiting[place_of] = waiting.get(place_of, 0) + 1
+            to_come = own.to_come & theirs.seen.keys()
+            waiting.update((names["against"], *where[:2]) for where in to_come)
             left_out += _left_out(own, theirs, names["recipe"])
             left_out += _left_out(theirs, own, names["against"])
     if not rows:
@@ -92,9 +92,9 @@ def against(
     return frame, list(dict.fromkeys(left_out))
 
 
-def _preliminary(row: Mapping[Any, Any], waiting: Mapping[tuple[str, str, str], int]) -> str:
+def _preliminary(row: Mapping[Any, Any], waiting: Counter[tuple[str, ...]]) -> str:
     """What a finding is called while the recipe lacks seeds; empty where nothing was tested."""
-    count = waiting.get((row["against"], row["checkpoint"], row["attack"]), 0)
+    count = waiting[row["against"], row["checkpoint"], row["attack"]]
     if not count or pd.isna(row["p_value"]):
         return ""
     return f" (preliminary: {count} seed{'s' if count > 1 else ''} to come)"
