@@ -25,7 +25,7 @@ from benchmarks.scale_rates import NETWORKS, network, pictures
 from rwp.data.spec import data_size
 from rwp.pipeline.load import load_params
 from rwp.pipeline.resolve import evaluation_spec, train_spec
-from rwp.pipeline.suites import table1_runs, table2_runs
+from rwp.pipeline.suites import runs_of
 from rwp.reporting.costs import Passes, record_cost, training_cost
 from rwp.reporting.rates import AUTOATTACK_PASSES, Rate, shipped_rates
 from rwp.training.flops import forward_flops
@@ -62,7 +62,7 @@ def evaluation_passes(attacks: Iterable[AttackSpec], images: int, survivors: flo
 def jobs_of(suite: str, survivors: float) -> list[Job]:
     """Trainings of both tables, the teachers of RST, and the evaluations of Table 2."""
     params = load_params(ROOT / "params.yaml")
-    second = table2_runs(params, suite)
+    second = runs_of(params, suite, "table2")
     jobs: dict[str, Job] = {}
     sizes = {  # of the published sets, whatever lies in a data folder here
         name: data_size(name, definition, Path("nowhere"))
@@ -77,7 +77,7 @@ def jobs_of(suite: str, survivors: float) -> list[Job]:
         after = teacher.name if teacher else None
         jobs[key.name] = Job(key.name, key.network, training_cost(spec, sizes[key.dataset]), after)
 
-    for key in (*table1_runs(params, suite), *second):
+    for key in (*runs_of(params, suite, "table1"), *second):
         add(key)
     for key in second:
         attacks = evaluation_spec(params, key).attacks

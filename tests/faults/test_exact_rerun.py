@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rwp.pipeline.load import check_params
-from rwp.pipeline.suites import figure_runs, table1_runs, table2_runs
+from rwp.pipeline.suites import runs_of
 from rwp.training.spec import RunKey
 from tests.faults.ledger import attempt
 from tests.faults.sample import sample
@@ -55,11 +55,11 @@ class Expected:
     def __init__(self, project: CopiedProject) -> None:
         params = self.params = check_params(project.settings)
         self.tables = {
-            "table1": set(table1_runs(params, "demo")),
-            "table2": set(table2_runs(params, "demo")),
+            "table1": set(runs_of(params, "demo", "table1")),
+            "table2": set(runs_of(params, "demo", "table2")),
         }
         self.figures = {
-            name: set(figure_runs(params, "demo", name))
+            name: set(runs_of(params, "demo", name))
             for name in params.suites["demo"].reported
             if name in params.suites["demo"].figures
         }

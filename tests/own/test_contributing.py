@@ -26,7 +26,7 @@ from rwp.pipeline.settings import (
     Setting,
     TrainingEntry,
 )
-from rwp.pipeline.suites import figure_runs, setting_keys
+from rwp.pipeline.suites import runs_of, setting_keys
 from rwp.training.spec import NetworkSpec, PerturbationSpec, TrainSpec
 from tests.conftest import ROOT
 from tests.own.test_studies import images
@@ -142,7 +142,7 @@ def a_sweep(settings: Settings) -> None:
     demo(settings)["sweeps"]["mine"] = {"recipe": "at-awp", "vary": vary}
     demo(settings)["figures"]["mine"] = {"kind": "sweep", "sweep": "mine", "label": "gamma"}
     params = check_params(settings)
-    runs = {key.recipe for key in figure_runs(params, "demo", "mine")}
+    runs = {key.recipe for key in runs_of(params, "demo", "mine")}
     assert runs == {
         f"at-awp-gamma-{g}-weight_decay-{w}" for g in ("0.1", "0.2") for w in ("0", "0.3")
     }
@@ -167,7 +167,7 @@ def a_figure(settings: Settings) -> None:
         check_params(settings)
     demo(settings)["keep_losses"] = True
     params = check_params(settings)
-    assert all(figure_runs(params, "demo", kind) for kind in entries)
+    assert all(runs_of(params, "demo", kind) for kind in entries)
     demo(settings)["reported"] = ["curves"]
     check_params(settings)
 

@@ -106,7 +106,7 @@ def test_a_sweep_varies_them_and_each_is_tried_first(
     params = check_params(with_own(settings, sweeps=sweeps, figures=figures))
     suite = params.suites["demo"]
     rows = sweep_rows(params, "demo", suite.figures["smoothing"], "smoothing")
-    found = {keys[0].recipe: change for change, keys in rows}
+    found = {row.recipe: row.change for row in rows}
     assert list(found) == [
         "smoothed-lowest",  # what is declared is that recipe's own run
         "smoothed-lowest-options.smoothing-0.1-options.share-0.9",
@@ -122,7 +122,7 @@ def test_a_sweep_varies_them_and_each_is_tried_first(
     assert spec(params, "at-rwp-mask-own.methods_lowest").perturbation.mask == "own.methods:lowest"
 
     steps = Steps(params)
-    made = [steps.train(keys[0]) for _, keys in rows]
+    made = [steps.train(row.keys[0]) for row in rows]
     assert len({step.fingerprint for step in made}) == 4
     tried = {str(trial["options"]) for trial in _trials(made)}
     assert tried == {str({"smoothing": s}) for s in (0.1, 0.2)} | {

@@ -12,7 +12,7 @@ from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
 from rwp.pipeline.state import results
 from rwp.pipeline.steps import Steps, below
-from rwp.pipeline.suites import diagnosis_spec, table2_keys
+from rwp.pipeline.suites import diagnosis_spec, runs_of
 
 
 def demo(content: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +107,8 @@ def test_the_papers_plan_counts_each_training_once_the_teacher_among_them(params
 
 def test_the_twin_is_plain_at_of_the_same_place(params: Params) -> None:
     def twin(suite: str, recipe: str) -> str | None:
-        found = diagnosis_spec(params, table2_keys(params, suite, recipe)[0]).twin
+        runs = runs_of(params, suite, "table2")
+        found = diagnosis_spec(params, next(key for key in runs if key.recipe == recipe)).twin
         return found and found.name
 
     at = "demo/digits/linf/small/at/seed0"

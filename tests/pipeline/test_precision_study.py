@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from rwp.pipeline.load import load_params
 from rwp.pipeline.resolve import evaluation_spec, train_spec
-from rwp.pipeline.suites import beyond_runs
+from rwp.pipeline.suites import runs_of
 from tests.conftest import ROOT
 
 
 def test_the_study_varies_precision_alone() -> None:
     params = load_params(ROOT / "params.yaml")
-    keys = beyond_runs(params, "precision")
+    keys = runs_of(params, "precision", "beyond")
     specs = [train_spec(params, key) for key in keys]
     kinds = {
         (spec.perturbation and spec.perturbation.num_weight_steps, spec.key.seed) for spec in specs

@@ -11,7 +11,7 @@ from rwp.evaluation.spec import EvaluationSpec
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import evaluation_spec, pick, run_key, train_spec
 from rwp.pipeline.settings import Params
-from rwp.pipeline.suites import table1_runs, table2_runs
+from rwp.pipeline.suites import runs_of
 from rwp.spec import radius_value
 from rwp.training.spec import TrainSpec
 
@@ -146,7 +146,7 @@ def test_paper_families_differ_as_published(params: Params) -> None:
 
 
 def test_paper_tables_count_27_trainings_and_their_networks(params: Params) -> None:
-    first, second = table1_runs(params, "paper"), table2_runs(params, "paper")
+    first, second = runs_of(params, "paper", "table1"), runs_of(params, "paper", "table2")
     assert (len(set(first)), len(set(second))) == (18, 9)
     assert {key.network for key in first} == {"preact-resnet-18"}
     by_recipe = {key.recipe: key.network for key in second}
@@ -158,7 +158,7 @@ def test_paper_tables_count_27_trainings_and_their_networks(params: Params) -> N
 
 def test_one_spec_is_one_line_and_comes_back_equal(params: Params) -> None:
     for suite in params.suites:
-        for key in table1_runs(params, suite) + table2_runs(params, suite):
+        for key in runs_of(params, suite, "table1") + runs_of(params, suite, "table2"):
             spec = train_spec(params, key)
             text = spec.canonical()
             assert "\n" not in text
@@ -169,6 +169,6 @@ def test_one_spec_is_one_line_and_comes_back_equal(params: Params) -> None:
 
 def test_spelling_of_the_file_changes_nothing(settings: dict[str, Any], params: Params) -> None:
     shuffled = {name: settings[name] for name in reversed(settings)}
-    key = table1_runs(params, "demo")[0]
+    key = runs_of(params, "demo", "table1")[0]
     again = check_params(shuffled)
     assert train_spec(again, key).canonical() == train_spec(params, key).canonical()

@@ -11,13 +11,7 @@ from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import train_spec
 from rwp.pipeline.settings import Params
 from rwp.pipeline.steps import Steps, below
-from rwp.pipeline.suites import (
-    beyond_rows,
-    figure_runs,
-    sweep_rows,
-    table1_runs,
-    table2_runs,
-)
+from rwp.pipeline.suites import rows_of, runs_of, sweep_rows
 from rwp.training.spec import TrainSpec
 
 
@@ -25,10 +19,11 @@ def test_a_sweep_changes_its_setting_and_nothing_else(params: Params) -> None:
     suite = params.suites["paper"]
     figure = suite.figures["fig3b"]
     base = None
-    for change, (key,) in sweep_rows(params, "paper", figure, "weight-steps"):
+    for row in sweep_rows(params, "paper", figure, "weight-steps"):
+        (key,) = row.keys
         spec = train_spec(params, key)
         assert spec.perturbation is not None
-        assert spec.perturbation.num_weight_steps == change["num_weight_steps"]
+        assert spec.perturbation.num_weight_steps == row.change["num_weight_steps"]
         same = spec.perturbation.replace(num_weight_steps=0)
         assert base in (None, same)
         base = same
@@ -37,8 +32,8 @@ def test_a_sweep_changes_its_setting_and_nothing_else(params: Params) -> None:
 def test_a_loss_range_is_a_mask(params: Params) -> None:
     figure = params.suites["paper"].figures["fig1c"]
     found = [
-        train_spec(params, key).perturbation
-        for _, (key,) in sweep_rows(params, "paper", figure, "awp-range")
+        train_spec(params, row.keys[0]).perturbation
+        for row in sweep_rows(params, "paper", figure, "awp-range")
     ]
     assert [(p.mask, p.c_min, p.c_max) for p in found if p][:2] == [
         ("range", 0.0, 0.5),
@@ -49,31 +44,32 @@ def test_a_loss_range_is_a_mask(params: Params) -> None:
 
 def test_one_training_under_several_names_is_trained_once(params: Params) -> None:
     names = {
-        name: {key.recipe for key in figure_runs(params, "paper", name)}
+        name: {key.recipe for key in runs_of(params, "paper", name)}
         for name in ("fig1a", "fig3a", "fig3b")
     }
     assert {"at", "at-awp"} <= names["fig1a"]  # gamma 0 and 0.01
     assert "at-awp-gamma-0.01" not in names["fig1a"]
     assert "at-rwp" in names["fig3a"] & names["fig3b"]
-    corners = [recipe for title, recipe, _ in beyond_rows(params, "paper") if "Between" in title]
+    rows = rows_of(params, "paper", "beyond")
+    corners = [row.recipe for row in rows if "Between" in row.group]
     assert len(corners) == len(set(corners)) == 8
     assert {"at-awp", "at-rwp", "at-rwp-all", "at-rwp-num_weight_steps-1"} <= set(corners)
 
 
 def test_c_min_of_svhn_in_both_readings(params: Params) -> None:
     found = {
-        train_spec(params, keys[0]).perturbation.c_min: recipe  # type: ignore[union-attr]
-        for title, recipe, keys in beyond_rows(params, "paper")
-        if title == "c_min on SVHN"
+        train_spec(params, row.keys[0]).perturbation.c_min: row.recipe  # type: ignore[union-attr]
+        for row in rows_of(params, "paper", "beyond")
+        if row.group == "c_min on SVHN"
     }
     assert found == {2.2: "at-rwp", 1.7: "at-rwp-c_min-1.7"}
 
 
 def test_the_second_reading_of_the_mask(params: Params) -> None:
     criteria = {
-        recipe: train_spec(params, keys[0]).objective.criterion
-        for title, recipe, keys in beyond_rows(params, "paper")
-        if title.startswith("What the mask")
+        row.recipe: train_spec(params, row.keys[0]).objective.criterion
+        for row in rows_of(params, "paper", "beyond")
+        if row.group.startswith("What the mask")
     }
     assert criteria["trades-rwp"] == criteria["rst-rwp"] == "objective"
     assert criteria["trades-rwp-ce"] == criteria["rst-rwp-ce"] == "adversarial_ce"
@@ -91,7 +87,7 @@ def test_a_suite_that_extends_another(params: Params) -> None:
             for step in below([Steps(params).report(suite)])
             if isinstance(step.settings, TrainSpec) and step.kind == "train"
         }
-        - {*table1_runs(params, suite), *table2_runs(params, suite)}
+        - {*runs_of(params, suite, "table1"), *runs_of(params, suite, "table2")}
         for suite in ("demo", "demo-full")
     }
     assert not extra["demo"]  # its figures stand on the runs of the tables

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Setting
-from rwp.pipeline.suites import figure_runs, sweep_rows
+from rwp.pipeline.suites import runs_of, sweep_rows
 from rwp.reporting import drawing
 from rwp.reporting.drawing import (
     COLORS,
@@ -199,7 +199,7 @@ def test_plain_training_beside_removal_is_of_the_same_seeds(tmp_path: Path) -> N
     project.write_all()
     for key, level in zip(project.table1_keys("at"), (0.4, 0.8), strict=True):
         project.write_run(key, [level] * 6)
-    ((_, (removed,)),) = sweep_rows(project.params, "demo", Setting(), "removal")
+    (removed,) = sweep_rows(project.params, "demo", Setting(), "removal")[0].keys
     project.write_run(removed, [0.5] * 6)
     csv, *_ = write_suite_figure(project.results("fig4b"), "fig4b")
     frame = pd.read_csv(csv)
@@ -212,7 +212,7 @@ def test_plain_training_beside_removal_is_of_the_same_seeds(tmp_path: Path) -> N
 
 def test_a_value_whose_training_failed_is_marked_and_the_others_stay(demo: Project) -> None:
     demo.write_all()
-    low, high = [keys for _, keys in sweep_rows(demo.params, "demo", Setting(), "c-min")]
+    low, high = [row.keys for row in sweep_rows(demo.params, "demo", Setting(), "c-min")]
     demo.write_run(low[0], [0.1] * 6, status="collapsed", reason="constant class")
     frame = pd.read_csv(write_suite_figure(demo.results("fig3a"), "fig3a")[0])
     swept = frame[frame["name"].isna()].set_index("run")
@@ -312,7 +312,7 @@ def searching(root: Path) -> tuple[Project, list[RunKey]]:
     suite["figures"]["search"] = {"kind": "search", "sweeps": ["gamma", "c-min"]}
     suite["reported"] = ["search"]
     project = Project(root, check_params(content), "demo")
-    return project, figure_runs(project.params, "demo", "search")
+    return project, runs_of(project.params, "demo", "search")
 
 
 def test_a_search_looks_at_the_held_out_images_alone(tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ from rwp.data.spec import DataSize, data_size
 from rwp.errors import UserError
 from rwp.files import read_object, write_json
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import run_key, train_spec
+from rwp.pipeline.resolve import landscape_spec, run_key, train_spec
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.state import Result, results
 from rwp.pipeline.steps import Steps, below
 from rwp.pipeline.suites import setting_keys
-from rwp.reporting.costs import training_cost, training_passes
+from rwp.reporting.costs import landscape_cost, training_cost, training_passes
 from rwp.reporting.plan import detail_line, plan_jobs, plan_lines
 from rwp.reporting.rates import (
     Place,
@@ -293,6 +293,47 @@ def test_a_plan_says_what_is_done_stale_and_to_do(demo: Project) -> None:
     assert lines[0].split() == ["done", "stale", "to", "do", "forward", "backward", "hours"]
     assert lines[6].split()[:4] == ["together", str(len(jobs) - 3), "1", "2"]
     assert any(line.startswith("Hours on cpu, one job after the other") for line in lines)
+
+
+def test_a_done_training_whose_network_was_deleted_is_named(demo: Project) -> None:
+    demo.write_all()
+    (key,) = demo.table1_keys("at")
+    (training,) = found(demo.params, str(key.directory))
+    for path in training.step.outputs:
+        (demo.root / path).touch()
+
+    def lines() -> list[str]:
+        jobs, origin = plan_jobs(demo.params, [training], root=demo.root)
+        assert [job.state for job in jobs] == ["done"]
+        return list(plan_lines(jobs, device=None, origin=origin))
+
+    assert not any("lack" in line for line in lines())
+    (demo.root / key.directory / "best.pt").unlink()
+    (said,) = [line for line in lines() if "lack" in line]
+    assert said.startswith(f"1 of the trainings that are done lack files, {key.directory}/best.pt")
+
+
+def test_hours_of_trainings_on_several_gpus_are_called_those_of_one() -> None:
+    content = copy.deepcopy(PARAMS)
+    params = check_params(content)
+    content["suites"]["demo"]["training"]["gpus"] = 2
+    said = []
+    for each in (params, check_params(content)):
+        (training,) = found(each, "results/demo/runs/digits/linf/small/at/seed0")
+        jobs, origin = plan_jobs(each, [training], root=Path("nowhere"), device="A100")
+        lines = list(plan_lines(jobs, device="A100", origin=origin))
+        said.append("Hours of trainings on 2 GPUs are as on one." in lines)
+    assert said == [False, True]
+
+
+def test_a_landscape_looks_at_no_more_test_images_than_there_are(params: Params) -> None:
+    spec = landscape_spec(params, "mini-jpeg", "fig2")
+    assert spec.test_images
+    size = DataSize(25_000, 10_000, "16x16x3", num_drawn=2_000)
+    few = DataSize(25_000, 500, "16x16x3", num_drawn=2_000)
+    assert landscape_cost(spec, few).units == pytest.approx(
+        landscape_cost(spec, size).units * 2_500 / 4_000
+    )
 
 
 def test_without_a_rate_a_plan_has_no_hours_and_says_so(demo: Project) -> None:

@@ -33,7 +33,8 @@ def against(reference: str, setting: str, source: str, *, reference_source: str)
     )
     ours = published_curve(setting, source)["test_robust_accuracy"]
     frame = overlay(ours, band)
-    return BesidePublished("run", reference, reference_source, frame, len(band)).first_outside
+    found = BesidePublished("run", reference, reference_source, frame, len(band), ("", ""))
+    return found.first_outside
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,19 @@ def test_an_equal_curve_never_leaves(resnet: Project) -> None:
     assert found.first_outside is None
     assert found.frame["inside"].all()
     assert "never leaves the band" in found.text()
+
+
+def test_a_log_of_another_attack_is_called_so(resnet: Project) -> None:
+    (key,) = resnet.table1_keys("at")
+    folder = resnet.write_run(key, list(published_curve(AT)["test_robust_accuracy"])[:60])
+    others = "locuslab/robust_overfitting"
+    assert "not the same attack" not in beside_published(folder).text()
+    found = beside_published(
+        folder, setting="cifar10_lr/preactresnet18_piecewise_0_2", source=others
+    )
+    words = "not the same attack: our epochs are measured by PGD-20, these by PGD-10"
+    assert words in found.text()
+    assert words in beside_published(folder, setting="cifar10_linf/wrn34_standard").text()
 
 
 def test_what_cannot_be_compared_says_so(resnet: Project, demo: Project) -> None:

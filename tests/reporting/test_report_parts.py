@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from rwp.pipeline.load import check_params
-from rwp.pipeline.suites import beyond_rows
+from rwp.pipeline.suites import rows_of
 from rwp.reporting import report
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.report import render_report
@@ -62,7 +62,7 @@ def test_figures_that_are_missing_are_marked_with_their_command(shown: Project) 
 
 @pytest.mark.usefixtures("_no_pictures")
 def test_a_run_of_a_figure_that_collapsed_is_named_and_the_rest_is_shown(filled: Project) -> None:
-    rows = {recipe: keys for _, recipe, keys in beyond_rows(filled.params, "demo")}
+    rows = {row.recipe: row.keys for row in rows_of(filled.params, "demo", "beyond")}
     (key,) = rows["at-rwp-c_min-1.5"]
     filled.write_run(key, [0.1] * 6, status="collapsed", reason="constant class in 3 epochs")
     text = render_report(filled.results())

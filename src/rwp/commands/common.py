@@ -159,7 +159,7 @@ def planned(
 
 
 def named_or_demo(params: Params, suite: str | None, **named: str | None) -> str:
-    """The suite that was named; else demo, where its tables have what else was named.
+    """The suite that was named; else demo, where it shows what else was named.
 
     Args:
         params: the settings.
@@ -171,7 +171,7 @@ def named_or_demo(params: Params, suite: str | None, **named: str | None) -> str
     """
     if suite is not None:
         return suite
-    from rwp.pipeline.suites import table1_runs, table2_keys
+    from rwp.pipeline.suites import parts_of, runs_of
 
     for option, name in named.items():
         if name not in getattr(params, f"{option}s"):  # none, or refused by whoever looks it up
@@ -179,11 +179,11 @@ def named_or_demo(params: Params, suite: str | None, **named: str | None) -> str
         has = [
             known
             for known, entry in params.suites.items()
-            for keys in (
-                table1_runs(params, known),
-                *(table2_keys(params, known, recipe) for recipe in entry.table2.recipes),
+            if any(
+                getattr(key, option) == name
+                for part in parts_of(entry)
+                for key in runs_of(params, known, part)
             )
-            if name in {getattr(key, option) for key in keys}
         ]
         if "demo" not in has:
             others = f"one of {', '.join(dict.fromkeys(has))}" if has else "one that has it"

@@ -43,11 +43,9 @@ from rwp.pipeline.resolve import (
 from rwp.pipeline.settings import Frozen, Params, Suite
 from rwp.pipeline.suites import (
     BEYOND,
-    beyond_runs,
+    check_final,
     diagnosis_spec,
-    figure_runs,
-    table1_runs,
-    table2_runs,
+    runs_of,
 )
 from rwp.spec import Spec, merkle
 from rwp.training.spec import (
@@ -319,11 +317,13 @@ class Steps:
         entry, base = get_suite(self.params, suite), suite_directory(suite)
         outputs = [f"{base}/{name}.csv", f"{base}/{name}_details.csv"]
         inputs: dict[str, Step] = {}
+        check_final(entry, suite, name)
+        runs = runs_of(self.params, suite, name)
         settings: Frozen | None
         if name == "table1":
-            settings, runs = entry.table1, table1_runs(self.params, suite)
+            settings = entry.table1
         elif name == "table2":
-            settings, runs = entry.table2, table2_runs(self.params, suite)
+            settings = entry.table2
             outputs.append(f"{base}/comparisons.csv")
             for key in runs:
                 verdict = self.judge(key, "best")
@@ -331,7 +331,7 @@ class Steps:
                 for checkpoint in entry.also_attacked.of(key.recipe):
                     inputs |= self._records(key, checkpoint)
         elif name == BEYOND and entry.beyond is not None:
-            settings, runs = entry.beyond, beyond_runs(self.params, suite)
+            settings = entry.beyond
             for key in runs:
                 records = self._records(key, "best")
                 chosen = [f"{key.directory}/evaluation/best/{a}.json" for a in entry.beyond.attacks]
@@ -353,7 +353,7 @@ class Steps:
     @_once
     def figure(self, suite: str, name: str) -> Step:
         """One figure, and its numbers."""
-        runs = figure_runs(self.params, suite, name)
+        runs = runs_of(self.params, suite, name)
         entry = self.params.suites[suite].figures[name]
         if entry.kind == "landscape":
             landscape = self.landscape(suite, name)

@@ -1,8 +1,14 @@
-"""Which runs each table and figure of a suite needs."""
+"""Which runs each table and figure of a suite shows, row by row.
+
+This is asked here alone: the pipeline takes all runs of a table or figure, the report labels its
+rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 from rwp.errors import UserError
@@ -20,70 +26,164 @@ from rwp.pipeline.resolve import (
     setting_key,
     train_spec,
 )
-from rwp.pipeline.settings import Params, SearchFigure, Setting, Suite, SweepEntry
+from rwp.pipeline.settings import (
+    CurvesFigure,
+    LandscapeFigure,
+    MovementFigure,
+    Params,
+    RemovalFigure,
+    SearchFigure,
+    Setting,
+    Suite,
+    SweepEntry,
+)
 from rwp.training.spec import RunKey
 
+TABLES = ("table1", "table2")
 BEYOND = "beyond"
-SweepRow = tuple[dict[str, Any], list[RunKey]]  # what is changed, and one run per seed
 
 
-def table1_keys(
-    params: Params, suite_name: str, *, threat: str, recipe: str, dataset: str
-) -> list[RunKey]:
-    """The runs behind one row of Table 1, one per seed."""
-    return _row_keys(params, suite_name, "table1", recipe=recipe, dataset=dataset, threat=threat)
+@dataclass(frozen=True)
+class Row:
+    """A row of a table or a curve of a figure: its runs, and what sets it apart."""
+
+    keys: tuple[RunKey, ...]  # one per seed; of a landscape those that it looks at
+    group: str = ""  # what it stands under: Table 1's threat model, a title of `beyond`
+    sweep: SweepEntry | None = None  # of whose values it is one
+    change: Mapping[str, Any] = field(default_factory=dict)  # what that value changes
+
+    @property
+    def recipe(self) -> str:
+        """The recipe of all its runs; of a sweep's value it has a name of its own."""
+        return self.keys[0].recipe
 
 
-def table2_keys(params: Params, suite_name: str, recipe: str) -> list[RunKey]:
-    """The runs behind one row of Table 2, one per seed."""
-    table = get_suite(params, suite_name).table2
-    return _row_keys(
-        params,
-        suite_name,
-        "table2",
-        recipe=recipe,
-        dataset=table.dataset,
-        threat=table.threat_model,
-    )
+def parts_of(suite: Suite) -> tuple[str, ...]:
+    """The names of a suite's tables and figures."""
+    return (*TABLES, *([BEYOND] if suite.beyond else []), *suite.figures)
 
 
-def table1_runs(params: Params, suite_name: str) -> list[RunKey]:
-    """All runs behind Table 1."""
-    table = get_suite(params, suite_name).table1
+def runs_of(params: Params, suite_name: str, name: str) -> list[RunKey]:
+    """All runs behind a table or a figure, each once.
+
+    Raises:
+        UserError: the suite has no such table or figure.
+    """
+    rows = rows_of(params, suite_name, name)
+    return list(dict.fromkeys(key for row in rows for key in row.keys))
+
+
+def rows_of(params: Params, suite_name: str, name: str) -> list[Row]:
+    """The rows of a table, or the curves of a figure, in its order.
+
+    Raises:
+        UserError: the suite has no such table or figure.
+    """
+    suite = get_suite(params, suite_name)
+    if name == "table1":
+        return _table1_rows(params, suite_name)
+    if name == "table2":
+        return _table2_rows(params, suite_name)
+    if name == BEYOND:
+        return _beyond_rows(params, suite_name)
+    figure = choose(suite.figures, name, "figure", f"params.yaml: suites.{suite_name}.figures")
+    if isinstance(figure, LandscapeFigure):
+        return [Row(tuple(landscape_keys(suite, suite_name, figure)))]
+    if isinstance(figure, SearchFigure):
+        return _search_rows(suite, suite_name, figure)
+    if isinstance(figure, MovementFigure):
+        _check_epoch(params, suite_name, name, figure)
+    if isinstance(figure, CurvesFigure | MovementFigure):
+        return _recipe_rows(params, suite_name, figure, figure.recipes)
+    plain = suite.sweeps[figure.sweep].recipe
+    beside = (plain,) if isinstance(figure, RemovalFigure) else figure.references
     return [
-        key
-        for threat in table.threat_models
-        for recipe in table.recipes
-        for dataset in table.datasets
-        for key in table1_keys(params, suite_name, threat=threat, recipe=recipe, dataset=dataset)
+        *sweep_rows(params, suite_name, figure, figure.sweep),
+        *_recipe_rows(params, suite_name, figure, beside),
     ]
 
 
-def table2_runs(params: Params, suite_name: str) -> list[RunKey]:
-    """All runs behind Table 2, those of the naturally trained reference last."""
+def _table1_rows(params: Params, suite_name: str) -> list[Row]:
+    table = get_suite(params, suite_name).table1
+    return [
+        _row(params, suite_name, "table1", recipe=recipe, dataset=dataset, threat=threat)
+        for threat, recipe, dataset in product(table.threat_models, table.recipes, table.datasets)
+    ]
+
+
+def _table2_rows(params: Params, suite_name: str) -> list[Row]:
+    """The naturally trained reference comes last."""
     suite = get_suite(params, suite_name)
-    _check_final(suite, suite_name, suite.evaluation.attacks, "table 2")
     table = suite.table2
-    recipes = [*table.recipes, *filter(None, [table.reference_recipe])]
-    return [key for recipe in recipes for key in table2_keys(params, suite_name, recipe)]
+    place = {"dataset": table.dataset, "threat": table.threat_model}
+    recipes = dict.fromkeys([*table.recipes, *filter(None, [table.reference_recipe])])
+    return [_row(params, suite_name, "table2", recipe=recipe, **place) for recipe in recipes]
 
 
-def _check_final(suite: Suite, suite_name: str, attacks: Iterable[str], table: str) -> None:
+def _beyond_rows(params: Params, suite_name: str) -> list[Row]:
+    """Group by group; a training that a group names twice has one row in it."""
+    suite = get_suite(params, suite_name)
+    rows: list[Row] = []
+    for group in suite.beyond.groups if suite.beyond else ():
+        found = _recipe_rows(params, suite_name, group, group.recipes)
+        for sweep in group.sweeps:
+            found += sweep_rows(params, suite_name, group, sweep)
+        rows += {row.keys[0]: replace(row, group=group.title) for row in found}.values()
+    return rows
+
+
+def _search_rows(suite: Suite, suite_name: str, figure: SearchFigure) -> list[Row]:
+    """The runs of a search, each under its own name, whichever values the recipes have today.
+
+    What is chosen is written into the settings, and must not change what was searched.
+    """
+
+    def keys(recipe: str) -> Iterator[RunKey]:
+        for seed in seeds_of(suite, recipe):
+            yield setting_key(suite, suite_name, figure, recipe, seed=seed)
+
+    sweeps = [suite.sweeps[name] for name in figure.sweeps]
+    return [
+        Row(tuple(keys(sweep.name_of(change))), sweep=sweep, change=change)
+        for sweep in sweeps
+        for change in sweep.changes()
+    ]
+
+
+def _check_epoch(params: Params, suite_name: str, name: str, figure: MovementFigure) -> None:
+    """A movement looks at an epoch that its trainings have.
+
+    Raises:
+        UserError: one of them has not.
+    """
+    for row in _recipe_rows(params, suite_name, figure, figure.recipes):
+        epochs = train_spec(params, row.keys[0]).optimization.epochs
+        if figure.epoch >= epochs:
+            raise UserError(
+                f"params.yaml: suites.{suite_name}.figures.{name}.epoch: expected at most "
+                f"{epochs - 1}, the last of {row.keys[0].name} from 0, got {figure.epoch}; lower it"
+            )
+
+
+def check_final(suite: Suite, suite_name: str, name: str) -> None:
     """Tables refuse the shortened AutoAttack and drafts: upper bounds, for development only.
 
     Raises:
-        UserError: one of `attacks` is that.
+        UserError: an attack of the table is that.
     """
-    for name in attacks:
-        entry, where = suite.evaluation.attacks[name], f"suites.{suite_name}.evaluation.attacks"
+    attacks: Iterable[str] = suite.evaluation.attacks if name == "table2" else ()
+    if name == BEYOND and suite.beyond:
+        attacks = suite.beyond.attacks
+    for attack in attacks:
+        entry, where = suite.evaluation.attacks[attack], f"suites.{suite_name}.evaluation.attacks"
         if entry.version == "lite":
             raise UserError(
-                f"params.yaml: {where}.{name}.version: expected "
-                f"standard for {table}, got lite, an upper bound for development; write standard"
+                f"params.yaml: {where}.{attack}.version: expected "
+                f"standard for {name}, got lite, an upper bound for development; write standard"
             )
         if entry.draft is not None:
             raise UserError(
-                f"params.yaml: {where}.{name}.draft: expected a search in fp32 for {table}, got "
+                f"params.yaml: {where}.{attack}.draft: expected a search in fp32 for {name}, got "
                 f"{entry.draft}, an upper bound for development; leave draft out, or keep it in a "
                 "suite of its own"
             )
@@ -94,16 +194,17 @@ def seeds_of(suite: Suite, recipe: str) -> tuple[int, ...]:
     return suite.seeds[: suite.recipes[recipe].num_seeds]
 
 
-def _row_keys(
+def _row(
     params: Params, suite_name: str, table: str, *, recipe: str, dataset: str, threat: str
-) -> list[RunKey]:
-    """One run per seed; the network may differ by data set, threat model and objective."""
+) -> Row:
+    """Of a table; the network may differ by data set, threat model and objective."""
     suite = get_suite(params, suite_name)
     shown = "none" if is_natural(suite, recipe) else threat
     look = Lookup(suite_name, dataset, shown, suite.recipes[recipe].objective)
     network = look(getattr(suite, table).network, f"{table}.network")
     place = {"recipe": recipe, "dataset": dataset, "threat": threat, "network": network}
-    return [run_key(params, suite_name, seed=seed, **place) for seed in seeds_of(suite, recipe)]
+    seeds = seeds_of(suite, recipe)
+    return Row(tuple(run_key(params, suite_name, seed=seed, **place) for seed in seeds), threat)
 
 
 def diagnosis_spec(params: Params, key: RunKey, *, checkpoint: str = "best") -> DiagnosisSpec:
@@ -135,7 +236,7 @@ def _twin(params: Params, key: RunKey) -> RunKey | None:
         return None
     alike = (
         other
-        for other in table2_runs(params, key.suite)
+        for other in runs_of(params, key.suite, "table2")
         if other == key.replace(recipe=other.recipe) and is_plain_at(other)
     )
     return next(alike, None)
@@ -149,93 +250,24 @@ def setting_keys(params: Params, suite_name: str, setting: Setting, recipe: str)
     return [declared(params, key) for key in keys]
 
 
-def sweep_rows(params: Params, suite_name: str, setting: Setting, name: str) -> list[SweepRow]:
+def _recipe_rows(
+    params: Params, suite_name: str, setting: Setting, recipes: Iterable[str]
+) -> list[Row]:
+    found = [setting_keys(params, suite_name, setting, recipe) for recipe in recipes]
+    return [Row(tuple(keys)) for keys in found]
+
+
+def sweep_rows(params: Params, suite_name: str, setting: Setting, name: str) -> list[Row]:
     """The runs of a sweep in a setting, in the order of its values."""
     sweep = get_suite(params, suite_name).sweeps[name]
     return [
-        (change, setting_keys(params, suite_name, setting, sweep.name_of(change)))
-        for change in sweep.changes()
-    ]
-
-
-def search_rows(
-    params: Params, suite_name: str, figure: SearchFigure
-) -> list[tuple[SweepEntry, dict[str, Any], list[RunKey]]]:
-    """The runs of a search, each under its own name, whichever values the recipes have today.
-
-    What is chosen is written into the settings, and must not change what was searched.
-    """
-    suite = get_suite(params, suite_name)
-    return [
-        (
-            sweep,
-            change,
-            [
-                setting_key(suite, suite_name, figure, sweep.name_of(change), seed=seed)
-                for seed in seeds_of(suite, sweep.name_of(change))
-            ],
+        Row(
+            tuple(setting_keys(params, suite_name, setting, sweep.name_of(change))),
+            sweep=sweep,
+            change=change,
         )
-        for sweep in (suite.sweeps[name] for name in figure.sweeps)
         for change in sweep.changes()
     ]
-
-
-def figure_runs(params: Params, suite_name: str, name: str) -> list[RunKey]:
-    """All runs behind a figure, each once.
-
-    Raises:
-        UserError: the suite has no such figure.
-    """
-    suite = get_suite(params, suite_name)
-    figure = choose(suite.figures, name, "figure", f"params.yaml: suites.{suite_name}.figures")
-    if figure.kind == "landscape":
-        return landscape_keys(suite, suite_name, figure)
-    recipes: tuple[str, ...] = ()
-    keys: list[RunKey] = []
-    if figure.kind == "search":
-        return [key for *_, row in search_rows(params, suite_name, figure) for key in row]
-    if figure.kind == "curves" or figure.kind == "movement":
-        recipes = figure.recipes
-    else:
-        for _, row in sweep_rows(params, suite_name, figure, figure.sweep):
-            keys += row
-        sweep = suite.sweeps[figure.sweep]
-        recipes = figure.references if figure.kind == "sweep" else (sweep.recipe,)
-    for recipe in recipes:
-        keys += setting_keys(params, suite_name, figure, recipe)
-    for key in keys if figure.kind == "movement" else ():
-        epochs = train_spec(params, key).optimization.epochs
-        if figure.kind == "movement" and figure.epoch >= epochs:
-            raise UserError(
-                f"params.yaml: suites.{suite_name}.figures.{name}.epoch: expected at most "
-                f"{epochs - 1}, the last of {key.name} from 0, got {figure.epoch}; lower it"
-            )
-    return list(dict.fromkeys(keys))
-
-
-def beyond_rows(params: Params, suite_name: str) -> list[tuple[str, str, list[RunKey]]]:
-    """The rows of the table `beyond`: group, recipe, and the runs, one per seed."""
-    suite = get_suite(params, suite_name)
-    rows: list[tuple[str, str, list[RunKey]]] = []
-    for group in suite.beyond.groups if suite.beyond else ():
-        runs = [setting_keys(params, suite_name, group, recipe) for recipe in group.recipes]
-        for sweep in group.sweeps:
-            runs += [keys for _, keys in sweep_rows(params, suite_name, group, sweep)]
-        rows += [(group.title, keys[0].recipe, keys) for keys in _distinct(runs)]
-    return rows
-
-
-def _distinct(runs: list[list[RunKey]]) -> list[list[RunKey]]:
-    return list({keys[0]: keys for keys in runs}.values())
-
-
-def beyond_runs(params: Params, suite_name: str) -> list[RunKey]:
-    """All runs behind the table `beyond`, each once."""
-    suite = get_suite(params, suite_name)
-    _check_final(suite, suite_name, suite.beyond.attacks if suite.beyond else (), "table `beyond`")
-    return list(
-        dict.fromkeys(key for _, _, keys in beyond_rows(params, suite_name) for key in keys)
-    )
 
 
 def figure_names(suite: Suite) -> list[str]:

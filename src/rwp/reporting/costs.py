@@ -143,13 +143,14 @@ def record_cost(attack: AttackSpec, *, num_images: int) -> Passes | None:
     return (Passes(1) if attack.kind == "natural" else _attacked(attack)) * num_images
 
 
-def landscape_cost(spec: LandscapeSpec, *, num_train: int, num_drawn: int | None = None) -> Passes:
+def landscape_cost(spec: LandscapeSpec, size: DataSize) -> Passes:
     """Of images: an attack per checkpoint, and a forward pass per point of each direction."""
-    trained_on = images_trained_on(num_train, num_drawn, spec.held_out_fraction)
+    trained_on = images_trained_on(size.num_train, size.num_drawn, spec.held_out_fraction)
     num_images = min(spec.num_examples or trained_on, trained_on)
     points = Passes(spec.num_directions * (spec.num_points + 1))
-    looks = len(spec.epochs) * len(spec.keys) * (2 if spec.test_images else 1)
-    return (_attacked(spec.attack) + points) * (num_images * looks)
+    if spec.test_images:  # as many, where there are
+        num_images += min(num_images, size.num_test)
+    return (_attacked(spec.attack) + points) * (num_images * len(spec.epochs) * len(spec.keys))
 
 
 def _attacked(attack: AttackSpec) -> Passes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rwp.evaluation.spec import PAPER_COLUMNS
@@ -54,7 +55,7 @@ def recipe_label(suite: Suite, recipe: str) -> str:
     return method_label(recipe)
 
 
-def change_label(change: dict[str, Any]) -> str:
+def change_label(change: Mapping[str, Any]) -> str:
     """Changed settings in words: mask all, K2 = 1, norm per layer."""
     at_random = change.get("remove_at_random")
     if at_random is not None:

@@ -1,14 +1,13 @@
 """What a suite shows: each table and figure, line by line, with the runs behind each line.
 
 Tables, figures and the comparison with the paper use these lines, and the files that
-`rwp.reporting.results` has read; which runs they are of is asked here alone.
+`rwp.reporting.results` has read; which runs they are of `rwp.pipeline.suites` says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 from rwp.evaluation.spec import EvaluationSpec
@@ -18,23 +17,11 @@ from rwp.pipeline.settings import (
     LandscapeFigure,
     MovementFigure,
     Params,
-    RemovalFigure,
     SearchFigure,
-    Setting,
     Suite,
 )
 from rwp.pipeline.steps import Step, Steps
-from rwp.pipeline.suites import (
-    BEYOND,
-    beyond_rows,
-    figure_runs,
-    search_rows,
-    setting_keys,
-    sweep_rows,
-    table1_keys,
-    table2_keys,
-    table2_runs,
-)
+from rwp.pipeline.suites import BEYOND, TABLES, Row, rows_of
 from rwp.reporting.labels import (
     NORM_TEXTS,
     change_label,
@@ -46,8 +33,6 @@ from rwp.reporting.labels import (
     value_label,
 )
 from rwp.training.spec import AttackSpec, RunKey, TrainSpec
-
-TABLES = ("table1", "table2")
 
 
 @dataclass(frozen=True)
@@ -115,80 +100,44 @@ def part_of(steps: Steps, suite_name: str, name: str) -> Part:
 def lines_of(params: Params, suite_name: str, name: str) -> Iterator[Line]:
     """The lines of a table or figure, in its order."""
     suite = get_suite(params, suite_name)
-    if name == "table1":
-        found = _of_table1(params, suite, suite_name)
-    elif name == "table2":
-        found = _of_table2(params, suite, suite_name)
-    elif name == BEYOND:
-        found = _of_beyond(params, suite, suite_name)
-    else:
-        found = _of_figure(params, suite, suite_name, name)
-    for labels, keys in found:
-        method, training = recipe_label(suite, keys[0].recipe), train_spec(params, keys[0])
+    for row in rows_of(params, suite_name, name):
+        labels = _labels(params, suite, name, row)
+        method, training = recipe_label(suite, row.recipe), train_spec(params, row.keys[0])
         names = suite.evaluation.attacks if name == "table2" else ()
-        attacked = {name: evaluation_spec(params, keys[0], attacks=(name,)) for name in names}
-        yield Line(labels, tuple(keys), method, training, attacked)
+        attacked = {name: evaluation_spec(params, row.keys[0], attacks=(name,)) for name in names}
+        yield Line(labels, row.keys, method, training, attacked)
 
 
-_Labeled = Iterator[tuple[dict[str, Any], list[RunKey]]]
-
-
-def _of_table1(params: Params, suite: Suite, name: str) -> _Labeled:
-    table = suite.table1
-    for threat, recipe, dataset in product(table.threat_models, table.recipes, table.datasets):
-        labels = {
-            "threat_model": threat_label(suite, threat),
-            "method": method_label(recipe),
-            "dataset": dataset_label(params, suite, dataset),
+def _labels(params: Params, suite: Suite, name: str, row: Row) -> dict[str, Any]:
+    """What a row is called, by the columns of its table or figure."""
+    key = row.keys[0]
+    if name == "table1":
+        return {
+            "threat_model": threat_label(suite, row.group),
+            "method": method_label(row.recipe),
+            "dataset": dataset_label(params, suite, key.dataset),
         }
-        yield labels, table1_keys(params, name, threat=threat, recipe=recipe, dataset=dataset)
-
-
-def _of_table2(params: Params, suite: Suite, name: str) -> _Labeled:
-    """The naturally trained reference comes last."""
-    table2_runs(params, name)  # refuses upper bounds
-    table = suite.table2
-    for recipe in dict.fromkeys([*table.recipes, *filter(None, [table.reference_recipe])]):
-        yield {"defense": method_label(recipe)}, table2_keys(params, name, recipe)
-
-
-def _of_beyond(params: Params, suite: Suite, name: str) -> _Labeled:
-    for group, recipe, keys in beyond_rows(params, name):
-        labels = {
-            "group": group,
-            "method": recipe_label(suite, recipe),
-            "dataset": keys[0].dataset,
-            "threat_model": keys[0].threat,
-            "network": keys[0].network,
+    if name == "table2":
+        return {"defense": method_label(row.recipe)}
+    if name == BEYOND:
+        return {
+            "group": row.group,
+            "method": recipe_label(suite, row.recipe),
+            "dataset": key.dataset,
+            "threat_model": key.threat,
+            "network": key.network,
         }
-        yield labels, keys
-
-
-def _of_figure(params: Params, suite: Suite, suite_name: str, name: str) -> _Labeled:
     entry = suite.figures[name]
     if isinstance(entry, LandscapeFigure):
-        yield {}, figure_runs(params, suite_name, name)
-        return
-    if isinstance(entry, SearchFigure):
-        for sweep, change, keys in search_rows(params, suite_name, entry):
-            labels = {"measure": method_label(sweep.recipe), "value": change_label(change)}
-            yield labels | {"recipe": keys[0].recipe}, keys
-        return
-
-    def runs(setting: Setting, recipe: str) -> list[RunKey]:
-        return setting_keys(params, suite_name, setting, recipe)
-
+        return {}
     if isinstance(entry, CurvesFigure | MovementFigure):
-        for recipe in entry.recipes:
-            keys = runs(entry, recipe)
-            yield {"method": method_label(keys[0].recipe)}, keys
-        return
-    plain = suite.sweeps[entry.sweep].recipe
-    others = (plain,) if isinstance(entry, RemovalFigure) else entry.references
-    for change, keys in sweep_rows(params, suite_name, entry, entry.sweep):
-        yield {"name": "", "value": _value(change), "panel": change_label(change)}, keys
-    for recipe in others:
-        yield {"name": method_label(recipe), "value": None, "panel": ""}, runs(entry, recipe)
+        return {"method": method_label(row.recipe)}
+    if isinstance(entry, SearchFigure) and row.sweep is not None:
+        value = change_label(row.change)
+        return {"measure": method_label(row.sweep.recipe), "value": value, "recipe": row.recipe}
+    if row.sweep is None:
+        return {"name": method_label(row.recipe), "value": None, "panel": ""}
+    return {"name": "", "value": _value(row.change), "panel": change_label(row.change)}
 
 
 def measured_otherwise(lines: Iterable[Line]) -> list[str]:

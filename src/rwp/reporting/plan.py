@@ -45,6 +45,7 @@ class Job:
     unfetched: str = ""  # the data set, where its number of images is not known yet
     kept_bytes: int = 0  # of losses.npz, at most
     origin: str = ""  # of the rate behind the hours
+    lacking: str = ""  # an output that is not there, though the result is done
 
 
 def plan_jobs(
@@ -90,12 +91,15 @@ def _size(
 
 def _job(result: Result, root: Path, rates: Rates) -> Job:
     spec, state = result.step.settings, result.state(root)
+    beside = result.step.outputs if result.step.record else ()  # records of attacks stand alone
+    lost = (path for path in beside if not (root / path).exists())
+    lacking = next(lost, "") if state == "done" else ""
     if not isinstance(spec, TrainSpec | EvaluationSpec | LandscapeSpec):
-        return Job(result, state, None, None, "")
+        return Job(result, state, None, None, "", lacking=lacking)
     key = spec.key
     size = _size(result.step, spec, root)
     if size is None:
-        return Job(result, state, None, None, "", unfetched=key.dataset)
+        return Job(result, state, None, None, "", unfetched=key.dataset, lacking=lacking)
     passes = _passes(result, size)
     place = f"{key.network} at {size.image}"
     precision = (spec.optimization.precision,) if isinstance(spec, TrainSpec) else ()
@@ -108,7 +112,7 @@ def _job(result: Result, root: Path, rates: Rates) -> Job:
     hours = None if seconds is None else seconds / 3600
     kept = losses_bytes(spec, size) if isinstance(spec, TrainSpec) else 0
     origin = f"{key.network}: {rate.origin}" if rate is not None else ""
-    return Job(result, state, passes, hours, place, kept_bytes=kept, origin=origin)
+    return Job(result, state, passes, hours, place, kept_bytes=kept, origin=origin, lacking=lacking)
 
 
 def _num_images(
@@ -125,7 +129,7 @@ def _passes(result: Result, size: DataSize) -> Passes | None:
     if isinstance(spec, TrainSpec):
         return training_cost(spec, size)
     if isinstance(spec, LandscapeSpec):
-        return landscape_cost(spec, num_train=size.num_train, num_drawn=size.num_drawn)
+        return landscape_cost(spec, size)
     if isinstance(spec, EvaluationSpec) and result.attack is not None:
         return record_cost(result.attack, num_images=_num_images(spec, size, result.attack))
     return None
@@ -163,6 +167,13 @@ def plan_lines(jobs: Sequence[Job], *, device: str | None, origin: str) -> Itera
             "AutoAttack's passes depend on the network and are not counted; its hours are at most"
             " these where this project has measured none: each image would stand to the end."
         )
+    for kind in KINDS:
+        lost = [job.lacking for job in jobs if job.lacking and _is_of(job, kind)]
+        if lost:
+            yield (
+                f"{len(lost)} of the {KINDS[kind]} that are done lack files, {lost[0]} first: "
+                "Snakemake makes them again for whatever reads these."
+            )
     if uncounted := [KINDS[kind] for kind in _UNCOUNTED if any(_is_of(job, kind) for job in todo)]:
         yield f"Passes of {' and '.join(uncounted)} are not counted."
     keeping = [job.kept_bytes for job in todo if job.kept_bytes]
@@ -180,6 +191,9 @@ def plan_lines(jobs: Sequence[Job], *, device: str | None, origin: str) -> Itera
         yield "Hours: name a device with --device; without a name it lists those that are known."
         return
     yield origin
+    shared = sorted({job.result.step.gpus for job in todo if job.result.step.gpus > 1})
+    if shared:
+        yield f"Hours of trainings on {' or '.join(map(str, shared))} GPUs are as on one."
     without = Counter(
         (job.place, "AutoAttack" if job.passes is None else "passes")
         for job in todo

@@ -33,6 +33,12 @@ AWP_LOGS = "csdongxian/AWP"
 WINDOW = 3
 PATIENCE = 5
 
+_STEPS = 20  # of PGD, by which the AWP authors measured each epoch
+_OTHER_STEPS = (
+    10  # of PGD in the logs of others, and in the one that the AWP authors took from them
+)
+_TAKEN_OVER = (AWP_LOGS, "cifar10_linf/wrn34_standard")
+
 _RADII = {"linf": 8 / 255, "l2": 128 / 255}
 _NETWORKS: dict[NetworkSpec, str] = {
     PreActResNetSpec(family="preact_resnet", blocks=(2, 2, 2, 2), width=64): "preactresnet18",
@@ -62,6 +68,7 @@ class BesidePublished:
     source: str
     frame: pd.DataFrame  # epoch, ours, published, low, high, inside
     num_published: int  # epochs of the whole published log
+    attacks: tuple[str, str]  # by which the epochs are measured: ours, the log's
 
     @property
     def first_outside(self) -> int | None:
@@ -85,6 +92,11 @@ class BesidePublished:
             f" (ours {self.frame['ours'][at]:.2f}, published {self.frame['published'][at]:.2f})",
             f"{outside} of {len(self.frame)} epochs are outside the band",
         ]
+        ours, theirs = self.attacks
+        if ours and ours != theirs:
+            lines.append(
+                f"not the same attack: our epochs are measured by {ours}, these by {theirs}"
+            )
         first = self.first_outside
         if first is None:
             lines.append(f"the curve never leaves the band for {PATIENCE} epochs in a row")
@@ -123,7 +135,21 @@ def beside_published(
     own = object_in(run.document, "spec").get("curve_examples")
     band = curve_band(published["test_robust_accuracy"], num_examples=images, num_own=own)
     ours = pd.Series({row["epoch"]: row["test_robust_accuracy"] for row in run.history})
-    return BesidePublished(run.name, setting, source, overlay(ours, band), len(published))
+    attacks = _attack_of(run), _attack_of_log(source, setting)
+    return BesidePublished(run.name, setting, source, overlay(ours, band), len(published), attacks)
+
+
+def _attack_of(run: Run) -> str:
+    """By which a run's epochs are measured; empty as long as it has no run.json."""
+    monitor = object_in(object_in(run.document, "spec"), "monitor")
+    if monitor.get("kind") == "pgd":
+        return f"PGD-{monitor.get('num_steps')}"
+    return str(monitor.get("kind", ""))
+
+
+def _attack_of_log(source: str, setting: str) -> str:
+    taken_over = source != AWP_LOGS or (source, setting) == _TAKEN_OVER
+    return f"PGD-{_OTHER_STEPS if taken_over else _STEPS}"
 
 
 def overlay(ours: pd.Series, band: pd.DataFrame) -> pd.DataFrame:
