@@ -65,7 +65,8 @@ def launch(count: int, words: Sequence[str]) -> int:
     A signal to this process reaches all of them.
 
     Returns:
-        0, or the exit code of the process that failed first; 143 after SIGTERM.
+        0, or the exit code of the process that failed first; 143 after SIGTERM or Ctrl-C, upon
+        which all have saved.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -92,8 +93,8 @@ def launch(count: int, words: Sequence[str]) -> int:
             f" {-failure.exitcode}; look for the reason (memory?), and run the same command again\n"
         )
         return 128 - failure.exitcode
-    except SignalException as stopped:
-        return 128 + stopped.sigval
+    except SignalException:
+        return 128 + signal.SIGTERM
     return 0
 
 

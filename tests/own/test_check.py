@@ -13,9 +13,9 @@ from rwp.core import shifted_weights
 from rwp.core.process_group import ALONE
 from rwp.errors import UserError
 from rwp.evaluation.trial import try_factory
-from rwp.training.loop import refuse_shared_memory
 from rwp.training.own import Memory, OwnMask, OwnObjective, OwnPerturbation
 from rwp.training.own_network import own_network
+from rwp.training.several_processes import refuse_shared_memory
 
 FITTING = [
     ("networks:Tiny", {"width": 5}, "network"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import Project
+from tests.conftest import ROOT, Project
 
 
 def planned(project: Project, *targets: str) -> dict[str, int]:
@@ -148,8 +148,15 @@ def test_a_missing_paper_source_fails_before_any_rst_training(committed_project:
 @pytest.mark.slow
 def test_gpus_of_one_training_are_a_setting(project: Project, settings: dict[str, Any]) -> None:
     target = "results/runs/cifar10/linf/wrn-34-10/at/seed0/run.json"
+    (project.folder / "workflow").unlink()
+    shutil.copytree(ROOT / "workflow", project.folder / "workflow")
+    rules = project.folder / "workflow/rules/train.smk"  # a job tells its message or its resources
+    rules.write_text(re.sub(r"\n *message:\n.*", "", rules.read_text()))
     for gpus in (1, 4):
         settings["suites"]["paper"]["training"]["gpus"] = {"default": 1, "wrn-34-10": gpus}
         project.write(settings)
         result = project.snakemake("-n", "-p", target)
-        assert f"--gpus {gpus} >" in result.stdout + result.stderr  # the job's resource `gpu`
+        said = result.stdout + result.stderr
+        assert f"--gpus {gpus} >" in said  # the job's resource `gpu`
+        assert f"cpus_per_task={gpus}" in said
+        assert f"mem_mb={16000 * gpus}" in said

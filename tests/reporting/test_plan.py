@@ -230,6 +230,12 @@ def test_rates_are_of_one_arithmetic(demo: Project) -> None:
     assert other.forward == rates[place].forward
     assert other.origin.endswith("all in fp32: tf32 may take less")
     assert rate_for(rates, "mini", "8x8x1") is None
+    (key,) = demo.table2_keys("trades-awp")
+    path = demo.root / key.directory / "run.json"
+    for begun in ({"processes": 4}, {"device": "Big GPU"}):
+        write_json(path, read_object(path) | {"earlier": [{"device": "cpu"} | begun]})
+        rate = own_rates(demo.params, demo.root)[place]
+        assert rate.origin == "8 finished trainings of this project"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rwp.files import read_object, write_json
 from rwp.pipeline.load import check_params
 from rwp.reporting.figures import reported_figures
 from rwp.reporting.paper import published_table2
@@ -200,6 +201,9 @@ def test_several_versions_of_torch_are_named(demo: Project) -> None:
     path = demo.root / second.directory / "run.json"
     path.write_text(path.read_text().replace("2.15.0", "2.16.0"), encoding="utf-8")
     assert "trainings with torch 2.15.0 and 2.16.0 stand" in render_report(demo.results())
+    document = read_object(path) | {"earlier": [{"versions": {"torch": "2.14.0"}}]}
+    write_json(path, document)
+    assert "with torch 2.14.0 and 2.15.0 and 2.16.0 stand" in render_report(demo.results())
 
 
 @pytest.mark.usefixtures("_no_pictures")

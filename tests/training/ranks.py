@@ -16,6 +16,13 @@ from rwp.core.process_group import Group, Processes
 _PRELOAD = ["rwp.training.jobs", "tests.training.test_distributed", "torch._dynamo"]
 
 
+class Several(Group):
+    """One of so many processes; what is summed or compared is that of this one alone."""
+
+    def __init__(self, size: int, rank: int = 0) -> None:
+        self.size, self.rank = size, rank
+
+
 def _rank(
     function: Callable[..., Any], rank: int, size: int, meeting: Path, arguments: tuple[Any, ...]
 ) -> None:
@@ -45,4 +52,4 @@ def run_ranks(function: Callable[..., Any], size: int, meeting: Path, *arguments
     return [torch.load(meeting / f"{rank}.pt", weights_only=False) for rank in range(size)]
 
 
-__all__ = ["Group", "run_ranks"]
+__all__ = ["Group", "Several", "run_ranks"]

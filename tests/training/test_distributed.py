@@ -29,11 +29,11 @@ from rwp.pipeline.settings import Params
 from rwp.training import jobs
 from rwp.training.flops import TIMINGS
 from rwp.training.jobs import Interrupted, input_paths, prepare, train_run
-from rwp.training.loop import Training, check_same_weights
+from rwp.training.loop import Training
 from rwp.training.spec import TrainSpec
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
-from tests.training.ranks import run_ranks
+from tests.training.ranks import Several, run_ranks
 
 
 def images_and_labels(count: int = 7) -> tuple[Tensor, Tensor]:
@@ -252,28 +252,6 @@ def test_stopped_and_resumed_by_another_number_of_processes(
     torch.testing.assert_close(other_weights, weights, rtol=0, atol=1e-5)
     for row, other in zip(rows, other_rows, strict=True):
         assert {key: pytest.approx(row[key], abs=1e-5) for key in row} == other
-
-
-class Several(Group):
-    """So many processes, of which only the number is asked for."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-
-class Drifted(Several):
-    """Another process has a larger check sum."""
-
-    def largest(self, value: int) -> int:
-        return value + 1
-
-
-def test_processes_that_drift_apart_are_found() -> None:
-    model = network(norm=True).float()
-    check_same_weights(model, ALONE, name="run")
-    check_same_weights(model, Several(2), name="run")
-    with pytest.raises(UserError, match="expected the same weights in all 2 processes"):
-        check_same_weights(model, Drifted(2), name="run")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,14 +14,17 @@ import pytest
 import torch
 from filelock import FileLock
 
+from rwp.core import ALONE
 from rwp.errors import UserError
 from rwp.pipeline.settings import Params
-from rwp.training import loop, resume
+from rwp.training import loop, resume, run_record
 from rwp.training.flops import TIMINGS
-from rwp.training.jobs import Interrupted, train_run
+from rwp.training.history import SilentRecorder
+from rwp.training.jobs import Interrupted, input_paths, prepare, train_run
 from rwp.training.loop import Training
-from rwp.training.resume import RunState
+from rwp.training.resume import RunState, Watch
 from tests.training.conftest import spec_of
+from tests.training.ranks import Several
 
 FINGERPRINT = "0123456789abcdef"
 
@@ -208,6 +212,84 @@ def test_sigterm_while_it_measures(
     assert_same(whole, resumed)
     passes = [json.loads((f / "run.json").read_text())["passes"] for f in (whole, resumed)]
     assert passes[0] == passes[1]
+
+
+def test_a_kill_while_it_measures_for_long_repeats_no_step(
+    shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(tiny, "at")
+    whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
+    measured, stepped = loop.measure, Training._step
+    calls: list[int] = []
+    steps: list[int] = []
+
+    def measure(*arguments: object, **options: object) -> object:
+        calls.append(1)
+        monkeypatch.setattr(resume, "CHECKPOINT_SECONDS", 0)  # as if it had taken so long
+        if len(calls) == 2:
+            raise _Killed
+        try:
+            return measured(*arguments, **options)  # type: ignore[arg-type]
+        finally:
+            monkeypatch.setattr(resume, "CHECKPOINT_SECONDS", 300)
+
+    def step(self: Training, batch: object) -> None:
+        steps.append(1)
+        stepped(self, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "measure", measure)
+    monkeypatch.setattr(Training, "_step", step)
+    with pytest.raises(_Killed):
+        train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    resumed = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    assert_same(whole, resumed)
+    assert len(steps) % spec.optimization.epochs == 0  # none twice
+
+
+def test_several_processes_save_before_they_measure(
+    shared_root: Path, tmp_path: Path, tiny: Params
+) -> None:
+    """A launcher that is stopped gives them half a minute, and measuring may take an hour."""
+    spec = spec_of(tiny, "at")
+    for group in (ALONE, Several(2)):
+        inputs = input_paths(spec, shared_root)
+        training, _ = prepare(spec, inputs, torch.device("cpu"), group)
+        state = RunState(tmp_path / str(group.size), group)
+        state.folder.mkdir()
+        watch = Watch(training, state, [], SilentRecorder(), threading.Event())
+        watch.before_measuring()
+        assert state.checkpoint.exists() == (group.size == 2)
+
+
+def test_a_training_tells_all_that_has_computed_it(
+    shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, stop = spec_of(tiny, "at"), Training._step
+    steps: list[int] = []
+
+    def step(self: Training, batch: object) -> None:
+        steps.append(1)
+        if len(steps) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        stop(self, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "_step", step)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_record, "device_name", lambda device: "Big GPU")
+        with pytest.raises(Interrupted):
+            train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+        folder = train_run(
+            spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts"
+        )
+    record = json.loads((folder / "run.json").read_text())
+    (earlier,) = record["earlier"]
+    assert earlier["device"] == "Big GPU"
+    assert record["device"].startswith("cpu")
+    assert record["deterministic"] is False  # the first part was not
+    whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
+    assert "earlier" not in json.loads((whole / "run.json").read_text())
 
 
 def test_a_second_process_on_the_run_is_refused(

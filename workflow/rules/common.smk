@@ -126,6 +126,12 @@ def ask(pattern, what):
     return of
 
 
+def per_gpu(pattern, amount):
+    """So much for each GPU that a training is shared by: each has a process of its own."""
+    gpus = ask(pattern, "gpus")
+    return lambda wildcards: amount * gpus(wildcards)
+
+
 RUN = "{base}/runs/{dataset}/{threat}/{network}/{recipe}/seed{seed}"
 
 

@@ -42,7 +42,8 @@ for name, folder, outputs, recipes in training_rules():
         threads: 1  # set in the job as OMP_NUM_THREADS: the bits are the same for all --cores
         resources:
             gpu=ask(f"{folder}/run.json", "gpus"),
-            mem_mb=16000,
+            cpus_per_task=per_gpu(f"{folder}/run.json", 1),  # on Slurm and Kubernetes
+            mem_mb=per_gpu(f"{folder}/run.json", 16000),
             runtime=720,  # minutes, on a cluster; a longer training is taken up where it stopped
         params:
             settings=ask(f"{folder}/run.json", "settings"),

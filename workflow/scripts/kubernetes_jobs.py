@@ -63,7 +63,8 @@ def manifest(jobscript: Path) -> dict[str, Any]:
     line = next(line for line in jobscript.read_text().splitlines() if line.startswith(PROPERTIES))
     job = json.loads(line.removeprefix(PROPERTIES))
     resources = job["resources"]
-    limits = {"cpu": str(job["threads"]), "memory": f"{resources['mem_mb']}M"}
+    cores = max(job["threads"], resources.get("cpus_per_task", 1))
+    limits = {"cpu": str(cores), "memory": f"{resources['mem_mb']}M"}
     if resources.get("gpu"):
         limits[GPU] = str(resources["gpu"])
     claim, _, path = os.environ.get("RWP_VOLUME", "rwp:/rwp").partition(":")

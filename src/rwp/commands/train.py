@@ -184,7 +184,7 @@ def _place(gpus: int) -> Iterator[tuple[Group, str]]:
 
 @contextmanager
 def _one_voice(group: Group) -> Iterator[None]:
-    """Of several processes that stop for the same reason, the leading one says it."""
+    """Of several processes that stop for the same reason, one on each machine says it."""
     try:
         yield
     except ConnectionError as error:
@@ -192,6 +192,6 @@ def _one_voice(group: Group) -> Iterator[None]:
             sys.stderr.write(f"error: {error}\n")
         raise typer.Exit(1) from None
     except UserError:
-        if group.leads:
+        if group.leads or os.environ.get("LOCAL_RANK") == "0":
             raise
         raise typer.Exit(2) from None

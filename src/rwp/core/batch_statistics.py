@@ -46,12 +46,12 @@ class _GlobalBatchNorm(_BatchNorm):
         """Any number of dimensions; channels are the second."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training and self.running_mean is not None:
+        if not self.training:  # of another number of batches in each process
             return super().forward(input)
         values = input if input.dtype == torch.float64 else input.float()
         shape = [1, -1] + [1] * (values.ndim - 2)
         count, mean, variance = self._statistics(values, shape)
-        if self.training and self.track_running_stats:
+        if self.track_running_stats:
             self._track(mean.detach(), variance.detach() * (count / (count - 1).clamp_min(1)))
         scaled = (values - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
         if self.affine:

@@ -37,7 +37,8 @@ def select(
                 f"mask: expected booleans {tuple(given.shape)}, one per example, got "
                 f"{chosen.dtype} {tuple(chosen.shape)}; return a comparison of the losses"
             )
-        return group.part(chosen)
+        # One that draws may draw otherwise in each process: the first one's is taken.
+        return group.part(group.total(chosen.long() * group.leads) > 0)
     c_min, c_max = bounds or loss_bounds(losses, perturbation, group)
     if perturbation.mask == "all":
         return torch.ones_like(losses, dtype=torch.bool)

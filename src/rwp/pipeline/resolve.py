@@ -412,7 +412,7 @@ def training_entry(suite: Suite, key: RunKey) -> TrainingEntry:
 
 
 def num_gpus(params: Params, key: RunKey) -> int:
-    """How many GPUs share the training; no part of its settings, as it decides no number."""
+    """How many GPUs share the training; part of its settings where each normalizes its share."""
     suite = params.suites[key.suite]
     objective = suite.recipes[key.recipe].objective
     look = Lookup.of(key, objective)
@@ -611,8 +611,17 @@ def _optimization(entry: TrainingEntry, look: Lookup) -> OptimizationSpec:
         decay_factor=entry.decay_factor,
         precision=entry.precision,
         batch_statistics=entry.batch_statistics,
+        processes=_processes(entry, look),
         compile=entry.compile,
     )
+
+
+def _processes(entry: TrainingEntry, look: Lookup) -> int | None:
+    """How many normalize their shares of a batch; none where their number decides nothing."""
+    if entry.batch_statistics != "share":
+        return None
+    count = look.optional(entry.gpus, "training.gpus") or 1
+    return count if count > 1 else None
 
 
 def _augmentation(entry: TrainingEntry, look: Lookup) -> AugmentationSpec:

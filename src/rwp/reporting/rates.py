@@ -181,7 +181,8 @@ def _network(params: Params, name: str) -> NetworkSpec | None:
 def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
     """Of one run; none where it is unfinished, or of other networks or data than today's.
 
-    None either where it was compiled, or shared by several processes or threads of a processor.
+    None either where it was compiled, shared by several processes or threads of a processor, or
+    begun on another device.
     """
     document = read_object(path)
     passes = object_in(document, "passes")
@@ -197,8 +198,11 @@ def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
     except UserError:
         return None  # an older version's; `rwp verify` names it
     shares = ("processes", "threads") if device.startswith("cpu") else ("processes",)
-    shared = any(document.get(name, 1) != 1 for name in shares)
-    if shared or spec.optimization.compile != "off":
+    made_by = [document, *document.get("earlier", ())]
+    shared = any(each.get(name, 1) != 1 for name in shares for each in made_by)
+    if shared or {each.get("device") for each in made_by} != {device}:
+        return None
+    if spec.optimization.compile != "off":
         return None
     if key.dataset not in params.datasets or dataset_spec(params, key) != spec.data:
         return None

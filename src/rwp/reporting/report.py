@@ -223,7 +223,12 @@ def _not_comparable(beside: pd.DataFrame) -> str:
 
 def _mixed_versions(results: Results) -> Iterator[str]:
     """Whether trainings or evaluations of several versions of torch stand side by side."""
-    runs = [object_in(run.document, "versions") for run in results.runs.values() if run.finished]
+    runs = [
+        object_in(made_by, "versions")
+        for run in results.runs.values()
+        if run.finished
+        for made_by in (run.document, *run.document.get("earlier", ()))
+    ]
     records = [outcome.versions for outcome in results.attacks["outcome"] if outcome]
     for what, versions in (("trainings", runs), ("evaluations", records)):
         found = sorted({str(each["torch"]) for each in versions if "torch" in each})

@@ -30,8 +30,9 @@ from rwp.training.loop import Training
 from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.recipe import memory_format_of
 from rwp.training.resume import Interrupted, RunState, Watch, stop_signals
-from rwp.training.run_record import RunFiles, input_hashes, run_record
+from rwp.training.run_record import RunFiles, input_hashes, note_machine, run_record
 from rwp.training.selection import improved, kept_after, write_networks
+from rwp.training.several_processes import check_group, check_layers
 from rwp.training.spec import OwnNetworkSpec, TrainSpec, check_held_out
 from rwp.training.start import begin, keep_start
 
@@ -169,10 +170,11 @@ def prepare(
     model = new_network(network).to(device)
     if memory_format_of(spec, device) == torch.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    check_layers(spec, model, group)
     if spec.optimization.batch_statistics == "batch":
         model = normalize_together(model, group)
     batches = Batches(spec, labeled, pseudo, device=device, kept=kept)
-    check_group(spec, batches, group)
+    check_group(spec, model, batches, group)
     check_smallest_batch(spec, model, batches, group)
     return Training(spec, model, batches, splits, device=device, group=group), network
 
@@ -200,32 +202,6 @@ def check_smallest_batch(spec: TrainSpec, model: nn.Module, batches: Batches, gr
             f"{spec.key.name}: expected at least 2 images in every batch, as batch normalization "
             f"needs several values, got a batch of {batches.smallest()}; change batch_size"
         ) from error
-
-
-def check_group(spec: TrainSpec, batches: Batches, group: Group) -> None:
-    """Refuse what several processes cannot do.
-
-    Raises:
-        UserError: a batch has fewer images than there are processes; a compiled network.
-    """
-    if group.size == 1:
-        return
-    smallest = batches.smallest()
-    if smallest < group.size:
-        raise UserError(
-            f"{spec.key.name}: expected at most {smallest} processes, as many as the smallest batch"
-            f" has images, got {group.size}; use fewer GPUs"
-        )
-    if spec.perturbation is not None and spec.perturbation.factory is not None:
-        raise UserError(
-            f"{spec.key.name}: expected one GPU with {spec.perturbation.factory}, which sees a "
-            f"share of the batch alone, got {group.size}; use one"
-        )
-    if spec.optimization.compile != "off":
-        raise UserError(
-            f"{spec.key.name}: expected training.compile off with several GPUs, got"
-            f" {spec.optimization.compile}; turn one of them off"
-        )
 
 
 def _normalization(
@@ -264,6 +240,7 @@ def _resume(
         training.load_state(saved)
     elif "start" in inputs:
         history = begin(training, state, network, inputs["start"])
+    note_machine(training)
     recorder.start(run_id)
     if saved is None:
         for row in history:  # the parent's
@@ -289,6 +266,7 @@ def _run(
         try:
             while not training.done:
                 training.run_epoch(lambda: watch.after_step(progress))
+                watch.before_measuring()
                 row = training.finish_epoch(watch.while_measuring)
                 history.append(row)
                 check_epoch(history, epochs=epochs, majority_share=training.batches.majority_share)

@@ -19,14 +19,13 @@ from rwp.core.batch_statistics import average_statistics
 from rwp.core.losses import cross_entropy
 from rwp.core.lsc import keep_high_loss
 from rwp.core.mask import as_many_at_random
-from rwp.core.objectives import ExampleLosses, Objective
+from rwp.core.objectives import ExampleLosses
 from rwp.core.precision import autotuned_convolutions, precision_context
 from rwp.core.process_group import ALONE, Group
 from rwp.core.weight_perturbation import PerturbedWeights, shifted_weights
 from rwp.data.augmentation import augment
 from rwp.data.images import ImageSet
 from rwp.data.transfer import images_of
-from rwp.errors import UserError
 from rwp.rng import derived_seed, generator_for, kept_streams
 from rwp.training.batches import Batch, Batches, Indices, attack_start
 from rwp.training.flops import PassCounter, Work, forward_flops, timed, wait_for
@@ -34,7 +33,7 @@ from rwp.training.history import Row, Tally
 from rwp.training.image_losses import ImageLosses
 from rwp.training.measure import measure
 from rwp.training.optimization import MovingAverage, compiled, learning_rate, optimizer_of
-from rwp.training.own import Memory
+from rwp.training.own import Memory, OwnObjective
 from rwp.training.recipe import (
     climbed_of,
     has_own_code,
@@ -43,6 +42,7 @@ from rwp.training.recipe import (
     perturb_of,
     weight_perturbation_of,
 )
+from rwp.training.several_processes import check_same_weights, refuse_shared_memory
 from rwp.training.spec import TrainSpec
 
 
@@ -145,14 +145,19 @@ class Training:
         """Where noise is drawn: here, or on the CPU for a device without a generator (meta)."""
         return self.device if self.device.type in ("cpu", "cuda") else torch.device("cpu")
 
-    def _generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+    def _place(self, purpose: str, *, own: bool = False) -> tuple[str | int, ...]:
+        """What a draw is made for; by own code, each process has its own images to draw for."""
         where = (purpose, self.progress.epoch, self.progress.step)
-        return generator_for(self.spec.key.seed, *where, device=device)
+        return (*where, "process", self.group.rank) if own and not self.group.leads else where
+
+    def _generator(
+        self, purpose: str, device: torch.device | str = "cpu", *, own: bool = False
+    ) -> torch.Generator:
+        return generator_for(self.spec.key.seed, *self._place(purpose, own=own), device=device)
 
     def _step_in_precision(self, indices: Indices) -> None:
         if self.has_own_code:  # dropout and the like draw from torch's own stream
-            where = ("own", self.progress.epoch, self.progress.step)
-            torch.manual_seed(derived_seed(self.spec.key.seed, *where))
+            torch.manual_seed(derived_seed(self.spec.key.seed, *self._place("own", own=True)))
         with self._arithmetic():
             self._step(indices)
 
@@ -257,17 +262,32 @@ class Training:
         return after - before
 
     def _add_up_gradients(self) -> None:
+        if self.group.size > 1 and self.has_own_code:
+            self._complete_gradients()
         parameters = self.model.parameters()
         self.group.add_up_([p.grad for p in parameters if p.grad is not None])
         if self.spec.optimization.batch_statistics == "share":
             average_statistics(self.model, self.group)
+
+    def _complete_gradients(self) -> None:
+        """Zeros for weights that other processes used and this one did not."""
+        weights = list(self.model.parameters())
+        used = torch.tensor([float(p.grad is not None) for p in weights], device=self.device)
+        self.group.add_up_([used])
+        for weight, count in zip(weights, used.tolist(), strict=True):
+            if count and weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
 
     def _attack(self, batch: Batch, whole: Tensor) -> Tensor:
         attack = self.spec.attack
         if attack is None:
             return batch.images
         self.progress.passes["backward"] += attack.num_steps or 0
-        generator = self._generator("attack", self._drawing_device)
+        own = isinstance(self.objective, OwnObjective) and self.objective.has_attack
+        generator = self._generator("attack", self._drawing_device, own=own)
+        start = None
+        if not own:
+            start = attack_start(whole, self.objective, attack, generator, self.group)
         return self.objective.attack(
             self.runner,
             batch.images,
@@ -277,7 +297,7 @@ class Training:
             num_steps=attack.num_steps or 0,
             generator=generator,
             bn_mode=attack.bn_mode,
-            start=attack_start(whole, self.objective, attack, generator, self.group),
+            start=start,
             check_inputs=False,  # Batches has looked at all of them
         )
 
@@ -297,6 +317,7 @@ class Training:
     def finish_epoch(self, after_batch: Callable[[], None] = lambda: None) -> Row:
         """Measure, calling back after each batch, close the epoch, and give its history row."""
         check_same_weights(self.model, self.group, name=self.spec.key.name)
+        refuse_shared_memory(self.objective, self.group)  # which may have been empty at first
         epoch = self.progress.epoch
         row: Row = {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         row |= self.tally.row()
@@ -357,20 +378,6 @@ class Training:
                 self.memories[name].load(stored, self.device)
 
 
-def refuse_shared_memory(objective: Objective, group: Group) -> None:
-    """An objective that remembers would remember other images in each of several processes.
-
-    Raises:
-        UserError: it has a state.
-    """
-    memory = Memory.of(objective)
-    if memory is not None and group.size > 1 and memory.inner.state_dict():
-        raise UserError(
-            f"{memory.name}: expected an objective without state_dict in {group.size} processes, "
-            "each of which sees a share of the images; train it on one GPU"
-        )
-
-
 def _weighted(losses: Tensor, *weights: Tensor | None) -> Tensor:
     """For a mean over the whole batch, whatever the weights add up to."""
     for weight in weights:
@@ -387,6 +394,7 @@ class Position:
     work: Work = field(default_factory=Work)  # of the epoch
     passes: dict[str, int] = field(default_factory=lambda: {"forward": 0, "backward": 0})
     chosen: dict[str, Row] = field(default_factory=dict)  # by checkpoint: best, best_on_test
+    made_by: list[dict[str, Any]] = field(default_factory=list)  # machines and versions, in order
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint: plain data."""
@@ -400,22 +408,3 @@ class Position:
     def next_epoch(self) -> None:
         """Stand at the beginning of the next epoch."""
         self.epoch, self.step, self.work = self.epoch + 1, 0, Work()
-
-
-def check_same_weights(model: nn.Module, group: Group, *, name: str) -> None:
-    """Check that all processes have the same weights, as one of them writes for all.
-
-    The check sum is one of integers, the same in whatever order a device adds them up.
-
-    Raises:
-        UserError: the weights differ.
-    """
-    if group.size == 1:
-        return
-    floats = [parameter.detach() for parameter in model.parameters()]
-    total = sum(int(values.view(torch.int32).sum(dtype=torch.int64)) for values in floats)
-    if (group.largest(total), group.largest(-total)) != (total, -total):
-        raise UserError(
-            f"{name}: expected the same weights in all {group.size} processes, got different ones;"
-            f" do all run the same version? if so, one of the devices computes wrongly"
-        )

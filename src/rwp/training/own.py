@@ -63,6 +63,7 @@ class OwnObjective:
                 f"{text}: expected an object with losses(model, images, adversarial, labels), got "
                 f"{type(self.inner).__name__}"
             )
+        self.has_attack = getattr(self.inner, "attack", None) is not None
         self.random_start: RandomStart = (
             random_start or getattr(self.inner, "random_start", None) or "uniform"
         )
@@ -72,11 +73,10 @@ class OwnObjective:
 
         An attack of the user's own runs in `bn_mode` and leaves no gradient at the weights.
         """
-        own = getattr(self.inner, "attack", None)
-        if own is None:
+        if not self.has_attack:
             return pgd(model, images, labels, random_start=self.random_start, **options)
         with frozen_weights(model), batch_norm_mode(model, options["bn_mode"]):
-            found = own(model, images, labels, **options)
+            found = self.inner.attack(model, images, labels, **options)
         check_tensor(self.text, "adversarial images", found, tuple(images.shape), images.dtype)
         return found.detach()
 

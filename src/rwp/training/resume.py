@@ -209,10 +209,25 @@ class Watch:
             raise Interrupted
 
     def while_measuring(self) -> None:
-        """Leave if asked to; several processes have no moment in common between the batches."""
+        """Save or leave if it is time to; several processes have no moment in common between the
+        batches, and have saved before.
+        """
         training = self.training
-        if self.stop.is_set() and training.group.size == 1:
+        due = time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
+        if (self.stop.is_set() or due) and training.group.size == 1:
             if fault := fault_of(training.tally.loss(), training.model):
                 raise Stopped("diverged", f"{fault} in epoch {training.progress.epoch}")
             self.save()
-            raise Interrupted
+            if self.stop.is_set():
+                raise Interrupted
+
+    def before_measuring(self) -> None:
+        """Several processes save what they trained: they stop only when all have measured."""
+        training = self.training
+        if training.group.size == 1:
+            return
+        fault = fault_of(training.tally.loss(), training.model)
+        if training.group.largest(int(bool(fault))):
+            fault = fault or "another process's loss is not finite"
+            raise Stopped("diverged", f"{fault} in epoch {training.progress.epoch}")
+        self.save()

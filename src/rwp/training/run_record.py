@@ -58,18 +58,17 @@ def run_record(
     """The content of run.json; `outcome` has the keys status, reason and fingerprint."""
     finished = outcome["status"] == "finished"
     chosen = training.progress.chosen
+    note_machine(training)  # which a return to an earlier checkpoint has forgotten
+    *earlier, now = training.progress.made_by
     return {
         "format": FORMAT,
         **outcome,
         "key": training.spec.key.document(),
         "spec": training.spec.document(),
-        "commit": commit(),
-        "versions": versions(),
-        "device": device_name(training.device),
+        **now,  # what made the last epoch, and before it others
+        **({"earlier": earlier} if earlier else {}),
+        "deterministic": all(each["deterministic"] for each in training.progress.made_by),
         "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),  # by the machine's own numbering
-        "processes": training.group.size,
-        "threads": torch.get_num_threads(),  # more threads add in another order: other bits
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "inputs": inputs,
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "seconds": round(sum(row["seconds"] for row in history), 3),
@@ -79,6 +78,21 @@ def run_record(
         "last": finite(history[-1]) if finished else None,
         "mlflow_run_id": mlflow_run_id,
     }
+
+
+def note_machine(training: Training) -> None:
+    """Add what computes now to what has computed so far, if it is another."""
+    made_by = training.progress.made_by
+    now = {
+        "commit": commit(),
+        "versions": versions(),
+        "device": device_name(training.device),
+        "processes": training.group.size,
+        "threads": torch.get_num_threads(),  # more threads add in another order: other bits
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+    if made_by[-1:] != [now]:
+        made_by.append(now)
 
 
 def copy_file(source: Path, target: Path) -> None:

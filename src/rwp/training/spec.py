@@ -268,6 +268,7 @@ class OptimizationSpec(Spec):
     weight_decay: Amount
     precision: Precision
     batch_statistics: BatchStatistics
+    processes: PositiveInt | None = None  # of `share`, whose statistics depend on it; none: one
     compile: Annotated[Compilation, Check(_compilation, before=True)] = "off"
 
 
