@@ -73,6 +73,36 @@ def test_worker_processes_give_what_one_process_gives(tmp_path, tree, monkeypatc
     assert torch.equal(load(tmp_path).train.images, expected.train.images)
 
 
+def test_large_images_of_another_size_are_noticed_at_once(tmp_path, tree, monkeypatch):
+    """Not with hundreds of photographs in memory."""
+    from rwp.data.sources import decode
+
+    tree["test/bird/000.png"] = image_file(pixels(1, 0, 14)[0])
+    seen, original = [], decode.decode_image
+
+    def decode_image(entry, image_size):
+        seen.append(entry.name)
+        return original(entry, image_size)
+
+    monkeypatch.setattr(decode, "decode_image", decode_image)
+    with pytest.raises(UserError, match="expected images of one size and kind"):
+        load(write_tree(tmp_path, tree))
+    assert len(seen) == 2
+    monkeypatch.setattr(decode, "_CHUNK_BYTES", 2 * 3 * 12 * 12)
+    monkeypatch.setattr(decode, "_SERIAL_LIMIT", 6)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    sizes, chunks = [], decode._chunks
+
+    def noted(entries, size):
+        sizes.append(size)
+        return chunks(entries, size)
+
+    monkeypatch.setattr(decode, "_chunks", noted)
+    with pytest.raises(UserError, match="expected images of one size and kind"):
+        load(tmp_path)
+    assert sizes[0] <= 2
+
+
 def test_where_the_system_tells_no_cores(tmp_path, tree, monkeypatch):
     """As macOS."""
     expected = load(write_tree(tmp_path, tree))
@@ -96,6 +126,8 @@ def test_image_size_brings_any_shape_to_one(tmp_path, tree):
     data = load(write_tree(tmp_path, tree), image_size=8)
     assert data.train.shape == (3, 8, 8)
     assert data.train.images[4].min() == 255
+    (note,) = data.notes
+    assert note == "1 image cropped to the square in its middle (such as train/cat/wide.png)"
     assert load(tmp_path, image_size=8).test.images.equal(data.test.images)
 
 

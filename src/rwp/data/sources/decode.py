@@ -24,6 +24,7 @@ from rwp.data.sources.image_tree import TreeEntry
 from rwp.errors import UserError, in_one_line
 
 _CHUNK = 256
+_CHUNK_BYTES = _CHUNK * 3 * 224 * 224  # of pixels that wait together; larger images wait in fewer
 _MOST_CORES = 16
 _SERIAL_LIMIT = 8 * _CHUNK  # below this, starting worker processes costs more than it saves
 _FORMATS = ("PNG", "JPEG", "MPO")  # MPO: a JPEG file with further pictures behind the first
@@ -68,15 +69,18 @@ def decode_all(entries: Iterable[TreeEntry], image_size: int | None) -> Iterator
     first = list(islice(stream, _SERIAL_LIMIT))
     workers = _cores()
     if len(first) < _SERIAL_LIMIT or workers < 2:
-        for chunk in _chunks(chain(first, stream)):
-            yield from _decode_chunk(chunk, image_size)
+        for entry in chain(first, stream):
+            yield _decoded(entry, image_size)
         return
+    opening = _decoded(first.pop(0), image_size)
+    size = max(1, min(_CHUNK, _CHUNK_BYTES // opening.pixels.nbytes))
+    yield opening
     # spawn: a fork would copy torch's locked thread pools
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         pending: deque[Future[list[Decoded]]] = deque()
         try:
-            for chunk in _chunks(chain(first, stream)):
+            for chunk in _chunks(chain(first, stream), size):
                 pending.append(pool.submit(_decode_chunk, chunk, image_size))
                 if len(pending) > 4 * workers:
                     yield from pending.popleft().result()
@@ -95,16 +99,18 @@ def _cores() -> int:
     return min(_MOST_CORES, len(os.sched_getaffinity(0)) if tells else os.cpu_count() or 1)
 
 
-def _chunks(entries: Iterable[TreeEntry]) -> Iterator[list[TreeEntry]]:
+def _chunks(entries: Iterable[TreeEntry], size: int) -> Iterator[list[TreeEntry]]:
     stream = iter(entries)
-    while chunk := list(islice(stream, _CHUNK)):
+    while chunk := list(islice(stream, size)):
         yield chunk
 
 
 def _decode_chunk(entries: list[TreeEntry], image_size: int | None) -> list[Decoded]:
-    return [
-        Decoded(TreeEntry(entry.parts, None), *decode_image(entry, image_size)) for entry in entries
-    ]
+    return [_decoded(entry, image_size) for entry in entries]
+
+
+def _decoded(entry: TreeEntry, image_size: int | None) -> Decoded:
+    return Decoded(TreeEntry(entry.parts, None), *decode_image(entry, image_size))
 
 
 def decode_image(entry: TreeEntry, image_size: int | None) -> tuple[NDArray[np.uint8], list[str]]:
@@ -130,6 +136,7 @@ def decode_image(entry: TreeEntry, image_size: int | None) -> tuple[NDArray[np.u
             _refuse(image, entry, content)
             pixels, notes = _as_shown(image, entry)
             if image_size is not None:
+                notes += ["cropped to the square in its middle"] * (pixels.width != pixels.height)
                 pixels = _center_square(pixels, image_size, entry)
             array = np.array(pixels)
             if image.format != "PNG":
