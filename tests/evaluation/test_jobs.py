@@ -17,7 +17,7 @@ from rwp.evaluation.records import (
 )
 from rwp.evaluation.shared_batches import clear_folder, shared_folder
 from rwp.evaluation.spec import record_fingerprint
-from rwp.files import sha256_file
+from rwp.files import sha256_file, write_json
 from rwp.training.checkpoint import load_network, save_network
 from tests.evaluation.conftest import Project
 from tests.evaluation.samples import (
@@ -60,6 +60,20 @@ def test_finished_attacks_are_kept_and_changed_ones_run(trained: Project):
     assert before[0] == after[0]
     assert before[1] != after[1]
     assert read_record(second).attack.num_steps == 2
+
+
+def test_a_network_that_is_not_the_runs_own_is_not_attacked_in_its_name(trained: Project):
+    record = trained.checkpoint.parent / "run.json"
+    write_json(record, {"networks": {"best": sha256_file(trained.checkpoint)}})
+    try:
+        run(trained)
+        write_json(record, {"networks": {"best": "0" * 64}})
+        with pytest.raises(UserError, match=r"expected the network that run\.json .*\(0{12}\)"):
+            run(trained)
+        write_json(record, {})  # of an earlier version
+        run(trained)
+    finally:
+        record.unlink()
 
 
 def test_state_is_kept_after_a_failure_and_removed_when_all_is_done(trained: Project, monkeypatch):

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from rwp.core import ALONE
 from rwp.errors import UserError
+from rwp.files import sha256_file
 from rwp.pipeline.settings import Params
 from rwp.training import loop, resume, run_record
 from rwp.training.flops import TIMINGS
@@ -289,7 +290,9 @@ def test_a_training_tells_all_that_has_computed_it(
     assert record["device"].startswith("cpu")
     assert record["deterministic"] is False  # the first part was not
     whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
-    assert "earlier" not in json.loads((whole / "run.json").read_text())
+    record = json.loads((whole / "run.json").read_text())
+    assert "earlier" not in record
+    assert record["networks"]["best"] == sha256_file(whole / "best.pt")
 
 
 def test_a_second_process_on_the_run_is_refused(

@@ -20,7 +20,7 @@ from rwp.evaluation.autoattack import autoattack
 from rwp.evaluation.records import EvaluationRecord, PartRecord, pack, read_record, write_record
 from rwp.evaluation.shared_batches import clear_folder, shared_folder
 from rwp.evaluation.spec import EvaluationSpec, record_fingerprint, short_of_the_edge
-from rwp.files import sha256_file
+from rwp.files import object_in, read_object, sha256_file
 from rwp.training.checkpoint import load_network, require_fit
 from rwp.training.spec import AttackSpec, RunKey
 
@@ -114,6 +114,7 @@ class _Job:
             "checkpoint_sha256": sha256_file(self._checkpoint),
             "data_sha256": sha256_file(data),
         }
+        _require_the_runs_own(self._checkpoint, self._hashes["checkpoint_sha256"])
 
     def images(self, attack: AttackSpec) -> ImageSet:
         """The test images that an attack looks at."""
@@ -139,6 +140,23 @@ class _Job:
         settings = {"seed": self.spec.seed, "batch_size": self.spec.batch_size}
         identity = self.hashes(attack) | settings | {"fingerprint": self._fingerprint}
         return folder / state_name(identity)
+
+
+def _require_the_runs_own(checkpoint: Path, found: str) -> None:
+    """Refuse a network that lies in a run's folder and is none of its own.
+
+    Raises:
+        UserError: run.json names another file; one of an earlier version names none.
+    """
+    record = checkpoint.parent / "run.json"
+    document = read_object(record) if record.exists() else {}
+    expected = object_in(document, "networks").get(checkpoint.stem, found)
+    if expected != found:
+        raise UserError(
+            f"{checkpoint}: expected the network that {record.name} beside it is of "
+            f"({str(expected)[:12]}), got another file ({found[:12]}); bring it back, or train "
+            "this run again"
+        )
 
 
 def by_part(attacks: Sequence[AttackSpec]) -> list[list[AttackSpec]]:

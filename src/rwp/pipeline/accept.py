@@ -37,7 +37,7 @@ _IMAGES = 64  # for attacks and landscapes
 # What two runs of the same code do not share either, or what tells them apart.
 _OWN = {"seconds", "images_per_second", "flops_per_second", "loading_share", "peak_memory"}
 _OWN |= {"fingerprint", "commit", "versions", "performance", "mlflow_run_id", "gpu", "time"}
-_OWN |= {"earlier"}
+_OWN |= {"earlier", "networks"}
 
 
 def accept(params: Params, name: str, *, because: str, root: Path) -> list[dict[str, str]]:

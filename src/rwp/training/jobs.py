@@ -30,7 +30,7 @@ from rwp.training.loop import Training
 from rwp.training.pseudo_labels import load_pseudo_labeled
 from rwp.training.recipe import memory_format_of
 from rwp.training.resume import Interrupted, RunState, Watch, stop_signals
-from rwp.training.run_record import RunFiles, input_hashes, note_machine, run_record
+from rwp.training.run_record import RunFiles, file_hashes, note_machine, run_record
 from rwp.training.selection import improved, kept_after, write_networks
 from rwp.training.several_processes import check_group, check_layers
 from rwp.training.spec import OwnNetworkSpec, TrainSpec, check_held_out
@@ -90,7 +90,8 @@ def train_run(
                 training.losses.write(files.folder / LOSSES, places=batches.kept, labels=labels)
             recorder.finish(status, {"folder": str(files.folder)})
             outcome = {"status": status, "reason": reason, "fingerprint": fingerprint}
-            record = run_record(training, history, outcome, input_hashes(inputs), recorder.run_id)
+            hashes = file_hashes(inputs, files.folder)
+            record = run_record(training, history, outcome, hashes, recorder.run_id)
             write_json(files.record, record)  # last, as the seal
         except Interrupted:
             recorder.finish("interrupted", {"state": str(state.folder)})

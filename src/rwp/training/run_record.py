@@ -52,10 +52,14 @@ def run_record(
     training: Training,
     history: list[Row],
     outcome: dict[str, str | None],
-    inputs: dict[str, str],
+    files: dict[str, dict[str, str]],
     mlflow_run_id: str | None,
 ) -> dict[str, Any]:
-    """The content of run.json; `outcome` has the keys status, reason and fingerprint."""
+    """The content of run.json.
+
+    `outcome` has the keys status, reason and fingerprint; `files` the hashes of the `inputs` that
+    were read and of the `networks` that were written.
+    """
     finished = outcome["status"] == "finished"
     chosen = training.progress.chosen
     note_machine(training)  # which a return to an earlier checkpoint has forgotten
@@ -69,7 +73,7 @@ def run_record(
         **({"earlier": earlier} if earlier else {}),
         "deterministic": all(each["deterministic"] for each in training.progress.made_by),
         "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),  # by the machine's own numbering
-        "inputs": inputs,
+        **files,
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "seconds": round(sum(row["seconds"] for row in history), 3),
         "performance": summary(history),
@@ -101,9 +105,13 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def input_hashes(inputs: dict[str, Path]) -> dict[str, str]:
-    """The SHA-256 of each file that was read."""
-    return {role: sha256_file(path) for role, path in inputs.items()}
+def file_hashes(inputs: dict[str, Path], folder: Path) -> dict[str, dict[str, str]]:
+    """The SHA-256 of each file that was read, by its role, and of each network, by its name."""
+    networks = {name: folder / f"{name}.pt" for name in ("best", "best_on_test", "last")}
+    return {
+        "inputs": {role: sha256_file(path) for role, path in inputs.items()},
+        "networks": {name: sha256_file(path) for name, path in networks.items() if path.exists()},
+    }
 
 
 @cache
