@@ -9,6 +9,7 @@ from tests.core.helpers import BATCH_SIZE, NUM_CLASSES, generator
 from rwp.core import (
     cross_entropy,
     kl_divergence,
+    make_objective,
     margin_loss,
     mart_loss,
     trades_loss,
@@ -16,6 +17,17 @@ from rwp.core import (
 )
 from rwp.core.losses import full_precision
 from rwp.core.lsc import keep_high_loss, loss_groups
+
+
+@pytest.mark.parametrize(("name", "order"), [("trades", [1, 0]), ("mart", [0, 1])])
+def test_the_passes_come_in_the_published_order(name, order):
+    """Running statistics end nearer to those of the later pass: 0 is the clean one."""
+    seen = []
+    layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, NUM_CLASSES))
+    layers.register_forward_pre_hook(lambda _, given: seen.append(float(given[0].mean())))
+    clean, labels = torch.zeros(4, 3, 2, 2), torch.tensor([0, 1, 2, 3])
+    make_objective(name, beta=6.0).losses(layers, clean, clean + 1, labels)
+    assert seen == order
 
 
 @pytest.fixture

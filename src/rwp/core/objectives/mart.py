@@ -32,8 +32,10 @@ class Mart:
     def losses(
         self, model: nn.Module, images: Images, adversarial: Images, labels: Labels
     ) -> ExampleLosses:
-        """Two forward passes, the adversarial one first."""
-        adversarial_logits = forward(model, adversarial)
+        """Two forward passes, the clean one first, as published: running statistics end nearer to
+        those of the later one.
+        """
         clean_logits = forward(model, images)
+        adversarial_logits = forward(model, adversarial)
         objective = mart_loss(clean_logits, adversarial_logits, labels, beta=self.beta)
         return example_losses(objective, adversarial_logits, labels, self.criterion)
