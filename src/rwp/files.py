@@ -217,6 +217,12 @@ def object_in(content: dict[str, Any], name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def objects_in(content: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The objects of a list inside a record; none where there is another kind of JSON."""
+    found = content.get(name)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
 def sha256_file(path: Path | str) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as stream:

@@ -93,8 +93,9 @@ def launch(count: int, words: Sequence[str]) -> int:
             f" {-failure.exitcode}; look for the reason (memory?), and run the same command again\n"
         )
         return 128 - failure.exitcode
-    except SignalException:
-        return 128 + signal.SIGTERM
+    except SignalException as stopped:
+        asked = stopped.sigval in (signal.SIGINT, signal.SIGTERM)
+        return 128 + (signal.SIGTERM if asked else stopped.sigval)
     return 0
 
 

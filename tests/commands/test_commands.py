@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -9,12 +10,15 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import rwp
+from rwp.commands.common import named_or_demo
 from rwp.commands.train import ending
 from rwp.errors import UserError
+from rwp.pipeline.load import check_params
 from tests.conftest import ROOT, Project
 
 COMMANDS = ("data fetch", "pseudo-label", "train", "evaluate", "table", "report", "plan", "verify")
@@ -302,6 +306,16 @@ def test_what_is_half_said_is_one_line(
 
 
 @pytest.mark.slow
+def test_demo_is_meant_where_any_figure_of_it_shows_the_data(committed: dict[str, Any]) -> None:
+    content = copy.deepcopy(committed)
+    content["datasets"]["more-digits"] = {"source": "digits", "test_share": 0.3}
+    with pytest.raises(UserError, match="expected a suite beside --dataset more-digits"):
+        named_or_demo(check_params(content), None, dataset="more-digits")
+    figure = {"kind": "curves", "recipes": ["at"], "dataset": "more-digits"}
+    content["suites"]["demo"]["figures"]["mine"] = figure
+    assert named_or_demo(check_params(content), None, dataset="more-digits") == "demo"
+
+
 def test_determinism_is_recorded_and_changes_no_fingerprint(project_with_data: Project) -> None:
     project = project_with_data
     path = project.folder / "results/demo/runs/digits/linf/small/at/seed0/run.json"

@@ -114,7 +114,7 @@ def test_a_log_of_another_attack_is_called_so(resnet: Project) -> None:
     found = beside_published(
         folder, setting="cifar10_lr/preactresnet18_piecewise_0_2", source=others
     )
-    words = "not the same attack: our epochs are measured by PGD-20, these by PGD-10"
+    words = "not the same attack: our epochs are measured by PGD-20, the log's by PGD-10"
     assert words in found.text()
     assert words in beside_published(folder, setting="cifar10_linf/wrn34_standard").text()
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -244,22 +245,50 @@ def test_a_kill_while_it_measures_for_long_repeats_no_step(
         train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
     resumed = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
     assert_same(whole, resumed)
-    assert len(steps) % spec.optimization.epochs == 0  # none twice
+    training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))
+    assert len(steps) == spec.optimization.epochs * len(training.batches.plan(0))  # none twice
 
 
 def test_several_processes_save_before_they_measure(
-    shared_root: Path, tmp_path: Path, tiny: Params
+    shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A launcher that is stopped gives them half a minute, and measuring may take an hour."""
-    spec = spec_of(tiny, "at")
+    spec, saved = spec_of(tiny, "at"), RunState.save
+    places: list[tuple[int, int]] = []
+
+    def save(self: RunState, content: dict[str, Any]) -> None:
+        places.append((content["progress"]["epoch"], content["progress"]["step"]))
+        saved(self, content)
+
+    monkeypatch.setattr(RunState, "save", save)
+    steps = 0
     for group in (ALONE, Several(2)):
-        inputs = input_paths(spec, shared_root)
-        training, _ = prepare(spec, inputs, torch.device("cpu"), group)
-        state = RunState(tmp_path / str(group.size), group)
-        state.folder.mkdir()
-        watch = Watch(training, state, [], SilentRecorder(), threading.Event())
-        watch.before_measuring()
-        assert state.checkpoint.exists() == (group.size == 2)
+        training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))
+        steps, places[:] = len(training.batches.plan(0)), []
+        train_run(
+            spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "run", group=group
+        )
+        assert ((0, steps) in places) == (group.size == 2)
+
+
+def test_processes_that_drifted_apart_save_nothing(
+    shared_root: Path, tmp_path: Path, tiny: Params
+) -> None:
+    """Else the same command would go on from the first one's weights, as if they were right."""
+
+    class Drifted(Several):
+        def largest(self, value: int) -> int:
+            return value + 1
+
+    spec, group = spec_of(tiny, "at"), Several(2)
+    training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cpu"), group)
+    training.group = Drifted(2)
+    state = RunState(tmp_path / "state", group)
+    state.folder.mkdir()
+    watch = Watch(training, state, [], SilentRecorder(), threading.Event())
+    with pytest.raises(UserError, match="expected the same weights in all 2 processes"):
+        watch.save()
+    assert not state.checkpoint.exists()
 
 
 def test_a_training_tells_all_that_has_computed_it(

@@ -65,6 +65,16 @@ def noisy():
     return losses
 
 
+class Tempered(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("temperature", torch.ones(()), persistent=False)
+
+    def losses(self, model, images, adversarial, labels):
+        logits = model(adversarial) / self.temperature
+        return F.cross_entropy(logits, labels, reduction="none"), logits
+
+
 class Filling:
     def __init__(self):
         self.seen = {}
@@ -144,7 +154,7 @@ def test_a_memory_that_fills_on_the_way_is_refused_too(
     found = training(with_objective(committed, f"{own}:Filling"), shared_root, Several(2))
     found.objective.inner.seen["batches"] = 1  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="expected an objective without state_dict in 2 processes"):
-        found.finish_epoch()
+        found.check_together()
 
 
 class Using(Several):
@@ -179,7 +189,8 @@ def test_with_statistics_of_shares_their_number_is_part_of_the_method(
     committed: dict[str, Any], shared_root: Path
 ) -> None:
     alone, one, two = (sharing(committed, gpus) for gpus in (None, 1, 2))
-    assert alone == one  # a fingerprint of before stays
+    assert alone == one
+    assert "processes" not in alone.canonical()  # a fingerprint of before stays
     assert alone != two
     assert two.optimization.processes == 2
     training(alone, shared_root, ALONE)
@@ -274,13 +285,33 @@ def drawn_mask(group: Group) -> Tensor:
     return group.gathered(select(torch.ones(32 // group.size), perturbation, None, group).float())
 
 
-def looked_at(group: Group) -> tuple[str, int, Tensor]:
-    return drifting_buffers(group), quiet_statistics(group), drawn_mask(group)
+def refused(group: Group, text: str, root: Path) -> str:
+    """What is said of an objective in a training of real processes, each with its share."""
+    try:
+        training(TrainSpec.parse(text, where="test"), root, group)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
-def test_what_two_processes_see_of_each_other(tmp_path: Path) -> None:
-    first, second = run_ranks(looked_at, 2, tmp_path / "meeting")
-    for words, count, _ in (first, second):
+def looked_at(
+    group: Group, folder: Path, root: Path, *texts: str
+) -> tuple[str, int, Tensor, list[str]]:
+    sys.path.insert(0, str(folder))
+    said = [refused(group, text, root) for text in texts]
+    return drifting_buffers(group), quiet_statistics(group), drawn_mask(group), said
+
+
+def test_what_two_processes_see_of_each_other(
+    own: str, committed: dict[str, Any], shared_root: Path, tmp_path: Path
+) -> None:
+    names = ("weighted", "Attacking", "noisy", "Tempered")
+    texts = [with_objective(committed, f"{own}:{name}").canonical() for name in names]
+    first, second = run_ranks(looked_at, 2, tmp_path / "meeting", tmp_path, shared_root, *texts)
+    assert first[3] == second[3]
+    assert "whatever else is in the batch" in first[3][0]
+    assert first[3][1:] == ["", "", ""]
+    for words, count, *_ in (first, second):
         assert (
             "expected the same buffers in all 2 processes, got different ones of 1.running_m"
             in words

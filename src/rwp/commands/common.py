@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -176,16 +177,17 @@ def named_or_demo(params: Params, suite: str | None, **named: str | None) -> str
     for option, name in named.items():
         if name not in getattr(params, f"{option}s"):  # none, or refused by whoever looks it up
             continue
-        has = [
-            known
-            for known, entry in params.suites.items()
-            if any(
-                getattr(key, option) == name
-                for part in parts_of(entry)
-                for key in runs_of(params, known, part)
-            )
-        ]
-        if "demo" not in has:
+
+        def shows(suite: str, option: str = option, name: str | None = name) -> bool:
+            parts = parts_of(params.suites[suite])
+            runs = (key for part in parts for key in runs_of(params, suite, part))
+            return any(getattr(key, option) == name for key in runs)
+
+        if "demo" not in params.suites or not shows("demo"):
+            has = []
+            for other in params.suites:
+                with suppress(UserError):  # of a suite that nobody asked for
+                    has += [other] if shows(other) else []
             others = f"one of {', '.join(dict.fromkeys(has))}" if has else "one that has it"
             raise UserError(
                 f"--suite: expected a suite beside --{option} {name}, as radii, attacks and "

@@ -249,7 +249,9 @@ def _lay_out(root: Path, place: Path, named: str | None) -> None:
 def _in_little(settings: object) -> object:
     """The same settings for a few batches."""
     if isinstance(settings, TrainSpec):
-        optimization = settings.optimization.replace(epochs=settings.first_epoch + 2)
+        optimization = settings.optimization.replace(
+            epochs=settings.first_epoch + 2, processes=None
+        )
         perturbation, mix = settings.perturbation, settings.unlabeled
         if perturbation is not None and perturbation.warmup_epochs:
             perturbation = perturbation.replace(warmup_epochs=1)

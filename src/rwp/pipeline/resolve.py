@@ -414,9 +414,11 @@ def training_entry(suite: Suite, key: RunKey) -> TrainingEntry:
 def num_gpus(params: Params, key: RunKey) -> int:
     """How many GPUs share the training; part of its settings where each normalizes its share."""
     suite = params.suites[key.suite]
-    objective = suite.recipes[key.recipe].objective
-    look = Lookup.of(key, objective)
-    return look.optional(suite.training.gpus, "training.gpus") or 1
+    return _gpus(suite.training, Lookup.of(key, suite.recipes[key.recipe].objective))
+
+
+def _gpus(entry: TrainingEntry, look: Lookup) -> int:
+    return look.optional(entry.gpus, "training.gpus") or 1
 
 
 def kept_epochs(suite: Suite, key: RunKey) -> tuple[int, ...]:
@@ -620,7 +622,7 @@ def _processes(entry: TrainingEntry, look: Lookup) -> int | None:
     """How many normalize their shares of a batch; none where their number decides nothing."""
     if entry.batch_statistics != "share":
         return None
-    count = look.optional(entry.gpus, "training.gpus") or 1
+    count = _gpus(entry, look)
     return count if count > 1 else None
 
 

@@ -402,7 +402,7 @@ class TrainingEntry(Frozen):
             )
 
 
-# A recipe may change any of them but how many GPUs share the work, which decides no number.
+# A recipe may change any of them but how many GPUs share the work.
 CHANGEABLE = tuple(name for name in TrainingEntry.model_fields if name != "gpus")
 
 

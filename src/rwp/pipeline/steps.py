@@ -43,6 +43,7 @@ from rwp.pipeline.resolve import (
 from rwp.pipeline.settings import Frozen, Params, Suite
 from rwp.pipeline.suites import (
     BEYOND,
+    TABLES,
     check_final,
     diagnosis_spec,
     runs_of,
@@ -369,7 +370,7 @@ class Steps:
 
     def _tables_and_parts(self, suite: str) -> tuple[list[Step], list[Step]]:
         """Tables 1 and 2, and what else the suite reports: figures, the table beyond the paper."""
-        tables = [self.table(suite, name) for name in ("table1", "table2")]
+        tables = [self.table(suite, name) for name in TABLES]
         parts = [
             self.table(suite, name) if name == BEYOND else self.figure(suite, name)
             for name in get_suite(self.params, suite).reported
@@ -413,7 +414,7 @@ class Steps:
     @_once
     def metrics(self, suite: str) -> Step:
         """Both tables in short, where DVC finds those of every suite."""
-        tables = [self.table(suite, name) for name in ("table1", "table2")]
+        tables = [self.table(suite, name) for name in TABLES]
         inputs = {step.outputs[0]: step for step in tables}
         inputs |= {**tables[0].inputs, **tables[1].inputs}
         outputs = (f"results/metrics/{suite}.json", f"results/plots/{suite}.csv")
@@ -514,7 +515,7 @@ class Steps:
             case [name] if PurePosixPath(name).suffix in kinds:
                 stem = PurePosixPath(name).stem
                 table = stem.removesuffix("_details")
-                if table in ("table1", "table2") or (table == BEYOND and suite.beyond):
+                if table in TABLES or (table == BEYOND and suite.beyond):
                     return self.table(suite_name, table)
                 if stem in suite.figures or PurePosixPath(name).suffix == ".svg":
                     return self.figure(suite_name, stem)

@@ -48,7 +48,7 @@ class Row:
     """A row of a table or a curve of a figure: its runs, and what sets it apart."""
 
     keys: tuple[RunKey, ...]  # one per seed; of a landscape those that it looks at
-    group: str = ""  # what it stands under: Table 1's threat model, a title of `beyond`
+    group: str = ""  # what it stands under: the threat model of Tables 1 and 2, a title of `beyond`
     sweep: SweepEntry | None = None  # of whose values it is one
     change: Mapping[str, Any] = field(default_factory=dict)  # what that value changes
 
@@ -172,6 +172,7 @@ def check_final(suite: Suite, suite_name: str, name: str) -> None:
         UserError: an attack of the table is that.
     """
     attacks: Iterable[str] = suite.evaluation.attacks if name == "table2" else ()
+    title = "table 2" if name == "table2" else f"table `{name}`"
     if name == BEYOND and suite.beyond:
         attacks = suite.beyond.attacks
     for attack in attacks:
@@ -179,11 +180,11 @@ def check_final(suite: Suite, suite_name: str, name: str) -> None:
         if entry.version == "lite":
             raise UserError(
                 f"params.yaml: {where}.{attack}.version: expected "
-                f"standard for {name}, got lite, an upper bound for development; write standard"
+                f"standard for {title}, got lite, an upper bound for development; write standard"
             )
         if entry.draft is not None:
             raise UserError(
-                f"params.yaml: {where}.{attack}.draft: expected a search in fp32 for {name}, got "
+                f"params.yaml: {where}.{attack}.draft: expected a search in fp32 for {title}, got "
                 f"{entry.draft}, an upper bound for development; leave draft out, or keep it in a "
                 "suite of its own"
             )

@@ -33,10 +33,9 @@ AWP_LOGS = "csdongxian/AWP"
 WINDOW = 3
 PATIENCE = 5
 
-_STEPS = 20  # of PGD, by which the AWP authors measured each epoch
-_OTHER_STEPS = (
-    10  # of PGD in the logs of others, and in the one that the AWP authors took from them
-)
+# By which the epochs are measured; the AWP authors took one log from the others.
+OTHER_LOGS = "locuslab/robust_overfitting"
+_ATTACKS = {AWP_LOGS: "PGD-20", OTHER_LOGS: "PGD-10"}
 _TAKEN_OVER = (AWP_LOGS, "cifar10_linf/wrn34_standard")
 
 _RADII = {"linf": 8 / 255, "l2": 128 / 255}
@@ -95,7 +94,7 @@ class BesidePublished:
         ours, theirs = self.attacks
         if ours and ours != theirs:
             lines.append(
-                f"not the same attack: our epochs are measured by {ours}, these by {theirs}"
+                f"not the same attack: our epochs are measured by {ours}, the log's by {theirs}"
             )
         first = self.first_outside
         if first is None:
@@ -148,8 +147,8 @@ def _attack_of(run: Run) -> str:
 
 
 def _attack_of_log(source: str, setting: str) -> str:
-    taken_over = source != AWP_LOGS or (source, setting) == _TAKEN_OVER
-    return f"PGD-{_OTHER_STEPS if taken_over else _STEPS}"
+    taken_over = (source, setting) == _TAKEN_OVER
+    return _ATTACKS[OTHER_LOGS if taken_over else source]
 
 
 def overlay(ours: pd.Series, band: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from typing import Any
 from rwp.data.spec import data_size
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, read_record
-from rwp.files import object_in, read_object
+from rwp.files import object_in, objects_in, read_object
 from rwp.pipeline.resolve import dataset_spec, network_spec
 from rwp.pipeline.settings import Params
 from rwp.reporting.costs import Passes, counted_cost
@@ -198,7 +198,7 @@ def _timing(params: Params, path: Path, root: Path) -> _Timing | None:
     except UserError:
         return None  # an older version's; `rwp verify` names it
     shares = ("processes", "threads") if device.startswith("cpu") else ("processes",)
-    made_by = [document, *document.get("earlier", ())]
+    made_by = [document, *objects_in(document, "earlier")]
     shared = any(each.get(name, 1) != 1 for name in shares for each in made_by)
     if shared or {each.get("device") for each in made_by} != {device}:
         return None

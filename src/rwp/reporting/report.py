@@ -15,12 +15,12 @@ from scipy.stats import t
 from rwp.evaluation.alarms import blind_note
 from rwp.evaluation.verdict import MEANING, Level
 from rwp.files import object_in, write_text
-from rwp.pipeline.suites import BEYOND
+from rwp.pipeline.suites import BEYOND, TABLES
 from rwp.reporting.claim_verdicts import FAILS, HOLDS, counted
 from rwp.reporting.figures import given_figures, own_figures, reported_figures
 from rwp.reporting.gaps import figure_gaps, table_gaps
 from rwp.reporting.labels import COLUMN_LABELS, NORM_TEXTS, column_label, norm_text
-from rwp.reporting.lines import TABLES, measured_otherwise
+from rwp.reporting.lines import measured_otherwise
 from rwp.reporting.pairs import headline, pairs
 from rwp.reporting.paper import (
     ABOVE,
@@ -227,7 +227,7 @@ def _mixed_versions(results: Results) -> Iterator[str]:
         object_in(made_by, "versions")
         for run in results.runs.values()
         if run.finished
-        for made_by in (run.document, *run.document.get("earlier", ()))
+        for made_by in run.made_by
     ]
     records = [outcome.versions for outcome in results.attacks["outcome"] if outcome]
     for what, versions in (("trainings", runs), ("evaluations", records)):
@@ -601,11 +601,12 @@ def _origin_rows(results: Results, seconds: Mapping[str, float]) -> Iterator[Row
             "shown": ", ".join(dict.fromkeys(parts)),
             "status": run.status,
             "epochs": len(run.history),
+            "device": run.device,
             "passes": object_in(document, "passes"),
             "evaluation_seconds": float(seconds.get(run.name, 0.0)),
             **{
                 name: document.get(name)
-                for name in ("seconds", "parameters", "device", "commit", "fingerprint")
+                for name in ("seconds", "parameters", "commit", "fingerprint")
             },
             "run": run.name,
         }

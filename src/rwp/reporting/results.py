@@ -34,9 +34,9 @@ from rwp.files import (
 from rwp.pipeline.resolve import get_suite
 from rwp.pipeline.settings import Params, Suite
 from rwp.pipeline.steps import PAPER, Step, Steps, accepted, below
-from rwp.pipeline.suites import BEYOND, figure_names
+from rwp.pipeline.suites import BEYOND, TABLES, figure_names
 from rwp.reporting.labels import attack_columns
-from rwp.reporting.lines import TABLES, Line, Part, lines_of, part_of
+from rwp.reporting.lines import Line, Part, lines_of, part_of
 from rwp.reporting.runs import (
     OK,
     SOMETHING_ELSE,

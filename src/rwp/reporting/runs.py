@@ -10,7 +10,14 @@ from typing import Any
 from rwp.data.passport import PASSPORT, ImageFile, read_dataset_passport
 from rwp.errors import UserError
 from rwp.evaluation.spec import LandscapeSpec
-from rwp.files import RESULTS_MANIFEST, object_in, parse_json, read_json, read_object
+from rwp.files import (
+    RESULTS_MANIFEST,
+    object_in,
+    objects_in,
+    parse_json,
+    read_json,
+    read_object,
+)
 from rwp.pipeline.steps import Step, Steps
 from rwp.training.spec import RunKey, TrainSpec
 
@@ -82,6 +89,17 @@ class Run:
         }
 
     @property
+    def made_by(self) -> list[dict[str, Any]]:
+        """What has computed it, in order: device, versions, processes; usually one."""
+        return [*objects_in(self.document, "earlier"), self.document]
+
+    @property
+    def device(self) -> str | None:
+        """The device that trained it; several where it went on elsewhere."""
+        names = [made_by.get("device") for made_by in self.made_by]
+        return ", then ".join(dict.fromkeys(filter(None, names))) or None
+
+    @property
     def costs(self) -> dict[str, Any]:
         """Passes over a batch, hours of its steps, and the device; none of an unfinished run."""
         document = self.document if self.finished else {}
@@ -90,7 +108,7 @@ class Run:
             "forward_passes": passes.get("forward"),
             "backward_passes": passes.get("backward"),
             "training_hours": None if seconds is None else seconds / 3600,
-            "device": document.get("device"),
+            "device": self.device if document else None,
         }
 
 

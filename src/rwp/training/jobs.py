@@ -241,7 +241,6 @@ def _resume(
         training.load_state(saved)
     elif "start" in inputs:
         history = begin(training, state, network, inputs["start"])
-    note_machine(training)
     recorder.start(run_id)
     if saved is None:
         for row in history:  # the parent's
@@ -296,4 +295,5 @@ def _stopped(training: Training, state: RunState, verdict: Stopped) -> tuple[str
     saved = state.load(training.device)
     if verdict.status == "diverged" and saved is not None:
         training.load_state(saved)
+        note_machine(training)
     return verdict.status, verdict.reason

@@ -314,10 +314,17 @@ class Training:
         self.progress.passes["backward"] += perturbed.diagnostics.backward_passes
         return perturbed
 
+    def check_together(self) -> None:
+        """Check that all processes still hold the same, as the first one saves for all.
+
+        Raises:
+            UserError: they do not, or the objective has begun to remember.
+        """
+        check_same_weights(self.model, self.group, name=self.spec.key.name)
+        refuse_shared_memory(self.objective, self.group)
+
     def finish_epoch(self, after_batch: Callable[[], None] = lambda: None) -> Row:
         """Measure, calling back after each batch, close the epoch, and give its history row."""
-        check_same_weights(self.model, self.group, name=self.spec.key.name)
-        refuse_shared_memory(self.objective, self.group)  # which may have been empty at first
         epoch = self.progress.epoch
         row: Row = {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         row |= self.tally.row()

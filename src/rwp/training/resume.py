@@ -29,6 +29,7 @@ from rwp.progress import Progress
 from rwp.training.guards import Stopped, fault_of
 from rwp.training.history import Recorder, Row
 from rwp.training.loop import Training
+from rwp.training.run_record import note_machine
 
 FORMAT = "rwp.state/1"
 log = logging.getLogger("rwp.training")
@@ -180,9 +181,15 @@ class Watch:
         self.training, self.state, self.history = training, state, history
         self.recorder, self.stop = recorder, stop
         self.saved_at = self.looked_at = time.monotonic()
+        self.noted = False  # that this machine has computed something
 
     def save(self) -> None:
-        """Make this the place to go on from."""
+        """Make this the place to go on from.
+
+        Raises:
+            UserError: several processes do not hold the same any more.
+        """
+        self.training.check_together()
         run_id = self.recorder.run_id
         content = {"history": self.history, "mlflow_run_id": run_id}
         self.state.save({**self.training.state(), **content})
@@ -191,6 +198,9 @@ class Watch:
     def after_step(self, progress: Progress) -> None:
         """Save, leave or give up if it is time to."""
         training, now, fault = self.training, time.monotonic(), None
+        if not self.noted:
+            note_machine(training)
+            self.noted = True
         at = training.progress
         progress.step(at.step)
         due = now - self.saved_at > CHECKPOINT_SECONDS

@@ -62,7 +62,8 @@ def run_record(
     """
     finished = outcome["status"] == "finished"
     chosen = training.progress.chosen
-    note_machine(training)  # which a return to an earlier checkpoint has forgotten
+    if not training.progress.made_by:  # all steps were an earlier version's, which noted nothing
+        note_machine(training)
     *earlier, now = training.progress.made_by
     return {
         "format": FORMAT,

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rwp.core.modes import own_modes, untracked_statistics
 from rwp.core.objectives import ExampleLosses, Objective
+from rwp.core.precision import precision_context
 from rwp.core.process_group import Group
 from rwp.data.transfer import images_of
 from rwp.errors import UserError
@@ -85,11 +86,16 @@ def _check_losses_of_shares(
 ) -> None:
     """Refuse an objective whose loss of an image depends on the others of its batch.
 
-    It is asked for the losses of a few images, together and share by share. One that draws, so that
-    a share's losses are others when asked again, cannot be told. The objective is one made for
-    this, so that the training's remembers nothing of it.
+    It is asked for the losses of a few images, together and share by share. Where it draws, so that
+    a share's losses are others when asked again, or where the network's own outputs depend on the
+    batch, that cannot be told. The objective is one made for this, so that the training's remembers
+    nothing of it.
     """
     objective = objective_of(spec, batches.num_classes)
+    refuse_shared_memory(objective, group)
+    inner = getattr(objective, "inner", None)
+    if isinstance(inner, nn.Module):
+        inner.to(batches.device)
     batch = batches.load(batches.plan(0)[0])
     count = 3 * group.size
     labels, device = batch.labels[:count], batches.device
@@ -101,13 +107,17 @@ def _check_losses_of_shares(
     with (
         own_modes(model),
         untracked_statistics(model),
-        kept_streams(device, enabled=True),
+        kept_streams(device),
+        precision_context("fp32", device),
     ):
         model.eval()  # batch normalization has its own way to see the whole batch
+        logits = group.part(model(images)), model(group.part(images))
         together = losses(images, labels)
         alone, again = (losses(group.part(images), group.part(labels)) for _ in range(2))
     share = ExampleLosses(*map(group.part, together))
-    if group.largest(_differ(share, alone)) and not group.largest(_differ(again, alone)):
+    cannot_tell = _differ(logits) or _differ(*_pairs(again, alone))
+    found = [group.largest(int(one)) for one in (_differ(*_pairs(share, alone)), cannot_tell)]
+    if found == [1, 0]:
         raise UserError(
             f"{spec.key.name}: expected {spec.objective.loss} to give each image its loss whatever"
             f" else is in the batch, as each of {group.size} GPUs sees a share of it, got others by"
@@ -115,8 +125,11 @@ def _check_losses_of_shares(
         )
 
 
-def _differ(losses: ExampleLosses, others: ExampleLosses) -> bool:
-    pairs = (losses.objective, others.objective), (losses.criterion, others.criterion)
+def _pairs(losses: ExampleLosses, others: ExampleLosses) -> list[tuple[Tensor, Tensor]]:
+    return [(losses.objective, others.objective), (losses.criterion, others.criterion)]
+
+
+def _differ(*pairs: tuple[Tensor, Tensor]) -> bool:
     return not all(
         torch.allclose(
             one.detach().float(),
@@ -173,6 +186,8 @@ def _same(tensors: Iterable[Tensor], group: Group) -> bool:
 
 
 def _check_sum(values: Tensor) -> int:
+    if values.layout != torch.strided:
+        values = values.to_dense()
     whole = torch.int32 if values.element_size() % 4 == 0 else torch.uint8
     bits = values.reshape(-1).view(whole)
     return int(bits.sum(dtype=torch.int64))

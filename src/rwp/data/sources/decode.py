@@ -60,7 +60,8 @@ def decode_all(entries: Iterable[TreeEntry], image_size: int | None) -> Iterator
     """Decode files in their order, on all cores when there are many.
 
     Yields:
-        The entry (without its bytes), its pixels, uint8 (channels, height, width), and notes.
+        The entry (without its bytes), its pixels, uint8 (channels, height, width), and notes. After
+        a picture of another shape than the first one's, some may be left out.
 
     Raises:
         UserError: a file is no readable gray or RGB image.
@@ -81,7 +82,7 @@ def decode_all(entries: Iterable[TreeEntry], image_size: int | None) -> Iterator
         pending: deque[Future[list[Decoded]]] = deque()
         try:
             for chunk in _chunks(chain(first, stream), size):
-                pending.append(pool.submit(_decode_chunk, chunk, image_size))
+                pending.append(pool.submit(_decode_chunk, chunk, image_size, opening.pixels.shape))
                 if len(pending) > 4 * workers:
                     yield from pending.popleft().result()
             while pending:
@@ -105,8 +106,16 @@ def _chunks(entries: Iterable[TreeEntry], size: int) -> Iterator[list[TreeEntry]
         yield chunk
 
 
-def _decode_chunk(entries: list[TreeEntry], image_size: int | None) -> list[Decoded]:
-    return [_decoded(entry, image_size) for entry in entries]
+def _decode_chunk(
+    entries: list[TreeEntry], image_size: int | None, shape: tuple[int, ...]
+) -> list[Decoded]:
+    """As far as the first picture of another shape, which ends it all."""
+    found: list[Decoded] = []
+    for entry in entries:
+        found.append(_decoded(entry, image_size))
+        if found[-1].pixels.shape != shape:
+            break
+    return found
 
 
 def _decoded(entry: TreeEntry, image_size: int | None) -> Decoded:
