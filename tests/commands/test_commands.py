@@ -282,6 +282,8 @@ def test_records_that_are_none_are_one_line_each(project: Project) -> None:
         (("check", "a.b:c", "-o", "d=2022-13-45"), "--option d: expected YAML, got "),
         (("check", "a.b:c", "-o", "width=010"), "--option width: "),
         (("train", "--recipe", "natural", "--threat", "bogus"), "expected a threat model ("),
+        (("landscape", "fig2", "--output", "x.json"), "--output: expected another ending than"),
+        (("pseudo-label", "--output", "a/x.JSON"), "--output: expected another ending than .json"),
         (("train", "--seed", str(2**70)), "seed: expected at most 9223372036854775807, got"),
     ],
 )
@@ -299,6 +301,27 @@ def test_what_is_half_said_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2
     assert part in line
+
+
+def test_another_run_is_not_trained_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rwp.commands.app import main
+
+    coordinates = {"dataset": "digits", "threat": "linf", "network": "small", "seed": 0}
+    for recipe, told in (
+        ("at-rwp", "with demo/digits/linf/small/at-rwp/seed0; name another folder"),
+        ("at", "train.pt: expected the train images, found none"),  # the same run: it goes on
+    ):
+        record = {"key": {"suite": "demo", "recipe": recipe, **coordinates}}
+        (tmp_path / "run.json").write_text(json.dumps(record))
+        words = ["--params", str(ROOT / "params.yaml"), "--output", str(tmp_path), "--no-tracking"]
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["rwp", "train", "--recipe", "at", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        assert told in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -254,6 +254,57 @@ def test_a_folder_of_another_suite_is_not_filled(committed_folder: Path, few: Pr
         gather(content, "mine", root=few.root, target=committed_folder.parent / "mine")
 
 
+@pytest.mark.parametrize(
+    "target", ["results/demo", "results/demo-full", "results", ".", "..", "linked"]
+)
+def test_nothing_is_gathered_over_trainings(few: Project, target: str) -> None:
+    (few.root / "linked").symlink_to("results/demo")
+    before = {path: path.read_bytes() for path in few.root.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="expected a folder apart from the project's results/"):
+        gathered(few, few.root / target)
+    assert {path: path.read_bytes() for path in few.root.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_of_something_else_is_not_filled(few: Project, tmp_path: Path) -> None:
+    """Another project's runs, say; one that was left half-filled is filled again."""
+    target = tmp_path / "docs"
+    target.mkdir()
+    (target / "notes.md").touch()
+    with pytest.raises(UserError, match="expected an empty folder or one that was gathered"):
+        gathered(few, target)
+    (target / "notes.md").unlink()
+    gathered(few, target)
+    assert (target / "results.json").exists()
+
+
+def test_a_gathering_that_was_stopped_goes_on(
+    few: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    target = tmp_path / "docs"
+    with monkeypatch.context() as patch:
+        patch.setattr("rwp.reporting.gathered._copy_rest", stop)
+        with pytest.raises(KeyboardInterrupt):
+            gathered(few, target)
+    gathered(few, target)
+    assert (target / "table1.csv").exists()
+
+
+def test_a_file_of_the_project_makes_no_stale_result_current(few: Project) -> None:
+    """`results.json` marks a gathered folder; whoever has one in a project has another file."""
+    (first,), (second,) = few.table2_keys("at"), few.table2_keys("at-awp")
+    with_other_code(few.root / first.directory / "run.json")
+    with_other_code(few.root / second.directory / "evaluation/best/pgd-20.json")
+    manifest = {"format": "rwp.results/1", "suite": "demo"}
+    (few.root / "results.json").write_text(json.dumps(manifest), encoding="utf-8")
+    found = few.results("table2")
+    assert found.runs[first].status == "stale"
+    frame = found.attacks.query("attack == 'pgd-20' and checkpoint == 'best'")
+    assert list(frame[frame["key"] == second]["status"]) == ["stale"]
+
+
 def with_other_code(path: Path) -> None:
     document = read_object(path)
     path.write_text(json.dumps(document | {"fingerprint": "0" * 16}), encoding="utf-8")

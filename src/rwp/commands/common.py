@@ -111,6 +111,19 @@ def refuse_for_own_runs(context: typer.Context, *names: str) -> None:
         )
 
 
+def refuse_record(output: Path | None) -> None:
+    """A result that is named as the record which is written beside it would be lost.
+
+    Raises:
+        UserError: it ends in .json.
+    """
+    if output is not None and output.suffix.lower() == ".json":
+        raise UserError(
+            f"--output: expected another ending than .json, which the record beside it has, got "
+            f"{output}; name another file"
+        )
+
+
 def _hash_like(value: str | None) -> str | None:
     """A fingerprint names a folder, so it is letters and digits and nothing else."""
     if value is not None and not re.fullmatch(r"[0-9a-z]{1,64}", value):

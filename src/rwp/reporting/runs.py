@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from rwp.data.passport import PASSPORT, ImageFile, read_dataset_passport
 from rwp.errors import UserError
 from rwp.evaluation.spec import LandscapeSpec
-from rwp.files import RESULTS_MANIFEST, object_in, parse_json, read_json, read_object
+from rwp.files import object_in, parse_json, read_json, read_object
 from rwp.pipeline.steps import Step, Steps
 from rwp.training.spec import RunKey, TrainSpec
 
@@ -149,9 +151,22 @@ def why_landscape_stale(step: Step, root: Path) -> str:
     return "" if same else f"of {SOMETHING_ELSE.format(step.record)}"
 
 
+_OF_THEIR_TIME: set[Path] = set()
+
+
+@contextmanager
+def of_its_time_below(root: Path) -> Iterator[None]:
+    """Within it, the results below `root` are gathered ones; no file of a project says that."""
+    _OF_THEIR_TIME.add(root)
+    try:
+        yield
+    finally:
+        _OF_THEIR_TIME.discard(root)
+
+
 def of_its_time(root: Path) -> bool:
     """Whether these are gathered results, which the code and images of today say nothing of."""
-    return (root / RESULTS_MANIFEST).exists()
+    return root in _OF_THEIR_TIME
 
 
 def read_run_folder(folder: Path | str, *, name: str | None = None) -> Run:
