@@ -18,7 +18,7 @@ from rwp.pipeline.resolve import evaluation_spec, run_key, train_spec
 from rwp.pipeline.settings import OTHER_COLUMNS, Params
 from rwp.pipeline.steps import Steps, below
 from rwp.reporting import tables
-from rwp.strict_yaml import read_yaml
+from rwp.strict_yaml import read_yaml, with_exponents
 from tests.data.samples import write_passport
 
 Change = Callable[[dict[str, Any]], Any]
@@ -555,6 +555,14 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: demo(s)["training"].update(batch_size="64"),
         r"batch_size.*expected integer, got '64'; write 64 without quotes",
     ),
+    "a small number in quotes": (
+        lambda s: demo(s)["training"].update(weight_decay="5e-4"),
+        r"weight_decay.*expected number, got '5e-4'; write 0\.0005 without quotes",
+    ),
+    "a name that YAML reads as a number": (
+        lambda s: demo(s)["table2"].update(dataset=20.0),  # 2e1 without quotes
+        r"table2\.dataset: expected a text, got 20\.0; put it in quotes if the text is meant",
+    ),
     "a text in a number's place": (
         lambda s: demo(s)["training"].update(momentum="0.1"),
         r"momentum.*expected number, got '0\.1'; write 0\.1 without quotes",
@@ -883,9 +891,15 @@ def test_a_radius_above_one_is_one_of_the_l2_norm(settings: dict[str, Any]) -> N
     assert attack.threat.radius == 3.0
 
 
-def test_small_numbers_are_numbers_for_snakemake_too(settings: dict[str, Any]) -> None:
-    demo(settings)["training"]["weight_decay"] = "5e-4"  # so PyYAML reads it, unquoted
-    assert check_params(settings).suites["demo"].training.weight_decay == {"default": 5e-4}
+@pytest.mark.parametrize("name", ["2e1", "089"])
+def test_a_data_set_may_have_the_name_of_a_number(settings: dict[str, Any], name: str) -> None:
+    settings["datasets"][name] = settings["datasets"]["digits"]
+    demo(settings)["table1"]["datasets"] = [name]
+    assert check_params(settings).suites["demo"].table1.datasets == (name,)
+
+
+def test_numbers_as_snakemakes_command_line_has_them() -> None:
+    assert with_exponents({"a": [{"b": "5e-4"}], "c": "x"}) == {"a": [{"b": 5e-4}], "c": "x"}
 
 
 def test_aliases_that_grow_without_bounds(tmp_path: Path) -> None:

@@ -41,6 +41,20 @@ def test_the_demo(committed_project: Project) -> None:
     assert jobs["figure"] == 2
 
 
+def test_small_numbers_and_overrides_reach_the_jobs(committed_project: Project) -> None:
+    """Snakemake's own reader takes 1e-5 for a text."""
+    path = committed_project.folder / "params.yaml"
+    text = path.read_text()
+    assert text.count("weight_decay: 0.0005") > 1
+    path.write_text(text.replace("weight_decay: 0.0005", "weight_decay: 5e-5"))
+    target = "results/demo/runs/digits/linf/small/at/seed0/run.json"
+    found = committed_project.snakemake("-n", "-p", target)
+    assert '"weight_decay":5e-05' in found.stdout + found.stderr
+    words = ["--config", "suites={demo: {training: {weight_decay: 3e-5}}}"]
+    found = committed_project.snakemake("-n", "-p", target, *words)
+    assert '"weight_decay":3e-05' in found.stdout + found.stderr
+
+
 @pytest.mark.slow
 def test_a_suite_as_one_target(committed_project: Project) -> None:
     jobs, named = planned(committed_project), planned(committed_project, "suite_demo")

@@ -424,17 +424,48 @@ def test_one_record_of_another_network_than_its_neighbors_is_no_outcome(
         assert row["reason"] == "made with another file than best.pt"
 
 
+def with_row(folder: Path, **values: Any) -> None:
+    """Other values in the first row of a run's history."""
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    rows[0] |= values
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.mark.parametrize("value", [None, "0.3", True, 26.6, -0.1])
 def test_a_history_whose_accuracies_are_no_shares_gives_no_number(few: Project, value: Any) -> None:
     folder = few.root / few.table2_keys("at")[0].directory
-    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    rows[0]["test_robust_accuracy"] = value
-    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with_row(folder, test_robust_accuracy=value)
     run = read_run_folder(folder)
     assert (run.status, run.numbers) == ("inconsistent", {})
     assert f"gives test_robust_accuracy {value!r} at epoch 0, no share" in run.reason
     (folder / "run.json").unlink()  # nor while the training goes on
     assert read_run_folder(folder).status == "inconsistent"
+
+
+@pytest.mark.parametrize("status", ["finished", "collapsed", "diverged"])
+@pytest.mark.parametrize(
+    ("measure", "value", "expected"),
+    [
+        ("test_robust_accuracy", 7.0, "no share from 0 to 1"),
+        ("test_robust_accuracy", "0.3", "no share from 0 to 1"),
+        ("test_blind_share", None, "no share from 0 to 1"),
+        ("share_removed", "0.3", "no number"),
+        ("loss_rise", "much", "no number"),
+        ("loss_histogram", 0.5, "no list of numbers"),
+    ],
+)
+def test_a_history_of_no_numbers_is_shown_nowhere(
+    few: Project, status: str, measure: str, value: Any, expected: str
+) -> None:
+    """Curves of trainings that failed are shown, so these are looked at as well."""
+    key = few.table2_keys("at")[0]
+    folder = few.write_run(key, [0.2, 0.4, 0.3], status=status)
+    with_row(folder, share_removed=None, loss_rise=None, loss_histogram=[0.5, 0.5])  # not known
+    assert read_run_folder(folder).status == status
+    with_row(folder, **{measure: value})
+    run = read_run_folder(folder)
+    assert run.status == "inconsistent"
+    assert run.reason == f"history.jsonl gives {measure} {value!r} at epoch 0, {expected}"
 
 
 @pytest.mark.parametrize(

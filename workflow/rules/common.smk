@@ -6,6 +6,8 @@ import re
 import sys
 from pathlib import Path
 
+from snakemake.utils import update_config
+
 SOURCE = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, SOURCE)
 
@@ -18,6 +20,7 @@ from rwp.pipeline.load import check_params, keep_settings, kept_settings
 from rwp.pipeline.own_trials import try_factories
 from rwp.pipeline.resolve import attack_names, kept_starts
 from rwp.pipeline.steps import CODE, PLANNED, Steps, below, training_outputs
+from rwp.strict_yaml import with_exponents
 from rwp.studies import in_its_file, read_settings, study_files
 from rwp.training.spec import suite_directory
 
@@ -62,12 +65,19 @@ def checked_steps(content):
 
 # A job that waited in a cluster's queue has the settings that it was planned with, whatever
 # params.yaml says by now.
-SETTINGS = None if workflow.is_main_process else kept_settings()
-if SETTINGS is None:
-    try:  # Snakemake's own message on a broken settings file is a page long
-        read_settings("params.yaml")
-    except UserError as error:
-        leave(error)
+try:  # Snakemake's own message on a broken settings file is a page long
+    SETTINGS = None if workflow.is_main_process else kept_settings()
+    WRITTEN = read_settings("params.yaml") if SETTINGS is None else SETTINGS
+except UserError as error:
+    leave(error)
+
+
+def with_overrides(settings):
+    """Settings with those of Snakemake's command line, whose reader takes 1e-5 for a text."""
+    update_config(
+        settings, with_exponents(workflow.config_settings.overwrite_config)
+    )
+    return settings
 
 
 class Unrecorded:

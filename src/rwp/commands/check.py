@@ -57,9 +57,9 @@ def check(
 
 def _option(text: str) -> tuple[str, object]:
     """A name and its value, read as in params.yaml."""
-    from rwp.strict_yaml import parse_yaml, with_exponents
+    from rwp.strict_yaml import parse_yaml
 
     name, sign, value = text.partition("=")
     if not sign or not name:
         raise UserError(f"--option: expected NAME=VALUE, got {text!r}; e.g. width=32")
-    return name, with_exponents(parse_yaml(value, where=f"--option {name}"))
+    return name, parse_yaml(value, where=f"--option {name}")

@@ -193,6 +193,8 @@ def read_run_folder(folder: Path | str, *, name: str | None = None) -> Run:
             f"{path / 'run.json'}: expected the status finished, collapsed or diverged,"
             f" got {status!r}; train this run again"
         )
+    elif fault := _odd_row(history):
+        status, reason = "inconsistent", fault
     return Run(path, name, status, reason, document, history)
 
 
@@ -227,8 +229,7 @@ def _check_history(
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             return "inconsistent", f"run.json gives {count!r} {name} passes, no count"
     seconds = document.get("seconds", 0)
-    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if seconds is not None and not (number and seconds >= 0):
+    if seconds is not None and not (_is_number(seconds) and seconds >= 0):
         return "inconsistent", f"run.json gives {seconds!r} seconds, no number from 0 on"
     last = document["last"]["epoch"]
     if last != len(history) - 1:
@@ -250,12 +251,21 @@ def _odd_row(history: list[dict[str, Any]]) -> str:
         if row.get("epoch") != epoch:
             return f"history.jsonl has epoch {row.get('epoch')!r} in the place of {epoch}"
         for measure, value in row.items():
-            if measure.endswith("_accuracy") and not _is_share(value):
-                return (
-                    f"history.jsonl gives {measure} {value!r} at epoch {epoch}, "
-                    "no share from 0 to 1"
-                )
+            if expected := _odd_value(measure, value):
+                return f"history.jsonl gives {measure} {value!r} at epoch {epoch}, no {expected}"
     return ""
+
+
+def _odd_value(measure: str, value: Any) -> str:
+    """What a value of a row should have been; empty where it is that. Null: it is not known."""
+    if measure.endswith(("_accuracy", "_blind_share")):
+        return "" if _is_share(value) else "share from 0 to 1"
+    if value is None:
+        return ""
+    if measure == "loss_histogram":
+        numbers = isinstance(value, list) and all(map(_is_number, value))
+        return "" if numbers else "list of numbers"
+    return "" if _is_number(value) else "number"
 
 
 def _better_epoch(document: dict[str, Any], history: list[dict[str, Any]]) -> str:
@@ -275,8 +285,12 @@ def _better_epoch(document: dict[str, Any], history: list[dict[str, Any]]) -> st
     )
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return _is_number(value) and bool(0 <= value <= 1)
 
 
 def read_history(path: Path | str) -> list[dict[str, Any]]:
