@@ -74,9 +74,7 @@ except UserError as error:
 
 def with_overrides(settings):
     """Settings with those of Snakemake's command line, whose reader takes 1e-5 for a text."""
-    update_config(
-        settings, with_exponents(workflow.config_settings.overwrite_config)
-    )
+    update_config(settings, with_exponents(workflow.config_settings.overwrite_config))
     return settings
 
 
