@@ -49,6 +49,13 @@ def figure(settings: dict[str, Any], suite: str = "demo", **entry: Any) -> None:
     settings["suites"][suite]["figures"]["mine"] = entry
 
 
+def without_test_curve(settings: dict[str, Any], **entry: Any) -> None:
+    """A suite with one figure."""
+    gone = dict.fromkeys(demo(settings)["figures"])
+    suite = {"extends": "demo", "description": "d", "test_curve": False, "figures": gone}
+    settings["suites"]["mine"] = suite | {"figures": gone | {"own": entry}}
+
+
 CASES: dict[str, tuple[Change, str]] = {
     "restarts of an attack of one step": (
         lambda s: attacks(s).update(
@@ -551,6 +558,44 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: demo(s)["recipes"]["at-awp"].update(change={"c_min": 1.7}),
         r"recipes\.at-awp\.change\.c_min: expected none with mask all.*got 1\.7",
     ),
+    "a sweep of what no test curve shows": (
+        lambda s: without_test_curve(s, kind="sweep", sweep="c-min", label="c_min"),
+        r"figures\.own: expected a suite that measures test images in each epoch, got test_curve f",
+    ),
+    "a removal of which no test curve is measured": (
+        lambda s: without_test_curve(s, kind="removal", sweep="removal"),
+        r"figures\.own: expected a suite that measures test images in each epoch",
+    ),
+    "a test curve that nobody measures": (
+        lambda s: without_test_curve(s, kind="curves", recipes=["at"], splits=["train", "test"]),
+        r"figures\.own: expected a suite that measures test images in each epoch",
+    ),
+    "one of two splits that nobody holds out": (
+        lambda s: figure(s, "paper", kind="curves", recipes=["at"], splits=["test", "held-out"]),
+        r"figures\.mine: expected a suite that holds images out, got selection test",
+    ),
+    "a removal that removes nothing": (
+        lambda s: (
+            demo(s)["sweeps"].update(g={"recipe": "at-rwp", "vary": {"gamma": [0.1]}}),
+            figure(s, kind="removal", sweep="g"),
+        ),
+        r"mine\.sweep: expected a sweep that varies remove_below, got g, which varies gamma; name",
+    ),
+    "a criterion that is the objective": (
+        lambda s: with_recipe(
+            s,
+            {"objective": "at", "perturbation": "rwp", "change": {"criterion": "adversarial_ce"}},
+        ),
+        r"mine\.change\.criterion: expected none with at, which minimizes that very cross-entropy",
+    ),
+    "a table of no values": (
+        lambda s: demo(s)["training"].update(epochs={}, decay_epochs=[]),
+        r"training\.epochs: expected a value, or a table of values, got an empty one; add one",
+    ),
+    "an inner table of no values": (
+        lambda s: demo(s)["training"].update(weight_decay={"default": 0.1, "at": {}}),
+        r"training\.weight_decay: expected a value, or a table of values, got an empty one",
+    ),
     "numbers in quotes": (
         lambda s: demo(s)["training"].update(batch_size="64"),
         r"batch_size.*expected integer, got '64'; write 64 without quotes",
@@ -1036,9 +1081,9 @@ def test_a_setting_of_a_perturbation_stands_there_or_in_a_change(
     name: str, settings: dict[str, Any]
 ) -> None:
     value, suite = SETTINGS_OF_PERTURBATION[name], demo(settings)
-    with_recipe(settings, {"objective": "at", "perturbation": "rwp", "change": {name: value}})
+    with_recipe(settings, {"objective": "trades", "perturbation": "rwp", "change": {name: value}})
     suite["perturbations"]["own"] = {**suite["perturbations"]["rwp"], name: value}
-    with_recipe(settings, {"objective": "at", "perturbation": "own"}, name="other")
+    with_recipe(settings, {"objective": "trades", "perturbation": "own"}, name="other")
     params = check_params(settings)
     place = {"dataset": "digits", "threat": "linf", "seed": 0}
     specs = [

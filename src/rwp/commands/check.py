@@ -50,7 +50,11 @@ def check(
     if role is not None and role not in ROLES:
         raise UserError(f"--as: expected {', '.join(ROLES)}, got {role!r}; check the spelling")
     shape = Shape(classes, channels, (size, size))
-    options = dict(_option(text) for text in option or ())
+    options: dict[str, object] = {}
+    for name, value in map(_option, option or ()):
+        if name in options:
+            raise UserError(f"--option: expected {name} once, got it twice; leave one out")
+        options[name] = value
     for line in try_factory(factory, options, role, shape, norm=norm, epsilon=epsilon):  # type: ignore[arg-type]
         print(line)
 

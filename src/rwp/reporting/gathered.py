@@ -29,7 +29,7 @@ from rwp.files import (
 )
 from rwp.pipeline.extends import EXTENDS
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import choose
+from rwp.pipeline.resolve import choose, refuse_unknown
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import BEYOND, setting_keys
@@ -216,6 +216,7 @@ def _runs(steps: Steps, suite: str, root: Path, found: Gathered) -> Iterator[tup
     for path in sorted(folder.glob("*/*/*/*/seed*/run.json")):
         try:
             key = RunKey.parse(read_object(path).get("key"), where=str(path))
+            refuse_unknown(steps.params, key, where=str(path))
             run = read_run(steps, key, root=root)
         except UserError as error:
             found.left_out.append(str(error))
