@@ -142,6 +142,23 @@ def test_runs_of_other_settings_stay_behind(few: Project, tmp_path: Path) -> Non
         assert not list((place.root / "results/demo/runs").rglob("at-awp"))
 
 
+@pytest.mark.parametrize("table", ["datasets", "networks", "threat_models", "recipes"])
+def test_runs_of_names_that_are_gone_stay_behind(few: Project, tmp_path: Path, table: str) -> None:
+    """They were taken out of the settings while their results remain."""
+    content = shown_content()
+    places = {"datasets": "digits", "threat_models": "linf", "networks": "small", "recipes": "at"}
+    owner = content if table in ("datasets", "networks") else content["suites"]["demo"]
+    key = few.table2_keys("at")[0]
+    old, new = few.root / key.directory, places[table]
+    record = read_object(old / "run.json")
+    names = {"datasets": "dataset", "networks": "network", "threat_models": "threat"}
+    record["key"][names.get(table, "recipe")] = "gone"
+    assert new in owner[table]
+    (old / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    (told,) = [text for text in gathered(few, tmp_path / "docs") if "'gone'" in text]
+    assert "which is gone; bring it back, or leave the run out" in told
+
+
 def test_networks_of_one_seed_go_along(few: Project, tmp_path: Path) -> None:
     suite = few.params.suites["demo"]
     keys = [key for recipe in suite.table1.recipes for key in few.table2_keys(recipe)]
