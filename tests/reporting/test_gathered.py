@@ -10,7 +10,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import typer
 
+from rwp.commands.track import sync
 from rwp.errors import UserError
 from rwp.files import read_object, sha256_file
 from rwp.pipeline.load import check_params
@@ -483,6 +485,16 @@ def test_a_history_of_no_numbers_is_shown_nowhere(
     run = read_run_folder(folder)
     assert run.status == "inconsistent"
     assert run.reason == f"history.jsonl gives {measure} {value!r} at epoch 0, {expected}"
+
+
+def test_a_history_of_no_numbers_is_not_uploaded(
+    few: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = few.root / few.table2_keys("at")[0].directory
+    with_row(folder, loss_rise="much")
+    with pytest.raises(typer.Exit):
+        sync(folder)
+    assert "history.jsonl gives loss_rise 'much' at epoch 0, no number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
