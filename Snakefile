@@ -17,7 +17,7 @@ if SETTINGS is None:
 
         configfile: str(study)
 
-    SETTINGS = config
+    SETTINGS = with_overrides(WRITTEN)
 
 
 STEPS = checked_steps(SETTINGS)

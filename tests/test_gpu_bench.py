@@ -241,6 +241,10 @@ def test_rates_and_docs_take_an_archive(tmp_path: Path) -> None:
     assert "the device busy for 90%, 30% of its rate at matrix products" in text
     assert "autoattack 45.0 % of 2000 (60 s)" in text
     assert "- `epoch at bf16`: RuntimeError: out of memory" in text
+    rates.write_text("run,accuracy\nat,0.5\n", encoding="utf-8")  # somebody else's table
+    with pytest.raises(UserError, match=r"expected a file of rates with the columns device,.* got"):
+        gpu_bench.merge_rates(rates, gpu_bench.rate_rows(content))
+    assert rates.read_text(encoding="utf-8") == "run,accuracy\nat,0.5\n"
 
 
 @pytest.mark.parametrize(

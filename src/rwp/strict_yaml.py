@@ -161,8 +161,25 @@ def _check_keys(node: Any) -> None:
         _check_scalar(key, "a key")
 
 
+def written_yaml(content: Any) -> str:
+    """YAML that `parse_yaml` reads as this content: numbers as numbers, quoted texts as texts."""
+    import yaml
+
+    class Quoting(yaml.SafeDumper):
+        """Puts every text in quotes, as PyYAML would leave out those of 1e5 and 089."""
+
+    def quoted(dumper: Any, text: str) -> Any:
+        return dumper.represent_scalar(f"{_TAG}str", text, style='"')
+
+    Quoting.add_representer(str, quoted)
+    return str(yaml.dump(content, Dumper=Quoting, sort_keys=False, allow_unicode=True))
+
+
 def with_exponents(content: Any) -> Any:
-    """Content that another reader of YAML 1.1 has read, with the numbers that it took for texts."""
+    """Content that another reader of YAML 1.1 has read, with the numbers that it took for texts.
+
+    It no longer tells 1e5 from "1e5", so only what was not read by `read_yaml` is to be given.
+    """
     if isinstance(content, dict):
         return {key: with_exponents(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

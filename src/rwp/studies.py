@@ -20,13 +20,16 @@ def study_files(params: Path | str) -> list[Path]:
     """The studies beside a settings file, in alphabetical order; hidden files are none.
 
     Raises:
-        UserError: one has the other ending of YAML files, and would be left out in silence.
+        UserError: one has another ending of YAML files, and would be left out in silence.
     """
-    found = [path for path in (Path(params).parent / FOLDER).glob("*.y*ml") if path.name[0] != "."]
+    files = (Path(params).parent / FOLDER).glob("*")
+    found = [p for p in files if p.name[0] != "." and p.suffix.lower() in (".yaml", ".yml")]
     for path in found:
-        if path.suffix == ".yml":
-            raise UserError(f"{path}: expected a study named {path.stem}.yaml, got .yml; rename it")
-    return sorted(path for path in found if path.suffix == ".yaml")
+        if path.suffix != ".yaml":
+            raise UserError(
+                f"{path}: expected a study named {path.stem}.yaml, got {path.suffix}; rename it"
+            )
+    return sorted(found)
 
 
 def read_settings(path: Path | str) -> Any:

@@ -141,7 +141,7 @@ def test_bad_names_and_files_are_one_line_each(project: Project) -> None:
 
 
 def test_plan_lists_the_devices_it_knows(project: Project) -> None:
-    for words in (["plan", "--device"], ["plan", "--device", "--detail"]):
+    for words in (["plan", "--device"], ["plan", "--device", "--params", "params.yaml"]):
         result = project.run("rwp", *words)
         assert result.returncode == 0, result.stderr
         assert "1 thread: measured, small at 8x8x1" in result.stdout
@@ -286,6 +286,20 @@ def test_records_that_are_none_are_one_line_each(project: Project) -> None:
         (("check", "a.b:c", "-o", "d=2022-13-45"), "--option d: expected YAML, got "),
         (("check", "a.b:c", "-o", "width=010"), "--option width: "),
         (("train", "--recipe", "natural", "--threat", "bogus"), "expected a threat model ("),
+        (("landscape", "fig2", "--output", "x.json"), "--output: expected another ending than"),
+        (("pseudo-label", "--output", "a/x.JSON"), "--output: expected another ending than .json"),
+        (("train", "--recipe", "natural", "--threat", "l2"), "--threat: expected none with natura"),
+        (("verify", "--why", "results/table2.csv", "--suite", "demo"), "--suite: expected none wi"),
+        (("plan", "results/table2.csv", "--device"), "--device: expected a name beside targets, "),
+        (("plan", "--suite", "demo", "--device"), "--device: expected a name beside targets, "),
+        (("plan", "--device", "--detail"), "--device: expected a name beside targets, "),
+        (("check", "a.b:c", "-o", "d=1", "-o", "d=2"), "--option: expected d once, got it twice"),
+        (("evaluate", "--suite", "demo"), "--checkpoint: expected a network, got none; "),
+        (("evaluate", "--layout", "awp"), "--checkpoint: expected a network, got none; "),
+        (
+            ("evaluate", "--model", "a:b", "--workers", "8", "--attack", "pgd-20"),
+            "--workers: expected 1 without AutoAttack, which alone is divided, got 8",
+        ),
         (("train", "--seed", str(2**70)), "seed: expected at most 9223372036854775807, got"),
     ],
 )
@@ -303,6 +317,118 @@ def test_what_is_half_said_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2
     assert part in line
+
+
+def test_another_run_is_not_trained_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rwp.commands.app import main
+
+    coordinates = {"dataset": "digits", "threat": "linf", "network": "small", "seed": 0}
+    for recipe, told in (
+        ("at-rwp", "with demo/digits/linf/small/at-rwp/seed0; name another folder"),
+        ("at", "train.pt: expected the train images, found none"),  # the same run: it goes on
+    ):
+        record = {"key": {"suite": "demo", "recipe": recipe, **coordinates}}
+        (tmp_path / "run.json").write_text(json.dumps(record))
+        words = ["--params", str(ROOT / "params.yaml"), "--output", str(tmp_path), "--no-tracking"]
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["rwp", "train", "--recipe", "at", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        assert told in capsys.readouterr().err
+
+
+@pytest.fixture
+def full_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run of demo-full, with nothing but its record and two networks' names."""
+    folder = tmp_path / "results/demo-full/runs/digits/l2/small/at/seed0"
+    (folder / "checkpoints").mkdir(parents=True)
+    key = {"suite": "demo-full", "dataset": "digits", "threat": "l2", "network": "small"}
+    record = {"key": key | {"recipe": "at", "seed": 0}}
+    (folder / "run.json").write_text(json.dumps(record))
+    for name in ("best.pt", "checkpoints/epoch12.pt"):
+        (folder / name).touch()
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def told_by(
+    *words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The one line of a command that is refused."""
+    from rwp.commands.app import main
+
+    monkeypatch.setattr(sys, "argv", ["rwp", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    return line
+
+
+def test_a_kept_network_is_attacked_as_its_own_suite_says(
+    full_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not at the radius of demo, which the name of its folder does not say."""
+    seen = []
+    monkeypatch.setattr(
+        "rwp.commands.evaluate._evaluate_elsewhere", lambda found, *_: seen.append(found)
+    )
+    from rwp.commands.app import main
+
+    kept = str(full_run / "checkpoints/epoch12.pt")
+    monkeypatch.setattr(sys, "argv", ["rwp", "evaluate", "--checkpoint", kept])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert (seen[0].suite, seen[0].dataset, seen[0].threat) == ("demo-full", "digits", "l2")
+    tools = {"capsys": capsys, "monkeypatch": monkeypatch}
+    line = told_by("evaluate", "--checkpoint", kept, "--suite", "demo", **tools)
+    assert "--suite: expected none for a run of this project" in line
+    for path in (kept, str(full_run / "best.pt")):
+        line = told_by("evaluate", "--checkpoint", path, "--arch", "small", **tools)
+        assert "--suite: expected a suite beside the network of a run" in line
+        assert "name demo-full, or leave --arch out" in line
+
+
+@pytest.mark.parametrize(
+    ("old", "what"),
+    [
+        ("demo-full", "suites"),
+        ("digits", "data sets"),
+        ("small", "networks"),
+        ("l2", "threat models"),
+        ("at", "recipes"),
+    ],
+)
+def test_a_run_of_names_that_are_gone_is_one_line(
+    full_run: Path,
+    old: str,
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    record = full_run / "run.json"
+    record.write_text(record.read_text().replace(f'"{old}"', '"gone"'))
+    for command in (["evaluate", "--checkpoint"], ["diagnose"]):
+        words = [*command, str(full_run / "best.pt")]
+        line = told_by(*words, capsys=capsys, monkeypatch=monkeypatch)
+        assert f"expected a run of the {what} in the settings, got one of 'gone'" in line
+        assert line.endswith("which is gone; bring it back, or leave the run out")
+
+
+def test_images_without_a_test_split_are_no_data_set_to_compare_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("mine/train.pt", "mine/test.pt", "unlabeled/rest.pt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    words = ("data", "audit", "mine", "--against", "rest", "--data", str(tmp_path))
+    line = told_by(*words, capsys=capsys, monkeypatch=monkeypatch)
+    assert "--against: expected a data set, whose test images are compared with, got rest" in line
 
 
 @pytest.mark.slow

@@ -137,6 +137,11 @@ def test_an_unlabeled_folder_may_be_any_tree(tmp_path, tree):
     assert notes == []
     assert found.labels.tolist() == [-1, -1]
     assert found.num_classes == 3
+    more = {".d.png": files["a.png"], ".net/1.png": files["a.png"], ".DS_Store": b""}
+    found, notes = load_unlabeled_folder(str(write_tree(tmp_path, more)), None, 3)
+    assert len(found) == 2
+    told = "2 hidden folders or images were left out, such as .d.png; rename what is meant"
+    assert notes == [told]
     with pytest.raises(UserError, match=r"expected images, found none"):
         load_unlabeled_folder(str(write_tree(tmp_path / "empty", {".hidden": b""})), None, 3)
 

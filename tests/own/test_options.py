@@ -12,13 +12,14 @@ from rwp.commands.plan import plan
 from rwp.data.spec import DatasetSpec
 from rwp.errors import UserError
 from rwp.pipeline import own_trials
-from rwp.pipeline.load import check_params
+from rwp.pipeline.load import check_params, keep_settings
 from rwp.pipeline.own_trials import _trials
 from rwp.pipeline.resolve import setting_key, train_spec
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import sweep_rows
 from rwp.reporting.labels import recipe_label
+from rwp.strict_yaml import read_yaml
 from rwp.training.spec import TrainSpec
 
 SMOOTHED = {"loss": "own.methods:Smoothed", "options": {"smoothing": 0.1}}
@@ -50,6 +51,15 @@ def with_own(settings: dict[str, Any], **changes: Any) -> dict[str, Any]:
 def spec(params: Params, recipe: str) -> TrainSpec:
     suite = params.suites["demo"]
     return train_spec(params, setting_key(suite, "demo", Setting(), recipe, seed=0))
+
+
+def test_texts_in_quotes_are_texts(own_code: Path, settings: dict[str, Any]) -> None:
+    """A factory gets what was written, whoever reads the settings: a job of the workflow, too."""
+    options = {"tag": "1e5", "version": "089", "size": 1e-5, "word": "None", "long": "a b " * 60}
+    content = with_own(settings)
+    content["suites"]["demo"]["objectives"]["smoothed"] = SMOOTHED | {"options": options}
+    for found in (content, read_yaml(keep_settings(content, own_code))):
+        assert spec(check_params(found), "smoothed").objective.options == options
 
 
 def test_a_recipe_changes_them(own_code: Path, settings: dict[str, Any]) -> None:

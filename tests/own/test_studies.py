@@ -14,8 +14,9 @@ from PIL import Image
 from rwp.commands.new import new
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params, load_params
-from rwp.pipeline.new_study import write_study
+from rwp.pipeline.new_study import Images, study_text, write_study
 from rwp.pipeline.steps import Steps
+from rwp.strict_yaml import parse_yaml
 from rwp.studies import in_its_file, read_settings
 from tests.conftest import ROOT
 
@@ -75,10 +76,24 @@ def test_its_mean_and_std_are_those_of_the_training_images(params_file: Path) ->
     assert definition.std == pytest.approx(pixels.std((0, 1, 2)), abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["123", "true", "no", "2026-11-28", "2026-13-45", "null"])
+@pytest.mark.parametrize(
+    "name", ["123", "true", "no", "2026-11-28", "2026-13-45", "null", "2e1", "0o17"]
+)
 def test_a_name_is_a_text_for_yaml_too(params_file: Path, name: str) -> None:
     with pytest.raises(UserError, match=f"NAME: expected a name that YAML reads .*, got {name};"):
         new(name, params_file=params_file)
+
+
+def test_a_folder_and_a_data_set_may_have_the_name_of_a_number(params_file: Path) -> None:
+    folder = images(Path("2e3"), "a", "b")
+    write_study("mine", images=folder, params_file=params_file, **OPTIONS)
+    assert load_params(params_file).datasets["mine"].path == "2e3"
+    study = study_text(
+        "other", Images("", "2e1", ("a", "b"), 9, 9, (3, 8, 8)), "2e2", known=("2e2",)
+    )
+    (suite,) = parse_yaml(study, where="study")["suites"].values()
+    assert suite["table1"]["datasets"] == [suite["table2"]["dataset"]] == ["2e1"]
+    assert suite["network"] == suite["table2"]["network"] == "2e2"
 
 
 def test_images_of_several_sizes_are_brought_to_one(params_file: Path) -> None:
@@ -151,11 +166,13 @@ def test_hidden_files_are_no_studies(params_file: Path) -> None:
     Path("studies/.#x.yaml").symlink_to("nobody@nowhere.123")
     Path("studies/._x.yaml").write_bytes(bytes(range(256)))
     assert "demo" in load_params(params_file).suites
-    Path("studies/x.yml").write_text("suites: {}")
-    with pytest.raises(
-        UserError, match=r"studies/x\.yml: expected a study named x\.yaml, got \.yml"
-    ):
-        load_params(params_file)
+    for ending in (".yml", ".YAML", ".Yml"):
+        other = Path(f"studies/x{ending}")
+        other.write_text("suites: {}")
+        message = rf"studies/x\{ending}: expected a study named x\.yaml, got \{ending}"
+        with pytest.raises(UserError, match=message):
+            load_params(params_file)
+        other.unlink()
 
 
 def test_a_study_adds_to_the_tables(params_file: Path) -> None:

@@ -18,7 +18,7 @@ from rwp.pipeline.resolve import evaluation_spec, run_key, train_spec
 from rwp.pipeline.settings import OTHER_COLUMNS, Params
 from rwp.pipeline.steps import Steps, below
 from rwp.reporting import tables
-from rwp.strict_yaml import read_yaml
+from rwp.strict_yaml import read_yaml, with_exponents
 from tests.data.samples import write_passport
 
 Change = Callable[[dict[str, Any]], Any]
@@ -47,6 +47,13 @@ def attacks(settings: dict[str, Any]) -> dict[str, Any]:
 
 def figure(settings: dict[str, Any], suite: str = "demo", **entry: Any) -> None:
     settings["suites"][suite]["figures"]["mine"] = entry
+
+
+def without_test_curve(settings: dict[str, Any], **entry: Any) -> None:
+    """A suite with one figure."""
+    gone = dict.fromkeys(demo(settings)["figures"])
+    suite = {"extends": "demo", "description": "d", "test_curve": False, "figures": gone}
+    settings["suites"]["mine"] = suite | {"figures": gone | {"own": entry}}
 
 
 CASES: dict[str, tuple[Change, str]] = {
@@ -551,9 +558,55 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: demo(s)["recipes"]["at-awp"].update(change={"c_min": 1.7}),
         r"recipes\.at-awp\.change\.c_min: expected none with mask all.*got 1\.7",
     ),
+    "a sweep of what no test curve shows": (
+        lambda s: without_test_curve(s, kind="sweep", sweep="c-min", label="c_min"),
+        r"figures\.own: expected a suite that measures test images in each epoch, got test_curve f",
+    ),
+    "a removal of which no test curve is measured": (
+        lambda s: without_test_curve(s, kind="removal", sweep="removal"),
+        r"figures\.own: expected a suite that measures test images in each epoch",
+    ),
+    "a test curve that nobody measures": (
+        lambda s: without_test_curve(s, kind="curves", recipes=["at"], splits=["train", "test"]),
+        r"figures\.own: expected a suite that measures test images in each epoch",
+    ),
+    "one of two splits that nobody holds out": (
+        lambda s: figure(s, "paper", kind="curves", recipes=["at"], splits=["test", "held-out"]),
+        r"figures\.mine: expected a suite that holds images out, got selection test",
+    ),
+    "a removal that removes nothing": (
+        lambda s: (
+            demo(s)["sweeps"].update(g={"recipe": "at-rwp", "vary": {"gamma": [0.1]}}),
+            figure(s, kind="removal", sweep="g"),
+        ),
+        r"mine\.sweep: expected a sweep that varies remove_below, got g, which varies gamma; name",
+    ),
+    "a criterion that is the objective": (
+        lambda s: with_recipe(
+            s,
+            {"objective": "at", "perturbation": "rwp", "change": {"criterion": "adversarial_ce"}},
+        ),
+        r"mine\.change\.criterion: expected none with at, which minimizes that very cross-entropy",
+    ),
+    "a table of no values": (
+        lambda s: demo(s)["training"].update(epochs={}, decay_epochs=[]),
+        r"training\.epochs: expected a value, or a table of values, got an empty one; add one",
+    ),
+    "an inner table of no values": (
+        lambda s: demo(s)["training"].update(weight_decay={"default": 0.1, "at": {}}),
+        r"training\.weight_decay: expected a value, or a table of values, got an empty one",
+    ),
     "numbers in quotes": (
         lambda s: demo(s)["training"].update(batch_size="64"),
         r"batch_size.*expected integer, got '64'; write 64 without quotes",
+    ),
+    "a small number in quotes": (
+        lambda s: demo(s)["training"].update(weight_decay="5e-4"),
+        r"weight_decay.*expected number, got '5e-4'; write 0\.0005 without quotes",
+    ),
+    "a name that YAML reads as a number": (
+        lambda s: demo(s)["table2"].update(dataset=20.0),  # 2e1 without quotes
+        r"table2\.dataset: expected a text, got 20\.0; put it in quotes if the text is meant",
     ),
     "a text in a number's place": (
         lambda s: demo(s)["training"].update(momentum="0.1"),
@@ -883,9 +936,15 @@ def test_a_radius_above_one_is_one_of_the_l2_norm(settings: dict[str, Any]) -> N
     assert attack.threat.radius == 3.0
 
 
-def test_small_numbers_are_numbers_for_snakemake_too(settings: dict[str, Any]) -> None:
-    demo(settings)["training"]["weight_decay"] = "5e-4"  # so PyYAML reads it, unquoted
-    assert check_params(settings).suites["demo"].training.weight_decay == {"default": 5e-4}
+@pytest.mark.parametrize("name", ["2e1", "089"])
+def test_a_data_set_may_have_the_name_of_a_number(settings: dict[str, Any], name: str) -> None:
+    settings["datasets"][name] = settings["datasets"]["digits"]
+    demo(settings)["table1"]["datasets"] = [name]
+    assert check_params(settings).suites["demo"].table1.datasets == (name,)
+
+
+def test_numbers_as_snakemakes_command_line_has_them() -> None:
+    assert with_exponents({"a": [{"b": "5e-4"}], "c": "x"}) == {"a": [{"b": 5e-4}], "c": "x"}
 
 
 def test_aliases_that_grow_without_bounds(tmp_path: Path) -> None:
@@ -1022,9 +1081,9 @@ def test_a_setting_of_a_perturbation_stands_there_or_in_a_change(
     name: str, settings: dict[str, Any]
 ) -> None:
     value, suite = SETTINGS_OF_PERTURBATION[name], demo(settings)
-    with_recipe(settings, {"objective": "at", "perturbation": "rwp", "change": {name: value}})
+    with_recipe(settings, {"objective": "trades", "perturbation": "rwp", "change": {name: value}})
     suite["perturbations"]["own"] = {**suite["perturbations"]["rwp"], name: value}
-    with_recipe(settings, {"objective": "at", "perturbation": "own"}, name="other")
+    with_recipe(settings, {"objective": "trades", "perturbation": "own"}, name="other")
     params = check_params(settings)
     place = {"dataset": "digits", "threat": "linf", "seed": 0}
     specs = [

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.conftest import ROOT, Project
+from tests.conftest import ROOT, Project, tiny_settings
+from tests.pipeline.repository import new_repository
 
 
 def planned(project: Project, *targets: str) -> dict[str, int]:
@@ -39,6 +41,49 @@ def test_the_demo(committed_project: Project) -> None:
     assert jobs["evaluate_demo"] == jobs["autoattack_demo"] == jobs["diagnose"] == 10
     assert jobs["table1"] == jobs["table2"] == jobs["report"] == jobs["pseudo_label"] == 1
     assert jobs["figure"] == 2
+
+
+def test_small_numbers_and_overrides_reach_the_jobs(committed_project: Project) -> None:
+    """Snakemake's own reader takes 1e-5 for a text."""
+    path = committed_project.folder / "params.yaml"
+    text = path.read_text()
+    assert text.count("weight_decay: 0.0005") > 1
+    path.write_text(text.replace("weight_decay: 0.0005", "weight_decay: 5e-5"))
+    target = "results/demo/runs/digits/linf/small/at/seed0/run.json"
+    found = committed_project.snakemake("-n", "-p", target)
+    assert '"weight_decay":5e-05' in found.stdout + found.stderr
+    words = ["--config", "suites={demo: {training: {weight_decay: 3e-5}}}"]
+    found = committed_project.snakemake("-n", "-p", target, *words)
+    assert '"weight_decay":3e-05' in found.stdout + found.stderr
+
+
+def test_a_damaged_ledger_is_one_line(tmp_path: Path, committed: dict[str, Any]) -> None:
+    project = new_repository(tmp_path, committed)
+    (project.folder / "accepted.jsonl").write_text("garbage\n")
+    found = project.snakemake("-n")
+    assert found.returncode == 2
+    lines = found.stderr.splitlines()
+    assert "error: " in lines[-1]
+    assert "accepted.jsonl: expected an entry of `rwp accept` at line 1" in lines[-1]
+    assert "Traceback" not in found.stderr
+
+
+def test_names_of_rules_that_would_be_alike(project: Project, committed: dict[str, Any]) -> None:
+    """Of landscape `b_x` in suite `a` and `x` in `a_b`; of a run that `a` keeps and `a_kept0`."""
+    content = tiny_settings(committed)
+    shared = {"extends": "demo", "description": "d"}
+    fig2 = content["suites"]["demo"]["figures"]["fig2"]
+    content["suites"] |= {
+        "a": shared | {"figures": {"b_x": fig2}},
+        "a_b": shared | {"figures": {"x": fig2}},
+        "a_kept0": shared,
+    }
+    project.write(content)
+    found = project.snakemake("--list-rules")
+    assert found.returncode == 0, found.stderr
+    names = found.stdout.split()
+    for name in ("landscape_a_b_x", "landscape_a_b_x_2", "train_a_kept0", "train_a_kept0_2"):
+        assert names.count(name) == 1
 
 
 @pytest.mark.slow

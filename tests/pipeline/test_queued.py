@@ -70,3 +70,13 @@ def test_a_job_of_a_cluster(travels: bool, small: Project, committed: dict[str, 
     log, _ = process.communicate()
     assert process.returncode == 0, log
     assert epochs_trained(small) == (3 if travels else 4)
+
+
+def test_a_job_whose_settings_are_gone(small: Project) -> None:
+    """Those of today may be others than those that its fingerprint stands on."""
+    job = ("--mode", "remote", "--force", "--nolock", "--no-hooks", "--ignore-incomplete")
+    process = start(small, *job, RUN, RWP_SETTINGS=".state/settings/gone.yaml")
+    log, _ = process.communicate()
+    assert process.returncode == 2
+    assert "error: RWP_SETTINGS: expected the settings that this job was planned with" in log
+    assert not (small.folder / RUN).exists()

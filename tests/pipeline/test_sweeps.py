@@ -9,7 +9,7 @@ import pytest
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import train_spec
-from rwp.pipeline.settings import Params
+from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps, below
 from rwp.pipeline.suites import rows_of, runs_of, sweep_rows
 from rwp.training.spec import TrainSpec
@@ -73,6 +73,30 @@ def test_the_second_reading_of_the_mask(params: Params) -> None:
     }
     assert criteria["trades-rwp"] == criteria["rst-rwp"] == "objective"
     assert criteria["trades-rwp-ce"] == criteria["rst-rwp-ce"] == "adversarial_ce"
+
+
+def test_a_sweep_may_stand_before_the_one_that_it_varies(settings: dict[str, Any]) -> None:
+    demo = settings["suites"]["demo"]
+    finer = {"recipe": "at-rwp-c_min-1.6", "vary": {"gamma": [0.02]}}
+    longer = {"recipe": "at-rwp-c_min-1.6-gamma-0.02", "vary": {"warmup_epochs": [1]}}
+    first = {"recipe": "at-rwp", "vary": {"c_min": [1.6]}}
+    figure = {"kind": "sweep", "sweep": "longer", "label": "epochs"}
+    for order in (
+        {"longer": longer, "finer": finer, "first": first},
+        {"first": first} | {"finer": finer, "longer": longer},
+    ):
+        demo["sweeps"], demo["figures"], demo["reported"] = order, {"own": figure}, []
+        demo.pop("beyond", None)
+        content = settings | {"build": ["demo"], "suites": {"demo": demo}}
+        params = check_params(content)
+        (row,) = sweep_rows(params, "demo", Setting(), "longer")
+        spec = train_spec(params, row.keys[0])
+        assert spec.perturbation is not None
+        assert (spec.perturbation.gamma, spec.perturbation.c_min) == (0.02, 1.6)
+        assert spec.perturbation.warmup_epochs == 1
+    demo["sweeps"] = {"first": first | {"recipe": "at-rwp-c_min-1.6"}}  # of nothing else's
+    with pytest.raises(UserError, match=r"sweeps\.first\.recipe: expected a recipe"):
+        check_params(content)
 
 
 def test_a_suite_that_extends_another(params: Params) -> None:

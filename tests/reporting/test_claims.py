@@ -682,6 +682,19 @@ def test_the_excess_of_training_over_test_images_by_seed(tmp_path: Path) -> None
         judged(project, first=entry)
 
 
+def test_a_landscape_of_few_points_has_none_in_its_inner_half(tmp_path: Path) -> None:
+    project = landscapes(tmp_path, 1)
+    figure = project.params.suites["demo"].figures["fig2"]
+    epoch = figure.epochs[0]  # type: ignore[union-attr]
+    entry = {"says": "x", "terms": {f"at landscape_excess {epoch}/0-0.5": 1}, "above": 0}
+    for count, reason in ((3, "num_points 3 are too few to have one within"), (4, "not measured")):
+        few = figure.model_copy(update={"num_points": count})
+        project.params.suites["demo"].figures["fig2"] = few
+        found = judged(Project(tmp_path, project.params.model_copy(), "demo"), x=entry)["x"]
+        assert found["outcome"] == "missing"
+        assert f"fig2.csv: {reason}" in found["reason"]
+
+
 def test_a_landscape_of_other_settings_or_code_tells_nothing(tmp_path: Path) -> None:
     project = landscapes(tmp_path, 2)
     spec = landscape_spec(project.params, "demo", "fig2")

@@ -10,7 +10,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import typer
 
+from rwp.commands.track import sync
 from rwp.errors import UserError
 from rwp.files import read_object, sha256_file
 from rwp.pipeline.load import check_params
@@ -142,6 +144,23 @@ def test_runs_of_other_settings_stay_behind(few: Project, tmp_path: Path) -> Non
         assert not list((place.root / "results/demo/runs").rglob("at-awp"))
 
 
+@pytest.mark.parametrize("table", ["datasets", "networks", "threat_models", "recipes"])
+def test_runs_of_names_that_are_gone_stay_behind(few: Project, tmp_path: Path, table: str) -> None:
+    """They were taken out of the settings while their results remain."""
+    content = shown_content()
+    places = {"datasets": "digits", "threat_models": "linf", "networks": "small", "recipes": "at"}
+    owner = content if table in ("datasets", "networks") else content["suites"]["demo"]
+    key = few.table2_keys("at")[0]
+    old, new = few.root / key.directory, places[table]
+    record = read_object(old / "run.json")
+    names = {"datasets": "dataset", "networks": "network", "threat_models": "threat"}
+    record["key"][names.get(table, "recipe")] = "gone"
+    assert new in owner[table]
+    (old / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    (told,) = [text for text in gathered(few, tmp_path / "docs") if "'gone'" in text]
+    assert "which is gone; bring it back, or leave the run out" in told
+
+
 def test_networks_of_one_seed_go_along(few: Project, tmp_path: Path) -> None:
     suite = few.params.suites["demo"]
     keys = [key for recipe in suite.table1.recipes for key in few.table2_keys(recipe)]
@@ -252,6 +271,57 @@ def test_a_folder_of_another_suite_is_not_filled(committed_folder: Path, few: Pr
         gather(content, "mine", root=few.root, target=committed_folder)
     with pytest.raises(UserError, match="expected trained runs, found none"):
         gather(content, "mine", root=few.root, target=committed_folder.parent / "mine")
+
+
+@pytest.mark.parametrize(
+    "target", ["results/demo", "results/demo-full", "results", ".", "..", "linked"]
+)
+def test_nothing_is_gathered_over_trainings(few: Project, target: str) -> None:
+    (few.root / "linked").symlink_to("results/demo")
+    before = {path: path.read_bytes() for path in few.root.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="expected a folder apart from the project's results/"):
+        gathered(few, few.root / target)
+    assert {path: path.read_bytes() for path in few.root.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_of_something_else_is_not_filled(few: Project, tmp_path: Path) -> None:
+    """Another project's runs, say; one that was left half-filled is filled again."""
+    target = tmp_path / "docs"
+    target.mkdir()
+    (target / "notes.md").touch()
+    with pytest.raises(UserError, match="expected an empty folder or one that was gathered"):
+        gathered(few, target)
+    (target / "notes.md").unlink()
+    gathered(few, target)
+    assert (target / "results.json").exists()
+
+
+def test_a_gathering_that_was_stopped_goes_on(
+    few: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    target = tmp_path / "docs"
+    with monkeypatch.context() as patch:
+        patch.setattr("rwp.reporting.gathered._copy_rest", stop)
+        with pytest.raises(KeyboardInterrupt):
+            gathered(few, target)
+    gathered(few, target)
+    assert (target / "table1.csv").exists()
+
+
+def test_a_file_of_the_project_makes_no_stale_result_current(few: Project) -> None:
+    """`results.json` marks a gathered folder; whoever has one in a project has another file."""
+    (first,), (second,) = few.table2_keys("at"), few.table2_keys("at-awp")
+    with_other_code(few.root / first.directory / "run.json")
+    with_other_code(few.root / second.directory / "evaluation/best/pgd-20.json")
+    manifest = {"format": "rwp.results/1", "suite": "demo"}
+    (few.root / "results.json").write_text(json.dumps(manifest), encoding="utf-8")
+    found = few.results("table2")
+    assert found.runs[first].status == "stale"
+    frame = found.attacks.query("attack == 'pgd-20' and checkpoint == 'best'")
+    assert list(frame[frame["key"] == second]["status"]) == ["stale"]
 
 
 def with_other_code(path: Path) -> None:
@@ -373,17 +443,58 @@ def test_one_record_of_another_network_than_its_neighbors_is_no_outcome(
         assert row["reason"] == "made with another file than best.pt"
 
 
+def with_row(folder: Path, **values: Any) -> None:
+    """Other values in the first row of a run's history."""
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    rows[0] |= values
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.mark.parametrize("value", [None, "0.3", True, 26.6, -0.1])
 def test_a_history_whose_accuracies_are_no_shares_gives_no_number(few: Project, value: Any) -> None:
     folder = few.root / few.table2_keys("at")[0].directory
-    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    rows[0]["test_robust_accuracy"] = value
-    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with_row(folder, test_robust_accuracy=value)
     run = read_run_folder(folder)
     assert (run.status, run.numbers) == ("inconsistent", {})
     assert f"gives test_robust_accuracy {value!r} at epoch 0, no share" in run.reason
     (folder / "run.json").unlink()  # nor while the training goes on
     assert read_run_folder(folder).status == "inconsistent"
+
+
+@pytest.mark.parametrize("status", ["finished", "collapsed", "diverged"])
+@pytest.mark.parametrize(
+    ("measure", "value", "expected"),
+    [
+        ("test_robust_accuracy", 7.0, "no share from 0 to 1"),
+        ("test_robust_accuracy", "0.3", "no share from 0 to 1"),
+        ("test_blind_share", None, "no share from 0 to 1"),
+        ("share_removed", "0.3", "no number"),
+        ("loss_rise", "much", "no number"),
+        ("loss_histogram", 0.5, "no list of numbers"),
+    ],
+)
+def test_a_history_of_no_numbers_is_shown_nowhere(
+    few: Project, status: str, measure: str, value: Any, expected: str
+) -> None:
+    """Curves of trainings that failed are shown, so these are looked at as well."""
+    key = few.table2_keys("at")[0]
+    folder = few.write_run(key, [0.2, 0.4, 0.3], status=status)
+    with_row(folder, share_removed=None, loss_rise=None, loss_histogram=[0.5, 0.5])  # not known
+    assert read_run_folder(folder).status == status
+    with_row(folder, **{measure: value})
+    run = read_run_folder(folder)
+    assert run.status == "inconsistent"
+    assert run.reason == f"history.jsonl gives {measure} {value!r} at epoch 0, {expected}"
+
+
+def test_a_history_of_no_numbers_is_not_uploaded(
+    few: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = few.root / few.table2_keys("at")[0].directory
+    with_row(folder, loss_rise="much")
+    with pytest.raises(typer.Exit):
+        sync(folder)
+    assert "history.jsonl gives loss_rise 'much' at epoch 0, no number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

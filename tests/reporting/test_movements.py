@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -120,7 +121,12 @@ def test_bad_input(tmp_path: Path) -> None:
     (tmp_path / "losses.npz").write_bytes(b"PK nothing")
     with pytest.raises(UserError, match="expected the losses of a training, got a damaged file"):
         losses_of(tmp_path)
-    for edges in ((1, 0), (0.5, 1)):  # from 0.5 on, who is learned best would be nowhere
+    for edges in (
+        (1, 0),
+        (0.5, 1),
+        (0, math.nan),
+        (0, 1, math.inf),
+    ):  # from 0.5 on, who is learned best would be nowhere
         with pytest.raises(UserError, match="edges: expected losses in nats that rise from 0, got"):
             movement_table(arrays(), edges=edges, before=0, after=1)
 

@@ -1,25 +1,22 @@
 # What all rules share. What a step is (its inputs, outputs, settings, fingerprint) is said once, in
 # rwp.pipeline.steps; a rule asks for the step behind one of its files.
 import functools
+import itertools
 import os
 import re
 import sys
 from pathlib import Path
+
+from snakemake.utils import update_config
 
 SOURCE = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, SOURCE)
 
 from rwp.errors import UserError
 from rwp.files import SETTINGS_FILE
-from rwp.pipeline.checks import check_images
-from rwp.pipeline.code import plan_with
 from rwp.pipeline.dvc import left_in_settings, own_files
-from rwp.pipeline.load import check_params, keep_settings, kept_settings
-from rwp.pipeline.own_trials import try_factories
-from rwp.pipeline.resolve import attack_names, kept_starts
-from rwp.pipeline.steps import CODE, PLANNED, Steps, below, training_outputs
+from rwp.strict_yaml import with_exponents
 from rwp.studies import in_its_file, read_settings, study_files
-from rwp.training.spec import suite_directory
 
 # Jobs use this checkout, also from a copy of it, and the environment that Snakemake runs in. Their
 # lines name no folder, so that none has to be quoted.
@@ -39,6 +36,17 @@ def leave(error):
     tell_of_experiment()
     raise SystemExit(2)
 
+
+try:  # these read accepted.jsonl
+    from rwp.pipeline.checks import check_images
+    from rwp.pipeline.code import plan_with
+    from rwp.pipeline.load import check_params, keep_settings, kept_settings
+    from rwp.pipeline.own_trials import try_factories
+    from rwp.pipeline.resolve import attack_names, kept_starts
+    from rwp.pipeline.steps import CODE, PLANNED, Steps, below, training_outputs
+    from rwp.training.spec import suite_directory
+except UserError as error:
+    leave(error)
 
 # Snakemake fills in braces; lists of paths are split.
 for sign in ("{", "}", os.pathsep, "\n"):
@@ -62,12 +70,17 @@ def checked_steps(content):
 
 # A job that waited in a cluster's queue has the settings that it was planned with, whatever
 # params.yaml says by now.
-SETTINGS = None if workflow.is_main_process else kept_settings()
-if SETTINGS is None:
-    try:  # Snakemake's own message on a broken settings file is a page long
-        read_settings("params.yaml")
-    except UserError as error:
-        leave(error)
+try:  # Snakemake's own message on a broken settings file is a page long
+    SETTINGS = None if workflow.is_main_process else kept_settings()
+    WRITTEN = read_settings("params.yaml") if SETTINGS is None else SETTINGS
+except UserError as error:
+    leave(error)
+
+
+def with_overrides(settings):
+    """Settings with those of Snakemake's command line, whose reader takes 1e-5 for a text."""
+    update_config(settings, with_exponents(workflow.config_settings.overwrite_config))
+    return settings
 
 
 class Unrecorded:
@@ -148,6 +161,19 @@ def either(names):
     return "|".join(re.escape(name) for name in sorted(set(names))) or "none"
 
 
+RULE_NAMES = set()
+
+
+def rule_name(name):
+    """A name of its own: landscape `b_x` of suite `a` is called as landscape `x` of `a_b`."""
+    same = (f"{name}_{number}" for number in itertools.count(2))
+    found = (
+        name if name not in RULE_NAMES else next(n for n in same if n not in RULE_NAMES)
+    )
+    RULE_NAMES.add(found)
+    return found
+
+
 def suite_steps(suite):
     return below(STEPS.suite(suite))
 
@@ -164,7 +190,7 @@ def evaluation_rules():
     for suite, entry in PARAMS.suites.items():
         for name, slow in (("evaluate", False), ("autoattack", True)):
             if attacks := attack_names(entry, slow=slow):
-                yield f"{name}_{suite}", suite, attacks, slow
+                yield rule_name(f"{name}_{suite}"), suite, attacks, slow
 
 
 def landscapes():

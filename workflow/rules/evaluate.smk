@@ -69,7 +69,7 @@ for suite, figure in landscapes():
 
     rule:
         name:
-            f"landscape_{suite}_{figure}"
+            rule_name(f"landscape_{suite}_{figure}")
         input:
             ask(losses, "inputs"),
         output:

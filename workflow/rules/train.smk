@@ -7,19 +7,21 @@ def training_rules():
     for name, suite in PARAMS.suites.items():
         starts = {r: epochs for r in suite.recipes if (epochs := kept_starts(suite, r))}
         plain = [recipe for recipe in suite.recipes if recipe not in starts]
-        yield f"train_{name}", run_of(name), training_outputs(
+        yield rule_name(f"train_{name}"), run_of(name), training_outputs(
             suite, run_of(name)
         ), plain
         for recipe, epochs in starts.items():
             folder = run_of(name).replace("{recipe}", recipe)
             kept = [f"{folder}/checkpoints/start{epoch}.pt" for epoch in epochs]
             outputs = [*training_outputs(suite, folder), *kept]
-            yield f"train_{name}_start_{recipe}", folder, outputs, plain
+            yield rule_name(f"train_{name}_start_{recipe}"), folder, outputs, plain
         figures = [figure for owner, figure in landscapes() if owner == name]
         keys = [k for f in figures for k in STEPS.landscape(name, f).settings.keys]
         for number, key in enumerate(dict.fromkeys(keys)):
             step = STEPS.train(key)
-            yield f"train_{name}_kept{number}", str(key.directory), step.outputs, plain
+            yield rule_name(f"train_{name}_kept{number}"), str(
+                key.directory
+            ), step.outputs, plain
 
 
 for name, folder, outputs, recipes in training_rules():

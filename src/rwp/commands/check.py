@@ -50,16 +50,20 @@ def check(
     if role is not None and role not in ROLES:
         raise UserError(f"--as: expected {', '.join(ROLES)}, got {role!r}; check the spelling")
     shape = Shape(classes, channels, (size, size))
-    options = dict(_option(text) for text in option or ())
+    options: dict[str, object] = {}
+    for name, value in map(_option, option or ()):
+        if name in options:
+            raise UserError(f"--option: expected {name} once, got it twice; leave one out")
+        options[name] = value
     for line in try_factory(factory, options, role, shape, norm=norm, epsilon=epsilon):  # type: ignore[arg-type]
         print(line)
 
 
 def _option(text: str) -> tuple[str, object]:
     """A name and its value, read as in params.yaml."""
-    from rwp.strict_yaml import parse_yaml, with_exponents
+    from rwp.strict_yaml import parse_yaml
 
     name, sign, value = text.partition("=")
     if not sign or not name:
         raise UserError(f"--option: expected NAME=VALUE, got {text!r}; e.g. width=32")
-    return name, with_exponents(parse_yaml(value, where=f"--option {name}"))
+    return name, parse_yaml(value, where=f"--option {name}")

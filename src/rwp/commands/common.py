@@ -102,6 +102,47 @@ def is_of_a_run(checkpoint: Path | None) -> bool:
     return (checkpoint.parent / "run.json").exists()
 
 
+def kept_by(params: Params, checkpoint: Path | None) -> RunKey | None:
+    """The run that has kept a network in its folder `checkpoints`, if it lies there.
+
+    Raises:
+        UserError: the run is of names that the settings no longer have.
+    """
+    if checkpoint is None or checkpoint.absolute().parent.name != "checkpoints":
+        return None
+    record = checkpoint.absolute().parents[1] / "run.json"
+    return _key_of(params, record) if checkpoint.exists() and record.exists() else None
+
+
+def _key_of(params: Params, record: Path) -> RunKey:
+    from rwp.files import read_object
+    from rwp.pipeline.resolve import refuse_unknown
+    from rwp.training.spec import RunKey
+
+    key = RunKey.parse(read_object(record).get("key"), where=str(record))
+    refuse_unknown(params, key, where=str(record))
+    return key
+
+
+def suite_elsewhere(
+    params: Params, suite: str | None, checkpoint: Path | None, dataset: str | None
+) -> str:
+    """The suite whose attacks a network from elsewhere gets: the one named, or demo.
+
+    Raises:
+        UserError: none was named, and it is a run's own network or of images that demo has not.
+    """
+    if suite is None and checkpoint is not None and checkpoint.exists():
+        for record in (folder / "run.json" for folder in checkpoint.absolute().parents[:2]):
+            if record.exists():
+                raise UserError(
+                    f"--suite: expected a suite beside the network of a run, as radii and attacks "
+                    f"are its own, got none; name {_key_of(params, record).suite}, or leave --arch "
+                    "out"
+                )
+    return named_or_demo(params, suite, dataset=dataset)
+
+
 def refuse_for_own_runs(context: typer.Context, *names: str) -> None:
     """A run's suite in params.yaml says all of this; ignored options would mislead."""
     for name in _typed(context, names):
@@ -109,6 +150,19 @@ def refuse_for_own_runs(context: typer.Context, *names: str) -> None:
             f"--{name}: expected none for a run of this project, which its suite in "
             f"params.yaml decides on, got {context.params[name]}; leave it out, as it is for "
             "models that this project did not train"
+        )
+
+
+def refuse_record(output: Path | None) -> None:
+    """A result that is named as the record which is written beside it would be lost.
+
+    Raises:
+        UserError: it ends in .json.
+    """
+    if output is not None and output.suffix.lower() == ".json":
+        raise UserError(
+            f"--output: expected another ending than .json, which the record beside it has, got "
+            f"{output}; name another file"
         )
 
 
@@ -211,7 +265,7 @@ def find_run(
 
     suite = named_or_demo(params, suite, dataset=dataset, network=network)
     table2 = choose(params.suites, suite, "suite", "--suite").table2
-    return run_key(
+    key = run_key(
         params,
         suite,
         recipe=recipe,
@@ -220,13 +274,17 @@ def find_run(
         network=network,
         seed=seed,
     )
+    if threat not in (None, key.threat):
+        raise UserError(
+            f"--threat: expected none with {recipe}, which trains without an attack, got {threat}; "
+            "leave it out"
+        )
+    return key
 
 
 def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -> EvaluationSpec:
     """The evaluation of a network that the pipeline trained, from the run.json beside it."""
-    from rwp.files import read_object
     from rwp.pipeline.resolve import evaluation_spec
-    from rwp.training.spec import RunKey
 
     if checkpoint is None:
         raise UserError("--checkpoint: expected a network, got none; e.g. results/.../best.pt")
@@ -238,7 +296,7 @@ def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -
             f" {checkpoint.name}; for weights from elsewhere add --arch NAME"
         )
     record = checkpoint.parent / "run.json"
-    key = RunKey.parse(read_object(record).get("key"), where=str(record))
+    key = _key_of(params, record)
     if (Path.cwd() / key.directory).resolve() != checkpoint.parent.resolve():
         raise UserError(
             f"{checkpoint}: expected the run below {key.directory}, got another folder;"

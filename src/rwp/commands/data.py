@@ -70,6 +70,11 @@ def _show(place: Path, passport: Path) -> None:
         print(f"note: {note}")
 
 
+def _with_training(data: Path) -> set[str]:
+    """The data sets that are fetched."""
+    return {path.parent.name for path in data.glob("*/train.pt")}
+
+
 @app.command()
 def audit(
     name: Annotated[str, typer.Argument(help="A data set or unlabeled source of params.yaml.")],
@@ -82,7 +87,7 @@ def audit(
     from rwp.data.images import ImageSet
 
     unlabeled, labeled = data / "unlabeled" / f"{name}.pt", data / name / "train.pt"
-    found = {path.parent.name for path in data.glob("*/train.pt")}
+    found = _with_training(data)
     found |= {path.stem for path in data.glob("unlabeled/*.pt")}
     for one in (name, against):
         if one not in found:
@@ -91,6 +96,11 @@ def audit(
                 f" ({', '.join(sorted(found)) or 'none is there'}), got {one!r}; check the spelling"
                 f" or run: rwp data fetch {one}"
             )
+    if not (data / against / "test.pt").exists() and against not in _with_training(data):
+        raise UserError(
+            f"--against: expected a data set, whose test images are compared with, got {against}, "
+            "an unlabeled source without any; name a data set"
+        )
     source = ImageSet.load(unlabeled if unlabeled.exists() else labeled)
     test = ImageSet.load(data / against / "test.pt")
     result = find(source.images, test.images, min_similarity=min_similarity, device="cpu")

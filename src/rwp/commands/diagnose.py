@@ -14,10 +14,10 @@ from rwp.commands.common import (
     Resolved,
     SuiteNamed,
     is_of_a_run,
-    named_or_demo,
     planned,
     refuse_for_own_runs,
     spec_of,
+    suite_elsewhere,
 )
 from rwp.commands.elsewhere import Elsewhere, diagnose_elsewhere
 from rwp.errors import UserError
@@ -73,7 +73,8 @@ def diagnose(
                 " leave it out"
             )
         params = load_params(params_file)
-        named = (checkpoint, arch, layout, model, named_or_demo(params, suite, dataset=dataset))
+        of_suite = suite_elsewhere(params, suite, checkpoint, dataset)
+        named = (checkpoint, arch, layout, model, of_suite)
         elsewhere = Elsewhere(params, params_file, *named, dataset, tuple(attack or ()), output)
         _show(diagnose_elsewhere(elsewhere))
         return

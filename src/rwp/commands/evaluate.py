@@ -15,11 +15,12 @@ from rwp.commands.common import (
     Resolved,
     SuiteNamed,
     is_of_a_run,
-    named_or_demo,
+    kept_by,
     names_of,
     planned,
     refuse_for_own_runs,
     spec_of,
+    suite_elsewhere,
 )
 from rwp.commands.elsewhere import Elsewhere, evaluate_elsewhere, show_verdict
 from rwp.commands.workers import helpers
@@ -88,7 +89,8 @@ def evaluate(
     params = load_params(params_file)
     if model is None and arch is None and is_of_a_run(checkpoint):
         refused = ("suite", "dataset", "layout") + (("output",) if epsilons is None else ())
-        refuse_for_own_runs(context, *refused)
+        if checkpoint is not None:
+            refuse_for_own_runs(context, *refused)
         spec = spec_of(params, checkpoint, attacks)
         if epsilons is not None:
             own = Elsewhere.of_run(params, params_file, checkpoint, spec.key, attacks, output)
@@ -96,14 +98,29 @@ def evaluate(
             return
         from rwp.pipeline.steps import Steps
 
+        _refuse_vain_workers(workers, [entry.kind for entry in spec.attacks])
         step = Steps(params).evaluate(spec.key, spec.checkpoint, slow=False)
         _evaluate_run(spec, step.fingerprint, workers)
         return
+    if model is None and arch is None and (key := kept_by(params, checkpoint)):
+        refuse_for_own_runs(context, "suite", "dataset", "layout")
+        own = Elsewhere.of_run(params, params_file, checkpoint, key, attacks, output)
+        _evaluate_elsewhere(own, epsilons, workers)
+        return
+    of_suite = suite_elsewhere(params, suite, checkpoint, dataset)
     elsewhere = Elsewhere(
-        *(params, params_file, checkpoint, arch, layout, model),
-        *(named_or_demo(params, suite, dataset=dataset), dataset, attacks, output),
+        *(params, params_file, checkpoint, arch, layout, model, of_suite, dataset, attacks, output)
     )
     _evaluate_elsewhere(elsewhere, epsilons, workers)
+
+
+def _refuse_vain_workers(workers: int, kinds: list[str]) -> None:
+    """Processes that would find nothing to do."""
+    if workers > 1 and "autoattack" not in kinds:
+        raise UserError(
+            f"--workers: expected 1 without AutoAttack, which alone is divided, got {workers}; "
+            "leave it out"
+        )
 
 
 def _radii(epsilons: str) -> tuple[str, ...]:
@@ -120,6 +137,7 @@ def _evaluate_elsewhere(elsewhere: Elsewhere, epsilons: str | None, workers: int
             "remove a comma"
         )
     refuse_equal_radii("--epsilons", radii)
+    _refuse_vain_workers(workers, [entry.kind for entry in elsewhere.specs()])
     found = evaluate_elsewhere(elsewhere, workers=workers, epsilons=radii)
     for epsilon, paths in found.items():
         if epsilon:

@@ -14,6 +14,7 @@ from rwp.commands.common import (
     Resolved,
     SuiteName,
     planned,
+    refuse_record,
 )
 
 
@@ -38,6 +39,7 @@ def landscape(
     from rwp.pipeline.resolve import choose, get_suite
     from rwp.pipeline.steps import Steps
 
+    refuse_record(output)
     job = planned(LandscapeSpec, "landscape", resolved, fingerprint)
     if job is None:
         params = load_params(params_file)

@@ -38,19 +38,18 @@ def new(
     Mean and std are computed, attacks are those that the number of classes allows, c_min is 74 %
     of log(classes). All of it is yours to change; Snakemake, DVC and `rwp` read the file.
     """
-    import yaml
-
     from rwp.errors import UserError
     from rwp.pipeline.new_study import write_study
     from rwp.spec import is_name
+    from rwp.strict_yaml import parse_yaml
 
     if not is_name(name):
         raise UserError(
             f"NAME: expected lower-case letters, digits, '.', '_' and '-', got {name!r}; rename it"
         )
     try:
-        is_text = isinstance(yaml.safe_load(name), str)
-    except ValueError:  # 2026-13-45 is no date
+        is_text = isinstance(parse_yaml(name, where="NAME"), str)
+    except UserError:  # 010, 2026-13-45, no
         is_text = False
     if not is_text:
         raise UserError(f"NAME: expected a name that YAML reads as a text, got {name}; add letters")

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from rwp.commands.common import DEFAULT_PARAMS, ParamsFile
+from rwp.errors import UserError
 
 ANY_DEVICE = ""
 
@@ -59,6 +60,11 @@ def plan(
     from rwp.reporting.plan import detail_line, plan_jobs, plan_lines
     from rwp.reporting.rates import all_rates, device_lines
 
+    if device == ANY_DEVICE and (targets or suite is not None or detail):
+        raise UserError(
+            "--device: expected a name beside targets, --suite and --detail, got none, which lists "
+            "the devices alone; name one, or leave these out"
+        )
     params, root = load_params(params_file), Path.cwd()
     if device == ANY_DEVICE:
         for line in device_lines(all_rates(params, root)):

@@ -15,6 +15,7 @@ from rwp.commands.common import (
     SuiteNamed,
     find_run,
     planned,
+    refuse_record,
 )
 from rwp.errors import UserError
 
@@ -39,6 +40,7 @@ def pseudo_label(
     from rwp.pipeline.steps import Steps
     from rwp.training.spec import PseudoLabelSpec, TrainSpec
 
+    refuse_record(output)
     job = planned(PseudoLabelSpec, "label", resolved, fingerprint)
     if job is None:
         params = load_params(params_file)

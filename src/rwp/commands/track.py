@@ -37,6 +37,8 @@ def sync(
         try:
             run = read_run_folder(path.parent)
             spec = TrainSpec.parse(run.document.get("spec"), where=str(path))
+            if run.status == "inconsistent":
+                raise UserError(f"{path}: {run.reason}; train this run again")
         except UserError as error:  # of another version, say; the others are not to wait for it
             unreadable += 1
             sys.stderr.write(f"error: {error}\n")

@@ -83,10 +83,32 @@ def train(
         job = step.settings_as(TrainSpec), step.fingerprint
         if not again and output is None and _is_done(step, key, deterministic=deterministic):
             return
+    if output is not None:
+        _refuse_other_run(output, job[0].key)
     with _place(gpus) as (group, device):
         if deterministic:
             ask_for_determinism()
         _train(*job, group, device, output=output, tracking=tracking)
+
+
+def _refuse_other_run(folder: Path, key: RunKey) -> None:
+    """A run that lies in the folder named by --output is not replaced by another one.
+
+    Raises:
+        UserError: one does.
+    """
+    from rwp.files import read_object
+    from rwp.training.spec import RunKey
+
+    record = folder / "run.json"
+    if not record.exists():
+        return
+    found = RunKey.parse(read_object(record).get("key"), where=str(record))
+    if found != key:
+        raise UserError(
+            f"--output: expected a folder without another run, got {folder} with {found.name}; "
+            "name another folder"
+        )
 
 
 def _is_done(step: Step, key: RunKey, *, deterministic: bool) -> bool:

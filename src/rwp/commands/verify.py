@@ -33,6 +33,11 @@ def verify(
     from rwp.pipeline.state import changed_sources, results
     from rwp.pipeline.steps import Steps, below
 
+    if why is not None and suite is not None:
+        raise UserError(
+            f"--suite: expected none with --why, which looks at one result, got {suite}; leave one "
+            "of them out"
+        )
     params, root = load_params(params_file), Path.cwd()
     steps = Steps(params)
     if why is not None:

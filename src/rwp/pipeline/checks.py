@@ -343,6 +343,14 @@ def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
             f"{where}.attack_num_steps: expected an objective with an attack, got natural; remove"
             " attack_num_steps"
         )
+    smoothing = recipe.change.label_smoothing
+    if smoothing is None:
+        smoothing = suite.objectives[recipe.objective].label_smoothing
+    if given.get("criterion") == "adversarial_ce" and loss in ("natural", "at") and not smoothing:
+        raise UserError(
+            f"{where}.change.criterion: expected none with {loss}, which minimizes that very "
+            "cross-entropy, got adversarial_ce; leave it out"
+        )
     if "remove_at_random" in given and "remove_below" not in given:
         raise UserError(
             f"{where}.change.remove_at_random: expected remove_below beside it, got none; say below"
@@ -427,12 +435,27 @@ def _check_measured(suite: Suite, figure: FigureEntry, where: str) -> None:
     }
     for recipe, role in recipes.items() if figure.kind != "movement" else ():  # of losses
         _refuse_natural(suite, recipe, f"{where}.{role}")
-    held_out = figure.kind == "search" or getattr(figure, "splits", ()) == ("held-out",)
-    if held_out and suite.selection == "test":
+    splits = _SPLITS_OF.get(figure.kind, getattr(figure, "splits", ()))
+    if "held-out" in splits and suite.selection == "test":
         raise UserError(
             f"{where}: expected a suite that holds images out, got selection test; choose "
             "selection held_out, or look at another split"
         )
+    if "test" in splits and not suite.test_curve:
+        raise UserError(
+            f"{where}: expected a suite that measures test images in each epoch, got test_curve "
+            "false; write test_curve: true, look at another split, or remove the figure (null "
+            "where it is inherited)"
+        )
+    if figure.kind == "removal" and "remove_below" not in suite.sweeps[figure.sweep].vary:
+        raise UserError(
+            f"{where}.sweep: expected a sweep that varies remove_below, got {figure.sweep}, which "
+            f"varies {', '.join(suite.sweeps[figure.sweep].vary)}; name another, or take kind sweep"
+        )
+
+
+# What the images of figures without `splits` are, where these are looked at after each epoch.
+_SPLITS_OF = {"search": ("held-out",), "sweep": ("test",), "removal": ("test", "train")}
 
 
 def _refuse_natural(suite: Suite, recipe: str, where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -128,17 +129,31 @@ def _table(owner: Any, key: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _sweeps(suite: dict[str, Any]) -> Iterator[SweepEntry]:
+    """Those that are well-formed."""
+    for entry in _table(suite, "sweeps").values():
+        try:
+            yield SweepEntry.model_validate_json(json.dumps(entry))
+        except (ValidationError, TypeError, ValueError):
+            continue
+
+
+def _in_order(sweeps: list[SweepEntry], recipes: Iterable[str]) -> Iterator[SweepEntry]:
+    """A sweep over another sweep's recipe comes after that one, wherever it is listed."""
+    known, waiting = set(recipes), sweeps
+    while ready := [sweep for sweep in waiting if sweep.recipe in known]:
+        for sweep in ready:
+            yield sweep
+            known |= {sweep.name_of(change) for change in sweep.changes()}
+        waiting = [sweep for sweep in waiting if sweep not in ready]
+
+
 def _with_sweep_recipes(suite: Any, where: str) -> Any:
     if not isinstance(suite, dict) or not isinstance(suite.get("recipes"), dict):
         return suite
-    sweeps = suite.get("sweeps")
     recipes = dict(suite["recipes"])
-    for entry in sweeps.values() if isinstance(sweeps, dict) else ():
-        try:
-            sweep = SweepEntry.model_validate_json(json.dumps(entry))
-        except (ValidationError, TypeError, ValueError):
-            continue
-        base = recipes.get(sweep.recipe)
+    for sweep in _in_order(list(_sweeps(suite)), recipes):
+        base = recipes[sweep.recipe]
         if not isinstance(base, dict) or not isinstance(base.get("change", {}), dict):
             continue
         for change in sweep.changes():

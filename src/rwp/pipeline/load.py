@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from rwp.errors import UserError
@@ -21,7 +20,7 @@ from rwp.pipeline.checks import check_images, check_names
 from rwp.pipeline.extends import expanded
 from rwp.pipeline.settings import Params, known_keys
 from rwp.spec import short
-from rwp.strict_yaml import read_yaml, with_exponents
+from rwp.strict_yaml import read_yaml, written_yaml
 from rwp.studies import in_its_file, read_settings
 
 # JSON's words in the messages of pydantic, and those for YAML.
@@ -47,7 +46,7 @@ def keep_settings(content: Any, folder: Path | str = ".state/settings") -> str:
     an edit of params.yaml changes no job that waits.
     """
     # Through JSON, as Snakemake's tables are of types of its own.
-    text = yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False, allow_unicode=True)
+    text = written_yaml(json.loads(json.dumps(content)))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     path = Path(folder) / f"{digest}.yaml"
     if not path.exists():
@@ -57,9 +56,18 @@ def keep_settings(content: Any, folder: Path | str = ".state/settings") -> str:
 
 
 def kept_settings() -> Any:
-    """The settings that a queued job was planned with; none where they did not travel with it."""
+    """The settings that a queued job was planned with; none where they did not travel with it.
+
+    Raises:
+        UserError: they did, and the file is gone: those of today may be others.
+    """
     path = os.environ.get(SETTINGS_FILE, "")
-    return read_yaml(path) if Path(path).is_file() else None
+    if path and not Path(path).is_file():
+        raise UserError(
+            f"{SETTINGS_FILE}: expected the settings that this job was planned with, found no file "
+            f"{path}; start Snakemake again, which plans its jobs anew"
+        )
+    return read_yaml(path) if path else None
 
 
 def check_params(content: Any, *, where: str = "params.yaml") -> Params:
@@ -71,7 +79,7 @@ def check_params(content: Any, *, where: str = "params.yaml") -> Params:
     if not isinstance(content, dict):
         raise UserError(f"{where}: expected a table of settings, got {type(content).__name__}")
     try:
-        content = expanded(with_exponents(content), where)
+        content = expanded(content, where)
         # Through JSON, so that lists are tuples under pydantic's strict rules.
         params = Params.model_validate_json(json.dumps(content))
     except (TypeError, ValueError, RecursionError) as error:
@@ -168,7 +176,9 @@ def _way_to_write(kind: str, value: Any) -> str:
         if isinstance(value, float) and kind.startswith("int"):
             return "; write a whole number"
         return "; write a number"
-    if kind.startswith("string") and isinstance(value, bool | int | float):
+    if kind.startswith("string") and isinstance(value, float):  # 20.0, where 2e1 was written
+        return "; put it in quotes if the text is meant"
+    if kind.startswith("string") and isinstance(value, bool | int):
         return f'; write "{value}" in quotes if the text is meant'
     if kind.startswith("tuple") and not isinstance(value, list | dict | None):
         return f"; write it as a list: [{value}]"

@@ -14,6 +14,7 @@ from rwp.factories import is_own
 from rwp.files import write_text
 from rwp.pipeline.load import load_params
 from rwp.pipeline.resolve import choose
+from rwp.strict_yaml import parse_yaml
 from rwp.studies import FOLDER
 
 if TYPE_CHECKING:
@@ -121,6 +122,11 @@ def _text(path: Path) -> str:
     return f"'{quoted}'"
 
 
+def _name(name: str) -> str:
+    """A name as YAML reads it as a text: one such as 2e1 is a number without quotes."""
+    return name if isinstance(parse_yaml(name, where=name), str) else f'"{name}"'
+
+
 def write_study(
     name: str,
     *,
@@ -190,6 +196,7 @@ def study_text(name: str, found: Images, network: str | None, *, known: tuple[st
     )
     part = f"\n      num_examples: {_MANY}  # of the test images" if found.num_test > _MANY else ""
     size = "x".join(map(str, found.shape[1:]))
+    dataset, network = _name(found.name), _name(network)
     shown = ", ".join(found.classes[:_NAMED]) + (", ..." if classes > _NAMED else "")
     return f"""\
 # {found.num_train} training and {found.num_test} test images of {size} pixels, {classes} classes ({shown}).
@@ -228,8 +235,8 @@ at-rwp: {{objective: at, perturbation: rwp}}}}
         pgd-20: {{kind: pgd, num_steps: 20}}
         cw-100: {{kind: cw, num_steps: 100, kappa: 0}}
         {autoattack}
-    table1: {{datasets: [{found.name}], threat_models: [linf], recipes: [at, at-awp, at-rwp], \
+    table1: {{datasets: [{dataset}], threat_models: [linf], recipes: [at, at-awp, at-rwp], \
 network: {network}}}
-    table2: {{dataset: {found.name}, threat_model: linf, recipes: [at, at-awp, at-rwp], \
+    table2: {{dataset: {dataset}, threat_model: linf, recipes: [at, at-awp, at-rwp], \
 network: {network}}}
 """  # noqa: E501

@@ -165,6 +165,32 @@ def run_key(
     )
 
 
+def refuse_unknown(params: Params, key: RunKey, *, where: str) -> None:
+    """A run that lies there is of names that the settings have.
+
+    Raises:
+        UserError: they lack one of them, or have it with an attack where the run has none.
+    """
+    suite = params.suites.get(key.suite)
+    tables: dict[str, Iterable[str]] = {"suite": params.suites}
+    if suite is not None:
+        tables |= {"recipe": suite.recipes, "dataset": params.datasets, "network": params.networks}
+        tables |= {"threat": (*suite.threat_models, "none")}
+    for name, known in tables.items():
+        if getattr(key, name) not in known:
+            what = {"dataset": "data set", "threat": "threat model"}.get(name, name)
+            raise UserError(
+                f"{where}: expected a run of the {what}s in the settings, got one of "
+                f"{getattr(key, name)!r}, which is gone; bring it back, or leave the run out"
+            )
+    if suite is not None and is_natural(suite, key.recipe) != (key.threat == "none"):
+        now = "without" if key.threat != "none" else "with"
+        raise UserError(
+            f"{where}: expected a run of today's {key.recipe}, which trains {now} an attack, got "
+            f"one under {key.threat!r}; bring the recipe back, or leave the run out"
+        )
+
+
 def setting_key(
     suite: Suite, suite_name: str, setting: Setting, recipe: str, *, seed: int
 ) -> RunKey:

@@ -89,6 +89,8 @@ def _settings_table(value: Any) -> Any:
     """
     if not isinstance(value, dict):
         return {"default": value}
+    if not value:
+        raise ValueError("expected a value, or a table of values, got an empty one; add one")
     table: dict[Any, Any] = {}
     for key, entry in value.items():
         inner = _settings_table(entry) if isinstance(entry, dict) else {"default": entry}

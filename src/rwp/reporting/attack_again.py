@@ -14,7 +14,7 @@ from rwp.errors import UserError
 from rwp.evaluation.jobs import evaluate_checkpoint
 from rwp.evaluation.records import EvaluationRecord, clean_flags, read_record, robust_flags
 from rwp.files import read_object, sha256_file
-from rwp.pipeline.resolve import evaluation_spec
+from rwp.pipeline.resolve import evaluation_spec, refuse_unknown
 from rwp.reporting.gathered import opened
 from rwp.training.spec import RunKey
 
@@ -68,6 +68,7 @@ def attack_again(
     record = checkpoint.parent / "run.json"
     key = RunKey.parse(read_object(record).get("key"), where=str(record))
     with opened(folder) as place, tempfile.TemporaryDirectory() as scratch:
+        refuse_unknown(place.params, key, where=str(record))
         spec = evaluation_spec(
             place.params, key, checkpoint=checkpoint.stem, attacks=tuple(attacks) or None
         )

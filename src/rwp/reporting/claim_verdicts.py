@@ -25,7 +25,7 @@ from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import seeds_of, setting_keys
 from rwp.reporting.claims import FILE, LANDSCAPE, POINTS, Claim, Term, parse, read_claims
-from rwp.reporting.landscapes import mean_excess, read_landscape
+from rwp.reporting.landscapes import FEWEST_POINTS, mean_excess, read_landscape
 from rwp.reporting.lines import monitors_differ
 from rwp.reporting.pairs import LEVEL, doubt, holm, images_of
 from rwp.reporting.results import Row, read_attack, read_level, records
@@ -248,6 +248,11 @@ class _Reader:
             seeds = [key.seed for key in spec.keys]
             step = self.steps.landscape(self.suite_name, path.stem)
             why = why_landscape_stale(step, self.root) if path.exists() else "not measured"
+            if spec.num_points < FEWEST_POINTS:
+                why = (
+                    f"num_points {spec.num_points} are too few to have one within half of the "
+                    f"radius beside the middle; take {FEWEST_POINTS} or more"
+                )
             there, reasons = dict[int, float](), [why]
             if not why:
                 there = mean_excess(read_landscape(path, spec), epoch=int(epoch), group=group)

@@ -188,7 +188,7 @@ def _removed(results: Results, line: Line) -> list[Row]:
             for key, run in ((key, results.runs[key]) for key in line.keys)
             if run.status not in ("stale", "inconsistent")
             for row in run.history
-            if "share_removed" in row
+            if row.get("share_removed") is not None
         ],
         columns=["epoch", "seed", "value"],
     )
@@ -257,8 +257,7 @@ def _searched(run: Run) -> Row:
     """What a search looks at: nothing of the test images."""
     if not run.finished:
         return {"status": run.status, "run": run.name}
-    row = run.document["best"]
-    accuracy = row.get("held_out_robust_accuracy")
+    accuracy = run.history[run.best_epoch].get("held_out_robust_accuracy")
     if accuracy is None:
         return {"status": "missing", "run": run.name}
     rises = [r["loss_rise"] for r in run.history if r.get("loss_rise") is not None]

@@ -29,7 +29,7 @@ from rwp.files import (
 )
 from rwp.pipeline.extends import EXTENDS
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import choose
+from rwp.pipeline.resolve import choose, refuse_unknown
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import BEYOND, setting_keys
@@ -45,6 +45,7 @@ from rwp.reporting.runs import (
     SOMETHING_ELSE,
     Run,
     check_format,
+    of_its_time_below,
     read_run,
     why_landscape_stale,
 )
@@ -52,6 +53,7 @@ from rwp.training.spec import RunKey, suite_directory
 
 FORMAT = "rwp.results/1"
 SETTINGS = "settings.json"
+RESULTS = "results"  # of a project, with the folders of all suites
 NETWORKS = ("best.pt", "last.pt")
 
 
@@ -89,11 +91,12 @@ def opened(folder: Path) -> Iterator[Opened]:
         results = root / suite_directory(suite)
         results.parent.mkdir(parents=True, exist_ok=True)
         results.symlink_to(folder.resolve())
-        for name in ("data", CLAIMS, MANIFEST):  # the last says that it is of its time
+        for name in ("data", CLAIMS):
             if (folder / name).exists():
                 (root / name).symlink_to((folder / name).resolve())
         try:
-            yield Opened(params, suite, root)
+            with of_its_time_below(root):
+                yield Opened(params, suite, root)
         except UserError as error:
             raise UserError(_in_its_place(str(error), root, results, folder)) from error
 
@@ -143,28 +146,31 @@ def gather(
         networks: whether to take along `best` and `last` of Table 1's recipes, of one seed.
 
     Raises:
-        UserError: no run of the suite is there, or the folder is another suite's.
+        UserError: no run of the suite is there, or the folder is another suite's, or holds
+            something else.
     """
     params = check_params(content)
     choose(params.suites, suite, "suite", "--suite")
-    _check_target(target, suite)
+    _check_target(target, suite, root)
     found = Gathered()
     steps = Steps(params)
-    for run, key in _runs(steps, suite, root, found):
-        place = target / key.directory.relative_to(suite_directory(suite))
-        found.left_out += _copy_run(steps, key, run, root, place)
-        found.runs.append(key)
-    if not found.runs:
+    runs = list(_runs(steps, suite, root, found))
+    if not runs:
         more = f" ({found.left_out[0]})" if found.left_out else ""
         raise UserError(
             f"{root / suite_directory(suite)}: expected trained runs, found none{more}; "
             "train some first"
         )
+    # First, so that a folder that was left half-filled is known again.
+    write_json(target / SETTINGS, settings_of(content, suite))
+    write_json(target / MANIFEST, {"format": FORMAT, "suite": suite, "version": __version__})
+    for run, key in runs:
+        place = target / key.directory.relative_to(suite_directory(suite))
+        found.left_out += _copy_run(steps, key, run, root, place)
+        found.runs.append(key)
     if networks:
         found.networks = _copy_networks(params, suite, root, target, set(found.runs))
     found.left_out += _copy_rest(steps, suite, root, target, found.runs)
-    write_json(target / SETTINGS, settings_of(content, suite))
-    write_json(target / MANIFEST, {"format": FORMAT, "suite": suite, "version": __version__})
     found.left_out += _write_parts(target)
     return found
 
@@ -178,8 +184,22 @@ def settings_of(content: dict[str, Any], suite: str) -> dict[str, Any]:
     return content | {"build": [suite], "suites": {name: suites[name] for name in chain}}
 
 
-def _check_target(target: Path, suite: str) -> None:
+def _check_target(target: Path, suite: str, root: Path) -> None:
+    """Nothing is gathered over trainings, or over what is no gathered folder of the suite."""
+    place, project = target.resolve(), root.resolve()
+    results = (root / RESULTS).resolve()
+    if place.is_relative_to(results) or any(at.is_relative_to(place) for at in (results, project)):
+        raise UserError(
+            f"{target}: expected a folder apart from the project's {RESULTS}/, whose runs would be "
+            f"replaced, got one at, in or above it; name another with --output, such as "
+            f"docs/results/{suite}"
+        )
     manifest = target / MANIFEST
+    if not manifest.exists() and target.is_dir() and any(target.iterdir()):
+        raise UserError(
+            f"{target}: expected an empty folder or one that was gathered, got files without a "
+            f"{MANIFEST}; name another with --output"
+        )
     if manifest.exists():
         document = read_object(manifest)
         check_format(manifest, document, FORMAT)
@@ -196,6 +216,7 @@ def _runs(steps: Steps, suite: str, root: Path, found: Gathered) -> Iterator[tup
     for path in sorted(folder.glob("*/*/*/*/seed*/run.json")):
         try:
             key = RunKey.parse(read_object(path).get("key"), where=str(path))
+            refuse_unknown(steps.params, key, where=str(path))
             run = read_run(steps, key, root=root)
         except UserError as error:
             found.left_out.append(str(error))

@@ -126,7 +126,13 @@ def merge_rates(path: Path, rows: list[dict[str, str]]) -> None:
     old: list[dict[str, str]] = []
     if path.exists():
         with path.open(encoding="utf-8", newline="") as stream:
-            old = list(csv.DictReader(stream))
+            table = csv.DictReader(stream)
+            old, columns = list(table), tuple(table.fieldnames or ())
+        if columns != _FIELDS:
+            raise UserError(
+                f"{path}: expected a file of rates with the columns {','.join(_FIELDS)}, got "
+                f"{','.join(columns)[:80] or 'none'}; name another with --output"
+            )
     text = io.StringIO()
     writer = csv.DictWriter(text, _FIELDS, lineterminator="\n")
     writer.writeheader()

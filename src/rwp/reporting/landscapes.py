@@ -13,6 +13,7 @@ from rwp.errors import UserError
 from rwp.evaluation.spec import LandscapeSpec
 
 EXCESS = "excess"
+FEWEST_POINTS = 4  # at equal distances, that some are within half of the radius beside the middle
 _PLACE = ["seed", "epoch", "group", "offset"]
 _WHERE = ["seed", "split", "epoch", "group", "offset"]
 _NUMBERS = ["loss", "change", "num_examples"]

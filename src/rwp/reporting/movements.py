@@ -6,6 +6,7 @@ counts as memorized in an epoch in which its loss lies in the lowest group.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -56,10 +57,11 @@ def groups_of(losses: np.ndarray[Any, Any], edges: Sequence[float]) -> np.ndarra
         UserError: edges that do not rise from 0: images below all of them would be in no group, and
             the shares would be of the others alone.
     """
-    if len(edges) < 1 or list(edges) != sorted(set(edges)) or edges[0] != 0:
+    rising = list(edges) == sorted(set(edges)) and all(map(math.isfinite, edges))
+    if len(edges) < 1 or not rising or edges[0] != 0:
         raise UserError(
-            f"edges: expected losses in nats that rise from 0, got {list(edges)}; order them, and "
-            "begin at 0"
+            f"edges: expected losses in nats that rise from 0, got {list(edges)}; order them, "
+            "begin at 0 and end at a number"
         )
     numbers = np.searchsorted(np.asarray(edges), losses.astype(np.float64), side="right") - 1
     return np.where(np.isnan(losses), -1, numbers)

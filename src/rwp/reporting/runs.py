@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,7 @@ from typing import Any
 from rwp.data.passport import PASSPORT, ImageFile, read_dataset_passport
 from rwp.errors import UserError
 from rwp.evaluation.spec import LandscapeSpec
-from rwp.files import (
-    RESULTS_MANIFEST,
-    object_in,
-    objects_in,
-    parse_json,
-    read_json,
-    read_object,
-)
+from rwp.files import object_in, objects_in, parse_json, read_json, read_object
 from rwp.pipeline.steps import Step, Steps
 from rwp.training.spec import RunKey, TrainSpec
 
@@ -167,9 +162,22 @@ def why_landscape_stale(step: Step, root: Path) -> str:
     return "" if same else f"of {SOMETHING_ELSE.format(step.record)}"
 
 
+_OF_THEIR_TIME: set[Path] = set()
+
+
+@contextmanager
+def of_its_time_below(root: Path) -> Iterator[None]:
+    """Within it, the results below `root` are gathered ones; no file of a project says that."""
+    _OF_THEIR_TIME.add(root)
+    try:
+        yield
+    finally:
+        _OF_THEIR_TIME.discard(root)
+
+
 def of_its_time(root: Path) -> bool:
     """Whether these are gathered results, which the code and images of today say nothing of."""
-    return (root / RESULTS_MANIFEST).exists()
+    return root in _OF_THEIR_TIME
 
 
 def read_run_folder(folder: Path | str, *, name: str | None = None) -> Run:
@@ -196,6 +204,8 @@ def read_run_folder(folder: Path | str, *, name: str | None = None) -> Run:
             f"{path / 'run.json'}: expected the status finished, collapsed or diverged,"
             f" got {status!r}; train this run again"
         )
+    elif fault := _odd_row(history):
+        status, reason = "inconsistent", fault
     return Run(path, name, status, reason, document, history)
 
 
@@ -230,8 +240,7 @@ def _check_history(
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             return "inconsistent", f"run.json gives {count!r} {name} passes, no count"
     seconds = document.get("seconds", 0)
-    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if seconds is not None and not (number and seconds >= 0):
+    if seconds is not None and not (_is_number(seconds) and seconds >= 0):
         return "inconsistent", f"run.json gives {seconds!r} seconds, no number from 0 on"
     last = document["last"]["epoch"]
     if last != len(history) - 1:
@@ -253,12 +262,21 @@ def _odd_row(history: list[dict[str, Any]]) -> str:
         if row.get("epoch") != epoch:
             return f"history.jsonl has epoch {row.get('epoch')!r} in the place of {epoch}"
         for measure, value in row.items():
-            if measure.endswith("_accuracy") and not _is_share(value):
-                return (
-                    f"history.jsonl gives {measure} {value!r} at epoch {epoch}, "
-                    "no share from 0 to 1"
-                )
+            if expected := _odd_value(measure, value):
+                return f"history.jsonl gives {measure} {value!r} at epoch {epoch}, no {expected}"
     return ""
+
+
+def _odd_value(measure: str, value: Any) -> str:
+    """What a value of a row should have been; empty where it is that. Null: it is not known."""
+    if measure.endswith(("_accuracy", "_blind_share")):
+        return "" if _is_share(value) else "share from 0 to 1"
+    if value is None:
+        return ""
+    if measure == "loss_histogram":
+        numbers = isinstance(value, list) and all(map(_is_number, value))
+        return "" if numbers else "list of numbers"
+    return "" if _is_number(value) else "number"
 
 
 def _better_epoch(document: dict[str, Any], history: list[dict[str, Any]]) -> str:
@@ -278,8 +296,12 @@ def _better_epoch(document: dict[str, Any], history: list[dict[str, Any]]) -> st
     )
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return _is_number(value) and bool(0 <= value <= 1)
 
 
 def read_history(path: Path | str) -> list[dict[str, Any]]:

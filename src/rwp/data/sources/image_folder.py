@@ -31,7 +31,8 @@ def load_image_folder(path: str | None, image_size: int | None) -> SourceData:
     decoded = decode_all(_tree_files(Path(path), folders, hidden), image_size)
     images, notes = _collected(path, decoded)
     class_names = _class_names(path, folders, images)
-    notes += _note_on_numbers(class_names) + _note_on_hidden(hidden)
+    notes += _note_on_numbers(class_names)
+    notes += _note_on_hidden({parts for parts in hidden if len(parts) > 1})  # inside of a split
     sets = {}
     for split in _SPLITS:
         keys = sorted(key for key in images if key[0] == split)
@@ -60,8 +61,8 @@ def _note_on_numbers(class_names: list[str]) -> list[str]:
 
 
 def _note_on_hidden(hidden: set[tuple[str, ...]]) -> list[str]:
-    """Folders and images inside of a split whose names begin with a dot."""
-    found = sorted(parts for parts in hidden if len(parts) > 1)
+    """Folders and images whose names begin with a dot."""
+    found = sorted(hidden)
     if not found:
         return []
     name = TreeEntry(found[0], None).name
@@ -77,10 +78,12 @@ def load_unlabeled_folder(
     Raises:
         UserError: there is no image, or one is unreadable or of another size.
     """
-    files = (entry for entry in iterate_tree(Path(path)) if entry.source is not None)
+    hidden: set[tuple[str, ...]] = set()
+    files = (entry for entry in iterate_tree(Path(path), hidden) if entry.source is not None)
     found, notes = _collected(path, decode_all(files, image_size))
     if not found:
         raise UserError(f"{path}: expected images, found none; check the path")
+    notes += _note_on_hidden(hidden)
     pixels = torch.from_numpy(np.stack([found[key] for key in sorted(found)]))
     return ImageSet(pixels, torch.full((len(pixels),), UNLABELED), num_classes), notes
 
