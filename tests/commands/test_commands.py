@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -299,6 +300,51 @@ def test_what_is_half_said_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2
     assert part in line
+
+
+UNREAD = {
+    "Permission denied": PermissionError(errno.EACCES, "Permission denied"),
+    "Input/output error": OSError(errno.EIO, "Input/output error"),
+    "Cannot allocate memory": RuntimeError("unable to mmap 9 bytes: Cannot allocate memory (12)"),
+}
+
+
+@pytest.mark.parametrize("reason", UNREAD)
+@pytest.mark.parametrize("kind", ["images", "network", "labels"])
+def test_a_file_that_cannot_be_read_is_not_called_damaged(
+    kind: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from rwp.commands.app import _advice
+    from rwp.data.images import ImageSet
+    from rwp.training.checkpoint import load_network
+    from rwp.training.pseudo_labels import load_pseudo_labeled
+
+    path = tmp_path / "file.pt"
+    images = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
+    ImageSet(images, torch.tensor([0, 1]), 2).save(path)
+    original = torch.load
+
+    def load(*arguments: object, **options: object) -> object:
+        if kind != "labels" or options.get("mmap"):
+            raise UNREAD[reason]
+        return original(*arguments, **options)  # type: ignore[arg-type]
+
+    read = {
+        "images": ImageSet.load,
+        "network": load_network,
+        "labels": lambda path: load_pseudo_labeled(path, path, num_classes=2),
+    }
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(UserError) as error:
+        read[kind](path)
+    line = _advice(error.value)
+    assert line is not None
+    assert line.startswith(f"{path}: expected a file that can be read, got ")
+    assert reason in line
+    assert "so keep it" in line
+    assert "delete" not in line
 
 
 @pytest.mark.slow

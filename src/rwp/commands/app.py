@@ -37,10 +37,10 @@ from rwp.commands import (
     watch,
 )
 from rwp.commands.common import DEFAULT_PARAMS
-from rwp.errors import UserError, in_one_line
+from rwp.errors import UserError, in_one_line, lacks_memory, passing_cause
 
-# How torch says that memory is used up, on a CPU and on a GPU.
-_MEMORY = ("DefaultCPUAllocator", "out of memory")
+# Words of errors that say so of a file, whatever kept it from being read.
+_DAMAGED = ("truncated", "damaged", "something else")
 
 app = typer.Typer(
     name="rwp",
@@ -173,10 +173,24 @@ def _named(text: str) -> str:
     return in_its_file(text, DEFAULT_PARAMS)
 
 
+def _unread(error: UserError, text: str) -> str:
+    """A file that could not be read just now is not called damaged: nobody should delete it."""
+    cause = passing_cause(error.__cause__)
+    if cause is None or not any(word in text for word in _DAMAGED):
+        return text
+    place = text.partition(": expected ")[0]
+    reason = cause.strerror if isinstance(cause, OSError) else in_one_line(cause)
+    return (
+        f"{place}: expected a file that can be read, got {reason}; it may be whole, so keep it:"
+        " check permissions, disk and memory, and run the same command again"
+    )
+
+
 def _advice(error: Exception) -> str | None:
     """What a person can do about an error; none: it is ours to fix, and its traceback helps."""
     text = in_one_line(error, named=False, longest=None)
     if isinstance(error, UserError):
+        text = _unread(error, text)
         return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in _named(text))
     if isinstance(error, OSError) and error.filename is not None:
         return (
@@ -192,7 +206,7 @@ def _advice(error: Exception) -> str | None:
         )
     if isinstance(error, ValueError) and ": expected " in text and ", got " in text:
         return text  # `core` knows nothing of us, and says what is wrong with its input in this way
-    if isinstance(error, MemoryError) or any(word in text for word in _MEMORY):
+    if lacks_memory(error):
         return f"memory: expected enough for this step, got too little ({text[:200]}); lower sizes"
     return None
 
