@@ -14,6 +14,7 @@ from rwp.files import SETTINGS_FILE
 from rwp.pipeline.checks import check_images
 from rwp.pipeline.code import plan_with
 from rwp.pipeline.dvc import left_in_settings, own_files
+from rwp.pipeline.engine import be_at_work, finished_jobs, refuse_if_at_work
 from rwp.pipeline.load import check_params, keep_settings, kept_settings
 from rwp.pipeline.own_trials import try_factories
 from rwp.pipeline.resolve import attack_names, kept_starts
@@ -176,18 +177,43 @@ def files_among(targets):
     return [name for name in targets if name not in rules]
 
 
-def requested_files():
-    """The missing files on the command line, by Snakemake's own parser.
+@functools.cache
+def asked():
+    """The words of the command line, by Snakemake's own parser.
 
     Snakemake 9 sets `workflow.dag_settings.targets` only after it has read the rules, and asks
     nobody before it shows its own page on a file that no rule makes.
     """
-    if Path(sys.argv[0]).name != "snakemake":
-        return []
     from snakemake.cli import get_argument_parser
 
-    targets = get_argument_parser().parse_known_args(sys.argv[1:])[0].targets
-    return [name for name in files_among(targets) if not Path(name).exists()]
+    words = sys.argv[1:] if Path(sys.argv[0]).name == "snakemake" else []
+    return get_argument_parser().parse_known_args(words)[0]
+
+
+def requested_files():
+    """The missing files on the command line."""
+    return [name for name in files_among(asked().targets) if not Path(name).exists()]
+
+
+def go_to_work():
+    """Others see that this Snakemake works here; what a killed one's jobs have finished counts."""
+    if not workflow.is_main_process:
+        return
+    if asked().unlock:
+        try:
+            refuse_if_at_work()
+        except UserError as error:
+            leave(error)
+        return
+    if not asked().dryrun:
+        be_at_work()
+    if done := finished_jobs(STEPS):
+        from snakemake.io import IOFile
+        from snakemake.persistence.file import FilePersistence
+
+        notes = FilePersistence()
+        for path in done:
+            notes.cleanup_metadata(IOFile(path))
 
 
 def try_own_code():
