@@ -6,9 +6,11 @@ import errno
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -414,3 +416,40 @@ def test_the_pages_are_at_a_port_at_which_nobody_else_answers(
         with pytest.raises(UserError, match=f"--port: expected a free port, got {taken}"):
             ui._free(taken)
     assert ui._free(taken) == taken
+
+
+HELPED = """
+import sys, time
+from rwp.commands.workers import helpers
+sys.executable = sys.argv[1]
+with helpers(2, ["evaluate"]):
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")
+@pytest.mark.timeout(50)  # the helpers would sleep for longer
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_helpers_end_with_the_command(number: signal.Signals, tmp_path: Path) -> None:
+    program = tmp_path / "helper"
+    program.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/pids\nexec sleep 60\n")
+    program.chmod(0o755)
+    command = [sys.executable, "-c", HELPED, str(program)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    pids: list[str] = []
+    while len(pids) < 2:
+        assert process.poll() is None
+        pids = (tmp_path / "pids").read_text().split() if (tmp_path / "pids").exists() else []
+        time.sleep(0.02)
+    process.send_signal(number)
+    process.communicate()
+    while any(map(_sleeps, pids)):
+        time.sleep(0.02)
+
+
+def _sleeps(pid: str) -> bool:
+    try:
+        return "sleep" in Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False
