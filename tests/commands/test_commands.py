@@ -11,8 +11,10 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
+import filelock
 import pytest
 
 import rwp
@@ -347,6 +349,30 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(
     assert reason in line
     assert "so keep it" in line
     assert "delete" not in line
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_one_line(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Marker files in the place of locks would stay for ever where a job was killed."""
+    from rwp.commands import app
+
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    def work(**_: object) -> None:
+        with filelock.FileLock(tmp_path / "lock"):
+            raise AssertionError("no lock, and it went on")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.setattr(app, "app", work)
+    monkeypatch.setattr(sys, "argv", ["rwp"])
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+        app.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert line.startswith("error: locks: expected a file system whose locks work, got ")
 
 
 @pytest.mark.slow

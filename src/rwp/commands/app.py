@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,7 @@ from rwp.commands import (
 from rwp.commands.common import DEFAULT_PARAMS
 from rwp.errors import UserError, in_one_line, lacks_memory, passing_cause
 
+_NO_LOCKS = "flock not supported"  # filelock's words
 # Words of errors that say so of a file, whatever kept it from being read.
 _DAMAGED = ("truncated", "damaged", "something else")
 
@@ -103,6 +105,8 @@ def main() -> None:
     the bits are the same, and small networks are faster for it.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported
+    # Without locks filelock would go over to marker files, which outlive a process that was killed.
+    warnings.filterwarnings("error", _NO_LOCKS, UserWarning)
     _warn_of_another_checkout()
     try:
         _refuse_empty_words(sys.argv[1:])
@@ -199,9 +203,11 @@ def _advice(error: Exception) -> str | None:
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"disk: expected space for what is written, got {error.strerror}; free some"
-    if isinstance(error, OSError) and error.errno == errno.ENOLCK:
+    no_locks = isinstance(error, UserWarning) and text.startswith(_NO_LOCKS)
+    if no_locks or (isinstance(error, OSError) and error.errno in (errno.ENOLCK, errno.ENOSYS)):
+        reason = getattr(error, "strerror", None) or os.strerror(errno.ENOSYS)
         return (
-            f"locks: expected a file system whose locks work, got {error.strerror}; mount it with "
+            f"locks: expected a file system whose locks work, got {reason}; mount it with "
             "them (Lustre: flock), or move the project"
         )
     if isinstance(error, ValueError) and ": expected " in text and ", got " in text:
