@@ -23,9 +23,12 @@ from rwp.studies import in_its_file, read_settings, study_files
 from rwp.training.spec import suite_directory
 
 # Jobs use this checkout, also from a copy of it, and the environment that Snakemake runs in. Their
-# lines name no folder, so that none has to be quoted.
+# lines name no folder, so that none has to be quoted. Own modules may lie on the user's PYTHONPATH.
 here = [str(Path(sys.executable).parent), *os.get_exec_path()]
-os.environ.update(PYTHONPATH=SOURCE, PATH=os.pathsep.join(here))
+modules = [SOURCE, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+os.environ.update(
+    PYTHONPATH=os.pathsep.join(dict.fromkeys(modules)), PATH=os.pathsep.join(here)
+)
 
 
 def tell_of_experiment():
