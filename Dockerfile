@@ -13,4 +13,7 @@ RUN make setup \
     && make extra-slurm extra-kubernetes extra-remotes extra-server \
     && rm -rf /root/.cache
 ENV PATH=/opt/rwp/.venv/bin:$PATH
+# `docker run --user 1234`: a user without name and home, a project that git takes for another's.
+ENV USER=rwp XDG_CACHE_HOME=/tmp/cache
+RUN git config --system --add safe.directory '*'
 CMD ["rwp", "--help"]

@@ -33,10 +33,14 @@ RECENT := sys; sys.exit(sys.version_info < (3, 11))
 UV_USED = $(or $(UV),$(VENV)/uv/bin/uv)
 LOCK = $(if $(filter no,$(GPU)),$(VENV)/requirements.lock,requirements.lock)
 # An environment names its folder in each program; one that was moved or copied is made anew.
-# (One folder under two paths is the same.)
-MOVED := $(if $(filter .venv,$(VENV)),$(shell test -s $(STAMP) && ! test "$$(cat $(STAMP))/.venv" -ef .venv && echo yes))
+# (One folder under two paths is the same.) Where another machine has it at another path, jobs there
+# may be at work in it, and nobody here can tell.
+MOVED := $(if $(filter .venv,$(VENV)),$(shell test -s $(STAMP) && ! test "$$(head -n 1 $(STAMP))/.venv" -ef .venv && echo yes))
+THEIRS := $(if $(MOVED),$(shell sed -n 2p $(STAMP) | grep -vxF "$$(uname -n)"))
 .PHONY: moved
 $(STAMP): requirements.lock workflow/envs/uv.lock $(if $(MOVED),moved)
+	@test -z "$(THEIRS)" || { echo "make: $(VENV): expected an environment of this machine, got one that $(THEIRS) has at \
+	$$(head -n 1 $(STAMP)); if no job uses it there, remove $(VENV)" | tr -d '\t' >&2; exit 2; }
 	@test -z "$(MOVED)" || { echo "$(VENV) is of another folder; it is made anew." && rm -rf $(VENV); }
 	@echo "Installing the locked packages into $(VENV) ..."
 	@$(BIN)/python -c 'import $(if $(UV),,pip; import )$(RECENT)' 2>/dev/null || { $(PYTHON) -c 'import $(RECENT)' 2>/dev/null || { \
@@ -45,17 +49,22 @@ $(STAMP): requirements.lock workflow/envs/uv.lock $(if $(MOVED),moved)
 	@test -n "$(UV)" || $(BIN)/python -m pip install -q --require-hashes --target $(VENV)/uv -r workflow/envs/uv.lock
 	@test "$(GPU)" != no || awk '/^[a-z]/ {drop = /^(triton|nvidia-cusolver)==/} !drop' requirements.lock > $(LOCK)
 	@$(UV_USED) pip sync -q --compile-bytecode --python $(BIN)/python --require-hashes $(LOCK)
+	@for extra in $$(sort -u $(ADDED) 2>/dev/null); do $(call extra,$$extra) || exit 2; done
 	@test -z "$(TORCH_INDEX)" || $(UV_USED) pip install -q --python $(BIN)/python --reinstall-package torch \
 		--reinstall-package torchvision --index-url "$(TORCH_INDEX)" torch torchvision
 	@$(UV_USED) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@test -e .git || $(BIN)/dvc config --local core.no_scm true  # unpacked from an archive
-	@pwd > $(STAMP)
+	@{ pwd; uname -n; } > $(STAMP)
 	@echo "Done. Next: \`make demo\` runs the whole pipeline on 8x8 digits in minutes; \`make test\` tests it."
 	@echo "Or: source $(VENV)/bin/activate, then \`rwp --help\` and \`snakemake --cores 2 results/demo/table2.csv\`."
 
-# e.g. `make extra-slurm`: what a cluster needs, into the same environment.
+# e.g. `make extra-slurm`: what a cluster needs, into the same environment. It is noted, and installed
+# again where a new lock takes all out that it does not name.
+ADDED = $(VENV)/.extras
+extra = $(UV_USED) pip install -q --python $(BIN)/python --require-hashes -r workflow/envs/$(1).lock
 extra-%: setup
-	@$(or $(UV),$(VENV)/uv/bin/uv) pip install -q --python $(BIN)/python --require-hashes -r workflow/envs/$*.lock
+	@$(call extra,$*)
+	@echo $* >> $(ADDED)
 
 # The argument is the suite.
 define build

@@ -52,6 +52,7 @@ for suite in PARAMS.suites:
 for folder in (".snakemake", "data", "logs", "results"):
     check_folder(folder)
 check_place()
+go_to_work()
 for target in requested_files():
     find(target)
 

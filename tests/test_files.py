@@ -39,6 +39,27 @@ def test_a_write_that_fails_keeps_the_old_file(number: int, message: str, tmp_pa
     assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]
 
 
+def test_locks_that_bind_are_told_from_a_missing_permission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an SMB mount, where the file is this process's own and is locked by it."""
+    original = Path.open
+
+    def bound(path: Path, mode: str = "r", *more: object, **named: object) -> object:
+        if path.suffix == ".tmp" and mode != "r":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path, mode, *more, **named)  # type: ignore[call-overload]
+
+    def write() -> None:
+        with atomic_write(tmp_path / "record.json") as temporary, temporary.open("w") as stream:
+            stream.write("text")
+
+    monkeypatch.setattr(Path, "open", bound)
+    with pytest.raises(UserError, match=r"record\.json: expected a file system on which.*nobrl"):
+        write()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("")
     with pytest.raises(UserError, match="a file stands where a folder is needed"):

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yte
 
+from rwp import gpu
 from rwp.errors import UserError
 from rwp.gpu import ALLOCATIONS, take_slots, visible_gpus
 from tests.conftest import ROOT, Project
@@ -145,6 +146,67 @@ def test_what_the_user_hid_stays_hidden(
     if hidden is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     assert visible_gpus() == expected
+
+
+@pytest.mark.parametrize("driver", [True, False])
+@pytest.mark.parametrize(
+    ("program", "reason"), [("exec sleep 9", "timed out"), ("exit 9", "status 9")]
+)
+def test_gpus_that_nobody_names_are_not_taken_for_none(
+    program: str,
+    reason: str,
+    driver: bool,
+    two_gpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A busy nvidia-smi would send a training of days to the CPU, without a word."""
+    (two_gpus / "nvidia-smi").write_text(f"#!/bin/sh\n{program}\n")
+    original = subprocess.run
+    monkeypatch.setattr(
+        gpu.subprocess, "run", lambda *words, **more: original(*words, **more | {"timeout": 0.5})
+    )
+    monkeypatch.setattr(gpu, "_DRIVER", tmp_path / "gpus")
+    if driver:
+        (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)
+        with pytest.raises(UserError, match=rf"nvidia-smi: expected .*{reason}.*; mend it, or set"):
+            visible_gpus()
+    else:
+        assert visible_gpus() == []
+        (line,) = capsys.readouterr().err.splitlines()
+        assert reason in line
+        assert line.endswith("this job runs on the CPU")
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "waits"),
+    [
+        (("0", "GPU-1a"), ("0", "GPU-2b"), False),
+        (("0", "GPU-1a"), ("0", "GPU-1a"), True),
+        (("0", "GPU-1a"), ("GPU-1", "GPU-1a"), True),
+    ],
+)
+def test_gpus_are_known_by_their_uuid(
+    here: tuple[str, str], there: tuple[str, str], waits: bool, two_gpus: Path
+) -> None:
+    """Steps of one allocation that see one GPU each all call it 0."""
+    for name in ("first", "second"):
+        (two_gpus / name).mkdir()
+    processes = []
+    for name, (visible, uuid) in (("first", here), ("second", there)):
+        program = two_gpus / name / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\necho 0, {uuid}\n")
+        program.chmod(0o755)
+        path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+        seconds = 60 if name == "first" else 0.1
+        processes.append(start(seconds, CUDA_VISIBLE_DEVICES=visible, SLURM_JOB_ID="7", PATH=path))
+        assert processes[-1].stderr is not None
+        said = processes[-1].stderr.readline()
+    processes[0].kill()
+    for process in processes:
+        process.communicate()
+    assert ("waiting for 1 of the GPUs" in said) == waits
 
 
 @pytest.mark.parametrize("share", ["0", "-1", "two", "1.5", ""])

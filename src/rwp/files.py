@@ -61,7 +61,8 @@ def atomic_write(path: Path | str, *, keep_equal: bool = False) -> Iterator[Path
             target.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(target)
             lock, temporary = _locked_temporary(target)
-            yield temporary
+            with _locks_explained(target, temporary):
+                yield temporary
             temporary.chmod(0o666 & ~_umask())
             if keep_equal and target.is_file() and filecmp.cmp(temporary, target, shallow=False):
                 return
@@ -83,6 +84,24 @@ def _explained(target: Path) -> Iterator[None]:
         if error.errno in _ADVICE:
             raise UserError(
                 f"{target}: expected a writable place, got {error.strerror}; {_ADVICE[error.errno]}"
+            ) from error
+        raise
+
+
+@contextmanager
+def _locks_explained(target: Path, temporary: Path) -> Iterator[None]:
+    """On an SMB mount a lock keeps its own holder from writing through another descriptor."""
+    try:
+        yield
+    except PermissionError as error:
+        try:
+            with temporary.open("r+b", buffering=0) as stream:
+                stream.write(b"0")
+        except PermissionError:
+            raise UserError(
+                f"{target}: expected a file system on which a locked file can be written, got"
+                f" {error.strerror}; mount it so that locks stay on this machine (SMB: nobrl), or"
+                " move the project"
             ) from error
         raise
 

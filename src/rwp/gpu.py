@@ -17,10 +17,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from rwp.errors import UserError
+from rwp.errors import UserError, in_one_line
 
 JOBS_PER_GPU = "RWP_JOBS_PER_GPU"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+_DRIVER = Path("/proc/driver/nvidia/gpus")
 # Inside an allocation of a scheduler the first GPU may be called 0 whichever it is, so that equal
 # names in two allocations are two GPUs, and locks are those of one allocation.
 ALLOCATIONS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
@@ -28,16 +29,49 @@ THREADS = "OMP_NUM_THREADS"  # Snakemake sets it to the rule's `threads`
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use; a scheduler's choice is respected."""
+    """The GPUs that this process may use; a scheduler's choice is respected.
+
+    Raises:
+        UserError: the driver has GPUs, but nobody says which.
+    """
     chosen = os.environ.get(VISIBLE)
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
-    words = ("nvidia-smi", "--query-gpu=index", "--format=csv,noheader")
     try:
-        found = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True)
+        return list(_known_gpus())
+    except FileNotFoundError as error:
+        reason, silent = in_one_line(error), True
+    except (OSError, subprocess.SubprocessError) as error:
+        reason, silent = in_one_line(error), False
+    if _DRIVER.is_dir() and any(_DRIVER.iterdir()):
+        raise UserError(
+            f"nvidia-smi: expected the GPUs of this machine, got {reason}; mend it, or set"
+            f" {VISIBLE} to their numbers (to nothing for the CPU)"
+        )
+    if not silent:
+        _say(f"warning: nvidia-smi tells of no GPU ({reason}): this job runs on the CPU")
+    return []
+
+
+def _known_gpus() -> dict[str, str]:
+    """The GPUs that the driver shows this process: number -> UUID, or "" where it says none."""
+    words = ("nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader")
+    found = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True)
+    rows = (line.partition(",") for line in found.stdout.splitlines() if line.strip())
+    return {index.strip(): uuid.strip() for index, _, uuid in rows}
+
+
+def _lock_names(gpus: Sequence[str]) -> dict[str, str]:
+    """Their UUIDs where they are known: a scheduler may call several GPUs 0, each in its step."""
+    try:
+        known = _known_gpus()
     except (OSError, subprocess.SubprocessError):
-        return []
-    return found.stdout.split()
+        known = {}
+    names = {gpu: known.get(gpu) or gpu.replace("/", "_") for gpu in gpus}
+    for gpu in gpus:  # the start of a UUID names a GPU as well
+        whole = [uuid for uuid in known.values() if uuid.startswith(gpu)]
+        names[gpu] = whole[0] if len(whole) == 1 else names[gpu]
+    return names
 
 
 def ask_for_determinism() -> None:
@@ -127,14 +161,14 @@ def _hold(
     folder: Path, gpus: Sequence[str], slots: int, count: int, poll_seconds: float
 ) -> dict[str, FileLock]:
     """All of them or none, so that two jobs that want several never wait for each other."""
-    waits = False
+    names, waits = _lock_names(gpus), False
     while True:
         held: dict[str, FileLock] = {}
         for slot in range(slots):  # the first job of every GPU before the second of any
             for gpu in gpus:
                 if gpu in held or len(held) == count:
                     continue
-                lock = FileLock(folder / f"{gpu.replace('/', '_')}.{slot}.lock")
+                lock = FileLock(folder / f"{names[gpu]}.{slot}.lock")
                 try:
                     lock.acquire(timeout=0)
                 except Timeout:

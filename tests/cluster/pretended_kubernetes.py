@@ -28,6 +28,7 @@ class Cluster:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.running: dict[str, subprocess.Popen[str]] = {}
         self.deleted: list[str] = []
+        self.refuses: int | None = None  # with this code, whatever is asked
 
     def answer(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
         """One call of the API; None: there is no such Job."""
@@ -39,7 +40,7 @@ class Cluster:
             return None
         if method == "DELETE":
             self.deleted.append(name)
-            self.running.pop(name).kill()
+            self.running.pop(name).terminate()
             return {}
         code = self.running[name].poll()
         ended = {} if code is None else {"succeeded" if code == 0 else "failed": 1}
@@ -73,9 +74,12 @@ def pretended_kubernetes(secret: dict[str, str]) -> Iterator[Cluster]:
         def _answer(self) -> None:
             size = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(size)) if size else {}
-            answer = cluster.answer(self.command, self.path, body)
-            content = json.dumps(answer or {}).encode()
-            self.send_response(404 if answer is None else 200)
+            code, answer = cluster.refuses, None
+            if code is None:
+                answer = cluster.answer(self.command, self.path, body)
+                code = 404 if answer is None else 200
+            content = json.dumps(answer or {"message": "jobs.batch is forbidden"}).encode()
+            self.send_response(code)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -94,4 +98,4 @@ def pretended_kubernetes(secret: dict[str, str]) -> Iterator[Cluster]:
         server.shutdown()
         server.server_close()
         for process in cluster.running.values():
-            process.kill()
+            process.terminate()

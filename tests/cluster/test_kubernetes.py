@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.cluster.pretended_kubernetes import pretended_kubernetes
 from tests.conftest import ROOT, Project
@@ -53,7 +56,6 @@ def test_what_is_submitted_runs(
         assert result.returncode == 0, result.stdout + result.stderr
     (job,) = cluster.jobs.values()
     assert job["metadata"]["labels"]["rule"] == "train-demo"
-    assert job["spec"]["activeDeadlineSeconds"] == 720 * 60
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert container["image"] == "registry/rwp:1"
@@ -88,12 +90,89 @@ def test_a_job_from_its_start_to_its_end(jobscript: Path, monkeypatch: pytest.Mo
         name, other = script("submit", str(jobscript)).stdout, "rwp-unknown"
         name = name.strip()
         assert script("status", name).stdout == "running\n"
-        cluster.running[name].kill()
+        cluster.running[name].terminate()
         cluster.running[name].wait(timeout=20)
         assert script("status", name).stdout == "failed\n"
         assert script("cancel", name, other).returncode == 0
         assert cluster.deleted == [name]
         assert script("status", name).stdout == "failed\n"  # it is gone
+
+
+def test_what_is_asked_of_kubernetes(
+    jobscript: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = "train_" + "a_long_study_" * 5
+    jobscript.write_text(jobscript.read_text().replace("train_demo", rule))
+    with pretended_kubernetes({}) as cluster:
+        monkeypatch.setenv("RWP_KUBERNETES_API", cluster.address)
+        name = script("submit", str(jobscript)).stdout.strip()
+        (job,) = cluster.jobs.values()
+        # The plugin calls one program, and no shell: the file itself, with names alone.
+        subprocess.run([SCRIPT, name], check=True)
+        assert cluster.deleted == [name]
+    label = job["metadata"]["labels"]["rule"]
+    assert rule.replace("_", "-").startswith(label)
+    assert len(label) <= 63
+    assert label[-1].isalnum()
+    # A Job's clock runs while its pod waits for a GPU, a pod's does not.
+    assert "activeDeadlineSeconds" not in job["spec"]
+    assert job["spec"]["template"]["spec"]["activeDeadlineSeconds"] == 2 * 60
+
+
+def test_the_cancel_command_is_one_program() -> None:
+    profile = yaml.safe_load((ROOT / "profiles/kubernetes/config.yaml").read_text())
+    assert (ROOT / profile["cluster-generic-cancel-cmd"]).samefile(SCRIPT)
+    assert os.access(SCRIPT, os.X_OK)
+
+
+def test_an_evicted_job_has_time_to_save(jobscript: Path, tmp_path: Path) -> None:
+    """SIGTERM comes to a pod's first process alone, and the pod ends with it."""
+    training = (
+        "import signal, sys, time\n"
+        "def save(*_):\n"
+        "    time.sleep(1)\n"
+        "    open('saved', 'w').close()\n"
+        "    sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "open('begun', 'w').close()\n"
+        "time.sleep(60)\n"
+    )
+    (tmp_path / "training.py").write_text(training)
+    jobscript.write_text(f"cd {tmp_path}\n{sys.executable} training.py\nexit 0 || exit 1\n")
+    process = subprocess.Popen([sys.executable, str(SCRIPT), "run", str(jobscript)])
+    while not (tmp_path / "begun").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(timeout=50) != 0
+    assert (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize(("end", "code"), [("true", 0), ("exit 3", 3), ("kill -9 $$", 137)])
+def test_a_job_ends_as_its_script_does(end: str, code: int, jobscript: Path) -> None:
+    jobscript.write_text(f"sleep 60 &\n{end}\n")  # nobody waits for what it leaves
+    assert script_without_output("run", str(jobscript)) == code
+
+
+def script_without_output(*words: str) -> int:
+    command = [sys.executable, str(SCRIPT), *words]
+    return subprocess.run(command, stdout=subprocess.DEVNULL, timeout=50).returncode
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_missing_permission_is_told(
+    code: int, jobscript: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pretended_kubernetes({}) as cluster:
+        cluster.refuses = code
+        monkeypatch.setenv("RWP_KUBERNETES_API", cluster.address)
+        asked = script("status", "rwp-1")
+        sent, ended = script("submit", str(jobscript)), script("cancel", "rwp-1")
+    assert asked.stdout == "running\n"
+    assert (sent.returncode, ended.returncode) == (1, 1)
+    for said in (asked, sent, ended):
+        (line,) = said.stderr.splitlines()
+        assert f"got {code} (jobs.batch is forbidden); give the service account the role" in line
 
 
 def test_a_server_that_does_not_answer_ends_no_job(monkeypatch: pytest.MonkeyPatch) -> None:

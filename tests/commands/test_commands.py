@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
+import warnings
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
 import rwp
@@ -431,6 +436,75 @@ def test_images_without_a_test_split_are_no_data_set_to_compare_with(
     assert "--against: expected a data set, whose test images are compared with, got rest" in line
 
 
+UNREAD = {
+    "Permission denied": PermissionError(errno.EACCES, "Permission denied"),
+    "Input/output error": OSError(errno.EIO, "Input/output error"),
+    "Cannot allocate memory": RuntimeError("unable to mmap 9 bytes: Cannot allocate memory (12)"),
+}
+
+
+@pytest.mark.parametrize("reason", UNREAD)
+@pytest.mark.parametrize("kind", ["images", "network", "labels"])
+def test_a_file_that_cannot_be_read_is_not_called_damaged(
+    kind: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from rwp.commands.app import _advice
+    from rwp.data.images import ImageSet
+    from rwp.training.checkpoint import load_network
+    from rwp.training.pseudo_labels import load_pseudo_labeled
+
+    path = tmp_path / "file.pt"
+    images = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
+    ImageSet(images, torch.tensor([0, 1]), 2).save(path)
+    original = torch.load
+
+    def load(*arguments: object, **options: object) -> object:
+        if kind != "labels" or options.get("mmap"):
+            raise UNREAD[reason]
+        return original(*arguments, **options)  # type: ignore[arg-type]
+
+    read = {
+        "images": ImageSet.load,
+        "network": load_network,
+        "labels": lambda path: load_pseudo_labeled(path, path, num_classes=2),
+    }
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(UserError) as error:
+        read[kind](path)
+    line = _advice(error.value)
+    assert line is not None
+    assert line.startswith(f"{path}: expected a file that can be read, got ")
+    assert reason in line
+    assert "so keep it" in line
+    assert "delete" not in line
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_one_line(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Marker files in the place of locks would stay for ever where a job was killed."""
+    from rwp.commands import app
+
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    def work(**_: object) -> None:
+        with filelock.FileLock(tmp_path / "lock"):
+            raise AssertionError("no lock, and it went on")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.setattr(app, "app", work)
+    monkeypatch.setattr(sys, "argv", ["rwp"])
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+        app.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert line.startswith("error: locks: expected a file system whose locks work, got ")
+
+
 @pytest.mark.slow
 def test_demo_is_meant_where_any_figure_of_it_shows_the_data(committed: dict[str, Any]) -> None:
     content = copy.deepcopy(committed)
@@ -508,3 +582,40 @@ def test_the_pages_are_at_a_port_at_which_nobody_else_answers(
         with pytest.raises(UserError, match=f"--port: expected a free port, got {taken}"):
             ui._free(taken)
     assert ui._free(taken) == taken
+
+
+HELPED = """
+import sys, time
+from rwp.commands.workers import helpers
+sys.executable = sys.argv[1]
+with helpers(2, ["evaluate"]):
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")
+@pytest.mark.timeout(50)  # the helpers would sleep for longer
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_helpers_end_with_the_command(number: signal.Signals, tmp_path: Path) -> None:
+    program = tmp_path / "helper"
+    program.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/pids\nexec sleep 60\n")
+    program.chmod(0o755)
+    command = [sys.executable, "-c", HELPED, str(program)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    pids: list[str] = []
+    while len(pids) < 2:
+        assert process.poll() is None
+        pids = (tmp_path / "pids").read_text().split() if (tmp_path / "pids").exists() else []
+        time.sleep(0.02)
+    process.send_signal(number)
+    process.communicate()
+    while any(map(_sleeps, pids)):
+        time.sleep(0.02)
+
+
+def _sleeps(pid: str) -> bool:
+    try:
+        return "sleep" in Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False

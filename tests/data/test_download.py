@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 
 from rwp.data.download import checksum, download, obtain
@@ -66,6 +68,28 @@ def test_a_wrong_file_is_refused_once_and_removed(tmp_path, server, url):
     with pytest.raises(UserError, match=r"expected sha256"):
         download(url, tmp_path / "file.npz", CHECK)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_read_just_now_is_neither_removed_nor_fetched_again(
+    tmp_path, server, url
+):
+    """A check whose disk or memory fails says nothing about the bytes."""
+
+    def check(path):
+        try:
+            raise OSError(errno.EIO, "Input/output error")
+        except OSError as error:
+            raise UserError("expected a whole npz file, got a truncated one") from error
+
+    (tmp_path / "file.npz").write_bytes(CONTENT)
+    (tmp_path / "other.npz.part").write_bytes(CONTENT)
+    with pytest.raises(UserError):
+        obtain(url, tmp_path / "file.npz", check)
+    with pytest.raises(UserError):
+        download(url, tmp_path / "other.npz", check)
+    assert (tmp_path / "file.npz").read_bytes() == CONTENT
+    assert (tmp_path / "other.npz.part").read_bytes() == CONTENT
+    assert server.requests == []
 
 
 def test_an_answer_in_html_is_named_as_such(tmp_path, server, url):

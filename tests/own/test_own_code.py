@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +19,10 @@ from rwp.evaluation.own import own_attack
 from rwp.pipeline.own_code import refuse_other_own_code, source_of
 from rwp.rng import generator_for
 from rwp.training.spec import AttackSpec, ThreatSpec
+from tests.conftest import ROOT, Project
 
 NAME = "own.methods:Smoothed"
+RUN = "results/demo/runs/digits/linf/small/at/seed0/run.json"
 
 
 def _edit(path: Path, old: str, new: str) -> None:
@@ -182,3 +188,28 @@ def test_an_attack_that_spoils_the_model_is_refused(own_code: Path, what: str, l
     if what not in ("mode", "weight"):  # which `rwp.evaluate` puts back
         assert tuple(model) == layers
         assert torch.equal(model(images), logits)
+
+
+FAR = """
+def network(**_):
+    raise RuntimeError("found and called")
+"""
+
+
+def test_own_code_on_the_pythonpath_is_found_by_jobs_too(
+    project_with_data: Project, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = tmp_path_factory.mktemp("far")
+    (place / "far.py").write_text(FAR)
+    settings["networks"]["small"] = {"family": "far:network"}
+    project_with_data.write(settings)
+    paths = os.pathsep.join([str(ROOT / "src"), str(place)])
+    found = subprocess.run(
+        [Path(sys.executable).parent / "snakemake", "--cores", "1", RUN],
+        cwd=project_with_data.folder,
+        env=project_with_data.environment() | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 2
+    assert "found and called" in found.stderr

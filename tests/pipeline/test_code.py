@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rwp.errors import UserError
-from rwp.pipeline import code
+from rwp.pipeline import code, why
 from rwp.pipeline.code import (
     HERE,
     PLANNED,
@@ -259,3 +262,31 @@ def test_a_job_runs_the_code_that_it_was_planned_with(
         UserError, match=r"training\.jobs: expected the code that this job was plan"
     ):
         refuse_other_code("train")
+
+
+def test_a_project_in_a_folder_of_a_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """git takes `COMMIT:src/rwp` from the top of the repository, wherever it is called."""
+    root = tmp_path / "projects" / "weights"
+    package = root / "src" / "rwp"
+    package.mkdir(parents=True)
+    (package / "one.py").write_text("x = 1\n")
+    identity = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+    for words in (("init", "-q"), ("add", "."), (*identity, "commit", "-q", "-m", "first")):
+        subprocess.run(("git", "-C", str(tmp_path), *words), check=True)
+    monkeypatch.setattr(why, "_ROOT", root)
+    commit = why.git("rev-parse", "HEAD").decode().strip()
+    record = tmp_path / "run.json"
+    record.write_text(json.dumps({"commit": commit}))
+    assert why._candidates(record)[0] == commit
+    assert why.code_at(commit).parts("rwp.one")
+    asked = []
+
+    def code_at(commit: str) -> Code:
+        asked.append(commit)
+        raise ValueError
+
+    monkeypatch.setattr(why, "code_at", code_at)
+    assert why.maker(None, SimpleNamespace(path="run.json"), "", root=tmp_path) is None
+    assert asked == [commit]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -347,6 +348,46 @@ def test_a_cut_checkpoint_is_set_aside(keep: int, tmp_path: Path) -> None:
     state.checkpoint.write_bytes(whole[:keep])
     assert state.load(torch.device("cpu")) is None
     assert state.checkpoint.with_suffix(".unreadable").exists()
+
+
+PASSING = {
+    "disk": OSError(errno.EIO, "Input/output error"),
+    "stale handle": OSError(errno.ESTALE, "Stale file handle"),
+    "memory": MemoryError("no room"),
+    "a GPU's memory": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+}
+
+
+@pytest.mark.parametrize("fault", PASSING)
+@pytest.mark.parametrize("place", ["zipfile.ZipFile.testzip", "torch.load"])
+def test_a_checkpoint_that_cannot_be_read_just_now_stays(
+    fault: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a full GPU or a server that was away would begin the training anew."""
+    state = RunState(tmp_path / "run" / "fingerprint")
+    state.folder.mkdir(parents=True)
+    for epoch in range(2):
+        state.save({"epoch": epoch})
+
+    def fail(*_: object, **__: object) -> None:
+        raise PASSING[fault]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, fail)
+        with pytest.raises(UserError, match=r"checkpoint.pt: expected .*; it may be whole") as said:
+            state.load(torch.device("cpu"))
+    assert "\n" not in str(said.value)
+    assert state.load(torch.device("cpu")) == {"epoch": 1}
+
+
+def test_what_was_set_aside_is_kept(tmp_path: Path) -> None:
+    state = RunState(tmp_path / "run" / "fingerprint")
+    state.folder.mkdir(parents=True)
+    for text in ("first", "second", "third"):
+        state.checkpoint.write_text(text)
+        assert state.load(torch.device("cpu")) is None
+    aside = sorted(path for path in state.folder.iterdir() if path.suffix == ".unreadable")
+    assert sorted(path.read_text() for path in aside) == ["first", "second", "third"]
 
 
 def test_the_history_is_the_checkpoints(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from rwp.training.jobs import input_paths, train_run
 from rwp.training.loop import Training
 from rwp.training.optimization import learning_rate
 from rwp.training.pseudo_labels import load_pseudo_labeled
+from rwp.training.run_record import commit
 from rwp.training.spec import OptimizationSpec
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
@@ -265,3 +267,20 @@ def test_cut_pseudo_labels_are_refused(keep: int, shared_root: Path, tmp_path: P
     images = shared_root / "data" / "unlabeled" / "digits-holdout.pt"
     with pytest.raises(UserError, match=r"labels\.pt: expected a checkpoint, got"):
         load_pseudo_labeled(images, cut, num_classes=10)
+
+
+def test_the_commit_is_the_projects_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unpacked in a folder of another repository, it has none."""
+    identity = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+    (tmp_path / "notes").write_text("of somebody")
+    for words in (("init", "-q"), ("add", "."), (*identity, "commit", "-q", "-m", "theirs")):
+        subprocess.run(("git", "-C", str(tmp_path), *words), check=True)
+    project = tmp_path / "unpacked"
+    project.mkdir()
+    (project / "params.yaml").write_text("")
+    monkeypatch.chdir(project)
+    assert commit.__wrapped__() is None
+    subprocess.run(("git", "add", "."), check=True)
+    found = commit.__wrapped__()
+    assert found is not None
+    assert found.endswith("+changes")

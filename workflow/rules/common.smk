@@ -19,9 +19,12 @@ from rwp.strict_yaml import with_exponents
 from rwp.studies import in_its_file, read_settings, study_files
 
 # Jobs use this checkout, also from a copy of it, and the environment that Snakemake runs in. Their
-# lines name no folder, so that none has to be quoted.
+# lines name no folder, so that none has to be quoted. Own modules may lie on the user's PYTHONPATH.
 here = [str(Path(sys.executable).parent), *os.get_exec_path()]
-os.environ.update(PYTHONPATH=SOURCE, PATH=os.pathsep.join(here))
+modules = [SOURCE, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+os.environ.update(
+    PYTHONPATH=os.pathsep.join(dict.fromkeys(modules)), PATH=os.pathsep.join(here)
+)
 
 
 def tell_of_experiment():
@@ -40,6 +43,7 @@ def leave(error):
 try:  # these read accepted.jsonl
     from rwp.pipeline.checks import check_images
     from rwp.pipeline.code import plan_with
+    from rwp.pipeline.engine import be_at_work, finished_jobs, refuse_if_at_work
     from rwp.pipeline.load import check_params, keep_settings, kept_settings
     from rwp.pipeline.own_trials import try_factories
     from rwp.pipeline.resolve import attack_names, kept_starts
@@ -208,18 +212,43 @@ def files_among(targets):
     return [name for name in targets if name not in rules]
 
 
-def requested_files():
-    """The missing files on the command line, by Snakemake's own parser.
+@functools.cache
+def asked():
+    """The words of the command line, by Snakemake's own parser.
 
     Snakemake 9 sets `workflow.dag_settings.targets` only after it has read the rules, and asks
     nobody before it shows its own page on a file that no rule makes.
     """
-    if Path(sys.argv[0]).name != "snakemake":
-        return []
     from snakemake.cli import get_argument_parser
 
-    targets = get_argument_parser().parse_known_args(sys.argv[1:])[0].targets
-    return [name for name in files_among(targets) if not Path(name).exists()]
+    words = sys.argv[1:] if Path(sys.argv[0]).name == "snakemake" else []
+    return get_argument_parser().parse_known_args(words)[0]
+
+
+def requested_files():
+    """The missing files on the command line."""
+    return [name for name in files_among(asked().targets) if not Path(name).exists()]
+
+
+def go_to_work():
+    """Others see that this Snakemake works here; what a killed one's jobs have finished counts."""
+    if not workflow.is_main_process:
+        return
+    if asked().unlock:
+        try:
+            refuse_if_at_work()
+        except UserError as error:
+            leave(error)
+        return
+    if not asked().dryrun:
+        be_at_work()
+    if done := finished_jobs(STEPS):
+        from snakemake.io import IOFile
+        from snakemake.persistence.file import FilePersistence
+
+        notes = FilePersistence()
+        for path in done:
+            notes.cleanup_metadata(IOFile(path))
 
 
 def try_own_code():

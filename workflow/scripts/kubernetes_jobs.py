@@ -1,8 +1,10 @@
+#!/usr/bin/env python3
 """A job of the workflow as a Kubernetes Job; called by profiles/kubernetes from inside a pod.
 
     kubernetes_jobs.py submit JOBSCRIPT   prints the Job's name
     kubernetes_jobs.py status NAME        prints running, success or failed
-    kubernetes_jobs.py cancel NAME ...
+    kubernetes_jobs.py [cancel] NAME ...  Snakemake's plugin calls a program without a word before
+    kubernetes_jobs.py run JOBSCRIPT      in the Job's pod
 
 Snakemake's own Kubernetes executor assumes that pods share no files, but results, Snakemake's
 memory and the resume checkpoints of a training lie in one project folder. Here every pod mounts
@@ -11,19 +13,27 @@ the volume with that folder at the same place. The standard library alone: statu
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import ssl
+import subprocess
 import sys
 import urllib.error
 import urllib.request
 import uuid
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # what a pod knows of itself
 PROPERTIES = "# properties = "  # Snakemake's line in a job script
 GPU = "nvidia.com/gpu"
+LABEL = 63  # letters of a label, at most
+GRACE = 120  # seconds from SIGTERM to the end of a pod: a training saves its state
+_PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 TRAVELS = ("RWP_SETTINGS", "RWP_DETERMINISTIC")  # of the environment of whoever submits
 
 
@@ -72,7 +82,7 @@ def manifest(jobscript: Path) -> dict[str, Any]:
         "name": "job",
         "image": os.environ.get("RWP_IMAGE", "rwp"),
         "workingDir": os.getcwd(),
-        "command": ["/bin/sh", str(jobscript.resolve())],
+        "command": [sys.executable, str(Path(__file__).resolve()), "run", str(jobscript.resolve())],
         # Where MLflow's server is, and its password: of a secret, if there is one.
         "envFrom": [{"secretRef": {"name": "rwp", "optional": True}}],
         # The settings that it was planned with, a file of the project, which all pods share.
@@ -84,6 +94,9 @@ def manifest(jobscript: Path) -> dict[str, Any]:
     }
     pod = {
         "restartPolicy": "Never",
+        # The pod's clock: that of a Job also runs while it waits for a GPU.
+        "activeDeadlineSeconds": 60 * resources["runtime"],
+        "terminationGracePeriodSeconds": GRACE,
         "containers": [container],
         "volumes": [{"name": "project", "persistentVolumeClaim": {"claimName": claim}}],
         "tolerations": [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}],
@@ -93,35 +106,60 @@ def manifest(jobscript: Path) -> dict[str, Any]:
         "kind": "Job",
         "metadata": {
             "name": f"rwp-{uuid.uuid4()}",
-            "labels": {"app": "rwp", "rule": job["rule"].replace("_", "-")},
+            "labels": {"app": "rwp", "rule": label(job["rule"])},
         },
         "spec": {
             "backoffLimit": 0,  # Snakemake tries again, and the job goes on from its checkpoint
-            "activeDeadlineSeconds": 60 * resources["runtime"],
             "ttlSecondsAfterFinished": 86400,
             "template": {"metadata": {"labels": {"app": "rwp"}}, "spec": pod},
         },
     }
 
 
+def label(rule: str) -> str:
+    """A rule's name as Kubernetes takes it: not too long, and no sign at its end."""
+    return rule.replace("_", "-")[:LABEL].rstrip("-.")
+
+
 def submit(jobscript: str) -> None:
     """Create the Job."""
     body = manifest(Path(jobscript))
-    call("POST", "", body)
+    try:
+        call("POST", "", body)
+    except urllib.error.HTTPError as error:
+        raise SystemExit(refusal(error)) from error
     print(body["metadata"]["name"])
+
+
+def refusal(error: urllib.error.HTTPError) -> str:
+    """What the API server said, in one line."""
+    try:
+        said = json.load(error)["message"]
+    except (ValueError, KeyError, TypeError):
+        said = error.reason
+    advice = "give the service account the role of docs/cluster.md"
+    more = f"; {advice}" if error.code in (401, 403) else ""
+    return (
+        "error: Kubernetes: expected the API server to do what was asked, got"
+        f" {error.code} ({' '.join(str(said).split())}){more}"
+    )
 
 
 def status(name: str) -> None:
     """What has become of it; a server that does not answer is asked again later."""
+    found = {}
     try:
         found = call("GET", f"/{name}").get("status", {})
     except urllib.error.HTTPError as error:
-        print("failed" if error.code == 404 else "running")
+        if error.code == 404:
+            found = {"failed": 1}
+        elif error.code in (401, 403):  # until somebody gives the permission
+            sys.stderr.write(f"{refusal(error)}; until then no job is seen to end\n")
     except OSError:
-        print("running")
-    else:
-        ended = "success" if found.get("succeeded") else "failed" if found.get("failed") else None
-        print(ended or "running")
+        pass
+    over = any(entry["type"] == "Failed" for entry in found.get("conditions", ()))
+    failed = found.get("failed") or over
+    print("success" if found.get("succeeded") else "failed" if failed else "running")
 
 
 def cancel(*names: str) -> None:
@@ -131,9 +169,36 @@ def cancel(*names: str) -> None:
             call("DELETE", f"/{name}?propagationPolicy=Background")
         except urllib.error.HTTPError as error:
             if error.code != 404:
-                raise
+                raise SystemExit(refusal(error)) from error
 
+
+def run(jobscript: str) -> None:
+    """Run a job script; SIGTERM reaches all of its processes, and the last one is waited for.
+
+    A pod ends with its first process, and a shell there neither hears SIGTERM nor hands it on: an
+    evicted training would be killed before it has saved its state.
+    """
+    if sys.platform == "linux":  # orphans come to us, as to the first process of a pod
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    script = subprocess.Popen(["/bin/sh", jobscript], start_new_session=True)
+    asked: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        with suppress(ProcessLookupError):
+            os.killpg(script.pid, number)
+
+    signal.signal(signal.SIGTERM, stop)
+    code = script.wait()
+    with suppress(ChildProcessError):  # there is none left
+        while asked:
+            os.wait()
+    raise SystemExit(code if code >= 0 else 128 - code)
+
+
+ACTIONS = {"submit": submit, "status": status, "cancel": cancel, "run": run}
 
 if __name__ == "__main__":
-    action, *words = sys.argv[1:]
-    {"submit": submit, "status": status, "cancel": cancel}[action](*words)
+    words = sys.argv[1:]
+    action = cancel if words[0] not in ACTIONS else ACTIONS[words.pop(0)]
+    action(*words)

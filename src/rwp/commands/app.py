@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -37,10 +38,11 @@ from rwp.commands import (
     watch,
 )
 from rwp.commands.common import DEFAULT_PARAMS
-from rwp.errors import UserError, in_one_line
+from rwp.errors import UserError, in_one_line, lacks_memory, passing_cause
 
-# How torch says that memory is used up, on a CPU and on a GPU.
-_MEMORY = ("DefaultCPUAllocator", "out of memory")
+_NO_LOCKS = "flock not supported"  # filelock's words
+# Words of errors that say so of a file, whatever kept it from being read.
+_DAMAGED = ("truncated", "damaged", "something else")
 
 app = typer.Typer(
     name="rwp",
@@ -103,6 +105,8 @@ def main() -> None:
     the bits are the same, and small networks are faster for it.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported
+    # Without locks filelock would go over to marker files, which outlive a process that was killed.
+    warnings.filterwarnings("error", _NO_LOCKS, UserWarning)
     _warn_of_another_checkout()
     try:
         _refuse_empty_words(sys.argv[1:])
@@ -173,10 +177,24 @@ def _named(text: str) -> str:
     return in_its_file(text, DEFAULT_PARAMS)
 
 
+def _unread(error: UserError, text: str) -> str:
+    """A file that could not be read just now is not called damaged: nobody should delete it."""
+    cause = passing_cause(error.__cause__)
+    if cause is None or not any(word in text for word in _DAMAGED):
+        return text
+    place = text.partition(": expected ")[0]
+    reason = cause.strerror if isinstance(cause, OSError) else in_one_line(cause)
+    return (
+        f"{place}: expected a file that can be read, got {reason}; it may be whole, so keep it:"
+        " check permissions, disk and memory, and run the same command again"
+    )
+
+
 def _advice(error: Exception) -> str | None:
     """What a person can do about an error; none: it is ours to fix, and its traceback helps."""
     text = in_one_line(error, named=False, longest=None)
     if isinstance(error, UserError):
+        text = _unread(error, text)
         return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in _named(text))
     if isinstance(error, OSError) and error.filename is not None:
         return (
@@ -185,14 +203,16 @@ def _advice(error: Exception) -> str | None:
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"disk: expected space for what is written, got {error.strerror}; free some"
-    if isinstance(error, OSError) and error.errno == errno.ENOLCK:
+    no_locks = isinstance(error, UserWarning) and text.startswith(_NO_LOCKS)
+    if no_locks or (isinstance(error, OSError) and error.errno in (errno.ENOLCK, errno.ENOSYS)):
+        reason = getattr(error, "strerror", None) or os.strerror(errno.ENOSYS)
         return (
-            f"locks: expected a file system whose locks work, got {error.strerror}; mount it with "
+            f"locks: expected a file system whose locks work, got {reason}; mount it with "
             "them (Lustre: flock), or move the project"
         )
     if isinstance(error, ValueError) and ": expected " in text and ", got " in text:
         return text  # `core` knows nothing of us, and says what is wrong with its input in this way
-    if isinstance(error, MemoryError) or any(word in text for word in _MEMORY):
+    if lacks_memory(error):
         return f"memory: expected enough for this step, got too little ({text[:200]}); lower sizes"
     return None
 

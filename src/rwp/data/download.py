@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from rwp.errors import UserError
+from rwp.errors import UserError, passing_cause
 from rwp.files import atomic_write
 
 # Raises UserError when a file is not what it should be.
@@ -90,7 +90,9 @@ def download(url: str, target: Path, check: Check) -> None:
             _transfer(url, part)
         try:
             _passes(part, url, check)
-        except UserError:
+        except UserError as error:
+            if passing_cause(error.__cause__):
+                raise
             part.unlink()
             if not resumed:
                 raise
@@ -110,7 +112,9 @@ def _copy(source: Path, target: Path, check: Check) -> None:
 def _is_sound(path: Path, check: Check) -> bool:
     try:
         check(path)
-    except UserError:
+    except UserError as error:
+        if passing_cause(error.__cause__):
+            raise
         return False
     return True
 

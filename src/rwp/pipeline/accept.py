@@ -167,9 +167,10 @@ def _repeat(step: Step, root: Path, place: Path, source: Path) -> dict[str, Any]
     """Do the step in little in a project of its own; returns what it left, by file."""
     words = _prepare(step, root, place)
     inputs = {path for path in place.rglob("*") if path.is_file()}
+    theirs = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     environment = os.environ | {
         # The user's own modules lie where they lay; `rwp` is found in the source, before them.
-        "PYTHONPATH": os.pathsep.join(map(str, (source, *own_folders()))),
+        "PYTHONPATH": os.pathsep.join(map(str, (source, *own_folders(), *theirs))),
         "RWP_DETERMINISTIC": "1",
         "MLFLOW_TRACKING_URI": f"sqlite:///{place / 'mlflow.db'}",
     }

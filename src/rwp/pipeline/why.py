@@ -72,7 +72,7 @@ def maker(params: Params, result: Result, recorded: str, *, root: Path) -> tuple
     before: set[str] = set()
     for commit in _candidates(root / result.path):
         # git's own name of the package's folder: what is equal is looked at once
-        tree = git("rev-parse", f"{commit}:src/rwp").decode().strip()
+        tree = git("rev-parse", f"{commit}:./src/rwp").decode().strip()
         if tree in before:
             continue
         before.add(tree)
@@ -93,7 +93,7 @@ def _candidates(record: Path) -> list[str]:
     if not named:
         return log
     try:
-        git("cat-file", "-e", f"{named}:src/rwp")
+        git("cat-file", "-e", f"{named}:./src/rwp")
     except UserError:
         return log
     return [named, *log]

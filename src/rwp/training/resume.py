@@ -7,6 +7,7 @@ a failed job, and another configuration of the same run must not resume from it.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 import signal
@@ -23,7 +24,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from rwp.core.process_group import ALONE, Group
-from rwp.errors import UserError
+from rwp.errors import UserError, in_one_line, passing_cause
 from rwp.files import atomic_write
 from rwp.progress import Progress
 from rwp.training.guards import Stopped, fault_of
@@ -86,7 +87,11 @@ class RunState:
                 self.checkpoint.replace(self.previous)
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The last sound checkpoint, or none; one that cannot be used is named and set aside."""
+        """The last sound checkpoint, or none; one that cannot be used is named and set aside.
+
+        Raises:
+            UserError: one cannot be read just now; it stays where it is.
+        """
         if self.group.size == 1:
             return self._load(device)
         # Not by way of a GPU: all of them would take the leading process's.
@@ -99,7 +104,7 @@ class RunState:
             content = _read(path, device)
             if content is not None:
                 return content
-            aside = path.with_suffix(".unreadable")
+            aside = _place_aside(path)
             path.replace(aside)
             log.warning(
                 "%s: expected a checkpoint (%s), got a damaged file or one of another version;"
@@ -133,10 +138,22 @@ def _read(path: Path, device: torch.device) -> dict[str, Any] | None:
             if archive.testzip() is not None:
                 return None
         content = torch.load(path, map_location=device, weights_only=True)
-    except Exception:  # a cut or foreign file: whatever torch makes of it
+    except Exception as error:  # a cut or foreign file: whatever torch makes of it
+        if cause := passing_cause(error):
+            raise UserError(
+                f"{path}: expected to read the state of this training, got {in_one_line(cause)}; it"
+                f" may be whole and stays: run the same command again when it can be read"
+            ) from error
         return None
     usable = isinstance(content, dict) and content.pop("format", None) == FORMAT
     return content if usable else None
+
+
+def _place_aside(path: Path) -> Path:
+    """Where a file that cannot be used goes; never over an earlier one."""
+    names = (f"-{number}" if number > 1 else "" for number in itertools.count(1))
+    places = (path.with_name(f"{path.stem}{name}.unreadable") for name in names)
+    return next(place for place in places if not place.exists())
 
 
 @contextmanager

@@ -117,13 +117,22 @@ def file_hashes(inputs: dict[str, Path], folder: Path) -> dict[str, dict[str, st
 
 @cache
 def commit() -> str | None:
-    """The checked-out commit, "+changes" where files differ from it; none outside of git."""
+    """The checked-out commit, "+changes" where files differ from it; none outside of git.
+
+    A project that was unpacked in the folder of another repository is outside.
+    """
+
+    def git(*words: str) -> str:
+        command = ("git", *words)
+        found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        return found.stdout.strip()
+
     try:
-        words = ("git", "describe", "--always", "--abbrev=12", "--dirty=+changes", "--exclude=*")
-        found = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True)
+        if not git("ls-files", "--", "."):  # none of this folder is known there
+            return None
+        return git("describe", "--always", "--abbrev=12", "--dirty=+changes", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
 
 
 @cache

@@ -1,0 +1,99 @@
+"""A killed Snakemake: what its jobs have finished counts, and no lock of a living one is taken."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from snakemake.io import IOFile
+from snakemake.persistence.file import FilePersistence
+
+from rwp.errors import UserError
+from rwp.pipeline.engine import be_at_work, finished_jobs, refuse_if_at_work
+from rwp.pipeline.load import load_params
+from rwp.pipeline.steps import Step, Steps
+from tests.conftest import Project
+
+RUN = "results/demo/runs/digits/linf/small/at/seed0"
+
+
+@pytest.fixture
+def step(project_with_data: Project, monkeypatch: pytest.MonkeyPatch) -> Step:
+    """A training that has ended, whose outputs still have the marks of a job that has begun."""
+    monkeypatch.chdir(project_with_data.folder)
+    found = Steps(load_params()).find(f"{RUN}/last.pt")
+    for path in map(Path, found.outputs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"fingerprint": found.fingerprint, "inputs": {}}))
+    notes = FilePersistence()
+    for path in (*found.outputs, "results/of/no/step.json", "results/" + "long" * 100):
+        notes._mark_incomplete(str(IOFile(path)), None)
+    return found
+
+
+def test_what_is_done_is_known_by_its_fingerprint(step: Step) -> None:
+    steps = Steps(load_params())
+    assert sorted(finished_jobs(steps)) == sorted(step.outputs)
+    best, record = Path(f"{RUN}/best.pt"), Path(f"{RUN}/run.json")
+    best.rename("elsewhere")
+    assert finished_jobs(steps) == []
+    Path("elsewhere").rename(best)
+    for text in ('{"fingerprint": "of other settings"}', '{"cut'):
+        record.write_text(text)
+        assert finished_jobs(steps) == []
+
+
+def test_the_next_snakemake_leaves_what_is_done(project_with_data: Project, step: Step) -> None:
+    for fingerprint, planned in ((step.fingerprint, False), ("of other code", True)):
+        notes = FilePersistence()
+        for path in step.outputs:
+            notes._mark_incomplete(path, None)
+        Path(f"{RUN}/run.json").write_text(json.dumps({"fingerprint": fingerprint}))
+        said = project_with_data.snakemake("-n", f"{RUN}/last.pt")
+        assert said.returncode == 0, said.stderr
+        assert ("Nothing to be done" in said.stdout + said.stderr) != planned
+
+
+@pytest.mark.slow
+def test_a_lock_of_a_living_snakemake_is_not_taken_away(
+    project_with_data: Project,
+) -> None:
+    project = project_with_data
+    for path in (project.folder / "data/digits").iterdir():
+        path.unlink()
+    locks = project.folder / "data/.locks"
+    locks.mkdir(exist_ok=True)
+    with FileLock(locks / "digits.lock"):  # the job waits for it
+        process = subprocess.Popen(
+            [Path(sys.executable).parent / "snakemake", "--cores", "1", "data/digits/train.pt"],
+            cwd=project.folder,
+            env=project.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while not (project.folder / "logs/fetch/digits.log").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        said = project.snakemake("--unlock")
+        assert said.returncode == 2
+        assert "Traceback" not in said.stderr
+        line = said.stderr.strip().splitlines()[-1]
+        assert line.startswith("error: snakemake --unlock: ")
+        assert "expected no other snakemake at work in this folder, found one" in line
+        assert list((project.folder / ".snakemake/locks").iterdir())
+        assert project.snakemake("-n", f"{RUN}/last.pt").returncode == 0
+    assert process.wait() == 0
+    assert project.snakemake("--unlock").returncode == 0
+
+
+def test_several_may_be_at_work(tmp_path: Path) -> None:
+    refuse_if_at_work(tmp_path)
+    be_at_work(tmp_path)
+    be_at_work(tmp_path)
+    with pytest.raises(UserError, match="found one; wait for it or stop it"):
+        refuse_if_at_work(tmp_path)
