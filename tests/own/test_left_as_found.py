@@ -13,11 +13,15 @@ from torch import Tensor, nn
 
 from rwp.core.objectives import ExampleLosses, make_objective
 from rwp.core.threat import ThreatModel
+from rwp.errors import UserError
+from rwp.training.history import Tally
 from rwp.training.own import OwnObjective, OwnPerturbation
 
 TEXTBOOK = """
 import torch
 from torch.nn import functional as F
+
+from rwp.core import ExampleLosses
 
 
 class Fgsm:
@@ -39,9 +43,21 @@ class Tracking(Fgsm):
         return images
 
 
-def ascent():
+class Bundled(Fgsm):
+    def losses(self, model, images, adversarial, labels):
+        losses, logits = super().losses(model, images, adversarial, labels)
+        return ExampleLosses(losses, losses.detach(), logits)
+
+
+class Choosing(Bundled):
+    def __init__(self, criterion):
+        self.criterion = criterion
+
+
+def ascent(times=1):
     def perturb(model, losses, *, generator=None):
-        losses().objective.mean().backward()
+        for _ in range(times):
+            losses().objective.mean().backward()
         model.eval()
         return {n: 0.01 * p.grad for n, p in model.named_parameters() if p.grad is not None}
     return perturb
@@ -110,6 +126,45 @@ def test_a_perturbation(textbook: Path) -> None:
 
     left(network(), work)
     assert found[0].diagnostics.norm_ratio > 0
+
+
+def test_the_passes_of_a_perturbation_are_counted_and_its_steps_are_not_known(
+    textbook: Path,
+) -> None:
+    natural, model = make_objective("natural"), network()
+    images, labels = torch.rand(5, 3, 8, 8), torch.arange(5) % 3
+    perturb = OwnPerturbation("own.textbook:ascent", {"times": 3})
+    found = perturb(model, lambda: natural.losses(model, images, images, labels))
+    diagnostics = found.diagnostics
+    assert (diagnostics.forward_passes, diagnostics.backward_passes) == (3, 3)
+    tally = Tally(torch.device("cpu"))
+    outer = natural.losses(model, images, images, labels)
+    tally.add(outer, labels, c_min=None, perturbed=found)
+    assert tally.row()["weight_steps"] is None
+
+
+def test_own_losses_see_logits_in_full_precision(textbook: Path) -> None:
+    """Losses in 8 bits of precision would be compared with c_min."""
+    objective = OwnObjective("own.textbook:Fgsm", {}, criterion="objective", random_start=None)
+    images, labels, model = torch.rand(5, 3, 8, 8), torch.arange(5) % 3, network()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model(images).dtype == torch.bfloat16
+        found = objective.losses(model, images, images, labels)
+    assert found.logits.dtype == found.objective.dtype == torch.float32
+    assert not model._forward_hooks
+
+
+def test_a_criterion_that_own_losses_do_not_take_is_refused(textbook: Path) -> None:
+    images, labels, model = torch.rand(5, 3, 8, 8), torch.arange(5) % 3, network()
+    for name, refused in (("Bundled", True), ("Choosing", False), ("Fgsm", False)):
+        objective = OwnObjective(
+            f"own.textbook:{name}", {}, criterion="adversarial_ce", random_start=None
+        )
+        if refused:
+            with pytest.raises(UserError, match="expected a factory with the parameter criterion"):
+                objective.losses(model, images, images, labels)
+        else:
+            objective.losses(model, images, images, labels)
 
 
 def test_a_perturbation_sees_the_weights_it_has_moved(textbook: Path) -> None:

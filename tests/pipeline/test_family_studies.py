@@ -37,11 +37,15 @@ def test_the_page_has_both_studies() -> None:
 
 def test_the_study_of_the_family(settings: dict[str, Any]) -> None:
     found = planned(STUDIES[0], settings)
-    assert {"at-rwp-last", "at-rwp-random", "at-then-rwp", "trades-unclamped"} <= set(found)
+    assert {"sam", "at-rwp-last", "at-rwp-random", "at-then-rwp", "trades-unclamped"} <= set(found)
     assert found["at-rwp-c_min_quantile-0.2"].perturbation.c_min is None  # type: ignore[union-attr]
     assert found["at"].keep_starts == (6, 10, 14)
     assert found["at-then-rwp-start_epoch-14"].first_epoch == 14
     assert all(spec.keep_losses for spec in found.values())
+    unclamped, trades = found["trades-unclamped"], found["trades"]
+    assert unclamped.attack.random_start == "gaussian_unclamped"  # type: ignore[union-attr]
+    measured = [spec.monitor.random_start or "uniform" for spec in (unclamped, trades)]  # type: ignore[union-attr]
+    assert measured == ["uniform"] * 2  # or `best` is chosen otherwise, too
     assert found["at-counted"].attack.bn_mode == "train_counted"  # type: ignore[union-attr]
 
 

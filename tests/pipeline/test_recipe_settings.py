@@ -181,6 +181,22 @@ def test_a_setting_that_a_recipe_cannot_have(
         with_recipe(settings, **recipe)
 
 
+def test_what_is_removed_may_be_told_by_another_loss(settings: dict[str, Any]) -> None:
+    """Figure 4's thresholds are of the cross-entropy."""
+    change = {"remove_below": 1.5, "criterion": "adversarial_ce"}
+    params = with_recipe(settings, objective="trades", change=change)
+    spec = resolve(params, "mine")
+    assert (spec.remove_below, spec.objective.criterion) == (1.5, "adversarial_ce")
+
+
+def test_trades_does_not_start_where_its_divergence_is_flat(settings: dict[str, Any]) -> None:
+    change = {"attack_random_start": "none"}
+    params = with_recipe(settings, objective="trades", change=change)
+    with pytest.raises(UserError, match=r"recipes\.mine: expected a start beside the image"):
+        resolve(params, "mine")
+    assert resolve(with_recipe(settings, change=change), "mine").attack.random_start == "none"
+
+
 def test_compile_off_is_a_word(settings: dict[str, Any]) -> None:
     """YAML reads it as false."""
     settings["suites"]["demo"]["training"]["compile"] = False

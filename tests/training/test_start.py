@@ -322,6 +322,21 @@ def test_epochs_that_are_measured_otherwise_are_no_common_curve(
     assert spec_of(check_params(content), "mine").first_epoch == 1
 
 
+def test_an_average_is_not_gone_on_from_as_if_it_were_raw(committed: dict[str, Any]) -> None:
+    """`best` of the child could be the average of its parent."""
+    content = tiny_settings(committed)
+    recipes = content["suites"]["demo"]["recipes"]
+    recipes["averaged"] = {"objective": "at", "average_decay": 0.9}
+    recipes["mine"] = {"objective": "at", "start": {"recipe": "averaged", "epoch": 1}}
+    with pytest.raises(UserError, match=r"mine\.start: expected a recipe whose raw weights are"):
+        spec_of(check_params(content), "mine")
+    recipes["mine"]["average_decay"] = 0.9
+    assert spec_of(check_params(content), "mine").first_epoch == 1
+    recipes["averaged"]["change"] = {"precision": "bf16"}
+    with pytest.raises(UserError, match=r"epochs are measured in fp32, .* got averaged in bf16"):
+        spec_of(check_params(content), "mine")
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_one_line_before_anything_is_trained(name: str, committed: dict[str, Any]) -> None:
     start, message = BAD[name]

@@ -250,6 +250,11 @@ class PerturbationDiagnostics:
         return tuple(float(count) / self._batch_size for count in self._selected)
 
     @property
+    def counts_steps(self) -> bool:
+        """Whether it knows its steps: a perturbation of the user's own tells none."""
+        return bool(self._selected) or not self._layer_norms
+
+    @property
     def steps(self) -> int:
         """Steps that moved v, those with an example under the mask; waits for the device."""
         return int(self.steps_on_device)

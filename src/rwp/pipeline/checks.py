@@ -307,6 +307,8 @@ def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
     given = recipe.change.model_dump(exclude_none=True, exclude_defaults=True)
     own_options(suite, recipe, where)  # refuses options that nobody takes
     of_perturbation = [name for name in given if name in (*OF_PERTURBATION, "loss_range")]
+    if "remove_below" in given and recipe.perturbation is None:
+        of_perturbation = [name for name in of_perturbation if name != "criterion"]
     if of_perturbation and recipe.perturbation is None:
         raise UserError(
             f"{where}: expected a perturbation to change {', '.join(of_perturbation)} of, got none;"

@@ -383,6 +383,20 @@ def start_spec(params: Params, key: RunKey) -> StartSpec | None:
 
 def _check_measured_alike(suite: Suite, key: RunKey, parent: TrainSpec, at: str) -> None:
     """The curve goes on from the parent's, and `best` is chosen among the epochs of both."""
+    average = suite.recipes[key.recipe].average_decay
+    if parent.average_decay not in (None, average):
+        raise UserError(
+            f"{at}: expected a recipe whose raw weights are measured, or average_decay: "
+            f"{parent.average_decay} here too, got {parent.key.recipe}, whose moving average is "
+            f"measured, and {average or 'none'} for {key.recipe}; start from another"
+        )
+    precision = training_entry(suite, key).precision
+    if parent.optimization.precision != precision:
+        raise UserError(
+            f"{at}: expected a recipe whose epochs are measured in {precision}, as those of "
+            f"{key.recipe} are, got {parent.key.recipe} in {parent.optimization.precision}; set "
+            "precision alike for both"
+        )
     if parent.threat is None:
         return
     objective = suite.recipes[key.recipe].objective
@@ -549,7 +563,8 @@ def _changed(entry: PerturbationEntry, change: Change) -> PerturbationEntry:
     given = {name: getattr(change, name) for name in OF_PERTURBATION}
     for bound in ("c_min", "c_max"):  # in nats or as a quantile: the change has the last word
         quantile = f"{bound}_quantile"
-        unused = change.mask == "all" or (change.mask is not None and bound == "c_max")
+        free = change.mask is not None and (change.mask == "all" or is_own(change.mask))
+        unused = free or (change.mask is not None and bound == "c_max")
         if unused and change.mask != "range" and getattr(change, quantile) is None:
             entry = entry.model_copy(update={quantile: None})
         if getattr(change, quantile) is not None:
@@ -583,6 +598,12 @@ def _training_attack(suite: Suite, key: RunKey, look: Lookup) -> AttackSpec:
         random_start=look.optional(training.attack_random_start, "training.attack_random_start"),
         bn_mode=look(training.attack_bn_mode, "training.attack_bn_mode"),
     )
+    if (attack.kind, attack.random_start) == ("trades", "none"):
+        raise UserError(
+            f"params.yaml: suites.{key.suite}.recipes.{key.recipe}: expected a start beside the "
+            "image, where the divergence that TRADES raises has a gradient, got "
+            "attack_random_start: none; write gaussian or uniform"
+        )
     return _checked(attack, f"suites.{key.suite}.recipes.{key.recipe}")
 
 

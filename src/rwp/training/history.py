@@ -79,7 +79,8 @@ class Tally:
             sums["loss_rise"] += rise
         if perturbed is not None and self.group.leads:  # the same in every process
             sums["perturbed"] += 1
-            sums["weight_steps"] += perturbed.diagnostics.steps_on_device
+            known = perturbed.diagnostics.counts_steps
+            sums["weight_steps"] += perturbed.diagnostics.steps_on_device if known else math.nan
             sums["norm_ratio"] += perturbed.diagnostics.norm_ratio_on_device
 
     def loss(self) -> float:
@@ -97,9 +98,9 @@ class Tally:
             "share_below_c_min": sums["below"] / images,
             "share_removed": sums["removed"] / images,
             "loss_histogram": [float(count) / images for count in state["groups"]],
-            "weight_steps": sums["weight_steps"] / perturbed,
+            "weight_steps": _known(sums["weight_steps"] / perturbed),
             "norm_ratio": sums["norm_ratio"] / perturbed,
-            "loss_rise": sums["loss_rise"] / images if math.isfinite(sums["loss_rise"]) else None,
+            "loss_rise": _known(sums["loss_rise"] / images),
         }
 
     def state(self) -> dict[str, Tensor]:
@@ -116,6 +117,10 @@ class Tally:
         unknown = torch.tensor(math.nan, dtype=torch.float64)
         self.groups = state["groups"].to(device) * mine
         self.sums = {name: state.get(name, unknown).to(device) * mine for name in self.sums}
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def write_history(path: Path, rows: list[Row]) -> None:

@@ -7,13 +7,15 @@ keep to its protocol is one line that names the factory.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rwp.core.attacks import pgd
+from rwp.core.losses import full_precision
 from rwp.core.modes import (
     batch_norm_mode,
     frozen_weights,
@@ -25,7 +27,7 @@ from rwp.core.process_group import ALONE, Group
 from rwp.core.settings import Criterion, RandomStart, WeightPerturbation
 from rwp.core.weight_perturbation import PerturbationDiagnostics, PerturbedWeights
 from rwp.errors import UserError, in_one_line
-from rwp.factories import call, takes
+from rwp.factories import call, load, takes
 from rwp.training.own_network import check_tensor
 
 
@@ -57,6 +59,7 @@ class OwnObjective:
         self.text, self.options = text, dict(options)
         self.criterion, self.num_classes = criterion, num_classes
         self.inner = call(text, options, criterion=criterion)
+        self._takes_criterion = takes(load(text), "criterion")
         self._losses = getattr(self.inner, "losses", self.inner)
         if not callable(self._losses) or isinstance(self.inner, Tensor):
             raise UserError(
@@ -75,7 +78,11 @@ class OwnObjective:
         """
         if not self.has_attack:
             return pgd(model, images, labels, random_start=self.random_start, **options)
-        with frozen_weights(model), batch_norm_mode(model, options["bn_mode"]):
+        with (
+            frozen_weights(model),
+            batch_norm_mode(model, options["bn_mode"]),
+            _full_precision(model),
+        ):
             found = self.inner.attack(model, images, labels, **options)
         check_tensor(self.text, "adversarial images", found, tuple(images.shape), images.dtype)
         return found.detach()
@@ -89,7 +96,8 @@ class OwnObjective:
             UserError: they are something else, or the model is left in another mode.
         """
         modes = [module.training for module in model.modules()]
-        found = self._losses(model, images, adversarial, labels)
+        with _full_precision(model):
+            found = self._losses(model, images, adversarial, labels)
         if modes != [module.training for module in model.modules()]:
             raise UserError(
                 f"{self.text}: expected the model in the mode it came in, got it in another; call "
@@ -103,6 +111,12 @@ class OwnObjective:
                 )
             check_tensor(self.text, "losses", found[0], (len(labels),))
             found = example_losses(found[0], found[1], labels, self.criterion)
+        elif self.criterion != "objective" and not self._takes_criterion:
+            raise UserError(
+                f"{self.text}: expected a factory with the parameter criterion, as its losses name "
+                f"what the mask looks at themselves, got criterion: {self.criterion} and none that "
+                "takes it; add the parameter, or leave criterion out"
+            )
         self._check(found, len(labels))
         return found
 
@@ -123,6 +137,22 @@ class OwnObjective:
             raise UserError(f"{self.text}: expected logits (batch, classes), got something else")
         classes = self.num_classes or found.logits.shape[1]
         check_tensor(self.text, "logits", found.logits, (size, classes))
+
+
+@contextmanager
+def _full_precision(model: nn.Module) -> Iterator[None]:
+    """The model's logits are in 32 bits at least, as those that objectives of this package see."""
+
+    def raised(_: nn.Module, __: Any, found: Any) -> Any:
+        return full_precision(found) if isinstance(found, Tensor) else found
+
+    kind = next(model.parameters()).device.type
+    hook = model.register_forward_hook(raised) if torch.is_autocast_enabled(kind) else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 def _function(text: str, options: Mapping[str, Any], of: str) -> Any:
@@ -182,10 +212,19 @@ class OwnPerturbation:
     ) -> PerturbedWeights:
         """The offset it finds; the settings and the group are those of others."""
 
+        passes = {"forward": 0, "backward": 0}
+
+        def went_back(_: Tensor) -> None:
+            passes["backward"] += 1
+
         def fresh() -> ExampleLosses:
             # The weights may have moved since, of which autocast keeps low-precision copies.
             torch.clear_autocast_cache()
-            return losses()
+            found = losses()
+            passes["forward"] += 1
+            if found.objective.requires_grad:
+                found.objective.register_hook(went_back)
+            return found
 
         with untracked_statistics(model), own_modes(model), torch.enable_grad():
             found = self.inner(model, fresh, generator=generator)
@@ -193,7 +232,9 @@ class OwnPerturbation:
         model.zero_grad(set_to_none=True)  # what a backward pass of it has left
         if isinstance(found, PerturbedWeights):
             return found
-        return PerturbedWeights(*_offset(self.text, model, found))
+        offset, norms = _offset(self.text, model, found)
+        diagnostics = PerturbationDiagnostics(passes["forward"], passes["backward"], **norms)
+        return PerturbedWeights(offset, diagnostics)
 
 
 class Memory:
@@ -235,10 +276,8 @@ class Memory:
         self.inner.load_state_dict(state)
 
 
-def _offset(
-    text: str, model: nn.Module, found: Any
-) -> tuple[dict[str, Tensor], PerturbationDiagnostics]:
-    """An offset by parameter name, looked at, with its lengths."""
+def _offset(text: str, model: nn.Module, found: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An offset by parameter name, looked at, with its lengths as diagnostics have them."""
     if not isinstance(found, Mapping):
         raise UserError(
             f"{text}: expected offsets by the names of parameters, got {type(found).__name__}"
@@ -255,4 +294,4 @@ def _offset(
         (name, torch.linalg.vector_norm(value), torch.linalg.vector_norm(weights[name].detach()))
         for name, value in offset.items()
     )
-    return offset, PerturbationDiagnostics(_layer_norms=norms)
+    return offset, {"_layer_norms": norms}
