@@ -111,7 +111,7 @@ def join() -> Iterator[tuple[Group, str]]:
 
     from rwp.core.process_group import Processes
 
-    _end_with_parent()
+    end_with_parent()
     device, backend = "cpu", "gloo"
     if torch.cuda.is_available():
         local, here = _number("LOCAL_RANK"), _number("LOCAL_WORLD_SIZE")
@@ -127,7 +127,7 @@ def join() -> Iterator[tuple[Group, str]]:
     dist.destroy_process_group()  # not after a failure: it would wait for those that have gone
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Be asked to stop when the launcher is killed: nobody else would tell."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -92,11 +92,13 @@ class Tracker:
     def sync(self, rows: list[Row], status: str) -> int:
         """Upload the rows that the server lacks, e.g. after an outage; returns their number.
 
+        Where another run of these coordinates is being trained, that one stays the current one.
+
         Raises:
             UserError: the server does not answer.
         """
         try:
-            self._connect()
+            self._connect(take_over=False)
             known = {
                 point.step
                 for name in ("train_loss", "learning_rate")  # the loss of a diverged epoch is null
@@ -129,16 +131,17 @@ class Tracker:
             self._connect()
         action(*arguments)
 
-    def _connect(self) -> None:
+    def _connect(self, *, take_over: bool = True) -> None:
         if self._client is not None:
             return
         client, experiment = connect(self.root, self.spec.key.suite)
         if self.run_id is None or not _is_there(client, self.run_id):
             run_id = self._find(client, experiment) or self._create(client, experiment)
-            self._make_current(client, experiment, run_id)
+            self._make_current(client, experiment, run_id, take_over=take_over)
             self.run_id = run_id
         else:
             client.update_run(self.run_id, status="RUNNING")
+            self._make_current(client, experiment, self.run_id)
         self._client = client
 
     def _find(self, client: Any, experiment: str) -> str | None:
@@ -173,10 +176,14 @@ class Tracker:
         client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in params.items()])
         return run.info.run_id
 
-    def _make_current(self, client: Any, experiment: str, run_id: str) -> None:
+    def _make_current(
+        self, client: Any, experiment: str, run_id: str, *, take_over: bool = True
+    ) -> None:
         """Tag one run as that of today's settings, and the others of its coordinates as not."""
-        for run in client.search_runs([experiment], self._of_this_run):
-            current = str(run.info.run_id == run_id).lower()
+        runs = client.search_runs([experiment], self._of_this_run)
+        chosen = run_id if take_over else _in_training(runs, but=run_id) or run_id
+        for run in runs:
+            current = str(run.info.run_id == chosen).lower()
             if run.data.tags.get("current") != current:
                 client.set_tag(run.info.run_id, "current", current)
 
@@ -202,6 +209,16 @@ class Tracker:
             self._client.set_tag(self.run_id, name, place)
         self._client.set_tag(self.run_id, "outcome", status)
         self._client.set_terminated(self.run_id, _STATUS.get(status, "FAILED"))
+
+
+def _in_training(runs: list[Any], *, but: str) -> str | None:
+    """The current run, if it is another one and has not ended."""
+    found = (
+        run.info.run_id
+        for run in runs
+        if run.info.status == "RUNNING" and run.data.tags.get("current") == "true"
+    )
+    return next((run_id for run_id in found if run_id != but), None)
 
 
 def _is_there(client: Any, run_id: str) -> bool:

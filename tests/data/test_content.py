@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,18 @@ def test_a_file_is_read_again_only_where_size_or_time_has_moved(
     for damaged in (tmp_path / "cache").iterdir():
         damaged.write_text("{")
     assert content_of(tree, tmp_path / "cache") == first
+
+
+def test_names_are_the_same_however_a_system_writes_them(tmp_path: Path) -> None:
+    """macOS gives é as e and an accent; copied to another system the images are no others."""
+    found = []
+    for form in ("NFC", "NFD"):
+        folder = tmp_path / form / "train" / unicodedata.normalize(form, "café")
+        folder.mkdir(parents=True)
+        for name in ("é.png", "f.png", "e.png"):
+            (folder / unicodedata.normalize(form, name)).write_bytes(name.encode())
+        found.append(content_of(tmp_path / form, tmp_path / "cache"))
+    assert found[0] == found[1]
 
 
 def test_a_file_is_content_too(tmp_path: Path) -> None:

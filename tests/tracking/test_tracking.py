@@ -228,6 +228,25 @@ def test_what_an_outage_held_back_is_uploaded_once(spec: TrainSpec, tmp_path: Pa
     assert [p.step for p in client.get_metric_history(run.info.run_id, "loss/train")] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_sync_takes_the_tag_from_no_run_in_training(
+    ended: bool, spec: TrainSpec, tmp_path: Path
+) -> None:
+    """Retrained by hand under other settings, the old results lie there until the new ones do."""
+    old, new = (tracker(spec, tmp_path, letter * 16) for letter in "ab")
+    old.start(None)
+    old.finish("finished", {})
+    new.start(None)
+    if ended:
+        new.finish("interrupted", {})
+    tracker(spec, tmp_path, "a" * 16).sync([row(0)], "finished")
+    client, _ = connect(tmp_path, "demo")
+    tags = [client.get_run(one.run_id).data.tags["current"] for one in (old, new)]
+    assert tags == (["true", "false"] if ended else ["false", "true"])
+    tracker(spec, tmp_path, "b" * 16).start(new.run_id)  # it goes on
+    assert client.get_run(new.run_id).data.tags["current"] == "true"
+
+
 def test_sync_without_a_server_says_so(
     spec: TrainSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

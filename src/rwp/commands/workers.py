@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rwp.processes import _end_with_parent
+from rwp.processes import end_with_parent
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def helpers(count: int, words: Sequence[str]) -> Iterator[None]:
     """
     command = [sys.executable, "-m", "rwp", *words]
     started = [
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=_end_with_parent)
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=end_with_parent)
         for _ in range(count)
     ]
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,10 @@ def content_of(place: Path | str, cache: Path = CACHE) -> str:
     if found != known:
         _keep(known_at, found)
     digest = hashlib.sha256()
-    for name in sorted(found):
-        size, _, sha256 = found[name]
+    # The reader takes é as one letter, however a system writes it.
+    known_as = {name: unicodedata.normalize("NFC", name) for name in found}
+    for file in sorted(found, key=known_as.__getitem__):
+        name, (size, _, sha256) = known_as[file], found[file]
         digest.update(f"{name}\0{size}\0{sha256}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 
