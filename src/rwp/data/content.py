@@ -45,8 +45,8 @@ def content_of(place: Path | str, cache: Path = CACHE) -> str:
     digest = hashlib.sha256()
     # The reader takes é as one letter, however a system writes it.
     known_as = {name: unicodedata.normalize("NFC", name) for name in found}
-    for file in sorted(found, key=known_as.__getitem__):
-        name, (size, _, sha256) = known_as[file], found[file]
+    for key in sorted(found, key=known_as.__getitem__):
+        name, (size, _, sha256) = known_as[key], found[key]
         digest.update(f"{name}\0{size}\0{sha256}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 
