@@ -254,7 +254,8 @@ def test_without_a_test_curve_the_test_split_is_no_input(
     shared_root: Path, committed: dict[str, Any]
 ) -> None:
     content = tiny_settings(committed)
-    content["suites"]["demo"]["test_curve"] = False
+    demo = content["suites"]["demo"] | {"test_curve": False, "figures": {}, "reported": []}
+    content["suites"] = {"demo": demo}  # others show test curves
     spec = spec_of(check_params(content), "at")
     assert sorted(input_paths(spec, shared_root)) == ["train"]
 
