@@ -28,7 +28,7 @@ from rwp.errors import UserError
 if TYPE_CHECKING:
     from rwp.data.spec import DatasetSpec
 
-_MOST_SHARED = 0.5  # of the test images, by which a test split is none
+MOST_SHARED = 0.5  # of the test images, by which a test split is none
 _BLOCK = 4096  # images averaged at once
 
 
@@ -130,7 +130,7 @@ def _shared_images(files: dict[Path, ImageSet], source: str) -> list[str]:
         both = [found for found in places.values() if {other, "test"} <= {s for s, _ in found}]
         count = sum(split == "test" for found in both for split, _ in found)
         notes += shared_note(count, tests, f"in {other}")
-        if other == "train" and count > _MOST_SHARED * tests:
+        if other == "train" and count > MOST_SHARED * tests:
             raise UserError(
                 f"{source}: expected test images of their own, got {count} of {tests} that are also"
                 " in train, byte for byte, so that no accuracy would say anything; part them"
@@ -167,10 +167,10 @@ def image_digests(images: ImageSet) -> Iterator[bytes]:
         yield hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
-def shared_note(count: int, of: int, place: str) -> list[str]:
-    """How many test images are also elsewhere; nothing where none is."""
+def shared_note(count: int, of: int, place: str, *, split: str = "test") -> list[str]:
+    """How many images of a split are also elsewhere; nothing where none is."""
     is_or_are = "is" if count == 1 else "are"
-    text = f"{count} of {of} test images {is_or_are} also {place}, byte for byte"
+    text = f"{count} of {of} {split} images {is_or_are} also {place}, byte for byte"
     return [text] if count else []
 
 
