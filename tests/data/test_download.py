@@ -1,3 +1,7 @@
+import errno
+import http.client
+import ssl
+
 import pytest
 
 from rwp.data.download import checksum, download, obtain
@@ -21,6 +25,40 @@ def test_a_dropped_transfer_goes_on_where_it_broke_off(tmp_path, server, url):
     starts = [asked for _, asked in server.requests]
     assert starts == [None, "bytes=300000-", "bytes=600000-", "bytes=900000-"]
     assert [path.name for path in tmp_path.iterdir()] == ["file.npz"]
+
+
+BAD_RECORD = ssl.SSLError("bad record mac")
+UNREACHABLE = OSError(errno.ENETUNREACH, "Network is unreachable")
+RESPONSE, CONNECTION = http.client.HTTPResponse, http.client.HTTPConnection
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [
+        (RESPONSE, "read", BAD_RECORD),
+        (RESPONSE, "read", OSError(errno.EHOSTUNREACH, "No route to host")),
+        (RESPONSE, "read", UNREACHABLE),
+        (RESPONSE, "begin", BAD_RECORD),  # before the first line of the answer
+        (RESPONSE, "begin", UNREACHABLE),
+        (CONNECTION, "connect", UNREACHABLE),
+    ],
+)
+def test_a_network_that_is_gone_for_a_moment_is_waited_for(
+    tmp_path, server, url, monkeypatch, owner, name, error
+):
+    original, calls = getattr(owner, name), []
+
+    def second_fails(self, *args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise error
+        return original(self, *args)
+
+    monkeypatch.setattr(owner, name, second_fails)
+    server.drop_after = 300_000
+    download(url, tmp_path / "file.npz", CHECK)
+    assert (tmp_path / "file.npz").read_bytes() == CONTENT
+    assert len(calls) > 2
 
 
 def test_a_server_without_resume_starts_over(tmp_path, server, url):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import shutil
@@ -154,7 +155,7 @@ def _transfer_once(url: str, part: Path) -> None:
         length = response.headers.get("Content-Length")
         expected = None if length is None else int(length) + (have if resumed else 0)
         _require_space(part, int(length or 0))
-        block = response.read(_BLOCK)
+        block = _read(response)
         if not resumed:
             try:
                 _refuse_html_start(block)
@@ -163,9 +164,17 @@ def _transfer_once(url: str, part: Path) -> None:
         with part.open("ab" if resumed else "wb") as stream:
             while block:
                 stream.write(block)
-                block = response.read(_BLOCK)
+                block = _read(response)
     if expected is not None and _size(part) < expected:
         raise ConnectionError(f"of {expected} announced")
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """The next bytes; a network that is gone or a broken encryption is a broken connection, too."""
+    try:
+        return response.read(_BLOCK)
+    except OSError as error:
+        raise ConnectionError(str(error)) from error
 
 
 def _open(request: urllib.request.Request, part: Path) -> http.client.HTTPResponse:
@@ -183,12 +192,19 @@ def _open(request: urllib.request.Request, part: Path) -> http.client.HTTPRespon
             "check the address or name a mirror"
         ) from error
     except urllib.error.URLError as error:
-        if isinstance(error.reason, ConnectionError | TimeoutError):
-            raise error.reason from error
+        if isinstance(error.reason, ConnectionError | TimeoutError) or _is_gone(error.reason):
+            raise ConnectionError(str(error.reason)) from error
         raise UserError(
             f"{url}: expected an answer, got {error.reason}; check the network or name a mirror"
         ) from error
+    except OSError as error:  # before the first line of the answer
+        raise ConnectionError(str(error)) from error
     return response
+
+
+def _is_gone(reason: object) -> bool:
+    """Whether the network is gone, for a moment perhaps."""
+    return isinstance(reason, OSError) and reason.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
 def _refuse_html_start(start: bytes) -> None:

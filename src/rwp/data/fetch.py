@@ -43,8 +43,8 @@ def fetch_dataset(
     """Write `directory/name/`: train.pt, test.pt, unlabeled.pt if a share is set, passport.json.
 
     Downloads are kept in `directory/raw/`. `origin` (a folder or an address) replaces the
-    definition's mirror and the official address. Jobs that fetch the same set wait for each
-    other.
+    definition's mirror and the official address. Jobs that fetch the same set, or the same
+    files, wait for each other.
 
     Raises:
         UserError: the source cannot be had, fails its checks, has no place to go, or has most of
@@ -204,7 +204,8 @@ def _load_source(name: str, definition: DatasetSpec, raw: Path, origin: str | No
     if source == "image_folder":
         return load_image_folder(definition.path, definition.image_size)
     if source in OFFICIAL:
-        return load_torchvision_set(source, raw / source, origin)
+        with fetch_lock(raw.parent, f"raw/{source}"):  # other data sets may have its files, too
+            return load_torchvision_set(source, raw / source, origin)
     known = ", ".join(("digits", "image_folder", *OFFICIAL))
     raise UserError(f"datasets.{name}.source: expected {known}, got {source}; use one of them")
 

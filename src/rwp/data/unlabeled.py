@@ -138,7 +138,8 @@ def _npz(request: _Request) -> _Found:
 
 
 def _svhn_extra(request: _Request) -> _Found:
-    return _Found(*load_svhn_extra(request.root / "raw" / "svhn", request.origin))
+    with fetch_lock(request.root, "raw/svhn-extra"):
+        return _Found(*load_svhn_extra(request.root / "raw" / "svhn", request.origin))
 
 
 def _image_folder(request: _Request) -> _Found:
