@@ -93,11 +93,13 @@ def download(url: str, target: Path, check: Check) -> None:
             _passes(part, url, check)
         except UserError:
             part.unlink()
+            _state_file(part).unlink(missing_ok=True)
             if not resumed:
                 raise
             _transfer(url, part)  # the part was of another file: once more from its start
             _passes(part, url, check, remove=True)
         part.replace(temporary)
+        _state_file(part).unlink(missing_ok=True)
 
 
 def _copy(source: Path, target: Path, check: Check) -> None:
@@ -122,6 +124,7 @@ def _passes(path: Path, origin: str, check: Check, *, remove: bool = False) -> N
     except UserError as error:
         if remove:
             path.unlink()
+            _state_file(path).unlink(missing_ok=True)
         raise UserError(f"{origin}: {error}") from error
 
 
@@ -145,8 +148,11 @@ def _transfer(url: str, part: Path) -> None:
 def _transfer_once(url: str, part: Path) -> None:
     have = _size(part)
     headers = {"User-Agent": "rwp", "Accept-Encoding": "identity"}
+    state = _state_file(part)
     if have:
         headers["Range"] = f"bytes={have}-"
+        if state.exists():  # the rest of the same file, or a changed one from its start
+            headers["If-Range"] = state.read_text(encoding="latin-1")
     with _open(urllib.request.Request(url, headers=headers), part) as response:
         resumed = response.status == 206
         if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
@@ -162,11 +168,27 @@ def _transfer_once(url: str, part: Path) -> None:
             except UserError as error:
                 raise UserError(f"{url}: {error}") from error
         with part.open("ab" if resumed else "wb") as stream:
+            if not resumed:  # what was there is gone by now
+                _note_state(response, state)
             while block:
                 stream.write(block)
                 block = _read(response)
     if expected is not None and _size(part) < expected:
         raise ConnectionError(f"of {expected} announced")
+
+
+def _state_file(part: Path) -> Path:
+    """Beside a part: by what its server tells whether the file is still the same."""
+    return part.with_name(part.name + ".state")
+
+
+def _note_state(response: http.client.HTTPResponse, path: Path) -> None:
+    tag = response.headers.get("ETag", "")
+    found = tag if tag.startswith('"') else response.headers.get("Last-Modified")
+    if found:
+        path.write_text(found, encoding="latin-1")
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
