@@ -19,6 +19,7 @@ class FileServer:
     drop_after: int | None = None  # send this many bytes of a response, then hang up
     drops: int = 1  # how many responses to drop
     ranges: bool = True
+    marks: dict[str, str] = field(default_factory=dict)  # headers that tell one file from another
     status: int | None = None
     requests: list[tuple[str, str | None]] = field(default_factory=list)
 
@@ -50,6 +51,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(state.status or 404)
             return
         start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and state.ranges else 0
+        if self.headers.get("If-Range") not in (None, *state.marks.values()):
+            start = 0
         if start >= len(body) > 0 and start:
             self.send_error(416)
             return
@@ -57,6 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        for name, value in state.marks.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
         if state.drop_after is not None and state.drops > 0:

@@ -1,4 +1,6 @@
 import errno
+import http.client
+import ssl
 
 import pytest
 
@@ -23,6 +25,71 @@ def test_a_dropped_transfer_goes_on_where_it_broke_off(tmp_path, server, url):
     starts = [asked for _, asked in server.requests]
     assert starts == [None, "bytes=300000-", "bytes=600000-", "bytes=900000-"]
     assert [path.name for path in tmp_path.iterdir()] == ["file.npz"]
+
+
+@pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_file_that_has_changed_meanwhile_starts_anew(
+    tmp_path, server, url, monkeypatch, header, changed
+):
+    """No half of the one is put before a half of the other."""
+    server.marks, server.drop_after, server.drops = {header: '"old"'}, 300_000, 1
+    if changed:
+        server.files["file.npz"] = CONTENT[::-1]
+    monkeypatch.setattr("rwp.data.download._ATTEMPTS", 1)
+    with pytest.raises(UserError, match="got 300000 bytes before it broke off"):
+        download(url, tmp_path / "file.npz", CHECK)
+    assert {path.name for path in tmp_path.iterdir()} == {"file.npz.part", "file.npz.part.state"}
+    if changed:
+        server.files["file.npz"], server.marks = CONTENT, {header: '"new"'}
+    server.requests.clear()
+    download(url, tmp_path / "file.npz", CHECK)
+    assert server.requests == [("/file.npz", "bytes=300000-")]  # and not once more
+    assert (tmp_path / "file.npz").read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["file.npz"]
+
+
+def test_what_tells_a_file_apart_goes_with_it(tmp_path, server, url):
+    server.files["file.npz"], server.marks = b"another release", {"ETag": '"1"'}
+    for part in (b"", b"an"):
+        (tmp_path / "file.npz.part").write_bytes(part)
+        with pytest.raises(UserError, match=r"expected sha256"):
+            download(url, tmp_path / "file.npz", CHECK)
+        assert not list(tmp_path.iterdir())
+
+
+BAD_RECORD = ssl.SSLError("bad record mac")
+UNREACHABLE = OSError(errno.ENETUNREACH, "Network is unreachable")
+RESPONSE, CONNECTION = http.client.HTTPResponse, http.client.HTTPConnection
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [
+        (RESPONSE, "read", BAD_RECORD),
+        (RESPONSE, "read", OSError(errno.EHOSTUNREACH, "No route to host")),
+        (RESPONSE, "read", UNREACHABLE),
+        (RESPONSE, "begin", BAD_RECORD),  # before the first line of the answer
+        (RESPONSE, "begin", UNREACHABLE),
+        (CONNECTION, "connect", UNREACHABLE),
+    ],
+)
+def test_a_network_that_is_gone_for_a_moment_is_waited_for(
+    tmp_path, server, url, monkeypatch, owner, name, error
+):
+    original, calls = getattr(owner, name), []
+
+    def second_fails(self, *args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise error
+        return original(self, *args)
+
+    monkeypatch.setattr(owner, name, second_fails)
+    server.drop_after = 300_000
+    download(url, tmp_path / "file.npz", CHECK)
+    assert (tmp_path / "file.npz").read_bytes() == CONTENT
+    assert len(calls) > 2
 
 
 def test_a_server_without_resume_starts_over(tmp_path, server, url):

@@ -110,18 +110,21 @@ def test_a_download_that_cannot_fit_is_not_begun(tmp_path, server, monkeypatch):
         fetch_dataset("cifar10", dataset("cifar10"), tmp_path)
 
 
-def _fetch_cifar10(root, barrier):
+def _fetch_cifar10(root, barrier, name):
     barrier.wait()
-    fetch_dataset("cifar10", dataset("cifar10"), root)
+    fetch_dataset(name, dataset("cifar10"), root)
 
 
-def test_two_jobs_at_once_download_once_and_end_with_a_whole_set(tmp_path, server, monkeypatch):
+@pytest.mark.parametrize("names", [("cifar10", "cifar10"), ("cifar10", "cifar10-too")])
+def test_two_jobs_at_once_download_once_and_end_with_a_whole_set(
+    tmp_path, server, monkeypatch, names
+):
     server.files[CIFAR10_ARCHIVE] = official_cifar10(monkeypatch, server.url(CIFAR10_ARCHIVE))
     context = multiprocessing.get_context("fork")  # the children inherit the tiny official files
     barrier = context.Barrier(2)
     jobs = [
-        context.Process(target=_fetch_cifar10, args=(tmp_path, barrier), daemon=True)
-        for _ in range(2)
+        context.Process(target=_fetch_cifar10, args=(tmp_path, barrier, name), daemon=True)
+        for name in names
     ]
     for job in jobs:
         job.start()
@@ -129,8 +132,9 @@ def test_two_jobs_at_once_download_once_and_end_with_a_whole_set(tmp_path, serve
         job.join(60)
     assert [job.exitcode for job in jobs] == [0, 0]
     assert len(server.requests) == 1
-    for name, content in passport(tmp_path, "cifar10")["files"].items():
-        assert sha256((tmp_path / "cifar10" / name).read_bytes()) == content["sha256"]
+    for fetched in names:
+        for name, content in passport(tmp_path, fetched)["files"].items():
+            assert sha256((tmp_path / fetched / name).read_bytes()) == content["sha256"]
 
 
 def test_jobs_for_one_set_wait_for_each_other_and_for_no_other(tmp_path):

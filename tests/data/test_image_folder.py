@@ -1,9 +1,11 @@
 import io
 import os
 import random
+import signal
 import tarfile
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,20 @@ def test_worker_processes_give_what_one_process_gives(tmp_path, tree, monkeypatc
     monkeypatch.setattr(decode, "_SERIAL_LIMIT", 6)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     assert torch.equal(load(tmp_path).train.images, expected.train.images)
+
+
+def test_a_process_that_is_killed_while_it_decodes_is_one_line(tmp_path, tree, monkeypatch):
+    """As the system does for want of memory."""
+    from rwp.data.sources import decode
+
+    pool, killed = decode.ProcessPoolExecutor, (signal.SIGKILL,)
+    dying = partial(pool, initializer=signal.raise_signal, initargs=killed)
+    monkeypatch.setattr(decode, "ProcessPoolExecutor", dying)
+    monkeypatch.setattr(decode, "_SERIAL_LIMIT", 6)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    with pytest.raises(UserError, match=r"expected 2 processes .* was killed, .*cores") as caught:
+        load(write_tree(tmp_path, tree))
+    assert "\n" not in str(caught.value)
 
 
 def test_large_images_of_another_size_are_noticed_at_once(tmp_path, tree, monkeypatch):

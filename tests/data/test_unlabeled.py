@@ -126,7 +126,7 @@ def test_a_folder_of_images_has_no_labels(tmp_path):
     assert passport["files"]["more.pt"]["unlabeled"] == 1
 
 
-def test_unlabeled_images_that_are_test_images_are_counted(tmp_path):
+def test_unlabeled_images_that_are_labeled_ones_are_counted(tmp_path):
     files = image_tree(side=8)
     tree = write_tree(tmp_path / "tree", files)
     fetch_dataset("pets", dataset("image_folder", path=str(tree)), tmp_path)
@@ -135,12 +135,32 @@ def test_unlabeled_images_that_are_test_images_are_counted(tmp_path):
     definition = unlabeled("image_folder", path=str(more), dataset="pets")
     fetch_unlabeled("more", definition, tmp_path)
     _, passport = fetched(tmp_path, "more")
-    assert passport["notes"] == ["2 of 12 test images are also among these, byte for byte"]
+    assert passport["notes"] == [
+        "2 of 12 test images are also among these, byte for byte",
+        "1 of 12 training images is also among these, byte for byte, so that held-out images may "
+        "be trained on",
+    ]
     write_tree(more, {"dark.png": image_file(np.ones((8, 8, 3), dtype=np.uint8))})
     for name in names:
         (more / name.replace("/", "-")).unlink()
     with pytest.raises(UserError, match="more: expected bytes up to 255, got none above 1"):
         fetch_unlabeled("more", definition, tmp_path)
+
+
+def test_unlabeled_images_that_are_most_test_images_are_refused(tmp_path):
+    files = image_tree(side=8)
+    tree = write_tree(tmp_path / "tree", files)
+    fetch_dataset("pets", dataset("image_folder", path=str(tree)), tmp_path)
+    tests = [name for name in files if name.startswith("test/")]
+    definition = unlabeled("image_folder", path=str(tmp_path / "more"), dataset="pets")
+    write_tree(tmp_path / "more", {f"{at}.png": files[name] for at, name in enumerate(tests[:6])})
+    fetch_unlabeled("more", definition, tmp_path)
+    before = fetched(tmp_path, "more")[1]
+    write_tree(tmp_path / "more", {"one-more.png": files[tests[6]]})
+    message = r"more: expected other images than the test images of pets, got 7 of these 12, byte"
+    with pytest.raises(UserError, match=message):
+        fetch_unlabeled("more", definition, tmp_path)
+    assert fetched(tmp_path, "more")[1] == before
 
 
 def test_files_of_another_place_are_other_files(tmp_path, server):

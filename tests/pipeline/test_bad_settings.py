@@ -741,6 +741,25 @@ def test_one_clear_line(name: str, settings: dict[str, Any]) -> None:
 
 SHORT = {"objective": "at", "perturbation": "rwp", "change": {"epochs": 5, "decay_epochs": [2]}}
 UNRESOLVED: dict[str, tuple[Change, str]] = {
+    "batches that round to no unlabeled image": (
+        lambda s: unlabeled(s).update(fraction=0.001),
+        r"objectives\.rst\.unlabeled\.fraction: expected a share that gives a batch "
+        r"of \d+ both labeled and unlabeled images, got 0\.001; raise it",
+    ),
+    "batches that round to no labeled image": (
+        lambda s: unlabeled(s).update(fraction=0.999),
+        r"objectives\.rst\.unlabeled\.fraction: expected a share .*, got 0\.999; lower it",
+    ),
+    "a hold-out of another data set": (
+        lambda s: unlabeled(s).update(source="cifar10-16-holdout"),
+        r"objectives\.rst\.unlabeled\.source: expected a source whose dataset is "
+        r"digits, .*, got cifar10-16-holdout, whose dataset is cifar10-16; name a source for each",
+    ),
+    "unlabeled images like those of another data set": (
+        lambda s: unlabeled(s).update(source="tinyimages-500k"),
+        r"objectives\.rst\.unlabeled\.source: expected images for digits \(digits\), got "
+        r"tinyimages-500k of the kind tinyimages-500k, which is for cifar10 at 32 pixels; name",
+    ),
     "a warm-up as long as the recipe's own epochs": (
         lambda s: in_table2(s, SHORT | {"change": {"epochs": 3, "decay_epochs": [2]}}),
         r"perturbations\.rwp\.warmup_epochs: expected fewer than the 3 epochs of .*, got 3,",
@@ -1198,6 +1217,37 @@ def test_labels_are_found_whoever_else_cannot_be_trained(settings: dict[str, Any
     assert step.kind == "label"
     with pytest.raises(UserError, match="expected a source that suite demo uses, got digits"):
         Steps(check_params(settings)).find(path.replace("digits-holdout", "digits"))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "source", "message"),
+    [
+        ("cifar10-jpeg-16", "cifar10-16-holdout", "got cifar10-16-holdout, whose dataset is cifar"),
+        ("cifar10-jpeg-16", "cifar10-jpeg-16-holdout", None),
+        ("cifar10", "tinyimages-500k", None),
+        ("cifar10-jpeg", "tinyimages-500k", None),  # a folder holds what its owner says
+        ("cifar10-16", "tinyimages-500k", r"for cifar10-16 \(cifar10 at 16 pixels\), got tinyima"),
+        ("cifar100", "tinyimages-500k", "which is for cifar10 at 32 pixels"),
+        ("svhn", "svhn-extra", None),
+        ("cifar10", "svhn-extra", "which is for svhn at 32 pixels"),
+        ("cifar10-jpeg", "ddpm-1m", "got ddpm-1m, whose dataset is cifar10; name a source for"),
+    ],
+)
+def test_unlabeled_images_are_for_the_data_set_of_the_run(
+    settings: dict[str, Any], dataset: str, source: str, message: str | None
+) -> None:
+    settings["suites"]["paper"]["objectives"]["rst"]["unlabeled"]["source"] = source
+    params = check_params(settings)
+    place = {"dataset": dataset, "threat": "linf", "seed": 0}
+    key = run_key(params, "paper", recipe="rst", **place)  # type: ignore[arg-type]
+    if message is None:
+        mix = train_spec(params, key).unlabeled
+        assert mix is not None
+        assert mix.source == source
+    else:
+        with pytest.raises(UserError, match=message) as caught:
+            train_spec(params, key)
+        assert "\n" not in str(caught.value)
 
 
 def test_every_column_of_the_tables_is_reserved() -> None:

@@ -24,7 +24,7 @@ from rwp.training.history import Row
 from rwp.training.jobs import input_paths, train_run
 from rwp.training.loop import Training
 from rwp.training.optimization import learning_rate
-from rwp.training.pseudo_labels import load_pseudo_labeled
+from rwp.training.pseudo_labels import load_pseudo_labeled, write_pseudo_labels
 from rwp.training.run_record import commit
 from rwp.training.spec import OptimizationSpec
 from tests.conftest import tiny_settings
@@ -156,6 +156,26 @@ def test_c_min_zero_trains_as_at_to_the_bit(
     ]
     at, rwp = (torch.load(f / "last.pt", weights_only=True)["weights"] for f in folders)
     assert all(torch.equal(at[name], rwp[name]) for name in at)
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_classes"), [((3, 8, 8), 10), ((1, 10, 10), 10), ((1, 8, 8), 9)]
+)
+def test_a_teacher_labels_no_images_unlike_its_own(
+    shared_root: Path, tmp_path: Path, tiny: Params, shape: tuple[int, ...], num_classes: int
+) -> None:
+    mix = spec_of(tiny, "rst").unlabeled
+    assert mix is not None
+    for name in ("digits", "unlabeled"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "results").symlink_to(shared_root / "results")
+    (tmp_path / "data/digits/test.pt").symlink_to(shared_root / "data/digits/test.pt")
+    images = torch.randint(256, (4, *shape), dtype=torch.uint8)
+    found = ImageSet(images, torch.full((4,), -1), num_classes)
+    found.save(tmp_path / f"data/unlabeled/{mix.source}.pt")
+    message = r"expected 10 classes and images .*\[1, 8, 8\] as in digits, .*, got \d+ classes and"
+    with pytest.raises(UserError, match=rf"unlabeled\.{mix.source}: {message}"):
+        write_pseudo_labels(mix.labeling, root=tmp_path, fingerprint="labels")
 
 
 def test_files_of_a_run(shared_root: Path, tmp_path: Path, tiny: Params) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import shutil
@@ -94,11 +95,13 @@ def download(url: str, target: Path, check: Check) -> None:
             if passing_cause(error.__cause__):
                 raise
             part.unlink()
+            _state_file(part).unlink(missing_ok=True)
             if not resumed:
                 raise
             _transfer(url, part)  # the part was of another file: once more from its start
             _passes(part, url, check, remove=True)
         part.replace(temporary)
+        _state_file(part).unlink(missing_ok=True)
 
 
 def _copy(source: Path, target: Path, check: Check) -> None:
@@ -125,6 +128,7 @@ def _passes(path: Path, origin: str, check: Check, *, remove: bool = False) -> N
     except UserError as error:
         if remove:
             path.unlink()
+            _state_file(path).unlink(missing_ok=True)
         raise UserError(f"{origin}: {error}") from error
 
 
@@ -148,8 +152,11 @@ def _transfer(url: str, part: Path) -> None:
 def _transfer_once(url: str, part: Path) -> None:
     have = _size(part)
     headers = {"User-Agent": "rwp", "Accept-Encoding": "identity"}
+    state = _state_file(part)
     if have:
         headers["Range"] = f"bytes={have}-"
+        if state.exists():  # the rest of the same file, or a changed one from its start
+            headers["If-Range"] = state.read_text(encoding="latin-1")
     with _open(urllib.request.Request(url, headers=headers), part) as response:
         resumed = response.status == 206
         if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
@@ -158,18 +165,42 @@ def _transfer_once(url: str, part: Path) -> None:
         length = response.headers.get("Content-Length")
         expected = None if length is None else int(length) + (have if resumed else 0)
         _require_space(part, int(length or 0))
-        block = response.read(_BLOCK)
+        block = _read(response)
         if not resumed:
             try:
                 _refuse_html_start(block)
             except UserError as error:
                 raise UserError(f"{url}: {error}") from error
         with part.open("ab" if resumed else "wb") as stream:
+            if not resumed:  # what was there is gone by now
+                _note_state(response, state)
             while block:
                 stream.write(block)
-                block = response.read(_BLOCK)
+                block = _read(response)
     if expected is not None and _size(part) < expected:
         raise ConnectionError(f"of {expected} announced")
+
+
+def _state_file(part: Path) -> Path:
+    """Beside a part: by what its server tells whether the file is still the same."""
+    return part.with_name(part.name + ".state")
+
+
+def _note_state(response: http.client.HTTPResponse, path: Path) -> None:
+    tag = response.headers.get("ETag", "")
+    found = tag if tag.startswith('"') else response.headers.get("Last-Modified")
+    if found:
+        path.write_text(found, encoding="latin-1")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """The next bytes; a network that is gone or a broken encryption is a broken connection, too."""
+    try:
+        return response.read(_BLOCK)
+    except OSError as error:
+        raise ConnectionError(str(error)) from error
 
 
 def _open(request: urllib.request.Request, part: Path) -> http.client.HTTPResponse:
@@ -187,12 +218,19 @@ def _open(request: urllib.request.Request, part: Path) -> http.client.HTTPRespon
             "check the address or name a mirror"
         ) from error
     except urllib.error.URLError as error:
-        if isinstance(error.reason, ConnectionError | TimeoutError):
-            raise error.reason from error
+        if isinstance(error.reason, ConnectionError | TimeoutError) or _is_gone(error.reason):
+            raise ConnectionError(str(error.reason)) from error
         raise UserError(
             f"{url}: expected an answer, got {error.reason}; check the network or name a mirror"
         ) from error
+    except OSError as error:  # before the first line of the answer
+        raise ConnectionError(str(error)) from error
     return response
+
+
+def _is_gone(reason: object) -> bool:
+    """Whether the network is gone, for a moment perhaps."""
+    return isinstance(reason, OSError) and reason.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
 def _refuse_html_start(start: bytes) -> None:

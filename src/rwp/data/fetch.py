@@ -28,7 +28,7 @@ from rwp.errors import UserError
 if TYPE_CHECKING:
     from rwp.data.spec import DatasetSpec
 
-_MOST_SHARED = 0.5  # of the test images, by which a test split is none
+MOST_SHARED = 0.5  # of the test images, by which a test split is none
 _BLOCK = 4096  # images averaged at once
 
 
@@ -43,8 +43,8 @@ def fetch_dataset(
     """Write `directory/name/`: train.pt, test.pt, unlabeled.pt if a share is set, passport.json.
 
     Downloads are kept in `directory/raw/`. `origin` (a folder or an address) replaces the
-    definition's mirror and the official address. Jobs that fetch the same set wait for each
-    other.
+    definition's mirror and the official address. Jobs that fetch the same set, or the same
+    files, wait for each other.
 
     Raises:
         UserError: the source cannot be had, fails its checks, has no place to go, or has most of
@@ -130,7 +130,7 @@ def _shared_images(files: dict[Path, ImageSet], source: str) -> list[str]:
         both = [found for found in places.values() if {other, "test"} <= {s for s, _ in found}]
         count = sum(split == "test" for found in both for split, _ in found)
         notes += shared_note(count, tests, f"in {other}")
-        if other == "train" and count > _MOST_SHARED * tests:
+        if other == "train" and count > MOST_SHARED * tests:
             raise UserError(
                 f"{source}: expected test images of their own, got {count} of {tests} that are also"
                 " in train, byte for byte, so that no accuracy would say anything; part them"
@@ -167,10 +167,10 @@ def image_digests(images: ImageSet) -> Iterator[bytes]:
         yield hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
-def shared_note(count: int, of: int, place: str) -> list[str]:
-    """How many test images are also elsewhere; nothing where none is."""
+def shared_note(count: int, of: int, place: str, *, split: str = "test") -> list[str]:
+    """How many images of a split are also elsewhere; nothing where none is."""
     is_or_are = "is" if count == 1 else "are"
-    text = f"{count} of {of} test images {is_or_are} also {place}, byte for byte"
+    text = f"{count} of {of} {split} images {is_or_are} also {place}, byte for byte"
     return [text] if count else []
 
 
@@ -204,7 +204,8 @@ def _load_source(name: str, definition: DatasetSpec, raw: Path, origin: str | No
     if source == "image_folder":
         return load_image_folder(definition.path, definition.image_size)
     if source in OFFICIAL:
-        return load_torchvision_set(source, raw / source, origin)
+        with fetch_lock(raw.parent, f"raw/{source}"):  # other data sets may have its files, too
+            return load_torchvision_set(source, raw / source, origin)
     known = ", ".join(("digits", "image_folder", *OFFICIAL))
     raise UserError(f"datasets.{name}.source: expected {known}, got {source}; use one of them")
 

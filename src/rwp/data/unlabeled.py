@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from rwp.data.download import Check, checksum, member_of, obtain
 from rwp.data.fetch import (
+    MOST_SHARED,
     fetch_lock,
     image_digests,
     own_images,
@@ -60,7 +61,8 @@ def fetch_unlabeled(
     file or address) replaces the definition's url.
 
     Raises:
-        UserError: the source cannot be had, is damaged, or does not fit its data set.
+        UserError: the source cannot be had, is damaged, does not fit its data set, or holds most
+            of its test images.
     """
     refuse_other_images(origin, f"unlabeled.{name}", definition.path)
     root = Path(directory)
@@ -75,7 +77,7 @@ def fetch_unlabeled(
         if labeled is not None:
             _require_fit(name, found.images, labeled, str(definition.dataset))
         require_shades(found.images, found.origin)
-        leaks = _in_test(root, definition.dataset, found.images)
+        shared = _shared_images(root, definition.dataset, found)
         passport.unlink(missing_ok=True)  # files without a passport are not yet whole
         found.images.save(target)
         write_passport(
@@ -85,7 +87,7 @@ def fetch_unlabeled(
             source=definition.kind,
             origin=found.origin,
             license_words=definition.license or found.license,
-            notes=[*found.notes, *leaks],
+            notes=[*found.notes, *shared],
             class_names=[] if labeled is None else labeled.class_names,
             standing=standing,
         )
@@ -136,7 +138,8 @@ def _npz(request: _Request) -> _Found:
 
 
 def _svhn_extra(request: _Request) -> _Found:
-    return _Found(*load_svhn_extra(request.root / "raw" / "svhn", request.origin))
+    with fetch_lock(request.root, "raw/svhn-extra"):
+        return _Found(*load_svhn_extra(request.root / "raw" / "svhn", request.origin))
 
 
 def _image_folder(request: _Request) -> _Found:
@@ -193,14 +196,29 @@ def _missing(request: _Request, key: str) -> UserError:
     )
 
 
-def _in_test(root: Path, dataset: str | None, images: ImageSet) -> list[str]:
-    """How many test images of the data set it is for are among the unlabeled ones."""
-    path = root / (dataset or "") / "test.pt"
-    if dataset is None or not path.exists():
+def _shared_images(root: Path, dataset: str | None, found: _Found) -> list[str]:
+    """How many images of the data set it is for are among the unlabeled ones, byte for byte.
+
+    Raises:
+        UserError: most of its test images are.
+    """
+    if dataset is None:
         return []
-    here, tests = set(image_digests(images)), list(image_digests(ImageSet.load(path)))
-    count = sum(digest in here for digest in tests)
-    return shared_note(count, len(tests), "among these")
+    here, notes = set(image_digests(found.images)), []
+    for split, word in (("test", "test"), ("train", "training")):
+        path = root / dataset / f"{split}.pt"
+        digests = list(image_digests(ImageSet.load(path))) if path.exists() else []
+        count = sum(digest in here for digest in digests)
+        if split == "test" and count > MOST_SHARED * len(digests):
+            raise UserError(
+                f"{found.origin}: expected other images than the test images of {dataset}, got "
+                f"{count} of these {len(digests)}, byte for byte, so that no accuracy would say "
+                "anything; remove them"
+            )
+        notes += shared_note(count, len(digests), "among these", split=word)
+        if split == "train" and count:
+            notes[-1] += ", so that held-out images may be trained on"
+    return notes
 
 
 def _require_fit(name: str, images: ImageSet, labeled: Passport, dataset: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from rwp.core.settings import WITH_LOSSES
 from rwp.core.threat import AnyNorm
+from rwp.data.official import OFFICIAL
 from rwp.data.spec import AugmentationSpec, DatasetSpec
 from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec, check_attack
@@ -688,6 +689,11 @@ def _unlabeled_mix(params: Params, key: RunKey, look: Lookup) -> UnlabeledMix | 
         return None
     where = f"objectives.{objective_name}.unlabeled"
     source = look(entry.source, f"{where}.source")
+    definition = choose(params.unlabeled, source, "unlabeled source", "params.yaml: unlabeled")
+    at = f"params.yaml: suites.{key.suite}.{where}"
+    _check_source(params, key, source, f"{at}.source")
+    batch_size = look(training_entry(suite, key).batch_size, "training.batch_size")
+    _check_fraction(entry.fraction, batch_size, f"{at}.fraction")
     teacher = run_key(
         params,
         key.suite,
@@ -699,7 +705,7 @@ def _unlabeled_mix(params: Params, key: RunKey, look: Lookup) -> UnlabeledMix | 
     )
     return UnlabeledMix(
         source=source,
-        definition=choose(params.unlabeled, source, "unlabeled source", "params.yaml: unlabeled"),
+        definition=definition,
         fraction=entry.fraction,
         weight=entry.weight,
         epoch_size=look(entry.epoch_size, f"{where}.epoch_size"),
@@ -707,6 +713,43 @@ def _unlabeled_mix(params: Params, key: RunKey, look: Lookup) -> UnlabeledMix | 
         min_confidence=entry.min_confidence,
         per_class=entry.per_class,
     )
+
+
+# Kinds of unlabeled images that resemble those of one published data set.
+_RESEMBLING = {"tinyimages-500k": "cifar10", "svhn-extra": "svhn"}
+
+
+def _check_source(params: Params, key: RunKey, source: str, at: str) -> None:
+    """Unlabeled images are for the data set of the run: others may hold its held-out images.
+
+    Raises:
+        UserError: they are for another one. A folder of images is what its owner says it is.
+    """
+    definition, data = params.unlabeled[source], params.datasets[key.dataset]
+    if definition.dataset not in (None, key.dataset):
+        raise UserError(
+            f"{at}: expected a source whose dataset is {key.dataset}, on which {key.name} trains, "
+            f"got {source}, whose dataset is {definition.dataset}; name a source for each"
+        )
+    like = _RESEMBLING.get(definition.kind)
+    if like is None or data.source == "image_folder":
+        return
+    side = OFFICIAL[like].side
+    if data.source != like or data.image_size not in (None, side):
+        size = "" if data.image_size is None else f" at {data.image_size} pixels"
+        raise UserError(
+            f"{at}: expected images for {key.dataset} ({data.source}{size}), got {source} of the "
+            f"kind {definition.kind}, which is for {like} at {side} pixels; name another source"
+        )
+
+
+def _check_fraction(fraction: float, batch_size: int, at: str) -> None:
+    """A batch holds images of both kinds."""
+    if not 0 < round(batch_size * fraction) < batch_size:
+        raise UserError(
+            f"{at}: expected a share that gives a batch of {batch_size} both labeled and unlabeled "
+            f"images, got {fraction:g}; {'raise' if fraction < 0.5 else 'lower'} it"
+        )
 
 
 def declared(params: Params, key: RunKey) -> RunKey:

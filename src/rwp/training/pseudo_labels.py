@@ -125,13 +125,17 @@ def write_pseudo_labels(
     Returns:
         The summary: counts per class, mean confidence, the teacher's accuracy on the labeled
         test split, and the agreement with shipped labels where the source has them.
+
+    Raises:
+        UserError: the images are not like those that the teacher has learned from.
     """
     target = output or root / spec.path
     place = torch.device(device)
-    model, _ = load_network(root / spec.teacher.directory / "last.pt", device=device)
     unlabeled = ImageSet.load(root / "data" / "unlabeled" / f"{spec.source}.pt")
-    labels, confidences = pseudo_label(model, unlabeled.images, batch_size=_BATCH, device=place)
     test = ImageSet.load(root / "data" / spec.teacher.dataset / "test.pt")
+    _require_alike(unlabeled, test, spec)
+    model, _ = load_network(root / spec.teacher.directory / "last.pt", device=device)
+    labels, confidences = pseudo_label(model, unlabeled.images, batch_size=_BATCH, device=place)
     answers, _ = pseudo_label(model, test.images, batch_size=_BATCH, device=place)
     kept = select_pseudo_labels(
         labels,
@@ -159,6 +163,20 @@ def write_pseudo_labels(
         torch.save(content, stream)
     write_json(target.with_suffix(".json"), summary)
     return summary
+
+
+def _require_alike(unlabeled: ImageSet, labeled: ImageSet, spec: PseudoLabelSpec) -> None:
+    """A network may take images of another size, and answer something."""
+    found, wanted = (
+        f"{images.num_classes} classes and images (channels, height, width) {list(images.shape)}"
+        for images in (unlabeled, labeled)
+    )
+    if found != wanted:
+        raise UserError(
+            f"unlabeled.{spec.source}: expected {wanted} as in {spec.teacher.dataset}, which the "
+            f"teacher learned, got {found}; write dataset: {spec.teacher.dataset} there if they "
+            "fit it, or name another source"
+        )
 
 
 def load_pseudo_labeled(images: Path, labels: Path, *, num_classes: int) -> ImageSet:

@@ -11,6 +11,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -64,7 +65,7 @@ def decode_all(entries: Iterable[TreeEntry], image_size: int | None) -> Iterator
         a picture of another shape than the first one's, some may be left out.
 
     Raises:
-        UserError: a file is no readable gray or RGB image.
+        UserError: a file is no readable gray or RGB image; a process that decodes was killed.
     """
     stream = iter(entries)
     first = list(islice(stream, _SERIAL_LIMIT))
@@ -87,6 +88,12 @@ def decode_all(entries: Iterable[TreeEntry], image_size: int | None) -> Iterator
                     yield from pending.popleft().result()
             while pending:
                 yield from pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"{opening.entry.name} and those after it: expected {workers} processes that decode"
+                " images, got one that was killed, for want of memory most often; free some, or "
+                "allow fewer cores (taskset), and run the same command again"
+            ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-import tarfile
 import unicodedata
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from rwp.data.sources.tar import tar_members
 from rwp.errors import UserError
 
 # What operating systems leave between files.
@@ -136,39 +136,22 @@ def _zip_entries(path: Path) -> Iterator[TreeEntry]:
 
 def _tar_entries(path: Path) -> Iterator[TreeEntry]:
     try:
-        _require_end_of_tar(path)
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                parts = _member_parts(path, member.name)
-                if member.isdir():
-                    if parts:
-                        yield TreeEntry(parts, None)
-                    continue
-                stream = archive.extractfile(member) if member.isreg() else None
-                if stream is None:
-                    raise UserError(
-                        f"{path}: expected plain files, got a link or device at {member.name}; "
-                        "pack the tree again without links"
-                    )
-                yield TreeEntry(parts, stream.read())
+        for member, stream in tar_members(path):
+            parts = _member_parts(path, member.name)
+            if member.isdir():
+                if parts:
+                    yield TreeEntry(parts, None)
+                continue
+            if stream is None:
+                raise UserError(
+                    f"{path}: expected plain files, got a link or device at {member.name}; "
+                    "pack the tree again without links"
+                )
+            yield TreeEntry(parts, stream.read())
     except UserError:
         raise
     except Exception as error:  # a damaged archive may raise anything
         raise _damaged(path, error) from error
-
-
-def _require_end_of_tar(path: Path) -> None:
-    """A tar ends with two blocks of zeros. Python does not look for them, so one cut between
-    two members would pass for whole; compressed ones have an end of their own."""
-    try:
-        with tarfile.open(path, "r:"):
-            pass
-    except tarfile.ReadError:
-        return  # compressed, or no tar at all: the caller will see
-    with path.open("rb") as stream:
-        stream.seek(-2 * tarfile.BLOCKSIZE, os.SEEK_END)
-        if any(stream.read()):
-            raise tarfile.ReadError("it ends too early")
 
 
 def _member_parts(path: Path, name: str) -> tuple[str, ...]:
