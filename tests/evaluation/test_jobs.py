@@ -64,14 +64,15 @@ def test_finished_attacks_are_kept_and_changed_ones_run(trained: Project):
 
 def test_a_network_that_is_not_the_runs_own_is_not_attacked_in_its_name(trained: Project):
     record = trained.checkpoint.parent / "run.json"
-    write_json(record, {"networks": {"best": sha256_file(trained.checkpoint)}})
+    own = {"networks": {"best": sha256_file(trained.checkpoint)}}
+    seeds = iter(range(100, 200))  # so that nothing is done yet
     try:
-        run(trained)
         write_json(record, {"networks": {"best": "0" * 64}})
         with pytest.raises(UserError, match=r"expected the network that run\.json .*\(0{12}\)"):
-            run(trained)
-        write_json(record, {})  # of an earlier version
-        run(trained)
+            run(trained, seed=next(seeds))
+        for document in (own, {}):  # the second one of an earlier version
+            write_json(record, document)
+            run(trained, seed=next(seeds))
     finally:
         record.unlink()
 

@@ -114,7 +114,6 @@ class _Job:
             "checkpoint_sha256": sha256_file(self._checkpoint),
             "data_sha256": sha256_file(data),
         }
-        _require_the_runs_own(self._checkpoint, self._hashes["checkpoint_sha256"])
 
     def images(self, attack: AttackSpec) -> ImageSet:
         """The test images that an attack looks at."""
@@ -125,12 +124,14 @@ class _Job:
         return self._hashes | {"part": part_record(self._parts[attack.num_examples][1])}
 
     def model(self) -> nn.Module:
-        """The network, checked against the images.
+        """The network, checked against the images and the run.
 
         Raises:
-            UserError: another number of channels or classes than the data set's.
+            UserError: another number of channels or classes than the data set's, or none of the
+                run's own.
         """
         model, description = load_network(self._checkpoint, device=self.device)
+        _require_the_runs_own(self._checkpoint, self._hashes["checkpoint_sha256"])
         images = next(iter(self._parts.values()))[0]
         require_fit(description, images.shape[0], images.num_classes, source=self._checkpoint)
         return model
