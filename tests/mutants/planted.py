@@ -29,6 +29,7 @@ class Fault:
 # By the first words of a fault's name: the tests that are closest to it, which run first.
 _CLOSEST = {
     "processes": "training/test_distributed.py",
+    "shares": "training/test_several_processes.py",
     "seeds": "training/test_by_hand.py",
     "batches": "data/test_sampling.py",
     "splits": "data/test_splits.py",
@@ -616,6 +617,31 @@ RESUME = _faults(
         "processes: the variance within the shares alone",
         "(squares + counts * (means - mean).square()).sum(0) / count",
         "squares.sum(0) / count",
+    ),
+    (
+        "resume: without the moving average",
+        'self.average.load_state_dict(state["average"])',
+        "pass",
+    ),
+    (
+        "shares: only the first batches are measured",
+        "if index % group.size != group.rank:",
+        "if index != group.rank:",
+    ),
+    (
+        "shares: without the weights of pseudo-labels",
+        "None if self.weights is None else group.part(self.weights)",
+        "None",
+    ),
+    (
+        "shares: each image's losses in the first process alone",
+        "return {name: self.group.total(values) for name, values in self.now.items()}",
+        "return dict(self.now)",
+    ),
+    (
+        "shares: removed at random by each process for itself",
+        "as_many_at_random(kept == 0, generator=generator, group=self.group)",
+        "as_many_at_random(kept == 0, generator=generator)",
     ),
 )
 

@@ -112,6 +112,23 @@ def test_killed_and_resumed_to_the_bit(
     assert_same(whole, resumed)
 
 
+def test_a_moving_average_goes_on_where_it_was(
+    shared_root: Path, tmp_path: Path, tiny: Params, kill_after: list[int]
+) -> None:
+    """What is measured and kept is the average: of the steps before the kill, too."""
+    spec = spec_of(tiny, "at").replace(average_decay=0.9)
+    whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
+    per_epoch = len(
+        prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))[0].batches.plan(0)
+    )
+    kill_after += [2 * per_epoch + 1]
+    with pytest.raises(_Killed):
+        train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    resumed = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    assert not kill_after
+    assert_same(whole, resumed)
+
+
 REMEMBERING = """
 from torch.nn import functional as F
 
