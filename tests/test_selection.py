@@ -62,12 +62,33 @@ def test_every_test_is_run_by_a_target(request: pytest.FixtureRequest) -> None:
     assert orphans(selections(MAKEFILE).values(), request.config.stash[COLLECTED]) == []
 
 
+def called_by(script: str) -> set[str]:
+    """Words of the lines that call make; a comment calls nothing."""
+    lines = [line for line in script.splitlines() if not line.lstrip().startswith("#")]
+    return {word for line in lines if "make " in line for word in line.partition(" #")[0].split()}
+
+
 def test_ci_runs_every_test_that_needs_no_other_machine(request: pytest.FixtureRequest) -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    called = {word for line in script.splitlines() if "make " in line for word in line.split()}
+    called = called_by(script)
     here = [found for found in request.config.stash[COLLECTED] if not found[1] & ELSEWHERE]
     targets = [found for name, found in selections(MAKEFILE).items() if name in called]
     assert orphans(targets, here) == []
+
+
+def test_a_line_that_is_commented_out_runs_nothing() -> None:
+    script = (
+        "make test\n# make lint\n  # within 40m make test-slow\nmake audit # make test-faults\n"
+    )
+    assert called_by(script) == {"make", "test", "audit"}
+
+
+def test_where_time_may_run_out_a_failure_ends_ci_at_once() -> None:
+    """pytest tells its failures at the end, which one that is stopped does not come to."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    bounded = [line for line in script.splitlines() if line.startswith("within ")]
+    assert len(bounded) == 2
+    assert all(line.endswith(" PYTEST_ADDOPTS=--maxfail=1") for line in bounded)
 
 
 def test_a_test_that_nothing_runs_is_noticed() -> None:

@@ -461,6 +461,18 @@ def test_the_start_of_trades_as_published_leaves_the_box():
     assert ball.contains(published).tolist() == [False, False]
 
 
+def test_a_given_start_off_the_ball_is_only_put_into_the_box():
+    from rwp.core import ThreatModel
+    from rwp.core.geometry import NormBall, starting_point
+
+    images = torch.rand(3, 3, 4, 4, generator=generator())
+    given = images + torch.rand(images.shape, generator=generator(1)) - 0.5
+    ball = NormBall(images, ThreatModel("l2", 0.5))
+    assert torch.equal(starting_point(ball, "off_ball", None, given), given.clamp(0, 1))
+    assert not ball.contains(given.clamp(0, 1)).any()
+    assert torch.equal(starting_point(ball, "uniform", None, given), ball.project(given))
+
+
 def test_our_own_attacks_refuse_the_l1_norm(network, batch):
     from rwp.core import ThreatModel, pgd
 

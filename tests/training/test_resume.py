@@ -288,6 +288,27 @@ def test_several_processes_save_before_they_measure(
         assert ((0, steps) in places) == (group.size == 2)
 
 
+def test_the_loss_is_looked_at_within_an_epoch_though_nothing_is_saved(
+    shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch of a large network takes an hour."""
+    spec, original = spec_of(tiny, "at"), Training._step
+    steps: list[int] = []
+
+    def step(self: Training, batch: object) -> None:
+        original(self, batch)  # type: ignore[arg-type]
+        steps.append(1)
+        if len(steps) == 3:
+            self.tally.sums["loss"].fill_(float("nan"))
+
+    monkeypatch.setattr(Training, "_step", step)
+    monkeypatch.setattr(resume, "LOOK_SECONDS", -1)  # time is up after each step
+    folder = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "diverged"
+    assert len(steps) == 3
+
+
 def test_processes_that_drifted_apart_save_nothing(
     shared_root: Path, tmp_path: Path, tiny: Params
 ) -> None:
