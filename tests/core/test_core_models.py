@@ -121,7 +121,7 @@ def test_the_kernels_of_a_wide_resnet_start_at_the_published_size():
     """Normal numbers of variance 2 / (9 times the channels that leave the convolution)."""
     torch.manual_seed(0)
     model = build_network("wide_resnet", num_classes=5, depth=10, widen_factor=4, **PLAIN)
-    first, wider = model.conv1.weight, model.block1.layer[0].conv1.weight
+    first, wider = model.conv1.weight.detach(), model.block1.layer[0].conv1.weight.detach()
     assert (first.shape[:2], wider.shape[:2]) == ((16, 3), (64, 16))
     assert float(first.std()) == pytest.approx((2 / (9 * 16)) ** 0.5, rel=0.1)
     assert float(wider.std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.03)

@@ -317,14 +317,11 @@ def test_the_report_says_which_difference_is_more_than_chance(
 
 
 class CountedDraws:
-    """numpy's generators; of each bootstrap, the kinds of images and how often they are drawn."""
+    """A generator of numpy's that notes the kinds of images and how often they are drawn."""
 
-    def __init__(self) -> None:
+    def __init__(self, generator: np.random.Generator) -> None:
+        self.generator = generator
         self.sizes: list[tuple[int, int]] = []
-
-    def default_rng(self, seed: int) -> CountedDraws:
-        self.generator = np.random.Generator(np.random.PCG64(seed))
-        return self
 
     def multinomial(self, count: int, shares: np.ndarray, size: int) -> np.ndarray:
         self.sizes.append((len(shares), size))
@@ -350,8 +347,8 @@ def test_at_the_papers_size_kinds_of_images_are_drawn_and_not_images(
                 clean_bits=bits(np.ones(10_000, dtype=bool)),
                 robust_bits=bits(flags),
             )
-    results, draws = demo.results(), CountedDraws()
-    monkeypatch.setattr(statistics.np, "random", draws)
+    results, draws = demo.results(), CountedDraws(np.random.default_rng(0))
+    monkeypatch.setattr(statistics.np.random, "default_rng", lambda seed: draws)
     frame = pairs(results)
     assert len(frame) == len(draws.sizes) == 63
     assert max(kinds for kinds, _ in draws.sizes) == 4

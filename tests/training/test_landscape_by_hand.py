@@ -33,7 +33,7 @@ def each_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def test_a_landscape_is_what_its_definition_says(
-    shared_root: Path, tmp_path: Path, tiny: Params
+    digits: Path, tmp_path: Path, tiny: Params
 ) -> None:
     spec = landscape_spec(tiny, "demo", "fig2")
     spec = spec.replace(
@@ -54,7 +54,7 @@ def test_a_landscape_is_what_its_definition_says(
     torch.manual_seed(0)
     model = build_network(shape.pop("family"), **shape).eval()
     save_network(tmp_path / kept_checkpoint(spec.key, 1), model, network=description, epoch=0)
-    (tmp_path / "data").symlink_to(shared_root / "data")
+    (tmp_path / "data").symlink_to(digits)
     output = tmp_path / "found.csv"
     measure_landscape(spec, root=tmp_path, fingerprint="f", output=output)
     with output.open(newline="") as stream:
