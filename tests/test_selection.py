@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests.conftest import COLLECTED, ROOT
+from tests.conftest import COLLECTED, ROOT, pytest_runtest_logreport
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 # What CI's machine has not: these tests have targets of their own.
@@ -83,12 +85,41 @@ def test_a_line_that_is_commented_out_runs_nothing() -> None:
     assert called_by(script) == {"make", "test", "audit"}
 
 
-def test_where_time_may_run_out_a_failure_ends_ci_at_once() -> None:
-    """pytest tells its failures at the end, which one that is stopped does not come to."""
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("true", 0, ""),
+        ("exit 3", 3, ""),
+        ("exit 124", 0, "ran out of time"),
+        ("echo tests/test_a.py >> $RWP_FAILURES; exit 124", 1, "failed:\ntests/test_a.py"),
+        ("echo tests/test_a.py >> $RWP_FAILURES; exit 137", 1, "failed:\ntests/test_a.py"),
+    ],
+)
+def test_ci_fails_where_a_test_failed_before_time_ran_out(
+    command: str, code: int, said: str
+) -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    bounded = [line for line in script.splitlines() if line.startswith("within ")]
-    assert len(bounded) == 2
-    assert all(line.endswith(" PYTEST_ADDOPTS=--maxfail=1") for line in bounded)
+    within = re.search(r"^within\(\) \{\n.*?^\}\n", script, re.M | re.S)
+    assert within is not None
+    bounded = 'timeout() { shift 3; "$@"; }\n' + within[0] + f"within 40m bash -c '{command}'\n"
+    words = ["bash", "-c", f"set -euo pipefail\n{bounded}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert bool(said) == bool(done.stderr)
+
+
+def test_a_failure_is_noted_as_it_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "failures"
+    monkeypatch.setenv("RWP_FAILURES", str(place))
+    failed, passed = (SimpleNamespace(nodeid=n, failed=n == "a", when="call") for n in "ab")
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    pytest_runtest_logreport(failed)  # the process that started the worker notes it
+    assert not place.exists()
+    monkeypatch.delenv("PYTEST_XDIST_WORKER")
+    for report in (failed, passed):
+        pytest_runtest_logreport(report)
+    assert place.read_text() == "a (call)\n"
 
 
 def test_a_test_that_nothing_runs_is_noticed() -> None:

@@ -570,6 +570,11 @@ TRAINING = _faults(
         "pass",
     ),
     (
+        "training: logits that the next pass of a graph overwrites",
+        "return cast(Tensor, self.network(images)).clone()",
+        "return cast(Tensor, self.network(images))",
+    ),
+    (
         "training: the same start for all seeds",
         'torch.manual_seed(derived_seed(spec.key.seed, "init"))',
         'torch.manual_seed(derived_seed(0, "init"))',
