@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCKS = ("requirements.lock", "workflow/envs/uv.lock")
+LOCKS = (ROOT / "requirements.lock", *sorted((ROOT / "workflow" / "envs").glob("*.lock")))
 
 
 def verdict(report: dict[str, Any]) -> tuple[int, list[str]]:
@@ -56,8 +56,9 @@ def audit(lock: Path) -> tuple[int, list[str]]:
 
 if __name__ == "__main__":
     worst = 0
-    for name in LOCKS:
-        code, lines = audit(ROOT / name)
+    for lock in LOCKS:
+        name = lock.relative_to(ROOT)
+        code, lines = audit(lock)
         worst = max(worst, code)
         sys.stdout.write("".join(f"{name}: {line}\n" for line in lines))
     sys.exit(worst)

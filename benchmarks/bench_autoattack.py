@@ -77,12 +77,15 @@ def _compared(
     ours_s = time.perf_counter() - started
     started = time.perf_counter()
     theirs = _package(model, images, setting.device)
+    reference_s = time.perf_counter() - started
+    found = _notes(robust, theirs)
+    if found["flags_that_differ"]:
+        raise RuntimeError(
+            f"{name}: expected the package's flags, got {found['flags_that_differ']} others"
+            f" of {found['images']}"
+        )
     return Result(
-        name,
-        ours_s=ours_s,
-        reference_s=time.perf_counter() - started,
-        target=TARGET,
-        notes={**_notes(robust, theirs), **notes},
+        name, ours_s=ours_s, reference_s=reference_s, target=TARGET, notes={**found, **notes}
     )
 
 

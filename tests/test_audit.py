@@ -45,3 +45,10 @@ def test_verdict(packages: list[Any], code: int, words: list[str], audit: Any) -
     found, lines = audit.verdict({"dependencies": packages})
     assert found == code
     assert all(word in "\n".join(lines) for word in words)
+
+
+def test_every_lock_is_audited(audit: Any) -> None:
+    locks = {path for path in ROOT.glob("**/*.lock") if ".venv" not in path.parts}
+    locks = {path for path in locks if not any(part.startswith(".") for part in path.parts)}
+    assert set(audit.LOCKS) == {path for path in locks if "--hash=sha256:" in path.read_text()}
+    assert len(audit.LOCKS) > 2

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests.conftest import COLLECTED, ROOT
+from tests.conftest import COLLECTED, ROOT, pytest_runtest_logreport
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 # What CI's machine has not: these tests have targets of their own.
@@ -62,12 +64,62 @@ def test_every_test_is_run_by_a_target(request: pytest.FixtureRequest) -> None:
     assert orphans(selections(MAKEFILE).values(), request.config.stash[COLLECTED]) == []
 
 
+def called_by(script: str) -> set[str]:
+    """Words of the lines that call make; a comment calls nothing."""
+    lines = [line for line in script.splitlines() if not line.lstrip().startswith("#")]
+    return {word for line in lines if "make " in line for word in line.partition(" #")[0].split()}
+
+
 def test_ci_runs_every_test_that_needs_no_other_machine(request: pytest.FixtureRequest) -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    called = {word for line in script.splitlines() if "make " in line for word in line.split()}
+    called = called_by(script)
     here = [found for found in request.config.stash[COLLECTED] if not found[1] & ELSEWHERE]
     targets = [found for name, found in selections(MAKEFILE).items() if name in called]
     assert orphans(targets, here) == []
+
+
+def test_a_line_that_is_commented_out_runs_nothing() -> None:
+    script = (
+        "make test\n# make lint\n  # within 40m make test-slow\nmake audit # make test-faults\n"
+    )
+    assert called_by(script) == {"make", "test", "audit"}
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("true", 0, ""),
+        ("exit 3", 3, ""),
+        ("exit 124", 0, "ran out of time"),
+        ("echo tests/test_a.py >> $RWP_FAILURES; exit 124", 1, "failed:\ntests/test_a.py"),
+        ("echo tests/test_a.py >> $RWP_FAILURES; exit 137", 1, "failed:\ntests/test_a.py"),
+    ],
+)
+def test_ci_fails_where_a_test_failed_before_time_ran_out(
+    command: str, code: int, said: str
+) -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    within = re.search(r"^within\(\) \{\n.*?^\}\n", script, re.M | re.S)
+    assert within is not None
+    bounded = 'timeout() { shift 3; "$@"; }\n' + within[0] + f"within 40m bash -c '{command}'\n"
+    words = ["bash", "-c", f"set -euo pipefail\n{bounded}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert bool(said) == bool(done.stderr)
+
+
+def test_a_failure_is_noted_as_it_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "failures"
+    monkeypatch.setenv("RWP_FAILURES", str(place))
+    failed, passed = (SimpleNamespace(nodeid=n, failed=n == "a", when="call") for n in "ab")
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    pytest_runtest_logreport(failed)  # the process that started the worker notes it
+    assert not place.exists()
+    monkeypatch.delenv("PYTEST_XDIST_WORKER")
+    for report in (failed, passed):
+        pytest_runtest_logreport(report)
+    assert place.read_text() == "a (call)\n"
 
 
 def test_a_test_that_nothing_runs_is_noticed() -> None:

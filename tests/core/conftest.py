@@ -1,16 +1,7 @@
-"""Every call into rwp.core made by these tests has its shapes and types checked."""
+"""A small network and a batch. `-p tests.core.typechecker` checks the shapes of all calls."""
 
-import sys
-
-import jaxtyping
 import pytest
 import torch
-from tests.core import typechecker
-
-# Before anything below imports rwp.core; where it is imported already, it stays unchecked.
-if "rwp.core" not in sys.modules:
-    jaxtyping.install_import_hook("rwp.core", f"{typechecker.__name__}.checked")
-
 from tests.core.helpers import Batch, small_batch, small_network
 
 

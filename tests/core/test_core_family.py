@@ -358,9 +358,6 @@ def test_defaults_spelled_out_change_no_bit(scope, network, batch):
             {"mask": "range", "c_min_quantile": 0.5, "c_max_quantile": 0.4},
             r"c_max: expected more than c_min 0.5, got 0.4; swap them",
         ),
-        ({"tensors": "biases"}, r"tensors: expected one of kernels, kernels_and_norms, all, got"),
-        ({"direction": "down"}, r"direction: expected one of gradient, random, got 'down'"),
-        ({"length": "long"}, r"length: expected one of relative, absolute, got 'long'"),
         ({"gamma": -1.0, "length": "absolute"}, r"gamma: expected a length >= 0, got -1.0"),
         ({"layers": (3, 1)}, r"layers: expected the first and the last layer, got \[3, 1\]; swap"),
         ({"layers": (-1, -3)}, r"layers: .* got \[-1, -3\]; swap"),
@@ -369,6 +366,20 @@ def test_defaults_spelled_out_change_no_bit(scope, network, batch):
     ],
 )
 def test_one_clear_line(changes, message):
+    with pytest.raises(ValueError, match=message):
+        options(**changes)
+
+
+@pytest.mark.wrong_type
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tensors": "biases"}, r"tensors: expected one of kernels, kernels_and_norms, all, got"),
+        ({"direction": "down"}, r"direction: expected one of gradient, random, got 'down'"),
+        ({"length": "long"}, r"length: expected one of relative, absolute, got 'long'"),
+    ],
+)
+def test_a_word_that_is_none_of_those_known(changes, message):
     with pytest.raises(ValueError, match=message):
         options(**changes)
 
@@ -396,8 +407,14 @@ def test_silu_and_relu_differ_in_the_activation_alone():
     expected = block.conv1(activated)
     expected = block.conv2(block.bn2(expected) * block.bn2(expected).sigmoid()) + hidden
     torch.testing.assert_close(block(hidden), expected)
+
+
+@pytest.mark.wrong_type
+def test_another_activation_is_refused():
     with pytest.raises(ValueError, match="activation: expected one of relu, silu, got 'gelu'"):
-        built("gelu")
+        build_network(
+            "preact_resnet", num_classes=4, in_channels=3, mean=None, std=None, activation="gelu"
+        )
 
 
 def test_label_smoothing_is_the_mean_over_classes(network, batch):
@@ -459,6 +476,18 @@ def test_the_start_of_trades_as_published_leaves_the_box():
     torch.testing.assert_close(published, images + 0.001 * draw)
     assert torch.equal(starting_point(ball, "gaussian_unclamped", None, published), published)
     assert ball.contains(published).tolist() == [False, False]
+
+
+def test_a_given_start_off_the_ball_is_only_put_into_the_box():
+    from rwp.core import ThreatModel
+    from rwp.core.geometry import NormBall, starting_point
+
+    images = torch.rand(3, 3, 4, 4, generator=generator())
+    given = images + torch.rand(images.shape, generator=generator(1)) - 0.5
+    ball = NormBall(images, ThreatModel("l2", 0.5))
+    assert torch.equal(starting_point(ball, "off_ball", None, given), given.clamp(0, 1))
+    assert not ball.contains(given.clamp(0, 1)).any()
+    assert torch.equal(starting_point(ball, "uniform", None, given), ball.project(given))
 
 
 def test_our_own_attacks_refuse_the_l1_norm(network, batch):

@@ -65,6 +65,10 @@ def test_against_their_definitions(logits, labels):
                 zero_masked_margin_loss(clean, labels, kappa=9.0),
                 max(0, *(clean[i, c] for c in wrong)) - clean[i, label],
             ),
+            "zero-masked, capped": (
+                zero_masked_margin_loss(clean, labels, kappa=0.2),
+                min(max(0, *(clean[i, c] for c in wrong)) - clean[i, label], 0.2),
+            ),
         }
         for name, (found, value) in expected.items():
             assert found.shape == (BATCH_SIZE,), name

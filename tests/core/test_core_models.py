@@ -4,10 +4,13 @@ import pytest
 import torch
 from tests.core.helpers import generator
 from torch import nn
+from torch.nn.functional import conv2d
 
 from rwp.core import build_network
 from rwp.core.models import Normalization
 from rwp.core.models.converters import convert_state
+from rwp.core.models.preact_resnet import PreActBlock
+from rwp.core.models.wide_resnet import WideBlock
 
 RGB = {"in_channels": 3, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2471, 0.2435, 0.2616)}
 PLAIN = {"in_channels": 3, "mean": None, "std": None}
@@ -83,6 +86,45 @@ def test_normalization_is_a_layer_of_the_model():
     torch.testing.assert_close(inside(images), outside((images - mean) / std))
     assert isinstance(inside.normalize, Normalization)
     assert {"normalize.mean", "normalize.std"} <= set(inside.state_dict())
+
+
+def _affine(norm: nn.BatchNorm2d, images: torch.Tensor) -> torch.Tensor:
+    """What a BatchNorm layer in eval mode does."""
+    shape = (1, -1, 1, 1)
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return (images - norm.running_mean.view(shape)) * scale.view(shape) + norm.bias.view(shape)
+
+
+@pytest.mark.parametrize("planes", [3, 5])
+@pytest.mark.parametrize("block", [PreActBlock, WideBlock])
+def test_a_block_by_hand(block, planes):
+    """Where it projects, its shortcut sees the activated input; otherwise the input itself."""
+    torch.manual_seed(0)
+    found = block(3, planes, 1).eval()
+    for norm in (found.bn1, found.bn2):
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.data.uniform_(0.3, 1.0)
+    images = torch.randn(2, 3, 6, 6)
+    activated = _affine(found.bn1, images).clamp_min(0)
+    hidden = _affine(found.bn2, conv2d(activated, found.conv1.weight, padding=1)).clamp_min(0)
+    expected = conv2d(hidden, found.conv2.weight, padding=1)
+    projections = [w for name, w in found.named_parameters() if "hortcut" in name]
+    if planes == 3:
+        assert not projections
+        expected = expected + images
+    else:
+        expected = expected + conv2d(activated, projections[0])
+    torch.testing.assert_close(found(images), expected)
+
+
+def test_the_kernels_of_a_wide_resnet_start_at_the_published_size():
+    """Normal numbers of variance 2 / (9 times the channels that leave the convolution)."""
+    torch.manual_seed(0)
+    model = build_network("wide_resnet", num_classes=5, depth=10, widen_factor=4, **PLAIN)
+    first, wider = model.conv1.weight.detach(), model.block1.layer[0].conv1.weight.detach()
+    assert (first.shape[:2], wider.shape[:2]) == ((16, 3), (64, 16))
+    assert float(first.std()) == pytest.approx((2 / (9 * 16)) ** 0.5, rel=0.1)
+    assert float(wider.std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.03)
 
 
 def random_state(family: str, shape: dict, **others):

@@ -5,7 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parents[2] / "src"
+import jaxtyping
+import pytest
+import torch
+
+from rwp.core import cross_entropy
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src"
+PLUGIN = "tests.core.typechecker"
 
 CHECKED = """
 import jaxtyping
@@ -62,6 +70,36 @@ def run(script: str) -> str:
 
 def test_wrong_shapes_are_refused():
     assert run(CHECKED) == "checked\n"
+
+
+def test_wrong_shapes_of_these_tests_are_refused(request):
+    """By the checker where the plugin is loaded, else by torch."""
+    by_checker = request.config.pluginmanager.has_plugin(PLUGIN)
+    with pytest.raises(jaxtyping.TypeCheckError if by_checker else ValueError):
+        cross_entropy(torch.zeros(6, 4), torch.zeros(4, dtype=torch.int64))
+
+
+def checked(*words: str) -> str:
+    """What pytest says of tests of the core that pass with the plugin."""
+    usual = ("-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu and not wrong_type")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *usual, "-p", PLUGIN, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+    return done.stdout
+
+
+def test_the_plugin_checks_what_tests_call():
+    assert "1 passed" in checked(__file__, "-k", "test_wrong_shapes_of_these_tests_are_refused")
+
+
+@pytest.mark.slow
+def test_all_calls_of_the_cores_tests_have_the_annotated_shapes():
+    checked("tests/core", "--deselect", "tests/core/test_core_shapes.py")
 
 
 def test_importing_the_core_is_light():

@@ -56,6 +56,22 @@ def test_every_attack_leaves_consistent_outcomes(robust_model: nn.Module, images
         assert 0.099 < result.max_perturbation < 0.1 + attacks.SLACK["linf"]
 
 
+class Brightness(nn.Module):
+    """Two classes: the brighter an image, the more it is of the second."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        mean = images.mean((1, 2, 3))
+        return torch.stack([-mean, mean], dim=1)
+
+
+def test_the_largest_change_is_that_of_any_batch():
+    """Images of the first batch get brighter; those of the second are white already."""
+    pixels = torch.cat([torch.full((16, 1, 8, 8), 100), torch.full((16, 1, 8, 8), 255)])
+    split = ImageSet(pixels.to(torch.uint8), torch.zeros(32, dtype=torch.long), 2)
+    (result,) = run(Brightness(), split, attack("fgsm"))
+    assert result.max_perturbation == pytest.approx(0.1)
+
+
 def test_outcomes_are_those_of_the_core_attack(robust_model: nn.Module, images: ImageSet):
     (result,) = run(robust_model, images, PGD, batch_size=len(images))
     batch, labels = images.images.float() / 255, images.labels

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from rwp.core import ThreatModel, cross_entropy, pgd
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import autoattack as module, verdict as verdicts
@@ -17,6 +18,7 @@ from rwp.evaluation.spec import DiagnosisSpec
 from rwp.evaluation.verdict import DOUBTFUL, LEVELS, MEANING, FollowUp, Verdict, band_for
 from rwp.files import sha256_file
 from rwp.reporting.report import LEVEL_KINDS, LEVEL_SIGNS
+from rwp.rng import generator_for
 from rwp.training.checkpoint import save_network
 from rwp.training.spec import RunKey, ThreatSpec
 from tests.data.samples import write_passport
@@ -358,6 +360,70 @@ def test_masked_network_is_red(front, robust_model: nn.Module, images: ImageSet)
     verdict = judge(records(540, 500), dataset="digits", objective="at", follow_up=found)
     assert verdict.level == "red"
     assert any("no gradient at all" in reason.text for reason in verdict.reasons)
+
+
+def logits_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model(images)
+
+
+def test_further_attacks_are_what_their_definitions_say(robust_model: nn.Module, images: ImageSet):
+    """Five seeds of starts and two batches; a few steps, so that more of them find more."""
+    few = attack("pgd-3", "pgd", num_steps=3, step_size="0.02")
+    model, twin = LogitScaled(robust_model, 60.0), small_network()
+    found = follow_up(model, images, few, batch_size=25, seed=4, device="cpu", twin=twin)
+    pixels, labels = images.images.float() / 255, images.labels
+    clean = logits_of(model, pixels).argmax(1) == labels
+
+    def left(source, seed: int, *, radius=0.1, step=0.02, steps=3, **options) -> float:
+        points = [
+            pgd(
+                source,
+                pixels[rows],
+                labels[rows],
+                threat=ThreatModel("linf", radius),
+                step_size=step,
+                num_steps=steps,
+                generator=generator_for(4, "follow-up", seed, place),
+                **options,
+            )
+            for place, rows in enumerate((slice(0, 25), slice(25, 40)))
+        ]
+        right = logits_of(model, torch.cat(points)).argmax(1) == labels
+        return float((clean & right).float().mean())
+
+    def spread(scale: float):
+        def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            spread = (logits.max(1).values - logits.min(1).values).detach()
+            return cross_entropy(scale * logits / spread[:, None], labels)
+
+        return loss
+
+    base = [left(model, seed, keep="worst") for seed in range(5)]
+    longer = [left(model, seed, keep="worst", steps=100) for seed in range(5)]
+    ones, tens = (
+        [left(model, seed, keep="worst", loss=spread(scale)) for seed in range(5)]
+        for scale in (1.0, 10.0)
+    )
+    lent = [left(twin, seed) for seed in range(5)]
+    sweep, radius = [], 0.1
+    while not sweep or (sweep[-1][1] > 0 and sweep[-1][0] < 0.5):
+        step = 0.02 * radius / 0.1
+        sweep.append((radius, left(model, 0, radius=radius, step=step, keep="worst")))
+        radius = min(2 * radius, 0.5)
+    assert found.base == pytest.approx(base)
+    assert found.longer == pytest.approx(longer)
+    assert found.rescaled == pytest.approx([min(pair) for pair in zip(ones, tens, strict=True)])
+    assert found.transfer == pytest.approx(lent)
+    assert [place for point in found.sweep for place in point] == pytest.approx(
+        [place for point in sweep for place in point]
+    )
+    # or the test would look at nothing
+    assert len(set(base)) > 1
+    assert len(sweep) > 1
+    assert ones != tens
+    for others in (longer, found.rescaled, lent):
+        assert list(others) != base
 
 
 def diagnosis_of(project: Project, *, twin: RunKey | None = None) -> DiagnosisSpec:

@@ -50,12 +50,31 @@ def test_what_is_searched_in_few_bits_is_judged_in_32(
     searched = {kind for kind, gradient in model.seen if gradient}
     assert draft is None or draft in searched
     assert searched <= {draft or "fp32", "fp32"}  # "fp32": whether there is a gradient at all
-    # what decides is asked without a gradient
+    # what decides is asked without a gradient, as Square searches too
     assert ("fp32", False) in model.seen
+    assert draft is None or name == "autoattack" or (draft, False) not in model.seen
     document = json.dumps(found.records[spec.name].attack.document())
     assert (f'"draft": "{draft}"' in document) == (draft is not None)
     drafts = [text for text in found.warnings if text.startswith("draft: searched in")]
     assert len(drafts) == (draft is not None)
+
+
+@pytest.mark.parametrize("draft", ["tf32", "bf16"])
+def test_what_autoattack_found_is_judged_in_32_bits(robust_model, images, monkeypatch, draft):
+    judged, judge_them = [], module.checked_logits
+
+    def noted(model, *given):
+        conv = torch.backends.cudnn.conv.fp32_precision
+        judged.append((torch.is_autocast_enabled("cpu"), conv))
+        return judge_them(model, *given)
+
+    monkeypatch.setattr(module, "AutoAttack", ShortAutoAttack)
+    monkeypatch.setattr(module, "checked_logits", noted)
+    spec = SEARCHES["autoattack"].replace(draft=draft)
+    some = images.images[:8].float() / 255
+    evaluate(robust_model, some, images.labels[:8], threat=spec.threat, attacks=[spec])
+    assert len(judged) > 4  # once for each attack
+    assert not any(autocast or conv == "tf32" for autocast, conv in judged)
 
 
 def test_the_default_is_no_part_of_an_attacks_identity():

@@ -110,6 +110,20 @@ def test_augmentation_on_a_gpu_is_that_of_the_cpu() -> None:
     assert torch.equal(here, there.cpu())
 
 
+def test_what_a_recorded_pass_gave_stays_when_the_next_one_has_other_images() -> None:
+    """A graph writes its logits to the same memory each time; TRADES compares two passes."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10)).cuda().eval()
+    fast = compiled(model, "graphs")
+    batches = [torch.rand(4, 3, 8, 8, device="cuda") for _ in range(3)]
+    with torch.no_grad(), precision_context("fp32", "cuda"):
+        expected = [model(images) for images in batches]
+        for _ in range(3):  # until the graph is recorded
+            found = [fast(images) for images in batches]
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("how", ["default", "graphs"])
 def test_a_compiled_network_gives_the_same_logits(how: str) -> None:
     torch.manual_seed(0)

@@ -29,20 +29,26 @@ class Fault:
 # By the first words of a fault's name: the tests that are closest to it, which run first.
 _CLOSEST = {
     "processes": "training/test_distributed.py",
+    "shares": "training/test_several_processes.py",
     "seeds": "training/test_by_hand.py",
     "batches": "data/test_sampling.py",
     "splits": "data/test_splits.py",
     "parts": "data/test_parts.py",
     "augmentation": "data/test_augmentation.py",
-    "pseudo-labels": "data/test_pseudo_labels.py",
+    "pseudo-labels": "data/test_pseudo_labels.py training/test_pseudo_label_files.py",
     "evaluation": "evaluation/test_attacks.py",
+    "landscapes": "training/test_landscape_by_hand.py",
+    "further attacks": "evaluation/test_diagnostics.py",
+    "drafts": "evaluation/test_draft.py",
     "records": "evaluation/test_records.py",
     "AutoAttack": "evaluation/test_autoattack.py",
     "published curves": "reporting/test_published_curves.py",
     "family": "core/test_core_family.py",
     "steps": "training/test_family.py",
     "starts": "training/test_start.py",
-    "draws": "data/test_drawn.py",
+    "draws": "data/test_drawn.py training/test_selection.py",
+    "emulated GPU": "training/test_emulated_gpu.py",
+    "costs": "reporting/test_plan.py",
     "claims": "reporting/test_claims.py",
     "tables": "reporting/test_tables.py",
     "p-values": "evaluation/test_statistics.py",
@@ -120,6 +126,11 @@ LOSSES = _faults(
         "losses: the authors' CW masks with minus infinity",
         "fill=0.0).amax(dim=1) return",
         "fill=-torch.inf).amax(dim=1)\n    return",
+    ),
+    (
+        "losses: the authors' CW is not capped",
+        "fill=0.0).amax(dim=1) return (wrong - _of_label(logits, labels)).clamp(max=kappa)",
+        "fill=0.0).amax(dim=1)\n    return wrong - _of_label(logits, labels)",
     ),
     (
         "losses: taken in bf16",
@@ -399,6 +410,16 @@ LANDSCAPE = _faults(
         '"tf32" if name != "fp32" and',
         '"tf32" if name == "fp32" and',
     ),
+    (
+        "models: a wide block's shortcut sees the input before its activation",
+        "self.convShortcut(activated)",
+        "self.convShortcut(inputs)",
+    ),
+    (
+        "models: wide kernels start at another size",
+        'mode="fan_out", nonlinearity="relu"',
+        'mode="fan_in", nonlinearity="relu"',
+    ),
 )
 
 SCHEDULES = _faults(
@@ -549,6 +570,11 @@ TRAINING = _faults(
         "pass",
     ),
     (
+        "training: logits that the next pass of a graph overwrites",
+        "return cast(Tensor, self.network(images)).clone()",
+        "return cast(Tensor, self.network(images))",
+    ),
+    (
         "training: the same start for all seeds",
         'torch.manual_seed(derived_seed(spec.key.seed, "init"))',
         'torch.manual_seed(derived_seed(0, "init"))',
@@ -616,6 +642,41 @@ RESUME = _faults(
         "processes: the variance within the shares alone",
         "(squares + counts * (means - mean).square()).sum(0) / count",
         "squares.sum(0) / count",
+    ),
+    (
+        "resume: the loss is looked at where it is saved alone",
+        "if wish != _GO_ON or now - self.looked_at > LOOK_SECONDS:",
+        "if wish != _GO_ON:",
+    ),
+    (
+        "draws: the measured part of the test split differs by seed",
+        "seed=CURVE_SEED, source=inputs",
+        "seed=spec.key.seed, source=inputs",
+    ),
+    (
+        "resume: without the moving average",
+        'self.average.load_state_dict(state["average"])',
+        "pass",
+    ),
+    (
+        "shares: only the first batches are measured",
+        "if index % group.size != group.rank:",
+        "if index != group.rank:",
+    ),
+    (
+        "shares: without the weights of pseudo-labels",
+        "None if self.weights is None else group.part(self.weights)",
+        "None",
+    ),
+    (
+        "shares: each image's losses in the first process alone",
+        "return {name: self.group.total(values) for name, values in self.now.items()}",
+        "return dict(self.now)",
+    ),
+    (
+        "shares: removed at random by each process for itself",
+        "as_many_at_random(kept == 0, generator=generator, group=self.group)",
+        "as_many_at_random(kept == 0, generator=generator)",
     ),
 )
 
@@ -690,6 +751,99 @@ DATA = _faults(
         "pseudo-labels: agreement over all images",
         "(labels == shipped)[known].sum()",
         "(labels != shipped)[known].sum()",
+    ),
+    (
+        "pseudo-labels: those that were not kept are trained on",
+        'return found.select(content["kept"])',
+        "return found",
+    ),
+    (
+        "pseudo-labels: of the teacher's best network",
+        'load_network(root / spec.teacher.directory / "last.pt", device=device)',
+        'load_network(root / spec.teacher.directory / "best.pt", device=device)',
+    ),
+    (
+        "pseudo-labels: the summary counts all, kept or not",
+        "torch.bincount(labels[kept], minlength",
+        "torch.bincount(labels, minlength",
+    ),
+    (
+        "pseudo-labels: the summary's confidence of those kept",
+        '"mean_confidence": float(confidences.double().mean())',
+        '"mean_confidence": float(confidences[kept].double().mean())',
+    ),
+    (
+        "pseudo-labels: the summary's agreement over all images",
+        "compared.agreeing / compared.compared if compared.compared",
+        "compared.agreeing / len(labels) if compared.compared",
+    ),
+)
+
+FURTHER = _faults(
+    "",
+    (
+        "landscapes: changes with the wrong sign",
+        "round(float(mean[place, group] - mean[0, group]), 6)",
+        "round(float(mean[0, group] - mean[place, group]), 6)",
+    ),
+    (
+        "landscapes: one direction, several times",
+        'generator_for(spec.seed, "direction", number)',
+        'generator_for(spec.seed, "direction")',
+    ),
+    (
+        "landscapes: an attack of one step",
+        'num_steps=attack.num_steps or 0, generator=generator_for(spec.seed, "landscape", place)',
+        'num_steps=1,\n                generator=generator_for(spec.seed, "landscape", place)',
+    ),
+    (
+        "further attacks: the network lends images to itself",
+        "attacked = source or self.model",
+        "attacked = self.model",
+    ),
+    (
+        "further attacks: longer is no longer",
+        'run.each_seed(partial(pgd, keep="worst"), num_steps=num_steps)',
+        'run.each_seed(partial(pgd, keep="worst"))',
+    ),
+    (
+        "further attacks: rescaled logits are not",
+        "cross_entropy(scale * logits / spread.unsqueeze(1), labels)",
+        "cross_entropy(logits, labels)",
+    ),
+    (
+        "further attacks: the weaker of two scales",
+        "tuple(map(min, *map(_shares, rescaled)))",
+        "tuple(map(max, *map(_shares, rescaled)))",
+    ),
+    (
+        "further attacks: steps that do not grow with the radius",
+        "step = self.attack.step * size / radius",
+        "step = self.attack.step",
+    ),
+    (
+        "further attacks: one start for all seeds",
+        'generator_for(self.seed, "follow-up", restart, place)',
+        'generator_for(self.seed, "follow-up", place)',
+    ),
+    (
+        "drafts: judged in few bits",
+        "correct = checked_logits(model, adversarial, labels).argmax(dim=1) == labels robust[start",
+        "with searching(attack, device):\n"
+        "                    logits = checked_logits(model, adversarial, labels)\n"
+        "                    correct = logits.argmax(dim=1) == labels\n"
+        "                robust[start",
+    ),
+    (
+        "drafts: AutoAttack's images are judged in few bits",
+        "fooled = (checked_logits(problem.model, found, labels).argmax(dim=1) != labels).cpu()",
+        "with searching(problem.attack, problem.device):\n"
+        "        fooled = (checked_logits(problem.model, found, labels).argmax(1) != labels).cpu()",
+    ),
+    (
+        "evaluation: the largest change of the last batch",
+        "largest = max(largest, check_adversarial(adversarial, batch, attack))",
+        "largest = check_adversarial(adversarial, batch, attack)",
     ),
 )
 
@@ -912,6 +1066,26 @@ FAMILY = _faults(
         "generator, group)  # V",
     ),
     (
+        "family: a given start off the ball is projected",
+        'return given.detach().clamp(0.0, 1.0) if kind == "off_ball" else ball.project(',
+        "return ball.project(",
+    ),
+    (
+        "emulated GPU: noise where no example is under the mask",
+        "[noise.to(weight.device) * anything.to(weight.device) for weight, noise in pairs]",
+        "[noise.to(weight.device) for weight, noise in pairs]",
+    ),
+    (
+        "costs: a landscape of one direction",
+        "Passes(spec.num_directions * (spec.num_points + 1))",
+        "Passes(spec.num_points + 1)",
+    ),
+    (
+        "figures: rises of the loss are summed",
+        "sum(rises) / len(rises) if rises else None",
+        "sum(rises) if rises else None",
+    ),
+    (
         "family: layers without the last one",
         "return range(first, last + 1)",
         "return range(first, max(last, first + 1))",
@@ -1053,6 +1227,7 @@ FAULTS = [
     *TRAINING,
     *RESUME,
     *DATA,
+    *FURTHER,
     *EVALUATION,
     *REPORTING,
     *FAMILY,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -315,19 +316,32 @@ def searching(root: Path) -> tuple[Project, list[RunKey]]:
     return project, runs_of(project.params, "demo", "search")
 
 
+def add_to_history(folder: Path, **columns: list[float | None]) -> None:
+    """More numbers of each epoch."""
+    path = folder / "history.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for name, values in columns.items():
+        for row, value in zip(rows, values, strict=True):
+            row[name] = value
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def test_a_search_looks_at_the_held_out_images_alone(tmp_path: Path) -> None:
     project, keys = searching(tmp_path)
     # Under their own names, whatever at-awp and at-rwp have by now.
     names = ["at-awp-gamma-0.01", "at-awp-gamma-0.02", "at-rwp-c_min-1.5", "at-rwp-c_min-1.7"]
     assert [key.recipe for key in keys] == names
     for key, held_out in zip(keys, (0.30, 0.32, 0.35, 0.31), strict=True):
-        project.write_run(key, [0.2, 0.9 - held_out], held_out=[0.1, held_out])
+        folder = project.write_run(key, [0.2, 0.9 - held_out], held_out=[0.1, held_out])
+        add_to_history(folder, loss_rise=[None, 0.5] if key is keys[0] else [0.2, 0.1])
     write_suite_figure(project.results("search"), "search")
     frame = pd.read_csv(tmp_path / "results/demo/search.csv")
     assert list(frame["accuracy"]) == pytest.approx([30, 32, 35, 31])
     assert list(frame["measure"]) == ["AT-AWP", "AT-AWP", "AT-RWP", "AT-RWP"]
     assert list(frame["chosen"]) == [False, True, True, False]
     assert list(frame["epoch"]) == [1, 1, 1, 1]
+    # the mean of the epochs that the weights are perturbed in
+    assert list(frame["loss_rise"]) == pytest.approx([0.5, 0.15, 0.15, 0.15])
 
 
 def test_a_search_that_is_not_done_chooses_nothing(tmp_path: Path) -> None:

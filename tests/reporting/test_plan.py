@@ -20,7 +20,7 @@ from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.state import Result, results
 from rwp.pipeline.steps import Steps, below
 from rwp.pipeline.suites import setting_keys
-from rwp.reporting.costs import landscape_cost, training_cost, training_passes
+from rwp.reporting.costs import Passes, landscape_cost, training_cost, training_passes
 from rwp.reporting.plan import detail_line, plan_jobs, plan_lines
 from rwp.reporting.rates import (
     Place,
@@ -342,13 +342,23 @@ def test_a_landscape_looks_at_no_more_test_images_than_there_are(params: Params)
     )
 
 
+def test_a_landscape_costs_an_attack_and_the_points_of_each_direction(params: Params) -> None:
+    spec = landscape_spec(params, "demo", "fig2")
+    settings = {"num_directions": 3, "num_points": 5, "num_examples": 100, "test_images": False}
+    attack = spec.attack.replace(num_steps=7, num_restarts=1)
+    spec = spec.replace(epochs=(1, 2), more_seeds=(1, 2), attack=attack, **settings)
+    cost = landscape_cost(spec, DataSize(1_000, 500, "8x8x1"))
+    looks = 1 + 7 + 1 + 3 * (1 + 5)  # before, in and after the attack; at w and at each point
+    assert cost == Passes(looks, 7, 0) * (100 * 2 * 3)  # images, epochs, seeds
+
+
 def test_without_a_rate_a_plan_has_no_hours_and_says_so(demo: Project) -> None:
     everything = found(demo.params, "results/demo/report.html")
     jobs, origin = plan_jobs(demo.params, everything, root=demo.root)
     assert not any(job.hours for job in jobs)
     lines = list(plan_lines(jobs, device=None, origin=origin))
     assert lines[-1].startswith("Hours: name a device")
-    assert not all_rates(demo.params, demo.root) or shipped_rates()
+    assert all_rates(demo.params, demo.root) == shipped_rates()  # none were measured here
 
 
 def test_a_loss_of_two_passes_goes_back_through_both(params: Params) -> None:

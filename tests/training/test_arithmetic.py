@@ -22,7 +22,7 @@ from rwp.training.batches import Batches
 from rwp.training.history import GROUP_EDGES, Tally
 from rwp.training.jobs import input_paths, prepare
 from rwp.training.measure import batch_size, measure
-from rwp.training.optimization import MovingAverage
+from rwp.training.optimization import MovingAverage, _OwnOutputs
 from rwp.training.spec import AttackSpec, TrainSpec
 from tests.training.conftest import spec_of
 
@@ -205,6 +205,24 @@ def test_images_without_a_gradient_are_counted(one_shape: bool) -> None:
     assert 0.2 < expected < 0.5
     assert found["blind_share"] == pytest.approx(expected, abs=2 / 700)  # on the edge of bright
     assert found["robust_accuracy"] > found["blind_share"]
+
+
+class OneMemory(torch.nn.Module):
+    """Writes its logits to the same place each time, as a recorded graph does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = torch.zeros(4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.logits.copy_(images)
+
+
+def test_logits_of_a_recorded_graph_outlive_the_next_pass() -> None:
+    fast = _OwnOutputs(OneMemory())
+    batches = [torch.full((4, 3), float(number)) for number in range(3)]
+    found = [fast(images) for images in batches]
+    assert all(torch.equal(ours, images) for ours, images in zip(found, batches, strict=True))
 
 
 def test_the_moving_average_is_torchs_to_the_bit() -> None:

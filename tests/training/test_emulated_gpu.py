@@ -13,7 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from rwp.core import ExampleLosses, make_objective, robust_weight_perturbation
+from rwp.core import (
+    ExampleLosses,
+    WeightPerturbation,
+    make_objective,
+    perturb_weights,
+    robust_weight_perturbation,
+)
 from rwp.core.attacks import pgd
 from rwp.core.threat import ThreatModel
 from rwp.evaluation.jobs import evaluate_checkpoint
@@ -207,3 +213,21 @@ def test_a_search_that_has_ended_does_not_begin_again() -> None:
     for name, value in found["cpu"].items():
         assert value.norm() > 0
         assert torch.equal(value, found["cuda"][name]), name
+
+
+def test_no_noise_is_added_where_no_example_is_under_the_mask() -> None:
+    """A CPU ends the search there; from a GPU nothing is read, and the steps add zero."""
+    images, labels = torch.rand(6, 3, 8, 8), torch.arange(6) % 4
+    settings = WeightPerturbation(0.1, 2, "layer", "below", c_min=0.0, direction="random")
+
+    def search(device: str = "cpu") -> list[torch.Tensor]:
+        model = small_network(torch.float32).to(device)
+        given = images.to(device), images.to(device), labels.to(device)
+        goal, draw = make_objective("at"), torch.Generator(device).manual_seed(0)
+        v = perturb_weights(model, lambda: goal.losses(model, *given), settings, generator=draw)
+        return [value.cpu().clone() for value in v.offset.values()]
+
+    assert on("cpu", search) == []
+    found = on("cuda", search)
+    assert found
+    assert not any(value.any() for value in found)

@@ -113,6 +113,23 @@ def test_killed_and_resumed_to_the_bit(
     assert_same(whole, resumed)
 
 
+def test_a_moving_average_goes_on_where_it_was(
+    shared_root: Path, tmp_path: Path, tiny: Params, kill_after: list[int]
+) -> None:
+    """What is measured and kept is the average: of the steps before the kill, too."""
+    spec = spec_of(tiny, "at").replace(average_decay=0.9)
+    whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
+    per_epoch = len(
+        prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))[0].batches.plan(0)
+    )
+    kill_after += [2 * per_epoch + 1]
+    with pytest.raises(_Killed):
+        train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    resumed = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
+    assert not kill_after
+    assert_same(whole, resumed)
+
+
 REMEMBERING = """
 from torch.nn import functional as F
 
@@ -270,6 +287,27 @@ def test_several_processes_save_before_they_measure(
             spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "run", group=group
         )
         assert ((0, steps) in places) == (group.size == 2)
+
+
+def test_the_loss_is_looked_at_within_an_epoch_though_nothing_is_saved(
+    shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch of a large network takes an hour."""
+    spec, original = spec_of(tiny, "at"), Training._step
+    steps: list[int] = []
+
+    def step(self: Training, batch: object) -> None:
+        original(self, batch)  # type: ignore[arg-type]
+        steps.append(1)
+        if len(steps) == 3:
+            self.tally.sums["loss"].fill_(float("nan"))
+
+    monkeypatch.setattr(Training, "_step", step)
+    monkeypatch.setattr(resume, "LOOK_SECONDS", -1)  # time is up after each step
+    folder = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "diverged"
+    assert len(steps) == 3
 
 
 def test_processes_that_drifted_apart_save_nothing(

@@ -13,6 +13,7 @@ from rwp.pipeline.resolve import run_key, train_spec
 from rwp.pipeline.settings import Params
 from rwp.reporting.runs import read_history
 from rwp.training.jobs import input_paths, prepare, train_run
+from rwp.training.loop import Training
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
 
@@ -24,11 +25,15 @@ def drawing(committed: dict[str, Any], **changes: Any) -> Params:
     return check_params(content)
 
 
-def images_of(params: Params, recipe: str, seed: int, root: Path) -> torch.Tensor:
+def training_of(params: Params, recipe: str, seed: int, root: Path) -> Training:
     place = {"dataset": "digits", "threat": "linf", "seed": seed}
     spec = train_spec(params, run_key(params, "demo", recipe=recipe, **place))
     training, _ = prepare(spec, input_paths(spec, root), torch.device("cpu"))
-    return training.batches.images
+    return training
+
+
+def images_of(params: Params, recipe: str, seed: int, root: Path) -> torch.Tensor:
+    return training_of(params, recipe, seed, root).batches.images
 
 
 def test_recipes_of_a_seed_share_their_images(committed, shared_root: Path):
@@ -38,6 +43,14 @@ def test_recipes_of_a_seed_share_their_images(committed, shared_root: Path):
     assert first.equal(images_of(params, "trades-awp", 0, shared_root))
     assert first.equal(images_of(params, "natural", 0, shared_root))
     assert not first.equal(images_of(params, "at", 1, shared_root))
+
+
+def test_all_seeds_are_measured_on_the_same_part_of_the_test_split(committed, shared_root: Path):
+    params = drawing(committed, curve_examples=50)
+    first, second = (training_of(params, "at", seed, shared_root) for seed in (0, 1))
+    assert len(first.splits["test"]) == 50
+    assert first.splits["test"].images.equal(second.splits["test"].images)
+    assert not first.batches.images.equal(second.batches.images)
 
 
 def test_the_held_out_images_may_be_measured_more_cheaply_and_not_in_each_epoch(
@@ -75,9 +88,22 @@ def test_the_held_out_images_may_be_measured_more_cheaply_and_not_in_each_epoch(
 
 
 @pytest.mark.parametrize(
-    "name", ["curve_examples", "selection_num_steps", "selection_step_size", "selection_every"]
+    ("name", "default"),
+    [
+        ("curve_examples", None),
+        ("selection_num_steps", None),
+        ("selection_step_size", None),
+        ("selection_every", 1),
+    ],
 )
-def test_the_defaults_change_no_settings(committed, name: str):
+def test_the_defaults_change_no_settings(committed, name: str, default: int | None):
+    content = tiny_settings(committed)
+    before = spec_of(check_params(content), "at").canonical()
+    content["suites"]["demo"][name] = default
+    assert spec_of(check_params(content), "at").canonical() == before
+
+
+def test_no_default_is_among_the_settings(committed):
     spec = spec_of(check_params(tiny_settings(committed)), "at")
     for field in ("curve_examples", "selection_monitor", "selection_every", "per_class"):
         assert field not in spec.canonical()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,12 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 
 from rwp import processes
 from rwp.commands.train import _one_voice
-from rwp.core import ALONE, Group, WeightPerturbation, normalize_together
+from rwp.core import ALONE, ExampleLosses, Group, WeightPerturbation, normalize_together
 from rwp.core.mask import select
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
+from rwp.training import measure
 from rwp.training.jobs import input_paths, prepare
 from rwp.training.loop import Training
 from rwp.training.several_processes import check_layers, check_same_weights
@@ -320,3 +322,50 @@ def test_what_two_processes_see_of_each_other(
     assert torch.equal(first[2], second[2])
     torch.manual_seed(0)
     assert torch.equal(first[2] > 0, torch.rand(32) < 0.5)  # the first one's
+
+
+def of_one_batch(group: Group, text: str, root: Path) -> dict[str, Tensor]:
+    """What is done with shares of a batch, put together again; measured in batches of 64 images."""
+    found = training(TrainSpec.parse(text, where="test"), root, group)
+    model, losses = found.model.eval(), found.losses
+    assert losses is not None
+    whole = found.batches.load(found.batches.plan(0)[0])
+    count = len(whole.labels)
+    whole = dataclasses.replace(whole, weights=torch.arange(count) / count)
+    batch = whole.part(whole.images.float() / 255, group)
+    assert batch.weights is not None
+    losses.look(model, model, batch.images, batch.images, batch.labels, batch.places)
+    saved = losses.state()["now"]
+    losses.finish_epoch()
+    brightness = batch.images.mean((1, 2, 3))
+    kept = found._kept(ExampleLosses(brightness, brightness, brightness))
+    assert kept is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "_BATCH", 64)
+        measured = found._measure("test", lambda: None)
+    return {
+        "weights": group.gathered(batch.weights),
+        "removed": group.gathered((kept == 0).float()),
+        "dark": group.gathered((brightness < 0.3).float()),
+        "measured": torch.tensor(list(measured.values()), dtype=torch.float64),
+        **{f"saved {name}": values for name, values in saved.items()},
+        **{name: values.float().nan_to_num(-1) for name, values in losses.epochs[0].items()},
+    }
+
+
+def test_the_shares_of_a_batch_add_up_to_the_whole(
+    committed: dict[str, Any], shared_root: Path, tmp_path: Path
+) -> None:
+    """Weights, losses of each image, removal at random, and the batches of what is measured."""
+    content = tiny_settings(committed)
+    content["suites"]["demo"]["keep_losses"] = True
+    spec = spec_of(check_params(content), "at").replace(remove_below=0.3, remove_at_random=True)
+    text = spec.canonical()
+    alone = of_one_batch(ALONE, text, shared_root)
+    ranks = run_ranks(of_one_batch, 2, tmp_path / "meeting", text, shared_root)
+    assert alone["saved looks"].sum() == len(alone["weights"])
+    assert 0 < alone["removed"].sum() == alone["dark"].sum() < len(alone["dark"])
+    assert not torch.equal(alone["removed"], alone["dark"])
+    for rank in ranks:
+        assert rank.keys() == alone.keys()
+        torch.testing.assert_close(rank, alone, rtol=1e-3, atol=1e-5)
