@@ -132,7 +132,7 @@ class UnlabeledSpec(Spec):
     """Where RST's unlabeled images come from."""
 
     kind: Literal["holdout", "tinyimages-500k", "npz", "svhn-extra", "image_folder"]
-    dataset: Name | None = None  # holdout: the data set whose unlabeled share is used
+    dataset: Name | None = None  # that it is for; of a holdout, whose unlabeled share it is
     url: str | None = None
     path: str | None = None
     sha256: str | None = None
