@@ -17,6 +17,7 @@ from rwp.data.sampling import epoch_batches
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
+from rwp.reporting.runs import read_run_folder
 from rwp.training import jobs, resume
 from rwp.training.checkpoint import load_network
 from rwp.training.guards import Stopped, check_epoch
@@ -243,24 +244,27 @@ def test_a_run_that_diverges_is_marked_and_ends(
     load_network(folder / "last.pt")  # the last epoch that was in order, to be looked at
 
 
+@pytest.mark.parametrize("epoch", [0, 1])
 def test_what_diverges_within_an_epoch_is_stopped_there_and_not_saved(
-    shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
+    epoch: int, shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, steps = Training._step, []
 
     def step(self: Training, batch: Any) -> None:
         original(self, batch)
         steps.append(self.progress.epoch)
-        if (self.progress.epoch, self.progress.step) == (1, 3):
+        if (self.progress.epoch, self.progress.step) == (epoch, 3):
             next(self.model.parameters()).data.fill_(math.inf)
 
     monkeypatch.setattr(Training, "_step", step)
     monkeypatch.setattr(resume, "CHECKPOINT_SECONDS", 0)  # after each step, unless it is bad
-    folder = train_run(spec_of(tiny, "at"), root=shared_root, fingerprint="inf", output=tmp_path)
+    spec = spec_of(tiny, "at").replace(keep_losses=True)
+    folder = train_run(spec, root=shared_root, fingerprint="inf", output=tmp_path)
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "diverged"
-    assert record["reason"] == "a weight is not finite in epoch 1, by step 4"
-    assert steps.count(1) == 4
+    assert record["reason"] == f"a weight is not finite in epoch {epoch}, by step 4"
+    assert steps.count(epoch) == 4
+    assert read_run_folder(folder).status == "diverged"
     network, _ = load_network(folder / "last.pt")
     assert all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
 

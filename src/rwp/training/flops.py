@@ -50,14 +50,17 @@ class Work:
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The rates of a whole training, each epoch counted by its time, and its peak memory."""
+    """The rates of a whole training, each epoch counted by its time, and its peak memory.
+
+    Of no epoch, where it diverged within the first one, all are 0.
+    """
     seconds = sum(row["seconds"] for row in rows) or 1.0
     rates = {
         name: sum(row[name] * row["seconds"] for row in rows) / seconds
         for name in ("images_per_second", "flops_per_second", "loading_share")
     }
     rounded = {name: round(rate, 4) for name, rate in rates.items()}
-    return rounded | {"peak_memory": max(row["peak_memory"] for row in rows)}
+    return rounded | {"peak_memory": max((row["peak_memory"] for row in rows), default=0)}
 
 
 @contextmanager
