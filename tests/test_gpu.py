@@ -168,8 +168,12 @@ def test_gpus_that_nobody_names_are_not_taken_for_none(
         gpu.subprocess, "run", lambda *words, **more: original(*words, **more | {"timeout": 0.5})
     )
     monkeypatch.setattr(gpu, "_DRIVER", tmp_path / "gpus")
+    monkeypatch.setattr(gpu, "_NODES", tmp_path / "dev")
     if driver:
         (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)
+        assert visible_gpus() == []  # the host's, none of which this container was given
+        capsys.readouterr()
+        (tmp_path / "dev" / "nvidia0").mkdir(parents=True)
         with pytest.raises(UserError, match=rf"nvidia-smi: expected .*{reason}.*; mend it, or set"):
             visible_gpus()
     else:
@@ -177,6 +181,14 @@ def test_gpus_that_nobody_names_are_not_taken_for_none(
         (line,) = capsys.readouterr().err.splitlines()
         assert reason in line
         assert line.endswith("this job runs on the CPU")
+
+
+def test_a_step_without_a_gpu_computes_on_the_cpu(
+    two_gpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (two_gpus / "nvidia-smi").write_text("#!/bin/sh\necho No devices were found\nexit 6\n")
+    assert visible_gpus() == []
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

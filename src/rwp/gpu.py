@@ -22,6 +22,8 @@ from rwp.errors import UserError, in_one_line
 JOBS_PER_GPU = "RWP_JOBS_PER_GPU"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _DRIVER = Path("/proc/driver/nvidia/gpus")
+_NODES = Path("/dev")  # a container sees the host's driver, and of its GPUs what it was given
+_NONE = "No devices were found"  # as in a scheduler's step without one
 # Inside an allocation of a scheduler the first GPU may be called 0 whichever it is, so that equal
 # names in two allocations are two GPUs, and locks are those of one allocation.
 ALLOCATIONS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
@@ -42,8 +44,10 @@ def visible_gpus() -> list[str]:
     except FileNotFoundError as error:
         reason, silent = in_one_line(error), True
     except (OSError, subprocess.SubprocessError) as error:
+        if _NONE in str(getattr(error, "stdout", "")) + str(getattr(error, "stderr", "")):
+            return []
         reason, silent = in_one_line(error), False
-    if _DRIVER.is_dir() and any(_DRIVER.iterdir()):
+    if _DRIVER.is_dir() and any(_DRIVER.iterdir()) and any(_NODES.glob("nvidia[0-9]*")):
         raise UserError(
             f"nvidia-smi: expected the GPUs of this machine, got {reason}; mend it, or set"
             f" {VISIBLE} to their numbers (to nothing for the CPU)"

@@ -19,6 +19,13 @@ from rwp.pipeline.load import load_params
 from rwp.pipeline.steps import Step, Steps
 from tests.conftest import Project
 
+WORKING = """
+import time
+from rwp.pipeline.engine import be_at_work
+be_at_work()
+print("at work", flush=True)
+time.sleep(600)
+"""
 RUN = "results/demo/runs/digits/linf/small/at/seed0"
 
 
@@ -54,6 +61,13 @@ def test_the_next_snakemake_leaves_what_is_done(project_with_data: Project, step
         for path in step.outputs:
             notes._mark_incomplete(path, None)
         Path(f"{RUN}/run.json").write_text(json.dumps({"fingerprint": fingerprint}))
+        if not planned:  # while another one works, marks may be of jobs that run
+            process = subprocess.Popen([sys.executable, "-c", WORKING], stdout=subprocess.PIPE)
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert "train_demo" in project_with_data.snakemake("-n", f"{RUN}/last.pt").stdout
+            process.kill()
+            process.wait()
         said = project_with_data.snakemake("-n", f"{RUN}/last.pt")
         assert said.returncode == 0, said.stderr
         assert ("Nothing to be done" in said.stdout + said.stderr) != planned
@@ -93,7 +107,7 @@ def test_a_lock_of_a_living_snakemake_is_not_taken_away(
 
 def test_several_may_be_at_work(tmp_path: Path) -> None:
     refuse_if_at_work(tmp_path)
-    be_at_work(tmp_path)
-    be_at_work(tmp_path)
+    assert be_at_work(tmp_path)
+    assert not be_at_work(tmp_path)
     with pytest.raises(UserError, match="found one; wait for it or stop it"):
         refuse_if_at_work(tmp_path)

@@ -240,8 +240,8 @@ def go_to_work():
         except UserError as error:
             leave(error)
         return
-    if not asked().dryrun:
-        be_at_work()
+    if not be_at_work():  # another one's marks are of jobs that run
+        return
     if done := finished_jobs(STEPS):
         from snakemake.io import IOFile
         from snakemake.persistence.file import FilePersistence

@@ -23,12 +23,21 @@ FOLDER = Path(".snakemake")
 _held: list[int] = []  # locks that end with this process
 
 
-def be_at_work(folder: Path = FOLDER) -> None:
-    """Let others know, as long as this process lives; any number may be at work at once."""
-    handle = _open_lock(folder)
-    with suppress(OSError):  # a file system without locks
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+def be_at_work(folder: Path = FOLDER) -> bool:
+    """Let others know, as long as this process lives; any number may be at work at once.
+
+    Returns:
+        Whether nobody else is.
+    """
+    handle, alone = _open_lock(folder), True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # also a file system without locks
+        alone = False
+    with suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_SH)
     _held.append(handle)
+    return alone
 
 
 def refuse_if_at_work(folder: Path = FOLDER) -> None:
