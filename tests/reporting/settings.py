@@ -44,7 +44,7 @@ SUITE: dict[str, Any] = {
             "loss": "trades",
             "beta": 6.0,
             "unlabeled": {
-                "source": "rest",
+                "source": {"default": "rest", "cifar10": "others"},
                 "fraction": 0.5,
                 "weight": 1.0,
                 "epoch_size": 100,
@@ -126,7 +126,10 @@ PARAMS: dict[str, Any] = {
         "cifar10": {"source": "cifar10"},
         "svhn": {"source": "svhn"},
     },
-    "unlabeled": {"rest": {"kind": "holdout", "dataset": "digits"}},
+    "unlabeled": {
+        "rest": {"kind": "holdout", "dataset": "digits"},
+        "others": {"kind": "image_folder", "path": "images/others"},
+    },
     "networks": {"small": {"family": "preact_resnet", "blocks": [1, 1], "width": 8}},
     "suites": {"demo": SUITE},
 }

@@ -134,7 +134,7 @@ def test_rst_on_other_unlabeled_images_is_not_comparable(paper: Project) -> None
     paper.write_record(key, "pgd-20", 6260, examples=10_000)
     frame = table2_beside_paper(paper.results(), table2(paper.results()))
     row = cell(frame, defense="RST", attack="pgd-20")
-    assert row["reason"] == "other unlabeled images (rest)"
+    assert row["reason"] == "other unlabeled images (others)"
 
 
 def test_a_failed_seed_decides_the_verdict(paper: Project) -> None:
