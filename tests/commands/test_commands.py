@@ -246,6 +246,20 @@ def test_records_that_are_none_are_one_line_each(project: Project) -> None:
     assert "stale" in project.run("rwp", "plan").stdout
 
 
+def told_by(
+    *words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The one line of a command that is refused."""
+    from rwp.commands.app import main
+
+    monkeypatch.setattr(sys, "argv", ["rwp", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    return line
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -314,14 +328,7 @@ def test_what_is_half_said_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from rwp.commands.app import main
-
-    monkeypatch.setattr(sys, "argv", ["rwp", *words])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    (line,) = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 2
-    assert part in line
+    assert part in told_by(*words, capsys=capsys, monkeypatch=monkeypatch)
 
 
 def test_another_run_is_not_trained_over(
@@ -358,20 +365,6 @@ def full_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     monkeypatch.chdir(tmp_path)
     return folder
-
-
-def told_by(
-    *words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> str:
-    """The one line of a command that is refused."""
-    from rwp.commands.app import main
-
-    monkeypatch.setattr(sys, "argv", ["rwp", *words])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    (line,) = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 2
-    return line
 
 
 def test_a_kept_network_is_attacked_as_its_own_suite_says(

@@ -23,6 +23,13 @@ class Several(Group):
         self.size, self.rank = size, rank
 
 
+class Drifted(Several):
+    """Another process has a larger check sum."""
+
+    def largest(self, value: int) -> int:
+        return value + 1
+
+
 def _rank(
     function: Callable[..., Any], rank: int, size: int, meeting: Path, arguments: tuple[Any, ...]
 ) -> None:
@@ -52,4 +59,4 @@ def run_ranks(function: Callable[..., Any], size: int, meeting: Path, *arguments
     return [torch.load(meeting / f"{rank}.pt", weights_only=False) for rank in range(size)]
 
 
-__all__ = ["Group", "Several", "run_ranks"]
+__all__ = ["Drifted", "Group", "Several", "run_ranks"]

@@ -27,7 +27,7 @@ from rwp.training.jobs import Interrupted, input_paths, prepare, train_run
 from rwp.training.loop import Training
 from rwp.training.resume import RunState, Watch
 from tests.training.conftest import spec_of
-from tests.training.ranks import Several
+from tests.training.ranks import Drifted, Several
 
 FINGERPRINT = "0123456789abcdef"
 
@@ -186,12 +186,9 @@ def test_the_same_seed_gives_the_same_bits(shared_root: Path, tmp_path: Path, ti
     assert_same(first, second)
 
 
-def test_sigterm_saves_and_leaves(
-    shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = spec_of(tiny, "at")
-    whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
-    original, steps = Training._step, []
+def told_in_step_5(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """SIGTERM comes in the fifth step; what is returned grows by one with each."""
+    original, steps = Training._step, list[int]()
 
     def step(self: Training, batch: object) -> None:
         steps.append(1)
@@ -200,6 +197,15 @@ def test_sigterm_saves_and_leaves(
         original(self, batch)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Training, "_step", step)
+    return steps
+
+
+def test_sigterm_saves_and_leaves(
+    shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(tiny, "at")
+    whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
+    steps = told_in_step_5(monkeypatch)
     with pytest.raises(Interrupted):
         train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
     assert len(steps) == 5
@@ -315,10 +321,6 @@ def test_processes_that_drifted_apart_save_nothing(
 ) -> None:
     """Else the same command would go on from the first one's weights, as if they were right."""
 
-    class Drifted(Several):
-        def largest(self, value: int) -> int:
-            return value + 1
-
     spec, group = spec_of(tiny, "at"), Several(2)
     training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cpu"), group)
     training.group = Drifted(2)
@@ -333,16 +335,8 @@ def test_processes_that_drifted_apart_save_nothing(
 def test_a_training_tells_all_that_has_computed_it(
     shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, stop = spec_of(tiny, "at"), Training._step
-    steps: list[int] = []
-
-    def step(self: Training, batch: object) -> None:
-        steps.append(1)
-        if len(steps) == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-        stop(self, batch)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Training, "_step", step)
+    spec = spec_of(tiny, "at")
+    told_in_step_5(monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(run_record, "device_name", lambda device: "Big GPU")
         with pytest.raises(Interrupted):

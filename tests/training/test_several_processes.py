@@ -29,7 +29,7 @@ from rwp.training.several_processes import check_layers, check_same_weights
 from rwp.training.spec import TrainSpec
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
-from tests.training.ranks import Several, run_ranks
+from tests.training.ranks import Drifted, Several, run_ranks
 
 OWN = """
 import torch
@@ -91,13 +91,6 @@ class Filling:
     def load_state_dict(self, state):
         self.seen = dict(state)
 """
-
-
-class Drifted(Several):
-    """Another process has a larger check sum."""
-
-    def largest(self, value: int) -> int:
-        return value + 1
 
 
 @pytest.fixture
