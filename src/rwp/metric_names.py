@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+# What an epoch's row says of the machine; two runs of one training differ in it alone.
+TIMINGS = ("seconds", "images_per_second", "flops_per_second", "loading_share", "peak_memory")
 _NAMES = {
     "train_loss": "loss/train",
     "share_below_c_min": "lsc/share_below_c_min",
@@ -17,16 +19,7 @@ _NAMES = {
     "norm_ratio": "weight_perturbation/norm_ratio",  # ||v|| / ||w||
     "loss_rise": "weight_perturbation/loss_rise",
     "learning_rate": "schedule/learning_rate",
-    **{
-        name: f"speed/{name}"
-        for name in (
-            "seconds",
-            "images_per_second",
-            "flops_per_second",
-            "loading_share",
-            "peak_memory",
-        )
-    },
+    **{name: f"speed/{name}" for name in TIMINGS},
 }
 # The six loss groups of the paper's section 3 in nats, and what lies above.
 LOSS_GROUPS = ("0.0-0.5", "0.5-1.0", "1.0-1.5", "1.5-2.0", "2.0-2.5", "2.5-3.0", "above_3.0")

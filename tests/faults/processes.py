@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from rwp.metric_names import TIMINGS
 from rwp.pipeline.load import load_params
 from rwp.pipeline.resolve import run_key, train_spec
 from rwp.pipeline.settings import Params
-from rwp.training.flops import TIMINGS
 from rwp.training.spec import TrainSpec
 from tests.conftest import ROOT, Project
 from tests.faults.forks import Fork

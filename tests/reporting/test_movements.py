@@ -137,7 +137,10 @@ def test_bad_input(tmp_path: Path) -> None:
         ({}, "figures.moves: expected a suite that keeps every image's losses, got keep_losses f"),
         ({"edges": [1.0, 0.5]}, r"moves.edges: expected losses that rise from 0, got \[1.0, 0.5"),
         ({"edges": [0.5, 1.0]}, r"moves.edges: expected losses that rise from 0, got \[0.5, 1.0"),
-        ({"epoch": 16}, "moves.epochs: expected at most the 16 epochs of a training, got 17"),
+        (
+            {"epoch": 16},
+            "moves.epoch: expected at most 15, the last of a training from 0, got 16; low",
+        ),
         ({"recipes": ["ta"]}, "moves.recipes: expected a recipe"),
     ],
 )

@@ -150,23 +150,37 @@ def test_attacks_beyond_the_papers_follow_after_aa(tmp_path: Path) -> None:
     assert "fgsm" not in set(table.details["attack"])
 
 
+def _change_attack(path: Path, **changes: str) -> None:
+    record = json.loads(path.read_text())
+    record["attack"] |= changes
+    path.write_text(json.dumps(record))
+
+
 def test_autoattack_lite_is_refused(demo: Project) -> None:
     (key,) = demo.table2_keys("at")
     demo.write_run(key, [0.5] * 6)
-    attack = {"name": "autoattack", "kind": "autoattack", "version": "lite"}
-    demo.write_record(key, "autoattack", 200, attack=attack)
-    with pytest.raises(UserError, match="expected AutoAttack's standard version, got 'lite'"):
+    _change_attack(demo.write_record(key, "autoattack", 200), version="lite")
+    with pytest.raises(UserError, match=r"autoattack.json: .* in a table, got lite \(APGD-CE"):
         table2(demo.results())
+
+
+def test_autoattack_without_a_version_is_the_standard_one(tmp_path: Path) -> None:
+    content = copy.deepcopy(PARAMS)
+    del content["suites"]["demo"]["evaluation"]["attacks"]["autoattack"]["version"]
+    project = Project(tmp_path, check_params(content), "demo")
+    (key,) = project.table2_keys("at")
+    project.write_run(key, [0.5] * 6)
+    project.write_record(key, "autoattack", 200)
+    details = table2(project.results()).details.query("defense == 'AT' and attack == 'autoattack'")
+    assert list(details["status"]) == ["ok"]
 
 
 @pytest.mark.parametrize("name", ["pgd-20", "autoattack"])
 def test_a_draft_is_refused(demo: Project, name: str) -> None:
     (key,) = demo.table2_keys("at")
     demo.write_run(key, [0.5] * 6)
-    attack = {"name": name, "kind": name.split("-")[0], "draft": "bf16"}
-    attack |= {"version": "standard"} if name == "autoattack" else {"num_steps": 20}
-    demo.write_record(key, name, 200, attack=attack)
-    with pytest.raises(UserError, match="expected a search in fp32, got a draft in 'bf16'"):
+    _change_attack(demo.write_record(key, name, 200), draft="bf16")
+    with pytest.raises(UserError, match=r"json: .* a search in fp32, got a draft in bf16"):
         table2(demo.results())
 
 

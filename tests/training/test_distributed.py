@@ -24,10 +24,10 @@ from rwp.core import (
     perturb_weights,
 )
 from rwp.errors import UserError
+from rwp.metric_names import TIMINGS
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
 from rwp.training import jobs
-from rwp.training.flops import TIMINGS
 from rwp.training.jobs import Interrupted, input_paths, prepare, train_run
 from rwp.training.loop import Training
 from rwp.training.spec import TrainSpec

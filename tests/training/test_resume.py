@@ -19,9 +19,9 @@ from filelock import FileLock
 from rwp.core import ALONE
 from rwp.errors import UserError
 from rwp.files import sha256_file
+from rwp.metric_names import TIMINGS
 from rwp.pipeline.settings import Params
 from rwp.training import loop, resume, run_record
-from rwp.training.flops import TIMINGS
 from rwp.training.history import SilentRecorder
 from rwp.training.jobs import Interrupted, input_paths, prepare, train_run
 from rwp.training.loop import Training

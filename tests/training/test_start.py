@@ -15,11 +15,11 @@ from torch.nn import functional
 
 from rwp.core.models import Normalization
 from rwp.errors import UserError
+from rwp.metric_names import TIMINGS
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import run_key
 from rwp.pipeline.settings import Params
 from rwp.pipeline.steps import Steps
-from rwp.training.flops import TIMINGS
 from rwp.training.image_losses import ImageLosses, read_losses
 from rwp.training.jobs import input_paths, prepare, train_run
 from rwp.training.loop import Training

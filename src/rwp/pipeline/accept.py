@@ -23,6 +23,7 @@ from rwp.errors import UserError
 from rwp.evaluation.spec import DiagnosisSpec, EvaluationSpec, LandscapeSpec
 from rwp.factories import own_folders
 from rwp.files import read_object, write_text
+from rwp.metric_names import TIMINGS
 from rwp.pipeline.code import HERE, LEDGER, PACKAGE_FOLDER, Code, read_ledger
 from rwp.pipeline.settings import Params
 from rwp.pipeline.state import Result, results
@@ -35,9 +36,8 @@ from rwp.training.spec import PseudoLabelSpec, TrainSpec
 _STEPS = 3  # of a training, in each of two epochs
 _IMAGES = 64  # for attacks and landscapes
 # What two runs of the same code do not share either, or what tells them apart.
-_OWN = {"seconds", "images_per_second", "flops_per_second", "loading_share", "peak_memory"}
-_OWN |= {"fingerprint", "commit", "versions", "performance", "mlflow_run_id", "gpu", "time"}
-_OWN |= {"earlier", "networks"}
+_OWN = {*TIMINGS, "fingerprint", "commit", "versions", "performance", "mlflow_run_id"}
+_OWN |= {"gpu", "time", "earlier", "networks"}
 
 
 def accept(params: Params, name: str, *, because: str, root: Path) -> list[dict[str, str]]:

@@ -23,7 +23,7 @@ from rwp.errors import UserError
 from rwp.evaluation.spec import check_num_classes, check_square_size
 from rwp.factories import is_own
 from rwp.pipeline.own_code import own_options
-from rwp.pipeline.resolve import choose, refuse_decays
+from rwp.pipeline.resolve import choose, is_natural, refuse_decays
 from rwp.pipeline.settings import (
     OF_PERTURBATION,
     OPTIONS,
@@ -286,8 +286,8 @@ def _check_results(params: Params, suite: Suite, where: str) -> None:
                 choose(suite.recipes, recipe_name, "recipe", f"{at}.{role}")
         _check_measured(suite, figure, at)
         if figure.kind == "landscape":
-            recipe = choose(suite.recipes, figure.recipe, "recipe", f"{at}.recipe")
-            if suite.objectives[recipe.objective].loss == "natural":
+            choose(suite.recipes, figure.recipe, "recipe", f"{at}.recipe")
+            if is_natural(suite, figure.recipe):
                 raise UserError(
                     f"{at}.recipe: expected a recipe that trains with an attack, whose images a "
                     f"landscape looks at, got {figure.recipe}; name another"
@@ -462,7 +462,7 @@ _SPLITS_OF = {"search": ("held-out",), "sweep": ("test",), "removal": ("test", "
 
 def _refuse_natural(suite: Suite, recipe: str, where: str) -> None:
     """A training without an attack measures clean accuracy alone."""
-    if suite.objectives[suite.recipes[recipe].objective].loss == "natural":
+    if is_natural(suite, recipe):
         raise UserError(
             f"{where}: expected recipes that train with an attack, as robust accuracy is measured "
             f"of these alone, got {recipe}; name another"
@@ -481,7 +481,12 @@ def _check_movement(suite: Suite, figure: MovementFigure, where: str) -> None:
             f"{where}.edges: expected losses that rise from 0, got {list(edges)}; order them, and "
             "begin at 0, as images below all edges would be left out"
         )
-    _check_epochs(suite, (figure.epoch + 1,), where)
+    last = max(suite.training.epochs.values()) - 1
+    if figure.epoch > last:
+        raise UserError(
+            f"{where}.epoch: expected at most {last}, the last of a training from 0, got"
+            f" {figure.epoch}; lower it"
+        )
 
 
 def _check_epochs(suite: Suite, epochs: tuple[int, ...], where: str) -> None:
@@ -515,7 +520,7 @@ def _check_beyond(params: Params, suite: Suite, where: str) -> None:
         rows = (*group.recipes, *(suite.sweeps[sweep].recipe for sweep in group.sweeps))
         usual = suite.table2.threat_model
         for recipe in rows if group.threat_model not in (None, usual) else ():
-            if suite.objectives[suite.recipes[recipe].objective].loss == "natural":
+            if is_natural(suite, recipe):
                 raise UserError(
                     f"{at}.threat_model: expected {usual} with {recipe}, which has no threat model "
                     f"of its own and is attacked under that of table 2, got {group.threat_model}; "

@@ -148,7 +148,7 @@ def run_key(
     Raises:
         UserError: a name is unknown.
     """
-    suite = choose(params.suites, suite_name, "suite", "params.yaml: suites")
+    suite = get_suite(params, suite_name)
     where = f"params.yaml: suites.{suite_name}"
     entry = choose(suite.recipes, recipe, "recipe", f"{where}.recipes")
     choose(params.datasets, dataset, "data set", "params.yaml: datasets")

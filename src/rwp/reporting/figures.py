@@ -208,8 +208,7 @@ def _landscape(results: Results, part: Part, name: str) -> tuple[pd.DataFrame, F
             f"{path}: expected losses measured as the settings say, found {found}; run: rwp"
             f" landscape {name} --suite {results.suite_name}"
         )
-    assert isinstance(step.settings, LandscapeSpec)
-    measured = over_seeds(read_landscape(path, step.settings))
+    measured = over_seeds(read_landscape(path, step.settings_as(LandscapeSpec)))
     unfinished = {results.runs[key].status for key in part.keys} - {"finished"}
     mark = f" ({', '.join(sorted(unfinished))})" if unfinished else ""
     more = {"train": "", "test": ", test images", EXCESS: ", training less test"}
@@ -403,23 +402,12 @@ def own_figures(results: Results, second: Table) -> Iterator[Row]:
             yield _image(drawing.learning_curves(frame), caption)
 
 
-def given_figures(paths: Sequence[Path]) -> Iterator[Row]:
-    """SVG files that a caller wants to see, as `reported_figures` gives them."""
-    for path in paths:
-        caption = CAPTIONS.get(path.stem, path.stem)
-        yield _shown(_data_uri(path.read_bytes()), caption) | {"name": path.stem}
-
-
 def _image(figure: Figure, caption: str) -> Row:
-    return _shown(_data_uri(picture(figure, "svg")), caption)
-
-
-def _shown(uri: str, caption: str) -> Row:
     return {
         "name": "",
         "caption": caption,
         "reading": "",
-        "uri": uri,
+        "uri": _data_uri(picture(figure, "svg")),
         "command": "",
         "lacks": [],
     }

@@ -17,7 +17,7 @@ from rwp.evaluation.verdict import MEANING, Level
 from rwp.files import object_in, write_text
 from rwp.pipeline.suites import BEYOND, TABLES
 from rwp.reporting.claim_verdicts import FAILS, HOLDS, counted
-from rwp.reporting.figures import given_figures, own_figures, reported_figures
+from rwp.reporting.figures import own_figures, reported_figures
 from rwp.reporting.gaps import figure_gaps, table_gaps
 from rwp.reporting.labels import COLUMN_LABELS, NORM_TEXTS, column_label, norm_text
 from rwp.reporting.lines import measured_otherwise
@@ -97,13 +97,10 @@ def write_report(
     return target
 
 
-def render_report(
-    results: Results, *, judged: Sequence[Row] = (), figures: Sequence[Path] | None = None
-) -> str:
+def render_report(results: Results, *, judged: Sequence[Row] = ()) -> str:
     """The report as HTML that needs no other file and no network.
 
-    `judged` are the claims, as `rwp.reporting.claim_verdicts.told` gives them. `figures` are SVG
-    files to show; by default those that the suite reports or has drawn.
+    `judged` are the claims, as `rwp.reporting.claim_verdicts.told` gives them.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -115,7 +112,7 @@ def render_report(
         lstrip_blocks=True,
     )
     environment.filters["norm"] = norm_text
-    context = _context(results, judged, figures)
+    context = _context(results, judged)
     return environment.get_template("report.html.j2").render(context) + "\n"
 
 
@@ -124,9 +121,7 @@ def _is_told(claim: Row) -> bool:
     return claim["outcome"] in (HOLDS, FAILS) or claim["low"] is not None
 
 
-def _context(
-    results: Results, judged: Sequence[Row], figures: Sequence[Path] | None
-) -> dict[str, Any]:
+def _context(results: Results, judged: Sequence[Row]) -> dict[str, Any]:
     suite = results.suite
     first, second = table1(results), table2(results)
     third = beyond(results) if BEYOND in suite.reported else None
@@ -135,7 +130,7 @@ def _context(
     found, in_short = records(pairs(results)), headline(results)
     empty_cells, undrawn = table_gaps(first, second, third), list(figure_gaps(results))
     own = list(own_figures(results, second))
-    shown = list(reported_figures(results, undrawn) if figures is None else given_figures(figures))
+    shown = list(reported_figures(results, undrawn))
     drawn = [figure for figure in shown if figure["uri"]]
     warnings = _warnings(second)
     return {

@@ -21,16 +21,13 @@ from rwp.evaluation.records import (
     EvaluationRecord,
     on_common_images,
     read_record,
+    require_final,
     worst_case,
 )
 from rwp.evaluation.spec import EvaluationSpec
 from rwp.evaluation.statistics import interval
 from rwp.evaluation.verdict import LEVELS, Level
-from rwp.files import (
-    object_in,
-    read_json,
-    sha256_file,
-)
+from rwp.files import read_json, sha256_file
 from rwp.pipeline.resolve import get_suite
 from rwp.pipeline.settings import Params, Suite
 from rwp.pipeline.steps import PAPER, Step, Steps, accepted, below
@@ -47,8 +44,6 @@ from rwp.reporting.runs import (
     read_run,
 )
 from rwp.training.spec import RunKey, suite_directory
-
-RECORD_FORMAT = "rwp.evaluation/1"
 
 # What a training measures of itself, in percent and points.
 MEASURES = (
@@ -218,7 +213,7 @@ def _read_attacks(
     Where records are of different files, those of another file than the checkpoint give no number.
 
     Raises:
-        UserError: a record is no JSON, of an unknown format, or of AutoAttack's lite version.
+        UserError: a record is no JSON, of an unknown format, of lite AutoAttack, or of a draft.
     """
     rows = [_read_record(steps, key, run, name, root, checkpoint) for name in attacks]
     _leave_out_other_files(rows, root / key.directory / f"{checkpoint}.pt")
@@ -236,7 +231,7 @@ def read_attack(
     Its outcome is the record, or none where that is of another network than the checkpoint's.
 
     Raises:
-        UserError: a record is no JSON, of an unknown format, or of AutoAttack's lite version.
+        UserError: a record is no JSON, of an unknown format, of lite AutoAttack, or of a draft.
     """
     file = root / key.directory / f"{checkpoint}.pt"
     others: Iterable[str] = steps.params.suites[key.suite].evaluation.attacks
@@ -252,7 +247,7 @@ def _read_record(
     """The row of one attack, with its record or why there is none; of which network, unchecked.
 
     Raises:
-        UserError: a record is no JSON, of an unknown format, or of AutoAttack's lite version.
+        UserError: a record is no JSON, of an unknown format, of lite AutoAttack, or of a draft.
     """
     row = dict.fromkeys(_COLUMNS) | {
         "key": key,
@@ -269,8 +264,7 @@ def _read_record(
         reason = f"{attack} is not among the attacks of the suite {key.suite}"
         return row | {"status": "missing", "reason": reason}
     step = steps.evaluate(key, checkpoint, slow=entry.kind == "autoattack")
-    spec = step.settings
-    assert isinstance(spec, EvaluationSpec)
+    spec = step.settings_as(EvaluationSpec)
     spec = spec.replace(attacks=tuple(own for own in spec.attacks if own.name == attack))
     kind, start, threat = (getattr(spec.attacks[0], n) for n in ("kind", "random_start", "threat"))
     name = str(spec.record(attack))
@@ -288,19 +282,26 @@ def _read_record(
     if not path.exists():
         return row | {"status": "missing", "reason": "this attack has not been run"}
     document = read_json(path)
-    check_format(path, document, RECORD_FORMAT)
-    _refuse_upper_bounds(path, document)
+    check_format(path, document, EvaluationRecord.format)
     try:
         record = read_record(path)
     except UserError as error:
         # The table is made without it; the report shows the cell in red.
         return row | {"status": "inconsistent", "reason": str(error).removeprefix(f"{path}: ")}
+    _refuse_upper_bound(path, record)
     changed = _changed(record, spec) or _changed_images(record, spec, root / "data" / key.dataset)
     if not (changed or of_its_time(root)) and record.fingerprint != step.mark(name):
         changed = f"made with {SOMETHING_ELSE.format(name)}"
     if changed:
         return row | {"status": "stale", "reason": changed}
     return row | {"status": OK, "reason": "", "outcome": record}
+
+
+def _refuse_upper_bound(path: Path, record: EvaluationRecord) -> None:
+    try:
+        require_final(record)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def decided_by_start(kind: str, start: str | None) -> bool:
@@ -347,7 +348,7 @@ def record_warnings(record: EvaluationRecord) -> Iterator[str]:
     yield from record.warnings
     if record.num_nan:
         yield f"{record.num_nan} pixels of the adversarial images are NaN"
-    found = getattr(record, "gradients", None)  # none: an attack without, or an earlier version
+    found = record.gradients  # none: an attack without, or an earlier version
     if found and found.blind_not_finite + found.blind_zero:
         share = f"{found.blind_not_finite + found.blind_zero} of {found.images} images"
         yield f"{share} count as robust where the attack had no gradient to follow"
@@ -382,27 +383,6 @@ def _lead(first: EvaluationRecord, second: EvaluationRecord) -> int | None:
     if ours.num_examples != theirs.num_examples:
         return None
     return ours.num_robust - theirs.num_robust
-
-
-_WHOLE = ("standard", "few-classes")  # versions of AutoAttack that a table may show
-
-
-def _refuse_upper_bounds(path: Path, document: dict[str, Any]) -> None:
-    """AutoAttack's number is the standard version's; a part of it would look too robust.
-
-    So would a search that was not in 32 bits.
-    """
-    attack = object_in(document, "attack")
-    if attack.get("draft") is not None:
-        raise UserError(
-            f"{path}: expected a search in fp32, got a draft in {attack['draft']!r};"
-            f" evaluate again without draft"
-        )
-    if attack.get("kind") == "autoattack" and attack.get("version") not in _WHOLE:
-        raise UserError(
-            f"{path}: expected AutoAttack's standard version, got {attack.get('version')!r};"
-            f" evaluate again with version: standard"
-        )
 
 
 def _changed(record: EvaluationRecord, spec: EvaluationSpec) -> str:

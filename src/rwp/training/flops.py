@@ -18,9 +18,6 @@ from torch.utils.flop_counter import flop_registry
 from rwp.core.modes import evaluation_mode
 from rwp.core.weight_perturbation import PerturbedWeights
 
-# What a row of the history says of the machine; two runs of one training differ in it alone.
-TIMINGS = ("seconds", "images_per_second", "flops_per_second", "loading_share", "peak_memory")
-
 
 @dataclass
 class Work:
