@@ -293,7 +293,9 @@ class Shifted(nn.Module):
 
 def test_an_expanded_buffer_is_no_obstacle(network, batch):
     model = nn.Sequential(Shifted(batch.images), network)
-    pgd(model, *batch[::2], generator=generator(), **SCHEDULE)
+    found = pgd(model, *batch[::2], generator=generator(), **SCHEDULE)
+    assert not torch.equal(found, batch.images)
+    assert torch.equal(model[0].mean, Shifted(batch.images).mean)
 
 
 class Scaled(nn.Module):

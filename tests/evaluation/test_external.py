@@ -212,8 +212,13 @@ def test_what_is_no_other_network_stands_beside_the_weights(tmp_path: Path):
         "images": [torch.rand(9, 1, 8, 8)] * 9,
         "teacher": {"w": torch.ones(9)},
     }
-    torch.save({"net": named("")} | beside, tmp_path / "theirs.pt")
-    load(tmp_path / "theirs.pt")
+    content = {"net": named("")} | beside
+    torch.save(content, tmp_path / "theirs.pt")
+    loaded = load(tmp_path / "theirs.pt").model.state_dict()
+    assert all(
+        any(torch.equal(value, found) for found in loaded.values())
+        for value in content["net"].values()
+    )
 
 
 def test_weights_in_whole_numbers_are_refused(tmp_path: Path):

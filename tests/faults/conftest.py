@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from rwp.pipeline.load import check_params
-from rwp.pipeline.settings import Params
 from tests.conftest import ROOT, Project, tiny_settings
 from tests.faults import ledger, sample
 from tests.faults.processes import Undisturbed, read_undisturbed, train_undisturbed
@@ -58,11 +56,6 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
 def brief(committed: dict[str, Any]) -> dict[str, Any]:
     """The demo suite with trainings of a second or two."""
     return tiny_settings(committed)
-
-
-@pytest.fixture(scope="session")
-def brief_params(brief: dict[str, Any]) -> Params:
-    return check_params(brief)
 
 
 @pytest.fixture(scope="module")

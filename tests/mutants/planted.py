@@ -1132,8 +1132,8 @@ FAMILY = _faults(
     ),
     (
         "claims: above means below",
-        "found.estimate > margin if claim.above is not None else found.estimate < margin",
-        "found.estimate < margin if claim.above is not None else found.estimate > margin",
+        "return claim.above, estimate > claim.above",
+        "return claim.above, estimate < claim.above",
     ),
     (
         "claims: those whose runs are missing are no tests",
@@ -1167,7 +1167,7 @@ FAMILY = _faults(
     ),
     (
         "tables: of fewer images than asked for",
-        "if _num_asked(spec) is None and now.count != record.num_examples:",
+        "if spec.num_asked(spec.attacks[0]) is None and now.count != record.num_examples:",
         "if False:",
     ),
     (

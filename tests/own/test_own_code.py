@@ -130,7 +130,10 @@ def test_an_attack_is_not_blamed_for_a_model_that_varies(
     attack = AttackSpec(name="mine", kind="own.methods:noise", threat=threat)
     images, labels = torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.long)
     for seed in range(12):
-        own_attack(model, images, labels, attack, generator=generator_for(seed, "evaluation"))
+        found = own_attack(
+            model, images, labels, attack, generator=generator_for(seed, "evaluation")
+        )
+        assert (found - images).abs().max() <= 0.1 + 1e-6
 
 
 @pytest.mark.parametrize("where", ["factory", "attack"])

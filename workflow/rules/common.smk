@@ -41,6 +41,7 @@ def leave(error):
 
 
 try:  # these read accepted.jsonl
+    from rwp.evaluation.spec import CHECKPOINTS
     from rwp.pipeline.checks import check_images
     from rwp.pipeline.code import plan_with
     from rwp.pipeline.engine import be_at_work, finished_jobs, refuse_if_at_work

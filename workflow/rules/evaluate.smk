@@ -95,4 +95,4 @@ for suite, figure in landscapes():
 
 
 wildcard_constraints:
-    checkpoint="best|best_on_test|last",
+    checkpoint=either(CHECKPOINTS),

@@ -284,13 +284,14 @@ def find_run(
 
 def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -> EvaluationSpec:
     """The evaluation of a network that the pipeline trained, from the run.json beside it."""
+    from rwp.evaluation.spec import CHECKPOINTS
     from rwp.pipeline.resolve import evaluation_spec
 
     if checkpoint is None:
         raise UserError("--checkpoint: expected a network, got none; e.g. results/.../best.pt")
     if not checkpoint.exists():
         raise UserError(f"{checkpoint}: expected a checkpoint, found no file; train it first")
-    if checkpoint.name not in ("best.pt", "best_on_test.pt", "last.pt"):
+    if checkpoint.name not in (f"{name}.pt" for name in CHECKPOINTS):
         raise UserError(
             f"{checkpoint}: expected best.pt, best_on_test.pt or last.pt in a run's folder, got"
             f" {checkpoint.name}; for weights from elsewhere add --arch NAME"

@@ -25,10 +25,11 @@ def export(
     from rwp.errors import UserError
     from rwp.evaluation.export import Submission, export_robustbench
     from rwp.evaluation.records import read_record
+    from rwp.evaluation.spec import record_path
 
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: expected a run's best.pt, found no file; check the path")
-    record = checkpoint.parent / "evaluation" / checkpoint.stem / "autoattack.json"
+    record = record_path(checkpoint.parent, checkpoint.stem, "autoattack")
     submission = Submission(
         name=name,
         title=title,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
-from pathlib import PurePosixPath
-from typing import Literal, get_args
+from pathlib import PurePath, PurePosixPath
+from typing import Literal, TypeVar, get_args
 
 from rwp.core.threat import AnyNorm, check_length
 from rwp.data.spec import DatasetSpec
@@ -14,8 +14,14 @@ from rwp.evaluation.alarms import SHORT
 from rwp.spec import Amount, Count, PositiveFloat, PositiveInt, Share, Spec, merkle
 from rwp.training.spec import AttackSpec, RunKey, kept_checkpoint, suite_directory
 
+P = TypeVar("P", bound=PurePath)
 Checkpoint = Literal["best", "best_on_test", "last"]
 CHECKPOINTS: tuple[Checkpoint, ...] = get_args(Checkpoint)
+
+
+def record_path(run: P, checkpoint: str, attack: str) -> P:
+    """Where the record of one attack on a checkpoint lies, below the folder of its run."""
+    return run / "evaluation" / checkpoint / f"{attack}.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,11 @@ class EvaluationSpec(Spec):
 
     def record(self, attack: str) -> PurePosixPath:
         """Where the record of one attack lies, relative to the project."""
-        return self.key.directory / "evaluation" / self.checkpoint / f"{attack}.json"
+        return record_path(self.key.directory, self.checkpoint, attack)
+
+    def num_asked(self, attack: AttackSpec) -> int | None:
+        """How many test images are asked for; none: all of them."""
+        return self.first_examples or attack.num_examples or self.num_examples
 
 
 # What the first word of an attack's name says of its kind.

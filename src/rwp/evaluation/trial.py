@@ -297,10 +297,8 @@ def _try_memory(
             for name in changing
         ]
     second = build()
-    twin = Memory.of(second)
-    assert twin is not None
     with _named(text, "give what it remembers to a second one, as plain values and tensors"):
-        twin.load(memory.stored(), torch.device("cpu"))
+        Memory(second).load(memory.stored(), torch.device("cpu"))
     if not _same(asked(first), asked(second)):
         raise UserError(
             f"{text}: expected all that it remembers in its state_dict, got something else from a "
@@ -383,7 +381,7 @@ def _attack(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str]:
 
 
 def _check_ball(text: str, adversarial: Tensor, batch: _Batch) -> None:
-    spec = batch.as_attack(text, {}).replace(name="attack")
+    spec = batch.as_attack(text, {})
     try:
         check_adversarial(adversarial, batch.images, spec)
     except UserError as error:
@@ -394,16 +392,12 @@ def _weights(model: nn.Module) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
-class _named:  # noqa: N801 (a context manager)
+@contextmanager
+def _named(text: str, doing: str) -> Iterator[None]:
     """Errors of somebody else's code as one line that names the factory."""
-
-    def __init__(self, text: str, doing: str) -> None:
-        self.text, self.doing = text, doing
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, UserError):
-            raise UserError(
-                f"{self.text}: expected to {self.doing}, got {in_one_line(error)}"
-            ) from error
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{text}: expected to {doing}, got {in_one_line(error)}") from error

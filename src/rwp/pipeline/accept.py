@@ -207,8 +207,7 @@ def _prepare(step: Step, root: Path, place: Path) -> list[str]:
         if path.startswith("data/") and path.endswith(("train.pt", "test.pt")):
             _part(root / path, place / path, _num_images(settings, path))
         elif Path(path).name == "run.json":
-            document = read_object(root / path) | {"mlflow_run_id": None}
-            (place / path).write_text(json.dumps(document), encoding="utf-8")
+            _lay_out_record(root, place, path)
         elif (root / path).exists():
             (place / path).symlink_to((root / path).resolve())
     if isinstance(settings, DatasetSpec | UnlabeledSpec):
@@ -223,10 +222,9 @@ def _prepare(step: Step, root: Path, place: Path) -> list[str]:
     if isinstance(settings, TrainSpec) and settings.start is not None:
         _lay_out(root, place, settings.start.file)
     for path in step.inputs:  # a run's record lies beside its networks
-        record = Path(path).parent / "run.json"
+        record = str(Path(path).with_name("run.json"))
         if path.endswith(".pt") and (root / record).exists() and not (place / record).exists():
-            document = read_object(root / record) | {"mlflow_run_id": None}
-            (place / record).write_text(json.dumps(document), encoding="utf-8")
+            _lay_out_record(root, place, record)
     if not isinstance(small, Spec):
         raise TypeError(f"expected the settings of a step that can be repeated, got {small!r}")
     words = ["--resolved", small.canonical(), "--fingerprint", "compared"]
@@ -236,6 +234,12 @@ def _prepare(step: Step, root: Path, place: Path) -> list[str]:
         return ["landscape", *words]
     command = {PseudoLabelSpec: "pseudo-label", EvaluationSpec: "evaluate"}
     return [command.get(type(settings), "diagnose"), *words]
+
+
+def _lay_out_record(root: Path, place: Path, path: str) -> None:
+    """A run's record, cut off from MLflow: what is computed here is logged nowhere."""
+    document = read_object(root / path) | {"mlflow_run_id": None}
+    (place / path).write_text(json.dumps(document), encoding="utf-8")
 
 
 def _lay_out(root: Path, place: Path, named: str | None) -> None:

@@ -27,6 +27,7 @@ from rwp.evaluation.spec import (
     EvaluationSpec,
     LandscapeSpec,
     record_fingerprint,
+    record_path,
 )
 from rwp.files import object_in, read_object, sha256_file
 from rwp.pipeline.code import HERE, Code, read_ledger
@@ -120,7 +121,8 @@ class Step:
 
     def settings_as(self, kind: type[S]) -> S:
         """The settings of a step whose kind is known."""
-        assert isinstance(self.settings, kind)
+        if not isinstance(self.settings, kind):
+            raise TypeError(f"expected {kind.__name__}, got {type(self.settings).__name__}")
         return self.settings
 
     @cached_property
@@ -335,8 +337,9 @@ class Steps:
             settings = entry.beyond
             for key in runs:
                 records = self._records(key, "best")
-                chosen = [f"{key.directory}/evaluation/best/{a}.json" for a in entry.beyond.attacks]
-                inputs |= {path: records[path] for path in chosen}
+                for attack in entry.beyond.attacks:
+                    path = str(record_path(key.directory, "best", attack))
+                    inputs[path] = records[path]
         else:
             raise UserError(
                 f"params.yaml: suites.{suite}.{name}: expected groups of rows, got none; add some"
@@ -442,7 +445,7 @@ class Steps:
         suite = self.params.suites[key.suite]
         slow = set(attack_names(suite, slow=True))
         return {
-            f"{key.directory}/evaluation/{checkpoint}/{name}.json": self.evaluate(
+            str(record_path(key.directory, checkpoint, name)): self.evaluate(
                 key, checkpoint, slow=name in slow
             )
             for name in suite.evaluation.attacks

@@ -12,6 +12,7 @@ import pandas as pd
 
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, robust_flags
+from rwp.evaluation.spec import record_path
 from rwp.files import object_in
 from rwp.pipeline.resolve import choose, evaluation_spec, train_spec
 from rwp.pipeline.settings import Params, Setting
@@ -164,7 +165,7 @@ def _targets(params: Params, suite: str, recipe: str) -> Iterator[str]:
     """The records of `best` that would be compared."""
     for key in setting_keys(params, suite, Setting(), recipe):
         names = ",".join(params.suites[suite].evaluation.attacks)
-        yield f"{key.directory}/evaluation/best/{{{names}}}.json"
+        yield str(record_path(key.directory, "best", f"{{{names}}}"))
 
 
 def _check_images(

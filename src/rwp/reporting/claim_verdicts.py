@@ -6,7 +6,7 @@ seed, and to all on an image, cancels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, on_common_images, robust_flags
 from rwp.evaluation.spec import LandscapeSpec
 from rwp.evaluation.statistics import Tested, crossed_mean, interval
-from rwp.pipeline.resolve import get_suite, landscape_spec, train_spec
+from rwp.pipeline.resolve import get_suite, train_spec
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import seeds_of, setting_keys
@@ -158,9 +158,7 @@ def _judged(claim: Claim, terms: Mapping[Term, float], values: Values) -> dict[s
 def _side(claim: Claim, found: Tested) -> tuple[str, float]:
     """Where the estimate lies, and how likely as much is if the truth lies on the margin."""
     if claim.within is None:
-        margin = claim.above if claim.above is not None else claim.below
-        assert margin is not None
-        right = found.estimate > margin if claim.above is not None else found.estimate < margin
+        margin, right = _against(claim, found.estimate)
         return (HOLDS if right else FAILS), found.p_value(margin)
     # Both ends must be told apart from it; outside of them that is as much as the nearer one.
     ends = (-claim.within, claim.within)
@@ -168,12 +166,19 @@ def _side(claim: Claim, found: Tested) -> tuple[str, float]:
     return side, max(found.p_value(end) for end in ends)
 
 
+def _against(claim: Claim, estimate: float) -> tuple[float, bool]:
+    """The margin of a claim with one, and whether an estimate is on the side that it says."""
+    if claim.above is not None:
+        return claim.above, estimate > claim.above
+    if claim.below is None:
+        raise TypeError("expected a claim with above or below, got neither")
+    return claim.below, estimate < claim.below
+
+
 def _of_seeds(claim: Claim, values: Values) -> tuple[str, float]:
     """Of a share of the seeds, each 0 or 100: by the exact binomial test."""
-    margin = claim.above if claim.above is not None else claim.below
-    assert margin is not None  # `Claim` asks for it
-    count, share = int((values > 0).sum()), float(values.mean())
-    right = share > margin if claim.above is not None else share < margin
+    margin, right = _against(claim, float(values.mean()))
+    count = int((values > 0).sum())
     p_value = float(binomtest(count, len(values), margin / 100).pvalue)
     return (HOLDS if right else FAILS), p_value
 
@@ -191,7 +196,6 @@ class _Reader:
         self.params, self.suite_name, self.root = params, suite_name, root
         self.suite = get_suite(params, suite_name)
         self.steps, self._runs = Steps(params), dict[RunKey, Run]()
-        self._figures: dict[Term, Path] = {}
 
     def unknown(self, terms: Iterable[Term]) -> list[str]:
         """The recipes, attacks and epochs that the suite does not have."""
@@ -199,7 +203,7 @@ class _Reader:
         attacks = [term.how for term in terms if term.is_record]
         found += [name for name in attacks if name not in self.suite.evaluation.attacks]
         around = [term for term in terms if term.what == LANDSCAPE]
-        found += [f"landscape of {t.recipe}" for t in around if self._landscape(t) is None]
+        found += [f"landscape of {t.recipe}" for t in around if not any(self._landscapes(t))]
         for term in terms:
             if term.recipe in self.suite.recipes and not (term.is_record or term in around):
                 key = setting_keys(self.params, self.suite_name, Setting(), term.recipe)[0]
@@ -224,29 +228,26 @@ class _Reader:
         key = setting_keys(self.params, self.suite_name, Setting(), term.recipe)[0]
         return train_spec(self.params, key).monitor_of(term.what.removesuffix("_robust_accuracy"))
 
-    def _landscape(self, term: Term) -> LandscapeSpec | None:
-        """The measurement that a term looks at, with its figure's name in `self._figures`."""
+    def _landscapes(self, term: Term) -> Iterator[str]:
+        """The figures that measure what a term looks at."""
         epoch, group = term.how.split("/")
         for name, entry in self.suite.figures.items():
             if entry.kind != "landscape" or entry.recipe != term.recipe or not entry.test_images:
                 continue
             groups = [f"{low:g}-{high:g}" for low, high in pairwise(entry.edges)]
             if int(epoch) in entry.epochs and group in groups:
-                spec = landscape_spec(self.params, self.suite_name, name)
-                self._figures[term] = self.root / spec.result(name)
-                return spec
-        return None
+                yield name
 
     def _excesses(self, terms: Mapping[Term, float]) -> tuple[Values, list[str]]:
         """(seeds, 1) of a sum of excesses, and what is missing."""
         found, missing = [], []
         for term in terms:
-            spec, path = self._landscape(term), self._figures.get(term)
-            assert spec is not None
-            assert path is not None
+            name = next(self._landscapes(term))  # asked for after `unknown`
+            step = self.steps.landscape(self.suite_name, name)
+            spec = step.settings_as(LandscapeSpec)
+            path = self.root / spec.result(name)
             epoch, group = term.how.split("/")
             seeds = [key.seed for key in spec.keys]
-            step = self.steps.landscape(self.suite_name, path.stem)
             why = why_landscape_stale(step, self.root) if path.exists() else "not measured"
             if spec.num_points < FEWEST_POINTS:
                 why = (

@@ -91,8 +91,8 @@ def marker_spacing(count: int) -> int:
 def write_figure(figure: Figure, frame: pd.DataFrame, stem: Path | str) -> list[Path]:
     """Write STEM.csv (the data), STEM.svg and STEM.png; equal frames give equal bytes."""
     stem = Path(stem)
-    write_frame(stem.with_name(f"{stem.name}.csv"), frame, float_format="%.6g")
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("csv", "svg", "png")]
+    write_frame(paths[0], frame, float_format="%.6g")
     for path in paths[1:]:
         with atomic_write(path) as temporary:
             temporary.write_bytes(picture(figure, path.suffix[1:]))

@@ -107,21 +107,12 @@ def _job(result: Result, root: Path, rates: Rates) -> Job:
     seconds = None
     if rate is not None and passes is not None:
         seconds = rate.seconds(passes)
-    elif rate is not None and rate.autoattack is not None:
-        seconds = rate.autoattack * _num_images(spec, size, result.attack)
+    elif rate is not None and rate.autoattack is not None and (attack := result.attack):
+        seconds = rate.autoattack * _num_attacked(result, attack, size)
     hours = None if seconds is None else seconds / 3600
     kept = losses_bytes(spec, size) if isinstance(spec, TrainSpec) else 0
     origin = f"{key.network}: {rate.origin}" if rate is not None else ""
     return Job(result, state, passes, hours, place, kept_bytes=kept, origin=origin, lacking=lacking)
-
-
-def _num_images(
-    spec: TrainSpec | EvaluationSpec | LandscapeSpec,
-    size: DataSize,
-    attack: AttackSpec | None = None,
-) -> int:
-    first = getattr(spec, "first_examples", None) or (attack and attack.num_examples)
-    return first or getattr(spec, "num_examples", None) or size.num_test
 
 
 def _passes(result: Result, size: DataSize) -> Passes | None:
@@ -131,8 +122,13 @@ def _passes(result: Result, size: DataSize) -> Passes | None:
     if isinstance(spec, LandscapeSpec):
         return landscape_cost(spec, size)
     if isinstance(spec, EvaluationSpec) and result.attack is not None:
-        return record_cost(result.attack, num_images=_num_images(spec, size, result.attack))
+        images = _num_attacked(result, result.attack, size)
+        return record_cost(result.attack, num_images=images)
     return None
+
+
+def _num_attacked(result: Result, attack: AttackSpec, size: DataSize) -> int:
+    return result.step.settings_as(EvaluationSpec).num_asked(attack) or size.num_test
 
 
 def detail_line(job: Job) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from rwp.data.spec import data_size
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, read_record
+from rwp.evaluation.spec import record_path
 from rwp.files import object_in, objects_in, read_object
 from rwp.pipeline.resolve import dataset_spec, network_spec
 from rwp.pipeline.settings import Params
@@ -231,7 +232,7 @@ def is_amount(value: Any) -> bool:
 
 def _autoattack(folder: Path, device: str) -> EvaluationRecord | None:
     """The record of AutoAttack on the run, where the same device made it; none of a damaged one."""
-    path = folder / "evaluation" / "best" / "autoattack.json"
+    path = record_path(folder, "best", "autoattack")
     try:
         record = read_record(path) if path.exists() else None
     except UserError:

@@ -406,19 +406,14 @@ def _changed_images(record: EvaluationRecord, spec: EvaluationSpec, folder: Path
         return ""
     if now.sha256 != record.data_sha256:
         return "made with other test images than those fetched"
-    if _num_asked(spec) is None and now.count != record.num_examples:
+    if spec.num_asked(spec.attacks[0]) is None and now.count != record.num_examples:
         return f"made with {record.num_examples} of the {now.count} test images"
     return ""
 
 
-def _num_asked(spec: EvaluationSpec) -> int | None:
-    """How many test images the settings ask for; none: all of them."""
-    return spec.first_examples or spec.attacks[0].num_examples or spec.num_examples
-
-
 def _changed_part(record: EvaluationRecord, spec: EvaluationSpec) -> str:
     """How the images of a record differ from those that params.yaml asks for, or an empty text."""
-    size = _num_asked(spec)
+    size = spec.num_asked(spec.attacks[0])
     rule = "first" if spec.first_examples else "stratified" if size else "all"
     part = record.part
     if part is None:  # of an earlier version, which took the first images where a size was given
