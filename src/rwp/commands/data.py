@@ -18,12 +18,13 @@ DataFolder = Annotated[Path, typer.Option("--data", help="Where data sets lie.")
 def fetch(
     name: Annotated[str, typer.Argument(help="A data set or unlabeled source of params.yaml.")],
     origin: Annotated[
-        str | None, typer.Option("--from", help="A folder or URL with the official files.")
+        str | None,
+        typer.Option("--from", help="A folder, file or URL that has the published files."),
     ] = None,
     data: DataFolder = Path("data"),
     params_file: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
-    """Fetch, verify and convert one data set or unlabeled source into data/NAME."""
+    """Fetch, verify and convert a data set (to data/NAME) or unlabeled source (data/unlabeled)."""
     from rwp.pipeline.load import load_params
     from rwp.pipeline.steps import Steps
 
