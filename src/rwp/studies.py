@@ -14,6 +14,7 @@ from rwp.strict_yaml import read_yaml
 
 FOLDER = "studies"
 TABLES = ("datasets", "unlabeled", "networks", "suites")
+_last_read: Path | None = None
 
 
 def study_files(params: Path | str) -> list[Path]:
@@ -38,6 +39,12 @@ def read_settings(path: Path | str) -> Any:
     Raises:
         UserError: as `read_yaml`; a study has another key, or a name that is there already.
     """
+    global _last_read
+    _last_read = Path(path).resolve()
+    return _read(path)
+
+
+def _read(path: Path | str) -> Any:
     content = read_yaml(path)
     search_in(Path(path).parent)
     if not isinstance(content, dict):
@@ -101,12 +108,13 @@ def in_its_file(message: str, params: Path | str) -> str:
 
 
 def declared_factories() -> set[str]:
-    """Every `package.module:factory` in the settings of the working folder, or of this job."""
-    path = os.environ.get(SETTINGS_FILE, "") or "params.yaml"
-    if not Path(path).is_file():
-        return set()
+    """Every `package.module:factory` in the settings of the working folder, or of this job.
+
+    And in those that were read last: a command may be given others with --params.
+    """
+    here = Path(os.environ.get(SETTINGS_FILE, "") or "params.yaml").resolve()
     found: set[str] = set()
-    todo = [read_settings(path)]
+    todo = [_read(path) for path in {here, _last_read or here} if path.is_file()]
     while todo:
         value = todo.pop()
         if isinstance(value, dict):

@@ -16,6 +16,7 @@ from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.verdict import Reason, Verdict
 from rwp.pipeline.load import check_params
+from rwp.pipeline.resolve import run_key
 from rwp.spec import radius_value
 from rwp.training.spec import RunKey
 from tests.conftest import Project
@@ -62,6 +63,19 @@ def test_at_another_radius_the_step_is_in_proportion(model: Elsewhere) -> None:
                 assert spec.step == pytest.approx(share * radius_value(epsilon), rel=1e-15)
     with pytest.raises(UserError, match=r"--epsilons 8: .*expected a radius .*, got 8"):
         model.specs("8")
+
+
+def test_a_run_is_attacked_as_its_network_is(committed: dict[str, Any]) -> None:
+    """Settings may differ by network: those of a run at other radii are its own network's."""
+    content = copy.deepcopy(committed)
+    linf = content["suites"]["demo"]["threat_models"]["linf"]
+    linf["epsilon"] = {"default": "8/255", "small": "4/255"}
+    linf["step_size"] = {"default": "2/255", "small": "1/510"}
+    params = check_params(content)
+    key = run_key(params, "demo", recipe="at", dataset="digits", threat="linf", seed=0)
+    model = Elsewhere.of_run(params, Path("params.yaml"), Path("a.pt"), key, ("pgd-20",), Path("o"))
+    (spec,) = model.specs()
+    assert (spec.threat.epsilon, spec.step_size) == ("4/255", "1/510")
 
 
 def test_spaces_in_a_list_of_radii() -> None:

@@ -168,6 +168,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+def test_what_attacks_is_tried_under_its_own_threat_model(
+    own_code: Path, settings: dict[str, Any]
+) -> None:
+    demo = with_own(settings)["suites"]["demo"]
+    demo["evaluation"]["attacks"]["mine"] = {"kind": "own.methods:noise"}
+    demo["table2"]["threat_model"] = "l2"
+    steps = Steps(check_params(settings))
+    key = setting_key(steps.params.suites["demo"], "demo", Setting(), "smoothed", seed=0)
+    made = [steps.train(key), steps.evaluate(key, "best", slow=False)]
+    found = {trial["role"]: trial.get("norm") for trial in _trials(made)}
+    assert found == {"objective": "l2", "attack": "l2"}
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_nobody_takes_is_refused(own_code: Path, settings: dict[str, Any], name: str) -> None:
     recipe, message = REFUSED[name]

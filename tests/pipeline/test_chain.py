@@ -12,7 +12,7 @@ from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
 from rwp.pipeline.state import results
 from rwp.pipeline.steps import Steps, below
-from rwp.pipeline.suites import diagnosis_spec, runs_of
+from rwp.pipeline.suites import diagnosis_spec, rows_of, runs_of
 
 
 def demo(content: dict[str, Any]) -> dict[str, Any]:
@@ -117,3 +117,32 @@ def test_the_twin_is_plain_at_of_the_same_place(params: Params) -> None:
     assert twin("demo", "natural") is None
     assert twin("paper", "trades") == "paper/cifar10/linf/wrn-34-10/at/seed0"
     assert twin("paper", "rst") is None  # another network
+
+
+def test_a_variant_of_at_is_no_twin_and_has_one(settings: dict[str, Any]) -> None:
+    demo = settings["suites"]["demo"]
+    variants = {
+        "averaged": {"average_decay": 0.99},
+        "removed": {"change": {"remove_below": 0.5}},
+        "slow": {"attack_num_steps": 20},
+    }
+    for name, settings_of in variants.items():
+        demo["recipes"][name] = {"objective": "at"} | settings_of
+    demo["table2"]["recipes"] = [*variants, *demo["table2"]["recipes"]]
+    params = check_params(settings)
+    twins = {
+        key.recipe: diagnosis_spec(params, key).twin for key in runs_of(params, "demo", "table2")
+    }
+    assert twins["at"] is None
+    assert {twins[name].recipe for name in (*variants, "at-awp")} == {"at"}
+
+
+def test_a_training_that_a_group_names_twice_is_of_all_its_seeds(settings: dict[str, Any]) -> None:
+    demo = settings["suites"]["demo"]
+    demo["seeds"] = [0, 1, 2]
+    demo["sweeps"]["few"] = {"recipe": "at-rwp", "vary": {"gamma": [0.01, 0.02]}, "num_seeds": 1}
+    demo["beyond"]["groups"] = [
+        {"title": "mine", "recipes": ["at-rwp"], "sweeps": ["few"]},
+    ]
+    rows = rows_of(check_params(settings), "demo", "beyond")
+    assert {row.recipe: len(row.keys) for row in rows}["at-rwp"] == 3

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec
+from rwp.pipeline.checks import check_images
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import evaluation_spec, pick, run_key, train_spec
 from rwp.pipeline.settings import Params
@@ -172,3 +175,40 @@ def test_spelling_of_the_file_changes_nothing(settings: dict[str, Any], params: 
     key = runs_of(params, "demo", "table1")[0]
     again = check_params(shuffled)
     assert train_spec(again, key).canonical() == train_spec(params, key).canonical()
+
+
+def test_a_start_at_an_average_that_the_recipe_changes_to(settings: dict[str, Any]) -> None:
+    recipes = settings["suites"]["demo"]["recipes"]
+    recipes["averaged"] = {"objective": "at", "average_decay": 0.98}
+    start = {"recipe": "averaged", "epoch": 2}
+    recipes["later"] = {"objective": "at", "start": start, "change": {"average_decay": 0.98}}
+    spec = resolve(check_params(settings), "later", "digits", "linf", suite="demo")
+    assert spec.average_decay == 0.98
+
+
+def test_a_figure_of_a_recipe_that_trains_longer_may_look_at_its_epochs(
+    settings: dict[str, Any],
+) -> None:
+    demo = settings["suites"]["demo-full"]
+    longest = 100
+    demo["recipes"] = {"long": {"objective": "at", "change": {"epochs": longest}}}
+    figure = demo.setdefault("figures", {})["mine"] = copy.deepcopy(
+        settings["suites"]["demo"]["figures"]["fig2"]
+    )
+    figure |= {"recipe": "long", "epochs": [longest]}
+    check_params(settings)
+    figure["epochs"] = [longest + 1]
+    with pytest.raises(UserError, match=rf"expected at most the {longest} epochs of a training"):
+        check_params(settings)
+
+
+def test_autoattack_is_checked_where_it_is_asked_for(settings: dict[str, Any]) -> None:
+    demo, data = settings["suites"]["demo"], settings["datasets"]
+    data["few"] = data["digits"] | {"test_share": 0.05}
+    demo["evaluation"]["attacks"]["autoattack"] |= {"num_examples": 200}
+    group = {"title": "mine", "dataset": "few", "recipes": ["at"]}
+    demo["beyond"] = {"attacks": ["natural", "pgd-20"], "groups": [group]}
+    check_images(check_params(settings), Path(), "params.yaml")
+    demo["beyond"]["attacks"] += ["autoattack"]
+    with pytest.raises(UserError, match=r"autoattack\.num_examples: .* at most the 90 test"):
+        check_images(check_params(settings), Path(), "params.yaml")

@@ -33,6 +33,7 @@ from rwp.reporting.claims import FILE, Claim, checked_claims, moved, parse, read
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.report import render_report
 from rwp.reporting.results import records
+from rwp.reporting.runs import Run
 from rwp.strict_yaml import read_yaml
 from tests.conftest import ROOT
 
@@ -514,6 +515,43 @@ def test_epochs_that_are_not_all_there_are_no_mean(term: str, message: str, tmp_
         judged(project, x={"says": "x", "terms": {term: 1}, "above": 0})
 
 
+def test_what_a_training_could_not_know_is_not_told(tmp_path: Path) -> None:
+    """Such as the share below a quantile during the warm-up: that is no mistyped column."""
+    project = seeded(tmp_path, 2)
+    for key in project.table2_keys("at"):
+        path = project.write_run(key, [0.2, 0.4]) / "history.jsonl"
+        first, last = path.read_text().splitlines()
+        unknown = json.dumps(json.loads(first) | {"share_below_c_min": None})
+        path.write_text(f"{unknown}\n{last}\n")
+    entry = {"says": "x", "terms": {"at share_below_c_min 0:1": 1}, "above": 0}
+    row = judged(project, x=entry)["x"]
+    reason = "a value is not finite: nothing can be tested"
+    assert (row["outcome"], row["reason"]) == ("not told", reason)
+
+
+def test_epochs_of_the_warm_up_say_nothing_of_weight_steps(tmp_path: Path) -> None:
+    project = seeded(tmp_path, 2)
+    (key, _) = project.table2_keys("at-rwp")
+    folder = project.write_run(key, [0.2, 0.4, 0.3, 0.3])
+    history = [{"epoch": n, "weight_steps": steps} for n, steps in enumerate((0, 0, 8, 10))]
+    spec = {"perturbation": {"warmup_epochs": 2}}
+    run = Run(folder, key.name, "finished", document={"spec": spec}, history=history)
+    assert parse("at-rwp weight_steps :").of_run(run) == 9
+    assert parse("at-rwp weight_steps 1:3").of_run(run) == 8
+    assert math.isnan(parse("at-rwp weight_steps 0:2").of_run(run))
+
+
+def test_a_curve_that_a_suite_does_not_measure_is_of_another_suite(tmp_path: Path) -> None:
+    content = copy.deepcopy(PARAMS)
+    demo = content["suites"]["demo"]
+    demo |= {"seeds": [0, 1], "test_curve": False, "figures": {}, "reported": []}
+    project = Project(tmp_path, check_params(content), "demo")
+    entry = {"says": "x", "terms": {"at test_robust_accuracy -1:": 1}, "above": 0}
+    row = judged(project, x=entry)["x"]
+    reason = "no test_robust_accuracy (test_curve is false) here"
+    assert (row["outcome"], row["reason"]) == ("of another suite", reason)
+
+
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     project = seeded(tmp_path, 2)
     for key in project.table2_keys("at"):
@@ -798,6 +836,17 @@ def test_a_landscape_without_test_images_tells_no_excess(tmp_path: Path) -> None
     for term in (f"{epoch}/0-0.5", "99/0-0.5", f"{epoch}/0-0.7"):
         entry = {"says": "x", "terms": {f"at landscape_excess {term}": 1}, "above": 0}
         assert judged(project, x=entry)["x"]["reason"] == "no landscape of at here"
+
+
+def test_a_landscape_of_another_place_tells_no_excess(tmp_path: Path) -> None:
+    content = shown_content()
+    suite = content["suites"]["demo"]
+    suite["seeds"] = [0, 1]
+    suite["figures"]["fig2"] |= {"num_seeds": 2, "test_images": True, "threat_model": "l2"}
+    project = Project(tmp_path, check_params(content), "demo")
+    epoch = suite["figures"]["fig2"]["epochs"][0]
+    entry = {"says": "x", "terms": {f"at landscape_excess {epoch}/0-0.5": 1}, "above": 0}
+    assert judged(project, x=entry)["x"]["reason"] == "no landscape of at here"
 
 
 def test_a_moved_threshold_is_seen() -> None:

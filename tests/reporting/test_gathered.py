@@ -16,6 +16,7 @@ from rwp.commands.track import sync
 from rwp.errors import UserError
 from rwp.files import read_object, sha256_file
 from rwp.pipeline.load import check_params
+from rwp.pipeline.own_code import code_may_lack
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import figure_names
 from rwp.reporting.claim_verdicts import judge_claims, told, write_claims
@@ -24,7 +25,7 @@ from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.gathered import gather, opened, settings_of
 from rwp.reporting.report import render_report
 from rwp.reporting.results import read_attack, read_results, records
-from rwp.reporting.runs import read_run, read_run_folder
+from rwp.reporting.runs import of_its_time_below, read_run, read_run_folder, why_run_stale
 from tests.commands.test_commands import assert_one_line
 from tests.conftest import ROOT, Project as Commands
 from tests.data.samples import write_passport
@@ -378,6 +379,27 @@ def test_gathered_results_are_of_their_time(few: Project, tmp_path: Path) -> Non
         found = read_results(place.params, "demo", root=place.root)
     assert {run.status for run in found.runs.values()} == {"finished", "missing"}
     assert set(found.attacks["status"]) == {"ok", "missing"}
+
+
+def test_own_code_of_another_time_makes_no_gathered_run_stale(tmp_path: Path) -> None:
+    """It may be edited, or not be there at all: nothing of it runs."""
+    content = shown_content()
+    demo = content["suites"]["demo"]
+    demo["objectives"]["mine"] = {"loss": "nowhere.methods:loss"}
+    demo["recipes"]["at"] = {"objective": "mine"}
+    project = Project(tmp_path / "few", check_params(content), "demo")
+    with code_may_lack():
+        (key,) = project.table2_keys("at")
+        path = project.write_run(key, [0.2, 0.4, 0.3]) / "run.json"
+        document = read_object(path)
+        document["spec"]["objective"]["source"] = "of that time"
+        path.write_text(json.dumps(document))
+        step = Steps(project.params).train(key)
+        assert why_run_stale(step, read_run_folder(path.parent), project.root) != ""
+        with of_its_time_below(project.root):
+            assert why_run_stale(step, read_run_folder(path.parent), project.root) == ""
+    with pytest.raises(UserError, match=r"nowhere\.methods:loss"):
+        Steps(check_params(content)).train(key)
 
 
 def with_passport(root: Path, dataset: str, **hashes: str) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from rwp.pipeline.load import check_params
 from rwp.reporting.paper import (
+    _difference_in_table2,
     agreement,
     published_table1,
     published_table2,
@@ -135,6 +138,31 @@ def test_rst_on_other_unlabeled_images_is_not_comparable(paper: Project) -> None
     frame = table2_beside_paper(paper.results(), table2(paper.results()))
     row = cell(frame, defense="RST", attack="pgd-20")
     assert row["reason"] == "other unlabeled images (others)"
+
+
+@pytest.mark.parametrize("changed", [{"weight": 2.0}, None])
+def test_rst_with_other_shares_of_unlabeled_images_is_not_comparable(
+    tmp_path: Path, changed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = paper_content()
+    kind = content["unlabeled"]["others"]["kind"]
+    monkeypatch.setattr("rwp.reporting.paper.PAPER_UNLABELED", kind)
+    ours = content["suites"]["ours"] = paper_content()["suites"]["paper"]
+    rst = ours["objectives"]["rst"]
+    rst["unlabeled"] = changed and rst["unlabeled"] | changed
+    project = Project(tmp_path, check_params(content), "ours")
+    (line,) = (x for x in project.results().parts["table2"].lines if x.labels["defense"] == "RST")
+    found = _difference_in_table2(project.results(), line, "pgd-20")
+    words = "other settings (unlabeled.weight)" if changed else "other unlabeled images (none)"
+    assert found == words
+
+
+def test_files_that_a_training_keeps_are_no_other_setting(tmp_path: Path) -> None:
+    content = paper_content()
+    content["suites"]["ours"] = paper_content()["suites"]["paper"] | {"keep_losses": True}
+    project = Project(tmp_path, check_params(content), "ours")
+    (line,) = (x for x in project.results().parts["table2"].lines if x.labels["defense"] == "AT")
+    assert not _difference_in_table2(project.results(), line, "pgd-20")
 
 
 def test_a_failed_seed_decides_the_verdict(paper: Project) -> None:

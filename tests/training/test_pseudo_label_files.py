@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from rwp.commands.pseudo_label import _refuse_unfinished
 from rwp.data.images import ImageSet
+from rwp.errors import UserError
 from rwp.pipeline.settings import Params
 from rwp.training.checkpoint import load_network, save_network
 from rwp.training.pseudo_labels import load_pseudo_labeled, write_pseudo_labels
@@ -59,3 +61,14 @@ def test_labels_of_the_teachers_last_network_for_the_images_that_are_kept(
     assert summary["teacher_test_accuracy"] == pytest.approx(float(right.float().mean()))
     agreeing = (answers == shipped)[shipped >= 0]
     assert summary["agreement_with_shipped_labels"] == pytest.approx(float(agreeing.float().mean()))
+
+
+@pytest.mark.parametrize("status", ["collapsed", "diverged"])
+def test_a_teacher_whose_training_failed_labels_nothing(tmp_path: Path, status: str) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"status": status, "reason": "the loss is nan"}))
+    with pytest.raises(UserError, match=rf"training finished, got {status} \(the loss is nan\);"):
+        _refuse_unfinished(path)
+    path.write_text(json.dumps({"status": "finished"}))
+    _refuse_unfinished(path)
+    _refuse_unfinished(tmp_path / "no/run.json")

@@ -43,7 +43,8 @@ def check(
             known = trial["shape"] | {
                 "image_size": tuple(trial["shape"].get("image_size", (32, 32)))
             }
-            try_factory(trial["text"], trial["options"], trial["role"], Shape(**known))
+            ball = {name: trial[name] for name in ("norm", "epsilon") if name in trial}
+            try_factory(trial["text"], trial["options"], trial["role"], Shape(**known), **ball)
         return
     if factory is None:
         raise UserError("expected package.module:factory, got nothing; name one")

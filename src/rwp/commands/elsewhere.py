@@ -30,6 +30,7 @@ class Elsewhere:
     attacks: tuple[str, ...]
     output: Path
     threat: str = ""  # of a run of this project; else that of the suite's table 2
+    network: str = ""  # of a run of this project, by which settings may differ
 
     @classmethod
     def of_run(
@@ -56,6 +57,7 @@ class Elsewhere:
             attacks=attacks,
             output=output,
             threat=attacked_under(params.suites[key.suite], key),
+            network=key.network,
         )
 
     def __post_init__(self) -> None:
@@ -105,7 +107,7 @@ class Elsewhere:
             suite=self.suite,
             dataset=self.dataset_name,
             threat=self.threat or self.entry.table2.threat_model,
-            network=self.arch or "external",
+            network=self.network or self.arch or "external",
             recipe="external",
             seed=0,
         )

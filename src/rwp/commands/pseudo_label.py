@@ -18,6 +18,7 @@ from rwp.commands.common import (
     refuse_record,
 )
 from rwp.errors import UserError
+from rwp.files import read_object
 
 
 def pseudo_label(
@@ -53,6 +54,7 @@ def pseudo_label(
             )
         job = mix.labeling, steps.label(mix.labeling).fingerprint
     spec, stands_on = job
+    _refuse_unfinished(Path(str(spec.teacher.directory), "run.json"))
     with claim() as device:
         from rwp.training.pseudo_labels import write_pseudo_labels
 
@@ -65,3 +67,14 @@ def pseudo_label(
         f" {summary['teacher_test_accuracy']:.2%}"
         + ("" if agreement is None else f"; agreement with shipped labels {agreement:.2%}")
     )
+
+
+def _refuse_unfinished(teacher: Path) -> None:
+    """A training that diverged or collapsed ends, too, and leaves a network."""
+    run = read_object(teacher) if teacher.exists() else {}
+    status = run.get("status", "finished")
+    if status != "finished":
+        raise UserError(
+            f"{teacher}: expected a teacher whose training finished, got {status} "
+            f"({run.get('reason') or 'no reason'}); change its settings and train it again"
+        )

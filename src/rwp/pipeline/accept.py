@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rwp.data.passport import PASSPORT, read_passport
 from rwp.data.spec import DatasetSpec, UnlabeledSpec
 from rwp.errors import UserError
 from rwp.evaluation.spec import DiagnosisSpec, EvaluationSpec, LandscapeSpec
@@ -202,6 +203,12 @@ def _prepare(step: Step, root: Path, place: Path) -> list[str]:
     settings = step.settings
     place.mkdir(parents=True)
     small = _in_little(settings)
+    if isinstance(small, TrainSpec) and small.start is not None and small.data.mean is None:
+        # Computed from fewer images they would be others than the run's that it starts from.
+        mean, std = read_passport(root / "data" / small.key.dataset / PASSPORT).normalization()
+        small = small.replace(data=small.data.replace(mean=mean, std=std))
+    for settings_file in ("params.yaml", STUDIES):  # name the code of one's own that may be run
+        _lay_out(root, place, settings_file)
     for path in step.inputs:
         (place / path).parent.mkdir(parents=True, exist_ok=True)
         if path.startswith("data/") and path.endswith(("train.pt", "test.pt")):
@@ -211,12 +218,11 @@ def _prepare(step: Step, root: Path, place: Path) -> list[str]:
         elif (root / path).exists():
             (place / path).symlink_to((root / path).resolve())
     if isinstance(settings, DatasetSpec | UnlabeledSpec):
-        (place / "params.yaml").symlink_to((root / "params.yaml").resolve())
         (place / "data").mkdir(exist_ok=True)
         for path in step.inputs:  # the images that it takes lie beside their passport
             for images in (root / path).parent.glob("*.pt"):
                 (place / path).with_name(images.name).symlink_to(images.resolve())
-        for named in ("data/raw", STUDIES, settings.path):
+        for named in ("data/raw", settings.path):
             _lay_out(root, place, named)
         return ["data", "fetch", step.name]
     if isinstance(settings, TrainSpec) and settings.start is not None:
@@ -268,6 +274,8 @@ def _in_little(settings: object) -> object:
             perturbation=perturbation,
             unlabeled=mix,
             keep_epochs=(),
+            # Those of the run that it starts from are of other images.
+            keep_losses=settings.keep_losses and settings.start is None,
             curve_examples=None,
         )
     if isinstance(settings, EvaluationSpec | LandscapeSpec):

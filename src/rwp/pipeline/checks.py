@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import combinations
 from pathlib import Path, PurePath
 from typing import Any
@@ -292,7 +293,7 @@ def _check_results(params: Params, suite: Suite, where: str) -> None:
                     f"{at}.recipe: expected a recipe that trains with an attack, whose images a "
                     f"landscape looks at, got {figure.recipe}; name another"
                 )
-            _check_epochs(suite, figure.epochs, at)
+            _check_epochs(suite, figure.recipe, figure.epochs, at)
         if figure.kind == "movement":
             _check_movement(suite, figure, at)
     _check_beyond(params, suite, where)
@@ -481,7 +482,7 @@ def _check_movement(suite: Suite, figure: MovementFigure, where: str) -> None:
             f"{where}.edges: expected losses that rise from 0, got {list(edges)}; order them, and "
             "begin at 0, as images below all edges would be left out"
         )
-    last = max(suite.training.epochs.values()) - 1
+    last = max(map(partial(_longest, suite), figure.recipes)) - 1
     if figure.epoch > last:
         raise UserError(
             f"{where}.epoch: expected at most {last}, the last of a training from 0, got"
@@ -489,8 +490,14 @@ def _check_movement(suite: Suite, figure: MovementFigure, where: str) -> None:
         )
 
 
-def _check_epochs(suite: Suite, epochs: tuple[int, ...], where: str) -> None:
-    longest = max(suite.training.epochs.values())
+def _longest(suite: Suite, recipe: str) -> int:
+    """The most epochs that a training of a recipe has anywhere."""
+    changed = suite.recipes[recipe].change.epochs
+    return max((suite.training.epochs if changed is None else changed).values())
+
+
+def _check_epochs(suite: Suite, recipe: str, epochs: tuple[int, ...], where: str) -> None:
+    longest = _longest(suite, recipe)
     for epoch in epochs:
         if epoch > longest:
             raise UserError(
@@ -594,7 +601,10 @@ def _check_evaluation(
     definition, folder = params.datasets[dataset], root / "data" / dataset
     count, size = num_classes_known(definition, folder), _size(dataset, definition, root)
     evaluation, at = suite.evaluation, f"{where}.evaluation"
+    in_table2 = (dataset, threat) == (suite.table2.dataset, suite.table2.threat_model)
     for name, entry in evaluation.attacks.items():
+        if entry.kind == "autoattack" and not (in_table2 or _goes_beyond(suite, name)):
+            continue  # a job of its own, which nothing asks for there
         own = f"{at}.attacks.{name}"
         if size is not None:
             _require_part(f"{own}.num_examples", entry.num_examples, size, count, dataset)
@@ -608,6 +618,10 @@ def _check_evaluation(
     if size is not None:
         _require_part(f"{at}.num_examples", evaluation.num_examples, size, count, dataset)
         _require_part(f"{at}.first_examples", evaluation.first_examples, size, count, dataset)
+
+
+def _goes_beyond(suite: Suite, attack: str) -> bool:
+    return suite.beyond is not None and attack in suite.beyond.attacks
 
 
 def _require_part(

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -24,13 +26,9 @@ if TYPE_CHECKING:
     from rwp.pipeline.settings import RecipeEntry, Suite
 
 Options = dict[str, Any]
-_NAMED = (
-    "family",
-    "loss",
-    "kind",
-    "factory",
-    "mask",
-)  # fields that may name code of the user's own
+# Fields that may name code of the user's own.
+_NAMED = ("family", "loss", "kind", "factory", "mask")
+_MAY_LACK = ContextVar("_MAY_LACK", default=False)
 
 
 def own_options(suite: Suite, recipe: RecipeEntry, where: str) -> tuple[Options, Options]:
@@ -93,14 +91,47 @@ def _owner(declared: dict[str, Options], name: str, where: str) -> str:
     return next(iter(having or declared))
 
 
+@contextmanager
+def code_may_lack() -> Iterator[None]:
+    """Within it, settings may name code and weights that are not here: they run nothing."""
+    token = _MAY_LACK.set(True)
+    try:
+        yield
+    finally:
+        _MAY_LACK.reset(token)
+
+
+def may_lack() -> bool:
+    """Whether what settings name has to be here."""
+    return _MAY_LACK.get()
+
+
+def without_sources(document: Any) -> Any:
+    """Settings as a document, without the hashes of code of the user's own."""
+    if isinstance(document, list | tuple):
+        return [without_sources(part) for part in document]
+    if not isinstance(document, dict):
+        return document
+    found = {name: without_sources(part) for name, part in document.items()}
+    named = (found.get(name) for name in _NAMED)
+    return found | {"source": ""} if any(map(is_own, named)) and "source" in found else found
+
+
 def source_of(text: str, *, where: str) -> str:
     """A hash of the code that `package.module:factory` stands on (12 digits).
+
+    Empty where it lacks and may.
 
     Raises:
         UserError: there is no such module, or one of them is no Python.
     """
     start = text.partition(":")[0]
-    require_file(text, where=where)
+    try:
+        require_file(text, where=where)
+    except UserError:
+        if not may_lack():
+            raise
+        return ""
     todo, parts = [start], {}
     while todo:
         name = todo.pop()

@@ -22,7 +22,7 @@ from rwp.factories import is_own
 from rwp.files import write_json
 from rwp.pipeline.steps import Step
 from rwp.spec import merkle
-from rwp.training.spec import OwnNetworkSpec, TrainSpec
+from rwp.training.spec import OwnNetworkSpec, ThreatSpec, TrainSpec
 
 NOTED = Path(".state/checked")
 _SOME_CLASSES = 3  # where nothing tells how many there are
@@ -58,9 +58,8 @@ def _trials(steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
             if isinstance(network, OwnNetworkSpec) and shape is not None:
                 yield _trial("network", network.family, network.options, network.source, shape)
             if is_own(objective.loss):
-                yield _trial(
-                    "objective", objective.loss, objective.options, objective.source, shape
-                )
+                named = (objective.loss, objective.options, objective.source)
+                yield _trial("objective", *named, shape) | _ball(settings.threat)
             perturbation = settings.perturbation
             if perturbation is not None and perturbation.source:
                 role = "perturbation" if perturbation.factory else "mask"
@@ -70,7 +69,13 @@ def _trials(steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
             shape = _shape(settings.data, settings.key.dataset)
             for attack in settings.attacks:
                 if is_own(attack.kind):
-                    yield _trial("attack", attack.kind, attack.options, attack.source, shape)
+                    named = (attack.kind, attack.options, attack.source)
+                    yield _trial("attack", *named, shape) | _ball(attack.threat)
+
+
+def _ball(threat: ThreatSpec | None) -> dict[str, Any]:
+    """The threat model that it will work under."""
+    return {"norm": threat.norm, "epsilon": threat.epsilon} if threat is not None else {}
 
 
 def _trial(

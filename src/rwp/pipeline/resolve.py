@@ -384,7 +384,8 @@ def start_spec(params: Params, key: RunKey) -> StartSpec | None:
 
 def _check_measured_alike(suite: Suite, key: RunKey, parent: TrainSpec, at: str) -> None:
     """The curve goes on from the parent's, and `best` is chosen among the epochs of both."""
-    average = suite.recipes[key.recipe].average_decay
+    recipe = suite.recipes[key.recipe]
+    average = recipe.average_decay or recipe.change.average_decay
     if parent.average_decay not in (None, average):
         raise UserError(
             f"{at}: expected a recipe whose raw weights are measured, or average_decay: "

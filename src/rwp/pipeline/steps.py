@@ -31,6 +31,7 @@ from rwp.evaluation.spec import (
 )
 from rwp.files import object_in, read_object, sha256_file
 from rwp.pipeline.code import HERE, Code, read_ledger
+from rwp.pipeline.own_code import may_lack
 from rwp.pipeline.resolve import (
     attack_names,
     choose,
@@ -601,7 +602,7 @@ def training_outputs(suite: Suite, folder: str) -> tuple[str, ...]:
 
 def _check_weights(file: str, key: RunKey) -> None:
     """Weights that a training starts from lie there, or the training is done."""
-    if not Path(file).is_file() and not Path(str(key.directory), "run.json").is_file():
+    if not (may_lack() or Path(file).is_file() or Path(str(key.directory), "run.json").is_file()):
         raise UserError(
             f"{file}: expected the weights that {key.name} starts from, found no file; put them "
             "there, or change the recipe's start"

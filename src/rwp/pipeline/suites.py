@@ -27,6 +27,7 @@ from rwp.pipeline.resolve import (
     train_spec,
 )
 from rwp.pipeline.settings import (
+    Change,
     CurvesFigure,
     LandscapeFigure,
     MovementFigure,
@@ -121,14 +122,18 @@ def _table2_rows(params: Params, suite_name: str) -> list[Row]:
 
 
 def _beyond_rows(params: Params, suite_name: str) -> list[Row]:
-    """Group by group; a training that a group names twice has one row in it."""
+    """Group by group; a training that a group names twice has one row in it, of all its seeds."""
     suite = get_suite(params, suite_name)
     rows: list[Row] = []
     for group in suite.beyond.groups if suite.beyond else ():
         found = _recipe_rows(params, suite_name, group, group.recipes)
         for sweep in group.sweeps:
             found += sweep_rows(params, suite_name, group, sweep)
-        rows += {row.keys[0]: replace(row, group=group.title) for row in found}.values()
+        longest: dict[RunKey, Row] = {}
+        for row in found:
+            known = longest.get(row.keys[0], row)
+            longest[row.keys[0]] = max(known, row, key=lambda row: len(row.keys))
+        rows += [replace(row, group=group.title) for row in longest.values()]
     return rows
 
 
@@ -229,9 +234,12 @@ def _twin(params: Params, key: RunKey) -> RunKey | None:
     suite = params.suites[key.suite]
 
     def is_plain_at(other: RunKey) -> bool:
-        return suite.recipes[other.recipe].perturbation is None and (
-            _objective(params, other) == "at"
-        )
+        recipe = suite.recipes[other.recipe]
+        objective = suite.objectives[recipe.objective]
+        beside = (recipe.perturbation, recipe.start, recipe.average_decay, recipe.attack_num_steps)
+        if objective.loss != "at" or recipe.change != Change() or any(beside):
+            return False
+        return objective.unlabeled is None and not objective.label_smoothing
 
     if is_plain_at(key) or _objective(params, key) == "natural":
         return None

@@ -23,7 +23,7 @@ from rwp.evaluation.statistics import Tested, crossed_mean, interval
 from rwp.pipeline.resolve import get_suite, train_spec
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps
-from rwp.pipeline.suites import seeds_of, setting_keys
+from rwp.pipeline.suites import seeds_of, setting_key, setting_keys
 from rwp.reporting.claims import FILE, LANDSCAPE, POINTS, Claim, Term, parse, read_claims
 from rwp.reporting.landscapes import FEWEST_POINTS, mean_excess, read_landscape
 from rwp.reporting.lines import monitors_differ
@@ -205,11 +205,20 @@ class _Reader:
         around = [term for term in terms if term.what == LANDSCAPE]
         found += [f"landscape of {t.recipe}" for t in around if not any(self._landscapes(t))]
         for term in terms:
-            if term.recipe in self.suite.recipes and not (term.is_record or term in around):
+            if term.recipe not in self.suite.recipes:
+                continue
+            try:
                 key = setting_keys(self.params, self.suite_name, Setting(), term.recipe)[0]
-                count = train_spec(self.params, key).optimization.epochs
-                if not term.fits(count):
-                    found.append(f"epochs {term.how} of {term.recipe}, which has {count},")
+                spec = train_spec(self.params, key)
+            except UserError as error:  # it cannot be trained where table 2 is
+                found.append(f"{term.recipe} ({error})")
+                continue
+            if term.is_record or term in around:
+                continue
+            if not term.fits(count := spec.optimization.epochs):
+                found.append(f"epochs {term.how} of {term.recipe}, which has {count},")
+            if term.what.startswith("test_") and not self.suite.test_curve:
+                found.append(f"{term.what} (test_curve is false)")
         return list(dict.fromkeys(found))
 
     def apart(self, terms: Iterable[Term]) -> str:
@@ -233,6 +242,12 @@ class _Reader:
         epoch, group = term.how.split("/")
         for name, entry in self.suite.figures.items():
             if entry.kind != "landscape" or entry.recipe != term.recipe or not entry.test_images:
+                continue
+            places = (
+                setting_key(self.suite, self.suite_name, setting, term.recipe, seed=0)
+                for setting in (entry, Setting())
+            )
+            if len(set(places)) > 1:  # every other term is of table 2's place
                 continue
             groups = [f"{low:g}-{high:g}" for low, high in pairwise(entry.edges)]
             if int(epoch) in entry.epochs and group in groups:

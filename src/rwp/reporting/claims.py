@@ -7,6 +7,7 @@ been seen. `rwp.reporting.claim_verdicts` judges claims by runs.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -148,6 +149,9 @@ class Term:
     def of_run(self, run: Run) -> float:
         """The value of a term that is no record; accuracies in percent.
 
+        NaN where the training could not know it. Of weight steps, epochs of the warm-up say nothing
+        and are left out.
+
         Raises:
             UserError: the history lacks the column in some of the epochs.
         """
@@ -160,7 +164,13 @@ class Term:
         if self.what == "best_epoch":
             return 100.0 * (run.best_epoch >= int(self.how.removeprefix(">=")))
         rows = run.history[self._epochs]
+        if self.what == "weight_steps":
+            rows = [row for row in rows if row["epoch"] >= run.warmup_epochs]
+            if not rows:
+                return math.nan
         values = [row.get(self.what) for row in rows]
+        if None in values and all(self.what in row for row in rows):
+            return math.nan
         if not values or not all(map(_is_number, values)):
             found = "none" if not values or None in values else "no single numbers"
             known = ", ".join(run.history[-1])

@@ -29,6 +29,7 @@ from rwp.files import (
 )
 from rwp.pipeline.extends import EXTENDS
 from rwp.pipeline.load import check_params
+from rwp.pipeline.own_code import code_may_lack
 from rwp.pipeline.resolve import choose, refuse_unknown
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps
@@ -95,7 +96,7 @@ def opened(folder: Path) -> Iterator[Opened]:
             if (folder / name).exists():
                 (root / name).symlink_to((folder / name).resolve())
         try:
-            with of_its_time_below(root):
+            with of_its_time_below(root), code_may_lack():
                 yield Opened(params, suite, root)
         except UserError as error:
             raise UserError(_in_its_place(str(error), root, results, folder)) from error
@@ -332,7 +333,10 @@ def _write_parts(target: Path) -> list[str]:
             tables.write_table(build(results), results.folder, name)
             if name == "table2":
                 write_pairs(results)
-        for name in entry.figures:
+        for name, figure in entry.figures.items():
+            if figure.kind == "movement":
+                left_out.append(f"{name}: the losses of single images are not gathered")
+                continue
             results = read_results(params, suite, root=root, parts=[name])
             write(name, write_suite_figure, results, name)
             (target / f"{name}.png").unlink(missing_ok=True)  # the SVG is what is shown

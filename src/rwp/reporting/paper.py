@@ -195,13 +195,25 @@ def _alike(lines: Sequence[Line], line: Line) -> Line | None:
     return next((other for other in lines if other.labels == line.labels), None)
 
 
+# Names, files that a training keeps beside, and what is looked at part by part.
+_MAKE_NO_NUMBER = ("key", "unlabeled", "keep_epochs", "keep_starts", "keep_losses")
+
+
 def _training_difference(line: Line, paper: Line) -> str:
     ours, theirs = line.training, paper.training
     if ours.data.source != theirs.data.source:
         return f"other data ({line.dataset})"
-    unlabeled = ours.unlabeled
-    if unlabeled is not None and unlabeled.definition.kind != PAPER_UNLABELED:
-        return f"other unlabeled images ({unlabeled.source})"
-    # A teacher's key names its suite and seed, which say nothing about its settings.
-    fields = [name for name in ours.differing(theirs) if name not in ("key", "unlabeled")]
+    mix, other = ours.unlabeled, theirs.unlabeled
+    if (mix is None) != (other is None):
+        return "other unlabeled images (none)" if mix is None else "unlabeled images"
+    fields = [name for name in ours.differing(theirs) if name not in _MAKE_NO_NUMBER]
+    if mix is not None and other is not None:
+        if mix.definition.kind != PAPER_UNLABELED:
+            return f"other unlabeled images ({mix.source})"
+        # A teacher's key also names its suite and seed, which say nothing about its settings.
+        alike = ("recipe", "network")
+        teacher = [n for n in alike if getattr(mix.teacher, n) != getattr(other.teacher, n)]
+        same = {"source": mix.source, "definition": mix.definition, "teacher": mix.teacher}
+        fields += [f"unlabeled.{name}" for name in mix.differing(other.replace(**same))]
+        fields += [f"teacher's {name}" for name in teacher]
     return f"other settings ({', '.join(fields)})" if fields else ""

@@ -13,6 +13,7 @@ from rwp.data.passport import PASSPORT, ImageFile, read_dataset_passport
 from rwp.errors import UserError
 from rwp.evaluation.spec import LandscapeSpec
 from rwp.files import object_in, objects_in, parse_json, read_json, read_object
+from rwp.pipeline.own_code import without_sources
 from rwp.pipeline.steps import Step, Steps
 from rwp.training.spec import RunKey, TrainSpec
 
@@ -55,6 +56,12 @@ class Run:
     def best_epoch(self) -> int:
         """The epoch that the training selected, counted from 0."""
         return int(self.document["best"]["epoch"])
+
+    @property
+    def warmup_epochs(self) -> int:
+        """The epochs at the start without a weight perturbation."""
+        spec = object_in(self.document, "spec")
+        return int(object_in(spec, "perturbation").get("warmup_epochs", 0))
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -116,11 +123,15 @@ def read_run(steps: Steps, key: RunKey, *, root: Path | str) -> Run:
 
 def why_run_stale(step: Step, run: Run, root: Path) -> str:
     """What a run of this step was trained with that is another now, or an empty text."""
+    now, spec = step.settings_as(TrainSpec), run.document.get("spec")
     try:
-        then = TrainSpec.parse(run.document.get("spec"), where=run.name)
+        if of_its_time(root):
+            now = TrainSpec.parse(without_sources(now.document()), where=run.name)
+            spec = without_sources(spec)
+        then = TrainSpec.parse(spec, where=run.name)
     except UserError as error:
         return f"trained by another version: {error}"
-    if changed := step.settings_as(TrainSpec).differing(then):
+    if changed := now.differing(then):
         return f"trained with another {', '.join(changed)}"
     if others := _why_of_other_images(run, root):
         return others
@@ -152,8 +163,12 @@ def why_landscape_stale(step: Step, root: Path) -> str:
     if not path.exists():
         return f"of unknown settings, without {step.outputs[1]}"
     document = read_object(path)
+    now, spec = step.settings_as(LandscapeSpec), document.get("spec")
     try:
-        changed = LandscapeSpec.parse(document.get("spec"), where=step.outputs[1]) != step.settings
+        if of_its_time(root):
+            now = LandscapeSpec.parse(without_sources(now.document()), where=step.outputs[1])
+            spec = without_sources(spec)
+        changed = LandscapeSpec.parse(spec, where=step.outputs[1]) != now
     except UserError:
         return "of another version"
     if changed:
