@@ -26,5 +26,12 @@ def generator_for(
 
 
 def kept_streams(device: torch.device, *, enabled: bool = True) -> AbstractContextManager[None]:
-    """Afterwards torch's own streams, the CPU's and that of a GPU, are as they were before."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=enabled)
+    """Afterwards torch's own streams, the CPU's and that of a GPU, are as they were before.
+
+    Work on a CPU may reach the caller's GPU, too: a seed for torch is one for all devices.
+    """
+    if device.type == "cuda":
+        gpus = [device]
+    else:
+        gpus = [torch.device("cuda")] if torch.cuda.is_initialized() else []  # the current one
+    return torch.random.fork_rng(gpus, enabled=enabled)

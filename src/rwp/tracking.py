@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,9 +104,7 @@ class Tracker:
                 for name in ("train_loss", "learning_rate")  # the loss of a diverged epoch is null
                 for point in self._client.get_metric_history(self.run_id, panel_name(name))
             }
-            self._rows = [
-                (int(time.time() * 1000), row) for row in rows if row["epoch"] not in known
-            ]
+            self._rows = [(when, row) for when, row in _timed(rows) if row["epoch"] not in known]
             count = len(self._rows)
             self._finish(status, {})
         except Exception as error:
@@ -292,7 +290,22 @@ def page_links(root: Path, address: str) -> dict[str, str]:
     return dict(sorted(links.items()))
 
 
+def _timed(rows: Sequence[Row]) -> Iterator[tuple[int, Row]]:
+    """Each epoch with its time in ms, as far apart as they took; the last one is now."""
+    left = sum(float(row.get("seconds") or 0) for row in rows)
+    now = time.time()
+    for row in rows:
+        left -= float(row.get("seconds") or 0)
+        yield int(1000 * (now - left)), row
+
+
 def _no_server(root: Path, error: Exception) -> UserError:
+    if "database schema" in str(error):
+        place = tracking_uri(root)
+        return UserError(
+            f"{without_user(place)}: expected a database of this version of MLflow, got "
+            f"{_reason(error)}; copy it, then run: mlflow db upgrade {without_user(place)}"
+        )
     return UserError(
         f"{without_user(tracking_uri(root))}: expected a tracking server, got {_reason(error)};"
         f" start it, or check MLFLOW_TRACKING_URI"

@@ -63,6 +63,31 @@ def test_weights_in_float16_are_refused(batch):
         adversarial_weight_perturbation(network, closure(network, batch), gamma=0.02)
 
 
+def test_too_few_bits_are_refused(batch):
+    network = small_network(torch.float32).bfloat16()
+    with pytest.raises(ValueError, match=r"32 bits, got torch\.bfloat16, in which a perturbation"):
+        adversarial_weight_perturbation(network, closure(network, batch), gamma=0.02)
+    network = small_network(torch.float32)
+    rounded = torch.autocast("cpu", torch.float16)
+    with (
+        rounded,
+        pytest.raises(ValueError, match=r"got autocast to torch\.float16, in which small"),
+    ):
+        adversarial_weight_perturbation(network, closure(network, batch), gamma=0.02)
+
+
+def test_what_a_notebook_mistakes_is_told(network, batch):
+    def reduced():
+        return closure(network, batch)().objective.mean()
+
+    with pytest.raises(ValueError, match=r"expected ExampleLosses, .* got Tensor; return Example"):
+        adversarial_weight_perturbation(network, reduced, gamma=0.02)
+    found = adversarial_weight_perturbation(network, closure(network, batch), gamma=0.02)
+    wrong = shifted_weights(network, found)
+    with pytest.raises(ValueError, match=r"got PerturbedWeights; .* pass `\.offset`"), wrong:
+        pass
+
+
 def test_presets():
     assert WeightPerturbation.none().perturbs_nothing
     rwp = WeightPerturbation.rwp(gamma=0.01, c_min=1.5, num_weight_steps=10)

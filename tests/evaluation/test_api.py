@@ -129,6 +129,22 @@ def test_several_radii(robust_model: nn.Module, images: ImageSet):
             )
 
 
+def test_radii_of_any_kind_of_list(robust_model: nn.Module, images: ImageSet):
+    given = {"images": images.images, "labels": images.labels, "norm": "linf"}
+    few = {name: value[:8] if torch.is_tensor(value) else value for name, value in given.items()}
+    for radii in ((k / 255 for k in (2, 4)), np.array([2, 4]) / 255):
+        found = rwp.evaluate_radii(robust_model, **few, epsilons=radii, attacks=["fgsm"])
+        assert list(found) == [str(2 / 255), str(4 / 255)]
+    close = torch.tensor([0.03001, 0.03002])  # which torch prints alike
+    found = rwp.evaluate_radii(robust_model, **few, epsilons=close, attacks=["fgsm"])
+    assert len(found) == 2
+
+
+def test_a_network_with_its_description_is_told(images: ImageSet):
+    with pytest.raises(UserError, match="got tuple; take its first part, the network"):
+        rwp.evaluate((nn.Flatten(), {}), images.images, images.labels, threat=("linf", 0.1))
+
+
 def test_whole_numbers_of_any_type(robust_model, images):
     sizes = {"batch_size": np.int64(40), "seed": torch.tensor(3), "num_classes": np.uint8(10)}
     found = rwp.evaluate(robust_model, images.images, images.labels, threat=LINF, **sizes)

@@ -13,6 +13,7 @@ from rwp.evaluation.external import evaluate_external
 from rwp.evaluation.external_models import ExternalModel
 from rwp.evaluation.identity import function_sha256, weights_sha256
 from rwp.evaluation.records import read_record
+from rwp.rng import kept_streams
 from tests.evaluation.samples import (
     Dropping,
     Quantized,
@@ -72,6 +73,25 @@ def test_chance_has_no_identity_unless_it_is_torchs_own(robust_model, images):
     counter = iter(range(1, 1000))
     assert identity(Returning(robust_model, lambda logits: logits * next(counter)), images) is None
     assert identity(Dropping(robust_model), images) == identity(Dropping(robust_model), images)
+
+
+def test_what_torch_makes_by_default_elsewhere_changes_nothing(robust_model, images):
+    """A notebook may have `torch.set_default_device("cuda")`."""
+    usual = identity(robust_model, images)
+    with torch.device("meta"):
+        assert identity(robust_model, images) == usual
+
+
+def test_work_on_the_cpu_keeps_the_stream_of_a_gpu(monkeypatch: pytest.MonkeyPatch):
+    """A seed for torch is one for all devices: a caller's training would draw the same again."""
+    kept: list[list[torch.device]] = []
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices, enabled: kept.append(devices))
+    for initialized in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda found=initialized: found)
+        kept_streams(torch.device("cpu"))
+        kept_streams(torch.device("cuda:1"))
+    gpu, current = torch.device("cuda:1"), torch.device("cuda")
+    assert kept == [[], [gpu], [current], [gpu]]
 
 
 def test_model_is_left_as_it_was(robust_model: nn.Module, images: ImageSet):

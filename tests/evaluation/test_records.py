@@ -42,7 +42,6 @@ def test_record_survives_the_disk(tmp_path: Path):
         ("robust_bits", "AAAA", "bits for 3 examples"),
         ("robust_bits", "!", "base64"),
         ("format", "other", "rwp.evaluation/1"),
-        ("unknown", 1, "unknown"),
     ],
 )
 def test_damaged_record_is_refused(tmp_path: Path, name: str, value: object, message: str):
@@ -51,6 +50,13 @@ def test_damaged_record_is_refused(tmp_path: Path, name: str, value: object, mes
     write_json(path, read_json(path) | {name: value})
     with pytest.raises(UserError, match=message):
         read_record(path)
+
+
+def test_what_a_later_version_notes_is_left_aside(tmp_path: Path):
+    path, written = tmp_path / "r.json", record([True, False, False])
+    write_record(path, written)
+    write_json(path, read_json(path) | {"weather": "fine"})
+    assert read_record(path) == written
 
 
 def test_robust_but_wrong_before_is_refused():

@@ -16,8 +16,9 @@ from rwp.files import read_object, write_json
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Setting
 from rwp.pipeline.suites import setting_keys
-from rwp.reporting.against import against, p_text, sentences, trained_otherwise, write_against
+from rwp.reporting.against import against, sentences, trained_otherwise, write_against
 from rwp.reporting.gathered import gather
+from rwp.reporting.pairs import p_text
 
 from .conftest import Project
 from .settings import PARAMS

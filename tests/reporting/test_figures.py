@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from rwp.reporting.drawing import (
     mean_of_all,
     write_figure,
 )
-from rwp.reporting.figures import reported_figures, write_suite_figure
+from rwp.reporting.figures import over_seeds, reported_figures, write_suite_figure
+from rwp.reporting.landscapes import EXCESS
 from rwp.reporting.published_curves import beside_published
 from rwp.training.spec import RunKey
 
@@ -372,3 +374,46 @@ def test_a_mean_is_drawn_where_all_seeds_are() -> None:
     mean, alone = axes.lines
     assert list(mean.get_ydata()) == [15.0, 25.0]
     assert list(alone.get_ydata()) == [40.0]
+
+
+def test_values_of_a_sweep_that_lack_a_seed_are_marks_of_their_own() -> None:
+    """A line through them would cross the values between, and one alone would not show."""
+    rows = [
+        {"value": value, "measure": "best", "seed": seed, "accuracy": 20.0 + seed}
+        for value, seeds in ((0.5, (0,)), (1.0, (0, 1)), (1.5, (0,)))
+        for seed in seeds
+    ]
+    (axes,) = draw_sweep(pd.DataFrame(rows), x_label="c_min").axes
+    alone = [line for line in axes.lines if line.get_marker() == "."]
+    assert [list(line.get_xdata()) for line in alone] == [[0.5, 1.5]]
+    assert {line.get_linestyle() for line in alone} == {"None"}
+
+
+def test_a_legend_knows_what_any_panel_shows() -> None:
+    frame = pd.DataFrame(
+        [
+            {"panel": panel, "group": group, "seed": 0, "epoch": epoch, "share": 10.0}
+            for panel, groups in (("AT", ("0-0.5", "0.5-1")), ("AT-RWP", ("0-0.5",)))
+            for group in groups
+            for epoch in range(3)
+        ]
+    )
+    last = drawing.movement_panels(frame, since=1).axes[-1]
+    assert [text.get_text() for text in last.get_legend().get_texts()] == ["0-0.5", "0.5-1"]
+
+
+def test_a_landscape_says_of_how_many_seeds_a_group_is() -> None:
+    rows = [
+        {"seed": seed, "split": split, "epoch": 2, "group": group, "offset": -0.0, "loss": 1.0}
+        for seed, groups in ((0, ("0-0.5", "0.5-1")), (1, ("0-0.5",)))
+        for group in groups
+        for split in ("train", "test")
+    ]
+    frame = over_seeds(pd.DataFrame(rows).assign(change=-0.0, num_examples=9))
+    found = {(row.split, row.group): row.num_seeds for row in frame.itertuples()}
+    assert found == {
+        (split, group): count
+        for split in ("train", "test", EXCESS)
+        for group, count in (("0-0.5", 2), ("0.5-1", 1))
+    }
+    assert not any(math.copysign(1, value) < 0 for value in (*frame["offset"], *frame["change"]))

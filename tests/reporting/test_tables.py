@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from rwp.pipeline.load import check_params
 from rwp.reporting.rates import own_rates
 from rwp.reporting.report import render_report
 from rwp.reporting.results import read_results, record_warnings
-from rwp.reporting.tables import table1, table2, write_table
+from rwp.reporting.tables import table1, table2, write_frame, write_table
 from tests.data.samples import write_passport
 
 from .conftest import Project
@@ -478,3 +479,9 @@ def test_odd_entries_of_a_run_are_no_traceback(
     assert set(details["status"]) == {status}
     assert own_rates(demo.params, demo.root)
     assert render_report(demo.results())
+
+
+def test_a_zero_has_no_minus(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [-0.001, -0.5, 0.0, math.nan], "name": ["x", "y", "z", "-0"]})
+    write_frame(tmp_path / "a.csv", frame)
+    assert (tmp_path / "a.csv").read_text() == "a,name\n0.00,x\n-0.50,y\n0.00,z\n,-0\n"

@@ -19,7 +19,7 @@ import pytest
 from rwp.errors import UserError
 from rwp.metric_names import LOSS_GROUPS, evaluation_metrics, panel_metrics
 from rwp.pipeline.settings import Params
-from rwp.tracking import Tracker, connect, log_evaluation, page_links
+from rwp.tracking import Tracker, _no_server, _timed, connect, log_evaluation, page_links
 from rwp.training.history import GROUP_EDGES
 from rwp.training.jobs import train_run
 from rwp.training.spec import TrainSpec
@@ -140,6 +140,21 @@ def test_a_link_opens_each_suite_with_its_accuracies(spec: TrainSpec, tmp_path: 
     client.delete_experiment_tag(experiment, f"mlflow.sharedViewState.{name}")  # an older store
     page_links(tmp_path, "http://127.0.0.1:1")
     assert f"mlflow.sharedViewState.{name}" in client.get_experiment(experiment).tags
+
+
+def test_a_database_of_another_version_says_how_to_upgrade(tmp_path: Path) -> None:
+    old = RuntimeError("Detected out-of-date database schema (found version a, but expected b)")
+    text = str(_no_server(tmp_path, old))
+    assert "run: mlflow db upgrade sqlite:///" in text
+    assert "expected a database of this version of MLflow, got Detected out-of-date" in text
+
+
+def test_epochs_that_are_uploaded_later_are_as_far_apart_as_they_took() -> None:
+    rows = [{"epoch": epoch, "seconds": seconds} for epoch, seconds in enumerate((5, 20, 7))]
+    times = [when for when, _ in _timed(rows)]
+    assert times[1] - times[0] == pytest.approx(20_000, abs=2)
+    assert times[2] - times[1] == pytest.approx(7_000, abs=2)
+    assert times[2] <= time.time() * 1000
 
 
 def test_pages_of_a_server_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,8 @@ from rwp.training.image_losses import ImageLosses, read_losses
 from rwp.training.jobs import input_paths, prepare, train_run
 from rwp.training.loop import Training
 from rwp.training.own_network import OwnNetwork
-from rwp.training.spec import TrainSpec
-from rwp.training.start import _check_normalization
+from rwp.training.spec import OwnNetworkSpec, TrainSpec
+from rwp.training.start import _check_network, _check_normalization
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
 
@@ -206,6 +206,26 @@ def test_weights_from_a_file(trunk: tuple[Params, Path], tmp_path: Path) -> None
     (root / "weights.pt").unlink()
     with pytest.raises(UserError, match=r"weights.pt: expected what .* starts from, found no file"):
         train(trunk, "pretrained", tmp_path / "d")
+
+
+def test_what_says_nothing_of_the_weights_refuses_no_start(trunk: tuple[Params, Path]) -> None:
+    """A setting that is newer than the file; code of one's own that was edited since."""
+    spec, path = spec_of(trunk[0], "pretrained"), Path("weights.pt")
+    shape = {"num_classes": 10, "in_channels": 1, "mean": None, "std": None}
+    older = {"family": "preact_resnet", "blocks": [1], "width": 8}
+    now = shape | {"architecture": older | {"activation": "relu"}}
+    _check_network(shape | {"architecture": older}, spec, now, path)
+    other = shape | {"architecture": older | {"activation": "silu"}}
+    with pytest.raises(UserError, match=r"got architecture .*silu"):
+        _check_network(other, spec, now, path)
+    own = OwnNetworkSpec(family="own.methods:net", source="today")
+    edited = {"family": "own.methods:net", "options": {}, "source": "then"}
+    mine = spec.replace(architecture=own)
+    network = shape | {"architecture": own.document()}
+    _check_network(shape | {"architecture": edited}, mine, network, path)
+    other = shape | {"architecture": edited | {"options": {"width": 2}}}
+    with pytest.raises(UserError, match=r"got architecture .*width"):
+        _check_network(other, mine, network, path)
 
 
 def test_a_network_of_ones_own_may_normalize_inside(trunk: tuple[Params, Path]) -> None:

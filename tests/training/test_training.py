@@ -133,6 +133,16 @@ def test_guard_asks_of_one_large_class_what_can_be_reached(share: float) -> None
         check(held, share)
 
 
+def test_guard_knows_the_largest_class_of_what_is_measured() -> None:
+    """Trained on as many of each class, measured where one has nine of ten images."""
+    told = [row | {"held_out_clean_accuracy": 0.9} for row in history(*[(0.7, 0.5)] * 6)]
+    check_epoch(told, epochs=6, majority_share=0.5)
+    with pytest.raises(Stopped, match="has not left the majority class's share"):
+        check_epoch(told, epochs=6, majority_share=0.5, measured_share=0.9)
+    told = [row | {"held_out_clean_accuracy": 0.96} for row in told]
+    check_epoch(told, epochs=6, majority_share=0.5, measured_share=0.9)
+
+
 def test_guard_remembers_what_was_measured_before() -> None:
     """Held-out images that are looked at rarely, and no curve on test images."""
     rows = history(*[(1.5, 0.3)] * 6)

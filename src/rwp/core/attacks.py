@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from rwp.core.geometry import NormBall, starting_point
+from rwp.core.geometry import NormBall, per_example, starting_point
 from rwp.core.gradient_tally import GradientTally
 from rwp.core.losses import (
     cross_entropy,
@@ -208,7 +208,7 @@ class _Worst:
         worse = (fooled & ~self._fooled) | ((fooled == self._fooled) & (losses > self._losses))
         # An off-ball start is no adversarial image.
         worse &= self._ball.contains(points)
-        self.images = torch.where(worse.view(-1, 1, 1, 1), points, self.images)
+        self.images = torch.where(worse.view(per_example(points)), points, self.images)
         self._losses = torch.where(worse, losses, self._losses)
         self._fooled |= worse & fooled
 

@@ -58,7 +58,7 @@ class NormBall:
         gradient = torch.where(usable, gradient, torch.zeros_like(gradient))
         # A gradient far below one is scaled up first, so that the guard against dividing by
         # zero stops no attack on a model that is sure of itself.
-        largest = gradient.abs().flatten(1).amax(dim=1).view(_per_example(gradient))
+        largest = gradient.abs().flatten(1).amax(dim=1).view(per_example(gradient))
         scaled = gradient / torch.where(largest > 0, largest, torch.ones_like(largest))
         direction = scaled / lengths(scaled).clamp_min(SMALLEST_NORM)
         return self.project(points.add(direction, alpha=step_size))
@@ -66,10 +66,11 @@ class NormBall:
 
 def lengths(delta: Tensor) -> Tensor:
     """Euclidean length per example, shaped to broadcast over the images."""
-    return torch.linalg.vector_norm(delta.flatten(1), dim=1).view(_per_example(delta))
+    return torch.linalg.vector_norm(delta.flatten(1), dim=1).view(per_example(delta))
 
 
-def _per_example(images: Tensor) -> tuple[int, ...]:
+def per_example(images: Tensor) -> tuple[int, ...]:
+    """The shape (batch, 1, ..., 1) of one number per example."""
     return (images.shape[0], *(1,) * (images.ndim - 1))
 
 
@@ -128,7 +129,7 @@ def random_point(ball: NormBall, kind: RandomStart, generator: torch.Generator |
         return ball.project(center + ball.threat.epsilon * _uniform(center, generator))
     direction = _normal(center, generator)
     share = torch.rand(
-        _per_example(center), generator=generator, device=generator.device, dtype=center.dtype
+        per_example(center), generator=generator, device=generator.device, dtype=center.dtype
     ).to(center.device)
     length = share * ball.threat.epsilon / lengths(direction).clamp_min(SMALLEST_NORM)
     return ball.project(center + direction * length)

@@ -72,7 +72,7 @@ def perturb_weights(
 
     Raises:
         ValueError: the model has nothing to perturb, perturbs it by factors of 0, has no such
-            layer, or weights in float16, whose lengths overflow; losses or a mask of another shape
+            layer, or weights or arithmetic of too few bits; losses or a mask of another shape
             than (batch,), or losses that do not depend on the perturbed tensors.
     """
     if perturbation.perturbs_nothing:
@@ -143,6 +143,11 @@ def _gradients(loss: Tensor, weights: list[nn.Parameter], *, some: bool) -> list
 
 def _check_losses(batch: ExampleLosses) -> None:
     """Other shapes would be broadcast against the mask: every example would count many times."""
+    if not isinstance(batch, ExampleLosses):
+        raise ValueError(
+            f"losses: expected ExampleLosses, as an objective's `losses` gives, got "
+            f"{type(batch).__name__}; return ExampleLosses(objective, criterion, logits)"
+        )
     objective, criterion = batch.objective, batch.criterion
     if objective.ndim != 1 or criterion.shape != objective.shape:
         raise ValueError(
@@ -171,12 +176,25 @@ def something_to_perturb(
             "model: expected trainable kernels (convolution or linear weights), got none; "
             "unfreeze them or turn the weight perturbation off"
         )
-    if any(weight.dtype == torch.float16 for weight in named.values()):
+    short = next((w.dtype for w in named.values() if w.dtype in _SHORT), None)
+    if short is not None:
         raise ValueError(
-            "model: expected weights of 32 bits, got torch.float16, in which lengths overflow; "
-            "keep them in torch.float32, and compute in fewer bits by torch.autocast"
+            f"model: expected weights of 32 bits, got {short}, in which {_SHORT[short]}; keep them "
+            "in torch.float32, and compute in fewer bits by torch.autocast(..., torch.bfloat16)"
+        )
+    device = next(iter(named.values())).device.type
+    if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
+        raise ValueError(
+            "model: expected the arithmetic of torch.float32 or torch.bfloat16, got autocast to "
+            "torch.float16, in which small gradients of the search are 0; name torch.bfloat16"
         )
     return named
+
+
+_SHORT = {
+    torch.float16: "lengths overflow",
+    torch.bfloat16: "a perturbation is no more than a rounding",
+}
 
 
 def _random_direction(

@@ -151,6 +151,11 @@ def shifted_weights(model: nn.Module, offset: Mapping[str, Tensor]) -> Iterator[
     Raises:
         ValueError: the offset names a tensor the model does not have.
     """
+    if not isinstance(offset, Mapping):
+        raise ValueError(
+            f"offset: expected tensors by the names of parameters, got {type(offset).__name__}; "
+            "of what `perturb_weights` returns, pass `.offset`"
+        )
     named = dict(model.named_parameters())
     unknown = sorted(offset.keys() - named.keys())
     if unknown:

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from rwp.core.modes import own_modes
-from rwp.errors import UserError, in_one_line
+from rwp.errors import UserError, in_one_line, lacks_memory
 
 _NAMES = ("output", "outputs", "out")
-_MEMORY = ("DefaultCPUAllocator", "out of memory")  # how torch says so; not the model's fault
 
 
 class AdaptedModel(nn.Module):
@@ -45,8 +44,8 @@ class AdaptedModel(nn.Module):
             outputs = self.model(images.to(self._dtype(images), copy=True))
         except (Exception, SystemExit) as error:  # somebody else's code may fail in any way
             text = in_one_line(error)
-            if isinstance(error, UserError) or any(word in str(error) for word in _MEMORY):
-                raise
+            if isinstance(error, UserError) or lacks_memory(error):
+                raise  # it is not the model's fault
             raise UserError(
                 f"model: expected to answer images of shape {tuple(images.shape)} in [0, 1], got "
                 f"{text}; choose the images it was made for, or wrap it "
@@ -139,6 +138,8 @@ def require_module(model: Any, what: str = "model") -> None:
         advice = "these are weights: build their network, call load_state_dict, and give that"
     elif isinstance(model, type) and issubclass(model, nn.Module):
         advice = f"this is a class: give an instance, {model.__name__}(...)"
+    elif isinstance(model, tuple) and model and isinstance(model[0], nn.Module):
+        advice = "take its first part, the network"
     kind = type(model).__name__
     raise UserError(f"{what}: expected a torch.nn.Module, got {kind}; {advice}")
 

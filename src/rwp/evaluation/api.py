@@ -143,6 +143,11 @@ def evaluate(
         if device is not None:
             model.to(place)
         adapted, data = _fitting(model, images, labels, num_classes, place)
+        hashes: dict[str, Any] = {
+            "checkpoint_sha256": weights_sha256(model),
+            "function_sha256": function_sha256(adapted, data, device=place),
+            "data_sha256": _data_sha256(data),
+        }
         run_attacks(
             adapted,
             data,
@@ -154,11 +159,6 @@ def evaluate(
             on_result=found.append,
             keep_adversarial=keep_adversarial,
         )
-        hashes: dict[str, Any] = {
-            "checkpoint_sha256": weights_sha256(model),
-            "function_sha256": function_sha256(adapted, data, device=place),
-            "data_sha256": _data_sha256(data),
-        }
     if adapted.guess:
         found = [replace(one, warnings=(*one.warnings, adapted.guess)) for one in found]
     order = [attack.name for attack in chosen]
@@ -186,7 +186,8 @@ def evaluate_radii(
     """
     if isinstance(epsilons, str) or not isinstance(epsilons, Iterable):
         raise UserError(f"epsilons: expected a list, got {epsilons!r}; e.g. ['4/255', '8/255']")
-    texts = [str(epsilon) for epsilon in epsilons]
+    radii = list(epsilons)
+    texts = [r if isinstance(r, str) else _short_text(r) for r in radii]
     if not texts:
         raise UserError("epsilons: expected one radius or more, got none; e.g. ['4/255', '8/255']")
     refuse_equal_radii("epsilons", texts)
@@ -204,8 +205,16 @@ def evaluate_radii(
         raise UserError("threat: expected norm and epsilons in its place, got both; leave it out")
     return {
         text: evaluate(model, images, labels, threat=(norm, epsilon), **options)
-        for text, epsilon in zip(texts, epsilons, strict=True)
+        for text, epsilon in zip(texts, radii, strict=True)
     }
+
+
+def _short_text(radius: Any) -> str:
+    """A number as Python writes it, numpy's and torch's included; what is none, as it is."""
+    try:
+        return str(float(radius))
+    except (TypeError, ValueError):
+        return str(radius)
 
 
 def _class_numbers(labels: Any) -> Tensor:

@@ -106,7 +106,8 @@ def recheck(
     largest, harmless = 0.0, 0
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        clean, labels = batch_of(images.select(torch.tensor(part)), 0, batch_size, device)
+        chosen = images.select(torch.tensor(part, device="cpu"))
+        clean, labels = batch_of(chosen, 0, batch_size, device)
         found = torch.stack([adversarial[place] for place in part]).to(clean.device)
         largest = max(largest, check_adversarial(found, clean, attack))
         harmless += int((checked_logits(model, found, labels).argmax(dim=1) == labels).sum())
@@ -155,9 +156,7 @@ def run_attack(
         )
     if attack.num_steps is None or (attack.kind != "pgd" and attack.kappa is None):
         lacking = "num_steps" if attack.num_steps is None else "kappa"
-        raise UserError(
-            f"{attack.name}: expected {lacking}, got none; add it under evaluation.attacks"
-        )
+        raise UserError(f"{attack.name}: expected {lacking}, got none; add it to the attack")
     shared: dict[str, Any] = {
         "threat": threat,
         "step_size": attack.step,

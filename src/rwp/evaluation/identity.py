@@ -80,9 +80,9 @@ def function_sha256(
 
 def _points(images: ImageSet) -> Float[Tensor, "points channels height width"]:
     """Some of the images, evenly spaced, and the same with a little fixed noise."""
-    places = torch.linspace(0, len(images) - 1, min(_POINTS, len(images))).long()
+    places = torch.linspace(0, len(images) - 1, min(_POINTS, len(images)), device="cpu").long()
     chosen, _ = batch_of(images.select(places), 0, _POINTS, "cpu")
-    noise = torch.rand(chosen.shape, generator=generator_for(0, "identity")) - 0.5
+    noise = torch.rand(chosen.shape, generator=generator_for(0, "identity"), device="cpu") - 0.5
     return torch.cat([chosen, (chosen + _NOISE * noise).clamp(0.0, 1.0)])
 
 
@@ -107,13 +107,14 @@ def _answers(model: nn.Module, points: Tensor) -> list[Tensor]:
             logits = model(points)
         if not logits.requires_grad:
             return [logits.detach().double().cpu()]
-        mix = torch.cos(torch.arange(1, logits.shape[1] + 1)).to(logits)
+        mix = torch.cos(torch.arange(1, logits.shape[1] + 1, device="cpu")).to(logits)
         (gradient,) = torch.autograd.grad((logits * mix).sum(), inputs, allow_unused=True)
     if gradient is None:
         return [logits.detach().double().cpu()]
     flat = gradient.double().cpu().flatten(1)
     generator = generator_for(0, "identity", "directions")
-    directions = torch.randn(flat.shape[1], _DIRECTIONS, generator=generator, dtype=flat.dtype)
+    shape = (flat.shape[1], _DIRECTIONS)
+    directions = torch.randn(shape, generator=generator, dtype=flat.dtype, device="cpu")
     return [logits.detach().double().cpu(), flat @ directions, flat.abs().sum(dim=1)]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -145,11 +145,16 @@ def write_record(path: Path | str, record: EvaluationRecord) -> None:
 def read_record(path: Path | str) -> EvaluationRecord:
     """Read a record and check that it agrees with itself.
 
+    What a later version noted beside the outcome is left aside.
+
     Raises:
         UserError: the file is missing or is not a record.
     """
+    content = read_json(path)
+    if isinstance(content, dict):
+        content = {f.name: content[f.name] for f in fields(EvaluationRecord) if f.name in content}
     try:
-        return EvaluationRecord.validated(read_json(path))
+        return EvaluationRecord.validated(content)
     except SettingsError as fault:
         raise UserError(
             f"{path}: expected an evaluation record, got {fault.place or 'record'}: {fault}; "

@@ -20,7 +20,16 @@ from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import setting_keys
 from rwp.reporting.gathered import Opened, opened
 from rwp.reporting.labels import method_label
-from rwp.reporting.pairs import ALL_SEEDS, LEVEL, ONE_START, doubt, finding, holm, images_of, pair
+from rwp.reporting.pairs import (
+    ALL_SEEDS,
+    ONE_START,
+    doubt,
+    finding,
+    holm,
+    images_of,
+    p_text,
+    pair,
+)
 from rwp.reporting.results import decided_by_start, read_attack, read_level
 from rwp.reporting.runs import FAILED, Run, read_run
 from rwp.reporting.tables import write_frame
@@ -287,20 +296,13 @@ def _check_same(one: EvaluationRecord, other: EvaluationRecord, recipe: str, pla
         )
 
 
-def p_text(p_value: float) -> str:
-    """A p-value in two digits, or in as many as show on which side of the level it lies."""
-    told = p_value <= LEVEL
-    texts = (f"{p_value:.{digits}g}" for digits in range(2, 18))
-    return next(text for text in texts if (float(text) <= LEVEL) == told)
-
-
 def sentences(frame: pd.DataFrame) -> Iterator[str]:
     """The rows that were tested, as a person reads them."""
     for row in frame[frame["p_holm"].notna()].to_dict("records"):
         seeds = f"{row['num_seeds']} seed{'s' if row['num_seeds'] > 1 else ''}"
         yield (
             f"{row['recipe']} - {row['against']}, {row['checkpoint']}, {row['attack']}: "
-            f"{row['difference']:+.2f} points ({row['low']:+.2f} to {row['high']:+.2f}; "
+            f"{row['difference']:+z.2f} points ({row['low']:+z.2f} to {row['high']:+z.2f}; "
             f"p {row['p_value']:.2g}, corrected {p_text(row['p_holm'])}), {seeds}, "
             f"{row['num_examples']:,} images: {row['finding']}"
         )

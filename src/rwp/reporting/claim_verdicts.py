@@ -421,7 +421,7 @@ def number_text(row: Mapping[str, Any], name: str) -> str:
     """A number of a claim's row with the digits that its unit needs; empty where there is none."""
     if row[name] is None:
         return ""
-    return f"{row[name]:+.2f}" if row["unit"] == POINTS else f"{row[name]:+.3g}"
+    return f"{row[name]:+z.2f}" if row["unit"] == POINTS else f"{row[name]:+z.3g}"
 
 
 def interval_text(row: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ yellow is left out, being too faint on white.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -220,11 +220,12 @@ def line_over_seeds(
     style: dict[str, object],
     *,
     every: int | None = None,
+    joined: bool = True,
 ) -> None:
     """The mean over seeds as a line, where all of them are; their range as a shade.
 
     Seeds that go further than others are thin lines there: a mean of fewer seeds would look like a
-    rise or a fall.
+    rise or a fall. Where places are not `joined`, as values of a sweep, they are small marks.
     """
     mean = mean_of_all(frame, x, y)
     spacing = every or marker_spacing(len(mean))
@@ -235,6 +236,8 @@ def line_over_seeds(
         axes.fill_between(mean.index.to_numpy(), low, high, color=style["color"], alpha=0.15)
     beyond = frame[~frame[x].isin(mean.index)]
     thin = style | {"marker": None, "linewidth": 0.5, "label": None}
+    if not joined:
+        thin |= {"marker": ".", "linestyle": "none"}
     for _, alone in beyond.groupby("seed"):
         axes.plot(alone[x], alone[y], **thin)  # type: ignore[arg-type]
 
@@ -243,6 +246,15 @@ def mean_of_all(frame: pd.DataFrame, x: str, y: str) -> pd.Series:
     """The mean over seeds at each place where every seed of the frame has a value, in order."""
     grouped = frame.groupby(x, sort=True)[y]
     return grouped.mean()[grouped.size() == frame["seed"].nunique()]
+
+
+def keys_of(axes: Iterable[Axes]) -> dict[str, Any]:
+    """What a legend shows, by name, of whichever panels have it."""
+    known: dict[str, Any] = {}
+    for place in axes:
+        handles, labels = place.get_legend_handles_labels()
+        known |= dict(zip(labels, handles, strict=True))
+    return known
 
 
 # Sweeps of a setting
@@ -273,7 +285,7 @@ def draw_sweep(
         for measure in measures:
             chosen = places[fine & (places["measure"] == measure)]
             style = styles[measure] | {"linestyle": lines[measure], "label": measure}
-            line_over_seeds(axes, chosen, "place", "accuracy", style, every=1)
+            line_over_seeds(axes, chosen, "place", "accuracy", style, every=1, joined=False)
         for row in [] if references is None else references.to_dict("records"):
             _level(axes, row["accuracy"], styles[row["name"]], lines.get(row["measure"], "-"))
         _label_values(axes, frame["value"])
@@ -377,7 +389,8 @@ def removal_curves(frame: pd.DataFrame) -> Figure:
             lower.set_ylim(bottom=0)
         axes[0].set_ylabel("robust accuracy (%)")
         axes[len(panels)].set_ylabel("removed (%)")
-        axes[0].legend()
+        known = keys_of(axes)
+        axes[0].legend(known.values(), known.keys())
     return figure
 
 
@@ -402,7 +415,9 @@ def movement_panels(frame: pd.DataFrame, *, since: int) -> Figure:
             axis.set_title(panel)
             _epochs(axis)
         axes[0].set_ylabel("in the lowest loss group (%)")
-        axes[-1].legend(title="loss (nats)")
+        known = keys_of(axes)
+        shown = [group for group in groups if group in known]
+        axes[-1].legend([known[group] for group in shown], shown, title="loss (nats)")
     return figure
 
 
@@ -444,10 +459,7 @@ def landscape_panels(frame: pd.DataFrame) -> Figure:
             place.set_axis_off()
         figure.supxlabel("offset along the direction, in lengths of each filter")
         figure.supylabel("change of the mean loss (nats)")
-        known: dict[str, Any] = {}
-        for place in axes[: len(panels)]:
-            handles, labels = place.get_legend_handles_labels()
-            known |= dict(zip(labels, handles, strict=True))
+        known = keys_of(axes[: len(panels)])
         # Above: below stands the label that the panels share.
         title = "loss group (nats)"
         figure.legend(

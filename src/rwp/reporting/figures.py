@@ -221,19 +221,27 @@ def _landscape(results: Results, part: Part, name: str) -> tuple[pd.DataFrame, F
         ]
     )
     columns = ["panel", "epoch", "split", "group", "offset", "change", "loss", "num_examples"]
-    return frame[columns], drawing.landscape_panels(frame)
+    few = frame.groupby("group")["num_seeds"].transform("min") < frame["num_seeds"].max()
+    names = frame["group"].where(~few, frame["group"] + " (of fewer seeds)")
+    return frame[[*columns, "num_seeds"]], drawing.landscape_panels(frame.assign(group=names))
 
 
 def over_seeds(measured: pd.DataFrame) -> pd.DataFrame:
     """A landscape's losses as means over seeds, and the excess of training over test images.
 
-    An excess is of groups that have images of both.
+    An excess is of groups that have images of both. A group may lack images under some seeds:
+    `num_seeds` are those that it is a mean of.
     """
     place = ["split", "epoch", "group", "offset"]
     values = ["change", "loss", "num_examples"]
-    frame = measured.groupby(place, sort=False)[values].mean().reset_index()
-    both = excess_of(measured).groupby(place[1:], sort=False)["excess"].mean().reset_index()
-    return pd.concat([frame, both.rename(columns={"excess": "change"}).assign(split=EXCESS)])
+    excess = excess_of(measured).rename(columns={"excess": "change"}).assign(split=EXCESS)
+    parts = []
+    for part, columns in ((measured, values), (excess, ["change"])):
+        grouped = part.groupby(place, sort=False)
+        seeds = grouped["seed"].nunique().rename("num_seeds")
+        parts.append(pd.concat([grouped[columns].mean(), seeds], axis=1).reset_index())
+    frame = pd.concat(parts)
+    return frame.assign(offset=frame["offset"] + 0.0, change=frame["change"] + 0.0)  # no -0
 
 
 def _search(results: Results, part: Part) -> tuple[pd.DataFrame, Figure]:

@@ -205,7 +205,8 @@ def headline(results: Results) -> str:
     others = len(robust) - 1
     share = shares[first]
     many = f"{shared} training seeds" if shared > 1 else "training seed"
-    seeds = f" over the first {many}" if shared < max(counts) else ""
+    mean = f" (mean of {many})" if shared > 1 else ""
+    seeds = f" over the first {many}" if shared < max(counts) else mean
     gap, p_value = _gap(robust[first], robust[second], confidence=1 - LEVEL / others)
     sure = "so it is ahead" if p_value <= LEVEL / others else "so they cannot be told apart"
     doubted = _doubts(results).get(first)
@@ -213,7 +214,7 @@ def headline(results: Results) -> str:
     return (
         f"{first} keeps the most images right under all attacks at once, {share:.1f} % of"
         f" {len(robust[first][0]):,}{seeds}; next is {second}, {100 * gap.estimate:.1f} points"
-        f" behind (interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}, corrected for {others}"
+        f" behind (interval {100 * gap.low:+z.1f} to {100 * gap.high:+z.1f}, corrected for {others}"
         f" other defense{'s' if others > 1 else ''}), {f'but {doubted}' if doubted else sure}."
         f"{' One training seed: this is about these networks.' if one_seed else ''}"
     )
@@ -306,3 +307,10 @@ def write_pairs(results: Results) -> Path:
     path = results.folder / "comparisons.csv"
     write_frame(path, pairs(results), float_format="%.4g")
     return path
+
+
+def p_text(p_value: float) -> str:
+    """A p-value in two digits, or in as many as show on which side of the level it lies."""
+    told = p_value <= LEVEL
+    texts = (f"{p_value:.{digits}g}" for digits in range(2, 18))
+    return next(text for text in texts if (float(text) <= LEVEL) == told)

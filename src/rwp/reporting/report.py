@@ -21,7 +21,7 @@ from rwp.reporting.figures import own_figures, reported_figures
 from rwp.reporting.gaps import figure_gaps, table_gaps
 from rwp.reporting.labels import COLUMN_LABELS, NORM_TEXTS, column_label, norm_text
 from rwp.reporting.lines import measured_otherwise
-from rwp.reporting.pairs import headline, pairs
+from rwp.reporting.pairs import headline, p_text, pairs
 from rwp.reporting.paper import (
     ABOVE,
     BELOW,
@@ -111,7 +111,9 @@ def render_report(results: Results, *, judged: Sequence[Row] = ()) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["norm"] = norm_text
+    environment.filters |= {"norm": norm_text, "p_value": p_text}
+    # In a zero no minus stands before it.
+    environment.filters |= {"signed": "{:+z.2f}".format, "decimals": "{:z.2f}".format}
     context = _context(results, judged)
     return environment.get_template("report.html.j2").render(context) + "\n"
 
@@ -428,7 +430,7 @@ def _above(row: Row) -> float:
 def _shared(networks: Sequence[Row], name: str) -> Cell:
     """The share of images right under several attacks at once, image by image."""
     values = [row[name] for row in networks]
-    return Cell(NO_NUMBER) if None in values else Cell(f"{statistics.fmean(values):.2f}")
+    return Cell(NO_NUMBER) if None in values else Cell(f"{statistics.fmean(values):z.2f}")
 
 
 def _gap_cell(pgd: Sequence[Row], autoattack: Sequence[Row]) -> Cell:
@@ -439,7 +441,7 @@ def _gap_cell(pgd: Sequence[Row], autoattack: Sequence[Row]) -> Cell:
     gaps = [row["accuracy"] - other["accuracy"] for row, other in both]
     if any(row[name] != other[name] for row, other in both for name in same):
         gaps = [row["gap"] for row, _ in both]
-    return Cell(NO_NUMBER) if None in gaps else Cell(f"{statistics.fmean(gaps):.2f}")
+    return Cell(NO_NUMBER) if None in gaps else Cell(f"{statistics.fmean(gaps):z.2f}")
 
 
 def _verdict_cell(networks: Sequence[Row]) -> Cell:
@@ -479,16 +481,16 @@ def _cell(
         notes += _against_paper(against)
     elif against is not None and judged:
         notes.append("not comparable")
-    return Cell(f"{value:.2f}", kind, tuple(notes))
+    return Cell(f"{value:z.2f}", kind, tuple(notes))
 
 
 def _against_paper(row: Row) -> list[str]:
-    logged = f", log {row['log']:.2f}" if row.get("log") is not None else ""
-    difference = round(row["difference"], 2) + 0.0  # no minus before a zero
+    logged = f", log {row['log']:z.2f}" if row.get("log") is not None else ""
+    difference = row["difference"]
     return [
         f"{SIGNS[row['verdict']]} {row['verdict']}",
-        f"paper{ORIGIN_SIGNS.get(row['origin'], '')} {row['paper']:.2f}{logged}",
-        f"{difference:+.2f} ± {row['band']:.2f}",
+        f"paper{ORIGIN_SIGNS.get(row['origin'], '')} {row['paper']:z.2f}{logged}",
+        f"{difference:+z.2f} ± {row['band']:z.2f}",
     ]
 
 
@@ -496,7 +498,7 @@ def _spread(seeds: Sequence[Row], column: str) -> str:
     """What chance makes of a cell: deviation over seeds, or one evaluation's interval."""
     if len(seeds) > 1:
         deviation = statistics.stdev(row[column] for row in seeds)
-        return f"± {deviation:.2f} over {len(seeds)} seeds"
+        return f"± {deviation:z.2f} over {len(seeds)} seeds"
     if "interval_low" in seeds[0]:
         return f"{seeds[0]['interval_low']:.1f} to {seeds[0]['interval_high']:.1f}"
     return ""
@@ -574,8 +576,8 @@ def _beyond_cell(row: Row, name: str, seeds: list[Row]) -> Cell:
                 return Cell(seed["status"], "broken" if seed["status"] in BROKEN else "missing")
         return Cell(NO_NUMBER, "missing")
     deviation = row.get(f"{name}{STD}")
-    notes = () if deviation is None else (f"± {deviation:.2f}",)
-    return Cell(f"{row[name]:.2f}", "", notes)
+    notes = () if deviation is None else (f"± {deviation:z.2f}",)
+    return Cell(f"{row[name]:z.2f}", "", notes)
 
 
 def _origin_rows(results: Results, seconds: Mapping[str, float]) -> Iterator[Row]:

@@ -314,6 +314,11 @@ def write_table(table: Table, folder: Path, name: str) -> list[Path]:
 
 
 def write_frame(path: Path, frame: pd.DataFrame, *, float_format: str = "%.2f") -> None:
-    """Write a frame as CSV."""
+    """Write a frame as CSV; no number is a zero with a minus."""
+
+    def text(number: object) -> str:
+        shown = float_format % number
+        return shown if float(shown) else shown.lstrip("-")
+
     with atomic_write(path) as temporary:
-        frame.to_csv(temporary, index=False, float_format=float_format, lineterminator="\n")
+        frame.to_csv(temporary, index=False, float_format=text, lineterminator="\n")

@@ -47,8 +47,17 @@ def fault_of(loss: float, model: nn.Module) -> str | None:
     return None if bool(torch.stack(norms).isfinite().all()) else "a weight is not finite"
 
 
-def check_epoch(history: Sequence[Row], *, epochs: int, majority_share: float) -> None:
+def check_epoch(
+    history: Sequence[Row],
+    *,
+    epochs: int,
+    majority_share: float,
+    measured_share: float | None = None,
+) -> None:
     """Look at the history after each epoch.
+
+    `majority_share` is that of the largest class among the training images; `measured_share` that
+    among the images whose clean accuracy is measured, where it is another.
 
     Raises:
         Stopped: the loss is not finite, or the network has not learned to tell the classes apart.
@@ -62,10 +71,11 @@ def check_epoch(history: Sequence[Row], *, epochs: int, majority_share: float) -
     recent = history[-patience:]
     robust = max(entry["train_robust_accuracy"] for entry in recent)
     clean, others = _clean(history, patience), 1 - majority_share
+    share = max(majority_share, measured_share or 0.0)
     if (
         len(recent) == patience
         and robust <= majority_share + min(_LEFT, others / 10, majority_share / 10)
-        and clean <= majority_share + min(LEARNED, others / 2, majority_share)
+        and clean <= share + min(LEARNED, (1 - share) / 2, share)
     ):
         raise Stopped(
             "collapsed",

@@ -262,6 +262,9 @@ def _run(
         watch.save()  # something to go back to, should the first epoch diverge
     spec, leads = training.spec, training.group.leads
     epochs = spec.optimization.epochs
+    shares = {"majority_share": training.batches.majority_share}
+    if measured := training.splits.get("held_out") or training.splits.get("test"):
+        shares["measured_share"] = max(measured.class_counts()) / len(measured)
     with Progress(spec.key.name, epochs, training.batches.plan(0), quiet=not leads) as progress:
         try:
             while not training.done:
@@ -269,7 +272,7 @@ def _run(
                 watch.before_measuring()
                 row = training.finish_epoch(watch.while_measuring)
                 history.append(row)
-                check_epoch(history, epochs=epochs, majority_share=training.batches.majority_share)
+                check_epoch(history, epochs=epochs, **shares)
                 if fault := fault_of(row["train_loss"], training.model):
                     raise Stopped("diverged", f"{fault} in epoch {row['epoch']}")
                 chosen = (*improved(training, row), *kept_after(spec, row))

@@ -9,6 +9,7 @@ had been no break; one of another recipe differs from there on.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,23 @@ def _check_network(
     theirs: Mapping[str, Any], spec: TrainSpec, network: Mapping[str, Any], path: Path
 ) -> None:
     for name in ("architecture", "num_classes", "in_channels", "mean", "std"):
-        if theirs.get(name) != network[name]:
+        own, found = network[name], theirs.get(name)
+        same = _is_same(spec, own, found) if name == "architecture" else found == own
+        if not same:
             raise UserError(
-                f"{path}: expected the network of {spec.key.name} ({name} {network[name]}), got "
-                f"{name} {theirs.get(name)}; start from a run of the same network and data"
+                f"{path}: expected the network of {spec.key.name} ({name} {own}), got "
+                f"{name} {found}; start from a run of the same network and data"
             )
+
+
+def _is_same(spec: TrainSpec, own: dict[str, Any], found: Any) -> bool:
+    """Whether two architectures are one; a setting that came later was at its default before.
+
+    Code of the user's own may have been edited: whether its weights fit is seen as they are loaded.
+    """
+    usual = {field.name: field.default for field in fields(spec.architecture)}
+    alike = {"source": own.get("source")}
+    return isinstance(found, dict) and usual | found | alike == usual | own | alike
 
 
 def _weights_of(

@@ -293,10 +293,9 @@ def _to_srgb(pixels: Image.Image, profile: bytes, entry: TreeEntry) -> tuple[Ima
             f"another ({in_one_line(error, named=False)})",
             "convert it to sRGB",
         ) from error
-    assert shown is not None
-    if shown is None or pixels.mode == "RGB":
-        return shown or pixels, name
-    return shown.getchannel(0), name
+    if shown is None:
+        raise TypeError("expected a converted picture, got none")
+    return (shown if pixels.mode == "RGB" else shown.getchannel(0)), name
 
 
 def _center_square(image: Image.Image, size: int, entry: TreeEntry) -> Image.Image:
