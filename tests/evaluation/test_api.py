@@ -129,6 +129,14 @@ def test_several_radii(robust_model: nn.Module, images: ImageSet):
             )
 
 
+def test_nearly_black_images_among_others_are_images(robust_model, images):
+    """A batch of them alone looks as if it had been divided by 255 twice."""
+    given = pixels(images)
+    given[:8] /= 255
+    found = rwp.evaluate(robust_model, given, images.labels, threat=LINF, batch_size=8)
+    assert found.records["natural"].num_examples == len(images)
+
+
 def test_radii_of_any_kind_of_list(robust_model: nn.Module, images: ImageSet):
     given = {"images": images.images, "labels": images.labels, "norm": "linf"}
     few = {name: value[:8] if torch.is_tensor(value) else value for name, value in given.items()}

@@ -29,13 +29,13 @@ from rwp.reporting.drawing import (
     mean_of_all,
     write_figure,
 )
-from rwp.reporting.figures import over_seeds, reported_figures, write_suite_figure
+from rwp.reporting.figures import _caption, over_seeds, reported_figures, write_suite_figure
 from rwp.reporting.landscapes import EXCESS
 from rwp.reporting.published_curves import beside_published
 from rwp.training.spec import RunKey
 
 from .conftest import Project
-from .settings import PARAMS
+from .settings import PARAMS, shown_content
 
 
 def labels(axes: Axes) -> list[str]:
@@ -105,6 +105,22 @@ def test_the_caption_of_learning_curves_names_those_that_are_drawn(demo: Project
         demo.params = check_params(content)
         (row,) = reported_figures(demo.results(), [])
         assert row["caption"].startswith(f"Figure 3c: {words} (")
+
+
+def test_captions_say_what_a_suite_shows_under_the_name(tmp_path: Path) -> None:
+    content = shown_content()
+    demo = content["suites"]["demo"]
+    demo["figures"]["fig3a"] = {"kind": "sweep", "sweep": "smooth", "label": "label smoothing"}
+    demo["sweeps"]["smooth"] = {"recipe": "at", "vary": {"label_smoothing": [0.1, 0.2]}}
+    demo["figures"]["fig4a"] = {"kind": "removal", "sweep": "out"}
+    drawn = {"remove_below": [0.5], "remove_at_random": [True]}
+    demo["sweeps"]["out"] = {"recipe": "at-awp", "vary": drawn}
+    results = Project(tmp_path, check_params(content), "demo").results()
+    assert _caption(results, "fig3a") == "Figure 3a: robust accuracy by label smoothing"
+    assert _caption(results, "fig4a") == (
+        "Figure 4a: AT-AWP without as many examples, drawn at random, and the share removed"
+    )
+    assert _caption(results, "fig2") == "Figure 2: weight loss landscape of AT by loss group"
 
 
 def test_equal_frames_give_equal_bytes(demo: Project) -> None:

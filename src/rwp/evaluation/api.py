@@ -21,7 +21,7 @@ from rwp.errors import UserError
 from rwp.evaluation.adapted import AdaptedModel, left_as_it_was, require_module
 from rwp.evaluation.attacks import AttackResult
 from rwp.evaluation.clean import batch_of, borrowed, checked_logits
-from rwp.evaluation.float_images import FloatImages
+from rwp.evaluation.float_images import FloatImages, check_range
 from rwp.evaluation.identity import function_sha256, weights_sha256
 from rwp.evaluation.jobs import record_of, run_attacks
 from rwp.evaluation.records import EvaluationRecord
@@ -264,7 +264,10 @@ def _pixels(images: Any) -> Tensor:
         return images.clone()
     pixels = images.float()
     inside = pixels.clamp(0.0, 1.0)  # resizing leaves some that rounding put outside
-    return inside if bool(((pixels - inside).abs() <= _ROUNDING).all()) else pixels.clone()
+    if bool(((pixels - inside).abs() <= _ROUNDING).all()):
+        pixels = inside
+    check_range(pixels)
+    return pixels.clone()
 
 
 def _tensor(name: str, given: Any) -> Tensor:

@@ -14,6 +14,7 @@ from rwp.errors import UserError
 from rwp.evaluation.spec import LandscapeSpec
 from rwp.pipeline.settings import (
     CurvesFigure,
+    LandscapeFigure,
     MovementFigure,
     RemovalFigure,
     SearchFigure,
@@ -22,7 +23,7 @@ from rwp.pipeline.settings import (
 from rwp.reporting import drawing
 from rwp.reporting.drawing import mean_of_all, picture, write_figure
 from rwp.reporting.gaps import Gap, fill
-from rwp.reporting.labels import column_label, norm_text
+from rwp.reporting.labels import column_label, norm_text, recipe_label
 from rwp.reporting.landscapes import EXCESS, excess_of, read_landscape
 from rwp.reporting.lines import Line, Part
 from rwp.reporting.movements import losses_of, movement_frame
@@ -41,21 +42,6 @@ _SEARCH_COLUMNS = [
     *("measure", "value", "recipe", "seed", "accuracy", "epoch", "loss_rise", "status", "run"),
 ]
 SHOWN = {"best": "best", "last_epochs_mean": f"mean of the last {LAST_EPOCHS} epochs"}
-# Figures that have a file of their own in the suite's folder, and what they show.
-CAPTIONS = {
-    "fig1a": "Figure 1a: robust accuracy by the size of AWP's weight perturbation",
-    "fig1b": "Figure 1b: learning curve of AT",
-    "fig1c": "Figure 1c: AWP restricted to one range of the loss",
-    "fig2": "Figure 2: weight loss landscape by loss group",
-    "fig3a": "Figure 3a: robust accuracy by c_min",
-    "fig3b": "Figure 3b: robust accuracy by the number of weight steps",
-    "fig3c": "Figure 3c: learning curves of AT, AT-AWP and AT-RWP",
-    "fig4a": "Figure 4a: AT without low-loss examples, and the share removed",
-    "fig4a-random": "Figure 4a, control: AT without as many examples, drawn at random",
-    "fig4b": "Figure 4b: AT without low-loss examples, and the share removed",
-    "fig4c": "Figure 4c: AT without low-loss examples, and the share removed",
-    "fig4d": "Figure 4d: AT without low-loss examples, and the share removed",
-}
 # How to read a picture, by the kind of figure.
 READING = {
     "curves": "Robust accuracy after each epoch, under the attack that the training measures by; of"
@@ -362,13 +348,28 @@ def _part_of_tests(results: Results, name: str) -> str:
 
 
 def _caption(results: Results, name: str) -> str:
-    """What a figure shows; of learning curves, the recipes that the suite draws."""
-    part = results.parts[name]
-    if not isinstance(results.suite.figures[name], CurvesFigure):
-        return CAPTIONS.get(name, part.label)
-    *methods, last = dict.fromkeys(line.method for line in part.lines)
-    several = f"s of {', '.join(methods)} and {last}" if methods else f" of {last}"
-    return f"{part.label}: learning curve{several}"
+    """What a figure shows, as its settings say; figures of a name may differ between suites."""
+    part, suite = results.parts[name], results.suite
+    figure = suite.figures[name]
+    match figure:
+        case SweepFigure():
+            text = f"robust accuracy by {figure.label}"
+        case RemovalFigure():
+            sweep = suite.sweeps[figure.sweep]
+            method = recipe_label(suite, sweep.recipe)
+            drawn = any(change.get("remove_at_random") for change in sweep.changes())
+            left_out = "as many examples, drawn at random" if drawn else "low-loss examples"
+            text = f"{method} without {left_out}, and the share removed"
+        case LandscapeFigure():
+            method = recipe_label(suite, figure.recipe)
+            text = f"weight loss landscape of {method} by loss group"
+        case CurvesFigure():
+            *methods, last = dict.fromkeys(line.method for line in part.lines)
+            several = f"s of {', '.join(methods)} and {last}" if methods else f" of {last}"
+            text = f"learning curve{several}"
+        case _:
+            return part.label
+    return f"{part.label}: {text}"
 
 
 def own_figures(results: Results, second: Table) -> Iterator[Row]:
