@@ -182,13 +182,17 @@ def something_to_perturb(
             f"model: expected weights of 32 bits, got {short}, in which {_SHORT[short]}; keep them "
             "in torch.float32, and compute in fewer bits by torch.autocast(..., torch.bfloat16)"
         )
-    device = next(iter(named.values())).device.type
-    if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
+    if _rounds_to_float16(next(iter(named.values())).device.type):
         raise ValueError(
             "model: expected the arithmetic of torch.float32 or torch.bfloat16, got autocast to "
             "torch.float16, in which small gradients of the search are 0; name torch.bfloat16"
         )
     return named
+
+
+def _rounds_to_float16(device: str) -> bool:
+    can = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return can and torch.get_autocast_dtype(device) == torch.float16
 
 
 _SHORT = {
