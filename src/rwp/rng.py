@@ -26,12 +26,10 @@ def generator_for(
 
 
 def kept_streams(device: torch.device, *, enabled: bool = True) -> AbstractContextManager[None]:
-    """Afterwards torch's own streams, the CPU's and that of a GPU, are as they were before.
+    """Afterwards torch's own streams, the CPU's and those of GPUs in use, are as they were before.
 
-    Work on a CPU may reach the caller's GPU, too: a seed for torch is one for all devices.
+    A seed for torch is one for all devices: work on a CPU reaches the caller's GPUs, too.
     """
-    if device.type == "cuda":
-        gpus = [device]
-    else:
-        gpus = [torch.device("cuda")] if torch.cuda.is_initialized() else []  # the current one
+    in_use = device.type == "cuda" or torch.cuda.is_initialized()
+    gpus = range(torch.cuda.device_count() if in_use else 0)
     return torch.random.fork_rng(gpus, enabled=enabled)

@@ -304,7 +304,8 @@ def _no_server(root: Path, error: Exception) -> UserError:
         place = tracking_uri(root)
         return UserError(
             f"{without_user(place)}: expected a database of this version of MLflow, got "
-            f"{_reason(error)}; copy it, then run: mlflow db upgrade {without_user(place)}"
+            f"{_reason(error)}; copy it, then run: mlflow db upgrade {without_user(place)} (where "
+            "it is newer, install the version that wrote it)"
         )
     return UserError(
         f"{without_user(tracking_uri(root))}: expected a tracking server, got {_reason(error)};"

@@ -1,5 +1,6 @@
 import copy
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -143,6 +144,10 @@ def test_radii_of_any_kind_of_list(robust_model: nn.Module, images: ImageSet):
     for radii in ((k / 255 for k in (2, 4)), np.array([2, 4]) / 255):
         found = rwp.evaluate_radii(robust_model, **few, epsilons=radii, attacks=["fgsm"])
         assert list(found) == [str(2 / 255), str(4 / 255)]
+    found = rwp.evaluate_radii(
+        robust_model, **few | {"norm": "l2"}, epsilons=[1, Fraction(1, 2)], attacks=["fgsm"]
+    )
+    assert list(found) == ["1", "1/2"]
     close = torch.tensor([0.03001, 0.03002])  # which torch prints alike
     found = rwp.evaluate_radii(robust_model, **few, epsilons=close, attacks=["fgsm"])
     assert len(found) == 2

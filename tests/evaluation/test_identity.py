@@ -84,14 +84,24 @@ def test_what_torch_makes_by_default_elsewhere_changes_nothing(robust_model, ima
 
 def test_work_on_the_cpu_keeps_the_stream_of_a_gpu(monkeypatch: pytest.MonkeyPatch):
     """A seed for torch is one for all devices: a caller's training would draw the same again."""
-    kept: list[list[torch.device]] = []
+    kept: list[range] = []
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices, enabled: kept.append(devices))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for initialized in (False, True):
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda found=initialized: found)
         kept_streams(torch.device("cpu"))
         kept_streams(torch.device("cuda:1"))
-    gpu, current = torch.device("cuda:1"), torch.device("cuda")
-    assert kept == [[], [gpu], [current], [gpu]]
+    assert [list(gpus) for gpus in kept] == [[], [0, 1], [0, 1], [0, 1]]
+
+
+class OneWay(torch.autograd.Function):
+    @staticmethod
+    def forward(_, logits):
+        return logits.clone()
+
+
+def test_a_model_without_a_way_back_is_what_it_answers(robust_model, images):
+    assert identity(Returning(robust_model, OneWay.apply), images) is not None
 
 
 def test_model_is_left_as_it_was(robust_model: nn.Module, images: ImageSet):

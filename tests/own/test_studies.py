@@ -17,7 +17,8 @@ from rwp.pipeline.load import check_params, load_params
 from rwp.pipeline.new_study import Images, study_text, write_study
 from rwp.pipeline.steps import Steps
 from rwp.strict_yaml import parse_yaml
-from rwp.studies import declared_factories, in_its_file, read_settings
+from rwp.studies import in_its_file, read_settings
+from rwp.training.checkpoint import _refuse_undeclared
 from tests.conftest import ROOT
 
 OPTIONS: dict[str, Any] = {"dataset": None, "size": None, "network": None}
@@ -253,15 +254,17 @@ def test_a_class_that_no_file_of_text_can_name_is_refused(params_file: Path) -> 
 
 
 def test_settings_that_a_command_is_given_declare_factories(
-    params_file: Path, tmp_path: Path
+    params_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network that only the file of --params names may be run, too."""
+    monkeypatch.setattr("rwp.studies._last_read", None)  # put back afterwards
     content = yaml.safe_load(params_file.read_text())
     content["networks"]["mine"] = {"family": "own.networks:Mine"}
     other = tmp_path / "elsewhere/other.yaml"
     other.parent.mkdir()
     other.write_text(yaml.safe_dump(content))
     read_settings(params_file)
-    assert "own.networks:Mine" not in declared_factories()
+    with pytest.raises(UserError, match=r"a\.pt: expected a network that params.yaml declares"):
+        _refuse_undeclared("a.pt", "own.networks:Mine")
     read_settings(other)
-    assert "own.networks:Mine" in declared_factories()
+    _refuse_undeclared("a.pt", "own.networks:Mine")

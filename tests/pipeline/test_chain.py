@@ -137,6 +137,25 @@ def test_a_variant_of_at_is_no_twin_and_has_one(settings: dict[str, Any]) -> Non
     assert {twins[name].recipe for name in (*variants, "at-awp")} == {"at"}
 
 
+def test_the_twin_is_trained_alike_where_there_is_one(settings: dict[str, Any]) -> None:
+    demo = settings["suites"]["demo"]
+    decay = {"change": {"weight_decay": 0.001}}
+    demo["recipes"]["at-rwp"] |= decay
+    demo["recipes"]["at-decay"] = {"objective": "at"} | decay
+    demo["table2"]["recipes"] = ["at", "at-decay", "at-rwp"]
+    params = check_params(settings)
+    twins = {
+        key.recipe: diagnosis_spec(params, key).twin for key in runs_of(params, "demo", "table2")
+    }
+    assert twins["at-rwp"].recipe == "at-decay"
+    assert twins["at-decay"].recipe == "at"
+    demo["recipes"]["at"] |= decay  # all of them: the first is as good
+    demo["table2"]["recipes"] = ["at", "at-rwp"]
+    params = check_params(settings)
+    keys = {key.recipe: key for key in runs_of(params, "demo", "table2")}
+    assert diagnosis_spec(params, keys["at-rwp"]).twin == keys["at"]
+
+
 def test_a_training_that_a_group_names_twice_is_of_all_its_seeds(settings: dict[str, Any]) -> None:
     demo = settings["suites"]["demo"]
     demo["seeds"] = [0, 1, 2]

@@ -552,6 +552,19 @@ def test_a_curve_that_a_suite_does_not_measure_is_of_another_suite(tmp_path: Pat
     assert (row["outcome"], row["reason"]) == ("of another suite", reason)
 
 
+def test_a_recipe_that_cannot_be_trained_is_missing_and_counts_as_a_test(tmp_path: Path) -> None:
+    """Left out it would make the other claims of the page easier to tell."""
+    content = copy.deepcopy(PARAMS)
+    demo = content["suites"]["demo"]
+    demo["recipes"]["mine"] = {"objective": "mine"}
+    demo["objectives"]["mine"] = {"loss": "nowhere.at:all"}
+    project = Project(tmp_path, check_params(content), "demo")
+    entry = {"says": "x", "terms": {"mine best pgd-20": 1}, "above": 0}
+    row = judged(project, x=entry)["x"]
+    assert row["outcome"] == "missing"
+    assert "expected the module nowhere.at" in row["reason"]
+
+
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     project = seeded(tmp_path, 2)
     for key in project.table2_keys("at"):

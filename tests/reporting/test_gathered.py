@@ -22,7 +22,7 @@ from rwp.pipeline.suites import figure_names
 from rwp.reporting.claim_verdicts import judge_claims, told, write_claims
 from rwp.reporting.claims import read_claims
 from rwp.reporting.figures import write_suite_figure
-from rwp.reporting.gathered import gather, opened, settings_of
+from rwp.reporting.gathered import _check_own_code, gather, opened, settings_of
 from rwp.reporting.report import render_report
 from rwp.reporting.results import read_attack, read_results, records
 from rwp.reporting.runs import of_its_time_below, read_run, read_run_folder, why_run_stale
@@ -400,6 +400,21 @@ def test_own_code_of_another_time_makes_no_gathered_run_stale(tmp_path: Path) ->
             assert why_run_stale(step, read_run_folder(path.parent), project.root) == ""
     with pytest.raises(UserError, match=r"nowhere\.methods:loss"):
         Steps(check_params(content)).train(key)
+
+
+def test_results_of_two_versions_of_own_code_are_not_averaged(tmp_path: Path) -> None:
+    content = shown_content()
+    content["suites"]["demo"]["objectives"]["mine"] = {"loss": "own.methods:loss"}
+    (tmp_path / "settings.json").write_text(json.dumps(content))
+    for seed, source in ((0, "then"), (1, "then"), (2, "now")):
+        path = tmp_path / f"runs/d/linf/n/r/seed{seed}/run.json"
+        path.parent.mkdir(parents=True)
+        spec = {"objective": {"loss": "own.methods:loss", "source": source}}
+        path.write_text(json.dumps({"spec": spec}))
+        if source == "then":
+            _check_own_code(tmp_path)
+    with pytest.raises(UserError, match=r"seed2.*results of one version of own.methods:loss, got"):
+        _check_own_code(tmp_path)
 
 
 def with_passport(root: Path, dataset: str, **hashes: str) -> None:

@@ -120,7 +120,23 @@ def _key_of(params: Params, record: Path) -> RunKey:
 
     key = RunKey.parse(read_object(record).get("key"), where=str(record))
     refuse_unknown(params, key, where=str(record))
+    _warn_of_other_code(params, key, record)
     return key
+
+
+def _warn_of_other_code(params: Params, key: RunKey, record: Path) -> None:
+    """A network of one's own runs with its code of today, whatever it was trained with."""
+    from rwp.pipeline.resolve import network_spec
+
+    trained = object_in(object_in(read_object(record), "spec"), "architecture")
+    now = network_spec(params, key.network)
+    source = getattr(now, "source", "")
+    if trained.get("family") == now.family and trained.get("source", "") != source:
+        print(
+            f"warning: {record}: expected a network of today's {now.family}, got one that was "
+            "trained with other code: its weights run with today's; train it again",
+            file=sys.stderr,
+        )
 
 
 def suite_elsewhere(
@@ -281,21 +297,6 @@ def find_run(
     return key
 
 
-def _warn_of_other_code(params: Params, key: RunKey, record: Path) -> None:
-    """A network of one's own runs with its code of today, whatever it was trained with."""
-    from rwp.pipeline.resolve import network_spec
-
-    trained = object_in(object_in(read_object(record), "spec"), "architecture")
-    now = network_spec(params, key.network)
-    source = getattr(now, "source", "")
-    if trained.get("family") == now.family and trained.get("source", "") != source:
-        print(
-            f"warning: {record}: expected a network of today's {now.family}, got one that was "
-            "trained with other code: its weights run with today's; train it again",
-            file=sys.stderr,
-        )
-
-
 def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -> EvaluationSpec:
     """The evaluation of a network that the pipeline trained, from the run.json beside it."""
     from rwp.evaluation.spec import CHECKPOINTS
@@ -317,5 +318,4 @@ def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -
             f"{checkpoint}: expected the run below {key.directory}, got another folder;"
             f" run from the project that trained it"
         )
-    _warn_of_other_code(params, key, record)
     return evaluation_spec(params, key, checkpoint=checkpoint.stem, attacks=attacks or None)

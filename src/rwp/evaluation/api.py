@@ -187,7 +187,8 @@ def evaluate_radii(
     if isinstance(epsilons, str) or not isinstance(epsilons, Iterable):
         raise UserError(f"epsilons: expected a list, got {epsilons!r}; e.g. ['4/255', '8/255']")
     radii = list(epsilons)
-    texts = [r if isinstance(r, str) else _short_text(r) for r in radii]
+    # As they were written; numpy's and torch's numbers are cut when they are printed.
+    texts = [str(r.item() if isinstance(r, np.generic | Tensor) else r) for r in radii]
     if not texts:
         raise UserError("epsilons: expected one radius or more, got none; e.g. ['4/255', '8/255']")
     refuse_equal_radii("epsilons", texts)
@@ -207,14 +208,6 @@ def evaluate_radii(
         text: evaluate(model, images, labels, threat=(norm, epsilon), **options)
         for text, epsilon in zip(texts, radii, strict=True)
     }
-
-
-def _short_text(radius: Any) -> str:
-    """A number as Python writes it, numpy's and torch's included; what is none, as it is."""
-    try:
-        return str(float(radius))
-    except (TypeError, ValueError):
-        return str(radius)
 
 
 def _class_numbers(labels: Any) -> Tensor:
@@ -265,7 +258,8 @@ def _pixels(images: Any) -> Tensor:
     pixels = images.float()
     inside = pixels.clamp(0.0, 1.0)  # resizing leaves some that rounding put outside
     if bool(((pixels - inside).abs() <= _ROUNDING).all()):
-        pixels = inside
+        check_range(inside)
+        return inside
     check_range(pixels)
     return pixels.clone()
 

@@ -78,13 +78,13 @@ class _Queries:
         channels, height, width = images.shape[1:]
         shares = (attack.p_selection(number) for number in range(attack.n_queries))
         sides = (round(math.sqrt(share * height * width)) for share in shares)
-        size = torch.tensor([min(max(side, 1), height, width) for side in sides])
-        draws = torch.rand(attack.n_queries, 2 + channels)
+        size = torch.tensor([min(max(side, 1), height, width) for side in sides], device="cpu")
+        draws = torch.rand(attack.n_queries, 2 + channels, device="cpu")
         row, column = ((height - size) * draws[:, 0]).long(), ((width - size) * draws[:, 1]).long()
         signs = torch.sign(2 * draws[:, 2:] - 1)
         whole = torch.cat([torch.stack([size, row, column], dim=1), signs.long()], dim=1)
         distinct, kind = torch.unique(whole, dim=0, return_inverse=True)
-        kind = torch.cat([kind, torch.full((_AHEAD,), len(distinct))])
+        kind = torch.cat([kind, torch.full((_AHEAD,), len(distinct), device="cpu")])
         size, row, column, signs, kind = (
             part.to(images.device) for part in (size, row, column, signs, kind)
         )

@@ -102,7 +102,7 @@ def code_may_lack() -> Iterator[None]:
 
 
 def may_lack() -> bool:
-    """Whether what settings name has to be here."""
+    """Whether what settings name may be somewhere else."""
     return _MAY_LACK.get()
 
 
@@ -115,6 +115,18 @@ def without_sources(document: Any) -> Any:
     found = {name: without_sources(part) for name, part in document.items()}
     named = (found.get(name) for name in _NAMED)
     return found | {"source": ""} if any(map(is_own, named)) and "source" in found else found
+
+
+def sources_in(document: Any) -> Iterator[tuple[str, str | None]]:
+    """Factories of the user's own in settings as a document, with the hash of their code."""
+    if isinstance(document, list):
+        for part in document:
+            yield from sources_in(part)
+    if isinstance(document, dict):
+        named = (str(document.get(name)) for name in _NAMED)
+        yield from ((text, document.get("source")) for text in named if is_own(text))
+        for part in document.values():
+            yield from sources_in(part)
 
 
 def source_of(text: str, *, where: str) -> str:

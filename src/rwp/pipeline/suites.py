@@ -27,11 +27,11 @@ from rwp.pipeline.resolve import (
     train_spec,
 )
 from rwp.pipeline.settings import (
-    Change,
     CurvesFigure,
     LandscapeFigure,
     MovementFigure,
     Params,
+    RecipeEntry,
     RemovalFigure,
     SearchFigure,
     Setting,
@@ -230,25 +230,33 @@ def _objective(params: Params, key: RunKey) -> str:
 
 
 def _twin(params: Params, key: RunKey) -> RunKey | None:
-    """Plain AT of the same place, where Table 2 has it; natural and AT itself have no twin."""
+    """AT of the same place, where Table 2 has it: trained alike, or else as AT is.
+
+    Natural training has none, nor has plain AT.
+    """
     suite = params.suites[key.suite]
 
-    def is_plain_at(other: RunKey) -> bool:
-        recipe = suite.recipes[other.recipe]
-        objective = suite.objectives[recipe.objective]
-        beside = (recipe.perturbation, recipe.start, recipe.average_decay, recipe.attack_num_steps)
-        if objective.loss != "at" or recipe.change != Change() or any(beside):
-            return False
-        return objective.unlabeled is None and not objective.label_smoothing
+    def how(recipe: RecipeEntry) -> tuple[object, ...]:
+        return (recipe.start, recipe.change, recipe.average_decay, recipe.attack_num_steps)
 
-    if is_plain_at(key) or _objective(params, key) == "natural":
+    entry, plain = suite.recipes[key.recipe], how(RecipeEntry(objective="at"))
+    objective = suite.objectives[entry.objective]
+    is_at = objective.loss == "at" and entry.perturbation is None
+    if objective.loss == "natural" or (is_at and how(entry) == plain and not objective.unlabeled):
         return None
-    alike = (
+    there = [
         other
         for other in runs_of(params, key.suite, "table2")
-        if other == key.replace(recipe=other.recipe) and is_plain_at(other)
-    )
-    return next(alike, None)
+        if other == key.replace(recipe=other.recipe) and other != key
+    ]
+    for wanted in (how(entry), plain):
+        for other in there:
+            recipe = suite.recipes[other.recipe]
+            at = suite.objectives[recipe.objective]
+            alike = recipe.perturbation is None and how(recipe) == wanted
+            if alike and at.loss == "at" and not at.unlabeled:
+                return other
+    return None
 
 
 def setting_keys(params: Params, suite_name: str, setting: Setting, recipe: str) -> list[RunKey]:

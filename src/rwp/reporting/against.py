@@ -13,7 +13,7 @@ import pandas as pd
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, robust_flags
 from rwp.evaluation.spec import record_path
-from rwp.files import object_in
+from rwp.files import object_in, read_object
 from rwp.pipeline.resolve import choose, evaluation_spec, train_spec
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps
@@ -33,7 +33,7 @@ from rwp.reporting.pairs import (
 from rwp.reporting.results import decided_by_start, read_attack, read_level
 from rwp.reporting.runs import FAILED, Run, read_run
 from rwp.reporting.tables import write_frame
-from rwp.training.spec import TrainSpec, suite_directory
+from rwp.training.spec import OwnNetworkSpec, RunKey, TrainSpec, suite_directory
 
 _COMPARED = ("best", "last")
 SAME_NETWORKS = "the same networks: not tested"
@@ -68,15 +68,15 @@ def against(
     rows: list[dict[str, Any]] = []
     left_out: list[str] = []
     waiting = Counter[tuple[str, ...]]()  # seeds to come, by opponent, checkpoint and attack
+    own = _side(params, suite, recipe, Path(root))
+    if not own.seen:
+        first = ": ".join(next(iter(own.missing.values())))
+        raise UserError(
+            f"{recipe}: expected records of its runs, found none ({first}); build "
+            f"them: snakemake --cores all {' '.join(_targets(params, suite, recipe))}"
+        )
+    doubts = {method_label(recipe): own.doubt}
     with opened(folder) as place:
-        own = _side(params, suite, recipe, Path(root))
-        if not own.seen:
-            first = ": ".join(next(iter(own.missing.values())))
-            raise UserError(
-                f"{recipe}: expected records of its runs, found none ({first}); build "
-                f"them: snakemake --cores all {' '.join(_targets(params, suite, recipe))}"
-            )
-        doubts = {method_label(recipe): own.doubt}
         for other in place.params.suites[place.suite].table1.recipes:
             theirs = _side(place.params, place.suite, other, place.root)
             _check_images(recipe, own.runs, theirs.runs, folder)
@@ -225,7 +225,7 @@ def trained_otherwise(params: Params, suite: str, recipe: str, folder: Path) -> 
             key = setting_keys(place.params, place.suite, Setting(), other)[0]
             theirs = evaluation_spec(place.params, key)
             differing = {
-                "trained": list(_differing(own, train_spec(place.params, key))),
+                "trained": list(_differing(own, _as_trained(place, key))),
                 "attacked": list(_others(ours, theirs, "seed", "batch_size")),
             }
             for done, names in differing.items():
@@ -234,6 +234,16 @@ def trained_otherwise(params: Params, suite: str, recipe: str, folder: Path) -> 
                         f"{method_label(recipe)} was {done} with another {', '.join(names)} than "
                         f"{_their_label(recipe, other, place)}: their difference is of these, too"
                     )
+
+
+def _as_trained(place: Opened, key: RunKey) -> TrainSpec:
+    """The settings of a gathered run; its network by the code of its time."""
+    spec, path = train_spec(place.params, key), place.root / key.directory / "run.json"
+    trained = object_in(read_object(path), "spec") if path.exists() else {}
+    source = object_in(trained, "architecture").get("source")
+    if source is None or not isinstance(spec.architecture, OwnNetworkSpec):
+        return spec
+    return spec.replace(architecture=spec.architecture.replace(source=source))
 
 
 def _differing(own: TrainSpec, theirs: TrainSpec) -> Iterator[str]:

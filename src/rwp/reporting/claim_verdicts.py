@@ -98,6 +98,9 @@ def _row(reader: _Reader, claim: Claim) -> dict[str, Any]:
     if claim.only is not None and reader.suite_name not in claim.only:
         return row | {"outcome": ELSEWHERE, "reason": f"of {', '.join(claim.only)} alone"}
     sums = [{parse(text): weight for text, weight in terms.items()} for terms in claim.sums]
+    untrainable = reader.untrainable(term for terms in sums for term in terms)
+    if untrainable:  # it counts as a test: the claim may be told one day
+        return row | {"outcome": MISSING, "reason": untrainable}
     unknown = list(dict.fromkeys(name for terms in sums for name in reader.unknown(terms)))
     if unknown:
         return row | {"outcome": ELSEWHERE, "reason": f"no {', '.join(unknown)} here"}
@@ -197,6 +200,17 @@ class _Reader:
         self.suite = get_suite(params, suite_name)
         self.steps, self._runs = Steps(params), dict[RunKey, Run]()
 
+    def untrainable(self, terms: Iterable[Term]) -> str:
+        """Why a recipe cannot be trained where table 2 is, or lacks its code; or an empty text."""
+        for recipe in dict.fromkeys(term.recipe for term in terms):
+            if recipe in self.suite.recipes:
+                try:
+                    for key in setting_keys(self.params, self.suite_name, Setting(), recipe):
+                        train_spec(self.params, key)
+                except UserError as error:
+                    return str(error)
+        return ""
+
     def unknown(self, terms: Iterable[Term]) -> list[str]:
         """The recipes, attacks and epochs that the suite does not have."""
         found = [term.recipe for term in terms if term.recipe not in self.suite.recipes]
@@ -205,16 +219,10 @@ class _Reader:
         around = [term for term in terms if term.what == LANDSCAPE]
         found += [f"landscape of {t.recipe}" for t in around if not any(self._landscapes(t))]
         for term in terms:
-            if term.recipe not in self.suite.recipes:
+            if term.recipe not in self.suite.recipes or term.is_record or term in around:
                 continue
-            try:
-                key = setting_keys(self.params, self.suite_name, Setting(), term.recipe)[0]
-                spec = train_spec(self.params, key)
-            except UserError as error:  # it cannot be trained where table 2 is
-                found.append(f"{term.recipe} ({error})")
-                continue
-            if term.is_record or term in around:
-                continue
+            key = setting_keys(self.params, self.suite_name, Setting(), term.recipe)[0]
+            spec = train_spec(self.params, key)
             if not term.fits(count := spec.optimization.epochs):
                 found.append(f"epochs {term.how} of {term.recipe}, which has {count},")
             if term.what.startswith("test_") and not self.suite.test_curve:

@@ -389,8 +389,7 @@ def removal_curves(frame: pd.DataFrame) -> Figure:
             lower.set_ylim(bottom=0)
         axes[0].set_ylabel("robust accuracy (%)")
         axes[len(panels)].set_ylabel("removed (%)")
-        known = keys_of(axes)
-        axes[0].legend(known.values(), known.keys())
+        axes[0].legend()
     return figure
 
 

@@ -207,8 +207,9 @@ def _landscape(results: Results, part: Part, name: str) -> tuple[pd.DataFrame, F
         ]
     )
     columns = ["panel", "epoch", "split", "group", "offset", "change", "loss", "num_examples"]
-    few = frame.groupby("group")["num_seeds"].transform("min") < frame["num_seeds"].max()
-    names = frame["group"].where(~few, frame["group"] + " (of fewer seeds)")
+    few = frame.groupby("group")["num_seeds"].transform("min")
+    marked = frame["group"] + " (of " + few.astype(str) + " seeds or more)"
+    names = frame["group"].where(few == frame["num_seeds"].max(), marked)
     return frame[[*columns, "num_seeds"]], drawing.landscape_panels(frame.assign(group=names))
 
 

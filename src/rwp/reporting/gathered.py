@@ -29,7 +29,7 @@ from rwp.files import (
 )
 from rwp.pipeline.extends import EXTENDS
 from rwp.pipeline.load import check_params
-from rwp.pipeline.own_code import code_may_lack
+from rwp.pipeline.own_code import code_may_lack, sources_in
 from rwp.pipeline.resolve import choose, refuse_unknown
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps
@@ -87,6 +87,7 @@ def opened(folder: Path) -> Iterator[Opened]:
     suite = str(document.get("suite"))
     choose(params.suites, suite, "suite", f"{manifest}: suite")
     _check_runs(folder, suite)
+    _check_own_code(folder)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         results = root / suite_directory(suite)
@@ -100,6 +101,27 @@ def opened(folder: Path) -> Iterator[Opened]:
                 yield Opened(params, suite, root)
         except UserError as error:
             raise UserError(_in_its_place(str(error), root, results, folder)) from error
+
+
+def _check_own_code(folder: Path) -> None:
+    """All that a factory of the user's own made is of one version of its code.
+
+    Which of today's does not matter: results of two versions would be averaged.
+    """
+    if not any(sources_in(read_json(folder / SETTINGS))):
+        return
+    known: dict[str, tuple[str, Path]] = {}
+    for path in sorted(folder.glob("runs/**/*.json")):
+        for text, source in sources_in(read_object(path)):
+            if source is None:
+                continue
+            first, place = known.setdefault(text, (source, path))
+            if source != first:
+                raise UserError(
+                    f"{path}: expected results of one version of {text}, got another than that of "
+                    f"{place.relative_to(folder)}; train the older ones again, and gather into a "
+                    "new folder"
+                )
 
 
 def _check_runs(folder: Path, suite: str) -> None:

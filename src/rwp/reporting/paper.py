@@ -205,7 +205,7 @@ def _training_difference(line: Line, paper: Line) -> str:
         return f"other data ({line.dataset})"
     mix, other = ours.unlabeled, theirs.unlabeled
     if (mix is None) != (other is None):
-        return "other unlabeled images (none)" if mix is None else "unlabeled images"
+        return f"other unlabeled images ({mix.source if mix else 'none'})"
     fields = [name for name in ours.differing(theirs) if name not in _MAKE_NO_NUMBER]
     if mix is not None and other is not None:
         if mix.definition.kind != PAPER_UNLABELED:

@@ -485,12 +485,12 @@ def _cell(
 
 
 def _against_paper(row: Row) -> list[str]:
-    logged = f", log {row['log']:z.2f}" if row.get("log") is not None else ""
+    logged = f", log {row['log']:.2f}" if row.get("log") is not None else ""
     difference = row["difference"]
     return [
         f"{SIGNS[row['verdict']]} {row['verdict']}",
-        f"paper{ORIGIN_SIGNS.get(row['origin'], '')} {row['paper']:z.2f}{logged}",
-        f"{difference:+z.2f} ± {row['band']:z.2f}",
+        f"paper{ORIGIN_SIGNS.get(row['origin'], '')} {row['paper']:.2f}{logged}",
+        f"{difference:+z.2f} ± {row['band']:.2f}",
     ]
 
 
@@ -498,7 +498,7 @@ def _spread(seeds: Sequence[Row], column: str) -> str:
     """What chance makes of a cell: deviation over seeds, or one evaluation's interval."""
     if len(seeds) > 1:
         deviation = statistics.stdev(row[column] for row in seeds)
-        return f"± {deviation:z.2f} over {len(seeds)} seeds"
+        return f"± {deviation:.2f} over {len(seeds)} seeds"
     if "interval_low" in seeds[0]:
         return f"{seeds[0]['interval_low']:.1f} to {seeds[0]['interval_high']:.1f}"
     return ""
@@ -576,7 +576,7 @@ def _beyond_cell(row: Row, name: str, seeds: list[Row]) -> Cell:
                 return Cell(seed["status"], "broken" if seed["status"] in BROKEN else "missing")
         return Cell(NO_NUMBER, "missing")
     deviation = row.get(f"{name}{STD}")
-    notes = () if deviation is None else (f"± {deviation:z.2f}",)
+    notes = () if deviation is None else (f"± {deviation:.2f}",)
     return Cell(f"{row[name]:z.2f}", "", notes)
 
 
