@@ -120,6 +120,13 @@ def test_a_verdict_is_of_the_attacks_under_the_threat_model_of_table_2(
     assert shown[1:] == ["  amber: no AutoAttack"]
     show_verdict([Path("out/pgd-l2-40.json")], model)
     assert capsys.readouterr().out.startswith("verdict: none (attacks under other threat models")
+    attacks = dict(model.entry.evaluation.attacks)
+    attacks["pgd-20"] = attacks["pgd-20"].model_copy(update={"draft": "bf16"})
+    evaluation = model.entry.evaluation.model_copy(update={"attacks": attacks})
+    drafts = model.entry.model_copy(update={"evaluation": evaluation})
+    monkeypatch.setattr(Elsewhere, "entry", drafts)
+    show_verdict([Path("out/pgd-20.json")], model)
+    assert capsys.readouterr().out == "verdict: none (a draft is an upper bound, for development)\n"
 
 
 def test_autoattack_is_refused_for_few_classes_before_any_attack(

@@ -21,6 +21,7 @@ from rwp.pipeline.suites import sweep_rows
 from rwp.reporting.labels import recipe_label
 from rwp.strict_yaml import read_yaml
 from rwp.training.spec import TrainSpec
+from tests.data.samples import write_passport
 
 SMOOTHED = {"loss": "own.methods:Smoothed", "options": {"smoothing": 0.1}}
 LOWEST = {
@@ -176,7 +177,7 @@ def test_what_attacks_is_tried_under_its_own_threat_model(
     demo["table2"]["threat_model"] = "l2"
     steps = Steps(check_params(settings))
     key = setting_key(steps.params.suites["demo"], "demo", Setting(), "smoothed", seed=0)
-    made = [steps.train(key), steps.evaluate(key, "best", slow=False)]
+    made = [steps.train(key), steps.evaluate(key, "best", "mine")]
     found = {trial["role"]: trial.get("norm") for trial in _trials(made)}
     assert found == {"objective": "l2", "attack": "l2"}
 
@@ -225,6 +226,22 @@ def test_every_suite_takes_an_objective_that_nobody_has_listed(
                 usual = train_spec(params, plain).perturbation
                 assert usual is not None
                 assert found.perturbation.c_min == usual.c_min
+
+
+def test_images_that_will_be_fetched_anew_tell_no_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = {"path": "images/mine", "image_size": 64}
+    own = DatasetSpec(source="image_folder", mean=(0.5,), std=(0.2,), **place)
+    write_passport(Path("data"), "mine", fingerprint="of 8 pixels")
+    then, now = {"mine": "of 8 pixels"}, {"mine": "of 64 pixels"}
+    shapes = [own_trials._shape(own, "mine", marks) or {} for marks in (then, now)]
+    assert [shape["image_size"] for shape in shapes] == [[8, 8], [64, 64]]
+    assert shapes[0]["num_classes"] == 10
+    for name in ("a", "b", "c"):  # the folder as it is now
+        (tmp_path / "images/mine/train" / name).mkdir(parents=True)
+    assert (own_trials._shape(own, "mine", now) or {})["num_classes"] == 3
 
 
 def test_a_network_waits_for_images_that_alone_tell_their_size(

@@ -1152,6 +1152,27 @@ IMAGES: dict[str, tuple[Change, str]] = {
         ),
         r"attacks\.autoattack: expected images that Square Attack's first squares fit .* 24x24",
     ),
+    "of own images that Square Attack cannot start on": (
+        lambda s: (
+            s["suites"].pop("demo-full"),
+            s["datasets"].update(
+                own={"source": "image_folder", "path": "images/own", "image_size": 24}
+            ),
+            demo(s)["table2"].update(dataset="own", threat_model="l2", recipes=["at"]),
+            demo(s).update(beyond=None, figures={}, reported=[]),
+        ),
+        r"attacks\.autoattack: expected images that Square Attack's first squares fit .* 24x24",
+    ),
+    "of own images, the first of which are of one class": (
+        lambda s: (
+            s["suites"].pop("demo-full"),
+            s["datasets"].update(own={"source": "image_folder", "path": "images/own"}),
+            demo(s)["table2"].update(dataset="own", recipes=["at"]),
+            demo(s).update(beyond=None, figures={}, reported=[]),
+            demo(s)["evaluation"].update(first_examples=100),
+        ),
+        r"first_examples: expected num_examples for own, whose images lie class by class, got 100",
+    ),
     "of a landscape": (
         lambda s: s["suites"]["paper"]["figures"]["fig2"].update(num_examples=60_000),
         r"fig2\.num_examples: expected at most the 50000 images of cifar10 that a training has",

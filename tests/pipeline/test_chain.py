@@ -165,3 +165,15 @@ def test_a_training_that_a_group_names_twice_is_of_all_its_seeds(settings: dict[
     ]
     rows = rows_of(check_params(settings), "demo", "beyond")
     assert {row.recipe: len(row.keys) for row in rows}["at-rwp"] == 3
+
+
+def test_each_autoattack_has_a_job_of_its_own(settings: dict[str, Any]) -> None:
+    """One that is added takes no finished one away, and the time of one is enough."""
+    attacks = settings["suites"]["demo"]["evaluation"]["attacks"]
+    attacks["autoattack-l1"] = {"kind": "autoattack", "norm": "l1", "epsilon": 1}
+    steps = Steps(check_params(settings))
+    key = runs_of(steps.params, "demo", "table2")[0]
+    jobs = [steps.evaluate(key, "best", name) for name in attacks]
+    made = {tuple(path.rpartition("/")[2] for path in job.outputs) for job in jobs}
+    cheap = tuple(f"{name}.json" for name in attacks if not name.startswith("autoattack"))
+    assert made == {cheap, ("autoattack.json",), ("autoattack-l1.json",)}

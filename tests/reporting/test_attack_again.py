@@ -41,7 +41,7 @@ def committed_network(
     train_run(train_spec(params, key), root=root, fingerprint=steps.train(key).fingerprint)
     for checkpoint in ("best", "last"):
         spec = evaluation_spec(params, key, checkpoint=checkpoint, attacks=ATTACKS)
-        mark = steps.evaluate(key, checkpoint, slow=False).fingerprint
+        mark = steps.evaluate(key, checkpoint, "pgd-20").fingerprint
         evaluate_checkpoint(spec, root=root, fingerprint=mark, state=root / ".state")
     folder = root / "docs" / "results" / "demo"
     found = gather(content, "demo", root=root, target=folder)

@@ -342,6 +342,16 @@ def test_what_other_code_made_stays_behind(few: Project, tmp_path: Path) -> None
         )
     there = {path.parent.parent.name for path in (tmp_path / "docs").rglob("run.json")}
     assert there == {"at-awp", "at-rwp"}
+    assert not any("stays, and the tables there count it" in text for text in left_out)
+    third = few.table2_keys("at-rwp")[0].directory
+    for name in ("run.json", "evaluation/best/pgd-20.json"):
+        with_other_code(few.root / third / name)
+        again = gathered(few, tmp_path / "docs")
+        found = next(text for text in again if text.startswith(str(third)))
+        assert found.endswith("before stays, and the tables there count it: remove it")
+        shutil.copy(
+            tmp_path / "docs" / third.relative_to("results/demo") / name, few.root / third / name
+        )
     records = {p.stem for p in (tmp_path / "docs").glob("runs/*/*/*/at-awp/seed0/evaluation/*/*")}
     assert records == {*few.params.suites["demo"].evaluation.attacks} - {"pgd-20"}
     assert any(

@@ -25,6 +25,7 @@ from rwp.reporting.plan import detail_line, plan_jobs, plan_lines
 from rwp.reporting.rates import (
     Place,
     Rate,
+    _autoattack,
     all_rates,
     device_lines,
     own_rates,
@@ -267,6 +268,18 @@ def test_a_damaged_record_gives_no_rate_of_autoattack(
     for path in demo.root.glob("results/**/best/autoattack.json"):
         write_json(path, read_object(path) | changes)
     assert own_rates(demo.params, demo.root)[Place("cpu", "small", "8x8x1")].autoattack is None
+
+
+def test_a_shortened_autoattack_gives_no_rate(demo: Project) -> None:
+    demo.write_all()
+    path = next(demo.root.glob("results/**/best/autoattack.json"))
+    device = read_object(path)["device"]
+    assert _autoattack(path.parents[2], device) is not None
+    for change in ({"version": "lite"}, {"draft": "bf16"}):
+        content = read_object(path)
+        write_json(path, content | {"attack": content["attack"] | change})
+        assert _autoattack(path.parents[2], device) is None
+        write_json(path, content)
 
 
 def test_rates_are_of_the_images_of_today_wherever_copied_from(tmp_path: Path) -> None:

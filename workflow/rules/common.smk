@@ -47,7 +47,7 @@ try:  # these read accepted.jsonl
     from rwp.pipeline.engine import be_at_work, finished_jobs, refuse_if_at_work
     from rwp.pipeline.load import check_params, keep_settings, kept_settings
     from rwp.pipeline.own_trials import try_factories
-    from rwp.pipeline.resolve import attack_names, kept_starts
+    from rwp.pipeline.resolve import attack_jobs, kept_starts
     from rwp.pipeline.steps import CODE, PLANNED, Steps, below, training_outputs
     from rwp.training.spec import suite_directory
 except UserError as error:
@@ -133,6 +133,17 @@ def ask(pattern, what):
 
     def of(wildcards):
         step = find(pattern.format(**dict(wildcards.items())))
+        try:
+            return told(step)
+        except UserError as error:  # Snakemake would show a traceback
+            leave(error)
+        except OSError as error:
+            leave(
+                f"{error.filename}: expected a file that can be read, got {error.strerror}; change"
+                " its permissions, or remove it"
+            )
+
+    def told(step):
         if what == "inputs":
             return list(step.inputs)
         if what == "settings":
@@ -193,9 +204,12 @@ def suite_targets(suite):
 def evaluation_rules():
     """(name, suite, attacks, slow) for each kind of evaluation job of a suite."""
     for suite, entry in PARAMS.suites.items():
-        for name, slow in (("evaluate", False), ("autoattack", True)):
-            if attacks := attack_names(entry, slow=slow):
-                yield rule_name(f"{name}_{suite}"), suite, attacks, slow
+        for attacks in attack_jobs(entry):
+            slow = entry.evaluation.attacks[attacks[0]].kind == "autoattack"
+            own = f"autoattack_{suite}_{attacks[0]}" if slow else f"evaluate_{suite}"
+            usual = slow and attacks == ("autoattack",)
+            name = f"autoattack_{suite}" if usual else own
+            yield rule_name(name), suite, attacks, slow
 
 
 def landscapes():
@@ -222,13 +236,18 @@ def asked():
     """
     from snakemake.cli import get_argument_parser
 
-    words = sys.argv[1:] if Path(sys.argv[0]).name == "snakemake" else []
+    called = Path(sys.argv[0]).name in ("snakemake", "__main__.py")  # by its name, or by -m
+    words = sys.argv[1:] if called else []
     return get_argument_parser().parse_known_args(words)[0]
 
 
 def requested_files():
-    """The missing files on the command line."""
-    return [name for name in files_among(asked().targets) if not Path(name).exists()]
+    """The files on the command line that have to be made, or to be ours."""
+    return [
+        name
+        for name in files_among(asked().targets)
+        if not Path(name).exists() or name.startswith(("results/", "data/"))
+    ]
 
 
 def go_to_work():

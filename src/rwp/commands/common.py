@@ -17,6 +17,7 @@ from rwp.files import SETTINGS_FILE, object_in, read_object
 if TYPE_CHECKING:
     from rwp.evaluation.spec import EvaluationSpec
     from rwp.pipeline.settings import Params
+    from rwp.pipeline.steps import Step
     from rwp.spec import Spec
     from rwp.training.spec import RunKey
 
@@ -319,3 +320,26 @@ def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -
             f" run from the project that trained it"
         )
     return evaluation_spec(params, key, checkpoint=checkpoint.stem, attacks=attacks or None)
+
+
+def refuse_stale(step: Step) -> None:
+    """By hand nothing is made of older files under today's fingerprint, as by Snakemake.
+
+    Raises:
+        UserError: a network, labels or images that the step reads are of other settings or code.
+    """
+    from rwp.pipeline.state import Result, changed_sources
+
+    root, above = Path.cwd(), dict.fromkeys(step.inputs.values())
+    stale = [
+        path
+        for other in above
+        if other.kind in ("train", "label")
+        for path in other.records
+        if Result(other, path).state(root) == "stale"
+    ]
+    for path in (*changed_sources(above, root), *stale):
+        raise UserError(
+            f"{path}: expected it as today's settings, code and images make it, got an older one; "
+            f"build it first: snakemake --cores all {path}"
+        )

@@ -81,6 +81,12 @@ class Elsewhere:
         return self.params.suites[self.suite]
 
     @property
+    def elsewhere(self) -> frozenset[str]:
+        """The suite's attacks that have a norm and a radius of their own."""
+        attacks = self.entry.evaluation.attacks
+        return frozenset(name for name, attack in attacks.items() if attack.elsewhere)
+
+    @property
     def dataset_name(self) -> str:
         """The data set, that of the suite's table 2 unless named."""
         return self.dataset or self.entry.table2.dataset
@@ -220,6 +226,7 @@ def evaluate_elsewhere(
                     state=Path(".state"),
                     device=device,
                     on_clean=lambda accuracy: print(f"clean accuracy {accuracy:.2%}", flush=True),
+                    elsewhere=model.elsewhere,
                     **model.part(),
                 )
                 for epsilon, (specs, folder) in jobs.items()
@@ -235,6 +242,9 @@ def show_verdict(paths: list[Path], model: Elsewhere) -> None:
     judged = [path for path in paths if path.stem in own_attacks(model.entry)]
     if not judged:
         print("verdict: none (attacks under other threat models are not judged)")
+        return
+    if any(model.entry.evaluation.attacks[path.stem].draft for path in judged):
+        print("verdict: none (a draft is an upper bound, for development)")
         return
     verdict = verdict_on(judged, dataset=model.dataset_name, data=model.images)
     print(f"verdict: {verdict.level} ({MEANING[verdict.level]})")

@@ -99,7 +99,7 @@ def evaluate(
         from rwp.pipeline.steps import Steps
 
         _refuse_vain_workers(workers, [entry.kind for entry in spec.attacks])
-        step = Steps(params).evaluate(spec.key, spec.checkpoint, slow=False)
+        step = Steps(params).evaluate(spec.key, spec.checkpoint, spec.attacks[0].name)
         _evaluate_run(spec, step.fingerprint, workers)
         return
     if model is None and arch is None and (key := kept_by(params, checkpoint)):

@@ -15,6 +15,7 @@ from rwp.commands.common import (
     SuiteName,
     planned,
     refuse_record,
+    refuse_stale,
 )
 
 
@@ -50,6 +51,7 @@ def landscape(
             raise UserError(f"{figure}: expected a landscape, got {kind}; see `rwp figure`")
         choose(around, figure, "landscape", f"params.yaml: suites.{suite}.figures")
         step = Steps(params).landscape(suite, figure)
+        refuse_stale(step)
         job = step.settings_as(LandscapeSpec), step.fingerprint
     spec, stands_on = job
     root = Path.cwd()

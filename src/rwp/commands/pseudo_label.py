@@ -16,6 +16,7 @@ from rwp.commands.common import (
     find_run,
     planned,
     refuse_record,
+    refuse_stale,
 )
 from rwp.errors import UserError
 from rwp.files import read_object
@@ -52,7 +53,9 @@ def pseudo_label(
             raise UserError(
                 f"--recipe: expected one with unlabeled data, got {recipe!r}; try --recipe rst"
             )
-        job = mix.labeling, steps.label(mix.labeling).fingerprint
+        step = steps.label(mix.labeling)
+        refuse_stale(step)
+        job = mix.labeling, step.fingerprint
     spec, stands_on = job
     _refuse_unfinished(Path(str(spec.teacher.directory), "run.json"))
     with claim() as device:

@@ -20,6 +20,7 @@ from rwp.commands.common import (
     find_run,
     names_of,
     planned,
+    refuse_stale,
 )
 from rwp.errors import UserError
 
@@ -83,6 +84,7 @@ def train(
         job = step.settings_as(TrainSpec), step.fingerprint
         if not again and output is None and _is_done(step, key, deterministic=deterministic):
             return
+        refuse_stale(step)
     if output is not None:
         _refuse_other_run(output, job[0].key)
     with _place(gpus) as (group, device):

@@ -60,10 +60,17 @@ def verify(
 
 def _explain(params: Params, steps: Steps, path: str, root: Path) -> None:
     """Name the setting, file or code that has changed; exit code 1 if any has."""
-    from rwp.pipeline.state import Result, results
+    from rwp.files import read_object
+    from rwp.pipeline.state import Result, changed_sources, results
     from rwp.pipeline.why import reasons
 
     step = steps.find(path)
+    if step.kind == "fetch" and changed_sources([step], root):
+        place = step.outputs[-1]
+        images = step.content and read_object(root / place).get("content") != step.content
+        print(f"stale: {place}")
+        print(f"  {'images in the folder' if images else 'settings or code of the fetch'}")
+        raise typer.Exit(1)
     found = [Result(step, path)] if path in step.records else results([step])
     if not found:
         raise UserError(

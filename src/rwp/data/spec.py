@@ -107,13 +107,13 @@ def num_classes_known(definition: DatasetSpec, folder: Path) -> int | None:
         return DIGITS_CLASSES
     if definition.source in OFFICIAL:
         return OFFICIAL[definition.source].num_classes
+    train = Path(definition.path or "") / "train"
+    if definition.path is not None and train.is_dir():  # as it is, and will be fetched
+        return sum(place.is_dir() and not is_clutter(place.name) for place in train.iterdir())
     try:
         return read_passport(folder / PASSPORT).num_classes
     except (OSError, UserError):  # none; or a file where a folder belongs, which is told later
-        train = Path(definition.path or "") / "train"
-    if not train.is_dir():
         return None
-    return sum(place.is_dir() and not is_clutter(place.name) for place in train.iterdir())
 
 
 # Settings that a kind of unlabeled source does not look at.

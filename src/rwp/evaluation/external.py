@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +62,11 @@ def evaluate_external(
     part_seed: int = 0,
     device: torch.device | str = "cpu",
     on_clean: Callable[[float], None] | None = None,
+    elsewhere: Collection[str] = (),
 ) -> list[Path]:
     """Evaluate a model from elsewhere; `on_clean` gets the clean accuracy before any attack.
+
+    `elsewhere` names attacks with a norm and a radius of their own, whose records lie beside.
 
     A record that is there already, of the same model, images and settings, is left alone, and
     AutoAttack goes on with the batch it was at.
@@ -79,7 +82,7 @@ def evaluate_external(
         drawn = {"seed": seed, "batch_size": batch_size}
         parts = _parts(attacks, seen, part_seed, data)
         jobs = [_Job.of(external, seen, out, drawn, device, part) for part in parts]
-        _refuse_others(out, jobs)
+        _refuse_others(out, jobs, elsewhere)
         clean, _ = clean_outcomes(seen.model, seen.images, batch_size=batch_size, device=device)
         if on_clean is not None:
             on_clean(float(clean.mean()))
@@ -337,10 +340,11 @@ _DIFFERENT = {
 }
 
 
-def _refuse_others(out: Path, jobs: Sequence[_Job]) -> None:
+def _refuse_others(out: Path, jobs: Sequence[_Job], elsewhere: Collection[str]) -> None:
     """A folder holds the records of one evaluation: those of another may have taken hours."""
     asked = {attack.name: (attack, job) for job in jobs for attack in job.attacks}
-    threats = {attack.threat for attack, _ in asked.values() if attack.kind != "natural"}
+    own = (attack for attack, _ in asked.values() if attack.name not in elsewhere)
+    threats = {attack.threat for attack in own if attack.kind != "natural"}
     sizes = {attack.num_examples: job for attack, job in asked.values()}
     beside = out.parent.glob("epsilon-*/*.json") if out.name.startswith("epsilon-") else ()
     for path in sorted({*out.glob("*.json"), *beside}):
@@ -362,7 +366,8 @@ def _refuse_others(out: Path, jobs: Sequence[_Job]) -> None:
             fields = [name for name in _DIFFERENT if name != "part" or same is not None]
             identity = (same or jobs[0]).identity
             other = [_DIFFERENT[name] for name in fields if differs(found, identity, name)]
-            threat = found.attack.threat if found.attack.kind != "natural" else None
+            apart = found.attack.kind == "natural" or path.stem in elsewhere
+            threat = None if apart else found.attack.threat
             if path.parent == out and threat is not None and threats and threat not in threats:
                 other.append("under another threat model")
         if other:

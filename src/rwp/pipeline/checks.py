@@ -491,9 +491,9 @@ def _check_movement(suite: Suite, figure: MovementFigure, where: str) -> None:
 
 
 def _longest(suite: Suite, recipe: str) -> int:
-    """The most epochs that a training of a recipe has anywhere."""
-    changed = suite.recipes[recipe].change.epochs
-    return max((suite.training.epochs if changed is None else changed).values())
+    """The most epochs that a training may have; each run's own are looked at while planning."""
+    changed = suite.recipes[recipe].change.epochs or {}
+    return max([*suite.training.epochs.values(), *changed.values()])
 
 
 def _check_epochs(suite: Suite, recipe: str, epochs: tuple[int, ...], where: str) -> None:
@@ -612,9 +612,18 @@ def _check_evaluation(
             norm = entry.norm or suite.threat_models[threat].norm
             if count is not None:
                 check_num_classes(own, entry.version, count)
-            if size is not None:
-                height, width, _ = map(int, size.image.split("x"))
+            side = definition.image_size
+            if size is not None or side is not None:
+                image = size.image if size is not None else f"{side}x{side}x3"
+                height, width, _ = map(int, image.split("x"))
                 check_square_size(own, entry.version, norm, height, width)
+    first = evaluation.first_examples
+    part = first is not None and (size is None or first < size.num_test)
+    if part and definition.source == "image_folder":
+        raise UserError(
+            f"{at}.first_examples: expected num_examples for {dataset}, whose images lie class by "
+            f"class, got {first}; write num_examples, which takes some of each"
+        )
     if size is not None:
         _require_part(f"{at}.num_examples", evaluation.num_examples, size, count, dataset)
         _require_part(f"{at}.first_examples", evaluation.first_examples, size, count, dataset)

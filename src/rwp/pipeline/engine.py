@@ -83,7 +83,7 @@ def is_done(step: Step, root: Path) -> bool:
     whole = all((root / path).exists() for path in step.outputs)
     try:
         return whole and bool(sealed) and all(_is_of_today(step, path, root) for path in sealed)
-    except UserError:  # a damaged record
+    except (UserError, OSError):  # a damaged record, an image that cannot be read
         return False
 
 

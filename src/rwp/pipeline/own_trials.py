@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,10 @@ def try_factories(steps: Iterable[Step]) -> None:
 def _trials(steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
     for step in steps:
         settings = step.settings
+        fetches = (other for other in step.inputs.values() if other.kind == "fetch")
+        marks = {other.name: other.fingerprint for other in fetches}
         if isinstance(settings, TrainSpec):
-            shape = _shape(settings.data, settings.key.dataset)
+            shape = _shape(settings.data, settings.key.dataset, marks)
             network, objective = settings.architecture, settings.objective
             if isinstance(network, OwnNetworkSpec) and shape is not None:
                 yield _trial("network", network.family, network.options, network.source, shape)
@@ -66,7 +68,7 @@ def _trials(steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
                 text = perturbation.factory or perturbation.mask
                 yield _trial(role, text, perturbation.own_options, perturbation.source, shape)
         elif isinstance(settings, EvaluationSpec):
-            shape = _shape(settings.data, settings.key.dataset)
+            shape = _shape(settings.data, settings.key.dataset, marks)
             for attack in settings.attacks:
                 if is_own(attack.kind):
                     named = (attack.kind, attack.options, attack.source)
@@ -85,15 +87,19 @@ def _trial(
     return {"role": role, "text": text, "options": options, "source": source, "shape": shape}
 
 
-def _shape(data: DatasetSpec, name: str) -> dict[str, Any] | None:
+def _shape(
+    data: DatasetSpec, name: str, marks: Mapping[str, str] | None = None
+) -> dict[str, Any] | None:
     """Classes and image shape; none where only the images that are yet to be fetched tell it.
 
+    Those that lie there tell it unless they will be fetched anew: `marks` are today's fingerprints.
     A training tries its network again on the images, so a network may wait for them.
     """
     folder = Path("data") / name
     known: dict[str, Any] = {}
-    if (folder / PASSPORT).exists():
-        channels, height, width = read_passport(folder / PASSPORT).shape
+    found = read_passport(folder / PASSPORT) if (folder / PASSPORT).exists() else None
+    if found is not None and found.fingerprint in ("", (marks or {}).get(name, found.fingerprint)):
+        channels, height, width = found.shape
         known = {"in_channels": channels, "image_size": [height, width]}
     elif data.source == "digits":
         known = {"in_channels": 1, "image_size": [8, 8]}

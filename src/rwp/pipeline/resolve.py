@@ -795,10 +795,15 @@ def own_attacks(suite: Suite) -> tuple[str, ...]:
     return tuple(name for name, entry in attacks if not entry.elsewhere)
 
 
-def attack_names(suite: Suite, *, slow: bool) -> tuple[str, ...]:
-    """The attacks of one job: the cheap ones share a job, AutoAttack has its own."""
+def attack_jobs(suite: Suite) -> list[tuple[str, ...]]:
+    """The attacks of each job on a network: the cheap ones share one, each AutoAttack has its own.
+
+    What a job makes is lost when it is begun again.
+    """
     attacks = suite.evaluation.attacks.items()
-    return tuple(name for name, entry in attacks if (entry.kind == "autoattack") == slow)
+    cheap = tuple(name for name, entry in attacks if entry.kind != "autoattack")
+    slow = ((name,) for name, entry in attacks if entry.kind == "autoattack")
+    return [names for names in (cheap, *slow) if names]
 
 
 def attack_spec(

@@ -33,7 +33,7 @@ from rwp.files import object_in, read_object, sha256_file
 from rwp.pipeline.code import HERE, Code, read_ledger
 from rwp.pipeline.own_code import may_lack
 from rwp.pipeline.resolve import (
-    attack_names,
+    attack_jobs,
     choose,
     evaluation_spec,
     get_suite,
@@ -278,10 +278,13 @@ class Steps:
         return self._step("label", labels, spec, inputs, outputs, code, record=record)
 
     @_once
-    def evaluate(self, key: RunKey, checkpoint: str, *, slow: bool) -> Step:
-        """The cheap attacks on a network, which share a job, or AutoAttack."""
-        suite = self.params.suites[key.suite]
-        names = attack_names(suite, slow=slow)
+    def evaluate(self, key: RunKey, checkpoint: str, attack: str) -> Step:
+        """What makes the record of an attack on a network, and of those that share its job."""
+        jobs = attack_jobs(self.params.suites[key.suite])
+        return self._evaluate(key, checkpoint, next(names for names in jobs if attack in names))
+
+    @_once
+    def _evaluate(self, key: RunKey, checkpoint: str, names: tuple[str, ...]) -> Step:
         spec = evaluation_spec(self.params, key, checkpoint=checkpoint, attacks=names)
         outputs = tuple(str(spec.record(name)) for name in names)
         name, code = f"{key.name}/{checkpoint}", CODE["evaluate"]
@@ -443,13 +446,9 @@ class Steps:
 
     def _records(self, key: RunKey, checkpoint: str) -> dict[str, Step]:
         """The records of all attacks of a suite, in its order."""
-        suite = self.params.suites[key.suite]
-        slow = set(attack_names(suite, slow=True))
         return {
-            str(record_path(key.directory, checkpoint, name)): self.evaluate(
-                key, checkpoint, slow=name in slow
-            )
-            for name in suite.evaluation.attacks
+            str(record_path(key.directory, checkpoint, name)): self.evaluate(key, checkpoint, name)
+            for name in self.params.suites[key.suite].evaluation.attacks
         }
 
     def _histories(self, keys: Iterable[RunKey]) -> dict[str, Step]:
@@ -534,7 +533,7 @@ class Steps:
                 attack = PurePosixPath(name).stem
                 where = f"params.yaml: suites.{key.suite}.evaluation.attacks"
                 choose(suite.evaluation.attacks, attack, "attack", where)
-                return self.evaluate(key, checkpoint, slow=attack in attack_names(suite, slow=True))
+                return self.evaluate(key, checkpoint, attack)
             case [] | [_] | ["checkpoints", _]:
                 return self.train(key)
         raise _no_step(path)

@@ -20,7 +20,7 @@ from rwp.pipeline.settings import Params
 from rwp.pipeline.state import Result
 from rwp.pipeline.steps import Steps
 from rwp.spec import Spec
-from rwp.training.spec import TrainSpec
+from rwp.training.spec import RunKey, TrainSpec
 
 _ROOT = PACKAGE_FOLDER.parents[1]
 _COMMITS = 200  # looked at, newest first
@@ -108,12 +108,13 @@ def changed_modules(old: Code, new: Code, module: str) -> list[str]:
 def reasons(params: Params, result: Result, *, root: Path) -> Iterator[str]:
     """Why a result is stale: the setting, the file or the code, from what to what."""
     step, record = result.step, read_object(root / result.path)
-    yield from _settings(step.settings, record)
+    settings = list(_settings(step.settings, record))
+    yield from settings
     if _only_settings(result, record):
         return
-    for path, there in _files(record, root):
-        yield f"file {path}: {there}"
-    stale = False
+    files = [f"file {path}: {there}" for path, there in _files(record, root)]
+    yield from files
+    stale = bool(files) or (bool(settings) and isinstance(step.settings, EvaluationSpec))
     for other in dict.fromkeys(step.inputs.values()):
         for path in other.records:
             if (path in step.inputs or other.kind in ("train", "label")) and Result(
@@ -153,6 +154,14 @@ def _settings(settings: object, record: dict[str, Any]) -> Iterator[str]:
         attacks = {attack["name"]: attack for attack in now["attacks"]}
         now = {"attack": attacks.get(name), "seed": now["seed"], "batch_size": now["batch_size"]}
         then = {name: record.get(name) for name in now}
+        part = record.get("part")
+        own = next((attack for attack in settings.attacks if attack.name == name), None)
+        if isinstance(part, dict) and own is not None:
+            now |= {"num_examples": settings.num_asked(own)}
+            then |= {"num_examples": None if part.get("rule") == "all" else part.get("size")}
+            if part.get("rule") == "stratified":
+                now |= {"part_seed": settings.part_seed}
+                then |= {"part_seed": part.get("seed")}
     if isinstance(then, dict):
         yield from (f"setting {line}" for line in _differences(then, now))
 
@@ -166,13 +175,19 @@ def _differences(then: Any, now: Any, at: str = "") -> Iterator[str]:
 
 
 def _files(record: dict[str, Any], root: Path) -> Iterator[tuple[str, str]]:
-    """The files that a training read, where others lie there now."""
+    """The files that a training or an attack read, where others lie there now."""
     key, hashes = record.get("key"), record.get("inputs")
-    if not isinstance(key, dict) or not isinstance(hashes, dict):
+    if not isinstance(key, dict):
         return
-    for role in ("train", "test"):
-        path = Path("data") / str(key.get("dataset")) / f"{role}.pt"
-        if role in hashes and (root / path).exists():
+    data = Path("data") / str(key.get("dataset"))
+    read = dict(hashes) if isinstance(hashes, dict) else {}
+    known = {data / f"{role}.pt": read.get(role) for role in ("train", "test")}
+    if "checkpoint_sha256" in record:
+        run = RunKey.parse(key, where="key").directory
+        known = {data / "test.pt": record.get("data_sha256")}
+        known[Path(run, f"{record.get('checkpoint')}.pt")] = record["checkpoint_sha256"]
+    for path, before in known.items():
+        if isinstance(before, str) and (root / path).exists():
             found = sha256_file(root / path)
-            if found != hashes[role]:
-                yield str(path), f"from SHA-256 {hashes[role][:12]} to {found[:12]}"
+            if found != before:
+                yield str(path), f"from SHA-256 {before[:12]} to {found[:12]}"

@@ -177,7 +177,7 @@ def gather(
     _check_target(target, suite, root)
     found = Gathered()
     steps = Steps(params)
-    runs = list(_runs(steps, suite, root, found))
+    runs = list(_runs(steps, suite, root, target, found))
     if not runs:
         more = f" ({found.left_out[0]})" if found.left_out else ""
         raise UserError(
@@ -233,7 +233,16 @@ def _check_target(target: Path, suite: str, root: Path) -> None:
             )
 
 
-def _runs(steps: Steps, suite: str, root: Path, found: Gathered) -> Iterator[tuple[Run, RunKey]]:
+def _still_there(gathered: Path) -> str:
+    """What was gathered before and is left out now; deleting it would empty committed folders."""
+    if not gathered.exists():
+        return ""
+    return "; what was gathered of it before stays, and the tables there count it: remove it"
+
+
+def _runs(
+    steps: Steps, suite: str, root: Path, target: Path, found: Gathered
+) -> Iterator[tuple[Run, RunKey]]:
     """The runs of the suite that ended and are of today's settings, code and images."""
     folder = root / suite_directory(suite) / "runs"
     for path in sorted(folder.glob("*/*/*/*/seed*/run.json")):
@@ -247,7 +256,8 @@ def _runs(steps: Steps, suite: str, root: Path, found: Gathered) -> Iterator[tup
         if run.ended:
             yield run, key
         else:
-            found.left_out.append(f"{run.name}: {run.reason}")
+            gathered = target / path.relative_to(root / suite_directory(suite))
+            found.left_out.append(f"{run.name}: {run.reason}{_still_there(gathered)}")
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -265,7 +275,7 @@ def _copy_run(steps: Steps, key: RunKey, run: Run, root: Path, target: Path) -> 
     for path in sorted(run.path.glob("evaluation/*/*.json")):
         inside = path.relative_to(run.path)
         if other := _why_left(steps, key, run, root, path):
-            yield f"{run.name}/{inside}: {other}"
+            yield f"{run.name}/{inside}: {other}{_still_there(target / inside)}"
         else:
             _copy(path, target / inside)
 
@@ -323,8 +333,9 @@ def _copy_rest(
     for name, figure in params.suites[suite].figures.items():
         step = steps.landscape(suite, name) if figure.kind == "landscape" else None
         if step is not None and (root / step.outputs[0]).exists():
+            place = f"landscapes/{name}.csv"
             if other := why_landscape_stale(step, root):
-                yield f"{step.outputs[0]}: {other}"
+                yield f"{step.outputs[0]}: {other}{_still_there(target / place)}"
                 continue
             for path in sorted((base / "landscapes").glob(f"{name}.*")):
                 _copy(path, target / path.relative_to(base))

@@ -263,7 +263,7 @@ def _read_record(
     if entry is None:
         reason = f"{attack} is not among the attacks of the suite {key.suite}"
         return row | {"status": "missing", "reason": reason}
-    step = steps.evaluate(key, checkpoint, slow=entry.kind == "autoattack")
+    step = steps.evaluate(key, checkpoint, attack)
     spec = step.settings_as(EvaluationSpec)
     spec = spec.replace(attacks=tuple(own for own in spec.attacks if own.name == attack))
     kind, start, threat = (getattr(spec.attacks[0], n) for n in ("kind", "random_start", "threat"))

@@ -1,0 +1,85 @@
+"""What is stale says why, and nothing is made of it by hand."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rwp.commands.common import refuse_stale
+from rwp.commands.verify import verify
+from rwp.errors import UserError
+from rwp.files import sha256_file
+from rwp.pipeline.load import check_params
+from rwp.pipeline.state import Result
+from rwp.pipeline.steps import Steps
+from rwp.pipeline.why import reasons
+from rwp.training.spec import TrainSpec
+from tests.data.samples import write_passport
+
+from .conftest import Project
+from .settings import PARAMS
+
+
+def changed(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_by_hand_nothing_is_made_of_stale_files(
+    demo: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(demo.root)
+    (key,) = demo.table2_keys("rst")
+    steps = Steps(demo.params)
+    mix = steps.train(key).settings_as(TrainSpec).unlabeled
+    assert mix is not None
+    label = steps.label(mix.labeling)
+    refuse_stale(label)  # what is not there is missed by the command itself
+    teacher = demo.write_run(mix.teacher, [0.5] * 6) / "run.json"
+    refuse_stale(label)
+    changed(teacher, fingerprint="0" * 16)
+    with pytest.raises(UserError, match=r"natural/seed0/run\.json: .* got an older one; build it"):
+        refuse_stale(label)
+    write_passport(demo.root / "data", "digits", fingerprint="of other images")
+    with pytest.raises(UserError, match=r"data/digits/passport\.json: expected it as today's"):
+        refuse_stale(steps.train(key))
+
+
+def test_a_record_of_other_images_or_another_network_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And does not blame the code, which did not change."""
+    monkeypatch.setattr("rwp.pipeline.why.maker", lambda *_, **__: None)  # it searches git
+    content = copy.deepcopy(PARAMS)
+    project = Project(tmp_path, check_params(content), "demo")
+    (key,) = project.table2_keys("at")
+    folder = project.write_run(key, [0.5] * 6)
+    part = {"rule": "stratified", "size": 400, "of": 400, "seed": 0, "sha256": "a" * 64, "mask": ""}
+    path = project.write_record(key, "pgd-20", 200, part=part)
+    content["suites"]["demo"]["evaluation"] |= {"num_examples": 300, "part_seed": 1}
+    steps = Steps(check_params(content))
+    result = Result(steps.evaluate(key, "best", "pgd-20"), str(path.relative_to(tmp_path)))
+    assert list(reasons(steps.params, result, root=tmp_path)) == [
+        "setting num_examples: from 400 to 300",
+        "setting part_seed: from 0 to 1",
+    ]
+    (folder / "best.pt").write_bytes(b"another")
+    found = list(reasons(steps.params, result, root=tmp_path))
+    now = sha256_file(folder / "best.pt")[:12]
+    name = str((folder / "best.pt").relative_to(tmp_path))
+    assert found[-1] == f"file {name}: from SHA-256 {'0' * 12} to {now}"
+
+
+def test_a_stale_passport_says_what_is_another(
+    demo: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(demo.root)
+    monkeypatch.setattr("rwp.pipeline.load.load_params", lambda _: demo.params)
+    write_passport(demo.root / "data", "digits", fingerprint="of other images")
+    with pytest.raises(Exception, match="1"):
+        verify(suite=None, why=Path("data/digits/passport.json"), params_file=Path("params.yaml"))
+    told = ["stale: data/digits/passport.json", "  settings or code of the fetch"]
+    assert capsys.readouterr().out.splitlines() == told
