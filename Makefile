@@ -82,14 +82,12 @@ demo: setup
 demo-full: setup
 	$(call build,demo-full)
 
-FAST := not slow and not gpu and not faults and not slurm and not kubernetes and not mlflow_server
-
 test: setup
-	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "$(FAST)"
+	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not faults and not slurm and not kubernetes and not mlflow_server"
 
 # The same, and which lines of the code they run.
 coverage: setup
-	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "$(FAST)" --cov --cov-report term
+	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "not slow and not gpu and not faults and not slurm and not kubernetes and not mlflow_server" --cov --cov-report term
 
 test-slow: setup
 	@$(BIN)/python -m pytest -n $(CORES) --dist loadgroup -m "slow and not faults"

@@ -257,7 +257,7 @@ REFUSED: dict[str, tuple[Build, str]] = {
     "an exit": (_fails(SystemExit(0)), "got SystemExit: 0; choose the images it was made for"),
     "an assertion": (_fails(AssertionError("224")), "got AssertionError: 224"),
     "an error of the system": (_fails(OSError("no file")), "got OSError: no file"),
-    "one batch size": (_takes_only(1), r"shape \(40, 1, 8, 8\) .* got ValueError: batches of 1, p"),
+    "one batch size": (_takes_only(1), r"shape \(16, 1, 8, 8\) .* got ValueError: batches of 1, p"),
     "no forward": (lambda model: nn.Module().eval(), "got NotImplementedError: Module"),
 }
 

@@ -236,7 +236,10 @@ def asked():
     """
     from snakemake.cli import get_argument_parser
 
-    called = Path(sys.argv[0]).name in ("snakemake", "__main__.py")  # by its name, or by -m
+    called = Path(sys.argv[0]).name in (
+        "snakemake",
+        "__main__.py",
+    )  # by its name, or by -m
     words = sys.argv[1:] if called else []
     return get_argument_parser().parse_known_args(words)[0]
 
