@@ -236,11 +236,8 @@ def asked():
     """
     from snakemake.cli import get_argument_parser
 
-    called = Path(sys.argv[0]).name in (
-        "snakemake",
-        "__main__.py",
-    )  # by its name, or by -m
-    words = sys.argv[1:] if called else []
+    names = ("snakemake", "__main__.py")  # called by its name, or by -m
+    words = sys.argv[1:] if Path(sys.argv[0]).name in names else []
     return get_argument_parser().parse_known_args(words)[0]
 
 
