@@ -76,6 +76,7 @@ def test_too_few_bits_are_refused(batch):
         adversarial_weight_perturbation(network, closure(network, batch), gamma=0.02)
 
 
+@pytest.mark.wrong_type
 def test_what_a_notebook_mistakes_is_told(network, batch):
     def reduced():
         return closure(network, batch)().objective.mean()
