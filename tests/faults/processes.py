@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from rwp.metric_names import TIMINGS
 from rwp.pipeline.load import load_params
 from rwp.pipeline.resolve import run_key, train_spec
 from rwp.pipeline.settings import Params
 from rwp.training.spec import TrainSpec
 from tests.conftest import ROOT, Project
 from tests.faults.forks import Fork
+from tests.training.outcomes import rows, weights
 
 BASES = ("at", "trades", "rst")
 DEFENSES = ["-".join((base, *more)) for base in BASES for more in ((), ("awp",), ("rwp",))]
@@ -35,15 +35,8 @@ class Result:
 
     @classmethod
     def read(cls, folder: Path) -> Result:
-        weights = {
-            name: torch.load(folder / f"{name}.pt", weights_only=True)["weights"]
-            for name in ("last", "best")
-        }
-        rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-        for row in rows:
-            for name in TIMINGS:
-                row.pop(name)
-        return cls(weights, rows, json.loads((folder / "run.json").read_text()))
+        networks = {name: weights(folder / f"{name}.pt") for name in ("last", "best")}
+        return cls(networks, rows(folder), json.loads((folder / "run.json").read_text()))
 
     def assert_equals(self, other: Result) -> None:
         """The same bits in both networks, the same history without gap or duplicate."""

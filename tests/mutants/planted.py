@@ -366,9 +366,8 @@ LANDSCAPE = _faults(
     "core",
     (
         "landscape: directions scaled per tensor",
-        "torch.linalg.vector_norm(kernel.flatten(1), dim=1) return norms.view("
-        "-1, *(1,) * (kernel.ndim - 1))",
-        "torch.linalg.vector_norm(kernel)\n    return norms",
+        "noise * (lengths(weight.detach()) / lengths(noise))",
+        "noise * (weight.detach().norm() / noise.norm())",
     ),
     (
         "landscape: in the mode it was found in",
@@ -1072,8 +1071,8 @@ FAMILY = _faults(
     ),
     (
         "emulated GPU: noise where no example is under the mask",
-        "[noise.to(weight.device) * anything.to(weight.device) for weight, noise in pairs]",
-        "[noise.to(weight.device) for weight, noise in pairs]",
+        "[normal_like(weight, generator) * anything.to(weight.device) for weight in weights]",
+        "[normal_like(weight, generator) for weight in weights]",
     ),
     (
         "costs: a landscape of one direction",

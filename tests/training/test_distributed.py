@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from pathlib import Path
@@ -24,7 +23,6 @@ from rwp.core import (
     perturb_weights,
 )
 from rwp.errors import UserError
-from rwp.metric_names import TIMINGS
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
 from rwp.training import jobs
@@ -33,6 +31,7 @@ from rwp.training.loop import Training
 from rwp.training.spec import TrainSpec
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
+from tests.training.outcomes import rows, weights
 from tests.training.ranks import Several, run_ranks
 
 
@@ -166,9 +165,7 @@ def train(group: Group, text: str, root: Path, output: Path, norm: bool, exact: 
 
 
 def outcome(folder: Path) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    rows = [{key: row[key] for key in row.keys() - set(TIMINGS)} for row in rows]
-    return torch.load(folder / "last.pt", weights_only=True)["weights"], rows
+    return weights(folder / "last.pt"), rows(folder)
 
 
 def compared(

@@ -34,6 +34,7 @@ from tests.conftest import tiny_settings
 from tests.core.helpers import small_network
 from tests.emulated_gpu import OnGpu, emulated_gpu
 from tests.training.conftest import spec_of
+from tests.training.outcomes import rows, weights
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU: test-gpu")
 
@@ -57,17 +58,6 @@ def on(device: str, do: Any, *given: Any, **named: Any) -> Any:
         return do(*given, device=device, **named)
 
 
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["weights"]
-    return found
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    how_fast = ("seconds", "images_per_second", "flops_per_second", "loading_share", "peak_memory")
-    found = map(json.loads, path.read_text().splitlines())
-    return [{name: value for name, value in row.items() if name not in how_fast} for row in found]
-
-
 @pytest.mark.parametrize(
     ("recipe", "threat"),
     [("at-rwp", "linf"), ("trades-awp", "l2"), ("rst-rwp", "l2"), ("mine", "linf")],
@@ -79,7 +69,7 @@ def test_a_training(
         named = {"root": shared_root, "fingerprint": device, "output": tmp_path / device}
         on(device, train_run, spec_of(all_recipes, recipe, threat), **named)
     ours, theirs = (tmp_path / device for device in DEVICES)
-    assert rows(ours / "history.jsonl") == rows(theirs / "history.jsonl")
+    assert rows(ours) == rows(theirs)
     for name, value in weights(ours / "last.pt").items():
         assert torch.equal(value, weights(theirs / "last.pt")[name]), name
 

@@ -19,12 +19,9 @@ from rwp.pipeline.settings import Params
 from rwp.training.jobs import input_paths, prepare, train_run
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
+from tests.training.outcomes import weights
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "last.pt", weights_only=True)["weights"]
 
 
 @pytest.mark.parametrize("found", [False, True])
@@ -63,7 +60,9 @@ def test_a_compiled_training_differs_by_rounding(
     plain = tmp_path / "off"
     passes = json.loads((plain / "run.json").read_text())["passes"]
     for name in ("default", "graphs"):
-        torch.testing.assert_close(weights(tmp_path / name), weights(plain), rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            weights(tmp_path / name / "last.pt"), weights(plain / "last.pt"), rtol=0, atol=1e-4
+        )
         assert json.loads((tmp_path / name / "run.json").read_text())["passes"] == passes
 
 

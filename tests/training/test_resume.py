@@ -19,7 +19,6 @@ from filelock import FileLock
 from rwp.core import ALONE
 from rwp.errors import UserError
 from rwp.files import sha256_file
-from rwp.metric_names import TIMINGS
 from rwp.pipeline.settings import Params
 from rwp.training import loop, resume, run_record
 from rwp.training.history import SilentRecorder
@@ -27,20 +26,14 @@ from rwp.training.jobs import Interrupted, input_paths, prepare, train_run
 from rwp.training.loop import Training
 from rwp.training.resume import RunState, Watch
 from tests.training.conftest import spec_of
+from tests.training.outcomes import rows, weights
 from tests.training.ranks import Drifted, Several
 
 FINGERPRINT = "0123456789abcdef"
 
 
 def result(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[dict]]:
-    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    for row in rows:
-        for name in TIMINGS:
-            row.pop(name)
-    networks = (
-        torch.load(folder / f"{name}.pt", weights_only=True)["weights"] for name in ("last", "best")
-    )
-    return (*networks, rows)
+    return weights(folder / "last.pt"), weights(folder / "best.pt"), rows(folder)
 
 
 def assert_same(first: Path, second: Path) -> None:

@@ -28,6 +28,7 @@ from rwp.training.spec import OwnNetworkSpec, TrainSpec
 from rwp.training.start import _check_network, _check_normalization
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
+from tests.training.outcomes import rows, weights
 
 FINGERPRINT = "0123456789abcdef"
 PARENT = {"recipe": "at", "epoch": 1}
@@ -86,16 +87,6 @@ def train(trunk: tuple[Params, Path], recipe: str, output: Path, **options: Any)
     params, root = trunk
     spec = brief(spec_of(params, recipe))
     return train_run(spec, root=root, fingerprint=FINGERPRINT, output=output, **options)
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in lines]
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["weights"]
-    return found
 
 
 def same(first: Path, second: Path) -> bool:

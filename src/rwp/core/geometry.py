@@ -65,7 +65,7 @@ class NormBall:
 
 
 def lengths(delta: Tensor) -> Tensor:
-    """Euclidean length per example, shaped to broadcast over the images."""
+    """Euclidean length per example, or per filter of a kernel, shaped to broadcast over them."""
     return torch.linalg.vector_norm(delta.flatten(1), dim=1).view(per_example(delta))
 
 
@@ -120,14 +120,14 @@ def random_point(ball: NormBall, kind: RandomStart, generator: torch.Generator |
         return center.clone()
     generator = generator or torch.default_generator
     if kind == "gaussian_unclamped":
-        return center + GAUSSIAN_START_SCALE * _normal(center, generator)
+        return center + GAUSSIAN_START_SCALE * normal_like(center, generator)
     if kind == "gaussian":
-        return ball.project(center + GAUSSIAN_START_SCALE * _normal(center, generator))
+        return ball.project(center + GAUSSIAN_START_SCALE * normal_like(center, generator))
     if kind == "off_ball":
         return (center + OFF_BALL_HALF_WIDTH * _uniform(center, generator)).clamp_(0.0, 1.0)
     if ball.threat.norm == "linf":
         return ball.project(center + ball.threat.epsilon * _uniform(center, generator))
-    direction = _normal(center, generator)
+    direction = normal_like(center, generator)
     share = torch.rand(
         per_example(center), generator=generator, device=generator.device, dtype=center.dtype
     ).to(center.device)
@@ -140,7 +140,8 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     return noise.uniform_(-1.0, 1.0, generator=generator).to(like.device)
 
 
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+def normal_like(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal noise of a tensor's shape, type and place, drawn where the generator is."""
     noise = torch.empty(like.shape, dtype=like.dtype, device=generator.device)
     return noise.normal_(generator=generator).to(like.device)
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from rwp.core.geometry import lengths, normal_like
 from rwp.core.losses import cross_entropy, full_precision
 from rwp.core.modes import evaluation_mode
 from rwp.core.weights import borrowed_weights, perturbed_tensors
@@ -25,15 +26,9 @@ def filter_normalized_direction(
     """
     direction = {}
     for name, weight in perturbed_tensors(model).items():
-        noise = torch.empty(weight.shape, dtype=weight.dtype, device=generator.device)
-        noise = noise.normal_(generator=generator).to(weight.device)
-        direction[name] = noise * (_filter_norms(weight.detach()) / _filter_norms(noise))
+        noise = normal_like(weight, generator)
+        direction[name] = noise * (lengths(weight.detach()) / lengths(noise))  # of each filter
     return direction
-
-
-def _filter_norms(kernel: Tensor) -> Tensor:
-    norms = torch.linalg.vector_norm(kernel.flatten(1), dim=1)
-    return norms.view(-1, *(1,) * (kernel.ndim - 1))
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from rwp.core.geometry import normal_like
 from rwp.core.mask import Bounds, loss_bounds, select
 from rwp.core.modes import untracked_statistics
 from rwp.core.objectives.base import ExampleLosses
@@ -206,12 +207,7 @@ def _random_direction(
 ) -> list[Tensor]:
     """Normal noise in the place of the gradient; zero where no example is under the mask."""
     generator = generator or torch.default_generator
-    drawn = (
-        torch.randn(w.shape, generator=generator, device=generator.device, dtype=w.dtype)
-        for w in weights
-    )
-    pairs = zip(weights, drawn, strict=True)
-    return [noise.to(weight.device) * anything.to(weight.device) for weight, noise in pairs]
+    return [normal_like(weight, generator) * anything.to(weight.device) for weight in weights]
 
 
 def _rescaled(

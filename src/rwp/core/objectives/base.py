@@ -3,16 +3,14 @@
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from rwp.core.attacks import Images, Labels
 from rwp.core.gradient_tally import GradientTally
 from rwp.core.losses import cross_entropy, full_precision
 from rwp.core.settings import BatchNormMode, Criterion, RandomStart
 from rwp.core.threat import ThreatModel
-
-Images = Float[Tensor, "batch channels height width"]
-Labels = Int[Tensor, " batch"]
 
 
 class ExampleLosses(NamedTuple):
@@ -29,7 +27,7 @@ class ExampleLosses(NamedTuple):
     logits: Float[Tensor, "batch classes"]
 
 
-@runtime_checkable
+@runtime_checkable  # for tools that check annotations, as our tests do
 class Objective(Protocol):
     """An attack and the losses that training minimises on what it returns."""
 
