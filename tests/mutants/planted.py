@@ -58,6 +58,15 @@ _CLOSEST = {
     "gathered": "reporting/test_gathered.py",
     "rates": "reporting/test_plan.py",
     "verdicts": "evaluation/test_diagnostics.py",
+    "twins": "pipeline/test_chain.py",
+    "beyond": "pipeline/test_chain.py",
+    "teachers": "training/test_pseudo_label_files.py",
+    "paper": "reporting/test_paper.py",
+    "guards": "training/test_training.py",
+    "streams": "evaluation/test_identity.py",
+    "stale": "reporting/test_stale.py",
+    "accept": "reporting/test_stale.py",
+    "short types": "core/test_core_weight_perturbation.py",
 }
 
 
@@ -1216,6 +1225,101 @@ FAMILY = _faults(
     ),
 )
 
+# Of two features that meet.
+PAIRS = _faults(
+    "",
+    (
+        "twins: a variant of AT is AT",
+        "return (recipe.start, recipe.change, recipe.average_decay, recipe.attack_num_steps)",
+        "return ()",
+    ),
+    (
+        "beyond: the last row of a training counts",
+        "longest[row.keys[0]] = max(known, row, key=lambda row: len(row.keys))",
+        "longest[row.keys[0]] = row",
+    ),
+    (
+        "radii: a run is attacked as any network is",
+        'network=self.network or self.arch or "external"',
+        'network=self.arch or "external"',
+    ),
+    (
+        "teachers: one that failed labels",
+        'if status != "finished": raise UserError( f"{teacher}',
+        'if False:\n        raise UserError(\n            f"{teacher}',
+    ),
+    (
+        "claims: weight steps of the warm-up",
+        'rows = [row for row in rows if row["epoch"] >= run.warmup_epochs]',
+        "rows = [row for row in rows]",
+    ),
+    (
+        "claims: a landscape of another threat model",
+        "if len(set(places)) > 1:",
+        "if False:",
+    ),
+    (
+        "claims: one that cannot be trained is no test",
+        'return row | {"outcome": MISSING, "reason": untrainable}',
+        'return row | {"outcome": ELSEWHERE, "reason": untrainable}',
+    ),
+    (
+        "paper: other shares of unlabeled images are the paper's",
+        "for name in mix.differing(other.replace(**same))",
+        "for name in ()",
+    ),
+    (
+        "gathered: two versions of own code",
+        "if source != first:",
+        "if False:",
+    ),
+    (
+        "gathered: own code of today",
+        "spec = without_sources(spec) then = TrainSpec",
+        "pass\n        then = TrainSpec",
+    ),
+    (
+        "guards: the largest class of the training images",
+        "share = max(majority_share, measured_share or 0.0)",
+        "share = majority_share",
+    ),
+    (
+        "streams: work on the CPU leaves GPUs alone",
+        'in_use = device.type == "cuda" or torch.cuda.is_initialized()',
+        'in_use = device.type == "cuda"',
+    ),
+    (
+        "starts: another activation",
+        "usual | found | alike == usual | own | alike",
+        "True",
+    ),
+    (
+        "figures: groups of a landscape are of all seeds",
+        'grouped["seed"].nunique()',
+        'grouped["seed"].count() * 0 + part["seed"].nunique()',
+    ),
+    (
+        "stale: by hand a network of another time",
+        'for path in other.records if Result(other, path).state(root) == "stale" ] for path',
+        "for path in other.records\n        if False\n    ]\n    for path",
+    ),
+    (
+        "rates: a shortened AutoAttack is as long",
+        'if record and (record.attack.version not in (None, "standard") or record.attack.draft):',
+        "if False:",
+    ),
+    (
+        "accept: layers under other names",
+        'if at.endswith("weights") and before.keys() != after.keys():',
+        "if False:",
+    ),
+    (
+        "short types: in which a perturbation is a rounding",
+        'torch.bfloat16: "a perturbation is no more than a rounding",',
+        "",
+    ),
+)
+
 FAULTS = [
     *LOSSES,
     *ATTACKS,
@@ -1230,4 +1334,5 @@ FAULTS = [
     *EVALUATION,
     *REPORTING,
     *FAMILY,
+    *PAIRS,
 ]

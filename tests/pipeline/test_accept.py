@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from rwp.pipeline.accept import _moved
 from tests.pipeline.repository import CopiedProject, new_repository, small_settings
 
 pytestmark = [
@@ -35,12 +34,6 @@ def trained(
     result = project.run("rwp", "train", "--recipe", "at-rwp", "--no-tracking")
     assert result.returncode == 0, result.stderr
     return project
-
-
-def test_a_layer_under_another_name_is_no_agreement() -> None:
-    before, after = {"weights": {"stem": 1, "head": 2}}, {"weights": {"stem": 1, "linear": 2}}
-    assert list(_moved({"last.pt": before}, {"last.pt": before}, "")) == []
-    assert list(_moved({"last.pt": before}, {"last.pt": after}, "")) == ["last.pt.weights"]
 
 
 def edit(project: CopiedProject, name: str, old: str, new: str) -> None:

@@ -13,6 +13,7 @@ from rwp.commands.common import refuse_stale
 from rwp.commands.verify import verify
 from rwp.errors import UserError
 from rwp.files import sha256_file
+from rwp.pipeline.accept import _moved
 from rwp.pipeline.load import check_params
 from rwp.pipeline.state import Result
 from rwp.pipeline.steps import Steps
@@ -83,3 +84,9 @@ def test_a_stale_passport_says_what_is_another(
         verify(suite=None, why=Path("data/digits/passport.json"), params_file=Path("params.yaml"))
     told = ["stale: data/digits/passport.json", "  settings or code of the fetch"]
     assert capsys.readouterr().out.splitlines() == told
+
+
+def test_a_layer_under_another_name_is_no_agreement() -> None:
+    before, after = {"weights": {"stem": 1, "head": 2}}, {"weights": {"stem": 1, "linear": 2}}
+    assert list(_moved({"last.pt": before}, {"last.pt": before}, "")) == []
+    assert list(_moved({"last.pt": before}, {"last.pt": after}, "")) == ["last.pt.weights"]
