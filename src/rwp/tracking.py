@@ -99,12 +99,18 @@ class Tracker:
         """
         try:
             self._connect(take_over=False)
-            known = {
-                point.step
+            points = [
+                point
                 for name in ("train_loss", "learning_rate")  # the loss of a diverged epoch is null
                 for point in self._client.get_metric_history(self.run_id, panel_name(name))
-            }
-            self._rows = [(when, row) for when, row in _timed(rows) if row["epoch"] not in known]
+            ]
+            known = {point.step for point in points}
+            latest = max((point.timestamp for point in points), default=0)
+            self._rows = [
+                (max(when, latest + 1 + row["epoch"]), row)  # MLflow orders points by their time
+                for when, row in _timed(rows)
+                if row["epoch"] not in known
+            ]
             count = len(self._rows)
             self._finish(status, {})
         except Exception as error:

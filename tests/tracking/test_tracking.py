@@ -235,12 +235,15 @@ def test_what_an_outage_held_back_is_uploaded_once(spec: TrainSpec, tmp_path: Pa
     during = tracker(spec, tmp_path)
     during.start(None)
     during.epoch(row(0))
-    rows = [row(epoch) for epoch in range(3)]
+    rows = [row(epoch) | {"seconds": 3.0} for epoch in range(3)]
     assert tracker(spec, tmp_path).sync(rows, "finished") == 2
     assert tracker(spec, tmp_path).sync(rows, "finished") == 0
     client, experiment = connect(tmp_path, "demo")
     (run,) = client.search_runs([experiment])
-    assert [p.step for p in client.get_metric_history(run.info.run_id, "loss/train")] == [0, 1, 2]
+    points = client.get_metric_history(run.info.run_id, "loss/train")
+    assert [point.step for point in points] == [0, 1, 2]
+    times = [point.timestamp for point in points]
+    assert times == sorted(set(times))
 
 
 @pytest.mark.parametrize("ended", [False, True])

@@ -246,7 +246,16 @@ def test_a_run_that_diverges_is_marked_and_ends(
             self.tally.sums["loss"] += math.nan
 
     monkeypatch.setattr(Training, "_step", step)
+    shares: list[dict[str, Any]] = []
+
+    def noted(history: list[Any], **options: Any) -> None:
+        shares.append(options)
+        check_epoch(history, **options)
+
+    monkeypatch.setattr("rwp.training.jobs.check_epoch", noted)
     folder = train_run(spec_of(tiny, "at"), root=shared_root, fingerprint="f", output=tmp_path)
+    measured = shares[0]["measured_share"]  # of the held-out images, not of those trained on
+    assert 0.1 <= measured != shares[0]["majority_share"]
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "diverged"
     assert "training loss is nan in epoch 1" in record["reason"]
