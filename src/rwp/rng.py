@@ -7,7 +7,6 @@ and a change in one consumer (a longer attack, say) does not shift the draws of 
 from __future__ import annotations
 
 import hashlib
-from contextlib import AbstractContextManager
 
 import torch
 
@@ -23,13 +22,3 @@ def generator_for(
 ) -> torch.Generator:
     """A fresh generator on `device` for one purpose."""
     return torch.Generator(device=device).manual_seed(derived_seed(seed, *purpose))
-
-
-def kept_streams(device: torch.device, *, enabled: bool = True) -> AbstractContextManager[None]:
-    """Afterwards torch's own streams, the CPU's and those of GPUs in use, are as they were before.
-
-    A seed for torch is one for all devices: work on a CPU reaches the caller's GPUs, too.
-    """
-    in_use = device.type == "cuda" or torch.cuda.is_initialized()
-    gpus = range(torch.cuda.device_count() if in_use else 0)
-    return torch.random.fork_rng(gpus, enabled=enabled)

@@ -13,7 +13,7 @@ from rwp.evaluation.external import evaluate_external
 from rwp.evaluation.external_models import ExternalModel
 from rwp.evaluation.identity import function_sha256, weights_sha256
 from rwp.evaluation.records import read_record
-from rwp.rng import kept_streams
+from rwp.streams import kept_streams
 from tests.evaluation.samples import (
     Dropping,
     Quantized,

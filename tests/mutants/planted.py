@@ -1230,8 +1230,8 @@ PAIRS = _faults(
     "",
     (
         "twins: a variant of AT is AT",
-        "return (recipe.start, recipe.change, recipe.average_decay, recipe.attack_num_steps)",
-        "return ()",
+        "return (recipe.start, change, smoothing, recipe.average_decay, recipe.attack_num_steps)",
+        "return (None, Change(), 0.0, None, None)",
     ),
     (
         "beyond: the last row of a training counts",
@@ -1300,12 +1300,12 @@ PAIRS = _faults(
     ),
     (
         "stale: by hand a network of another time",
-        'for path in other.records if Result(other, path).state(root) == "stale" ] for path',
-        "for path in other.records\n        if False\n    ]\n    for path",
+        'for path in other.records if Result(other, path).state(root) == "stale" ] images =',
+        "for path in other.records\n        if False\n    ]\n    images =",
     ),
     (
         "rates: a shortened AutoAttack is as long",
-        'if record and (record.attack.version not in (None, "standard") or record.attack.draft):',
+        'if record and (record.attack.version == "lite" or record.attack.draft):',
         "if False:",
     ),
     (

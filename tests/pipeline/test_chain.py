@@ -125,7 +125,9 @@ def test_a_variant_of_at_is_no_twin_and_has_one(settings: dict[str, Any]) -> Non
         "averaged": {"average_decay": 0.99},
         "removed": {"change": {"remove_below": 0.5}},
         "slow": {"attack_num_steps": 20},
+        "smooth": {"objective": "smooth"},
     }
+    demo["objectives"]["smooth"] = {"loss": "at", "label_smoothing": 0.1}
     for name, settings_of in variants.items():
         demo["recipes"][name] = {"objective": "at"} | settings_of
     demo["table2"]["recipes"] = [*variants, *demo["table2"]["recipes"]]
@@ -140,7 +142,7 @@ def test_a_variant_of_at_is_no_twin_and_has_one(settings: dict[str, Any]) -> Non
 def test_the_twin_is_trained_alike_where_there_is_one(settings: dict[str, Any]) -> None:
     demo = settings["suites"]["demo"]
     decay = {"change": {"weight_decay": 0.001}}
-    demo["recipes"]["at-rwp"] |= decay
+    demo["recipes"]["at-rwp"] |= {"change": {"weight_decay": 0.001, "gamma": 0.02}}
     demo["recipes"]["at-decay"] = {"objective": "at"} | decay
     demo["table2"]["recipes"] = ["at", "at-decay", "at-rwp"]
     params = check_params(settings)

@@ -61,6 +61,14 @@ for sign in ("{", "}", os.pathsep, "\n"):
         )
 
 
+def unreadable(error):
+    """An image, say, that may not be read."""
+    return (
+        f"{error.filename}: expected a file that can be read, got {error.strerror}; change its"
+        " permissions, or remove it"
+    )
+
+
 def checked_steps(content):
     """The steps of some settings; what a suite lacks shows before anything starts."""
     try:
@@ -71,6 +79,8 @@ def checked_steps(content):
         return steps
     except UserError as error:
         leave(error)
+    except OSError as error:
+        leave(unreadable(error))
 
 
 # A job that waited in a cluster's queue has the settings that it was planned with, whatever
@@ -138,10 +148,7 @@ def ask(pattern, what):
         except UserError as error:  # Snakemake would show a traceback
             leave(error)
         except OSError as error:
-            leave(
-                f"{error.filename}: expected a file that can be read, got {error.strerror}; change"
-                " its permissions, or remove it"
-            )
+            leave(unreadable(error))
 
     def told(step):
         if what == "inputs":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -108,8 +109,9 @@ def num_classes_known(definition: DatasetSpec, folder: Path) -> int | None:
     if definition.source in OFFICIAL:
         return OFFICIAL[definition.source].num_classes
     train = Path(definition.path or "") / "train"
-    if definition.path is not None and train.is_dir():  # as it is, and will be fetched
-        return sum(place.is_dir() and not is_clutter(place.name) for place in train.iterdir())
+    with suppress(OSError):  # as it is, and will be fetched
+        if definition.path is not None and train.is_dir():
+            return sum(place.is_dir() and not is_clutter(place.name) for place in train.iterdir())
     try:
         return read_passport(folder / PASSPORT).num_classes
     except (OSError, UserError):  # none; or a file where a folder belongs, which is told later

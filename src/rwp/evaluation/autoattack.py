@@ -45,7 +45,7 @@ from rwp.evaluation.shared_batches import BatchOutcome, shared_batches
 from rwp.evaluation.spec import check_num_classes, check_square_size
 from rwp.evaluation.square import OwnPaceSquare
 from rwp.progress import counted
-from rwp.rng import kept_streams
+from rwp.streams import kept_streams
 from rwp.training.spec import AttackSpec
 
 VERSIONS = {

@@ -20,7 +20,8 @@ from rwp.core.modes import evaluation_mode, frozen_weights
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.clean import batch_of, borrowed
-from rwp.rng import generator_for, kept_streams
+from rwp.rng import generator_for
+from rwp.streams import kept_streams
 
 _POINTS = 8  # images, and as many with noise
 _NOISE = 0.1
@@ -110,7 +111,7 @@ def _answers(model: nn.Module, points: Tensor) -> list[Tensor]:
         mix = torch.cos(torch.arange(1, logits.shape[1] + 1, device="cpu")).to(logits)
         try:
             (gradient,) = torch.autograd.grad((logits * mix).sum(), inputs, allow_unused=True)
-        except RuntimeError:  # it has no way back; attacks say so
+        except NotImplementedError:  # it has no way back; attacks say so
             gradient = None
     if gradient is None:
         return [logits.detach().double().cpu()]

@@ -15,7 +15,7 @@ from rwp.core.modes import evaluation_mode, own_modes
 from rwp.errors import UserError, in_one_line
 from rwp.evaluation.adapted import same_values
 from rwp.factories import call, torch_as_it_was
-from rwp.rng import kept_streams
+from rwp.streams import kept_streams
 from rwp.training.spec import AttackSpec
 
 

@@ -52,8 +52,8 @@ def try_factories(steps: Iterable[Step]) -> None:
 def _trials(steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
     for step in steps:
         settings = step.settings
-        fetches = (other for other in step.inputs.values() if other.kind == "fetch")
-        marks = {other.name: other.fingerprint for other in fetches}
+        labeled = (s for s in step.inputs.values() if isinstance(s.settings, DatasetSpec))
+        marks = {other.name: other.fingerprint for other in labeled}
         if isinstance(settings, TrainSpec):
             shape = _shape(settings.data, settings.key.dataset, marks)
             network, objective = settings.architecture, settings.objective

@@ -27,6 +27,8 @@ from rwp.pipeline.resolve import (
     train_spec,
 )
 from rwp.pipeline.settings import (
+    OF_PERTURBATION,
+    Change,
     CurvesFigure,
     LandscapeFigure,
     MovementFigure,
@@ -237,9 +239,11 @@ def _twin(params: Params, key: RunKey) -> RunKey | None:
     suite = params.suites[key.suite]
 
     def how(recipe: RecipeEntry) -> tuple[object, ...]:
-        return (recipe.start, recipe.change, recipe.average_decay, recipe.attack_num_steps)
+        change = recipe.change.model_copy(update=dict.fromkeys(OF_PERTURBATION))
+        smoothing = suite.objectives[recipe.objective].label_smoothing
+        return (recipe.start, change, smoothing, recipe.average_decay, recipe.attack_num_steps)
 
-    entry, plain = suite.recipes[key.recipe], how(RecipeEntry(objective="at"))
+    entry, plain = suite.recipes[key.recipe], (None, Change(), 0.0, None, None)
     objective = suite.objectives[entry.objective]
     is_at = objective.loss == "at" and entry.perturbation is None
     if objective.loss == "natural" or (is_at and how(entry) == plain and not objective.unlabeled):

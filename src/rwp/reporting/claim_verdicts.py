@@ -7,6 +7,7 @@ seed, and to all on an image, cancels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,11 @@ def _row(reader: _Reader, claim: Claim) -> dict[str, Any]:
     if claim.only is not None and reader.suite_name not in claim.only:
         return row | {"outcome": ELSEWHERE, "reason": f"of {', '.join(claim.only)} alone"}
     sums = [{parse(text): weight for text, weight in terms.items()} for terms in claim.sums]
-    untrainable = reader.untrainable(term for terms in sums for term in terms)
-    if untrainable:  # it counts as a test: the claim may be told one day
+    asked = list(dict.fromkeys(term for terms in sums for term in terms))
+    unknown, untrainable = reader.unknown(asked), reader.untrainable(asked)
+    if untrainable and not unknown:  # it counts as a test: the claim may be told one day
         return row | {"outcome": MISSING, "reason": untrainable}
-    unknown = list(dict.fromkeys(name for terms in sums for name in reader.unknown(terms)))
+    unknown = unknown or reader.unmeasured(asked)
     if unknown:
         return row | {"outcome": ELSEWHERE, "reason": f"no {', '.join(unknown)} here"}
     apart = next(filter(None, map(reader.apart, sums)), "")
@@ -211,15 +213,21 @@ class _Reader:
                     return str(error)
         return ""
 
-    def unknown(self, terms: Iterable[Term]) -> list[str]:
-        """The recipes, attacks and epochs that the suite does not have."""
+    def unknown(self, terms: Sequence[Term]) -> list[str]:
+        """The recipes, attacks and landscapes that the suite does not have."""
         found = [term.recipe for term in terms if term.recipe not in self.suite.recipes]
         attacks = [term.how for term in terms if term.is_record]
         found += [name for name in attacks if name not in self.suite.evaluation.attacks]
-        around = [term for term in terms if term.what == LANDSCAPE]
-        found += [f"landscape of {t.recipe}" for t in around if not any(self._landscapes(t))]
+        with suppress(UserError):  # a place where it cannot be trained
+            around = (term for term in terms if term.what == LANDSCAPE)
+            found += [f"landscape of {t.recipe}" for t in around if not any(self._landscapes(t))]
+        return list(dict.fromkeys(found))
+
+    def unmeasured(self, terms: Iterable[Term]) -> list[str]:
+        """The epochs and curves that the suite's trainings do not have."""
+        found = []
         for term in terms:
-            if term.recipe not in self.suite.recipes or term.is_record or term in around:
+            if term.is_record or term.what == LANDSCAPE:
                 continue
             key = setting_keys(self.params, self.suite_name, Setting(), term.recipe)[0]
             spec = train_spec(self.params, key)

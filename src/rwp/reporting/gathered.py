@@ -119,8 +119,8 @@ def _check_own_code(folder: Path) -> None:
             if source != first:
                 raise UserError(
                     f"{path}: expected results of one version of {text}, got another than that of "
-                    f"{place.relative_to(folder)}; train the older ones again, and gather into a "
-                    "new folder"
+                    f"{place.relative_to(folder)}; remove what is older, or make it again and "
+                    "gather it"
                 )
 
 
@@ -194,7 +194,10 @@ def gather(
     if networks:
         found.networks = _copy_networks(params, suite, root, target, set(found.runs))
     found.left_out += _copy_rest(steps, suite, root, target, found.runs)
-    found.left_out += _write_parts(target)
+    try:
+        found.left_out += _write_parts(target)
+    except UserError as error:  # what was gathered before does not go with this
+        found.left_out.append(str(error))
     return found
 
 

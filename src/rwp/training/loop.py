@@ -26,7 +26,8 @@ from rwp.core.weight_perturbation import PerturbedWeights, shifted_weights
 from rwp.data.augmentation import augment
 from rwp.data.images import ImageSet
 from rwp.data.transfer import images_of
-from rwp.rng import derived_seed, generator_for, kept_streams
+from rwp.rng import derived_seed, generator_for
+from rwp.streams import kept_streams
 from rwp.training.batches import Batch, Batches, Indices, attack_start
 from rwp.training.flops import PassCounter, Work, forward_flops, timed, wait_for
 from rwp.training.history import Row, Tally

@@ -18,7 +18,7 @@ from rwp.core.process_group import Group
 from rwp.data.transfer import images_of
 from rwp.errors import UserError
 from rwp.factories import is_own
-from rwp.rng import kept_streams
+from rwp.streams import kept_streams
 from rwp.training.batches import Batches
 from rwp.training.own import Memory
 from rwp.training.recipe import memory_format_of, objective_of
