@@ -1275,8 +1275,8 @@ PAIRS = _faults(
     ),
     (
         "gathered: own code of today",
-        "spec = without_sources(spec) then = TrainSpec",
-        "pass\n        then = TrainSpec",
+        "if of_its_time(root): now, then =",
+        "if False:\n        now, then =",
     ),
     (
         "guards: the largest class of the training images",
@@ -1300,8 +1300,8 @@ PAIRS = _faults(
     ),
     (
         "stale: by hand a network of another time",
-        'for path in other.records if Result(other, path).state(root) == "stale" ] images =',
-        "for path in other.records\n        if False\n    ]\n    images =",
+        'for path in other.records if Result(other, path).state(root) == "stale" ] fetched =',
+        "for path in other.records\n        if False\n    ]\n    fetched =",
     ),
     (
         "rates: a shortened AutoAttack is as long",

@@ -338,10 +338,11 @@ def refuse_stale(step: Step) -> None:
         for path in other.records
         if Result(other, path).state(root) == "stale"
     ]
-    images = changed_sources(above, root)
-    for path in (*images, *stale):
-        name = Path(path).with_suffix("").name if "unlabeled" in path else Path(path).parent.name
-        build = f"rwp data fetch {name}" if images else f"snakemake --cores all {path}"
+    fetched = {other.outputs[-1]: other.name for other in above}
+    builds = {path: f"rwp data fetch {fetched[path]}" for path in changed_sources(above, root)}
+    builds |= {path: f"snakemake --cores all {path}" for path in stale}
+    if builds:
+        path, build = next(iter(builds.items()))
         raise UserError(
             f"{path}: expected it as today's settings, code and images make it, got an older one; "
             f"build it first: {build} (or, if only code changed and no number, `rwp accept`)"

@@ -46,6 +46,12 @@ class EvaluationSpec(Spec):
         """How many test images are asked for; none: all of them."""
         return self.first_examples or attack.num_examples or self.num_examples
 
+    def part_rule(self, attack: AttackSpec) -> Literal["first", "stratified", "all"]:
+        """How these are chosen."""
+        if self.first_examples:
+            return "first"
+        return "stratified" if self.num_asked(attack) else "all"
+
 
 # What the first word of an attack's name says of its kind.
 _KINDS = {

@@ -157,9 +157,7 @@ def _settings(settings: object, record: dict[str, Any]) -> Iterator[str]:
         part = record.get("part")
         own = next((attack for attack in settings.attacks if attack.name == name), None)
         if isinstance(part, dict) and own is not None:
-            size = settings.num_asked(own)
-            rule = "first" if settings.first_examples else "stratified" if size else "all"
-            now |= {"num_examples": size, "part": rule}
+            now |= {"num_examples": settings.num_asked(own), "part": settings.part_rule(own)}
             whole = part.get("rule") == "all"
             then |= {"num_examples": None if whole else part.get("size"), "part": part.get("rule")}
             if part.get("rule") == "stratified":

@@ -415,8 +415,7 @@ def _changed_images(record: EvaluationRecord, spec: EvaluationSpec, folder: Path
 
 def _changed_part(record: EvaluationRecord, spec: EvaluationSpec) -> str:
     """How the images of a record differ from those that params.yaml asks for, or an empty text."""
-    size = spec.num_asked(spec.attacks[0])
-    rule = "first" if spec.first_examples else "stratified" if size else "all"
+    size, rule = spec.num_asked(spec.attacks[0]), spec.part_rule(spec.attacks[0])
     part = record.part
     if part is None:  # of an earlier version, which took the first images where a size was given
         same = rule != "stratified" and size in (None, record.num_examples)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rwp.data.passport import PASSPORT, ImageFile, read_dataset_passport
 from rwp.errors import UserError
@@ -15,7 +15,10 @@ from rwp.evaluation.spec import LandscapeSpec
 from rwp.files import object_in, objects_in, parse_json, read_json, read_object
 from rwp.pipeline.own_code import without_sources
 from rwp.pipeline.steps import Step, Steps
+from rwp.spec import Spec
 from rwp.training.spec import RunKey, TrainSpec
+
+S = TypeVar("S", bound=Spec)
 
 RUN_FORMAT = "rwp.run/1"
 OK = "ok"  # the status of what has a number
@@ -123,12 +126,8 @@ def read_run(steps: Steps, key: RunKey, *, root: Path | str) -> Run:
 
 def why_run_stale(step: Step, run: Run, root: Path) -> str:
     """What a run of this step was trained with that is another now, or an empty text."""
-    now, spec = step.settings_as(TrainSpec), run.document.get("spec")
     try:
-        if of_its_time(root):
-            now = TrainSpec.parse(without_sources(now.document()), where=run.name)
-            spec = without_sources(spec)
-        then = TrainSpec.parse(spec, where=run.name)
+        now, then = _now_and_then(step, TrainSpec, run.document, root, where=run.name)
     except UserError as error:
         return f"trained by another version: {error}"
     if changed := now.differing(then):
@@ -137,6 +136,16 @@ def why_run_stale(step: Step, run: Run, root: Path) -> str:
         return others
     same = of_its_time(root) or run.document.get("fingerprint") == step.fingerprint
     return "" if same else f"trained with {SOMETHING_ELSE.format(step.record)}"
+
+
+def _now_and_then(
+    step: Step, kind: type[S], record: dict[str, Any], root: Path, *, where: str
+) -> tuple[S, S]:
+    """Today's settings of a step and those of a record; of gathered ones without own code."""
+    now, then = step.settings_as(kind), record.get("spec")
+    if of_its_time(root):
+        now, then = kind.parse(without_sources(now.document()), where=where), without_sources(then)
+    return now, kind.parse(then, where=where)
 
 
 def _why_of_other_images(run: Run, root: Path) -> str:
@@ -163,12 +172,9 @@ def why_landscape_stale(step: Step, root: Path) -> str:
     if not path.exists():
         return f"of unknown settings, without {step.outputs[1]}"
     document = read_object(path)
-    now, spec = step.settings_as(LandscapeSpec), document.get("spec")
     try:
-        if of_its_time(root):
-            now = LandscapeSpec.parse(without_sources(now.document()), where=step.outputs[1])
-            spec = without_sources(spec)
-        changed = LandscapeSpec.parse(spec, where=step.outputs[1]) != now
+        now, then = _now_and_then(step, LandscapeSpec, document, root, where=step.outputs[1])
+        changed = then != now
     except UserError:
         return "of another version"
     if changed:
