@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from rwp.commands.app import app
 from rwp.commands.common import refuse_stale
 from rwp.commands.verify import verify
 from rwp.errors import UserError
@@ -47,6 +49,29 @@ def test_by_hand_nothing_is_made_of_stale_files(
     write_passport(demo.root / "data", "digits", fingerprint="of other images")
     with pytest.raises(UserError, match=r"data/digits/passport\.json: expected it as today's"):
         refuse_stale(steps.train(key))
+
+
+@pytest.mark.parametrize("command", ["evaluate --checkpoint", "diagnose"])
+def test_by_hand_a_stale_network_is_not_judged(
+    command: str, demo: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one whose records are stale."""
+    monkeypatch.chdir(demo.root)
+    monkeypatch.setattr("rwp.pipeline.load.load_params", lambda _: demo.params)
+    (key,) = demo.table2_keys("at")
+    folder = demo.write_run(key, [0.5] * 6)
+    (folder / "best.pt").touch()  # nothing of it is read
+    record = demo.write_record(key, "pgd-20", 200)
+    words = [*command.split(), str((folder / "best.pt").relative_to(demo.root))]
+    if command == "diagnose":
+        mark = json.loads(record.read_text())["fingerprint"]
+        changed(record, fingerprint="0" * 16)
+        with pytest.raises(UserError, match=r"best/pgd-20\.json: .* got an older one; build it"):
+            get_command(app)(words, standalone_mode=False)
+        changed(record, fingerprint=mark)
+    changed(folder / "run.json", fingerprint="0" * 16)
+    with pytest.raises(UserError, match=r"at/seed0/run\.json: .* got an older one; build it"):
+        get_command(app)(words, standalone_mode=False)
 
 
 def test_a_record_of_other_images_or_another_network_says_so(

@@ -322,11 +322,17 @@ def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -
     return evaluation_spec(params, key, checkpoint=checkpoint.stem, attacks=attacks or None)
 
 
+def once_each(named: list[str] | None) -> tuple[str, ...]:
+    """What an option that may be repeated names, in this order."""
+    return tuple(dict.fromkeys(named or ()))
+
+
 def refuse_stale(step: Step) -> None:
     """By hand nothing is made of older files under today's fingerprint, as by Snakemake.
 
     Raises:
-        UserError: a network, labels or images that the step reads are of other settings or code.
+        UserError: what the step reads (images, networks, labels, records) is of other settings or
+            code.
     """
     from rwp.pipeline.state import Result, changed_sources
 
@@ -334,7 +340,7 @@ def refuse_stale(step: Step) -> None:
     stale = [
         path
         for other in above
-        if other.kind in ("train", "label")
+        if other.kind in ("train", "label", "evaluate")
         for path in other.records
         if Result(other, path).state(root) == "stale"
     ]

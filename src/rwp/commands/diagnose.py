@@ -14,8 +14,10 @@ from rwp.commands.common import (
     Resolved,
     SuiteNamed,
     is_of_a_run,
+    once_each,
     planned,
     refuse_for_own_runs,
+    refuse_stale,
     spec_of,
     suite_elsewhere,
 )
@@ -75,7 +77,7 @@ def diagnose(
         params = load_params(params_file)
         of_suite = suite_elsewhere(params, suite, checkpoint, dataset)
         named = (checkpoint, arch, layout, model, of_suite)
-        elsewhere = Elsewhere(params, params_file, *named, dataset, tuple(attack or ()), output)
+        elsewhere = Elsewhere(params, params_file, *named, dataset, once_each(attack), output)
         _show(diagnose_elsewhere(elsewhere))
         return
     from rwp.gpu import claim
@@ -110,6 +112,7 @@ def _by_hand(
     params = load_params(params_file)
     evaluation = spec_of(params, checkpoint, ())
     step = Steps(params).judge(evaluation.key, evaluation.checkpoint)
+    refuse_stale(step)
     mark = merkle("by hand", step.fingerprint, str(twin)) if twin is not None else step.fingerprint
     return step.settings_as(DiagnosisSpec), mark
 

@@ -17,8 +17,10 @@ from rwp.commands.common import (
     is_of_a_run,
     kept_by,
     names_of,
+    once_each,
     planned,
     refuse_for_own_runs,
+    refuse_stale,
     spec_of,
     suite_elsewhere,
 )
@@ -80,7 +82,7 @@ def evaluate(
     if job := planned(EvaluationSpec, "evaluate", resolved, fingerprint):
         _evaluate_run(*job, workers)
         return
-    attacks = tuple(attack or ())
+    attacks = once_each(attack)
     gathered = _gathered_folder(checkpoint)
     if model is None and arch is None and checkpoint is not None and gathered is not None:
         refuse_for_own_runs(context, "suite", "dataset", "output", "layout", "epsilons", "workers")
@@ -100,6 +102,7 @@ def evaluate(
 
         _refuse_vain_workers(workers, [entry.kind for entry in spec.attacks])
         step = Steps(params).evaluate(spec.key, spec.checkpoint, spec.attacks[0].name)
+        refuse_stale(step)
         _evaluate_run(spec, step.fingerprint, workers)
         return
     if model is None and arch is None and (key := kept_by(params, checkpoint)):
