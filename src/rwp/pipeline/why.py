@@ -69,8 +69,16 @@ def code_at(commit: str) -> Code:
 
 def maker(params: Params, result: Result, recorded: str, *, root: Path) -> tuple[str, Code] | None:
     """The commit whose code gives the recorded fingerprint, under today's settings; or none."""
+    from rich.console import Console
+    from rich.progress import track
+
     before: set[str] = set()
-    for commit in _candidates(root / result.path):
+    console = Console(stderr=True)
+    quiet = not console.is_terminal
+    told = "looking for the commit that made it"
+    for commit in track(
+        _candidates(root / result.path), told, console=console, transient=True, disable=quiet
+    ):
         # git's own name of the package's folder: what is equal is looked at once
         tree = git("rev-parse", f"{commit}:./src/rwp").decode().strip()
         if tree in before:
