@@ -7,7 +7,16 @@ import pytest
 import torch
 from tests.core.helpers import LinearClassifier, generator, small_batch, small_network
 
-from rwp.core import ThreatModel, cw, cw_zero_masked, fgsm, fgsm_random_start, kl_attack, pgd
+from rwp.core import (
+    ThreatModel,
+    cw,
+    cw_zero_masked,
+    fgsm,
+    fgsm_random_start,
+    kl_attack,
+    make_objective,
+    pgd,
+)
 from rwp.core.losses import cross_entropy, kl_divergence, margin_loss
 
 LINF, L2 = ThreatModel("linf", 0.05), ThreatModel("l2", 0.5)
@@ -73,6 +82,28 @@ def test_l2_step_on_a_model_sure_of_itself():
     assert margins.min() == -margins.abs().max()
     found = fgsm(model, images, labels, threat=L2)
     torch.testing.assert_close(found, optimum(images, downhill, L2), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "start"),
+    [
+        ("at", {}, "uniform"),
+        ("at", {"random_start": "off_ball"}, "off_ball"),
+        ("mart", {"beta": 5.0}, "gaussian"),
+        ("mart", {"beta": 5.0, "random_start": "uniform"}, "uniform"),
+    ],
+)
+def test_an_objectives_attack_is_pgd_from_its_start(name, options, start):
+    model, batch = small_network().eval(), small_batch()
+    settings = {"threat": L2, "step_size": 0.1, "num_steps": 2, "bn_mode": "eval"}
+    given = (model, batch.images, batch.labels)
+    objective = make_objective(name, **options)
+    found = objective.attack(*given, generator=generator(), **settings)
+    ends = {
+        kind: pgd(*given, generator=generator(), random_start=kind, **settings)
+        for kind in ("uniform", "gaussian", "off_ball")
+    }
+    assert [kind for kind, end in ends.items() if torch.equal(found, end)] == [start]
 
 
 @pytest.mark.parametrize(

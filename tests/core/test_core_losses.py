@@ -113,6 +113,13 @@ def test_finite_on_extreme_logits(labels):
         assert gradient.isfinite().all()
 
 
+def test_a_network_that_is_surely_wrong_costs_marts_margin_its_floor():
+    """-log(1 - p) of the largest wrong probability, with 1 - p no less than the arithmetic's."""
+    logits = torch.tensor([[200.0, 0.0, 0.0]])
+    found = mart_loss(logits, logits, torch.tensor([1]), beta=0.0)
+    assert float(found) == pytest.approx(200 - math.log(torch.finfo(torch.float32).eps))
+
+
 def test_full_precision():
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         assert full_precision(torch.zeros(2, 3, dtype=dtype)).dtype == torch.float32

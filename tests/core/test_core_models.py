@@ -117,6 +117,24 @@ def test_a_block_by_hand(block, planes):
     torch.testing.assert_close(found(images), expected)
 
 
+@pytest.mark.parametrize("normalization", [PLAIN, RGB], ids=["plain", "normalized"])
+def test_a_wide_resnet_by_hand(normalization):
+    torch.manual_seed(0)
+    model = build_network("wide_resnet", **SMALL_WIDE, **normalization)
+    assert not model.fc.bias.any()
+    model.train()(torch.rand(8, 3, 8, 8))  # statistics other than 0 and 1
+    model.eval()
+    torch.nn.init.uniform_(model.bn1.bias, -1, 1)
+    images = torch.rand(2, 3, 8, 8)
+    inner = images
+    if normalization is RGB:
+        mean, std = (torch.tensor(RGB[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+        inner = (images - mean) / std
+    hidden = model.block3(model.block2(model.block1(conv2d(inner, model.conv1.weight, padding=1))))
+    pooled = _affine(model.bn1, hidden).clamp_min(0).mean((2, 3))
+    torch.testing.assert_close(model(images), pooled @ model.fc.weight.T + model.fc.bias)
+
+
 def test_the_kernels_of_a_wide_resnet_start_at_the_published_size():
     """Normal numbers of variance 2 / (9 times the channels that leave the convolution)."""
     torch.manual_seed(0)

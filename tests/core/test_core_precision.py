@@ -105,6 +105,29 @@ def test_autocast_sees_the_weights_of_the_moment():
     torch.testing.assert_close(after, before, rtol=1e-2, atol=1e-2)
 
 
+def test_each_step_of_a_search_sees_the_weights_of_the_moment():
+    """The second step's losses are those at w + v of the first, not those of kept copies of w."""
+    network, batch = small_network(torch.float32), small_batch(torch.float32)
+    losses, seen = closure(network, batch), []
+
+    def noted():
+        found = losses()
+        seen.append(found.objective.detach())
+        return found
+
+    def steps(count):
+        return WeightPerturbation(0.3, count, "model", "all")
+
+    with precision_context("bf16", "cpu"):
+        first = perturb_weights(network, losses, steps(1)).offset
+    with precision_context("bf16", "cpu"):
+        perturb_weights(network, noted, steps(2))
+    with shifted_weights(network, first), precision_context("bf16", "cpu"):
+        fresh = losses().objective.detach()
+    assert torch.equal(seen[1], fresh)
+    assert not torch.equal(seen[1], seen[0])
+
+
 def test_denormals_are_flushed_on_every_thread():
     script = (
         "import torch; from rwp.core import flush_denormals\n"

@@ -79,6 +79,7 @@ PERTURBATIONS = [
     WeightPerturbation(0.2, 3, "layer", "random", c_min=1.05),
     WeightPerturbation.rwp(gamma=0.2, c_min=0.0, num_weight_steps=10),  # empty at once
     WeightPerturbation(0.2, 2, "layer", lambda losses, _: losses < losses.median()),
+    WeightPerturbation(0.2, 2, "model", "below", c_min_quantile=0.4),  # of all losses together
 ]
 
 

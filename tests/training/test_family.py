@@ -100,6 +100,7 @@ FAMILY: dict[str, dict[str, Any]] = {
     "decreasing": {"depth_profile": [1, 0.5]},
     "random-direction": {"direction": "random"},
     "clean": {"climbs": "clean_ce"},
+    "criterion": {"criterion": "adversarial_ce"},
     "adversarial": {"climbs": "adversarial_ce"},
     "at-original": {"step_at": "original"},
     "as-published": {"attack_bn_mode": "train_counted"},
@@ -216,6 +217,40 @@ def test_the_weight_of_pseudo_labels_is_that_of_the_raised_loss_too(
         training._step_in_precision(training.batches.plan(0)[0])
         (raised[weight],) = seen
     assert 0.2 < float(raised[1e-9] / raised[1.0]) < 0.8  # half of a batch is pseudo-labeled
+
+
+def test_the_rise_is_of_the_weighted_losses_before_and_after(
+    family: Params, shared_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(family, "rst-awp")
+    assert spec.unlabeled is not None
+    spec = spec.replace(unlabeled=spec.unlabeled.replace(weight=0.5))
+    training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))
+    training.model.train()
+    training.progress.epoch = 1
+    objective, perturb = training.objective.losses, training.perturb
+    outer: list[Tensor] = []
+    before: list[Tensor] = []
+
+    def noted(_: Any, *given: Any) -> ExampleLosses:
+        found = objective(*given)
+        outer.append(found.objective.detach())
+        return found
+
+    def noting(*given: Any, **options: Any) -> Any:
+        found = perturb(*given, **options)
+        before.append(found.diagnostics.losses_at_w)
+        return found
+
+    training.perturb = noting
+    monkeypatch.setattr(type(training.objective), "losses", noted)
+    training._step_in_precision(training.batches.plan(1)[0])
+    weights = training.batches.load(training.batches.plan(1)[0]).weights
+    assert weights is not None
+    assert set(weights.tolist()) == {0.5, 1.0}
+    rise = float((weights * outer[-1]).sum() - before[0]) / len(weights)
+    assert training.tally.row()["loss_rise"] == pytest.approx(rise, rel=1e-4)
+    assert rise > 0
 
 
 def test_the_clean_loss_is_what_is_raised(family: Params, shared_root: Path) -> None:

@@ -22,7 +22,7 @@ def test_labels_of_the_teachers_last_network_for_the_images_that_are_kept(
 ) -> None:
     mix = spec_of(tiny, "rst").unlabeled
     assert mix is not None
-    spec = mix.labeling.replace(min_confidence=0.3)
+    spec = mix.replace(min_confidence=0.3).labeling
     folder = tmp_path / spec.teacher.directory
     source = shared_root / spec.teacher.directory / "last.pt"
     network = torch.load(source, weights_only=True)["network"]
@@ -61,6 +61,13 @@ def test_labels_of_the_teachers_last_network_for_the_images_that_are_kept(
     assert summary["teacher_test_accuracy"] == pytest.approx(float(right.float().mean()))
     agreeing = (answers == shipped)[shipped >= 0]
     assert summary["agreement_with_shipped_labels"] == pytest.approx(float(agreeing.float().mean()))
+
+
+def test_what_is_asked_of_the_labels_is_asked_of_the_labeling(tiny: Params) -> None:
+    mix = spec_of(tiny, "rst").unlabeled
+    assert mix is not None
+    asked = mix.replace(min_confidence=0.3, per_class=7).labeling
+    assert (asked.min_confidence, asked.per_class) == (0.3, 7)
 
 
 @pytest.mark.parametrize("status", ["collapsed", "diverged"])

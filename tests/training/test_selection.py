@@ -12,6 +12,7 @@ from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import run_key, train_spec
 from rwp.pipeline.settings import Params
 from rwp.reporting.runs import read_history
+from rwp.training import loop
 from rwp.training.jobs import input_paths, prepare, train_run
 from rwp.training.loop import Training
 from tests.conftest import tiny_settings
@@ -107,3 +108,21 @@ def test_no_default_is_among_the_settings(committed):
     spec = spec_of(check_params(tiny_settings(committed)), "at")
     for field in ("curve_examples", "selection_monitor", "selection_every", "per_class"):
         assert field not in spec.canonical()
+
+
+def test_the_cheap_attack_is_for_the_held_out_images_alone(
+    committed, shared_root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    params = drawing(committed, selection_num_steps=1, selection_step_size=0.12)
+    training = training_of(params, "at", 0, shared_root)
+    seen = {}
+
+    def measure(_, split, attack, **options):
+        seen[next(name for name, other in training.splits.items() if other is split)] = attack
+        return {"clean_accuracy": 1.0, "robust_accuracy": 1.0}
+
+    monkeypatch.setattr(loop, "measure", measure)
+    training.finish_epoch()
+    spec = training.spec
+    assert seen == {"held_out": spec.selection_monitor, "test": spec.monitor}
+    assert spec.selection_monitor != spec.monitor

@@ -14,17 +14,21 @@ import torch
 import typer
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rwp import processes
 from rwp.commands.train import _one_voice
 from rwp.core import ALONE, ExampleLosses, Group, WeightPerturbation, normalize_together
+from rwp.core.geometry import NormBall, random_point
 from rwp.core.mask import select
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
-from rwp.training import measure
+from rwp.training import loop, measure
+from rwp.training.batches import attack_start
 from rwp.training.jobs import input_paths, prepare
 from rwp.training.loop import Training
+from rwp.training.recipe import objective_of
 from rwp.training.several_processes import check_layers, check_same_weights
 from rwp.training.spec import TrainSpec
 from tests.conftest import tiny_settings
@@ -172,6 +176,23 @@ def test_weights_that_one_process_leaves_out_get_the_others_gradient(
     assert all(weight.grad is not None for weight in others)
 
 
+@pytest.mark.parametrize(("recipe", "kind"), [("at", "uniform"), ("trades", "gaussian")])
+def test_each_process_begins_where_the_whole_batch_is_attacked_from(
+    recipe: str, kind: Any, tiny: Params
+) -> None:
+    spec = spec_of(tiny, recipe)
+    assert spec.attack is not None
+    images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = random_point(
+        NormBall(images, spec.attack.threat.model), kind, torch.Generator().manual_seed(5)
+    )
+    for rank in (0, 1):
+        draw = torch.Generator().manual_seed(5)
+        start = attack_start(images, objective_of(spec, 10), spec.attack, draw, Several(2, rank))
+        assert start is not None
+        assert torch.equal(start, whole[rank::2])
+
+
 def sharing(committed: dict[str, Any], gpus: int | None) -> TrainSpec:
     content = tiny_settings(committed)
     content["suites"]["demo"]["training"]["batch_statistics"] = "share"
@@ -189,7 +210,8 @@ def test_with_statistics_of_shares_their_number_is_part_of_the_method(
     assert alone != two
     assert two.optimization.processes == 2
     training(alone, shared_root, ALONE)
-    training(two, shared_root, Several(2))
+    for layer in training(two, shared_root, Several(2)).model.modules():
+        assert type(layer) is nn.BatchNorm2d or not isinstance(layer, _BatchNorm)  # not together
     for spec, group, words in (
         (alone, Several(2), "expected 1 processes, as `gpus` says.* got 2"),
         (two, ALONE, "expected 2 processes, as `gpus` says.* got 1"),
@@ -197,6 +219,23 @@ def test_with_statistics_of_shares_their_number_is_part_of_the_method(
     ):
         with pytest.raises(UserError, match=words):
             training(spec, shared_root, group)
+
+
+@pytest.mark.parametrize("statistics", ["batch", "share"])
+def test_statistics_of_shares_are_averaged_after_each_step(
+    statistics: str,
+    committed: dict[str, Any],
+    shared_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = sharing(committed, 2)
+    if statistics == "batch":
+        spec = spec.replace(optimization=spec.optimization.replace(batch_statistics="batch"))
+    found = training(spec, shared_root, Using(2))
+    averaged: list[nn.Module] = []
+    monkeypatch.setattr(loop, "average_statistics", lambda model, _: averaged.append(model))
+    found._add_up_gradients()
+    assert averaged == [found.model] * (statistics == "share")
 
 
 def test_gpus_are_no_part_of_the_settings_otherwise(committed: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import run_key
 from rwp.pipeline.settings import Params
 from rwp.pipeline.steps import Steps
+from rwp.training import resume
 from rwp.training.image_losses import ImageLosses, read_losses
 from rwp.training.jobs import input_paths, prepare, train_run
 from rwp.training.loop import Training
@@ -152,10 +153,11 @@ def test_a_branch_that_is_killed_goes_on_to_the_bit(
             raise KeyboardInterrupt
         original(self, indices)
 
-    monkeypatch.setattr(Training, "_step", step)
-    with pytest.raises(KeyboardInterrupt):
-        train(trunk, "at-on-rwp", tmp_path / "parts")
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "_step", step)
+        patched.setattr(resume, "CHECKPOINT_SECONDS", 0)  # saved amid the epoch
+        with pytest.raises(KeyboardInterrupt):
+            train(trunk, "at-on-rwp", tmp_path / "parts")
     parts = train(trunk, "at-on-rwp", tmp_path / "parts")
     assert rows(parts) == rows(whole)
     assert same(parts / "last.pt", whole / "last.pt")

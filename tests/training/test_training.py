@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from rwp.core import ExampleLosses
 from rwp.data.images import ImageSet
 from rwp.data.sampling import epoch_batches
 from rwp.errors import UserError
@@ -19,9 +20,10 @@ from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
 from rwp.reporting.runs import read_run_folder
 from rwp.training import jobs, resume
+from rwp.training.batches import Batches
 from rwp.training.checkpoint import load_network
 from rwp.training.guards import Stopped, check_epoch
-from rwp.training.history import Row
+from rwp.training.history import Row, Tally
 from rwp.training.jobs import input_paths, train_run
 from rwp.training.loop import Training
 from rwp.training.optimization import learning_rate
@@ -87,6 +89,36 @@ def test_guard_stops_what_is_not_finite() -> None:
     with pytest.raises(Stopped, match="the training loss is nan in epoch 1") as caught:
         check_epoch(history((2.0, 0.3), (math.nan, 0.3)), epochs=200, majority_share=0.1)
     assert caught.value.status == "diverged"
+
+
+def test_guard_stops_a_perturbation_that_is_not_finite() -> None:
+    told = [row | {"norm_ratio": math.inf} for row in history((2.0, 0.3))]
+    with pytest.raises(Stopped, match=r"the weight perturbation's norm, .* is inf in epoch 0"):
+        check_epoch(told, epochs=200, majority_share=0.1)
+
+
+@pytest.mark.parametrize(("epochs", "patience"), [(5, 2), (20, 8), (24, 10), (25, 10), (26, 10)])
+def test_guard_waits_for_two_fifths_of_a_short_schedule(epochs: int, patience: int) -> None:
+    check_epoch(history(*[(2.3, 0.1)] * (patience - 1)), epochs=epochs, majority_share=0.1)
+    with pytest.raises(Stopped, match=f"share .0.100. for {patience} epochs"):
+        check_epoch(history(*[(2.3, 0.1)] * patience), epochs=epochs, majority_share=0.1)
+
+
+def test_the_largest_class_is_that_of_the_labeled_images(tiny: Params) -> None:
+    spec = spec_of(tiny, "rst")
+    images = torch.zeros(10, 1, 8, 8, dtype=torch.uint8)
+    labeled = ImageSet(images, torch.tensor([0] * 7 + [1] * 3), 10)
+    pseudo = ImageSet(images, torch.full((10,), 2), 10)
+    assert Batches(spec, labeled, pseudo, device=torch.device("cpu")).majority_share == 0.7
+
+
+def test_the_histogram_is_of_the_loss_that_is_trained_on() -> None:
+    tally = Tally(torch.device("cpu"))
+    losses = ExampleLosses(torch.tensor([0.2, 9.0]), torch.tensor([1.2, 1.3]), torch.eye(2))
+    tally.add(losses, torch.tensor([0, 1]), c_min=1.25, perturbed=None)
+    row = tally.row()
+    assert row["loss_histogram"] == [0.5, 0, 0, 0, 0, 0, 0.5]
+    assert row["share_below_c_min"] == 0.5
 
 
 def test_guard_leaves_svhn_its_plateau_and_no_longer() -> None:

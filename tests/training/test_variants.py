@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from rwp.core import ExampleLosses
 from rwp.core.lsc import loss_groups
 from rwp.core.models import PreActResNet
 from rwp.core.modes import untracked_statistics
@@ -213,6 +214,47 @@ def test_the_moving_average_is_what_is_kept(
             for state in seen[1:]:
                 average = decay * average + (1 - decay) * state[name].double()
             torch.testing.assert_close(kept[name].double(), average, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_what_is_measured_is_what_is_kept(
+    decay: float | None, shared_root: Path, tiny: Params
+) -> None:
+    """The moving average where there is one: a curve of other weights would choose `best`."""
+    spec = short(spec_of(tiny, "at"), average_decay=decay)
+    training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))
+    assert training.measured_runner is training.measured
+    assert (training.measured is training.model) == (decay is None)
+
+
+def test_what_is_removed_is_of_low_criterion(shared_root: Path, tiny: Params) -> None:
+    """Which may be another loss than the one that is trained on."""
+    spec = short(spec_of(tiny, "at"), remove_below=1.0)
+    training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))
+    high, mixed = torch.tensor([9.0, 9.0, 0.1]), torch.tensor([0.1, 3.0, 3.0])
+    found = training._kept(ExampleLosses(high, mixed, torch.zeros(3, 2)))
+    assert found is not None
+    assert found.tolist() == [0, 1, 1]
+
+
+def test_each_draw_of_a_step_has_a_stream_of_its_own(
+    all_recipes: Params, shared_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A random mask that were drawn as the attack's start is would not be random."""
+    spec = spec_of(all_recipes, "mine").replace(remove_at_random=True)
+    training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))
+    training.progress.epoch = 1
+    training.model.train()
+    drawn: list[Any] = []
+    original = loop.generator_for
+
+    def noted(seed: int, *where: Any, **options: Any) -> torch.Generator:
+        drawn.append((seed, *where))
+        return original(seed, *where, **options)
+
+    monkeypatch.setattr(loop, "generator_for", noted)
+    training._step_in_precision(training.batches.plan(1)[0])
+    assert drawn == [(0, purpose, 1, 0) for purpose in ("augment", "attack", "mask", "removal")]
 
 
 @pytest.fixture(scope="module")
