@@ -1320,6 +1320,146 @@ PAIRS = _faults(
     ),
 )
 
+# Read in the code before any test noticed them: one-line slips of the core and of trainings.
+UNNOTICED = [
+    *_faults(
+        "training/test_variants.py",
+        (
+            "average: the curve is that of the weights that are trained",
+            "self.measured_runner = compiled(self.average.module, how)",
+            "self.measured_runner = compiled(self.model, how)",
+        ),
+        (
+            "removal: by the objective instead of the criterion",
+            "kept = keep_high_loss(outer.criterion, threshold=threshold)",
+            "kept = keep_high_loss(outer.objective, threshold=threshold)",
+        ),
+        (
+            "removal: drawn as the attack's start is",
+            'generator = self._generator("removal", self._drawing_device)',
+            'generator = self._generator("attack", self._drawing_device)',
+        ),
+    ),
+    *_faults(
+        "training/test_distributed.py",
+        (
+            "several: each process has a quantile of its own",
+            "bounds = loss_bounds(batch.criterion, perturbation, group)",
+            "bounds = loss_bounds(batch.criterion, perturbation)",
+        ),
+    ),
+    *_faults(
+        "training/test_several_processes.py",
+        (
+            "several: statistics of shares are those of the batch",
+            'if spec.optimization.batch_statistics == "batch":',
+            "if group.size > 1:",
+        ),
+        (
+            "several: TRADES starts anywhere in the ball",
+            "return group.part(random_point(ball, objective.random_start, generator))",
+            'return group.part(random_point(ball, "uniform", generator))',
+        ),
+        (
+            "several: statistics of shares are not averaged",
+            'if self.spec.optimization.batch_statistics == "share":',
+            "if False:",
+        ),
+    ),
+    *_faults(
+        "training/test_selection.py",
+        (
+            "curves: measured by the attack that chooses best",
+            "self.spec.monitor_of(name),",
+            "self.spec.selection_monitor or self.spec.monitor,",
+        ),
+    ),
+    *_faults(
+        "training/test_family.py",
+        (
+            "recipes: the criterion does not arrive",
+            "beta=settings.beta, criterion=settings.criterion,",
+            "beta=settings.beta,",
+        ),
+        (
+            "rises: after the perturbation no image has a weight",
+            "self._rise(_weighted(outer.objective, batch.weights), perturbed)",
+            "self._rise(outer.objective, perturbed)",
+        ),
+    ),
+    *_faults(
+        "training/test_start.py",
+        (
+            "losses.npz: an epoch that goes on has forgotten its first steps",
+            "self.now = {name: value.to(self.device) * mine for name, value in "
+            'state["now"].items()}',
+            "self._begin()",
+        ),
+    ),
+    *_faults(
+        "training/test_training.py",
+        (
+            "majority: pseudo-labeled images count",
+            "self.majority_share = max(labeled.class_counts()) / len(labeled)",
+            "self.majority_share = max(labeled.class_counts()) / len(self.images)",
+        ),
+        ("patience: half of a schedule", "PATIENCE_SHARE = 0.4", "PATIENCE_SHARE = 0.5"),
+        (
+            "histogram: of the criterion",
+            "groups = torch.bucketize(losses.float(), self.edges, right=True)",
+            "groups = torch.bucketize(outer.criterion.float(), self.edges, right=True)",
+        ),
+    ),
+    *_faults(
+        "training/test_pseudo_label_files.py",
+        (
+            "labeling: every pseudo-label is trained on",
+            "min_confidence=self.min_confidence,",
+            "min_confidence=None,",
+        ),
+    ),
+    *_faults(
+        "core/test_core_attacks.py",
+        (
+            "objectives: MART is attacked as TRADES is",
+            "from rwp.core.attacks import pgd\nfrom rwp.core.losses import mart_loss",
+            "from rwp.core.attacks import kl_attack as pgd\nfrom rwp.core.losses import mart_loss",
+        ),
+    ),
+    *_faults(
+        "core/test_core_losses.py",
+        (
+            "objectives: MART's margin has another floor",
+            "floor = torch.finfo(wrong.dtype).eps",
+            "floor = torch.finfo(wrong.dtype).tiny",
+        ),
+    ),
+    *_faults(
+        "core/test_core_models.py",
+        (
+            "networks: a Wide ResNet forgets its normalization",
+            "hidden = self.conv1(self.normalize(images)) "
+            "hidden = self.block3(self.block2(self.block1(hidden)))",
+            "hidden = self.conv1(images)\n"
+            "        hidden = self.block3(self.block2(self.block1(hidden)))",
+        ),
+        (
+            "networks: a Wide ResNet's last activation",
+            "F.adaptive_avg_pool2d(self.activate(self.bn1(hidden)), 1)",
+            "F.adaptive_avg_pool2d(self.bn1(hidden), 1)",
+        ),
+    ),
+    *_faults(
+        "core/test_core_precision.py",
+        (
+            "autocast: a search sees its first weights in every step",
+            "# Autocast keeps low-precision copies of the weights, which are now out of date. "
+            "torch.clear_autocast_cache()",
+            "",
+        ),
+    ),
+]
+
 FAULTS = [
     *LOSSES,
     *ATTACKS,
@@ -1335,4 +1475,5 @@ FAULTS = [
     *REPORTING,
     *FAMILY,
     *PAIRS,
+    *UNNOTICED,
 ]
