@@ -163,17 +163,22 @@ def call(text: str, options: Mapping[str, Any], *, where: str = "", **facts: Any
 def torch_as_it_was() -> Iterator[None]:
     """Somebody else's code runs inside; what it sets for all of torch is put back.
 
-    The default dtype, whether algorithms are deterministic, and the number of threads: left behind,
-    they would decide how later numbers are computed.
+    The default dtype and device, whether algorithms are deterministic, whether gradients are
+    asked for, and the number of threads: left behind, they would decide how later numbers are
+    computed.
     """
     import torch  # what looks for files alone does without
 
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    device, gradients = torch.get_default_device(), torch.is_grad_enabled()
     deterministic = torch.get_deterministic_debug_mode()
     try:
         yield
     finally:
         torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device.type == "cpu" else device)
         if torch.get_deterministic_debug_mode() != deterministic:
             torch.set_deterministic_debug_mode(deterministic)
         if torch.get_num_threads() != threads:

@@ -12,6 +12,7 @@ import torch
 
 from rwp.commands.elsewhere import Elsewhere, evaluate_elsewhere, show_verdict
 from rwp.commands.evaluate import _radii
+from rwp.core import build_network
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.verdict import Reason, Verdict
@@ -173,3 +174,25 @@ def test_a_model_of_a_module_is_evaluated_at_radii_and_judged(project_with_data:
     done = project.run("rwp", "diagnose", "--model", "foreign:nothing", "--dataset", "digits")
     assert done.returncode == 2
     assert "nothing" in done.stderr
+
+
+@pytest.mark.parametrize("layout", ["awp", "trades"])
+def test_a_normalization_that_the_file_does_not_hold_is_told(
+    layout: str,
+    model: Elsewhere,
+    digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "data").symlink_to(digits)
+    monkeypatch.chdir(tmp_path)
+    network = build_network(
+        "preact_resnet", num_classes=10, in_channels=1, mean=None, std=None, blocks=(1, 1), width=8
+    )
+    torch.save(network.state_dict(), "theirs.pt")
+    theirs = replace(model, checkpoint=Path("theirs.pt"), arch="small", layout=layout, model=None)
+    theirs.load("cpu")
+    (mean,) = model.params.datasets["digits"].mean or ()
+    told = f"normalized by mean ({mean}) and std ("
+    assert capsys.readouterr().err.startswith(told) == (layout == "awp")

@@ -182,6 +182,13 @@ def _quantized(model: nn.Module) -> nn.Module:
     return torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {nn.Linear})
 
 
+def _overwrites(self: Around, images: Tensor) -> Tensor:
+    once = images.sigmoid()
+    logits: Tensor = self.inner(images) + 0 * once.flatten(1).sum(1, keepdim=True)
+    once += 1  # what its backward pass needs
+    return logits
+
+
 WITHOUT_GRADIENT: dict[str, Build] = {
     "no_grad": around(lambda self, x: torch.no_grad()(self.inner)(x)),
     "inference_mode": around(lambda self, x: torch.inference_mode()(self.inner)(x)),
@@ -189,6 +196,7 @@ WITHOUT_GRADIENT: dict[str, Build] = {
     "numpy": around(lambda self, x: self.inner(torch.from_numpy(x.numpy() * 1))),
     "whole numbers": around(lambda self, x: (1000 * self.inner(x)).long()),
     "quantized": _quantized,
+    "no way back": around(_overwrites),
 }
 
 

@@ -110,6 +110,10 @@ def test_weights_of_an_own_network_load_without_a_factory_of_their_own(
         load(path, **unnamed)
     with pytest.raises(UserError, match=r"of shape .*; name the network the weights belong to"):
         load(path, **shape | {"architecture": known["wider"]})
+    torch.save({"state_dict": named, "idx_to_class": {0: "cat", 1: "dog"}}, path)
+    assert torch.equal(load(path, **shape).model(pixels), theirs(pixels))
+    with pytest.raises(UserError, match="got no --arch; its tensors fit --arch mine; take"):
+        load(path, **unnamed)
     torch.save({"state_dict": {"epoch": 3}}, path)
     with pytest.raises(UserError, match=r"theirs\.pt: expected tensors by name, got"):
         load(path, **shape)

@@ -104,6 +104,25 @@ class Fixed(Tiny):
         return self.body(images) * self.places
 
 
+class Softmaxed(Tiny):
+    def forward(self, images):
+        return self.body(images).softmax(1)
+
+
+class Remembered(Tiny):
+    def get_extra_state(self):
+        return {"epoch": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
+class Thinned(Tiny):
+    def __init__(self, *, num_classes, in_channels):
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        self.register_buffer("places", torch.eye(3).to_sparse())
+
+
 class Seeded(Tiny):
     def __init__(self, *, num_classes, in_channels):
         torch.manual_seed(0)
@@ -429,9 +448,39 @@ def spoiling(what):
     return attack
 
 
+class GoingBack(Smoothed):
+    def losses(self, model, images, adversarial, labels):
+        F.cross_entropy(model(images.requires_grad_()), labels).backward()
+        return super().losses(model, images, adversarial + 0.1 * images.grad.sign(), labels)
+
+
+class Shifting(Smoothed):
+    def losses(self, model, images, adversarial, labels):
+        labels.clamp_(max=1)
+        return super().losses(model, images, adversarial.sub_(adversarial.mean()), labels)
+
+
+class ByName(Smoothed):
+    def losses(self, model, images, adversarial, labels):
+        logits = model(images=adversarial)
+        return F.cross_entropy(logits, labels, reduction="none"), logits
+
+
+class Pairing(Smoothed):
+    def losses(self, model, images, adversarial, labels):
+        losses, logits = super().losses(model, images, adversarial, labels)
+        return losses.view(2, -1).mean(0).repeat(2), logits
+
+
+def elsewhere():
+    return lambda losses: (losses > 0).to("meta")
+
+
 def settings(where):
     def change():
         torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        torch.set_grad_enabled(False)
         torch.use_deterministic_algorithms(not torch.are_deterministic_algorithms_enabled())
         torch.set_num_threads(torch.get_num_threads() + 1)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from typer.main import get_command
 
+from rwp.commands.app import app
 from rwp.core import shifted_weights
 from rwp.core.process_group import ALONE
 from rwp.errors import UserError
@@ -30,6 +33,8 @@ FITTING = [
     ("methods:EvalAttack", {}, "objective"),
     ("methods:eval_target", {}, "objective"),
     ("methods:Tempered", {}, "objective"),
+    ("methods:GoingBack", {}, "objective"),
+    ("methods:Shifting", {}, "objective"),
     ("methods:GenMask", {}, "mask"),
     ("methods:Smoothed", {"smoothing": 0.2}, "objective"),
     ("methods:lowest", {}, "mask"),
@@ -60,6 +65,9 @@ WRONG = {
     "methods:two_classes": (None, "expected logits (4, 3), got (4, 2)"),
     "methods:in_eval_mode": (None, "expected the model in the mode it came in, got it in another"),
     "networks:raises": (None, "RuntimeError: no luck today"),
+    "networks:Remembered": (None, "expected dense tensors alone in its state_dict, got dict in"),
+    "networks:Thinned": (None, "in its state_dict, got torch.sparse_coo in places; keep it out"),
+    "methods:elsewhere": ("mask", "expected a mask on cpu, as what it was given, got meta; move"),
     "networks:text": ("network", "expected a torch.nn.Module, got str"),
     "networks:nothing": (None, "expected 'nothing' in"),
     "nowhere:nothing": (None, "expected the module own.nowhere"),
@@ -72,7 +80,7 @@ WRONG = {
     "methods:sam": (None, "expected the option rho, got no options"),
     "methods:mover": (None, "expected the weights as they were, got moved ones"),
     "methods:noise strength=3": (None, "expected perturbations up to 8/255, got 0.09"),
-    "methods:shapeless": (None, "expected images of torch.float32 (4, 3, 16, 16), got"),
+    "methods:shapeless": (None, "expected adversarial images (4, 3, 16, 16), got"),
     "methods:OfTrueCriterion": (None, "losses of a floating type, got the criterion in torch.bool"),
     "methods:OfTrueCriterion nan=1": (None, "got NaN or infinity in the criterion"),
     "methods:quits": ("mask", "expected to take losses (batch,), got SystemExit: 0"),
@@ -124,6 +132,7 @@ def test_what_remembers_stays_on_its_device_and_in_one_process(own_code: Path) -
     ("name", "warning"),
     [
         ("networks:Seeded", "its first weights are the same under another of torch's seeds"),
+        ("networks:Softmaxed", "it seems to answer with probabilities, as after a softmax"),
         ("methods:repeated_mean", "all losses are the same, as if one mean were repeated"),
         ("methods:Tempered", "it has 1 weights of its own that no optimizer trains"),
         ("methods:Logging", "calls changes from call to call, and begins anew when a stopped"),
@@ -132,6 +141,15 @@ def test_what_remembers_stays_on_its_device_and_in_one_process(own_code: Path) -
 def test_what_may_be_meant_otherwise_is_warned_of(own_code: Path, name: str, warning: str) -> None:
     lines = try_factory(f"own.{name}", {})
     assert any(line.startswith(f"warning: {warning}") for line in lines)
+
+
+def test_a_plan_that_tries_factories_shows_the_warnings(
+    own_code: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = {"text": "own.networks:Softmaxed", "options": {}, "role": "network", "shape": {}}
+    get_command(app)(["check", "--resolved", json.dumps([trial])], standalone_mode=False)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("own.networks:Softmaxed: warning: it seems to answer with prob")
 
 
 def test_what_fits_is_not_warned_of(own_code: Path) -> None:

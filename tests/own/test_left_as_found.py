@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rwp.core import build_network
 from rwp.core.objectives import ExampleLosses, make_objective
 from rwp.core.threat import ThreatModel
 from rwp.errors import UserError
+from rwp.training.flops import PassCounter
 from rwp.training.history import Tally
 from rwp.training.own import OwnObjective, OwnPerturbation
 
@@ -115,6 +117,56 @@ def test_an_attack(textbook: Path, name: str, mode: str) -> None:
             model, images, labels, threat=threat, bn_mode=mode
         ),
     )
+
+
+@pytest.mark.parametrize("name", ["GoingBack", "Shifting"])
+def test_losses_leave_gradients_and_images_alone(own_code: Path, name: str) -> None:
+    """A step would add the one, and each further weight step begin at the other."""
+    objective = OwnObjective(f"own.methods:{name}", {}, criterion="objective", random_start=None)
+    model = network()
+    images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    given = images, images + 0.1, torch.arange(5) % 3
+    before = [tensor.clone() for tensor in given]
+    kept = model[0].weight.grad = torch.ones_like(model[0].weight)
+    found = [objective.losses(model, *given).objective for _ in range(2)]
+    assert torch.equal(*found)
+    assert all(map(torch.equal, given, before))
+    assert not any(tensor.requires_grad for tensor in given)
+    assert model[0].weight.grad is kept
+    assert bool((kept == 1).all())
+    assert model[3].weight.grad is None
+
+
+def test_what_an_objective_raises_amid_a_training_is_one_line(own_code: Path) -> None:
+    """The trial's four images can be paired; five cannot."""
+    objective = OwnObjective("own.methods:Pairing", {}, criterion="objective", random_start=None)
+    images, labels, model = torch.rand(5, 3, 8, 8), torch.arange(5) % 3, network()
+    objective.losses(model, images[:4], images[:4], labels[:4])
+    told = r"^own.methods:Pairing: expected to give losses of images \(5, 3, 8, 8\), got RuntimeEr"
+    with pytest.raises(UserError, match=told):
+        objective.losses(model, images, images, labels)
+    for error in (ConnectionError("gone"), RuntimeError("CUDA out of memory")):
+        objective._losses = fails(error)
+        with pytest.raises(type(error)):
+            objective.losses(model, images, images, labels)
+
+
+def fails(error: Exception) -> Callable[..., None]:
+    def losses(*_: object) -> None:
+        raise error
+
+    return losses
+
+
+def test_a_model_that_is_called_by_name_is_counted(own_code: Path) -> None:
+    objective = OwnObjective("own.methods:ByName", {}, criterion="objective", random_start=None)
+    model = build_network(
+        "preact_resnet", num_classes=3, in_channels=3, mean=None, std=None, blocks=(1,), width=4
+    )
+    passed = PassCounter(model, 7.0)
+    images = torch.rand(5, 3, 8, 8)
+    objective.losses(model, images, images, torch.arange(5) % 3)
+    assert (passed.forward, passed.learned) == (1, 5)
 
 
 def test_a_perturbation(textbook: Path) -> None:

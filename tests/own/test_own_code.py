@@ -142,7 +142,8 @@ def test_what_an_attack_sets_for_all_of_torch_is_put_back(own_code: Path, where:
 
     def found() -> tuple[object, ...]:
         deterministic = torch.are_deterministic_algorithms_enabled()
-        return torch.get_default_dtype(), deterministic, torch.get_num_threads()
+        asked = torch.get_default_device(), torch.is_grad_enabled()
+        return torch.get_default_dtype(), deterministic, torch.get_num_threads(), asked
 
     kind, threat = "own.methods:settings", ThreatSpec(norm="linf", epsilon="0.1")
     attack = AttackSpec(name="mine", kind=kind, threat=threat, options={"where": where})

@@ -97,6 +97,17 @@ def test_a_folder_and_a_data_set_may_have_the_name_of_a_number(params_file: Path
     assert suite["network"] == suite["table2"]["network"] == "2e2"
 
 
+def test_a_network_of_ones_own_is_told_of_the_normalization_before_it(params_file: Path) -> None:
+    found = Images("", "pets", ("a", "b"), 9, 9, (3, 8, 8))
+    study = study_text("mine", found, "own.networks:Tiny", known=("small",))
+    (line,) = [line for line in study.splitlines() if "normalize:" in line]
+    assert line.endswith("# before your network; false if it normalizes itself")
+    suite = parse_yaml(study, where="study")["suites"]["mine"]
+    assert suite["training"]["normalize"] is True
+    assert suite["training"]["crop_padding"] == 1
+    assert len(study.splitlines()) <= 40
+
+
 def test_images_of_several_sizes_are_brought_to_one(params_file: Path) -> None:
     folder = images(Path("images/mine"), "a", size=40)
     images(Path("more"), "b", size=48)

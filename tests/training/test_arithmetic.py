@@ -252,6 +252,16 @@ def test_the_moving_average_is_torchs_to_the_bit() -> None:
     )
 
 
+def test_a_table_of_whole_numbers_has_no_average() -> None:
+    """Rounded down at each update, a constant 3 would become 2."""
+    model = network().train()
+    model.register_buffer("places", torch.arange(1000))
+    average = MovingAverage(model, decay=0.9)
+    for _ in range(3):
+        average.update(model)
+    assert torch.equal(average.module.get_buffer("places"), torch.arange(1000))
+
+
 def test_an_average_of_what_cannot_be_copied_is_refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, that it is deprecated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -21,12 +22,13 @@ from rwp.pipeline.resolve import run_key
 from rwp.pipeline.settings import Params
 from rwp.pipeline.steps import Steps
 from rwp.training import resume
+from rwp.training.checkpoint import load_weights
 from rwp.training.image_losses import ImageLosses, read_losses
 from rwp.training.jobs import input_paths, prepare, train_run
 from rwp.training.loop import Training
 from rwp.training.own_network import OwnNetwork
 from rwp.training.spec import OwnNetworkSpec, TrainSpec
-from rwp.training.start import _check_network, _check_normalization
+from rwp.training.start import _check_network, _check_normalization, _fitted
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
 from tests.training.outcomes import rows, weights
@@ -219,6 +221,25 @@ def test_what_says_nothing_of_the_weights_refuses_no_start(trunk: tuple[Params, 
     other = shape | {"architecture": edited | {"options": {"width": 2}}}
     with pytest.raises(UserError, match=r"got architecture .*width"):
         _check_network(other, mine, network, path)
+
+
+def test_weights_of_a_network_of_ones_own_need_no_names_of_ours(tmp_path: Path) -> None:
+    """What stands before it is that of the settings; no prefix counts, and no table around."""
+    inner = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))
+    model = OwnNetwork(Normalization([0.5], [0.2]), inner)
+    theirs = copy.deepcopy(inner)
+    theirs[1].weight.data.fill_(7.0)
+    bare = theirs.state_dict()
+    prefixed = {f"module.{name}": value for name, value in bare.items()}
+    whole = OwnNetwork(Normalization([0.5], [0.2]), theirs).state_dict()
+    for given in (bare, {"state_dict": prefixed, "epoch": 3}, whole):
+        part, weights = _fitted(model, given)
+        load_weights(part, weights, source="theirs.pt")
+        assert part is (model if given is whole else inner)
+        assert bool((inner[1].weight == 7).all())
+        inner[1].weight.data.zero_()
+    with pytest.raises(UserError, match=r"theirs.pt: expected the weights of Sequential, got"):
+        load_weights(*_fitted(model, bare | {"more": torch.zeros(1)}), source="theirs.pt")
 
 
 def test_a_network_of_ones_own_may_normalize_inside(trunk: tuple[Params, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -44,7 +45,10 @@ def check(
                 "image_size": tuple(trial["shape"].get("image_size", (32, 32)))
             }
             ball = {name: trial[name] for name in ("norm", "epsilon") if name in trial}
-            try_factory(trial["text"], trial["options"], trial["role"], Shape(**known), **ball)
+            named = trial["text"], trial["options"], trial["role"]
+            for line in try_factory(*named, Shape(**known), **ball):
+                if line.startswith("warning"):
+                    print(f"{trial['text']}: {line}", file=sys.stderr)
         return
     if factory is None:
         raise UserError("expected package.module:factory, got nothing; name one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,6 +145,7 @@ class Elsewhere:
 
     def load(self, device: str) -> ExternalModel:
         """Build it and give it its weights."""
+        from rwp.core.models.converters import LAYOUTS
         from rwp.data.images import ImageSet
         from rwp.data.passport import PASSPORT, read_passport
         from rwp.evaluation.external_models import load_checkpoint, load_factory
@@ -156,6 +158,13 @@ class Elsewhere:
         mean, std = given
         if self.arch and None in given:
             mean, std = read_passport(self.images.parent / PASSPORT).normalization()
+        if self.layout in LAYOUTS and LAYOUTS[self.layout].normalization == "outside":
+            shown = [", ".join(f"{value:.4g}" for value in values or ()) for values in (mean, std)]
+            print(
+                f"normalized by mean ({shown[0]}) and std ({shown[1]}) of {self.dataset_name};"
+                f" if its program took others, write them under datasets.{self.dataset_name}",
+                file=sys.stderr,
+            )
         return load_checkpoint(
             self.checkpoint or Path(),
             architecture=choose(networks, self.arch, "network", "--arch") if self.arch else None,

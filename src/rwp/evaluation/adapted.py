@@ -51,7 +51,8 @@ class AdaptedModel(nn.Module):
                 f"{text}; choose the images it was made for, or wrap it "
                 "so that forward takes images alone"
             ) from error
-        logits = self._logits(outputs).to(images.dtype)
+        # of their type, and on their device, where the model lies on several
+        logits = self._logits(outputs).to(images)
         asked = self.has_gradient and images.requires_grad and torch.is_grad_enabled()
         if asked and not logits.requires_grad:  # constant for these images, as where it rejects
             logits = logits + 0.0 * images.flatten(1).sum(dim=1, keepdim=True)

@@ -24,7 +24,7 @@ from rwp.training.checkpoint import (
     read_weights_file,
     require_fit,
 )
-from rwp.training.own_network import OwnNetwork, own_network
+from rwp.training.own_network import OwnNetwork, by_own_names, own_network
 from rwp.training.spec import NetworkSpec, OwnNetworkSpec
 
 _NO_STATISTICS: dict[str, Any] = {"mean": None, "std": None}  # of images: not normalized
@@ -102,7 +102,7 @@ def load_checkpoint(
                 statistics = _NO_STATISTICS
             own = _own_network(architecture, image_size, **facts, **statistics)
             model, network = own, own.network
-            weights = _by_own_names(content, network)
+            weights = by_own_names(content, network)
         else:
             if not _is_normalized(content, layout):
                 statistics = _NO_STATISTICS
@@ -130,17 +130,6 @@ def _own_network(spec: OwnNetworkSpec, image_size: Sequence[int], **facts: Any) 
     return model
 
 
-def _by_own_names(content: dict[str, Any], network: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights of a file under the names of a network of the user's own.
-
-    Names are compared without what all of them begin with, in the file and in the network.
-    """
-    own = {n: value for n, value in network.state_dict().items() if isinstance(value, torch.Tensor)}
-    names = dict(zip(bare_state(own), own, strict=True))
-    state = {names.get(name, name): value for name, value in bare_state(content).items()}
-    return {name: value for name, value in own.items() if name.endswith(COUNT)} | state
-
-
 def _advice(
     content: dict[str, Any],
     known: Mapping[str, NetworkSpec],
@@ -162,7 +151,7 @@ def _advice(
             return f"its tensors fit --arch {names} with --layout robustbench"
         return (
             f"its tensors fit --arch {names}; take --layout awp if its program normalized the "
-            "images, --layout trades if it did not"
+            "images (by the mean and std of the data set here), --layout trades if it did not"
         )
     classes = [shape[0] for shape in shapes.values() if len(shape) == 2][-1:]
     channels = [shape[1] for shape in shapes.values() if len(shape) == 4][:1]
@@ -202,7 +191,7 @@ def _fits(
 
 def _has_normalization(content: Any) -> bool:
     tables = [content, *(value for value in content.values() if isinstance(value, dict))]
-    return any(name.rpartition(".")[2] == "mu" for table in tables for name in table)
+    return any(str(name).rpartition(".")[2] == "mu" for table in tables for name in table)
 
 
 def load_factory(text: str, *, device: torch.device | str = "cpu") -> ExternalModel:

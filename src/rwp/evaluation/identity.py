@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rwp.core.modes import evaluation_mode, frozen_weights
 from rwp.data.images import ImageSet
-from rwp.errors import UserError
+from rwp.errors import UserError, lacks_memory
 from rwp.evaluation.clean import batch_of, borrowed
 from rwp.rng import generator_for
 from rwp.streams import kept_streams
@@ -89,11 +89,19 @@ def _points(images: ImageSet) -> Float[Tensor, "points channels height width"]:
 
 def _native_answers(model: nn.Module, points: Tensor, device: torch.device | str) -> list[Tensor]:
     with borrowed(model, device):
-        return _answers(model, points.to(device))
+        return _answers(model, points.to(device), no_way_back=(NotImplementedError, RuntimeError))
 
 
-def _answers(model: nn.Module, points: Tensor) -> list[Tensor]:
-    """Logits, and each image's gradient of a mix of all logits along some directions."""
+def _answers(
+    model: nn.Module,
+    points: Tensor,
+    *,
+    no_way_back: tuple[type[Exception], ...] = (NotImplementedError,),
+) -> list[Tensor]:
+    """Logits, and each image's gradient of a mix of all logits along some directions.
+
+    Logits alone where there is no gradient, or where asking for it raises one of `no_way_back`.
+    """
     inputs = points.clone().requires_grad_()
     with (
         kept_streams(points.device),
@@ -111,7 +119,9 @@ def _answers(model: nn.Module, points: Tensor) -> list[Tensor]:
         mix = torch.cos(torch.arange(1, logits.shape[1] + 1, device="cpu")).to(logits)
         try:
             (gradient,) = torch.autograd.grad((logits * mix).sum(), inputs, allow_unused=True)
-        except NotImplementedError:  # it has no way back; attacks say so
+        except no_way_back as error:  # attacks say so
+            if lacks_memory(error):
+                raise
             gradient = None
     if gradient is None:
         return [logits.detach().double().cpu()]

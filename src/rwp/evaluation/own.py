@@ -16,6 +16,7 @@ from rwp.errors import UserError, in_one_line
 from rwp.evaluation.adapted import same_values
 from rwp.factories import call, torch_as_it_was
 from rwp.streams import kept_streams
+from rwp.training.own_network import check_tensor
 from rwp.training.spec import AttackSpec
 
 
@@ -53,11 +54,7 @@ def own_attack(
                 f"{at}: expected to attack images {tuple(images.shape)}, got "
                 f"{in_one_line(error)}; try it with `rwp check {attack.kind}`"
             ) from error
-    if not isinstance(found, Tensor) or found.shape != images.shape or found.dtype != images.dtype:
-        kind = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found)
-        raise UserError(
-            f"{at}: expected images of {images.dtype} {tuple(images.shape)}, got {kind}"
-        )
+    check_tensor(at, "adversarial images", found, images, dtype=images.dtype)
     return found.detach()
 
 

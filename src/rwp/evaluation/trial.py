@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from rwp.core.models import build_network
 from rwp.core.modes import kept_buffers
 from rwp.core.objectives import ExampleLosses, make_objective
-from rwp.errors import UserError, in_one_line
+from rwp.errors import UserError, of_others
+from rwp.evaluation import alarms
 from rwp.evaluation.attacks import check_adversarial
-from rwp.evaluation.clean import borrowed
+from rwp.evaluation.clean import borrowed, odd_outputs
 from rwp.evaluation.own import own_attack
 from rwp.factories import call, takes
 from rwp.training.own import (
@@ -182,6 +183,11 @@ def _network(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str]:
     model.eval()
     with torch.no_grad():
         alone = torch.cat([model(image[None]) for image in batch.images])
+        if alarms.says(odd_outputs(alone), alarms.PROBABILITIES):
+            notes.append(
+                "warning: it seems to answer with probabilities, as after a softmax; training and "
+                "attacks need logits"
+            )
         if not torch.allclose(model(batch.images), alone, atol=1e-4):
             notes.append("warning: in eval mode the logits of an image depend on its batch")
     return notes
@@ -199,7 +205,7 @@ def _objective(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str
 
     objective, model = build(), batch.network().train()
     before = _weights(model)
-    with _named(text, "attack and give losses"):
+    with of_others(text, "attack and give losses"):
         adversarial = objective.attack(model, batch.images, batch.labels, **batch.attack_options)
         _check_ball(text, adversarial, batch)
         found = objective.losses(model, batch.images, adversarial, batch.labels)
@@ -275,7 +281,7 @@ def _try_memory(
 
     def asked(part: T, other: bool = False) -> Tensor:
         torch.manual_seed(_SEED)
-        with _named(text, "be asked again"):
+        with of_others(text, "be asked again"):
             return numbers(part, other)
 
     first = build()
@@ -297,7 +303,7 @@ def _try_memory(
             for name in changing
         ]
     second = build()
-    with _named(text, "give what it remembers to a second one, as plain values and tensors"):
+    with of_others(text, "give what it remembers to a second one, as plain values and tensors"):
         Memory(second).load(memory.stored(), torch.device("cpu"))
     if not _same(asked(first), asked(second)):
         raise UserError(
@@ -351,7 +357,7 @@ def _perturbation(text: str, options: Mapping[str, Any], batch: _Batch) -> list[
             offset = one(model, losses, generator=torch.Generator().manual_seed(_SEED)).offset
         return torch.cat([torch.zeros(0), *(value.flatten() for value in offset.values())])
 
-    with _named(text, "perturb weights"):
+    with of_others(text, "perturb weights"):
         found = perturb(model, losses, generator=batch.generator)
     if not all(torch.equal(a, b) for a, b in zip(before, _weights(model), strict=True)):
         raise UserError(
@@ -390,14 +396,3 @@ def _check_ball(text: str, adversarial: Tensor, batch: _Batch) -> None:
 
 def _weights(model: nn.Module) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in model.parameters()]
-
-
-@contextmanager
-def _named(text: str, doing: str) -> Iterator[None]:
-    """Errors of somebody else's code as one line that names the factory."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{text}: expected to {doing}, got {in_one_line(error)}") from error

@@ -182,11 +182,12 @@ def write_study(
 def study_text(name: str, found: Images, network: str | None, *, known: tuple[str, ...]) -> str:
     """The study as a file: at most 40 lines."""
     classes, pixels = len(found.classes), min(found.shape[1:])
-    networks = ""
+    networks = own = ""
     if network is None:
         network = "small" if pixels <= _SMALL else "preact-resnet-18"
     elif network not in known:
         networks, network = f"networks:\n  {name}-net: {{family: {network}}}\n", f"{name}-net"
+        own = "  # before your network; false if it normalizes itself\n     "
     batch = 128 if found.num_train >= 5000 else 64 if found.num_train >= 1000 else 32
     few = classes < 4
     autoattack = (
@@ -214,7 +215,7 @@ def study_text(name: str, found: Images, network: str | None, *, known: tuple[st
     training: {{epochs: 30, batch_size: {batch}, learning_rate: {0.1 * batch / 128:g}, \
 schedule: piecewise_by_epoch,
       decay_epochs: [15, 22], decay_factor: 0.1, momentum: 0.9, nesterov: false, weight_decay: 0.0005,
-      normalize: true, crop_padding: {max(1, pixels // 8)}, padding_mode: zero, flip: true, \
+      normalize: true,{own} crop_padding: {max(1, pixels // 8)}, padding_mode: zero, flip: true, \
 rotation_degrees: 0,
       precision: fp32, attack_num_steps: 10, attack_bn_mode: train}}
     objectives:

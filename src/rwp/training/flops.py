@@ -79,20 +79,21 @@ class PassCounter:
     def __init__(self, model: nn.Module, flops_per_image: float) -> None:
         self.flops_per_image = flops_per_image
         self.start()
-        model.register_forward_pre_hook(self._count)
+        model.register_forward_pre_hook(self._count, with_kwargs=True)
 
     def start(self) -> None:
         """Forget what has passed, between steps: measuring is not training."""
         self.forward = self.attacked = self.learned = 0
 
-    def _count(self, module: nn.Module, inputs: Any) -> None:
+    def _count(self, module: nn.Module, inputs: Any, named: Mapping[str, Any]) -> None:
         if not torch.is_grad_enabled():
             return
         self.forward += 1
-        if inputs[0].requires_grad:  # an attack asks for the gradient of the images
-            self.attacked += len(inputs[0])
+        images = (*inputs, *named.values())[0]  # own code may name them
+        if images.requires_grad:  # an attack asks for the gradient of the images
+            self.attacked += len(images)
         else:
-            self.learned += len(inputs[0])
+            self.learned += len(images)
 
     def take(self, perturbed: PerturbedWeights | None) -> float:
         """The FLOPs of the step that ends here, with its weight perturbation if it had one."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from rwp.core.models.converters import COUNT
 from rwp.errors import UserError, in_one_line
 from rwp.training.spec import Compilation, OptimizationSpec, TrainSpec
 
@@ -72,15 +73,16 @@ class MovingAverage:
         """Take in the network as it is after a step."""
         averaged, new = _tensors(self.module), _tensors(model)
         if self.updates == 0:
-            torch._foreach_copy_(averaged, new)
+            torch._foreach_copy_(list(averaged.values()), list(new.values()))
         else:
-            pairs = list(zip(averaged, new, strict=True))
-            floating = [pair for pair in pairs if pair[0].is_floating_point()]
-            ours, theirs = [pair[0] for pair in floating], [pair[1] for pair in floating]
+            floating = [name for name, value in averaged.items() if value.is_floating_point()]
+            ours, theirs = [averaged[name] for name in floating], [new[name] for name in floating]
             torch._foreach_lerp_(ours, theirs, 1 - self.decay)
-            for mean, value in pairs:
-                if not mean.is_floating_point():  # batches counted: rounded down, as torch does
-                    mean.copy_(mean * self.decay + value * (1 - self.decay))
+            for name in averaged.keys() - set(floating):
+                mean, value = averaged[name], new[name]
+                if name.endswith(COUNT):  # batches counted: rounded down, as torch does
+                    value = mean * self.decay + value * (1 - self.decay)
+                mean.copy_(value)  # a table of places, say, has no average
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -93,8 +95,9 @@ class MovingAverage:
         self.updates = state["updates"]
 
 
-def _tensors(model: nn.Module) -> list[Tensor]:
-    return [*(parameter.detach() for parameter in model.parameters()), *model.buffers()]
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return weights | dict(model.named_buffers())
 
 
 # A network is compiled once for each mode of its layers, momentum of their statistics, kind of

@@ -26,7 +26,7 @@ from rwp.core.objectives.base import ExampleLosses, example_losses
 from rwp.core.process_group import ALONE, Group
 from rwp.core.settings import Criterion, RandomStart, WeightPerturbation
 from rwp.core.weight_perturbation import PerturbationDiagnostics, PerturbedWeights
-from rwp.errors import UserError, in_one_line
+from rwp.errors import UserError, of_others
 from rwp.factories import call, load, takes
 from rwp.training.own_network import check_tensor
 
@@ -82,9 +82,10 @@ class OwnObjective:
             frozen_weights(model),
             batch_norm_mode(model, options["bn_mode"]),
             _full_precision(model),
+            of_others(self.text, f"attack images {tuple(images.shape)}"),
         ):
             found = self.inner.attack(model, images, labels, **options)
-        check_tensor(self.text, "adversarial images", found, tuple(images.shape), images.dtype)
+        check_tensor(self.text, "adversarial images", found, images, dtype=images.dtype)
         return found.detach()
 
     def losses(
@@ -92,12 +93,17 @@ class OwnObjective:
     ) -> ExampleLosses:
         """One loss per example, with the logits that go with them.
 
+        The user's code gets copies, as the same images are asked for again at other weights. What
+        a backward pass of it leaves at the weights is dropped.
+
         Raises:
             UserError: they are something else, or the model is left in another mode.
         """
         modes = [module.training for module in model.modules()]
-        with _full_precision(model):
-            found = self._losses(model, images, adversarial, labels)
+        doing = f"give losses of images {tuple(images.shape)}"
+        with _full_precision(model), _kept_gradients(model), of_others(self.text, doing):
+            given = images.clone(), adversarial.clone(), labels.clone()
+            found = self._losses(model, *given)
         if modes != [module.training for module in model.modules()]:
             raise UserError(
                 f"{self.text}: expected the model in the mode it came in, got it in another; call "
@@ -109,7 +115,7 @@ class OwnObjective:
                     f"{self.text}: expected losses (batch,) and logits (batch, classes), or "
                     f"ExampleLosses, got {type(found).__name__}"
                 )
-            check_tensor(self.text, "losses", found[0], (len(labels),))
+            check_tensor(self.text, "losses", found[0], labels)
             found = example_losses(found[0], found[1], labels, self.criterion)
         elif self.criterion != "objective" and not self._takes_criterion:
             raise UserError(
@@ -117,12 +123,12 @@ class OwnObjective:
                 f"what the mask looks at themselves, got criterion: {self.criterion} and none that "
                 "takes it; add the parameter, or leave criterion out"
             )
-        self._check(found, len(labels))
+        self._check(found, labels)
         return found
 
-    def _check(self, found: ExampleLosses, size: int) -> None:
+    def _check(self, found: ExampleLosses, labels: Tensor) -> None:
         for name in ("objective", "criterion"):
-            check_tensor(self.text, f"one {name} per example", getattr(found, name), (size,))
+            check_tensor(self.text, f"one {name} per example", getattr(found, name), labels)
             if not getattr(found, name).is_floating_point():
                 kind = getattr(found, name).dtype
                 raise UserError(
@@ -136,7 +142,20 @@ class OwnObjective:
         if not isinstance(found.logits, Tensor) or found.logits.ndim != 2:
             raise UserError(f"{self.text}: expected logits (batch, classes), got something else")
         classes = self.num_classes or found.logits.shape[1]
-        check_tensor(self.text, "logits", found.logits, (size, classes))
+        check_tensor(self.text, "logits", found.logits, labels, (len(labels), classes))
+
+
+@contextmanager
+def _kept_gradients(model: nn.Module) -> Iterator[None]:
+    """Each weight's gradient is afterwards what it was before."""
+    before = [(weight, weight.grad) for weight in model.parameters()]
+    for weight, _ in before:
+        weight.grad = None
+    try:
+        yield
+    finally:
+        for weight, gradient in before:
+            weight.grad = gradient
 
 
 @contextmanager
@@ -179,13 +198,9 @@ class OwnMask:
     def __call__(self, losses: Tensor, generator: torch.Generator | None) -> Tensor:
         """The examples that are selected, booleans (batch,)."""
         given = losses.detach().clone()
-        try:
+        with of_others(self.text, "take losses (batch,)"):
             found = self.inner(given, generator=generator) if self._drawing else self.inner(given)
-        except (Exception, SystemExit) as error:
-            raise UserError(
-                f"{self.text}: expected to take losses (batch,), got {in_one_line(error)}"
-            ) from error
-        check_tensor(self.text, "a mask", found, tuple(losses.shape), torch.bool)
+        check_tensor(self.text, "a mask", found, losses, dtype=torch.bool)
         return found
 
 
@@ -226,7 +241,12 @@ class OwnPerturbation:
                 found.objective.register_hook(went_back)
             return found
 
-        with untracked_statistics(model), own_modes(model), torch.enable_grad():
+        with (
+            untracked_statistics(model),
+            own_modes(model),
+            torch.enable_grad(),
+            of_others(self.text, "perturb the weights"),
+        ):
             found = self.inner(model, fresh, generator=generator)
         torch.clear_autocast_cache()
         model.zero_grad(set_to_none=True)  # what a backward pass of it has left
@@ -286,9 +306,8 @@ def _offset(text: str, model: nn.Module, found: Any) -> tuple[dict[str, Tensor],
     for name, value in found.items():
         if name not in weights:
             raise UserError(f"{text}: expected names of parameters of the model, got {name!r}")
-        check_tensor(
-            text, f"an offset of {name}", value, tuple(weights[name].shape), weights[name].dtype
-        )
+        weight = weights[name]
+        check_tensor(text, f"an offset of {name}", value, weight, dtype=weight.dtype)
     offset = {name: value.detach().clone() for name, value in found.items()}
     norms = tuple(
         (name, torch.linalg.vector_norm(value), torch.linalg.vector_norm(weights[name].detach()))

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from rwp.core.models.converters import COUNT, bare_state
 from rwp.core.models.normalization import input_layer
 from rwp.core.modes import kept_buffers, own_modes, untracked_statistics
-from rwp.errors import UserError, in_one_line
+from rwp.errors import UserError, of_others
 from rwp.factories import call
 
 _TRIED = 2  # images: one alone is refused by batch normalization in train mode
@@ -73,11 +74,28 @@ def own_network(
 
     model = build()
     try_network(text, model, images, num_classes=num_classes)
+    _check_state(text, model)
     with torch.random.fork_rng(devices=[]):
         # other initial values than the first's
         torch.default_generator.manual_seed(torch.initial_seed() ^ 1)
         _try_state(text, model, build(), images)
     return model
+
+
+def _check_state(text: str, model: nn.Module) -> None:
+    """Refuse what a checkpoint cannot hold.
+
+    Raises:
+        UserError: an entry of the state_dict is no dense tensor.
+    """
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            kind = value.layout if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(
+                f"{text}: expected dense tensors alone in its state_dict, got {kind} in"
+                f" {name.removeprefix('network.')}; keep it out of get_extra_state, or make it"
+                " dense"
+            )
 
 
 def _try_state(text: str, model: nn.Module, second: nn.Module, images: Tensor) -> None:
@@ -107,20 +125,30 @@ def _try_state(text: str, model: nn.Module, second: nn.Module, images: Tensor) -
         )
 
 
+def by_own_names(content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor]:
+    """The weights of a file under the names of a network.
+
+    Names are compared without what all of them begin with, in the file and in the network.
+
+    Raises:
+        ValueError: the file holds no tensors, or those of several networks.
+    """
+    own = {n: value for n, value in network.state_dict().items() if isinstance(value, Tensor)}
+    names = dict(zip(bare_state(own), own, strict=True))
+    state = {names.get(name, name): value for name, value in bare_state(content).items()}
+    return {name: value for name, value in own.items() if name.endswith(COUNT)} | state
+
+
 @contextmanager
 def _trial(text: str, model: nn.Module, *, doing: str = "take images in [0, 1]") -> Iterator[None]:
     """Running statistics, modes and the stream of random numbers are as before afterwards."""
     lazy = any(map(is_lazy, (*model.parameters(), *model.buffers())))
-    try:
+    with of_others(text, doing):
         # what a lazy layer draws are initial weights
         same_draws = torch.random.fork_rng(devices=[], enabled=not lazy)
         untracked = nullcontext() if lazy else untracked_statistics(model)
         with kept_buffers(model), own_modes(model), untracked, same_draws:
             yield
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # somebody else's code may fail in any way
-        raise UserError(f"{text}: expected to {doing}, got {in_one_line(error)}") from error
 
 
 def try_network(text: str, model: nn.Module, images: Tensor, *, num_classes: int) -> None:
@@ -142,7 +170,7 @@ def try_network(text: str, model: nn.Module, images: Tensor, *, num_classes: int
             given = batch.clone().requires_grad_()
             logits = model(given)
             wanted = (len(batch), num_classes)
-            check_tensor(text, "logits", logits, wanted, torch.float32)
+            check_tensor(text, "logits", logits, images, wanted, dtype=torch.float32)
             if not bool(logits.isfinite().all()):
                 raise UserError(f"{text}: expected finite logits, got NaN or infinity")
             asked = [given, *weights]
@@ -160,16 +188,36 @@ def try_network(text: str, model: nn.Module, images: Tensor, *, num_classes: int
 
 
 def check_tensor(
-    text: str, name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype | None = None
+    text: str,
+    name: str,
+    value: Any,
+    given: Tensor,
+    shape: tuple[int, ...] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Refuse what own code returned and is no tensor of this shape and, where given, type.
+    """Refuse what own code returned for `given` and is no such tensor.
+
+    Args:
+        text: the factory.
+        name: of what is returned.
+        value: what is returned.
+        given: names the device, and the shape where none is told.
+        shape: what is expected.
+        dtype: what is expected; none: any.
 
     Raises:
         UserError: it names the factory, and what of it is another thing.
     """
+    shape = tuple(given.shape) if shape is None else shape
     if not isinstance(value, Tensor):
         raise UserError(f"{text}: expected a tensor of {name} {shape}, got {type(value).__name__}")
     if tuple(value.shape) != shape:
         raise UserError(f"{text}: expected {name} {shape}, got {tuple(value.shape)}")
     if dtype is not None and value.dtype != dtype:
         raise UserError(f"{text}: expected {name} of {dtype}, got {value.dtype}")
+    if value.device != given.device:
+        raise UserError(
+            f"{text}: expected {name} on {given.device}, as what it was given, got {value.device};"
+            f" move it there"
+        )

@@ -22,6 +22,7 @@ from rwp.files import atomic_write
 from rwp.training.checkpoint import load_weights, read_weights_file
 from rwp.training.history import Row
 from rwp.training.loop import Training
+from rwp.training.own_network import OwnNetwork, by_own_names
 from rwp.training.resume import RunState
 from rwp.training.spec import TrainSpec
 
@@ -57,7 +58,8 @@ def begin(training: Training, state: RunState, network: Mapping[str, Any], path:
     """
     start = training.spec.start
     if start is None or start.recipe is None:
-        load_weights(training.model, _weights_of(path, training.spec, network), source=path)
+        weights = _weights_of(path, training.spec, network)
+        load_weights(*_fitted(training.model, weights), source=path)
         _check_normalization(training.model, training.spec, network, path)
         if training.average is not None:
             training.average.module.load_state_dict(training.model.state_dict())
@@ -131,6 +133,23 @@ def _weights_of(
     if isinstance(content.get("network"), dict):
         _check_network(content["network"], spec, network, path)
     return content["weights"]
+
+
+def _fitted(model: nn.Module, weights: Any) -> tuple[nn.Module, Any]:
+    """The part of a model that a file is of, with its weights under that part's names.
+
+    A file may be of a user's own network alone, without the normalization before it, and its names
+    may be prefixed, as after parallel training. What fits nothing comes back as it was.
+    """
+    inner = model.network if isinstance(model, OwnNetwork) else model
+    for part in dict.fromkeys((model, inner)):
+        try:
+            found = by_own_names(weights, part)
+        except (ValueError, AttributeError):
+            break
+        if found.keys() == part.state_dict().keys():
+            return part, found
+    return inner, weights
 
 
 def _check_normalization(
