@@ -19,6 +19,7 @@ import yaml
 from typer.main import get_command
 
 from rwp.commands.app import app
+from rwp.evaluation import verdict
 from rwp.pipeline.load import check_params, load_params
 from rwp.pipeline.settings import Params
 from rwp.pipeline.steps import Steps
@@ -174,3 +175,39 @@ def test_counts_on_pages_are_those_of_the_committed_results() -> None:
         text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
         for sentence in sentences:
             assert sentence in text, f"{page}: expected {sentence!r}"
+
+
+def test_limits_on_the_page_of_evaluation_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    _, _, table = page.partition("| setting | green up to | red above | evidence |\n")
+    found = {}
+    for line in table.partition("\n\n")[0].splitlines()[1:]:
+        setting, green, red = (text.strip() for text in line.split("|")[1:4])
+        words = setting.replace("anything else, or another radius", "any").lower().replace("-", "")
+        place, norm, *objective = words.split(", ")
+        key = (None if place == "any" else place, norm, objective[0] if objective else None)
+        found[key] = (green, red)
+    assert found == {  # a general band has no red
+        key: (str(band.green), str(band.red) if band.radius else "")
+        for key, band in verdict.BANDS.items()
+    }
+    usual = f"{verdict._NOTICEABLE:g} points | {verdict._LARGE:g} points |"
+    rescaled, much = f"{verdict._RESCALED:g} points", f"{verdict._RESCALED_MUCH:g}"
+    few, many = f"{100 * verdict._FEW_BLIND:g} %", f"{100 * verdict._MANY_BLIND:g} %"
+    images = {1: "one image", 2: "two images"}
+    for text in (
+        f"| 100 steps, worst iterate | {usual}",
+        f"trained alike) | {usual}",
+        f"AT-RWP | {rescaled} | {much} points",
+        f"CW, or an attack of your own, fools over {rescaled} more than PGD-20, beyond noise | "
+        f"amber, red above {much} |",
+        f"over {verdict._NOTICEABLE:g} points more than PGD-20, beyond noise | "
+        f"amber, red above {verdict._LARGE:g} |",
+        f"FGSM fools over {verdict._SINGLE_STEP:g} point more than",
+        f"more than {images[verdict._FEWEST]} and {verdict._SQUARE:g} points after",
+        f"not finite | amber from the first image, red above {many} |",
+        f"was zero | amber above {few}, red above {many} |",
+        f"one that is not finite | {few} | {many} |",
+        f"and {images[verdict._IMAGES]} more or less, have to lie",
+    ):
+        assert text in page

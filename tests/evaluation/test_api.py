@@ -31,6 +31,8 @@ def test_the_obvious_call_works(robust_model: nn.Module, images: ImageSet):
     assert list(found.records) == ["natural", "pgd-20"]
     clean, attacked = found.accuracy("natural"), found.accuracy("pgd-20")
     assert 0 < attacked.low < attacked.estimate < clean.estimate <= clean.high <= 1
+    counts = images.labels.bincount()
+    assert found.chance == pytest.approx(float(counts.max() / counts.sum()))
     assert found.warnings == ()
     assert found.adversarial == {}
     assert f"{100 * attacked.estimate:.2f} %" in str(found)

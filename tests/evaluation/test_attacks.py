@@ -110,6 +110,17 @@ def test_an_attacks_own_start_and_kept_point_are_used(robust_model, images, monk
     assert found == [("uniform", "last"), ("none", "worst"), ("uniform", "worst")]
 
 
+def test_one_step_from_a_random_start_is_of_its_own_size(robust_model, images, monkeypatch):
+    """The published evaluator's is twice the radius."""
+    sizes = []
+    monkeypatch.setattr(
+        attacks, "fgsm_random_start", lambda *_, **given: sizes.append(given["step_size"]) or _[1]
+    )
+    literal = attack("fgsm-literal", "fgsm_random_start", step_size="0.2")
+    run(robust_model, images, literal, batch_size=len(images))
+    assert sizes == [0.2]
+
+
 def test_restarts_never_help_the_model(robust_model: nn.Module, images: ImageSet):
     weak = attack("pgd", num_steps=3, step_size="0.03")
     many = attack("pgd", num_steps=3, step_size="0.03", num_restarts=4)
@@ -347,8 +358,9 @@ def test_each_batch_has_random_numbers_of_its_own(robust_model, images, monkeypa
         return batch
 
     monkeypatch.setattr(attacks, "run_attack", unmoved)
-    run(robust_model, images, PGD, batch_size=len(images) // 3)
-    assert len(set(seeds)) == len(seeds) >= 3
+    for seed in (0, 1):
+        run(robust_model, images, PGD, batch_size=len(images) // 3, seed=seed)
+    assert len(set(seeds)) == len(seeds) >= 6
 
 
 def test_sizes_are_in_the_norm_of_the_threat_model():

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ from rwp.core import ThreatModel, cross_entropy, pgd
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import autoattack as module, verdict as verdicts
-from rwp.evaluation.diagnosis import diagnose_checkpoint
+from rwp.evaluation.diagnosis import _chance, diagnose_checkpoint
 from rwp.evaluation.diagnosis_file import read_diagnosis
 from rwp.evaluation.followup import follow_up
 from rwp.evaluation.jobs import evaluate_checkpoint, run_attacks
@@ -30,6 +31,7 @@ from tests.evaluation.samples import (
     ShortAutoAttack,
     attack,
     autoattack_spec,
+    linear_model,
     record,
     small_network,
 )
@@ -126,10 +128,23 @@ def test_single_step_beating_many_counts_beyond_noise(fgsm: int, level: str):
         assert "FGSM is 4.0 points below PGD" in verdict.reasons[1].text
 
 
+def test_images_that_only_the_other_attack_leaves_count_as_well():
+    """One step fools 60 images that PGD leaves, and PGD 160 that one step leaves."""
+    pgd, autoattack = records(540, 520)
+    fgsm = record([60 <= image < 700 for image in range(1000)], attack=attack("fgsm"))
+    assert judge([pgd, autoattack, fgsm], dataset="cifar10", objective="at").level == "green"
+    error = 100 * math.sqrt((0.06 + 0.16 - 0.1**2) / 1000)
+    assert verdicts._lead(pgd, fgsm) == pytest.approx((-10, error))
+
+
 @pytest.mark.parametrize(
     ("text", "level"),
     [
         ("it seems to be a randomized defense!", "red"),
+        ("it seems to be a dynamic defense!", "red"),
+        ("it seems the output is a probability distribution", "red"),
+        ("the model's outputs are probabilities, so ...", "red"),
+        ("the model's logits are all but equal, so ...", "red"),
         ("apgd-t: there are 5 points with zero gradient!", "amber"),
         ("the model answers differently each time (by up to 9 %), so ...", "amber"),
         ("the model's answer to an image depends on the other images in its batch", "red"),
@@ -142,10 +157,21 @@ def test_warnings_of_autoattack_count(text: str, level: str):
     assert found.level == level
 
 
-@pytest.mark.parametrize(("won", "level"), [(2, "green"), (3, "undecided"), (8, "red")])
-def test_square_beating_those_with_gradients_counts(won: int, level: str):
-    parts = {"apgd-ce": 510, "apgd-t": 525, "fab-t": 525, "square": 525 - won}
-    found = records(540, 525 - won, parts=parts)
+@pytest.mark.parametrize(
+    ("won", "of", "level"),
+    [
+        (2, 1000, "green"),
+        (3, 1000, "undecided"),
+        (8, 1000, "red"),
+        (15, 10_000, "green"),  # more than two images, but less than 0.2 points
+        (60, 10_000, "red"),
+        (2, 250, "green"),  # more than 0.2 points, but not more than two images
+    ],
+)
+def test_square_beating_those_with_gradients_counts(won: int, of: int, level: str):
+    left = 525 * of // 1000
+    parts = {"apgd-ce": left, "apgd-t": left, "fab-t": left, "square": left - won}
+    found = records(540 * of // 1000, left - won, of=of, parts=parts)
     verdict = judge(found, dataset="cifar10", objective="at")
     assert verdict.level == level
 
@@ -301,6 +327,33 @@ def test_a_radius_that_covers_little_of_an_image_condemns_nobody():
         pgd = PGD.replace(threat=threat, step_size="0.1", num_steps=1)
         found = follow_up(model, images, pgd, batch_size=2, seed=0, device="cpu")
         assert found.covers is covers
+
+
+@pytest.mark.parametrize(("norm", "largest"), [("linf", 0.5), ("l2", 5.0)])
+def test_the_radius_grows_until_an_image_can_be_anything(norm: str, largest: float):
+    """A network of one answer is right at any radius."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).eval()
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.copy_(torch.tensor([1.0, 0.0]))
+    images = ImageSet(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 0]), 2)
+    threat = ThreatSpec(norm=norm, epsilon="0.2")
+    pgd = PGD.replace(threat=threat, step_size="0.1", num_steps=1)
+    found = follow_up(model, images, pgd, batch_size=2, seed=0, device="cpu")
+    assert found.sweep[-1] == (largest, 1.0)
+
+
+def test_chance_is_the_share_of_the_most_frequent_class(trained: Project):
+    """Read off the passport or, without one, off the images; and so with the further attacks."""
+    folder, labels = trained.root / "data" / "digits", torch.tensor([0] * 31 + [*range(1, 10)])
+    images = ImageSet(torch.zeros(40, 1, 8, 8, dtype=torch.uint8), labels, 10)
+    images.save(folder / "test.pt")
+    assert _chance(folder, trained.spec, None) == pytest.approx(31 / 40)
+    short = PGD.replace(num_steps=1)
+    more = follow_up(linear_model(), images, short, batch_size=40, seed=0, device="cpu")
+    assert more.chance == pytest.approx(31 / 40)
+    write_passport(folder.parent, "digits", test={"class_histogram": [22] + [2] * 9})
+    assert _chance(folder, trained.spec, None) == pytest.approx(22 / 40)
 
 
 def test_few_images_alone_are_no_sign():

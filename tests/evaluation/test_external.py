@@ -18,6 +18,7 @@ from rwp.evaluation.external import (
 )
 from rwp.evaluation.external_models import ExternalModel, load_checkpoint, load_factory
 from rwp.evaluation.records import read_record
+from rwp.evaluation.verdict import Verdict
 from rwp.factories import call
 from rwp.reporting.radii import read_radii
 from rwp.training.checkpoint import save_network
@@ -303,6 +304,10 @@ def test_chance_is_that_of_the_images_that_were_looked_at(
     """The first in the published order may be of other shares than the whole set."""
     seen: list[float] = []
     monkeypatch.setattr(external, "judge", lambda records, chance, **_: seen.append(chance))
+    none = Verdict("green", None, None, ())
+    monkeypatch.setattr(
+        external, "judge_further", lambda *_, chance, **__: seen.append(chance) or (none, None)
+    )
     model = ExternalModel(robust_model, "a", "0" * 64)
     every = len(images.labels.unique())
     first = next(n for n in range(len(images)) if len(images.labels[:n].unique()) == every)
@@ -311,9 +316,20 @@ def test_chance_is_that_of_the_images_that_were_looked_at(
         folder.mkdir()
         records = evaluate(model, folder, images, **options)
         verdict_on(records, dataset="x", data=folder / "test.pt")
+        diagnose_external(
+            model,
+            data=folder / "test.pt",
+            attacks=(attack("natural"), PGD),
+            dataset="x",
+            out=folder / "out",
+            batch_size=16,
+            seed=0,
+            **options,
+        )
     counts = [images.labels[:first].bincount(), images.labels.bincount()]
-    assert seen == pytest.approx([float(count.max() / count.sum()) for count in counts])
-    assert seen[0] != pytest.approx(seen[1])
+    some, whole = (float(count.max() / count.sum()) for count in counts)
+    assert seen == pytest.approx([some, some, whole, whole])
+    assert some != pytest.approx(whole)
 
 
 def test_factory_is_called_and_hashed():

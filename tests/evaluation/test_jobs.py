@@ -51,6 +51,18 @@ def test_one_record_per_attack(trained: Project, images: ImageSet):
     assert pgd.attack.threat.epsilon == "0.1"
 
 
+def test_the_attacks_get_the_seed_that_the_record_names(trained: Project, monkeypatch):
+    given, run_attacks = [], jobs.run_attacks
+
+    def noted(*objects, seed, **options):
+        given.append(seed)
+        run_attacks(*objects, seed=seed, **options)
+
+    monkeypatch.setattr(jobs, "run_attacks", noted)
+    assert [read_record(path).seed for path in run(trained, seed=7)] == [7, 7]
+    assert given == [7]
+
+
 def test_finished_attacks_are_kept_and_changed_ones_run(trained: Project):
     first, second = run(trained)
     before = [path.stat().st_mtime_ns for path in (first, second)]

@@ -83,6 +83,8 @@ def test_over_seeds_by_hand():
     assert found.estimate == 0.25
     assert found.high - found.estimate == pytest.approx(stats.t.ppf(0.975, 399) * error)
     assert found.p_value == pytest.approx(2 * stats.t.sf(0.25 / error, 399))
+    surer = crossed_difference([first] * 3, [second] * 3, confidence=0.99)
+    assert surer.high - surer.estimate == pytest.approx(stats.t.ppf(0.995, 399) * error)
     same, one = crossed_difference([first] * 2, [first] * 2), interval(400, 400)
     assert (same.estimate, same.p_value) == (0, 1)
     assert (same.high, same.low) == pytest.approx((1 - one.low, one.low - 1))  # as of one seed

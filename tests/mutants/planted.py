@@ -67,6 +67,13 @@ _CLOSEST = {
     "stale": "reporting/test_stale.py",
     "accept": "reporting/test_stale.py",
     "short types": "core/test_core_weight_perturbation.py",
+    "jobs": "evaluation/test_jobs.py",
+    "chance": "evaluation/test_diagnostics.py evaluation/test_external.py evaluation/test_api.py",
+    "limits": "test_docs.py",
+    "levels": "reporting/test_verdicts.py",
+    "report": "reporting/test_report.py",
+    "against": "reporting/test_against.py",
+    "again": "reporting/test_attack_again.py",
 }
 
 
@@ -1460,6 +1467,191 @@ UNNOTICED = [
     ),
 ]
 
+# Of numbers that the tests' samples had alike whichever way they were made.
+ALIKE = _faults(
+    "",
+    (
+        "verdicts: images that only the other attack leaves are no lead",
+        "lead = (more - fewer) / count",
+        "lead = more / count",
+    ),
+    (
+        "verdicts: images that only the other attack leaves are no noise",
+        "math.sqrt(max((more + fewer) / count - lead**2, 0.0) / count)",
+        "math.sqrt(max(more / count - lead**2, 0.0) / count)",
+    ),
+    (
+        "verdicts: Square counts from the lower of its limits",
+        "limit = max(_FEWEST, _SQUARE / 100 * record.num_examples)",
+        "limit = min(_FEWEST, _SQUARE / 100 * record.num_examples)",
+    ),
+    (
+        "verdicts: a dynamic defense is amber",
+        'alarms.DYNAMIC: "red"',
+        'alarms.DYNAMIC: "amber"',
+    ),
+    (
+        "verdicts: a softmax that AutoAttack finds is amber",
+        'alarms.PROBABILITY: "red"',
+        'alarms.PROBABILITY: "amber"',
+    ),
+    (
+        "verdicts: a softmax inside is amber",
+        'alarms.PROBABILITIES: "red"',
+        'alarms.PROBABILITIES: "amber"',
+    ),
+    (
+        "verdicts: logits all but equal are amber",
+        'alarms.FLAT: "red"',
+        'alarms.FLAT: "amber"',
+    ),
+    (
+        "limits: a band wider than its evidence",
+        'Band( 8.0, 10.5, "MART',
+        'Band(\n        9.0, 10.5, "MART',
+    ),
+    (
+        "limits: more points by rescaled logits",
+        "_RESCALED, _RESCALED_MUCH = 9.0, 12.0",
+        "_RESCALED, _RESCALED_MUCH = 10.0, 12.0",
+    ),
+    (
+        "further attacks: in L2 a radius that covers little is the largest",
+        '_LARGEST = {"linf": 0.5, "l2": 5.0}',
+        '_LARGEST = {"linf": 0.5, "l2": 0.5}',
+    ),
+    (
+        "chance: of a passport's classes, whatever their shares",
+        "return max(counts) / sum(counts)",
+        "return 1 / len(counts)",
+    ),
+    (
+        "chance: of the images' classes, whatever their shares",
+        "return max(images.class_counts()) / len(images)",
+        "return 1 / images.num_classes",
+    ),
+    (
+        "chance: of classes, in the further attacks",
+        "chance=max(counts) / len(images)",
+        "chance=1 / len(counts)",
+    ),
+    (
+        "chance: of classes, of a network from elsewhere",
+        "chance=max(seen.images.class_counts()) / len(seen.images)",
+        "chance=1 / seen.images.num_classes",
+    ),
+    (
+        "chance: of classes, by the call from Python",
+        "chance=max(data.class_counts()) / len(data)",
+        "chance=1 / data.num_classes",
+    ),
+    (
+        "evaluation: one seed for all",
+        'generator_for(seed, "evaluation", attack.name, index)',
+        'generator_for(0, "evaluation", attack.name, index)',
+    ),
+    (
+        "evaluation: one step from a random start is as long as the radius",
+        "threat=threat, step_size=attack.step,",
+        "threat=threat,\n            step_size=threat.epsilon,",
+    ),
+    (
+        "jobs: the attacks' seed is not the record's",
+        "seed=spec.seed, device=device, state=job.state(state, same[0])",
+        "seed=0,\n            device=device,\n            state=job.state(state, same[0])",
+    ),
+    (
+        "landscapes: one network for all seeds",
+        "_network(key, root, epoch, device), images",
+        "_network(spec.key, root, epoch, device), images",
+    ),
+    (
+        "landscapes: one seed's images for all",
+        'seed=key.seed, where=f"datasets.{key.dataset}.per_class"',
+        'seed=spec.key.seed,\n        where=f"datasets.{key.dataset}.per_class"',
+    ),
+    (
+        "p-values: every interval over seeds is of 95 %",
+        "crossed_mean(differences, confidence=confidence)",
+        "crossed_mean(differences)",
+    ),
+    (
+        "levels: the best seed gives the verdict",
+        "max(known, key=LEVELS.index)",
+        "min(known, key=LEVELS.index)",
+    ),
+    (
+        "levels: no reason is a reason",
+        'if reason and not reason.startswith("green")',
+        'if not reason.startswith("green")',
+    ),
+    (
+        "paper: an attack of the same kind is the paper's",
+        "if ours.attacks != theirs.attacks:",
+        "if ours.attacks[0].kind != theirs.attacks[0].kind:",
+    ),
+    (
+        "paper: any part of the test images is the paper's",
+        'return "" if parts[0] == parts[1] else "another part of the test images"',
+        'return ""',
+    ),
+    (
+        "paper: the last epoch of a log alone",
+        "curve.tail(LAST_EPOCHS)",
+        "curve.tail(1)",
+    ),
+    (
+        "tables: the deviation of these seeds alone",
+        "statistics.stdev(known)",
+        "statistics.pstdev(known)",
+    ),
+    (
+        "tables: AutoAttack beside PGD on other images",
+        "ours, theirs = on_common_images([first, second])",
+        "ours, theirs = first, second",
+    ),
+    (
+        "report: the deviation of these seeds alone",
+        "deviation = statistics.stdev(row[column] for row in seeds)",
+        "deviation = statistics.pstdev(row[column] for row in seeds)",
+    ),
+    (
+        "report: marks by the deviation of these seeds alone",
+        "len(values) - 1)) * statistics.stdev(values)",
+        "len(values) - 1)) * statistics.pstdev(values)",
+    ),
+    (
+        "report: marks by the deviation of seeds in place of their mean's",
+        "half /= math.sqrt(len(values))",
+        "half /= 1.0",
+    ),
+    (
+        "against: one random start is a test",
+        'SAME_NETWORKS if same else ONE_START if by_start else ""',
+        'SAME_NETWORKS if same else ""',
+    ),
+    (
+        "again: the same under attack is the same",
+        "for flags in (clean_flags, robust_flags)",
+        "for flags in (robust_flags,)",
+    ),
+    (
+        "figures: a landscape's sum over seeds",
+        "grouped[columns].mean()",
+        "grouped[columns].sum()",
+    ),
+    (
+        "figures: shares removed that are no percent",
+        '100 * row["share_removed"]',
+        'row["share_removed"]',
+    ),
+    (
+        "claims: a share of seeds beside a half",
+        "binomtest(count, len(values), margin / 100)",
+        "binomtest(count, len(values))",
+    ),
+)
+
 FAULTS = [
     *LOSSES,
     *ATTACKS,
@@ -1476,4 +1668,5 @@ FAULTS = [
     *FAMILY,
     *PAIRS,
     *UNNOTICED,
+    *ALIKE,
 ]

@@ -39,18 +39,21 @@ def settings(num_seeds: int, **change: Any) -> dict[str, Any]:
     return content
 
 
-def play(project: Project, recipe: str, share: float, seeds: range) -> None:
+def play(
+    project: Project, recipe: str, share: float, seeds: range, attack: str = "autoattack"
+) -> None:
     for seed in seeds:
         project.write_run(project.table2_keys(recipe)[seed], [0.2, 0.4, 0.3])
-        write_flags(project, recipe, outcomes(share, 10 * seed + len(recipe)), seed=seed)
+        flags = outcomes(share, 10 * seed + len(recipe))
+        write_flags(project, recipe, flags, seed=seed, attack=attack)
 
 
-def committed(tmp_path: Path, num_seeds: int = 4) -> Path:
+def committed(tmp_path: Path, num_seeds: int = 4, attack: str = "autoattack") -> Path:
     """AT, AT-AWP and AT-RWP, gathered; the project that trained them is gone."""
     content, root = settings(num_seeds), tmp_path / "theirs"
     project = Project(root, check_params(content), "demo")
     for recipe, share in zip(OTHERS, (0.3, 0.4, 0.5), strict=True):
-        play(project, recipe, share, range(num_seeds))
+        play(project, recipe, share, range(num_seeds), attack)
     gather(content, "demo", root=root, target=tmp_path / "docs")
     shutil.rmtree(root)
     return tmp_path / "docs"
@@ -121,6 +124,17 @@ def test_one_seed_speaks_of_two_networks(tmp_path: Path) -> None:
     assert row["p_value"] == pytest.approx(mcnemar(own, theirs).p_value)
     assert row["finding"] == "this MINE network is better (preliminary: 3 seeds to come)"
     assert (row["seed"], row["num_seeds"]) == ("0", 1)
+
+
+@pytest.mark.parametrize("num_seeds", [1, 2])
+def test_one_seed_under_one_random_start_is_no_test(tmp_path: Path, num_seeds: int) -> None:
+    folder = committed(tmp_path, num_seeds, "pgd-20")
+    project = mine(tmp_path, range(0))
+    play(project, "mine", 0.7, range(num_seeds), "pgd-20")
+    row = compared(project, folder).iloc[-1]
+    untold = row["finding"].startswith("one random start: not tested")
+    assert (row["attack"], row["num_seeds"]) == ("pgd-20", num_seeds)
+    assert untold == pd.isna(row["p_value"]) == (num_seeds == 1)
 
 
 def test_a_seed_that_is_left_out_is_named_with_the_reason(tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from rwp.files import read_object, write_json
 from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import evaluation_spec, run_key, train_spec
 from rwp.pipeline.steps import Steps
-from rwp.reporting.attack_again import attack_again
+from rwp.reporting.attack_again import Again, attack_again
 from rwp.reporting.gathered import gather
 from rwp.training.jobs import train_run
 from tests.commands.test_commands import assert_one_line
 from tests.conftest import Project, tiny_settings
+from tests.evaluation.samples import record
 
 ATTACKS = ("natural", "pgd-20")
 
@@ -96,6 +97,13 @@ def test_another_outcome_is_counted(
     path.unlink()
     (again,) = attack_again(folder, copied, ("pgd-20",), root=root)
     assert again.told == "no record of these settings to compare with"
+
+
+def test_another_outcome_without_the_attack_is_counted() -> None:
+    """The network itself then gives another answer, though the attack fools it either way."""
+    ours = record([True, False, False], clean=[True, True, False])
+    theirs = record([True, False, False], clean=[True, False, False])
+    assert (Again(ours, ours).num_others, Again(ours, theirs).num_others) == (0, 1)
 
 
 def test_other_images_and_missing_ones_are_one_line(

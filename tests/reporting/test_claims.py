@@ -484,6 +484,7 @@ def test_columns_of_the_history_and_best_epochs(tmp_path: Path) -> None:
         project,
         fall={"says": "falls", "terms": fall, "above": 1},
         early={"says": "first", "terms": {"at best_epoch >=1": 1}, "above": 50},
+        most={"says": "most", "terms": {"at best_epoch >=1": 1}, "above": 80},
         late={"says": "late", "terms": {"at best_epoch >=2": 1}, "above": 50},
         none={"says": "none", "terms": {"at share_below_c_min 0:1": 100}, "below": 30},
     )
@@ -492,6 +493,10 @@ def test_columns_of_the_history_and_best_epochs(tmp_path: Path) -> None:
     assert [found[name]["estimate"] for name in ("early", "late", "none")] == [100, 0, 25]
     assert (found["early"]["outcome"], found["late"]["outcome"]) == ("holds", "does not hold")
     assert found["early"]["p_value"] == pytest.approx(2 * 0.5**8)  # eight of eight, by chance
+    # beside a share of 80 % eight of eight are as rare as five and fewer are
+    few = stats.binom.pmf(8, 8, 0.8) + stats.binom.cdf(5, 8, 0.8)
+    assert found["most"]["p_value"] == pytest.approx(few)
+    assert found["most"]["outcome"] == "not told"
     share = interval(8, 8)  # Wilson's: eight of eight seeds are not all that there could be
     assert (found["early"]["low"], found["early"]["high"]) == (100 * share.low, 100 * share.high)
     assert found["early"]["detectable"] is None

@@ -224,6 +224,8 @@ def test_plain_training_beside_removal_is_of_the_same_seeds(tmp_path: Path) -> N
     frame = pd.read_csv(csv)
     assert list(frame["series"].drop_duplicates()) == ["test", "train", "AT, test", "removed"]
     assert set(frame[frame["series"] == "AT, test"]["value"]) == {40.0}
+    shares = frame[frame["series"] == "removed"]["value"]  # percent
+    assert list(shares) == pytest.approx([0, 10, 20, 30, 40, 50])
     shutil.rmtree(project.root / project.table1_keys("at")[0].directory)
     frame = pd.read_csv(write_suite_figure(project.results("fig4b"), "fig4b")[0])
     assert list(frame["series"].drop_duplicates()) == ["test", "train", "removed"]
@@ -420,7 +422,7 @@ def test_a_legend_knows_what_any_panel_shows() -> None:
 
 def test_a_landscape_says_of_how_many_seeds_a_group_is() -> None:
     rows = [
-        {"seed": seed, "split": split, "epoch": 2, "group": group, "offset": -0.0, "loss": 1.0}
+        {"seed": seed, "split": split, "epoch": 2, "group": group, "offset": -0.0, "loss": 1 + seed}
         for seed, groups in ((0, ("0-0.5", "0.5-1")), (1, ("0-0.5",)))
         for group in groups
         for split in ("train", "test")
@@ -432,4 +434,6 @@ def test_a_landscape_says_of_how_many_seeds_a_group_is() -> None:
         for split in ("train", "test", EXCESS)
         for group, count in (("0-0.5", 2), ("0.5-1", 1))
     }
+    loss = frame[frame["split"] == "train"].set_index("group")["loss"]
+    assert loss.to_dict() == {"0-0.5": 1.5, "0.5-1": 1.0}  # means
     assert not any(math.copysign(1, value) < 0 for value in (*frame["offset"], *frame["change"]))

@@ -25,6 +25,8 @@ from rwp.reporting.tables import table1, table2
 from .conftest import Project
 from .settings import paper_content
 
+RESTARTED = {"pgd-20": {"kind": "pgd", "num_steps": 20, "num_restarts": 2}}
+
 
 def cell(frame: pd.DataFrame, **values: str) -> pd.Series:
     for name, value in values.items():
@@ -58,6 +60,7 @@ def test_the_papers_imported_rows_equal_the_logs_they_name() -> None:
         if abs(curve.max() - row["best"]) > 0.006:
             differing.append(place)
         assert curve.loc[194:199].mean() == pytest.approx(row["last"], abs=0.006)
+        assert row["logged"]["last"] == pytest.approx(row["last"], abs=0.006)
     assert differing == [("Linf", "AT", "CIFAR-100")]
 
 
@@ -163,6 +166,24 @@ def test_files_that_a_training_keeps_are_no_other_setting(tmp_path: Path) -> Non
     project = Project(tmp_path, check_params(content), "ours")
     (line,) = (x for x in project.results().parts["table2"].lines if x.labels["defense"] == "AT")
     assert not _difference_in_table2(project.results(), line, "pgd-20")
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({"attacks": RESTARTED}, "other settings of the attack"),
+        ({"num_examples": 1000}, "another part of the test images"),
+    ],
+)
+def test_another_evaluation_than_the_papers_is_not_comparable(
+    tmp_path: Path, changed: Any, found: str
+) -> None:
+    content = paper_content()
+    ours = content["suites"]["ours"] = paper_content()["suites"]["paper"]
+    ours["evaluation"] |= changed
+    project = Project(tmp_path, check_params(content), "ours")
+    (line,) = (x for x in project.results().parts["table2"].lines if x.labels["defense"] == "AT")
+    assert _difference_in_table2(project.results(), line, "pgd-20") == found
 
 
 def test_a_failed_seed_decides_the_verdict(paper: Project) -> None:

@@ -14,7 +14,7 @@ from rwp.files import read_object, write_json
 from rwp.pipeline.load import check_params
 from rwp.reporting.figures import reported_figures
 from rwp.reporting.paper import published_table2
-from rwp.reporting.report import _marks, render_report, write_report
+from rwp.reporting.report import _marks, _spread, render_report, write_report
 
 from .conftest import Project
 from .settings import PARAMS, shown_content
@@ -300,14 +300,26 @@ def test_table_1_says_of_how_many_test_images_it_is(tmp_path: Path) -> None:
         assert said == ({"curves", "removal", "sweep"} if count else set())
 
 
+def by_seed(*accuracies: float) -> list[dict[str, float]]:
+    """Rows of a defense's seeds, each known to a tenth of a point."""
+    return [
+        {"accuracy": value, "interval_low": value - 0.1, "interval_high": value + 0.1}
+        for value in accuracies
+    ]
+
+
+@pytest.mark.parametrize(("second", "tied"), [(49.77, True), (49.7, False)])
+def test_ties_reach_to_the_interval_of_the_mean_over_seeds(second: float, tied: bool) -> None:
+    """Of three seeds with a deviation of 0.1 it is 4.303 * 0.1 / sqrt(3), which is 0.248."""
+    column = {"first": by_seed(50.0, 50.1, 50.2), "second": by_seed(*[second] * 3)}
+    assert _marks(column) == {"first": "best"} | ({"second": "tied"} if tied else {})
+
+
+def test_below_a_mean_stands_the_deviation_of_seeds_of_which_there_could_be_more() -> None:
+    assert _spread(by_seed(50.0, 52.5), "accuracy") == "± 1.77 over 2 seeds"  # 2.5 / sqrt(2)
+
+
 def test_marks_compare_the_seeds_that_all_have() -> None:
     """The mean of ten seeds is no rival of that of three."""
-
-    def rows(*accuracies: float) -> list[dict[str, float]]:
-        return [
-            {"accuracy": value, "interval_low": value - 0.1, "interval_high": value + 0.1}
-            for value in accuracies
-        ]
-
-    column = {"three": rows(50.0, 50.1, 50.2), "ten": rows(50.0, 50.1, 50.2, 60.0, 60.0)}
+    column = {"three": by_seed(50.0, 50.1, 50.2), "ten": by_seed(50.0, 50.1, 50.2, 60.0, 60.0)}
     assert _marks(column) == {"three": "best", "ten": "best"}

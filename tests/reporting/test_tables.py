@@ -103,6 +103,7 @@ def test_table2_cell_is_the_mean_over_seeds(tmp_path: Path) -> None:
         project.write_record(key, "pgd-20", count)
     table = table2(project.results())
     assert table.frame.loc[0, "pgd20"] == pytest.approx(51.25)
+    assert table.frame.loc[0, "pgd20_std"] == pytest.approx(2.5 / 2**0.5)
     seeds = table.details.query("defense == 'AT' and attack == 'pgd-20'")
     assert list(seeds["num_robust"]) == [200, 210]
     assert list(seeds["accuracy"]) == pytest.approx([50.0, 52.5])
@@ -217,6 +218,24 @@ def test_so_is_autoattack_under_another_name(tmp_path: Path) -> None:
     project.write_record(key, "thorough", 219)
     details = table2(project.results()).details
     row = details.query("defense == 'AT' and attack == 'thorough'").iloc[0]
+    assert row["warning"] == "AutoAttack leaves 7 more images correct than cw-100"
+
+
+def test_so_is_autoattack_on_the_images_of_both(tmp_path: Path) -> None:
+    """The others look at all 400, AutoAttack at the last 200, of which CW-100 leaves twelve."""
+    content = copy.deepcopy(PARAMS)
+    content["suites"]["demo"]["evaluation"]["attacks"]["autoattack"]["num_examples"] = 200
+    project = Project(tmp_path, check_params(content), "demo")
+    project.write_all()
+    (key,) = project.table2_keys("at")
+    every = _part(400, rule="all", seed=None, of=400)
+    for attack, count in (("natural", 360), ("pgd-20", 220), ("pgd-100", 216), ("cw-100", 212)):
+        project.write_record(key, attack, count, **every)
+    part = {"rule": "stratified", "seed": 0, "size": 200, "of": 400, "sha256": "0"}
+    part["mask"] = pack(np.arange(400) >= 200)
+    project.write_record(key, "autoattack", 19, examples=200, part=part)
+    details = table2(project.results()).details
+    row = details.query("defense == 'AT' and attack == 'autoattack'").iloc[0]
     assert row["warning"] == "AutoAttack leaves 7 more images correct than cw-100"
 
 

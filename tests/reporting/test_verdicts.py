@@ -13,6 +13,7 @@ import pytest
 from rwp.pipeline.load import check_params
 from rwp.reporting.gaps import table_gaps
 from rwp.reporting.report import render_report
+from rwp.reporting.results import worst_level
 from rwp.reporting.tables import Table, other_checkpoints, table1, table2
 
 from .conftest import Project
@@ -60,6 +61,23 @@ def test_the_verdict_and_its_doubts_are_words_in_the_table(demo: Project) -> Non
     assert shown.count("✓ green") == 9  # eight defenses and the reference
     assert shown.count("! amber") == 1
     assert reasons == ["amber: PGD is 7.0 points above AutoAttack"]
+
+
+def test_a_verdict_without_reasons_has_no_row_of_them(demo: Project) -> None:
+    """As on a network that was never meant to resist."""
+    (key,) = demo.table2_keys("natural")
+    demo.write_run(key, [0.1] * 6)
+    for attack in demo.params.suites["demo"].evaluation.attacks:
+        demo.write_record(key, attack, 4)
+    demo.write_diagnosis(key, "green", reasons=[])
+    shown, reasons = verdict_texts(demo)
+    assert shown.count("✓ green") == 1
+    assert reasons == []
+
+
+def test_the_worst_of_several_verdicts_is_told_where_all_are_there() -> None:
+    assert worst_level(["green", "red", "weak"]) == "red"
+    assert worst_level(["green", None]) is None
 
 
 @pytest.mark.slow

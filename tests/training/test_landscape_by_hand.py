@@ -23,8 +23,27 @@ from rwp.pipeline.resolve import landscape_spec
 from rwp.pipeline.settings import Params
 from rwp.rng import generator_for
 from rwp.training.checkpoint import save_network
-from rwp.training.spec import kept_checkpoint
+from rwp.training.spec import RunKey, kept_checkpoint
 from tests.training.conftest import spec_of
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def save_weights(root: Path, params: Params, key: RunKey, seed: int) -> nn.Module:
+    """Random weights of that seed as a run's checkpoint after its first epoch."""
+    description = {
+        "architecture": spec_of(params, "at").architecture.document(),
+        **{"num_classes": 10, "in_channels": 1, "mean": None, "std": None},
+    }
+    shape = {**description, **description["architecture"]}
+    del shape["architecture"]
+    torch.manual_seed(seed)
+    model = build_network(shape.pop("family"), **shape).eval()
+    save_network(root / kept_checkpoint(key, 1), model, network=description, epoch=0)
+    return model
 
 
 def each_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -45,20 +64,11 @@ def test_a_landscape_is_what_its_definition_says(
         radius=0.5,
     )
     assert (spec.num_directions, spec.num_points) == (2, 3)
-    description = {
-        "architecture": spec_of(tiny, "at").architecture.document(),
-        **{"num_classes": 10, "in_channels": 1, "mean": None, "std": None},
-    }
-    shape = {**description, **description["architecture"]}
-    del shape["architecture"]
-    torch.manual_seed(0)
-    model = build_network(shape.pop("family"), **shape).eval()
-    save_network(tmp_path / kept_checkpoint(spec.key, 1), model, network=description, epoch=0)
+    model = save_weights(tmp_path, tiny, spec.key, 0)
     (tmp_path / "data").symlink_to(digits)
     output = tmp_path / "found.csv"
     measure_landscape(spec, root=tmp_path, fingerprint="f", output=output)
-    with output.open(newline="") as stream:
-        found = list(csv.DictReader(stream))
+    found = rows_of(output)
 
     labeled = ImageSet.load(tmp_path / "data/digits/train.pt")
     kept, _ = held_out_split(labeled.labels, fraction=0.9, seed=0)
@@ -96,3 +106,32 @@ def test_a_landscape_is_what_its_definition_says(
     for place, name in ((2, "loss"), (3, "change")):
         numbers = [float(row[name]) for row in found]
         assert numbers == pytest.approx([e[place] for e in expected], abs=1e-4)
+
+
+def test_each_seed_has_its_own_network_and_images(
+    digits: Path, tmp_path: Path, tiny: Params
+) -> None:
+    spec = landscape_spec(tiny, "demo", "fig2")
+    spec = spec.replace(
+        epochs=(1,),
+        attack=spec.attack.replace(num_steps=1),
+        edges=(0.0, 5.0),
+        data=spec.data.replace(per_class=10),
+        num_directions=1,
+        more_seeds=(1,),
+    )
+    (tmp_path / "data").symlink_to(digits)
+    together = tmp_path / "together.csv"
+    for key in spec.keys:
+        save_weights(tmp_path, tiny, key, key.seed)
+    measure_landscape(spec, root=tmp_path, fingerprint="f", output=together)
+    losses = []
+    for key in spec.keys:
+        alone = tmp_path / f"seed{key.seed}.csv"
+        measure_landscape(
+            spec.replace(key=key, more_seeds=()), root=tmp_path, fingerprint="f", output=alone
+        )
+        own = [row for row in rows_of(together) if row["seed"] == str(key.seed)]
+        assert own == rows_of(alone)
+        losses.append([row["loss"] for row in own])
+    assert losses[0] != losses[1]

@@ -457,7 +457,7 @@ def _verdict_cell(networks: Sequence[Row]) -> Cell:
         f"seed {row['seed']}: {reason}" if len(networks) > 1 else reason
         for row in networks
         for reason in row["verdict_reasons"].split(SEPARATOR)
-        if not reason.startswith("green")
+        if reason and not reason.startswith("green")
     ]
     return Cell(f"{LEVEL_SIGNS[level]} {level}", LEVEL_KINDS[level], tuple(doubts))
 
