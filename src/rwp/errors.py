@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 # How torch says that memory is used up: on a CPU, on a GPU, for a file that is mapped.
 _MEMORY = ("DefaultCPUAllocator", "out of memory", "Cannot allocate memory")
@@ -14,6 +13,10 @@ _OF_THE_FILE = (None, errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 class UserError(Exception):
     """Bad input. Its text is one line: what was expected, what was found, what to do."""
+
+
+class OwnCodeError(UserError):
+    """Code of the user's own failed. Of several processes perhaps one alone meets it."""
 
 
 def in_one_line(error: BaseException, *, named: bool = True, longest: int | None = 300) -> str:
@@ -31,26 +34,6 @@ def in_one_line(error: BaseException, *, named: bool = True, longest: int | None
 def lacks_memory(error: BaseException) -> bool:
     """Whether memory was used up, as Python or torch says it."""
     return isinstance(error, MemoryError) or any(word in str(error) for word in _MEMORY)
-
-
-@contextmanager
-def of_others(text: str, doing: str) -> Iterator[None]:
-    """Somebody else's code runs inside, and may fail in any way.
-
-    Args:
-        text: names it, `package.module:factory`.
-        doing: what it was expected to do.
-
-    Raises:
-        UserError: one line for whatever it raises; but too little memory and a process of the
-            group that has gone are not its fault, and stay what they are.
-    """
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        if isinstance(error, UserError | ConnectionError) or lacks_memory(error):
-            raise
-        raise UserError(f"{text}: expected to {doing}, got {in_one_line(error)}") from error
 
 
 def passing_cause(error: BaseException | None) -> BaseException | None:

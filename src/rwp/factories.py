@@ -12,13 +12,14 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rwp.errors import UserError, in_one_line
+from rwp.errors import OwnCodeError, UserError, in_one_line, lacks_memory
 
 _TEXT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _PROJECT = Path(__file__).resolve().parents[2]
@@ -169,20 +170,33 @@ def torch_as_it_was() -> Iterator[None]:
     """
     import torch  # what looks for files alone does without
 
-    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
-    device, gradients = torch.get_default_device(), torch.is_grad_enabled()
-    deterministic = torch.get_deterministic_debug_mode()
-    try:
+    settings: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
+        (torch.get_default_dtype, torch.set_default_dtype),
+        (torch.is_grad_enabled, torch.set_grad_enabled),
+        (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+        (torch.get_num_threads, torch.set_num_threads),
+        (_default_device, torch.set_default_device),
+    ]
+
+    def put_back(get: Callable[[], Any], put: Callable[[Any], object], value: Any) -> None:
+        if get() != value:
+            put(value)
+
+    with ExitStack() as stack:
+        for get, put in settings:
+            stack.callback(put_back, get, put, get())
         yield
-    finally:
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(gradients)
-        if torch.get_default_device() != device:
-            torch.set_default_device(None if device.type == "cpu" else device)
-        if torch.get_deterministic_debug_mode() != deterministic:
-            torch.set_deterministic_debug_mode(deterministic)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
+
+
+def _default_device() -> str | None:
+    """None for torch's own, the CPU, and where it cannot be asked."""
+    import torch
+
+    try:
+        device = torch.get_default_device()
+    except Exception:  # a GPU that is not there
+        return "none"
+    return None if device.type == "cpu" else str(device)
 
 
 def _parameters(factory: Any) -> Mapping[str, inspect.Parameter] | None:
@@ -224,6 +238,46 @@ def _check_options(
         raise UserError(
             f"{at}: expected its own options ({known}), got {unknown[0]}; correct its name"
         )
+
+
+@contextmanager
+def of_others(text: str, doing: str) -> Iterator[None]:
+    """Somebody else's code runs inside, and may fail in any way.
+
+    Args:
+        text: names it, `package.module:factory`.
+        doing: what it was expected to do.
+
+    Raises:
+        OwnCodeError: one line for whatever it raises, with the place. But too little memory, and a
+            process of the group that has gone, are not its fault, and stay what they are.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        from rwp.core.process_group import has_lost_others
+
+        if isinstance(error, UserError) or lacks_memory(error) or has_lost_others(error):
+            raise
+        place = _place(error)
+        raise OwnCodeError(
+            f"{text}: expected to {doing}, got {in_one_line(error)}"
+            + (f" in {place}; correct it there" if place else "; call it alone")
+        ) from error
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the user's own code where an error came up; empty where there is none."""
+    import torch
+
+    ours = [str(Path(file).resolve().parent) for file in (__file__, torch.__file__)]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename).resolve()
+        if path.is_file() and not any(str(path).startswith(folder) for folder in ours):
+            here = Path.cwd().resolve()
+            shown = path.relative_to(here) if path.is_relative_to(here) else path
+            return f"{shown}:{frame.lineno}"
+    return ""
 
 
 def takes(function: Any, name: str) -> bool:

@@ -195,4 +195,4 @@ def test_a_normalization_that_the_file_does_not_hold_is_told(
     theirs.load("cpu")
     (mean,) = model.params.datasets["digits"].mean or ()
     told = f"normalized by mean ({mean}) and std ("
-    assert capsys.readouterr().err.startswith(told) == (layout == "awp")
+    assert capsys.readouterr().out.startswith(told) == (layout == "awp")

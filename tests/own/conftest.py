@@ -109,6 +109,13 @@ class Softmaxed(Tiny):
         return self.body(images).softmax(1)
 
 
+class Unlearned(Tiny):
+    def __init__(self, *, num_classes, in_channels):
+        super().__init__(num_classes=num_classes, in_channels=in_channels)
+        nn.init.constant_(self.body[-1].weight, 1e-9)
+        nn.init.constant_(self.body[-1].bias, 0.3)
+
+
 class Remembered(Tiny):
     def get_extra_state(self):
         return {"epoch": 3}

@@ -133,6 +133,7 @@ def test_what_remembers_stays_on_its_device_and_in_one_process(own_code: Path) -
     [
         ("networks:Seeded", "its first weights are the same under another of torch's seeds"),
         ("networks:Softmaxed", "it seems to answer with probabilities, as after a softmax"),
+        ("methods:GoingBack", "a backward pass inside leaves a gradient at "),
         ("methods:repeated_mean", "all losses are the same, as if one mean were repeated"),
         ("methods:Tempered", "it has 1 weights of its own that no optimizer trains"),
         ("methods:Logging", "calls changes from call to call, and begins anew when a stopped"),
@@ -153,7 +154,10 @@ def test_a_plan_that_tries_factories_shows_the_warnings(
 
 
 def test_what_fits_is_not_warned_of(own_code: Path) -> None:
-    for name in ("networks:Tiny", "networks:lazy_norm", "methods:Smoothed", "methods:EvalAttack"):
+    names = (
+        "networks:Tiny networks:Unlearned networks:lazy_norm methods:Smoothed methods:EvalAttack"
+    )
+    for name in names.split():
         assert not any(line.startswith("warning") for line in try_factory(f"own.{name}", {}))
 
 

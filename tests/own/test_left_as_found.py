@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed import DistError
 
 from rwp.core import build_network
 from rwp.core.objectives import ExampleLosses, make_objective
+from rwp.core.process_group import GroupError
 from rwp.core.threat import ThreatModel
 from rwp.errors import UserError
 from rwp.training.flops import PassCounter
@@ -36,6 +38,12 @@ class Fgsm:
         found = images.clone().requires_grad_()
         F.cross_entropy(model(found), labels).backward()
         return (images + threat.epsilon * found.grad.sign()).clamp(0, 1)
+
+
+class InPlace(Fgsm):
+    def attack(self, model, images, labels, **options):
+        labels.zero_()
+        return images.add_(0.1).clamp_(0, 1)
 
 
 class Tracking(Fgsm):
@@ -99,14 +107,18 @@ def left(model: nn.Module, work: Callable[[nn.Module, Tensor, Tensor], None]) ->
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model[1].eval()
-    work(model, images, torch.arange(5) % 3)
+    given = images.clone(), torch.arange(5) % 3
+    work(model, *given)
+    assert torch.equal(given[0], images)
+    assert torch.equal(given[1], torch.arange(5) % 3)
+    assert not given[0].requires_grad
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert [module.training for module in model] == [True, False, True, True]
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["Fgsm", "Tracking"])
+@pytest.mark.parametrize("name", ["Fgsm", "Tracking", "InPlace"])
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_an_attack(textbook: Path, name: str, mode: str) -> None:
     objective = OwnObjective(f"own.textbook:{name}", {}, criterion="objective", random_start=None)
@@ -142,10 +154,11 @@ def test_what_an_objective_raises_amid_a_training_is_one_line(own_code: Path) ->
     objective = OwnObjective("own.methods:Pairing", {}, criterion="objective", random_start=None)
     images, labels, model = torch.rand(5, 3, 8, 8), torch.arange(5) % 3, network()
     objective.losses(model, images[:4], images[:4], labels[:4])
-    told = r"^own.methods:Pairing: expected to give losses of images \(5, 3, 8, 8\), got RuntimeEr"
+    told = r"^own.methods:Pairing: expected to give losses of images \(5, 3, 8, 8\), got Runtime"
+    told += r"Error: .* in own/methods.py:\d+; correct it there$"
     with pytest.raises(UserError, match=told):
         objective.losses(model, images, images, labels)
-    for error in (ConnectionError("gone"), RuntimeError("CUDA out of memory")):
+    for error in (GroupError("gone"), RuntimeError("CUDA out of memory"), DistError("gone")):
         objective._losses = fails(error)
         with pytest.raises(type(error)):
             objective.losses(model, images, images, labels)
@@ -156,6 +169,16 @@ def fails(error: Exception) -> Callable[..., None]:
         raise error
 
     return losses
+
+
+def test_a_server_of_ones_own_that_does_not_answer_is_no_process_of_the_group(
+    own_code: Path,
+) -> None:
+    objective = OwnObjective("own.methods:Pairing", {}, criterion="objective", random_start=None)
+    objective._losses = fails(ConnectionRefusedError("my teacher"))
+    images, labels = torch.rand(4, 3, 8, 8), torch.arange(4) % 3
+    with pytest.raises(UserError, match=r"got ConnectionRefusedError: my teacher"):
+        objective.losses(network(), images, images, labels)
 
 
 def test_a_model_that_is_called_by_name_is_counted(own_code: Path) -> None:

@@ -44,7 +44,7 @@ def test_by_hand_nothing_is_made_of_stale_files(
     teacher = demo.write_run(mix.teacher, [0.5] * 6) / "run.json"
     refuse_stale(label)
     changed(teacher, fingerprint="0" * 16)
-    with pytest.raises(UserError, match=r"natural/seed0/run\.json: .* got an older one; build it"):
+    with pytest.raises(UserError, match=r"natural/seed0/run\.json: .* got an older one; `rwp v"):
         refuse_stale(label)
     write_passport(demo.root / "data", "digits", fingerprint="of other images")
     with pytest.raises(UserError, match=r"data/digits/passport\.json: expected it as today's"):
@@ -66,11 +66,13 @@ def test_by_hand_a_stale_network_is_not_judged(
     if command == "diagnose":
         mark = json.loads(record.read_text())["fingerprint"]
         changed(record, fingerprint="0" * 16)
-        with pytest.raises(UserError, match=r"best/pgd-20\.json: .* got an older one; build it"):
+        with pytest.raises(UserError, match=r"best/pgd-20\.json: .* got an older one; `rwp v"):
             get_command(app)(words, standalone_mode=False)
         changed(record, fingerprint=mark)
+        demo.write_record(key, "fgsm", 200)
+        changed(record.with_name("fgsm.json"), fingerprint="0" * 16)  # of the same job, not read
     changed(folder / "run.json", fingerprint="0" * 16)
-    with pytest.raises(UserError, match=r"at/seed0/run\.json: .* got an older one; build it"):
+    with pytest.raises(UserError, match=r"at/seed0/run\.json: .* got an older one; `rwp v"):
         get_command(app)(words, standalone_mode=False)
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 import typer
 from torch import Tensor, nn
+from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -21,7 +22,8 @@ from rwp.commands.train import _one_voice
 from rwp.core import ALONE, ExampleLosses, Group, WeightPerturbation, normalize_together
 from rwp.core.geometry import NormBall, random_point
 from rwp.core.mask import select
-from rwp.errors import UserError
+from rwp.core.process_group import GroupError
+from rwp.errors import OwnCodeError, UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
 from rwp.training import loop, measure
@@ -250,6 +252,23 @@ def test_one_process_on_each_machine_says_why_it_stops(monkeypatch: pytest.Monke
         monkeypatch.setenv("LOCAL_RANK", local)
         with pytest.raises(error), _one_voice(Several(8, rank)):
             raise UserError("train.pt: expected the train images, found none")
+
+
+def test_a_process_says_what_it_alone_may_have_met(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(typer.Exit), _one_voice(Several(8, 2)):
+        raise OwnCodeError("own.x:F: expected to give losses, got ValueError: a rare label")
+    told = capsys.readouterr().err
+    assert told.startswith("error: process 2 of 8: own.x:F: expected to give losses, got ValueErr")
+    for lost in (GroupError("it went"), DistError("it went")):
+        for rank in (0, 3):
+            with pytest.raises(typer.Exit), _one_voice(Several(8, rank)):
+                raise lost
+            assert capsys.readouterr().err == ("" if rank else "error: it went\n")
+    with pytest.raises(ConnectionRefusedError), _one_voice(Several(8, 0)):
+        raise ConnectionRefusedError
 
 
 def test_ctrl_c_on_the_launcher_is_the_same_as_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:

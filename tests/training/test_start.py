@@ -188,9 +188,12 @@ def test_weights_from_a_file(trunk: tuple[Params, Path], tmp_path: Path) -> None
     torch.save(moved, root / "weights.pt")
     with pytest.raises(UserError, match=r"with the std \[.*\] of .*, got \[0.5\]; write theirs"):
         train(trunk, "pretrained", tmp_path / "c")
-    for strange in ({0: torch.zeros(3)}, {0: torch.zeros(3), "x": torch.zeros(3)}):
+    for strange, told in (
+        ({0: torch.zeros(3)}, "table of tensors, got something else"),
+        ({0: torch.zeros(3), "x": torch.zeros(3)}, r"weights of .* and 1 unknown \(x\)"),
+    ):
         torch.save(strange, root / "weights.pt")
-        with pytest.raises(UserError, match=r"weights.pt: expected .* got something else"):
+        with pytest.raises(UserError, match=rf"weights.pt: expected .*{told}"):
             train(trunk, "pretrained", tmp_path / "c")
     torch.save({"linear.weight": torch.zeros(3).to_sparse()}, root / "weights.pt")
     with pytest.raises(UserError, match=r"weights.pt: expected a table of tensors, got something"):
@@ -223,7 +226,9 @@ def test_what_says_nothing_of_the_weights_refuses_no_start(trunk: tuple[Params, 
         _check_network(other, mine, network, path)
 
 
-def test_weights_of_a_network_of_ones_own_need_no_names_of_ours(tmp_path: Path) -> None:
+def test_weights_of_a_network_of_ones_own_need_no_names_of_ours(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """What stands before it is that of the settings; no prefix counts, and no table around."""
     inner = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))
     model = OwnNetwork(Normalization([0.5], [0.2]), inner)
@@ -232,14 +237,23 @@ def test_weights_of_a_network_of_ones_own_need_no_names_of_ours(tmp_path: Path) 
     bare = theirs.state_dict()
     prefixed = {f"module.{name}": value for name, value in bare.items()}
     whole = OwnNetwork(Normalization([0.5], [0.2]), theirs).state_dict()
+    network = {"mean": [0.5], "std": [0.2]}
     for given in (bare, {"state_dict": prefixed, "epoch": 3}, whole):
-        part, weights = _fitted(model, given)
+        part, weights = _fitted(model, given, Path("theirs.pt"), network)
+        told = capsys.readouterr().err
+        assert told.startswith("theirs.pt: weights without a norm") == (given is not whole)
         load_weights(part, weights, source="theirs.pt")
         assert part is (model if given is whole else inner)
         assert bool((inner[1].weight == 7).all())
         inner[1].weight.data.zero_()
-    with pytest.raises(UserError, match=r"theirs.pt: expected the weights of Sequential, got"):
-        load_weights(*_fitted(model, bare | {"more": torch.zeros(1)}), source="theirs.pt")
+    more = {"network.more": torch.zeros(1)}
+    for given in (whole | more, {f"module.{n}": v for n, v in (whole | more).items()}):
+        fitted = _fitted(model, given, Path("theirs.pt"), network)
+        with pytest.raises(UserError, match=r"got 0 missing .* and 1 unknown \(network.more\)"):
+            load_weights(*fitted, source="theirs.pt")
+    two = {"model": bare, "ema": {name: value + 1 for name, value in bare.items()}}
+    with pytest.raises(UserError, match=r"^theirs.pt: expected .* of one network, got"):
+        _fitted(model, two, Path("theirs.pt"), network)
 
 
 def test_a_network_of_ones_own_may_normalize_inside(trunk: tuple[Params, Path]) -> None:

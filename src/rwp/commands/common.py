@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -327,29 +327,27 @@ def once_each(named: list[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(named or ()))
 
 
-def refuse_stale(step: Step) -> None:
+def refuse_stale(step: Step, *, besides: Collection[str] = ()) -> None:
     """By hand nothing is made of older files under today's fingerprint, as by Snakemake.
+
+    `besides` are inputs that something else is read in place of.
 
     Raises:
         UserError: what the step reads (images, networks, labels, records) is of other settings or
             code.
     """
-    from rwp.pipeline.state import Result, changed_sources
+    from rwp.pipeline.state import changed_sources, stale_inputs
 
     root, above = Path.cwd(), dict.fromkeys(step.inputs.values())
-    stale = [
-        path
-        for other in above
-        if other.kind in ("train", "label", "evaluate")
-        for path in other.records
-        if Result(other, path).state(root) == "stale"
-    ]
     fetched = {other.outputs[-1]: other.name for other in above}
     builds = {path: f"rwp data fetch {fetched[path]}" for path in changed_sources(above, root)}
-    builds |= {path: f"snakemake --cores all {path}" for path in stale}
+    builds |= {
+        path: f"snakemake --cores all {path}" for path in stale_inputs(step, root, besides=besides)
+    }
     if builds:
         path, build = next(iter(builds.items()))
         raise UserError(
             f"{path}: expected it as today's settings, code and images make it, got an older one; "
-            f"build it first: {build} (or, if only code changed and no number, `rwp accept`)"
+            f"`rwp verify --why {path}` says what changed: put that back, or make it anew by "
+            f"{build} (or, if only code changed and no number, `rwp accept`)"
         )

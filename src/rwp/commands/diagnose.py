@@ -112,9 +112,10 @@ def _by_hand(
     params = load_params(params_file)
     evaluation = spec_of(params, checkpoint, ())
     step = Steps(params).judge(evaluation.key, evaluation.checkpoint)
-    refuse_stale(step)
+    spec = step.settings_as(DiagnosisSpec)
+    refuse_stale(step, besides=[] if twin is None else [str(spec.twin_checkpoint)])
     mark = merkle("by hand", step.fingerprint, str(twin)) if twin is not None else step.fingerprint
-    return step.settings_as(DiagnosisSpec), mark
+    return spec, mark
 
 
 def _show(path: Path) -> None:

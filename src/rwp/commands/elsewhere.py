@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,14 +157,7 @@ class Elsewhere:
         mean, std = given
         if self.arch and None in given:
             mean, std = read_passport(self.images.parent / PASSPORT).normalization()
-        if self.layout in LAYOUTS and LAYOUTS[self.layout].normalization == "outside":
-            shown = [", ".join(f"{value:.4g}" for value in values or ()) for values in (mean, std)]
-            print(
-                f"normalized by mean ({shown[0]}) and std ({shown[1]}) of {self.dataset_name};"
-                f" if its program took others, write them under datasets.{self.dataset_name}",
-                file=sys.stderr,
-            )
-        return load_checkpoint(
+        found = load_checkpoint(
             self.checkpoint or Path(),
             architecture=choose(networks, self.arch, "network", "--arch") if self.arch else None,
             layout=self.layout,
@@ -177,6 +169,14 @@ class Elsewhere:
             device=device,
             known=networks,
         )
+        outside = self.layout in LAYOUTS and LAYOUTS[self.layout].normalization == "outside"
+        if outside and mean and std:
+            shown = [", ".join(f"{value:.4g}" for value in values) for values in (mean, std)]
+            print(
+                f"normalized by mean ({shown[0]}) and std ({shown[1]}) of {self.dataset_name};"
+                f" if its program took others, write them under datasets.{self.dataset_name}"
+            )
+        return found
 
     def part(self) -> dict[str, Any]:
         """Which images, in what batches, from which starts."""

@@ -22,7 +22,7 @@ from rwp.commands.common import (
     planned,
     refuse_stale,
 )
-from rwp.errors import UserError
+from rwp.errors import OwnCodeError, UserError, in_one_line
 
 if TYPE_CHECKING:
     from rwp.core.process_group import Group
@@ -211,11 +211,17 @@ def _one_voice(group: Group) -> Iterator[None]:
     """Of several processes that stop for the same reason, one on each machine says it."""
     try:
         yield
-    except ConnectionError as error:
-        if group.leads:
-            sys.stderr.write(f"error: {error}\n")
-        raise typer.Exit(1) from None
-    except UserError:
+    except UserError as error:
         if group.leads or os.environ.get("LOCAL_RANK") == "0":
             raise
+        if isinstance(error, OwnCodeError):  # perhaps of this share of the batch alone
+            sys.stderr.write(f"error: process {group.rank} of {group.size}: {error}\n")
         raise typer.Exit(2) from None
+    except Exception as error:
+        from rwp.core.process_group import has_lost_others
+
+        if not has_lost_others(error):
+            raise
+        if group.leads:
+            sys.stderr.write(f"error: {in_one_line(error, named=False)}\n")
+        raise typer.Exit(1) from None

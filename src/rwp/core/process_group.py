@@ -65,13 +65,23 @@ class Group:
 ALONE = Group()
 
 
+class GroupError(ConnectionError):
+    """Another process of the group has gone."""
+
+
+def has_lost_others(error: BaseException) -> bool:
+    """Whether an error says that another process has gone: ours, or one of torch's own layers."""
+    theirs = (dist.DistError,) if dist.is_available() else ()
+    return isinstance(error, (GroupError, *theirs))
+
+
 class Processes(Group):
     """The processes of torch.distributed, which has been initialized.
 
     Tensors travel by the backend of their device, numbers and objects by that of the CPU.
 
     Raises:
-        ConnectionError: from every method, where another process has gone.
+        GroupError: from every method, where another process has gone.
     """
 
     def __init__(self) -> None:
@@ -110,7 +120,7 @@ class Processes(Group):
         try:
             call(*arguments, **options)
         except RuntimeError as error:  # all that gloo and NCCL raise
-            raise ConnectionError(
+            raise GroupError(
                 f"process {self.rank} of {self.size}: expected an answer from the others, got none "
                 f"({str(error).splitlines()[0][:200]}); see why they stopped"
             ) from error

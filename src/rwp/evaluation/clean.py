@@ -124,10 +124,10 @@ def clean_outcomes(
                 warnings += answers.again(model) or answers.odd_ways(model)
         if answers is not None and not alarms.says(warnings, alarms.UNSTEADY):
             warnings += answers.again(model)  # now that it was called many times
-    return np.concatenate(correct), (*warnings, *odd_outputs(torch.cat(outputs)))
+    return np.concatenate(correct), (*warnings, *_odd_outputs(torch.cat(outputs)))
 
 
-def odd_outputs(outputs: Float[Tensor, "n classes"]) -> tuple[str, ...]:
+def _odd_outputs(outputs: Float[Tensor, "n classes"]) -> tuple[str, ...]:
     """Whether these are no logits that an attack on cross-entropy can use."""
     low, high = outputs.aminmax(dim=1)
     none_below_zero = bool((low >= 0).all())

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 
 from rwp.core.modes import evaluation_mode, own_modes
-from rwp.errors import UserError, in_one_line
+from rwp.errors import UserError
 from rwp.evaluation.adapted import same_values
-from rwp.factories import call, torch_as_it_was
+from rwp.factories import call, of_others, torch_as_it_was
 from rwp.streams import kept_streams
 from rwp.training.own_network import check_tensor
 from rwp.training.spec import AttackSpec
@@ -44,16 +44,11 @@ def own_attack(
         raise UserError(f"{at}: expected a function that attacks, got {type(run).__name__}")
     threat = attack.threat.model
     with unchanged(at, model, images), own_modes(model), torch_as_it_was():
-        try:
-            with kept_streams(images.device), torch.enable_grad():
-                torch.manual_seed(generator.initial_seed())
-                given = images.clone(), labels.clone()
-                found = run(model, *given, threat=threat, generator=generator)
-        except (Exception, SystemExit) as error:  # somebody else's code may fail in any way
-            raise UserError(
-                f"{at}: expected to attack images {tuple(images.shape)}, got "
-                f"{in_one_line(error)}; try it with `rwp check {attack.kind}`"
-            ) from error
+        doing = f"attack images {tuple(images.shape)}"
+        with of_others(at, doing), kept_streams(images.device), torch.enable_grad():
+            torch.manual_seed(generator.initial_seed())
+            given = images.clone(), labels.clone()
+            found = run(model, *given, threat=threat, generator=generator)
     check_tensor(at, "adversarial images", found, images, dtype=images.dtype)
     return found.detach()
 

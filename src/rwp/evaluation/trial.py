@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from rwp.core.models import build_network
 from rwp.core.modes import kept_buffers
 from rwp.core.objectives import ExampleLosses, make_objective
-from rwp.errors import UserError, of_others
-from rwp.evaluation import alarms
+from rwp.errors import UserError
 from rwp.evaluation.attacks import check_adversarial
-from rwp.evaluation.clean import borrowed, odd_outputs
+from rwp.evaluation.clean import borrowed
 from rwp.evaluation.own import own_attack
-from rwp.factories import call, takes
+from rwp.factories import call, of_others, takes
 from rwp.training.own import (
     Memory,
     OwnMask,
@@ -183,7 +182,8 @@ def _network(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str]:
     model.eval()
     with torch.no_grad():
         alone = torch.cat([model(image[None]) for image in batch.images])
-        if alarms.says(odd_outputs(alone), alarms.PROBABILITIES):
+        sums = alone.sum(dim=1)
+        if bool((alone >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
             notes.append(
                 "warning: it seems to answer with probabilities, as after a softmax; training and "
                 "attacks need logits"
@@ -230,6 +230,11 @@ def _objective(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str
         notes.append(
             "warning: all losses are the same, as if one mean were repeated; a mask needs each "
             "example's own"
+        )
+    if objective.num_dropped:
+        notes.append(
+            f"warning: a backward pass inside leaves a gradient at {objective.num_dropped} weights,"
+            " which is dropped; add what is meant to be learned to the losses"
         )
     inner = objective.inner
     own = list(inner.parameters()) if isinstance(inner, nn.Module) else []

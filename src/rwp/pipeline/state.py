@@ -8,7 +8,7 @@ everything below a changed step is known to be stale until it has run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -53,6 +53,21 @@ class Result:
 def results(steps: Iterable[Step]) -> list[Result]:
     """All files of steps that carry a fingerprint."""
     return [Result(step, path) for step in steps for path in step.records]
+
+
+def stale_inputs(step: Step, root: Path, *, besides: Collection[str] = ()) -> list[str]:
+    """Results that a step reads, or that what it reads came with, and that are not today's.
+
+    `besides` are inputs that something else is read in place of.
+    """
+    read = {path: other for path, other in step.inputs.items() if path not in besides}
+    return [
+        path
+        for other in dict.fromkeys(read.values())
+        for path in other.records
+        if path in read or other.kind in ("train", "label")
+        if Result(other, path).state(root) == "stale"
+    ]
 
 
 def changed_sources(steps: Iterable[Step], root: Path) -> list[str]:

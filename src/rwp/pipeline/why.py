@@ -17,7 +17,7 @@ from rwp.evaluation.spec import EvaluationSpec
 from rwp.files import read_object, sha256_file
 from rwp.pipeline.code import HERE, PACKAGE_FOLDER, Code
 from rwp.pipeline.settings import Params
-from rwp.pipeline.state import Result
+from rwp.pipeline.state import Result, stale_inputs
 from rwp.pipeline.steps import Steps
 from rwp.spec import Spec
 from rwp.training.spec import RunKey, TrainSpec
@@ -123,13 +123,9 @@ def reasons(params: Params, result: Result, *, root: Path) -> Iterator[str]:
     files = [f"file {path}: {there}" for path, there in _files(record, root)]
     yield from files
     stale = bool(files) or (bool(settings) and isinstance(step.settings, EvaluationSpec))
-    for other in dict.fromkeys(step.inputs.values()):
-        for path in other.records:
-            if (path in step.inputs or other.kind in ("train", "label")) and Result(
-                other, path
-            ).state(root) == "stale":
-                stale = True
-                yield f"input {path} is stale itself: rwp verify --why {path}"
+    for path in stale_inputs(step, root):
+        stale = True
+        yield f"input {path} is stale itself: rwp verify --why {path}"
     found = maker(params, result, str(record.get("fingerprint")), root=root)
     if found is not None:
         commit, code = found

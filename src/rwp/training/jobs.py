@@ -67,7 +67,7 @@ def train_run(
         UserError: missing data, a second process on the same run, no place to write.
         Interrupted: SIGTERM or SIGINT came; the next call goes on from here, with any number of
             processes.
-        ConnectionError: another process of the group has gone.
+        GroupError: another process of the group has gone.
     """
     recorder = recorder or SilentRecorder()
     files = RunFiles(output or root / spec.key.directory)

@@ -26,8 +26,8 @@ from rwp.core.objectives.base import ExampleLosses, example_losses
 from rwp.core.process_group import ALONE, Group
 from rwp.core.settings import Criterion, RandomStart, WeightPerturbation
 from rwp.core.weight_perturbation import PerturbationDiagnostics, PerturbedWeights
-from rwp.errors import UserError, of_others
-from rwp.factories import call, load, takes
+from rwp.errors import UserError
+from rwp.factories import call, load, of_others, takes
 from rwp.training.own_network import check_tensor
 
 
@@ -66,6 +66,7 @@ class OwnObjective:
                 f"{text}: expected an object with losses(model, images, adversarial, labels), got "
                 f"{type(self.inner).__name__}"
             )
+        self.num_dropped = 0  # weights at which the last call has left a gradient
         self.has_attack = getattr(self.inner, "attack", None) is not None
         self.random_start: RandomStart = (
             random_start or getattr(self.inner, "random_start", None) or "uniform"
@@ -74,7 +75,8 @@ class OwnObjective:
     def attack(self, model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
         """Adversarial images, of the images' shape and type.
 
-        An attack of the user's own runs in `bn_mode` and leaves no gradient at the weights.
+        An attack of the user's own gets copies, runs in `bn_mode` and leaves no gradient at the
+        weights.
         """
         if not self.has_attack:
             return pgd(model, images, labels, random_start=self.random_start, **options)
@@ -84,7 +86,7 @@ class OwnObjective:
             _full_precision(model),
             of_others(self.text, f"attack images {tuple(images.shape)}"),
         ):
-            found = self.inner.attack(model, images, labels, **options)
+            found = self.inner.attack(model, images.clone(), labels.clone(), **options)
         check_tensor(self.text, "adversarial images", found, images, dtype=images.dtype)
         return found.detach()
 
@@ -104,6 +106,7 @@ class OwnObjective:
         with _full_precision(model), _kept_gradients(model), of_others(self.text, doing):
             given = images.clone(), adversarial.clone(), labels.clone()
             found = self._losses(model, *given)
+            self.num_dropped = sum(weight.grad is not None for weight in model.parameters())
         if modes != [module.training for module in model.modules()]:
             raise UserError(
                 f"{self.text}: expected the model in the mode it came in, got it in another; call "

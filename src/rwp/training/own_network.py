@@ -16,9 +16,10 @@ from torch.nn.parameter import is_lazy
 from rwp.core.models.converters import COUNT, bare_state
 from rwp.core.models.normalization import input_layer
 from rwp.core.modes import kept_buffers, own_modes, untracked_statistics
-from rwp.errors import UserError, of_others
-from rwp.factories import call
+from rwp.errors import OwnCodeError, UserError
+from rwp.factories import call, of_others
 
+_ADVICE = "docs/own-work.md says what to return"
 _TRIED = 2  # images: one alone is refused by batch normalization in train mode
 
 
@@ -207,17 +208,18 @@ def check_tensor(
         dtype: what is expected; none: any.
 
     Raises:
-        UserError: it names the factory, and what of it is another thing.
+        OwnCodeError: it names the factory, and what of it is another thing.
     """
     shape = tuple(given.shape) if shape is None else shape
     if not isinstance(value, Tensor):
-        raise UserError(f"{text}: expected a tensor of {name} {shape}, got {type(value).__name__}")
+        kind = type(value).__name__
+        raise OwnCodeError(f"{text}: expected a tensor of {name} {shape}, got {kind}; {_ADVICE}")
     if tuple(value.shape) != shape:
-        raise UserError(f"{text}: expected {name} {shape}, got {tuple(value.shape)}")
+        raise OwnCodeError(f"{text}: expected {name} {shape}, got {tuple(value.shape)}; {_ADVICE}")
     if dtype is not None and value.dtype != dtype:
-        raise UserError(f"{text}: expected {name} of {dtype}, got {value.dtype}")
+        raise OwnCodeError(f"{text}: expected {name} of {dtype}, got {value.dtype}; {_ADVICE}")
     if value.device != given.device:
-        raise UserError(
+        raise OwnCodeError(
             f"{text}: expected {name} on {given.device}, as what it was given, got {value.device};"
             f" move it there"
         )

@@ -8,6 +8,7 @@ had been no break; one of another recipe differs from there on.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -59,7 +60,7 @@ def begin(training: Training, state: RunState, network: Mapping[str, Any], path:
     start = training.spec.start
     if start is None or start.recipe is None:
         weights = _weights_of(path, training.spec, network)
-        load_weights(*_fitted(training.model, weights), source=path)
+        load_weights(*_fitted(training.model, weights, path, network), source=path)
         _check_normalization(training.model, training.spec, network, path)
         if training.average is not None:
             training.average.module.load_state_dict(training.model.state_dict())
@@ -135,21 +136,43 @@ def _weights_of(
     return content["weights"]
 
 
-def _fitted(model: nn.Module, weights: Any) -> tuple[nn.Module, Any]:
+def _fitted(
+    model: nn.Module, weights: Any, path: Path, network: Mapping[str, Any]
+) -> tuple[nn.Module, Any]:
     """The part of a model that a file is of, with its weights under that part's names.
 
     A file may be of a user's own network alone, without the normalization before it, and its names
-    may be prefixed, as after parallel training. What fits nothing comes back as it was.
+    may be prefixed, as after parallel training.
+
+    Raises:
+        UserError: the file holds the weights of several networks.
     """
-    inner = model.network if isinstance(model, OwnNetwork) else model
-    for part in dict.fromkeys((model, inner)):
-        try:
-            found = by_own_names(weights, part)
-        except (ValueError, AttributeError):
-            break
-        if found.keys() == part.state_dict().keys():
-            return part, found
-    return inner, weights
+    if not _is_of_tensors(weights):
+        return model, weights  # what it is instead is told as it is loaded
+    parts = [model, model.network] if isinstance(model, OwnNetwork) else [model]
+    try:
+        found = [(part, by_own_names(weights, part)) for part in parts]
+    except ValueError as error:
+        raise UserError(f"{path}: {str(error).removeprefix('checkpoint: ')}") from error
+    best = max(found, key=lambda one: len(one[0].state_dict().keys() & one[1].keys()))
+    if best[0] is not model and network["mean"] is not None:
+        sys.stderr.write(
+            f"{path}: weights without a normalization: trained on behind that of mean "
+            f"{list(network['mean'])} and std {list(network['std'])}; write normalize: false if "
+            "they were trained without one, or have it inside\n"
+        )
+    return best
+
+
+def _is_of_tensors(content: Any) -> bool:
+    if not isinstance(content, Mapping):
+        return False
+    inner = [value for value in content.values() if isinstance(value, Mapping)]
+    return any(
+        isinstance(name, str) and isinstance(value, torch.Tensor)
+        for table in (content, *inner)
+        for name, value in table.items()
+    )
 
 
 def _check_normalization(
