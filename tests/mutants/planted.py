@@ -1307,8 +1307,9 @@ PAIRS = _faults(
     ),
     (
         "stale: by hand a network of another time",
-        'for path in other.records if Result(other, path).state(root) == "stale" ] fetched =',
-        "for path in other.records\n        if False\n    ]\n    fetched =",
+        'if path in read or other.kind in ("train", "label") '
+        'if Result(other, path).state(root) == "stale"',
+        "if False",
     ),
     (
         "rates: a shortened AutoAttack is as long",
