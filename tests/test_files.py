@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,15 @@ def test_a_write_that_fails_keeps_the_old_file(number: int, message: str, tmp_pa
         fail()
     assert json.loads(path.read_text()) == {"good": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_a_result_can_be_read_by_those_whom_the_umask_lets(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_json(tmp_path / "record.json", {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "record.json").stat().st_mode) == 0o640
 
 
 def test_locks_that_bind_are_told_from_a_missing_permission(

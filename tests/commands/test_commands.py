@@ -20,10 +20,11 @@ import filelock
 import pytest
 
 import rwp
-from rwp.commands.common import named_or_demo
+from rwp.commands.common import named_or_demo, spec_of
 from rwp.commands.train import ending
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
+from rwp.pipeline.settings import Params
 from tests.conftest import ROOT, Project
 
 COMMANDS = ("data fetch", "pseudo-label", "train", "evaluate", "table", "report", "plan", "verify")
@@ -390,6 +391,12 @@ def test_a_kept_network_is_attacked_as_its_own_suite_says(
         line = told_by("evaluate", "--checkpoint", path, "--arch", "small", **tools)
         assert "--suite: expected a suite beside the network of a run" in line
         assert "name demo-full, or leave --arch out" in line
+
+
+def test_records_are_of_the_network_that_was_named(full_run: Path, params: Params) -> None:
+    (full_run / "last.pt").touch()
+    for name in ("best", "last"):
+        assert spec_of(params, full_run / f"{name}.pt", ()).checkpoint == name
 
 
 @pytest.mark.parametrize(

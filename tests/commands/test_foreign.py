@@ -79,6 +79,19 @@ def test_a_run_is_attacked_as_its_network_is(committed: dict[str, Any]) -> None:
     assert (spec.threat.epsilon, spec.step_size) == ("4/255", "1/510")
 
 
+@pytest.mark.parametrize("chosen", ["num_examples", "first_examples"])
+def test_a_model_from_elsewhere_is_attacked_on_the_suites_images(
+    committed: dict[str, Any], model: Elsewhere, monkeypatch: pytest.MonkeyPatch, chosen: str
+) -> None:
+    content = copy.deepcopy(committed)
+    other = {"num_examples": None, "first_examples": None, chosen: 7}
+    other |= {"part_seed": 3, "seed": 5, "batch_size": 11}
+    content["suites"]["demo"]["evaluation"] |= other
+    monkeypatch.setattr(Elsewhere, "images", Path("test.pt"))
+    found = replace(model, params=check_params(content)).part()
+    assert found == other | {"data": Path("test.pt")}
+
+
 def test_spaces_in_a_list_of_radii() -> None:
     assert _radii("2/255, 4 / 255 ,0.1") == ("2/255", "4/255", "0.1")
     assert _radii("4/255 8") == ("4/255 8",)  # no radius, and not 4/2558

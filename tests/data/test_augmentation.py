@@ -62,6 +62,15 @@ def test_crop_and_flip_have_torchvisions_outcomes_equally_often(mode, flip):
     assert _chi_square_z(observed, draws * share) < 4
 
 
+def test_a_flip_alone_mirrors_half_of_the_images():
+    image, draws = distinct(), 2_000
+    ours = histogram(
+        augment(image.expand(draws, -1, -1, -1), policy(flip=True), generator=generator())
+    )
+    assert set(ours) == set(histogram(torch.cat([image, image.flip(3)])))
+    assert min(ours.values()) > 0.45 * draws  # more than four standard deviations
+
+
 def _chi_square_z(counts: np.ndarray, expected: np.ndarray) -> float:
     """How many standard deviations the statistic lies above its mean."""
     freedom = len(counts) - 1

@@ -9,18 +9,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from rwp.data import content
+from rwp.commands.data import fetch
+from rwp.data import content, fetch as fetching
 from rwp.data.content import content_of
 from rwp.data.fetch import fetch_dataset
+from rwp.data.passport import read_passport
 from rwp.data.spec import DatasetSpec, UnlabeledSpec
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
 from rwp.pipeline.state import changed_sources
 from rwp.pipeline.steps import Steps
+from tests.data.samples import npz, pixels
 
 
 @pytest.fixture
@@ -96,6 +100,27 @@ def test_a_file_is_read_again_only_where_size_or_time_has_moved(
     assert content_of(tree, tmp_path / "cache") == first
 
 
+def test_images_behind_a_link_count(tree: Path, tmp_path: Path) -> None:
+    """As the reader follows links to folders."""
+    before = content_of(tree, tmp_path / "cache")
+    (tree / "train/cat").rename(tmp_path / "cats")
+    (tree / "train/cat").symlink_to(tmp_path / "cats")
+    assert content_of(tree, tmp_path / "cache") == before
+    _edit(tree)
+    assert content_of(tree, tmp_path / "cache") != before
+
+
+def test_a_folder_may_lie_where_a_name_is_no_text(tree: Path, tmp_path: Path) -> None:
+    place = tmp_path / "caf\udce9"
+    try:
+        place.mkdir()
+    except OSError:
+        pytest.skip("no such name on this file system")
+    shutil.copytree(tree, place / "own")
+    cache = tmp_path / "cache"
+    assert content_of(place / "own", cache) == content_of(tree, cache)
+
+
 def test_names_are_the_same_however_a_system_writes_them(tmp_path: Path) -> None:
     """macOS gives é as e and an accent; copied to another system the images are no others."""
     found = []
@@ -165,6 +190,18 @@ def test_fetched_again_to_the_same_bytes(own: Params, tree: Path) -> None:
     assert files[1].stat().st_mtime == 1
 
 
+def test_a_fetch_by_hand_notes_what_it_stands_on(
+    own: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rwp.pipeline.load.load_params", lambda _: own)
+    Path("more.npz").write_bytes(npz(image=pixels(2, 1, 8), label=np.arange(2)))
+    for name, passport in (("own", "own/passport.json"), ("more", "unlabeled/more.json")):
+        fetch(name)
+        steps = Steps(own)
+        step = steps.fetch(name) if name == "own" else steps.fetch_unlabeled(name)
+        assert read_passport(Path("data", passport)).fingerprint == step.fingerprint
+
+
 def test_a_clone_with_the_fetched_data_alone(own: Params, tree: Path) -> None:
     before = Steps(own).fetch("own").fingerprint
     fetch_dataset("own", own.datasets["own"], "data", fingerprint=before)
@@ -175,16 +212,14 @@ def test_a_clone_with_the_fetched_data_alone(own: Params, tree: Path) -> None:
 def test_images_that_change_while_they_are_read(
     own: Params, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rwp.data import fetch
-
-    real = fetch.load_image_folder
+    real = fetching.load_image_folder
 
     def load(*arguments: Any) -> Any:
         found = real(*arguments)
         _add(tree)
         return found
 
-    monkeypatch.setattr(fetch, "load_image_folder", load)
+    monkeypatch.setattr(fetching, "load_image_folder", load)
     with pytest.raises(UserError, match="expected images that stay as they are"):
         fetch_dataset("own", own.datasets["own"], "data")
     assert not Path("data/own/passport.json").exists()

@@ -10,6 +10,7 @@ from tests.data.samples import (
     CIFAR10_ARCHIVE,
     CLASSES,
     dataset,
+    image_file,
     image_tree,
     official_cifar10,
     official_svhn,
@@ -115,6 +116,17 @@ def test_an_image_folder_is_a_data_set_like_any_other(tmp_path):
     assert passport(tmp_path, "pets")["class_names"] == CLASSES
     assert split(tmp_path, "pets").class_counts() == [2, 2, 2]
     assert split(tmp_path, "pets", "unlabeled").class_counts() == [2, 2, 2]
+
+
+def test_images_that_were_divided_by_255_are_refused(tmp_path):
+    dark = {
+        name: image_file(picture % 2)
+        for name, picture in zip(image_tree(), pixels(24, 0, 12), strict=True)
+    }
+    tree = write_tree(tmp_path / "tree", dark)
+    with pytest.raises(UserError, match="tree: expected bytes up to 255, got none above 1"):
+        fetch_dataset("pets", dataset("image_folder", path=str(tree)), tmp_path)
+    assert not (tmp_path / "pets").exists()
 
 
 def test_test_images_that_train_are_counted_and_most_of_them_are_refused(tmp_path):

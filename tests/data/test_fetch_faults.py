@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import shutil
@@ -7,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from rwp.data.fetch import fetch_dataset, fetch_lock
+from rwp.data.images import ImageSet
 from rwp.data.passport import read_dataset_passport
 from rwp.data.spec import DatasetSpec, data_size
+from rwp.data.unlabeled import fetch_unlabeled
 from rwp.errors import UserError
 from rwp.pipeline.new_study import images_of_dataset
 from tests.data.samples import (
@@ -20,6 +23,7 @@ from tests.data.samples import (
     passport,
     sha256,
     split,
+    unlabeled,
     write_tree,
 )
 
@@ -55,6 +59,14 @@ def test_a_mirror_is_checked_like_the_official_address(tmp_path, monkeypatch, mi
     assert not list((tmp_path / "raw" / "cifar10").glob("*"))
 
 
+@pytest.mark.parametrize("source", ["cifar10", "cifar100"])
+def test_each_set_has_its_own_file(tmp_path, source):
+    (tmp_path / "mirror").mkdir()
+    file = {"cifar10": "cifar-10-python", "cifar100": "cifar-100-python"}[source]
+    with pytest.raises(UserError, match=rf"{file}\.tar\.gz: expected a file, found none"):
+        fetch_dataset("mine", dataset(source), tmp_path, origin=str(tmp_path / "mirror"))
+
+
 def test_a_damaged_file_from_an_earlier_day_is_fetched_again(tmp_path, server, monkeypatch):
     server.files[CIFAR10_ARCHIVE] = official_cifar10(monkeypatch, server.url(CIFAR10_ARCHIVE))
     write_tree(tmp_path / "raw" / "cifar10", {CIFAR10_ARCHIVE: server.files[CIFAR10_ARCHIVE][:100]})
@@ -74,6 +86,28 @@ def test_a_failed_fetch_leaves_what_was_there(tmp_path, server, monkeypatch):
         fetch_dataset("cifar10", dataset("cifar10"), tmp_path)
     assert {path.name: path.read_bytes() for path in (tmp_path / "cifar10").iterdir()} == before
     assert "passport.json" in before
+
+
+def test_files_that_are_not_whole_have_no_passport(tmp_path, monkeypatch):
+    """Not that of the files before them, which would call them done."""
+    shares = [dataset("digits", unlabeled_share=share) for share in (0.5, 0.4)]
+    rest = unlabeled("holdout", dataset="digits")
+    fetch_dataset("digits", shares[0], tmp_path)
+    fetch_unlabeled("rest", rest, tmp_path)
+    real = ImageSet.save
+
+    def save(images: ImageSet, path: Path) -> None:
+        if path.name in ("test.pt", "rest.pt"):
+            raise OSError(errno.EIO, "as planted")
+        real(images, path)
+
+    monkeypatch.setattr(ImageSet, "save", save)
+    with pytest.raises(OSError, match="as planted"):
+        fetch_unlabeled("rest", rest, tmp_path)
+    assert not (tmp_path / "unlabeled" / "rest.json").exists()
+    with pytest.raises(OSError, match="as planted"):
+        fetch_dataset("digits", shares[1], tmp_path)
+    assert not (tmp_path / "digits" / "passport.json").exists()
 
 
 def test_labels_outside_the_class_range_are_refused(tmp_path, server, monkeypatch):

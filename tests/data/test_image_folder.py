@@ -5,6 +5,7 @@ import signal
 import tarfile
 import time
 import zipfile
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rwp.data.augmentation import augment
 from rwp.data.images import ImageSet
 from rwp.data.sampling import epoch_batches
 from rwp.data.sources.image_folder import load_image_folder, load_unlabeled_folder
+from rwp.data.sources.image_tree import TreeEntry
 from rwp.data.spec import AugmentationSpec
 from rwp.errors import UserError
 from tests.data.samples import CLASSES, image_file, image_tree, pixels, tar_of, write_tree
@@ -107,16 +109,68 @@ def test_large_images_of_another_size_are_noticed_at_once(tmp_path, tree, monkey
     monkeypatch.setattr(decode, "_CHUNK_BYTES", 2 * 3 * 12 * 12)
     monkeypatch.setattr(decode, "_SERIAL_LIMIT", 6)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    sizes, chunks = [], decode._chunks
+    lengths, chunks = [], decode._chunks
 
-    def noted(entries, size):
-        sizes.append(size)
-        return chunks(entries, size)
+    def noted(stream, pixels):
+        for chunk in chunks(stream, pixels):
+            lengths.append(len(chunk))
+            yield chunk
 
     monkeypatch.setattr(decode, "_chunks", noted)
     with pytest.raises(UserError, match="expected images of one size and kind"):
         load(tmp_path)
-    assert sizes[0] <= 2
+    assert max(lengths) <= 2
+
+
+class AtOnce:
+    """A pool whose only worker is this process."""
+
+    def __init__(self, workers, mp_context):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def submit(self, work, *given):
+        done = Future()
+        done.set_result(work(*given))
+        return done
+
+    def shutdown(self, **options):
+        pass
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_photographs_of_an_archive_do_not_pile_up(monkeypatch, cores):
+    """Their files are far larger than what `image_size` leaves of them."""
+    from rwp.data.sources import decode
+
+    contents = [image_file(picture) for picture in pixels(20, 0, 12)]
+    held, counts, found = [], [], []
+
+    class File(bytes):
+        def __del__(self):
+            held.pop()
+
+    def entries():
+        for index, content in enumerate(contents):
+            held.append(index)
+            counts.append(len(held))
+            yield TreeEntry((f"{index:02}.png",), File(content))
+
+    expected = [decode.decode_image(TreeEntry(("x.png",), content), 2)[0] for content in contents]
+    monkeypatch.setattr(decode, "ProcessPoolExecutor", AtOnce)
+    monkeypatch.setattr(decode, "_CHUNK_BYTES", 2 * len(contents[0]))
+    monkeypatch.setattr(decode, "_SERIAL_BYTES", 4 * len(contents[0]))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    for decoded in decode.decode_all(entries(), 2):
+        found.append(decoded.pixels)
+        assert len(found) < len(contents) or len(held) <= 2
+    assert max(counts) <= 6
+    assert all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 def test_where_the_system_tells_no_cores(tmp_path, tree, monkeypatch):
@@ -200,6 +254,20 @@ def test_an_empty_class_folder_is_named(tmp_path, tree):
     (tmp_path / "train" / "fox").mkdir()
     with pytest.raises(UserError, match=r"found none in train/fox; add some or remove the folder"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("pack", ["folder", "t.tar"])
+def test_a_class_whose_name_is_no_text_is_refused(tmp_path, tree, pack):
+    """Its passport could not be read; and before anything is decoded."""
+    files = {name.replace("dog", "dog\udce9"): b"never read" for name in tree}
+    try:
+        path = write_tree(tmp_path, files) if pack == "folder" else packed(tmp_path / pack, files)
+    except OSError:
+        pytest.skip("no such name on this file system")
+    message = r"expected class folders with names that can be written, got 'dog\\udce9'; rename it"
+    with pytest.raises(UserError, match=message) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("left", ["train", "test", None])

@@ -66,6 +66,15 @@ def test_the_orientation_comes_before_the_square():
     assert found[0, 1, 1] == 0
 
 
+@pytest.mark.parametrize("upright", [False, True])
+def test_the_square_is_in_the_middle(upright: bool):
+    picture = CORNER.transpose(1, 0, 2) if upright else CORNER
+    found, _ = read(encoded(Image.fromarray(picture)), image_size=6)
+    expected = np.zeros((6, 6))
+    expected[:3, :3] = 255  # two of the five white rows or columns are cut off
+    assert (found == expected).all()
+
+
 def test_colors_of_another_profile_are_brought_to_srgb():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
     picture = Image.fromarray(pixels(1, 0, 12)[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,18 @@ def test_a_new_study_is_complete_and_short(
     assert len(params.datasets["mine"].mean or ()) == 3
     table = Steps(params).find("results/mine/table2.csv")
     assert {step.kind for step in table.inputs.values()} >= {"train", "evaluate", "judge"}
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "rate"), [(999, 32, 0.025), (1000, 64, 0.05), (5000, 128, 0.1)]
+)
+def test_the_learning_rate_is_in_proportion_to_the_batch(
+    count: int, batch_size: int, rate: float
+) -> None:
+    found = Images("", "digits", ("a", "b"), count, 9, (1, 8, 8))
+    (suite,) = parse_yaml(study_text("mine", found, None, known=()), where="x")["suites"].values()
+    training = suite["training"]
+    assert (training["batch_size"], training["learning_rate"]) == (batch_size, rate)
 
 
 def test_its_mean_and_std_are_those_of_the_training_images(params_file: Path) -> None:
@@ -254,14 +267,21 @@ def test_hidden_folders_are_no_classes(params_file: Path) -> None:
     assert "autoattack-few-classes" in found
 
 
-def test_a_class_that_no_file_of_text_can_name_is_refused(params_file: Path) -> None:
-    try:
-        folder = images(Path("own"), "a", "b", "caf\udce9")
-    except OSError:
-        pytest.skip("no such name on this file system")
-    with pytest.raises(UserError, match=r"own: expected class folders with names that can be wri"):
-        write_study("mine", **OPTIONS | {"images": folder, "params_file": params_file})
-    assert not Path("studies/mine.yaml").exists()
+@pytest.mark.parametrize("name", ["caf\udce9", "two\nlines"])
+def test_names_that_no_file_of_text_can_hold_are_refused(params_file: Path, name: str) -> None:
+    for place, last, expected in (
+        (Path("own"), name, "class folders with names"),
+        (Path(name), "c", "a folder with a name"),
+    ):
+        try:
+            folder = images(place, "a", "b", last)
+        except OSError:
+            pytest.skip("no such name on this file system")
+        message = re.escape(f"expected {expected} that can be written, got {name!r}; rename it")
+        with pytest.raises(UserError, match=message) as caught:
+            write_study("mine", **OPTIONS | {"images": folder, "params_file": params_file})
+        assert "\n" not in str(caught.value)
+        assert not Path("studies").exists()
 
 
 def test_settings_that_a_command_is_given_declare_factories(

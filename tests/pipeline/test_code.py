@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,9 @@ from rwp.pipeline.code import (
     plan_with,
     refuse_other_code,
 )
+from rwp.pipeline.resolve import run_key
+from rwp.pipeline.settings import Params
+from rwp.pipeline.steps import CODE, Steps
 from tests.conftest import ROOT
 
 FILES = {
@@ -262,6 +266,53 @@ def test_a_job_runs_the_code_that_it_was_planned_with(
         UserError, match=r"training\.jobs: expected the code that this job was plan"
     ):
         refuse_other_code("train")
+    with pytest.raises(UserError, match="the code of the step judge, got that of train, fetch;"):
+        refuse_other_code("judge")
+
+
+def test_a_fingerprint_stands_on_the_code(params: Params, tmp_path: Path) -> None:
+    key = run_key(params, "demo", recipe="at", dataset="digits", threat="linf", seed=0)
+    notes = ScanNotes(tmp_path / "code.json")
+
+    def mark(more: str) -> str:
+        def read(name: str) -> str | None:
+            path = ROOT / "src/rwp" / name
+            text = path.read_text(encoding="utf-8") if path.is_file() else None
+            return f"{text}{more}" if name == "training/loop.py" else text
+
+        return Steps(params, Code(read, notes=notes)).train(key).fingerprint
+
+    assert mark("# a comment\n") == mark("") != mark("STEPS = 2\n")
+
+
+# Of each step: the command, and what it calls of `rwp` to do the work.
+WORK = {
+    "fetch": ("data", "fetch_dataset"),
+    "unlabeled": ("data", "fetch_unlabeled"),
+    "train": ("train", "train_run"),
+    "label": ("pseudo_label", "write_pseudo_labels"),
+    "evaluate": ("evaluate", "evaluate_checkpoint"),
+    "judge": ("diagnose", "diagnose_checkpoint"),
+    "landscape": ("landscape", "measure_landscape"),
+    "table1": ("table", "tables"),
+    "table2": ("table", "write_pairs"),
+    "beyond": ("table", "tables"),
+    "figure": ("figure", "write_suite_figure"),
+    "metrics": ("table", "write_metrics"),
+    "claims": ("claims", "write_claims"),
+    "report": ("report", "write_report"),
+}
+
+
+@pytest.mark.parametrize("step", CODE)
+def test_the_code_of_a_step_is_what_its_command_calls(step: str) -> None:
+    command, called = WORK[step]
+    text = (ROOT / f"src/rwp/commands/{command}.py").read_text(encoding="utf-8")
+    (module,) = re.findall(rf"from (rwp\.\S+) import .*\b{called}\b", text)
+    inside = f"{module}.{called}"
+    if (ROOT / "src" / f"{inside.replace('.', '/')}.py").exists():
+        module = inside
+    assert module in HERE.parts(CODE[step])
 
 
 def test_a_project_in_a_folder_of_a_repository(

@@ -12,7 +12,7 @@ from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec
 from rwp.pipeline.checks import check_images
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import evaluation_spec, pick, run_key, train_spec
+from rwp.pipeline.resolve import evaluation_spec, landscape_spec, pick, run_key, train_spec
 from rwp.pipeline.settings import Params
 from rwp.pipeline.suites import runs_of
 from rwp.spec import radius_value
@@ -30,6 +30,13 @@ def test_the_most_specific_setting_counts() -> None:
     assert pick(table, ["svhn", "trades"]) == 2
     assert pick(table, ["svhn", "at"]) == 3
     assert pick({"svhn": 2}, ["cifar10"]) is None
+
+
+def test_a_landscape_is_measured_on_the_suites_part_of_the_images(settings: dict[str, Any]) -> None:
+    evaluation = {"part_seed": 3, "seed": 5, "batch_size": 11}
+    settings["suites"]["demo"]["evaluation"] |= evaluation
+    spec = landscape_spec(check_params(settings), "demo", "fig2")
+    assert {name: getattr(spec, name) for name in evaluation} == evaluation
 
 
 def test_a_table_in_a_table_narrows_a_setting(settings: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ from rwp.reporting.rates import (
     shipped_rates,
 )
 from rwp.training.spec import TrainSpec
+from tests.data.samples import write_passport
 
 from .conftest import Project
 from .settings import PARAMS
@@ -74,6 +75,16 @@ def test_sizes_known_by_source_are_those_of_the_files(digits: Path, params: Para
     assert found == data_size("digits", definition, Path("nowhere"))
     assert found is not None
     assert (found.num_train, found.num_test, found.image) == (1004, 252, "8x8x1")
+
+
+def test_images_drawn_are_so_many_of_each_class(params: Params, tmp_path: Path) -> None:
+    name = "cifar10-16"
+    definition = params.datasets[name]
+    by_source = DataSize(25_000, 10_000, "16x16x3", num_drawn=2_000)
+    assert data_size(name, definition, tmp_path) == by_source
+    write_passport(tmp_path / "data", name, train={"count": 300}, test={"count": 90})
+    by_passport = DataSize(300, 90, "8x8x1", num_drawn=2_000)
+    assert data_size(name, definition, tmp_path) == by_passport
 
 
 def test_a_passport_of_other_settings_tells_no_sizes(tmp_path: Path) -> None:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import typer
 from typer.main import get_command
 
 from rwp.commands.app import app
 from rwp.commands.common import refuse_stale
+from rwp.commands.train import _is_done
 from rwp.commands.verify import verify
 from rwp.errors import UserError
 from rwp.files import sha256_file
@@ -49,6 +52,73 @@ def test_by_hand_nothing_is_made_of_stale_files(
     write_passport(demo.root / "data", "digits", fingerprint="of other images")
     with pytest.raises(UserError, match=r"data/digits/passport\.json: expected it as today's"):
         refuse_stale(steps.train(key))
+
+
+@pytest.mark.parametrize("command", ["train --no-tracking", "pseudo-label", "landscape fig2"])
+def test_by_hand_nothing_is_made_of_images_of_other_settings(
+    command: str, shown: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shown.root)
+    monkeypatch.setattr("rwp.pipeline.load.load_params", lambda _: shown.params)
+    write_passport(shown.root / "data", "digits", fingerprint="of other images")
+    with pytest.raises(UserError, match=r"data/digits/passport\.json: expected it as today's"):
+        get_command(app)(command.split(), standalone_mode=False)
+
+
+def test_by_hand_nothing_is_trained_with_stale_labels(
+    demo: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(demo.root)
+    (key,) = demo.table2_keys("rst")
+    step = Steps(demo.params).train(key)
+    refuse_stale(step)
+    mix = step.settings_as(TrainSpec).unlabeled
+    assert mix is not None
+    labels = demo.root / mix.labeling.path.with_suffix(".json")
+    labels.parent.mkdir(parents=True)
+    labels.write_text(json.dumps({"fingerprint": "0" * 16}))
+    with pytest.raises(UserError, match=r"rest-seed0\.json: .* got an older one; build it first"):
+        refuse_stale(step)
+
+
+def test_a_teacher_whose_training_failed_labels_nothing(
+    demo: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(demo.root)
+    monkeypatch.setattr("rwp.pipeline.load.load_params", lambda _: demo.params)
+    (key,) = demo.table2_keys("rst")
+    mix = Steps(demo.params).train(key).settings_as(TrainSpec).unlabeled
+    assert mix is not None
+    demo.write_run(mix.teacher, [0.5] * 6, status="diverged", reason="the loss is no number")
+    with pytest.raises(UserError, match=r"whose training finished, got diverged \(the loss is no"):
+        get_command(app)(["pseudo-label"], standalone_mode=False)
+
+
+def test_a_training_is_done_where_nothing_of_it_is_stale_begun_or_missing(
+    demo: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(demo.root)
+    (key,) = demo.table2_keys("at")
+    step = Steps(demo.params).train(key)
+    folder = demo.write_run(key, [0.5] * 8)
+    for name in ("best.pt", "last.pt"):
+        (folder / name).touch()
+
+    def done(*, deterministic: bool = False) -> bool:
+        return _is_done(step, key, deterministic=deterministic)
+
+    assert done()
+    assert not done(deterministic=True)
+    begun = demo.root / ".state" / key.name / step.fingerprint / "checkpoint.pt"
+    begun.parent.mkdir(parents=True)
+    begun.touch()
+    assert not done()
+    begun.unlink()
+    changed(folder / "run.json", fingerprint="0" * 16)
+    assert not done()
+    changed(folder / "run.json", fingerprint=step.fingerprint)
+    (folder / "last.pt").unlink()
+    assert not done()
 
 
 @pytest.mark.parametrize("command", ["evaluate --checkpoint", "diagnose"])
@@ -111,6 +181,32 @@ def test_a_stale_passport_says_what_is_another(
         verify(suite=None, why=Path("data/digits/passport.json"), params_file=Path("params.yaml"))
     told = ["stale: data/digits/passport.json", "  settings or code of the fetch"]
     assert capsys.readouterr().out.splitlines() == told
+
+
+def test_where_anything_is_stale_a_check_of_all_results_fails(
+    demo: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(demo.root)
+    monkeypatch.setattr("rwp.pipeline.load.load_params", lambda _: demo.params)
+    (key,) = demo.table2_keys("at")
+    record = demo.write_run(key, [0.5] * 8) / "run.json"
+    everything = {"suite": "demo", "why": None, "params_file": Path("params.yaml")}
+    verify(**everything)
+    assert capsys.readouterr().out.startswith("1 results are up to date, 0 stale, ")
+    changed(record, fingerprint="0" * 16)
+    with pytest.raises(typer.Exit) as ended:
+        verify(**everything)
+    assert ended.value.exit_code == 1
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == f"stale: {record.relative_to(demo.root)}"
+    assert last.startswith("0 results are up to date, 1 stale, ")
+
+
+def test_one_other_number_is_no_agreement() -> None:
+    before = {"weights": {"stem": torch.zeros(3)}}
+    after = {"weights": {"stem": torch.tensor([0.0, 0.0, 1e-7])}}
+    assert list(_moved({"last.pt": before}, {"last.pt": copy.deepcopy(before)}, "")) == []
+    assert list(_moved({"last.pt": before}, {"last.pt": after}, "")) == ["last.pt.weights.stem"]
 
 
 def test_a_layer_under_another_name_is_no_agreement() -> None:

@@ -28,7 +28,7 @@ def content_of(place: Path | str, cache: Path = CACHE) -> str:
         cache: folder with what was hashed before; it may be missing, damaged or read-only.
     """
     path = Path(place)
-    known_at = cache / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.json"
+    known_at = cache / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]}.json"
     known = _known(known_at)
     files = {"": path} if path.is_file() else dict(_files(path))
     found: dict[str, list[Any]] = {}

@@ -443,10 +443,18 @@ def refuse_other_code(step: str) -> None:
     """A job has the fingerprint of the code that it was planned with, so it has to run that.
 
     Raises:
-        UserError: it was edited since.
+        UserError: it was edited since, or jobs of this step were not planned.
     """
-    module, planned = json.loads(os.environ.get(PLANNED, "{}")).get(step, ("", ""))
-    if module and HERE.hash(module) != planned:
+    if PLANNED not in os.environ:
+        return
+    known = json.loads(os.environ[PLANNED])
+    if step not in known:
+        raise UserError(
+            f"{PLANNED}: expected the code of the step {step}, got that of {', '.join(known)}; "
+            "call snakemake again"
+        )
+    module, planned = known[step]
+    if HERE.hash(module) != planned:
         raise UserError(
             f"{module}: expected the code that this job was planned with, got another: src/ was "
             "edited since; call snakemake again, and edit in another checkout (git worktree add)"

@@ -60,16 +60,13 @@ def images_of_folder(
     sizes are brought to `size`, or else to 32 pixels, to fewer where some have fewer.
 
     Raises:
-        UserError: as the reader of image folders.
+        UserError: as the reader of image folders; or a name that a study cannot hold.
     """
+    place = folder if folder.is_absolute() else Path(os.path.relpath(folder, project))
+    _refuse_unwritable("--images", "a folder with a name", str(place))
     data, size = _fitting(folder, size)
     for class_name in data.class_names:
-        if not class_name.isprintable():  # bytes that are no UTF-8, or a line break
-            raise UserError(
-                f"{folder}: expected class folders with names that can be written, got "
-                f"{class_name!r}; rename it"
-            )
-    place = folder if folder.is_absolute() else Path(os.path.relpath(folder, project))
+        _refuse_unwritable(str(folder), "class folders with names", class_name)
     mean, std = data.train.channel_statistics()
     numbers = [", ".join(f"{value:.4f}" for value in values) for values in (mean, std)]
     resized = f", image_size: {size}" if size else ""
@@ -85,6 +82,14 @@ def images_of_folder(
         len(data.test),
         data.train.shape,
     )
+
+
+def _refuse_unwritable(where: str, expected: str, name: str) -> None:
+    """Bytes that are no UTF-8, or a line break."""
+    if not name.isprintable():
+        raise UserError(
+            f"{where}: expected {expected} that can be written, got {name!r}; rename it"
+        )
 
 
 def _fitting(folder: Path, size: int | None) -> tuple[SourceData, int | None]:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,9 +25,10 @@ from rwp.data.sources.image_tree import TreeEntry
 from rwp.errors import UserError, in_one_line
 
 _CHUNK = 256
-_CHUNK_BYTES = _CHUNK * 3 * 224 * 224  # of pixels that wait together; larger images wait in fewer
+_CHUNK_BYTES = _CHUNK * 3 * 224 * 224  # that wait together; larger images wait in fewer
 _MOST_CORES = 16
 _SERIAL_LIMIT = 8 * _CHUNK  # below this, starting worker processes costs more than it saves
+_SERIAL_BYTES = 8 * _CHUNK_BYTES  # of an archive's files; from here on they are worth it, too
 _FORMATS = ("PNG", "JPEG", "MPO")  # MPO: a JPEG file with further pictures behind the first
 _CHANNEL_MODES = {
     "1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"
@@ -68,21 +69,22 @@ def decode_all(entries: Iterable[TreeEntry], image_size: int | None) -> Iterator
         UserError: a file is no readable gray or RGB image; a process that decodes was killed.
     """
     stream = iter(entries)
-    first = list(islice(stream, _SERIAL_LIMIT))
+    first = _taken(stream, _SERIAL_LIMIT, _SERIAL_BYTES)
+    few = len(first) < _SERIAL_LIMIT and sum(map(_held, first)) < _SERIAL_BYTES
     workers = _cores()
-    if len(first) < _SERIAL_LIMIT or workers < 2:
-        for entry in chain(first, stream):
+    every = chain(_emptied(first), stream)
+    if few or workers < 2:
+        for entry in every:
             yield _decoded(entry, image_size)
         return
-    opening = _decoded(first.pop(0), image_size)
-    size = max(1, min(_CHUNK, _CHUNK_BYTES // opening.pixels.nbytes))
+    opening = _decoded(next(every), image_size)
     yield opening
     # spawn: a fork would copy torch's locked thread pools
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         pending: deque[Future[list[Decoded]]] = deque()
         try:
-            for chunk in _chunks(chain(first, stream), size):
+            for chunk in _chunks(every, opening.pixels.nbytes):
                 pending.append(pool.submit(_decode_chunk, chunk, image_size, opening.pixels.shape))
                 if len(pending) > 4 * workers:
                     yield from pending.popleft().result()
@@ -107,10 +109,33 @@ def _cores() -> int:
     return min(_MOST_CORES, len(os.sched_getaffinity(0)) if tells else os.cpu_count() or 1)
 
 
-def _chunks(entries: Iterable[TreeEntry], size: int) -> Iterator[list[TreeEntry]]:
-    stream = iter(entries)
-    while chunk := list(islice(stream, size)):
-        yield chunk
+def _chunks(stream: Iterator[TreeEntry], pixels: int) -> Iterator[list[TreeEntry]]:
+    """Those that are decoded together; `pixels`: bytes that each of them becomes."""
+    while chunk := _taken(stream, _CHUNK, _CHUNK_BYTES, pixels):
+        yield list(chunk)
+
+
+def _taken(
+    stream: Iterator[TreeEntry], most: int, most_bytes: int, each: int = 0
+) -> deque[TreeEntry]:
+    """The next entries, until they are so many or so large; each counts with so many bytes more."""
+    taken: deque[TreeEntry] = deque()
+    size = 0
+    while len(taken) < most and size < most_bytes and (entry := next(stream, None)) is not None:
+        taken.append(entry)
+        size += _held(entry) + each
+    return taken
+
+
+def _held(entry: TreeEntry) -> int:
+    """Bytes of an archive's file; one of a folder is read where it is decoded."""
+    return len(entry.source) if isinstance(entry.source, bytes) else 0
+
+
+def _emptied(entries: deque[TreeEntry]) -> Iterator[TreeEntry]:
+    """The entries, none of which is kept."""
+    while entries:
+        yield entries.popleft()
 
 
 def _decode_chunk(

@@ -112,9 +112,21 @@ def _tree_files(
             )
         if is_outer:
             continue
+        _refuse_unwritable(path, parts[1])
         folders.add(parts[:2])
         if is_file:
             yield TreeEntry(parts, entry.source)
+
+
+def _refuse_unwritable(path: Path, class_name: str) -> None:
+    """Bytes that are no UTF-8 would stand in a passport that nobody can read."""
+    try:
+        class_name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{path}: expected class folders with names that can be written, got {class_name!r}; "
+            "rename it"
+        ) from error
 
 
 def _collected(
