@@ -1653,6 +1653,261 @@ ALIKE = _faults(
     ),
 )
 
+# Of commands that are typed, of images on their way, and of what a fingerprint stands on.
+BY_HAND = [
+    *_faults(
+        "data/test_content.py",
+        (
+            "fetch: a data set fetched by hand does not say what it stands on",
+            "params.datasets[name], data, origin=origin, fingerprint=mark)",
+            "params.datasets[name], data, origin=origin)",
+        ),
+        (
+            "fetch: unlabeled images fetched by hand do not say what they stand on",
+            "params.unlabeled[name], data, origin=origin, fingerprint=mark)",
+            "params.unlabeled[name], data, origin=origin)",
+        ),
+        (
+            "fetch: own images behind a link do not count",
+            "os.walk(root, followlinks=True): if os.path.realpath(folder)",
+            "os.walk(root):\n        if os.path.realpath(folder)",
+        ),
+        (
+            "fetch: a folder whose path is no UTF-8 has no hash",
+            "hashlib.sha256(os.fsencode(path.resolve()))",
+            "hashlib.sha256(str(path.resolve()).encode())",
+        ),
+    ),
+    *_faults(
+        "data/test_fetch.py data/test_fetch_faults.py",
+        (
+            "fetch: images divided by 255 are a data set",
+            "require_shades(data.train, origin or definition.path or name)",
+            "pass",
+        ),
+        (
+            "fetch: half-written files keep the passport of those before",
+            "passport.unlink(missing_ok=True) # files without a passport are not yet whole "
+            "for path, content",
+            "for path, content",
+        ),
+        (
+            "fetch: half-written unlabeled images keep the passport of those before",
+            "passport.unlink(missing_ok=True) # files without a passport are not yet whole "
+            "found.images.save",
+            "found.images.save",
+        ),
+        (
+            "fetch: CIFAR-10 under the name of CIFAR-100",
+            'datasets.CIFAR10 if source == "cifar10" else datasets.CIFAR100',
+            'datasets.CIFAR10 if source == "cifar10" else datasets.CIFAR10',
+        ),
+    ),
+    *_faults(
+        "data/test_augmentation.py",
+        (
+            "augmentation: a flip without a crop is none",
+            "if padding or policy.flip:",
+            "if padding:",
+        ),
+        (
+            "augmentation: a policy of flips alone changes nothing",
+            "return not (self.crop_padding or self.flip or self.rotation_degrees)",
+            "return not (self.crop_padding or self.rotation_degrees)",
+        ),
+    ),
+    *_faults(
+        "data/test_pictures.py data/test_image_folder.py",
+        (
+            "pictures: of an upright one the top is kept, not the middle",
+            "left, top = (width - side) // 2, (height - side) // 2",
+            "left, top = (width - side) // 2, 0",
+        ),
+        (
+            "pictures: the files of an archive wait without limit",
+            "size += _held(entry) + each",
+            "size += each",
+        ),
+        (
+            "pictures: the first files of an archive are kept to the end",
+            "every = chain(_emptied(first), stream)",
+            "every = chain(first, stream)",
+        ),
+        (
+            "pictures: a class whose name is no text gets a passport that nobody can read",
+            "_refuse_unwritable(path, parts[1])",
+            "pass",
+        ),
+    ),
+    *_faults(
+        "commands/test_commands.py commands/test_foreign.py",
+        (
+            "by hand: another network of the run is attacked than the one named",
+            "key, checkpoint=checkpoint.stem, attacks=attacks or None",
+            "key, attacks=attacks or None",
+        ),
+        (
+            "elsewhere: attacked on all images instead of a part",
+            '"num_examples": evaluation.num_examples,',
+            "",
+        ),
+        (
+            "elsewhere: attacked on a stratified part instead of the first images",
+            '"first_examples": evaluation.first_examples,',
+            "",
+        ),
+        ("elsewhere: attacked on another part", '"part_seed": evaluation.part_seed,', ""),
+    ),
+    *_faults(
+        "reporting/test_stale.py",
+        (
+            "stale: by hand a network is trained on images of other settings",
+            "deterministic=deterministic): return refuse_stale(step)",
+            "deterministic=deterministic):\n            return",
+        ),
+        (
+            "stale: by hand labels are made for images of other settings",
+            "step = steps.label(mix.labeling) refuse_stale(step)",
+            "step = steps.label(mix.labeling)",
+        ),
+        (
+            "stale: by hand a landscape is measured on images of other settings",
+            "step = Steps(params).landscape(suite, figure) refuse_stale(step)",
+            "step = Steps(params).landscape(suite, figure)",
+        ),
+        (
+            "stale: by hand a network is trained with stale labels",
+            'if path in read or other.kind in ("train", "label")',
+            'if path in read and other.kind != "label" or other.kind == "train"',
+        ),
+        (
+            "stale: a stale training counts as done",
+            "if stale or begun or not whole",
+            "if begun or not whole",
+        ),
+        (
+            "stale: a training begun anew counts as done",
+            "if stale or begun or not whole",
+            "if stale or not whole",
+        ),
+        (
+            "stale: a teacher whose training diverged labels",
+            '_refuse_unfinished(Path(str(spec.teacher.directory), "run.json"))',
+            "pass",
+        ),
+        ("stale: a check that finds stale results succeeds", "if stale: raise typer.Exit(1)", ""),
+        (
+            "accept: weights of one shape and type are the same",
+            "if not same or before.numpy().tobytes() != after.numpy().tobytes():",
+            "if not same:",
+        ),
+    ),
+    *_faults(
+        "pipeline/test_code.py cluster/test_rules.py",
+        (
+            "fingerprints: code does not count",
+            "self._text, self.code_hash, *upstream",
+            "self._text, *upstream",
+        ),
+        (
+            "fingerprints: a landscape stands on other code than it runs",
+            '"landscape": "rwp.evaluation.landscape"',
+            '"landscape": "rwp.core.landscape"',
+        ),
+        (
+            "fingerprints: pairs stand on other code than they are made with",
+            '"table2": "rwp.reporting.pairs"',
+            '"table2": "rwp.reporting.tables"',
+        ),
+        (
+            "planned code: a step that nobody planned runs any code",
+            "if step not in known: raise UserError(",
+            "if step not in known:\n        return\n    if False:\n        raise UserError(",
+        ),
+        (
+            "planned code: a verdict asks for a step that is none",
+            'planned(DiagnosisSpec, "judge"',
+            'planned(DiagnosisSpec, "diagnose"',
+        ),
+        (
+            "planned code: labels are not planned",
+            'PLANNED = ("train", "label", "evaluate"',
+            'PLANNED = ("train", "evaluate"',
+        ),
+    ),
+    *_faults(
+        "reporting/test_plan.py",
+        (
+            "costs: images drawn per class count once, by the source",
+            "definition.per_class and classes and definition.per_class * classes",
+            "definition.per_class",
+        ),
+        (
+            "costs: images drawn per class count once, by the passport",
+            "definition.per_class and definition.per_class * found.num_classes",
+            "definition.per_class",
+        ),
+    ),
+    *_faults(
+        "pipeline/test_resolution.py",
+        (
+            "landscapes: measured on another part than the suite says",
+            "part_seed=suite.evaluation.part_seed, more_seeds=",
+            "more_seeds=",
+        ),
+    ),
+    *_faults(
+        "own/test_studies.py",
+        (
+            "studies: one learning rate for all batch sizes",
+            "{0.1 * batch / 128:g}",
+            "{0.1:g}",
+        ),
+        (
+            "studies: a folder whose name cannot be written",
+            '_refuse_unwritable("--images", "a folder with a name", str(place))',
+            "pass",
+        ),
+    ),
+    *_faults(
+        "test_files.py",
+        (
+            "files: results that only their maker can read",
+            "temporary.chmod(0o666 & ~_umask())",
+            "pass",
+        ),
+    ),
+]
+# Of code of the user's own, which leaves behind what it should not.
+OWN = [
+    *_faults(
+        "own/test_left_as_found.py",
+        (
+            "own: a gradient that an objective leaves is added to the step",
+            "for weight, gradient in before: weight.grad = gradient",
+            "pass",
+        ),
+        (
+            "own: losses are given the images themselves",
+            "given = images.clone(), adversarial.clone(), labels.clone()",
+            "given = images, adversarial, labels",
+        ),
+        (
+            "own: an attack is given the images themselves",
+            "self.inner.attack(model, images.clone(), labels.clone(), **options)",
+            "self.inner.attack(model, images, labels, **options)",
+        ),
+    ),
+    *_faults(
+        "training/test_arithmetic.py",
+        (
+            "average: tables of whole numbers are rounded down",
+            "if name.endswith(COUNT): # batches counted",
+            "if True:  # batches counted",
+        ),
+    ),
+]
+
 FAULTS = [
     *LOSSES,
     *ATTACKS,
@@ -1670,4 +1925,6 @@ FAULTS = [
     *PAIRS,
     *UNNOTICED,
     *ALIKE,
+    *BY_HAND,
+    *OWN,
 ]
