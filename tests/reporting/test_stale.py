@@ -77,7 +77,7 @@ def test_by_hand_nothing_is_trained_with_stale_labels(
     labels = demo.root / mix.labeling.path.with_suffix(".json")
     labels.parent.mkdir(parents=True)
     labels.write_text(json.dumps({"fingerprint": "0" * 16}))
-    with pytest.raises(UserError, match=r"rest-seed0\.json: .* got an older one; build it first"):
+    with pytest.raises(UserError, match=r"rest-seed0\.json: .* got an older one; `rwp verify"):
         refuse_stale(step)
 
 
