@@ -67,3 +67,10 @@ def test_without_a_gpu_one_process_does_it(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with claim(count=4) as device:
         assert device == "cpu"
+
+
+def test_jobs_that_share_gpus_take_free_ones_first(tmp_path: Path) -> None:
+    jobs = [gpu._hold(tmp_path, ["0", "1"], 2, 1, 0.01) for _ in range(4)]
+    assert [list(held) for held in jobs] == [["0"], ["1"], ["0"], ["1"]]
+    for held in jobs:
+        gpu._release(held)

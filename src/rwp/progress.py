@@ -25,9 +25,12 @@ LINE_SECONDS = 10.0  # at most one line in this time, but always the first and t
 class Progress:
     """Used as a context manager; writes to standard error."""
 
-    def __init__(self, name: str, epochs: int, steps: Sized, *, quiet: bool = False) -> None:
+    def __init__(
+        self, name: str, epochs: int, steps: Sized, *, done: int = 0, quiet: bool = False
+    ) -> None:
+        """`done`: epochs of before, where a training goes on."""
         self.name, self.epochs, self.steps = name, epochs, len(steps)
-        self.done, self.line_at, self.quiet = 0, float("-inf"), quiet
+        self.done, self.line_at, self.quiet = done, float("-inf"), quiet
         self.curve: list[float] = []  # of these epochs, robust accuracies
         self.seen = 0  # epochs since this process began; a resumed training has earlier ones
         self.began = time.monotonic()

@@ -140,12 +140,11 @@ class Tracker:
             return
         client, experiment = connect(self.root, self.spec.key.suite)
         if self.run_id is None or not _is_there(client, self.run_id):
-            run_id = self._find(client, experiment) or self._create(client, experiment)
-            self._make_current(client, experiment, run_id, take_over=take_over)
-            self.run_id = run_id
+            self.run_id = self._find(client, experiment) or self._create(client, experiment)
         else:
-            client.update_run(self.run_id, status="RUNNING")
-            self._make_current(client, experiment, self.run_id)
+            take_over = True
+        client.update_run(self.run_id, status="RUNNING")
+        self._make_current(client, experiment, self.run_id, take_over=take_over)
         self._client = client
 
     def _find(self, client: Any, experiment: str) -> str | None:

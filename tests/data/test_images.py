@@ -107,3 +107,11 @@ def test_channel_statistics_are_those_of_the_pixels():
     pixels[:, 2] = 9
     with pytest.raises(UserError, match="got one value throughout channel 2"):
         ImageSet(pixels, torch.arange(5000) % 7, 7).channel_statistics()
+
+
+def test_channel_statistics_of_many_blocks(monkeypatch):
+    pixels = torch.randint(256, (50, 3, 2, 3), dtype=torch.uint8)
+    found = ImageSet(pixels, torch.arange(50) % 7, 7)
+    whole = found.channel_statistics()
+    monkeypatch.setattr("rwp.data.images._VALUES", 7 * 18)  # seven images at once
+    assert found.channel_statistics() == whole

@@ -79,3 +79,16 @@ def test_agreement_counts_only_images_with_a_label():
     shipped = torch.tensor([0, 1, -1, 2, 0, -1, 1, 1])
     assert agreement(LABELS, shipped) == (6, 4)
     assert agreement(LABELS, torch.full((8,), -1)) == (0, 0)
+
+
+def test_labels_are_made_in_full_precision_by_fixed_algorithms():
+    seen = set()
+
+    class Watched(nn.Module):
+        def forward(self, batch):
+            flags = torch.backends.cudnn
+            seen.add((flags.allow_tf32, flags.benchmark, flags.deterministic))
+            return torch.zeros(len(batch), 5)
+
+    pseudo_label(Watched(), images(), batch_size=7, device="cpu")
+    assert seen == {(False, False, True)}

@@ -111,6 +111,8 @@ def test_svhn_extra_ships_its_labels(tmp_path, server, monkeypatch):
     fetch_unlabeled("svhn-extra", unlabeled("svhn-extra"), tmp_path)
     images, passport = fetched(tmp_path, "svhn-extra")
     assert images.labels.tolist() == [0, 1, 9]
+    assert torch.equal(images.images, torch.from_numpy(pixels(3, 2)).permute(0, 3, 1, 2))
+    assert [path for path, _ in server.requests] == ["/extra_32x32.mat"]
     assert "non-commercial" in passport["license"]
 
 

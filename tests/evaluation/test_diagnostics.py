@@ -658,3 +658,23 @@ def test_without_pgd_there_is_a_verdict_and_no_further_attack(trained: Project):
     content = read_diagnosis(diagnose_checkpoint(spec, root=trained.root, fingerprint="f"))
     assert content["follow_up"] is None
     assert content["gap"] is None
+
+
+def test_a_twin_that_is_named_takes_the_place_of_the_suites(trained: Project):
+    write_records(trained, robust=40)
+    spec = diagnosis_of(trained, twin=trained.spec.key.replace(recipe="other"))  # not there
+    named = trained.root / "named.pt"
+    save_network(named, small_network(), network=NETWORK, epoch=1)
+    written = diagnose_checkpoint(spec, root=trained.root, fingerprint="f", twin=named)
+    found = read_diagnosis(written)["follow_up"]
+    assert found["transfer"] == found["base"]
+
+
+def test_one_step_is_compared_with_the_longest_pgd():
+    found = [
+        left_by("pgd-8", "pgd", 540, 8),
+        left_by("pgd-100", "pgd", 520, 100),
+        left_by("fgsm", "fgsm", 515),  # 2.5 points below the short one, 0.5 below the long one
+        left_by("autoattack", "autoattack", 500),
+    ]
+    assert judge(found, dataset="cifar10", objective="at").level == "green"

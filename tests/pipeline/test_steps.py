@@ -122,3 +122,9 @@ def test_the_report_shows_the_description_and_stands_on_it(
     after = Steps(check_params(settings))
     assert after.report("demo").digest != before.digest
     assert after.table("demo", "table2").digest == Steps(params).table("demo", "table2").digest
+
+
+def test_networks_that_are_also_attacked_are_waited_for(params: Params) -> None:
+    inputs = Steps(params).table("mini", "table2").inputs
+    found = {path.split("/")[6] for path in inputs if "/evaluation/last/" in path}
+    assert found == {"at", "at-awp", "at-rwp"}

@@ -437,3 +437,12 @@ def test_a_landscape_says_of_how_many_seeds_a_group_is() -> None:
     loss = frame[frame["split"] == "train"].set_index("group")["loss"]
     assert loss.to_dict() == {"0-0.5": 1.5, "0.5-1": 1.0}  # means
     assert not any(math.copysign(1, value) < 0 for value in (*frame["offset"], *frame["change"]))
+
+
+def test_curves_of_other_settings_are_left_out(demo: Project) -> None:
+    demo.write_all()
+    content = copy.deepcopy(PARAMS)
+    content["suites"]["demo"]["perturbations"]["rwp"]["c_min"] = 2.2
+    demo.params = check_params(content)
+    frame = pd.read_csv(write_suite_figure(demo.results("fig3c"), "fig3c")[0])
+    assert set(frame["method"]) == {"AT", "AT-AWP"}

@@ -13,10 +13,12 @@ import pytest
 from scipy import stats
 
 from rwp.evaluation import statistics
+from rwp.evaluation.records import PartRecord, pack
 from rwp.pipeline.load import check_params
 from rwp.reporting import report
-from rwp.reporting.pairs import _RESAMPLES, COLUMNS, headline, pairs, write_pairs
+from rwp.reporting.pairs import _RESAMPLES, COLUMNS, headline, images_of, pairs, write_pairs
 from rwp.reporting.report import render_report
+from tests.evaluation.samples import record
 
 from .conftest import Project
 from .settings import PARAMS
@@ -227,6 +229,9 @@ def test_the_headline_compares_the_seeds_that_both_have(tmp_path: Path) -> None:
         "AT keeps the most images right under all attacks at once, 75.0 % of 400 over the first 2"
         " training seeds; next is TRADES, 5.0 points behind"
     )
+    ours, theirs = (np.arange(400) < count for count in (300, 280))
+    over = statistics.crossed_difference([ours] * 2, [theirs] * 2, confidence=1 - 0.05 / 8)
+    assert f"(interval {100 * over.low:+z.1f} to {100 * over.high:+z.1f}, corrected for 8" in text
 
 
 def test_the_headline_ranks_by_the_seeds_that_all_have(tmp_path: Path) -> None:
@@ -353,3 +358,25 @@ def test_at_the_papers_size_kinds_of_images_are_drawn_and_not_images(
     assert len(frame) == len(draws.sizes) == 63
     assert max(kinds for kinds, _ in draws.sizes) == 4
     assert {times for _, times in draws.sizes} == {_RESAMPLES}
+
+
+def test_outcomes_of_two_parts_are_of_other_images() -> None:
+    mask = pack(np.arange(4) < 2)
+    first, second = (
+        record(
+            [True, False],
+            part=PartRecord(rule="stratified", seed=s, size=2, of=4, sha256=str(s), mask=mask),
+        )
+        for s in (0, 1)
+    )
+    assert images_of(first) != images_of(second)
+
+
+def test_pairs_are_of_the_seeds_that_both_have(tmp_path: Path) -> None:
+    content = copy.deepcopy(PARAMS)
+    content["suites"]["demo"]["seeds"] = [0, 1, 2]
+    content["suites"]["demo"]["recipes"]["at-rwp"]["num_seeds"] = 2
+    project = Project(tmp_path, check_params(content), "demo")
+    project.write_all()
+    rows = pair(pairs(project.results()), "AT-RWP", "AT", "autoattack")
+    assert list(rows["seed"]) == ["0", "1", "all"]

@@ -286,6 +286,8 @@ def test_a_shortened_autoattack_gives_no_rate(demo: Project) -> None:
     path = next(demo.root.glob("results/**/best/autoattack.json"))
     device = read_object(path)["device"]
     assert _autoattack(path.parents[2], device) is not None
+    assert _autoattack(path.parents[2], f"{device} (x86_64, AVX2)") is not None
+    assert _autoattack(path.parents[2], "Big GPU") is None
     for change in ({"version": "lite"}, {"draft": "bf16"}):
         content = read_object(path)
         write_json(path, content | {"attack": content["attack"] | change})
@@ -322,6 +324,11 @@ def test_a_plan_says_what_is_done_stale_and_to_do(demo: Project) -> None:
     lines = list(plan_lines(jobs, device="cpu", origin=origin))
     assert lines[0].split() == ["done", "stale", "to", "do", "forward", "backward", "hours"]
     assert lines[6].split()[:4] == ["together", str(len(jobs) - 3), "1", "2"]
+    todo = [job for job in jobs if job.state != "done"]
+    passes = sum((job.passes for job in todo if job.passes), Passes())
+    hours = sum(job.hours for job in todo if job.hours is not None)
+    expected = (passes.forward / 1e6, passes.backward / 1e6, hours)
+    assert lines[6].split()[4:] == [f"{value:,.2f}" for value in expected]
     assert any(line.startswith("Hours on cpu, one job after the other") for line in lines)
 
 
@@ -408,3 +415,38 @@ def test_a_training_that_starts_from_another_costs_its_own_epochs(recipe: str) -
         for name in (recipe, "late")
     )
     assert late.units == pytest.approx(whole.units / 4)
+
+
+def test_what_is_measured_in_part_costs_its_part(tmp_path: Path) -> None:
+    content = copy.deepcopy(PARAMS)
+    suite = content["suites"]["demo"]
+    suite |= {"curve_examples": 100, "selection_num_steps": 2, "selection_every": 4}
+    suite["evaluation"]["num_examples"] = 50
+    params = check_params(content)
+    spec = train_spec(params, setting_keys(params, "demo", Setting(), "at")[0])
+    # 8 epochs of 900 images; 100 held out after epochs 0, 4 and 7 by PGD-2; 100 tested by PGD-20
+    assert training_cost(spec, DataSize(1_000, 500, "8x8x1")) == Passes(
+        900 * 8 * 11 + 100 * 3 * 4 + 100 * 8 * 22,
+        900 * 8 * 10 + 100 * 3 * 2 + 100 * 8 * 20,
+        900 * 8,
+    )
+    wanted = "small/at/seed0/evaluation/best/pgd-20.json"
+    chosen = found(params, "results/demo/table2.csv")
+    (result,) = [r for r in chosen if r.path.endswith(wanted)]
+    (job,), _ = plan_jobs(params, [result], root=tmp_path)
+    assert job.passes == Passes(22, 20) * 50
+
+
+def test_what_this_project_measured_goes_before_what_ships(
+    demo: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo.write_all()
+    place = Place("cpu", "small", "8x8x1")
+    shipped = {place: Rate(9.0, 9.0, 9.0, 5.0, "shipped")}
+    monkeypatch.setattr("rwp.reporting.rates.shipped_rates", lambda: shipped)
+    own = own_rates(demo.params, demo.root)[place]
+    assert all_rates(demo.params, demo.root)[place] == own
+    for path in demo.root.glob("results/**/best/autoattack.json"):
+        path.unlink()
+    found = all_rates(demo.params, demo.root)[place]
+    assert (found.forward, found.autoattack) == (own.forward, 5.0)

@@ -184,3 +184,14 @@ def test_what_was_noticed_about_the_images_is_among_the_remarks(filled: Project)
     text = html.unescape(render_report(filled.results()))
     assert f"<li>digits: {note}</li>" in text
     assert 'id="remarks"' in text
+
+
+def test_a_cost_is_a_mean_over_seeds_in_a_unit_that_suits_it() -> None:
+    rows = [
+        {"forward_passes": n, "backward_passes": n // 2, "training_hours": hours}
+        for n, hours in ((100, 0.5), (300, 1.5))
+    ]
+    cell = report._cost_cell(rows)
+    assert (cell.text, cell.notes) == ("300", ("60.0 min",))
+    shown = [report._duration(hours) for hours in (0.01, 0.1, 2.0)]
+    assert shown == ["36.0 s", "6.0 min", "2.00 h"]

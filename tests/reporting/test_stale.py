@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,18 @@ from typer.main import get_command
 
 from rwp.commands.app import app
 from rwp.commands.common import refuse_stale
+from rwp.commands.diagnose import _by_hand
 from rwp.commands.train import _is_done
 from rwp.commands.verify import verify
 from rwp.errors import UserError
 from rwp.files import sha256_file
-from rwp.pipeline.accept import _moved
+from rwp.pipeline.accept import _in_little, _moved, _way
 from rwp.pipeline.load import check_params
+from rwp.pipeline.resolve import train_spec
+from rwp.pipeline.settings import Setting
 from rwp.pipeline.state import Result
 from rwp.pipeline.steps import Steps
+from rwp.pipeline.suites import setting_keys
 from rwp.pipeline.why import reasons
 from rwp.training.spec import TrainSpec
 from tests.data.samples import write_passport
@@ -213,3 +218,48 @@ def test_a_layer_under_another_name_is_no_agreement() -> None:
     before, after = {"weights": {"stem": 1, "head": 2}}, {"weights": {"stem": 1, "linear": 2}}
     assert list(_moved({"last.pt": before}, {"last.pt": before}, "")) == []
     assert list(_moved({"last.pt": before}, {"last.pt": after}, "")) == ["last.pt.weights"]
+
+
+def test_a_verdict_with_another_twin_is_not_the_workflows(
+    demo: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(demo.root)
+    monkeypatch.setattr("rwp.pipeline.load.load_params", lambda _: demo.params)
+    (key,) = demo.table2_keys("at-rwp")
+    best = demo.write_run(key, [0.5] * 8) / "best.pt"
+    best.touch()
+    named = best.relative_to(demo.root)
+    usual = Steps(demo.params).judge(key, "best").fingerprint
+    marks = [_by_hand(Path("params.yaml"), named, twin)[1] for twin in (None, Path("other.pt"))]
+    assert marks[0] == usual != marks[1]
+
+
+def test_in_little_a_training_perturbs_its_weights() -> None:
+    content = copy.deepcopy(PARAMS)
+    content["suites"]["demo"]["perturbations"]["rwp"]["warmup_epochs"] = 5
+    params = check_params(content)
+    key = setting_keys(params, "demo", Setting(), "at-rwp")[0]
+    little = _in_little(train_spec(params, key))
+    assert isinstance(little, TrainSpec)
+    assert little.perturbation is not None
+    assert little.perturbation.warmup_epochs < little.optimization.epochs == 2
+    assert (little.perturbation.c_min or 0) > 2 * math.log(10)  # of losses at random weights
+
+
+def test_trainings_that_take_other_code_are_compared_apart(demo: Project) -> None:
+    names = ("at", "at-awp", "at-rwp", "trades")
+    ways = {_way(demo.steps.train(demo.table2_keys(name)[0])) for name in names}
+    assert len(ways) == len(names)
+
+
+def test_images_of_other_settings_fail_the_check_of_all_results(
+    demo: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(demo.root)
+    monkeypatch.setattr("rwp.pipeline.load.load_params", lambda _: demo.params)
+    write_passport(demo.root / "data", "digits", fingerprint="of other images")
+    with pytest.raises(typer.Exit):
+        verify(suite="demo", why=None, params_file=Path("params.yaml"))
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == "stale: data/digits/passport.json"
+    assert last.startswith("0 results are up to date, 1 stale, ")

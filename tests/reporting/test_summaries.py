@@ -33,6 +33,8 @@ def test_metrics_hold_the_tables_numbers_and_leave_out_missing_ones(demo: Projec
     }  # fmt: skip
     assert found["table1"]["Linf"]["digits"]["AT"]["best"] == 52.0
     (key,) = demo.table2_keys("at")
+    demo.write_record(key, "fgsm", 261)
+    assert metrics(demo.results())["table2"]["AT"]["fgsm"] == 65.25
     (demo.root / key.directory / "evaluation/best/fgsm.json").unlink()
     assert "fgsm" not in metrics(demo.results())["table2"]["AT"]
 

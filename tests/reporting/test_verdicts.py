@@ -169,3 +169,11 @@ def test_other_checkpoints_stand_below_the_table_where_they_have_records(demo: P
     assert "Other checkpoints" in text
     assert '<td class="number">49.75</td>' in text
     assert table2_of(demo).frame.loc[0, "pgd20"] == pytest.approx(55.0)
+
+
+def test_no_image_survives_attacks_that_were_not_run(demo: Project) -> None:
+    """With one record missing, "all attacks" would be those that are left."""
+    demo.write_all()
+    (key,) = demo.table2_keys("at")
+    (demo.root / key.directory / "evaluation/best/autoattack.json").unlink()
+    assert pd.isna(details_of(demo, "AT")["all_attacks"])

@@ -45,6 +45,49 @@ def row(epoch: int) -> dict[str, object]:
     }
 
 
+def test_a_long_outage_takes_several_requests(spec: TrainSpec, tmp_path: Path) -> None:
+    rows = [row(epoch) for epoch in range(150)]  # of 8 metrics each
+    assert tracker(spec, tmp_path).sync(rows, "finished") == 150
+    client, experiment = connect(tmp_path, "demo")
+    (run,) = client.search_runs([experiment])
+    points = client.get_metric_history(run.info.run_id, "loss/train")
+    assert sorted(point.step for point in points) == list(range(150))
+
+
+def test_a_server_that_was_away_hears_of_the_end(
+    spec: TrainSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(self: Tracker) -> None:
+        raise ConnectionError("away")
+
+    listener = tracker(spec, tmp_path)
+    listener.start(None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "_flush", away)
+        listener.epoch(row(0))
+    listener.epoch(row(1))  # it is left alone for a while
+    listener.finish("finished", {})
+    client, experiment = connect(tmp_path, "demo")
+    (run,) = client.search_runs([experiment])
+    assert run.info.status == "FINISHED"
+    points = client.get_metric_history(run.info.run_id, "loss/train")
+    assert sorted(point.step for point in points) == [0, 1]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_run_that_is_trained_again_is_running(
+    known: bool, spec: TrainSpec, tmp_path: Path
+) -> None:
+    """Found by its id or by its tags; only then another's upload leaves it the current one."""
+    first = tracker(spec, tmp_path)
+    first.start(None)
+    first.finish("finished", {})
+    tracker(spec, tmp_path).start(first.run_id if known else None)
+    client, experiment = connect(tmp_path, "demo")
+    (run,) = client.search_runs([experiment])
+    assert run.info.status == "RUNNING"
+
+
 def tracker(spec: TrainSpec, root: Path, fingerprint: str = "f" * 16) -> Tracker:
     return Tracker(spec, root=root, fingerprint=fingerprint, commit="abc")
 

@@ -28,8 +28,10 @@ from rwp.pipeline.load import check_params
 from rwp.pipeline.resolve import evaluation_spec, landscape_spec
 from rwp.pipeline.settings import Params
 from rwp.training import loop
+from rwp.training.image_losses import ImageLosses, read_losses
 from rwp.training.jobs import train_run
 from rwp.training.pseudo_labels import write_pseudo_labels
+from rwp.training.resume import RunState
 from tests.conftest import tiny_settings
 from tests.core.helpers import small_network
 from tests.emulated_gpu import OnGpu, emulated_gpu
@@ -221,3 +223,17 @@ def test_no_noise_is_added_where_no_example_is_under_the_mask() -> None:
     found = on("cuda", search)
     assert found
     assert not any(value.any() for value in found)
+
+
+def test_kept_losses_go_on_after_a_break(tmp_path: Path) -> None:
+    state, device = RunState(tmp_path / "state"), torch.device("cuda")
+    with emulated_gpu():
+        losses = ImageLosses(2, device)
+        losses.finish_epoch()
+        state.save({"losses": losses.state()})
+        found = state.load(device)
+        assert found is not None
+        losses.load(found["losses"])
+        places = torch.arange(2)
+        losses.write(tmp_path / "losses.npz", places=places, labels=places)
+    assert read_losses(tmp_path / "losses.npz")["clean_loss"].shape == (1, 2)

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode
 
 from rwp.core import build_network
 from rwp.pipeline.settings import Params
-from rwp.training.flops import forward_flops, summary
+from rwp.training.flops import Work, forward_flops, summary
 from rwp.training.jobs import input_paths, prepare
 from tests.training.conftest import spec_of
 
@@ -59,3 +59,14 @@ def test_summary_counts_epochs_by_their_time() -> None:
     assert found["flops_per_second"] == 1.75e9
     assert found["loading_share"] == pytest.approx(0.175)
     assert found["peak_memory"] == 7
+
+
+def test_the_rates_of_an_epoch_are_its_own(shared_root: Path, tiny: Params) -> None:
+    spec = spec_of(tiny, "at")
+    training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))
+    training.progress.work = Work(seconds=4.0, loading_seconds=1.0, flops=8e9)
+    training.tally.sums["images"] += 100
+    row = training.finish_epoch()
+    rates = ("seconds", "images_per_second", "flops_per_second", "loading_share")
+    assert [row[name] for name in rates] == [4.0, 25.0, 2e9, 0.25]
+    assert training.progress.work == Work()

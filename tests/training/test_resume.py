@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from rwp.core import ALONE
 from rwp.errors import UserError
 from rwp.files import sha256_file
 from rwp.pipeline.settings import Params
+from rwp.progress import Progress
 from rwp.training import loop, resume, run_record
 from rwp.training.history import SilentRecorder
 from rwp.training.jobs import Interrupted, input_paths, prepare, train_run
@@ -42,6 +44,56 @@ def assert_same(first: Path, second: Path) -> None:
     for mine, other in ((last, other_last), (best, other_best)):
         assert mine.keys() == other.keys()
         assert all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+def test_a_checkpoint_every_five_minutes(
+    shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The results are the same without, so nothing else would show it."""
+    spec, now = spec_of(tiny, "at"), [0.0]
+    saved: list[float] = []
+    training, _ = prepare(spec, input_paths(spec, shared_root), torch.device("cpu"))
+    monkeypatch.setattr(resume, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(RunState, "save", lambda self, content: saved.append(now[0]))
+    watch = Watch(training, RunState(tmp_path), [], SilentRecorder(), threading.Event())
+    progress = Progress("run", 1, [0], quiet=True)
+    for now[0] in (100.0, 299.0, 301.0, 302.0, 600.0, 602.0, 603.0):
+        watch.after_step(progress)
+    assert saved == [301.0, 602.0]
+
+
+def test_the_checkpoint_before_is_gone_on_from(tmp_path: Path) -> None:
+    state = RunState(tmp_path)
+    for epoch in range(3):
+        state.save({"epoch": epoch})
+    state.checkpoint.write_bytes(state.checkpoint.read_bytes()[:100])
+    for _ in range(2):  # also when the damaged one is set aside
+        assert state.load(torch.device("cpu")) == {"epoch": 1}
+
+
+class Noting(SilentRecorder):
+    """Notes which epochs it hears of, and the end."""
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self.said.append(row["epoch"])
+
+    def finish(self, status: str, artifacts: dict[str, str]) -> None:
+        self.said.append(status)
+
+
+def test_a_listener_hears_each_epoch_once(
+    shared_root: Path, tmp_path: Path, tiny: Params, kill_after: list[int]
+) -> None:
+    first, second = Noting(), Noting()
+    named: dict[str, Any] = {"root": shared_root, "fingerprint": FINGERPRINT}
+    kill_after += [20]  # in the second epoch
+    with pytest.raises(_Killed):
+        train_run(spec_of(tiny, "at"), recorder=first, output=tmp_path, **named)
+    train_run(spec_of(tiny, "at"), recorder=second, output=tmp_path, **named)
+    assert (first.said, second.said) == ([0], [1, 2, "finished"])
 
 
 class _Killed(BaseException):

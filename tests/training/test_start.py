@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from rwp.pipeline.resolve import run_key
 from rwp.pipeline.settings import Params
 from rwp.pipeline.steps import Steps
 from rwp.training import resume
-from rwp.training.checkpoint import load_weights
+from rwp.training.checkpoint import load_network, load_weights
 from rwp.training.image_losses import ImageLosses, read_losses
 from rwp.training.jobs import input_paths, prepare, train_run
 from rwp.training.loop import Training
@@ -32,6 +33,7 @@ from rwp.training.start import _check_network, _check_normalization, _fitted
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
 from tests.training.outcomes import rows, weights
+from tests.training.test_resume import Noting
 
 FINGERPRINT = "0123456789abcdef"
 PARENT = {"recipe": "at", "epoch": 1}
@@ -164,6 +166,29 @@ def test_a_branch_that_is_killed_goes_on_to_the_bit(
     assert rows(parts) == rows(whole)
     assert same(parts / "last.pt", whole / "last.pt")
     assert (parts / "losses.npz").read_bytes() == (whole / "losses.npz").read_bytes()
+
+
+def test_a_branch_that_diverges_at_once_goes_back_to_its_trunk(
+    trunk: tuple[Params, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Training._step
+
+    def step(self: Training, indices: Any) -> None:
+        original(self, indices)
+        next(self.model.parameters()).data.fill_(math.inf)
+
+    monkeypatch.setattr(Training, "_step", step)
+    monkeypatch.setattr(resume, "LOOK_SECONDS", -1)
+    folder = train(trunk, "at-on", tmp_path)
+    assert json.loads((folder / "run.json").read_text())["status"] == "diverged"
+    for name in ("last", "best", "best_on_test"):
+        assert load_network(folder / f"{name}.pt")[1]["epoch"] == 0
+
+
+def test_a_listener_hears_of_the_trunk_once(trunk: tuple[Params, Path], tmp_path: Path) -> None:
+    noting = Noting()
+    train(trunk, "at-on", tmp_path, recorder=noting)
+    assert noting.said == [0, 1, 2, "finished"]
 
 
 def test_weights_from_a_file(trunk: tuple[Params, Path], tmp_path: Path) -> None:

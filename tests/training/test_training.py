@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
 from rwp.reporting.runs import read_run_folder
-from rwp.training import jobs, resume
+from rwp.training import jobs, loop, resume
 from rwp.training.batches import Batches
 from rwp.training.checkpoint import load_network
 from rwp.training.guards import Stopped, check_epoch
@@ -360,3 +360,23 @@ def test_the_commit_is_the_projects_own(tmp_path: Path, monkeypatch: pytest.Monk
     found = commit.__wrapped__()
     assert found is not None
     assert found.endswith("+changes")
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_a_weight_that_is_lost_in_the_last_steps_is_not_saved(
+    saves: bool, shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(
+        model: torch.nn.Module, *_: Any, after_batch: Callable[[], None], **__: Any
+    ) -> dict[str, float]:
+        next(model.parameters()).data.fill_(math.inf)
+        if saves:
+            monkeypatch.setattr(resume, "CHECKPOINT_SECONDS", 0)
+            after_batch()
+        return {"clean_accuracy": 0.5, "robust_accuracy": 0.5}
+
+    monkeypatch.setattr(loop, "measure", measure)
+    folder = train_run(spec_of(tiny, "at"), root=shared_root, fingerprint="lost", output=tmp_path)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["reason"] == "a weight is not finite in epoch 0"
+    load_network(folder / "last.pt")

@@ -35,6 +35,7 @@ from rwp.spec import Spec
 from rwp.studies import FOLDER as STUDIES
 from rwp.training.spec import PseudoLabelSpec, TrainSpec
 
+_ABOVE_FIRST_LOSSES = 5.0  # nats; of 100 classes they are near 4.6, and a mask selects none
 _STEPS = 3  # of a training, in each of two epochs
 _IMAGES = 64  # for attacks and landscapes
 # What two runs of the same code do not share either, or what tells them apart.
@@ -271,6 +272,9 @@ def _in_little(settings: object) -> object:
         perturbation, mix = settings.perturbation, settings.unlabeled
         if perturbation is not None and perturbation.warmup_epochs:
             perturbation = perturbation.replace(warmup_epochs=1)
+        if perturbation is not None and perturbation.c_min and perturbation.mask != "above":
+            raised = max(perturbation.c_min, _ABOVE_FIRST_LOSSES)
+            perturbation = perturbation.replace(c_min=raised)
         if mix is not None:
             mix = mix.replace(epoch_size=_STEPS * optimization.batch_size)
         return settings.replace(

@@ -265,7 +265,8 @@ def _run(
     shares = {"majority_share": training.batches.majority_share}
     if measured := training.splits.get("held_out") or training.splits.get("test"):
         shares["measured_share"] = max(measured.class_counts()) / len(measured)
-    with Progress(spec.key.name, epochs, training.batches.plan(0), quiet=not leads) as progress:
+    steps, done = training.batches.plan(0), training.progress.epoch
+    with Progress(spec.key.name, epochs, steps, done=done, quiet=not leads) as progress:
         try:
             while not training.done:
                 training.run_epoch(lambda: watch.after_step(progress))
