@@ -262,3 +262,13 @@ def test_works_under_no_grad_and_returns_no_graph(network, batch):
         found = fgsm(network, batch.images, batch.labels, threat=LINF)
     assert not found.requires_grad
     assert not torch.equal(found, batch.images)
+
+
+@pytest.mark.parametrize("attack", [cw, cw_zero_masked])
+def test_an_image_beyond_kappa_is_not_moved(attack):
+    model, images, _, _ = two_class_problem(inner=True)
+    with torch.no_grad():
+        wrong = 1 - model(images).argmax(dim=1)
+    options = {"threat": LINF, "step_size": 0.01, "num_steps": 2, "random_start": "none"}
+    assert torch.equal(attack(model, images, wrong, kappa=0.0, **options), images)
+    assert not torch.equal(attack(model, images, wrong, kappa=50.0, **options), images)

@@ -498,3 +498,12 @@ def test_our_own_attacks_refuse_the_l1_norm(network, batch):
             network.float(), batch.images.float(), batch.labels,
             threat=ThreatModel("l1", 12.0), step_size=1.0, num_steps=1, generator=generator(),
         )  # fmt: skip
+
+
+def test_what_comes_before_the_first_kernel_belongs_to_it():
+    layers = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Flatten()
+    model = nn.Sequential(*layers, nn.Linear(4, 2))
+    assert list(layer_numbers(model).values()) == [0] * 6 + [1] * 2
+    assert set(perturbed_tensors(model, "all")) == set(dict(model.named_parameters()))
+    norms = perturbed_tensors(model, "kernels_and_norms").keys() - perturbed_tensors(model).keys()
+    assert norms == {"0.weight", "0.bias", "2.weight", "2.bias"}

@@ -82,11 +82,11 @@ EVERY_RUN = pytest.mark.parametrize("run", RUNS, ids=lambda run: run.__name__.re
 
 @pytest.fixture
 def odd_network(network, batch):
-    """Gradients present, one layer frozen, one normalization layer in eval mode."""
+    """Gradients present, a layer frozen, normalizations in eval mode and without statistics."""
     network(batch.images).sum().backward()
     network.layer1[0].conv1.weight.requires_grad_(False)
     network.layer2[0].bn1.eval()
-    network.bn.track_running_stats = True
+    network.bn.track_running_stats = False
     return network
 
 

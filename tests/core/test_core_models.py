@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.core.helpers import generator
 from torch import nn
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, relu, silu
 
 from rwp.core import build_network
 from rwp.core.models import Normalization
@@ -115,6 +115,38 @@ def test_a_block_by_hand(block, planes):
     else:
         expected = expected + conv2d(activated, projections[0])
     torch.testing.assert_close(found(images), expected)
+
+
+@pytest.mark.parametrize("activation", [relu, silu])
+@pytest.mark.parametrize("family", ["preact_resnet", "wide_resnet"])
+def test_a_whole_network_by_hand(family, activation):
+    """Strides, shortcuts, and the activation of every block and before the pooling."""
+    torch.manual_seed(0)
+    deep = {"num_classes": 5, "depth": 16, "widen_factor": 1}
+    shape = SMALL_PREACT if family == "preact_resnet" else deep
+    model = build_network(family, **shape, **PLAIN, activation=activation.__name__).double()
+    images = torch.rand(8, 3, 16, 16, dtype=torch.float64)
+    model.train()(images)  # statistics other than 0 and 1
+    model.eval()
+    if family == "preact_resnet":
+        groups, last, head = [model.layer1, model.layer2], model.bn, model.linear
+    else:
+        groups = [group.layer for group in (model.block1, model.block2, model.block3)]
+        last, head = model.bn1, model.fc
+    hidden = conv2d(images, model.conv1.weight, padding=1)
+    for number, group in enumerate(groups):
+        for place, block in enumerate(group):
+            stride = 2 if number and not place else 1
+            activated = activation(_affine(block.bn1, hidden))
+            inner = conv2d(activated, block.conv1.weight, stride=stride, padding=1)
+            inner = activation(_affine(block.bn2, inner))
+            inner = conv2d(inner, block.conv2.weight, padding=1)
+            projections = [w for name, w in block.named_parameters() if "hortcut" in name]
+            if projections:
+                hidden = conv2d(activated, projections[0], stride=stride)
+            hidden = inner + hidden
+    pooled = activation(_affine(last, hidden)).mean((2, 3))
+    torch.testing.assert_close(model(images), pooled @ head.weight.T + head.bias)
 
 
 @pytest.mark.parametrize("normalization", [PLAIN, RGB], ids=["plain", "normalized"])

@@ -14,12 +14,14 @@ from rwp.core import (
     ThreatModel,
     WeightPerturbation,
     adversarial_weight_perturbation,
+    attacks,
     make_objective,
     perturb_weights,
     precision_context,
     robust_weight_perturbation,
     shifted_weights,
 )
+from rwp.core.losses import cross_entropy, kl_divergence
 from rwp.core.weights import perturbed_tensors
 from rwp.training.flops import flops_of, forward_flops
 
@@ -126,6 +128,26 @@ def test_each_step_of_a_search_sees_the_weights_of_the_moment():
         fresh = losses().objective.detach()
     assert torch.equal(seen[1], fresh)
     assert not torch.equal(seen[1], seen[0])
+
+
+def test_the_losses_of_attacks_are_taken_in_32_bits_under_autocast(monkeypatch):
+    network, batch, seen = small_network(torch.float32), small_batch(torch.float32), set()
+
+    def loss(logits, labels):
+        seen.add(logits.dtype)
+        return cross_entropy(logits, labels)
+
+    def divergence(*logits):
+        seen.update(one.dtype for one in logits)
+        return kl_divergence(*logits)
+
+    monkeypatch.setattr(attacks, "kl_divergence", divergence)
+    options = {"threat": ThreatModel("linf", 0.03), "step_size": 0.01, "num_steps": 2}
+    with precision_context("bf16", "cpu"):
+        assert network(batch.images).dtype == torch.bfloat16
+        attacks.pgd(network, *batch[::2], loss=loss, generator=generator(), **options)
+        attacks.kl_attack(network, *batch[::2], generator=generator(), **options)
+    assert seen == {torch.float32}
 
 
 def test_denormals_are_flushed_on_every_thread():

@@ -41,3 +41,12 @@ def test_trades_starts_a_thousandth_of_normal_noise_away() -> None:
 
 def test_off_ball_starts_are_half_of_the_range_away() -> None:
     assert_uniform(drawn("off_ball", "l2", 0.4), -0.5, 0.5)
+
+
+def test_off_ball_starts_are_images() -> None:
+    draws = [torch.Generator().manual_seed(seed) for seed in (0, 5, 5)]
+    images = torch.rand(4, 3, 4, 4, dtype=torch.float64, generator=draws[0])
+    noise = torch.empty_like(images).uniform_(-1, 1, generator=draws[1])
+    ball = NormBall(images, ThreatModel("l2", 0.4))
+    start = random_point(ball, "off_ball", draws[2])
+    assert torch.equal(start, (images + 0.5 * noise).clamp(0, 1))

@@ -136,3 +136,28 @@ def test_all_may_leave(linear):
     assert asked == [2]
     assert found[2].argmax(dim=1).tolist() == [1, 1]
     assert not found[3].any()
+
+
+class GradientBySize(BySize):
+    """Equal logits in any batch, gradients that round otherwise."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        inputs = images.clone()
+        if inputs.requires_grad:
+            inputs.register_hook(lambda gradient: gradient * (1 + 1e-3 * len(gradient)))
+        return self.model(inputs)
+
+
+def test_no_image_leaves_where_the_others_gradients_would_round_otherwise(linear):
+    points = [pixels(0.9, 0.2)] * 3
+    both = torch.ones(2, dtype=torch.bool)
+    _, asked = run(GradientBySize(linear), torch.tensor([1, 1]), points, both)
+    assert asked == [2, 2, 1, 2, 2]  # compared once, and nobody left
+
+
+def test_an_image_that_was_surely_fooled_and_now_is_barely_stays(linear):
+    first = pixels(0.9, 0.9, 0.9, 0.9, 0.2)
+    then = pixels(0.9, 0.9, 0.9, 0.2, 0.5 - 1e-6)
+    everyone = torch.ones(5, dtype=torch.bool)
+    _, asked = run(linear, torch.ones(5, dtype=torch.long), [first, then, then], everyone)
+    assert asked == [5, 5, 5]  # one of five is sure: too few for a smaller batch

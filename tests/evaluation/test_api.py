@@ -404,6 +404,10 @@ def test_the_logits_are_those_of_the_classes_and_a_guess_is_told(robust_model, i
             | {"version": "standard", "random_start": "none"},
             "aa: expected no random_start for autoattack",
         ),
+        (
+            {"name": "fgsm", "kind": "fgsm_random_start", "num_steps": None, "keep": "worst"},
+            "fgsm: expected no keep for fgsm_random_start",
+        ),
         ({"step_size": "2"}, r"pgd-20: step_size: expected a radius in .* did you mean 2/255"),
     ],
 )

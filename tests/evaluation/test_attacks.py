@@ -367,3 +367,24 @@ def test_sizes_are_in_the_norm_of_the_threat_model():
     moved = torch.tensor([3.0, -4.0]).view(1, 1, 1, 2)
     for norm, size in (("linf", 4), ("l2", 5), ("l1", 7)):
         assert attacks.perturbation_sizes(moved, torch.zeros_like(moved), norm=norm).item() == size
+
+
+class RootOfOnePixel(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return Brightness()(images) + images[:, 0, 0, :1].sqrt()
+
+
+def test_equal_images_are_each_watched_and_an_infinite_pixel_stops_no_other():
+    images, labels = torch.full((3, 1, 8, 8), 0.5), torch.zeros(3, dtype=torch.long)
+    images[1, 0, 0, 0] = 0.0
+    watched = attacks.WatchedModel(RootOfOnePixel())
+
+    def look(points: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        inputs = points.clone().requires_grad_()
+        return torch.autograd.grad(watched(inputs)[:, 1].sum(), inputs)[0]
+
+    with watched.batch(images):
+        gradient = watched.following(look, only_right=False)(images, labels)
+    not_finite, nonzero = watched.counted()
+    assert (not_finite.tolist(), nonzero.tolist()) == ([False, True, False], [True] * 3)
+    assert gradient[1].flatten().tolist() == pytest.approx([0.0] + [1 / 64] * 63)

@@ -15,6 +15,7 @@ from rwp.errors import UserError
 from rwp.evaluation import autoattack as module
 from rwp.evaluation.alarms import UNSTEADY
 from rwp.evaluation.autoattack import VERSIONS, autoattack
+from rwp.evaluation.shared_batches import BatchOutcome, load_outcome, save_outcome
 from rwp.training.spec import ThreatSpec
 from tests.evaluation.samples import (
     Quantized,
@@ -278,3 +279,12 @@ def test_full_length_flags_are_the_packages_own(robust_model, images):
         robust_model, some, autoattack_spec(), batch_size=BATCH, seed=SEED, device="cpu"
     )
     assert np.array_equal(result.robust, package_flags(robust_model, some, kind=AutoAttack))
+
+
+def test_the_outcome_of_other_images_counts_as_missing(tmp_path: Path):
+    outcome, path = BatchOutcome([3], torch.zeros(1, 1, 8, 8), 1.0, (), [], []), tmp_path / "b.pt"
+    save_outcome(path, np.array([3, 5]), outcome)
+    found = load_outcome(path, np.array([3, 5]))
+    assert found is not None
+    assert found.fooled == [3]
+    assert load_outcome(path, np.array([3, 6])) is None

@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from rwp.core import ThreatModel, cross_entropy, pgd
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation import autoattack as module, verdict as verdicts
-from rwp.evaluation.diagnosis import _chance, diagnose_checkpoint
+from rwp.evaluation.diagnosis import _chance, diagnose_checkpoint, followed_up
 from rwp.evaluation.diagnosis_file import read_diagnosis
 from rwp.evaluation.followup import follow_up
 from rwp.evaluation.jobs import evaluate_checkpoint, run_attacks
@@ -678,3 +679,16 @@ def test_one_step_is_compared_with_the_longest_pgd():
         left_by("autoattack", "autoattack", 500),
     ]
     assert judge(found, dataset="cifar10", objective="at").level == "green"
+
+
+def test_further_attacks_look_at_a_part_of_every_class():
+    """In folders images lie class by class: the first 500 would be of a few."""
+    places = torch.arange(600)
+    pixels = torch.stack([places // 256, places % 256, 0 * places], dim=1).to(torch.uint8)
+    images = ImageSet(pixels.view(600, 3, 1, 1), places // 60, 10)
+    first, same, other = (followed_up(images, seed=s, source=Path("here")) for s in (0, 0, 1))
+    assert first.class_counts() == [50] * 10
+    assert torch.equal(first.images, same.images)
+    assert not torch.equal(first.images, other.images)
+    few = images.select(places[:500])
+    assert followed_up(few, seed=0, source=Path("here")) is few

@@ -14,6 +14,7 @@ from rwp.evaluation.external_models import ExternalModel
 from rwp.evaluation.identity import function_sha256, weights_sha256
 from rwp.evaluation.records import read_record
 from rwp.streams import kept_streams
+from rwp.training.spec import ThreatSpec
 from tests.evaluation.samples import (
     Dropping,
     Quantized,
@@ -195,3 +196,21 @@ def test_killed_autoattack_is_not_continued_by_a_model_of_equal_weights(
 
 def stop(*_, **__):
     raise KeyboardInterrupt
+
+
+def test_killed_autoattack_is_not_continued_at_another_radius(
+    robust_model, images, tmp_path: Path, monkeypatch
+):
+    some = images.select(torch.arange(12))
+    monkeypatch.setattr(module, "AutoAttack", ShortAutoAttack)
+    wide = autoattack_spec()
+    narrow = autoattack_spec(threat=ThreatSpec(norm="linf", epsilon="0.001"))
+    right = read_record(evaluate(robust_model, some, tmp_path, wide, out=tmp_path / "right")[0])
+    assert right.num_robust < right.num_clean_correct
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "recheck", stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(robust_model, some, tmp_path, narrow, out=tmp_path / "narrow")
+    assert list((tmp_path / "state").rglob("*.pt"))
+    found = evaluate(robust_model, some, tmp_path, wide, out=tmp_path / "again")
+    assert read_record(found[0]).robust_bits == right.robust_bits

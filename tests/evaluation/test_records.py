@@ -80,6 +80,10 @@ def test_worst_case_over_threat_models_is_refused():
     other = attack("pgd-20", "pgd", threat=ThreatSpec(norm="l2", epsilon="0.5"))
     with pytest.raises(UserError, match="one threat model"):
         worst_case([record([True]), record([True], attack=other)])
+    natural = {"name": "natural", "kind": "natural", "step_size": None, "num_steps": None}
+    plain = record([True], attack=record([True]).attack.replace(**natural))
+    for records in ([plain, record([True], attack=other)], [record([True], attack=other), plain]):
+        assert worst_case(records).tolist() == [True]  # it has no radius
 
 
 def test_lite_autoattack_enters_no_table():

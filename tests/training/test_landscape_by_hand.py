@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import json
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,9 @@ from rwp.core import ThreatModel, pgd
 from rwp.core.landscape import filter_normalized_direction
 from rwp.core.models import build_network
 from rwp.data.images import ImageSet
+from rwp.data.parts import take_part
 from rwp.data.splits import held_out_split
+from rwp.evaluation import landscape
 from rwp.evaluation.landscape import measure_landscape
 from rwp.pipeline.resolve import landscape_spec
 from rwp.pipeline.settings import Params
@@ -135,3 +138,33 @@ def test_each_seed_has_its_own_network_and_images(
         assert own == rows_of(alone)
         losses.append([row["loss"] for row in own])
     assert losses[0] != losses[1]
+
+
+def test_the_start_and_the_part_are_those_of_the_settings(
+    digits: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = landscape_spec(tiny, "demo", "fig2")
+    changes = {"epochs": (1,), "edges": (0.0, 5.0), "num_directions": 1, "test_images": True}
+    changes |= {"held_out_fraction": 0.5, "num_examples": 40, "part_seed": 1}
+    attack = spec.attack.replace(num_steps=1, random_start="none")
+    spec = spec.replace(attack=attack, **changes)
+    (tmp_path / "data").symlink_to(digits)
+    save_weights(tmp_path, tiny, spec.key, 0)
+    starts: list[str] = []
+
+    def unmoved(_: nn.Module, images: Tensor, *given: Tensor, **options: object) -> Tensor:
+        starts.append(str(options["random_start"]))
+        return images
+
+    monkeypatch.setattr(landscape, "pgd", unmoved)
+    output = tmp_path / "found.csv"
+    measure_landscape(spec, root=tmp_path, fingerprint="f", output=output)
+    assert set(starts) == {"none"}
+    labeled = ImageSet.load(tmp_path / "data/digits/train.pt")
+    kept, _ = held_out_split(labeled.labels, fraction=0.5, seed=0)
+    test = ImageSet.load(tmp_path / "data/digits/test.pt")
+    sets = {"train": labeled.select(kept), "test": test}
+    parts = json.loads(output.with_suffix(".json").read_text())["parts"]
+    for split, images in sets.items():
+        part = take_part(images, num_examples=40, seed=1, source="here")[1]
+        assert parts[f"{split} of seed 0"] == part.identity()

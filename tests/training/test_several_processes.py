@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import signal
 import sys
@@ -420,3 +421,15 @@ def test_the_shares_of_a_batch_add_up_to_the_whole(
     for rank in ranks:
         assert rank.keys() == alone.keys()
         torch.testing.assert_close(rank, alone, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("momentum", [0.5, None])
+def test_a_layers_own_numbers_stay_where_statistics_are_of_all_processes(
+    momentum: float | None,
+) -> None:
+    alone = nn.Sequential(nn.BatchNorm2d(3, eps=0.1, momentum=momentum))
+    together = normalize_together(copy.deepcopy(alone), Several(2))
+    for _ in range(2):
+        images = torch.randn(4, 3, 5, 5)
+        torch.testing.assert_close(together(images), alone(images))
+    torch.testing.assert_close(together.state_dict(), alone.state_dict())

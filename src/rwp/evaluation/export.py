@@ -232,7 +232,7 @@ def autoattack_log(record: EvaluationRecord) -> str:
     """The record in the words of AutoAttack's own log."""
     norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[record.attack.threat.norm]
     lines = [
-        f"using {record.attack.version} version including {', '.join(record.parts)}",
+        f"using {record.attack.version or 'standard'} version including {', '.join(record.parts)}",
         *record.warnings,
         f"initial accuracy: {record.clean_accuracy:.2%}",
         *(

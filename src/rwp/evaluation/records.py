@@ -227,15 +227,15 @@ def worst_case(records: Sequence[EvaluationRecord], *, several_threats: bool = F
     if not records:
         raise UserError("records: expected at least one, got none; evaluate first")
     records = on_common_images(records)
-    first = records[0]
     for other in records[1:]:
-        _same(first, other, *_IDENTITY)
-        differs = other.attack.threat != first.attack.threat and other.attack.kind != "natural"
-        if differs and not several_threats:
-            raise UserError(
-                "records: expected one threat model, got "
-                f"{first.attack.threat} and {other.attack.threat}; compare them apart"
-            )
+        _same(records[0], other, *_IDENTITY)
+    attacked = [record.attack for record in records if record.attack.kind != "natural"]
+    threats = list(dict.fromkeys(attack.threat for attack in attacked))
+    if len(threats) > 1 and not several_threats:
+        raise UserError(
+            f"records: expected one threat model, got {threats[0]} and {threats[1]}; compare them"
+            " apart"
+        )
     return np.logical_and.reduce([robust_flags(record) for record in records])
 
 

@@ -131,6 +131,8 @@ def check_attack(attack: AttackSpec) -> AttackSpec:
     vain = WITHOUT_EFFECT.get(attack.kind, ())
     if vain and attack.kind not in STEPPING:
         vain = (*vain, *_OF_ITERATIONS)
+    if attack.kind == "fgsm_random_start":
+        vain = (*vain, "keep")  # of one step
     given = {item.name: item.default for item in fields(AttackSpec) if item.name in vain}
     for name, default in given.items():
         if getattr(attack, name) != default:
