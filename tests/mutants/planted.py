@@ -1908,6 +1908,357 @@ OWN = [
     ),
 ]
 
+# Of a second reading: attacks, what goes on after a break, who listens, what a plan costs.
+SECOND = [
+    *_faults(
+        "evaluation/test_identity.py",
+        (
+            "AutoAttack: a state says nothing of the attack",
+            'return f"{attack.name}-{hashlib.sha256(attack.canonical().encode()).hexdigest()[:8]}"',
+            "return attack.name",
+        ),
+    ),
+    *_faults(
+        "core/test_core_precision.py",
+        (
+            "attacks: losses in 16 bits",
+            "logits = full_precision(self._model(points))",
+            "logits = self._model(points)",
+        ),
+        (
+            "attacks: the divergence begins in 16 bits",
+            "clean_logits = full_precision(model(images))",
+            "clean_logits = model(images)",
+        ),
+    ),
+    *_faults(
+        "core/test_core_attacks.py",
+        (
+            "attacks: CW goes on beyond kappa",
+            "loss=partial(margin_loss, kappa=kappa)",
+            "loss=partial(margin_loss, kappa=50.0)",
+        ),
+        (
+            "attacks: the published CW goes on beyond kappa",
+            "loss = partial(zero_masked_margin_loss, kappa=kappa)",
+            "loss = partial(zero_masked_margin_loss, kappa=50.0)",
+        ),
+    ),
+    *_faults(
+        "core/test_core_left_as_found.py",
+        (
+            "modes: layers that tracked nothing track again",
+            "tracking = [layer for layer in _norm_layers(model) if layer.track_running_stats]",
+            "tracking = _norm_layers(model)",
+        ),
+    ),
+    *_faults(
+        "core/test_core_models.py",
+        (
+            "networks: a first block of ReLU whatever is asked",
+            "blocks = [WideBlock(in_planes, planes, stride, activation)]",
+            "blocks = [WideBlock(in_planes, planes, stride)]",
+        ),
+        (
+            "networks: further blocks of ReLU whatever is asked",
+            "[WideBlock(planes, planes, 1, activation) for",
+            "[WideBlock(planes, planes, 1) for",
+        ),
+        (
+            "networks: a last ReLU whatever is asked",
+            "self.activate = activation_function(activation) if depth < 10",
+            'self.activate = activation_function("relu")\n        if depth < 10',
+        ),
+    ),
+    *_faults(
+        "core/test_core_starts.py",
+        (
+            "starts: off the ball and out of [0, 1]",
+            "(center + OFF_BALL_HALF_WIDTH * _uniform(center, generator)).clamp_(0.0, 1.0)",
+            "(center + OFF_BALL_HALF_WIDTH * _uniform(center, generator))",
+        ),
+    ),
+    *_faults(
+        "evaluation/test_apgd.py",
+        (
+            "AutoAttack: images leave though gradients of the others change",
+            "return torch.equal(of_whole[standing], of_part)",
+            "return True",
+        ),
+    ),
+    *_faults(
+        "evaluation/test_diagnostics.py",
+        (
+            "further attacks: on the same images whatever the seed",
+            "return take_part(images, num_examples=count, seed=seed, source=source)[0]",
+            "return take_part(images, num_examples=count, seed=0, source=source)[0]",
+        ),
+        (
+            "verdicts: the suite's twin in place of the one that is named",
+            "lender = root / spec.twin_checkpoint if twin is None and spec.twin_checkpoint "
+            "else twin",
+            "lender = root / spec.twin_checkpoint if spec.twin_checkpoint else twin",
+        ),
+        (
+            "verdicts: one step is compared with the shortest PGD",
+            "pgd = max(several, key=lambda record: record.attack.num_steps or 0, default=None)",
+            "pgd = min(several, key=lambda record: record.attack.num_steps or 0, default=None)",
+        ),
+    ),
+    *_faults(
+        "training/test_landscape_by_hand.py",
+        (
+            "landscapes: attacked from anywhere in the ball",
+            'random_start=attack.random_start or "uniform", bn_mode="eval", )',
+            'random_start="uniform",\n        bn_mode="eval",\n    )',
+        ),
+    ),
+    *_faults(
+        "core/test_core_family.py",
+        (
+            "family: what comes before the first kernel is left out",
+            "numbers[name] = max(current, 0)",
+            "numbers[name] = current",
+        ),
+        (
+            "family: normalizations of groups are none",
+            "_NORMALIZATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)",
+            "_NORMALIZATIONS = (_NormBase, nn.LayerNorm, nn.RMSNorm)",
+        ),
+    ),
+    *_faults(
+        "evaluation/test_attacks.py",
+        (
+            "watch: an infinite pixel is the whole step",
+            "nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)",
+            "nan_to_num(gradient, nan=0.0)",
+        ),
+        (
+            "watch: of equal images the first alone",
+            "remaining[key].pop(0)",
+            "remaining[key][0]",
+        ),
+    ),
+    *_faults(
+        "evaluation/test_autoattack.py",
+        (
+            "AutoAttack: a batch of other images counts",
+            'if content["format"] != _FORMAT or content["index"] != index.tolist():',
+            'if content["format"] != _FORMAT:',
+        ),
+    ),
+    *_faults(
+        "training/test_several_processes.py",
+        (
+            "several: layers lose their momentum and epsilon",
+            "layer.num_features, layer.eps, layer.momentum,",
+            "layer.num_features, 1e-5, 0.1,",
+        ),
+    ),
+    *_faults(
+        "data/test_images.py",
+        (
+            "statistics: of the last block of images alone",
+            "total += values.sum((0, 2, 3))",
+            "total = values.sum((0, 2, 3))",
+        ),
+    ),
+    *_faults(
+        "data/test_unlabeled.py",
+        (
+            "unlabeled: SVHN's training images as its extra ones",
+            '_svhn_split(datasets.SVHN, "extra", raw, origin)',
+            '_svhn_split(datasets.SVHN, "train", raw, origin)',
+        ),
+    ),
+    *_faults(
+        "training/test_resume.py",
+        (
+            "resume: no checkpoint within an epoch",
+            "if wish != _GO_ON: self.save()",
+            "if wish == _STOP:\n            self.save()",
+        ),
+        (
+            "resume: the checkpoint before is not looked at",
+            "for path in (self.checkpoint, self.previous):",
+            "for path in (self.checkpoint,):",
+        ),
+        (
+            "resume: epochs of before are told again",
+            "if saved is None: for row in history:",
+            "if True:\n        for row in history:",
+        ),
+    ),
+    *_faults(
+        "data/test_fetch.py",
+        (
+            "digits: cut off instead of rounded",
+            "(values * (255 / _BRIGHTEST)).round().to(torch.uint8)",
+            "(values * (255 / _BRIGHTEST)).to(torch.uint8)",
+        ),
+    ),
+    *_faults(
+        "training/test_emulated_gpu.py",
+        (
+            "losses.npz: kept on the GPU after a break",
+            '[{n: v.cpu() for n, v in row.items()} for row in state["epochs"]]',
+            'list(state["epochs"])',
+        ),
+    ),
+    *_faults(
+        "data/test_pseudo_labels.py",
+        (
+            "pseudo-labels: by TF32 on a GPU",
+            "benchmark=False, deterministic=True, allow_tf32=False",
+            "benchmark=False, deterministic=True, allow_tf32=True",
+        ),
+    ),
+    *_faults(
+        "training/test_start.py",
+        (
+            "starts: a branch has nothing to go back to",
+            "if len(history) == training.spec.first_epoch:",
+            "if not history:",
+        ),
+    ),
+    *_faults(
+        "tracking/test_tracking.py",
+        (
+            "tracking: rows beyond one request are lost",
+            "del self._rows[:count]",
+            "self._rows.clear()",
+        ),
+        (
+            "tracking: the end is not told soon after a failure",
+            "self._quiet_until = 0.0 # the last chance to say it",
+            "pass",
+        ),
+        (
+            "tracking: a run that is trained again is not running",
+            'client.update_run(self.run_id, status="RUNNING")',
+            "pass",
+        ),
+    ),
+    *_faults(
+        "training/test_flops.py",
+        (
+            "rates: an epoch's time is that of all before it",
+            "self.epoch + 1, 0, Work()",
+            "self.epoch + 1, 0, self.work",
+        ),
+    ),
+    *_faults(
+        "reporting/test_verdicts.py",
+        (
+            "tables: all attacks are those that were run",
+            "if not found or len(found) < len(own):",
+            "if not found:",
+        ),
+    ),
+    *_faults(
+        "reporting/test_pairs.py",
+        (
+            "pairs: of two parts of one data set",
+            "return f\"{record.data_sha256} {record.part.sha256 if record.part else ''}\"",
+            "return record.data_sha256",
+        ),
+        (
+            "pairs: of all seeds that one of them has",
+            "min(against.keys, defense.keys, key=len)",
+            "max(against.keys, defense.keys, key=len)",
+        ),
+    ),
+    *_faults(
+        "reporting/test_stale.py",
+        (
+            "stale: a verdict with another twin is the workflow's",
+            'mark = merkle("by hand", step.fingerprint, str(twin)) if twin is not None '
+            "else step.fingerprint",
+            "mark = step.fingerprint",
+        ),
+        (
+            "accept: in little nothing is perturbed",
+            "perturbation = perturbation.replace(warmup_epochs=1)",
+            "pass",
+        ),
+        (
+            "accept: one training stands for all",
+            "if isinstance(settings, TrainSpec | EvaluationSpec): return step.code",
+            "if isinstance(settings, EvaluationSpec):\n        return step.code",
+        ),
+        (
+            "stale: images of other settings are no stale result",
+            "stale += changed_sources(needed, root)",
+            "pass",
+        ),
+    ),
+    *_faults(
+        "reporting/test_plan.py",
+        (
+            "costs: the curve is of all test images",
+            "(spec.curve_examples or size.num_test)",
+            "size.num_test",
+        ),
+        (
+            "costs: measured by the same attack everywhere",
+            "monitor = spec.monitor_of(split)",
+            "monitor = spec.monitor",
+        ),
+        (
+            "costs: attacks are on all test images",
+            "num_asked(attack) or size.num_test",
+            "size.num_test",
+        ),
+        (
+            "costs: what is done is done again",
+            'todo = [job for job in chosen if job.state != "done"]',
+            "todo = chosen",
+        ),
+        (
+            "rates: what ships goes before what was measured",
+            "_filled(rate, shipped[place]) if place in shipped else rate",
+            "shipped.get(place, rate)",
+        ),
+        (
+            "rates: AutoAttack's on another device",
+            'return record if record and device.split(" (")[0] == record.device else None',
+            "return record",
+        ),
+    ),
+    *_faults(
+        "reporting/test_figures.py",
+        (
+            "figures: curves of other settings",
+            'if run.status in ("stale", "inconsistent"):',
+            'if run.status == "inconsistent":',
+        ),
+    ),
+    *_faults(
+        "pipeline/test_steps.py",
+        (
+            "chain: networks that are also attacked are not waited for",
+            "for checkpoint in entry.also_attacked.of(key.recipe):",
+            "for checkpoint in ():",
+        ),
+    ),
+    *_faults(
+        "reporting/test_report_parts.py",
+        (
+            "report: costs of all seeds together",
+            "passes = statistics.fmean(",
+            "passes = sum(",
+        ),
+    ),
+    *_faults(
+        "reporting/test_summaries.py",
+        (
+            "metrics: whole percents",
+            "round(row[name], 2)",
+            "round(row[name], 0)",
+        ),
+    ),
+]
+
 FAULTS = [
     *LOSSES,
     *ATTACKS,
@@ -1927,4 +2278,5 @@ FAULTS = [
     *ALIKE,
     *BY_HAND,
     *OWN,
+    *SECOND,
 ]
