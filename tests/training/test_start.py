@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from rwp.core import ALONE
 from rwp.core.models import Normalization
 from rwp.errors import UserError
 from rwp.metric_names import TIMINGS
@@ -29,7 +31,7 @@ from rwp.training.jobs import input_paths, prepare, train_run
 from rwp.training.loop import Training
 from rwp.training.own_network import OwnNetwork
 from rwp.training.spec import OwnNetworkSpec, TrainSpec
-from rwp.training.start import _check_network, _check_normalization, _fitted
+from rwp.training.start import _check_network, _check_normalization, _fitted, begin
 from tests.conftest import tiny_settings
 from tests.training.conftest import spec_of
 from tests.training.outcomes import rows, weights
@@ -252,7 +254,7 @@ def test_what_says_nothing_of_the_weights_refuses_no_start(trunk: tuple[Params, 
 
 
 def test_weights_of_a_network_of_ones_own_need_no_names_of_ours(
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What stands before it is that of the settings; no prefix counts, and no table around."""
     inner = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))
@@ -263,22 +265,33 @@ def test_weights_of_a_network_of_ones_own_need_no_names_of_ours(
     prefixed = {f"module.{name}": value for name, value in bare.items()}
     whole = OwnNetwork(Normalization([0.5], [0.2]), theirs).state_dict()
     network = {"mean": [0.5], "std": [0.2]}
+    unused: Any = None
+
+    def holding(network: nn.Module) -> Any:
+        spec = SimpleNamespace(start=None, key=SimpleNamespace(name="mine", dataset="pets"))
+        return SimpleNamespace(model=network, spec=spec, average=None, group=ALONE)
+
+    def saved(content: Any) -> Path:
+        torch.save(content, tmp_path / "theirs.pt")
+        return tmp_path / "theirs.pt"
+
     for given in (bare, {"state_dict": prefixed, "epoch": 3}, whole):
-        part, weights = _fitted(model, given, Path("theirs.pt"), network)
+        begin(holding(model), unused, network, saved(given))
         told = capsys.readouterr().err
-        assert told.startswith("theirs.pt: weights without a norm") == (given is not whole)
+        assert (": weights without a normalization" in told) == (given is not whole)
+        part, weights = _fitted(model, given, Path("theirs.pt"))
         load_weights(part, weights, source="theirs.pt")
         assert part is (model if given is whole else inner)
         assert bool((inner[1].weight == 7).all())
         inner[1].weight.data.zero_()
     more = {"network.more": torch.zeros(1)}
     for given in (whole | more, {f"module.{n}": v for n, v in (whole | more).items()}):
-        fitted = _fitted(model, given, Path("theirs.pt"), network)
+        fitted = _fitted(model, given, Path("theirs.pt"))
         with pytest.raises(UserError, match=r"got 0 missing .* and 1 unknown \(network.more\)"):
             load_weights(*fitted, source="theirs.pt")
     two = {"model": bare, "ema": {name: value + 1 for name, value in bare.items()}}
     with pytest.raises(UserError, match=r"^theirs.pt: expected .* of one network, got"):
-        _fitted(model, two, Path("theirs.pt"), network)
+        _fitted(model, two, Path("theirs.pt"))
 
 
 def test_a_network_of_ones_own_may_normalize_inside(trunk: tuple[Params, Path]) -> None:

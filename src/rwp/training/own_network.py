@@ -221,5 +221,5 @@ def check_tensor(
     if value.device != given.device:
         raise OwnCodeError(
             f"{text}: expected {name} on {given.device}, as what it was given, got {value.device};"
-            f" move it there"
+            " move it there"
         )

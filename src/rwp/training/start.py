@@ -60,7 +60,10 @@ def begin(training: Training, state: RunState, network: Mapping[str, Any], path:
     start = training.spec.start
     if start is None or start.recipe is None:
         weights = _weights_of(path, training.spec, network)
-        load_weights(*_fitted(training.model, weights, path, network), source=path)
+        part, weights = _fitted(training.model, weights, path)
+        load_weights(part, weights, source=path)
+        if part is not training.model and training.group.leads:
+            _tell_normalization(path, network)
         _check_normalization(training.model, training.spec, network, path)
         if training.average is not None:
             training.average.module.load_state_dict(training.model.state_dict())
@@ -136,9 +139,7 @@ def _weights_of(
     return content["weights"]
 
 
-def _fitted(
-    model: nn.Module, weights: Any, path: Path, network: Mapping[str, Any]
-) -> tuple[nn.Module, Any]:
+def _fitted(model: nn.Module, weights: Any, path: Path) -> tuple[nn.Module, Any]:
     """The part of a model that a file is of, with its weights under that part's names.
 
     A file may be of a user's own network alone, without the normalization before it, and its names
@@ -154,14 +155,17 @@ def _fitted(
         found = [(part, by_own_names(weights, part)) for part in parts]
     except ValueError as error:
         raise UserError(f"{path}: {str(error).removeprefix('checkpoint: ')}") from error
-    best = max(found, key=lambda one: len(one[0].state_dict().keys() & one[1].keys()))
-    if best[0] is not model and network["mean"] is not None:
+    return max(found, key=lambda one: len(one[0].state_dict().keys() & one[1].keys()))
+
+
+def _tell_normalization(path: Path, network: Mapping[str, Any]) -> None:
+    """Weights of a network alone may have been trained behind another normalization."""
+    if network["mean"] is not None:
         sys.stderr.write(
             f"{path}: weights without a normalization: trained on behind that of mean "
             f"{list(network['mean'])} and std {list(network['std'])}; write normalize: false if "
             "they were trained without one, or have it inside\n"
         )
-    return best
 
 
 def _is_of_tensors(content: Any) -> bool:
