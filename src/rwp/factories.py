@@ -24,7 +24,9 @@ from rwp.errors import OwnCodeError, UserError, in_one_line, lacks_memory
 _TEXT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _PROJECT = Path(__file__).resolve().parents[2]
 _HANDED = ("model", "losses")  # what the functions of the protocols take first
+_INSTALLED = "site-packages"
 _folders: list[Path] = []  # of settings files that were read
+_loaded: dict[str, Path] = {}  # factories whose modules run in this process
 
 
 def is_own(text: object) -> bool:
@@ -100,6 +102,7 @@ def load(text: str, *, where: str = "") -> Any:
         raise UserError(f"{at}: expected package.module:factory, got {text!r}; name both")
     module_name, _, names = text.partition(":")
     path = require_file(text, where=where or text)
+    _loaded[text] = path.resolve()
     for folder in reversed(own_folders()):
         # It stays there: a factory may import more when it is called.
         if str(folder) not in sys.path:
@@ -266,18 +269,55 @@ def of_others(text: str, doing: str) -> Iterator[None]:
         ) from error
 
 
+def told_of_own_code(error: BaseException) -> str:
+    """One line for an error that came up in the user's own code, wherever it was called from.
+
+    Empty where the way to the error leads through none of the modules that were loaded as own
+    code, nor through what lies beside them: then it is a fault of ours.
+    """
+    for path, line in reversed(_passed(error) if _loaded else []):
+        for text, file in _loaded.items():
+            if path == file or _lies_beside(path, file):
+                return (
+                    f"{text}: expected its code to run, got {in_one_line(error)} in"
+                    f" {_shown(path)}:{line}; correct it there"
+                )
+    return ""
+
+
+def _lies_beside(path: Path, module: Path) -> bool:
+    """Whether a file is in the folder of a module, and no package that is installed below it."""
+    folder = module.parent
+    if folder.name == _INSTALLED or not path.is_relative_to(folder):
+        return False
+    return _INSTALLED not in path.relative_to(folder).parts
+
+
 def _place(error: BaseException) -> str:
     """File and line of the user's own code where an error came up; empty where there is none."""
+    passed = _passed(error)
+    return f"{_shown(passed[-1][0])}:{passed[-1][1]}" if passed else ""
+
+
+def _passed(error: BaseException) -> list[tuple[Path, int]]:
+    """Files and lines on the way to an error, without this project's and torch's."""
     import torch
 
-    ours = [str(Path(file).resolve().parent) for file in (__file__, torch.__file__)]
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = Path(frame.filename).resolve()
-        if path.is_file() and not any(str(path).startswith(folder) for folder in ours):
-            here = Path.cwd().resolve()
-            shown = path.relative_to(here) if path.is_relative_to(here) else path
-            return f"{shown}:{frame.lineno}"
-    return ""
+    ours = [Path(file).resolve().parent for file in (__file__, torch.__file__)]
+    places = (
+        (Path(frame.filename).resolve(), frame.lineno or 0)
+        for frame in traceback.extract_tb(error.__traceback__)
+    )
+    return [
+        (path, line)
+        for path, line in places
+        if path.is_file() and not any(path.is_relative_to(folder) for folder in ours)
+    ]
+
+
+def _shown(path: Path) -> Path:
+    here = Path.cwd().resolve()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def takes(function: Any, name: str) -> bool:

@@ -525,6 +525,7 @@ def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(factories, "_folders", [])
+    monkeypatch.setattr(factories, "_loaded", {})
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:

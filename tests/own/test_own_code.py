@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,9 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from rwp.commands.app import _advice
 from rwp.errors import UserError
 from rwp.evaluation.own import own_attack
+from rwp.factories import call, told_of_own_code
 from rwp.pipeline.own_code import refuse_other_own_code, source_of
 from rwp.rng import generator_for
 from rwp.training.spec import AttackSpec, ThreatSpec
@@ -217,3 +222,54 @@ def test_own_code_on_the_pythonpath_is_found_by_jobs_too(
     )
     assert found.returncode == 2
     assert "found and called" in found.stderr
+
+
+PAIRS = """
+from torch import nn
+
+from pairs_body import body
+
+
+class Pairs(nn.Module):
+    def forward(self, images):
+        return body(images)
+
+
+def network(**_):
+    return Pairs()
+"""
+PAIRS_BODY = """
+def body(images):
+    return images.flatten(1).view(-1, 2, 192).sum(dim=2)
+"""
+
+
+def test_what_a_network_raises_amid_a_training_is_one_line_wherever_it_is_called(
+    own_code: Path,
+) -> None:
+    """A trial's four images can be paired; five cannot."""
+    (own_code / "pairs.py").write_text(PAIRS)
+    (own_code / "pairs_body.py").write_text(PAIRS_BODY)
+    model = call("pairs:network", {})
+    model(torch.rand(4, 3, 8, 4))
+    with pytest.raises(RuntimeError) as raised:
+        nn.Sequential(model)(torch.rand(5, 3, 8, 4))
+    line = _advice(raised.value)
+    told = r"pairs:network: expected its code to run, got RuntimeError: .* in pairs_body.py:3; "
+    assert line is not None
+    assert re.fullmatch(told + "correct it there", line)
+    assert told_of_own_code(ValueError("of ours")) == ""
+
+
+def test_a_fault_of_an_installed_package_is_not_that_of_own_code_beside_it(
+    own_code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own_code / "beside.py").write_text("def network(**_):\n    return None\n")
+    call("beside:network", {})
+    installed = own_code / ".venv/lib/site-packages"
+    installed.mkdir(parents=True)
+    (installed / "of_others.py").write_text("def fail():\n    raise ValueError('no pairs')\n")
+    monkeypatch.setattr(sys, "path", [str(installed), *sys.path])
+    with pytest.raises(ValueError, match="no pairs") as raised:
+        importlib.import_module("of_others").fail()
+    assert told_of_own_code(raised.value) == ""

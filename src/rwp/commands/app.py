@@ -39,6 +39,7 @@ from rwp.commands import (
 )
 from rwp.commands.common import DEFAULT_PARAMS
 from rwp.errors import UserError, in_one_line, lacks_memory, passing_cause
+from rwp.factories import told_of_own_code
 
 _NO_LOCKS = "flock not supported"  # filelock's words
 # Words of errors that say so of a file, whatever kept it from being read.
@@ -214,7 +215,7 @@ def _advice(error: Exception) -> str | None:
         return text  # `core` knows nothing of us, and says what is wrong with its input in this way
     if lacks_memory(error):
         return f"memory: expected enough for this step, got too little ({text[:200]}); lower sizes"
-    return None
+    return told_of_own_code(error) or None
 
 
 if __name__ == "__main__":
