@@ -161,7 +161,6 @@ def test_the_error_of_both_parts_by_hand():
     at = 0.3 - 0.2 * (0.25 * few + 0.75 * many)
     assert both.p_value(at) == pytest.approx(0.05)
     assert both.p_value(0.3) == 1.0
-    assert both.detectable(0.8) == pytest.approx(0.2 * (both.errors(0.025) + both.errors(0.2)))
     two = Tested(0.3, 0, 0, 0.0, 0.04, (1, 99))  # they may agree by chance
     assert two.p_value(0.0) == pytest.approx(2 * stats.t.sf(1.5, 1))
     seeds = Tested(0.3, 0, 0, 0.04, 0.0, (2, 0))
@@ -247,3 +246,28 @@ def test_a_difference_of_accuracies_has_limits_from_minus_one_to_one() -> None:
     found = crossed_difference([right, wrong], [wrong, wrong])
     assert (found.low, found.high) == (-1.0, 1.0)
     assert found.p_value > 0.05
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 4, 9, 99])
+@pytest.mark.parametrize("confidence", [0.95, 1 - 0.05 / 34])
+def test_what_could_be_told_has_the_power_of_a_noncentral_t(freedom, confidence):
+    """Adding two quantiles of the central one asks for a fifth less of three seeds."""
+    seeds = Tested(0.3, 0, 0, 0.04, 0.0, (freedom, 1))
+    limit = stats.t.isf((1 - confidence) / 2, freedom)
+    distance = seeds.detectable(0.8, confidence=confidence) / seeds.error
+    assert stats.nct.sf(limit, freedom, distance) == pytest.approx(0.8, abs=2e-4)
+
+
+def test_what_could_be_told_of_seeds_and_images_by_hand():
+    both = Tested(0.3, 0, 0, 0.01, 0.03, (2, 99))  # an error of 0.2, a quarter of it of seeds
+    few, many = (Tested(0, 0, 0, 1.0, 0.0, (n, 1)).detectable(0.8) for n in (2, 99))
+    assert both.detectable(0.8) == pytest.approx(0.2 * (0.25 * few + 0.75 * many))
+    assert few > 5.6
+    assert many == pytest.approx(2.84, abs=0.02)
+
+
+def test_what_two_seeds_could_tell_among_many_tests_is_a_number():
+    two = Tested(0.3, 0, 0, 0.04, 0.0, (1, 1))
+    limit = stats.t.isf(1e-6, 1)  # so far out the drawn error alone counts
+    told = two.detectable(0.8, confidence=1 - 2e-6) / two.error
+    assert told == pytest.approx(limit * stats.chi2.ppf(0.8, 1) ** 0.5, rel=1e-3)

@@ -876,6 +876,11 @@ EVALUATION = _faults(
         "return weighted",
     ),
     (
+        "statistics: what could be told, as if the error were known",
+        "np.sqrt(stats.chi2.ppf(grid, freedom) / freedom)",
+        "np.ones(_GRID)",
+    ),
+    (
         "statistics: intervals of another level",
         "proportion_ci(confidence, method",
         "proportion_ci(1 - (1 - confidence) / 2, method",
