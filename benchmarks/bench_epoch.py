@@ -19,7 +19,7 @@ NAMES = {"epoch": "all_perturbed", "epoch_at_awp": "at_awp", "epoch_at": "at"}
 
 @benchmark(order=20)
 def epochs(setting: Setting) -> Iterator[Result]:
-    """The reference also attacks its whole training set, as published."""
+    """The reference of AT-RWP also attacks its whole training set, as published."""
     for name, variant in NAMES.items():
         sides = _sides(setting.device, variant, precision="fp32")
         once = Setting(setting.device, 1)

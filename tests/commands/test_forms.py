@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from rwp.evaluation.records import read_record
+from rwp.training.checkpoint import save_network
 from tests.conftest import Project
+from tests.evaluation.samples import NETWORK, small_network
 
 # A module of models as others build them, in a project of digits; `linear` is what they stand for.
 THEIRS = """
@@ -166,3 +168,15 @@ def test_bare_weights_get_advice_and_are_evaluated_with_it(typed: Typed) -> None
         assert (done, err) == (0, ""), err
         found.add(read_record(Path(name) / "pgd-20.json").robust_bits)
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("name", ["best.pt", "net.pt"])
+def test_a_lone_file_of_ours_is_attacked_and_judged_as_it_is(typed: Typed, name: str) -> None:
+    save_network(Path(name), small_network(), network=NETWORK, epoch=7)
+    done, _, err = typed("diagnose", name, *WORDS, "--output", "out")
+    assert (done, "run `rwp evaluate` with the same options first" in err) == (2, True), err
+    done, _, err = typed("evaluate", "--checkpoint", name, *WORDS, "--output", "out")
+    assert (done, err) == (0, "")
+    done, out, err = typed("diagnose", name, *WORDS, "--output", "out")
+    assert (done, err) == (0, "")
+    assert "out/diagnosis.json" in out

@@ -228,4 +228,4 @@ def test_images_that_change_while_they_are_read(
 def test_settings_without_effect_on_own_images() -> None:
     with pytest.raises(ValueError, match="expected no mirror for image_folder"):
         DatasetSpec(source="image_folder", path="own", mirror="elsewhere")
-    assert UnlabeledSpec(kind="image_folder", path="own").path == "own"
+    assert UnlabeledSpec(kind="image_folder", path="own", dataset="mine").path == "own"

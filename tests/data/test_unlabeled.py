@@ -46,8 +46,8 @@ def test_a_holdout_needs_a_share(tmp_path):
     fetch_dataset("digits", dataset("digits"), tmp_path)
     with pytest.raises(UserError, match=r"datasets\.digits\.unlabeled_share above 0"):
         fetch_unlabeled("none", unlabeled("holdout", dataset="digits"), tmp_path)
-    with pytest.raises(UserError, match=r"unlabeled\.none: expected dataset for holdout"):
-        fetch_unlabeled("none", unlabeled("holdout"), tmp_path)
+    with pytest.raises(ValueError, match=r"dataset: expected one for holdout, got none; add it"):
+        unlabeled("holdout")
 
 
 def test_npz_comes_over_http_is_resumed_and_pinned(tmp_path, server):

@@ -166,7 +166,7 @@ def test_what_is_missing_in_a_definition_is_named(tmp_path):
     for kind in ("tinyimages-500k", "npz"):
         with pytest.raises(UserError, match=rf"unlabeled\.x: expected path or url for {kind}"):
             fetch_unlabeled("x", unlabeled(kind), tmp_path)
-    with pytest.raises(UserError, match=r"unlabeled\.x: expected dataset for image_folder"):
-        fetch_unlabeled("x", unlabeled("image_folder", path="x"), tmp_path)
+    with pytest.raises(ValueError, match=r"dataset: expected one for image_folder, got none"):
+        unlabeled("image_folder", path="x")
     with pytest.raises(UserError, match=r"x\.npz: expected a file, found none"):
         fetch_unlabeled("x", unlabeled("npz", path="x.npz"), tmp_path)

@@ -402,6 +402,30 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: s["suites"]["paper"].update(selection_num_steps=2),
         r"selection_num_steps: expected none with selection test, .*got 2; leave it out",
     ),
+    "one step of a selection where nothing is held out": (
+        lambda s: s["suites"]["paper"].update(selection_num_steps=1),
+        r"selection_num_steps: expected none with selection test, .*got 1; leave it out",
+    ),
+    "a radius of L-inf under L2": (
+        lambda s: demo(s)["threat_models"]["linf"].update(epsilon={"default": 0.1, "l2": 0.3}),
+        r"threat_models\.linf\.epsilon: expected no name of a threat model but linf, .* got 'l2'",
+    ),
+    "unlabeled images of another objective": (
+        lambda s: unlabeled(s).update(epoch_size={"default": 960, "trades": 100}),
+        r"rst\.unlabeled\.epoch_size: expected no name of an objective but rst, .* got 'trades'",
+    ),
+    "a folder of unlabeled images without its place": (
+        lambda s: s["unlabeled"].update(mine={"kind": "image_folder", "dataset": "digits"}),
+        r"unlabeled\.mine: path: expected one for image_folder, got none; add it",
+    ),
+    "a folder of unlabeled images without its data set": (
+        lambda s: s["unlabeled"].update(mine={"kind": "image_folder", "path": "mine"}),
+        r"unlabeled\.mine: dataset: expected one for image_folder, got none; add it",
+    ),
+    "a holdout of nothing": (
+        lambda s: s["unlabeled"]["digits-holdout"].pop("dataset"),
+        r"digits-holdout: dataset: expected one for holdout, got none; add it",
+    ),
     "an attack on more images than its evaluation": (
         lambda s: s["suites"]["quick"]["evaluation"]["attacks"]["fgsm"].update(num_examples=2001),
         r"attacks\.fgsm\.num_examples: expected at most the 2000 of the evaluation, got 2001",
@@ -741,6 +765,10 @@ def test_one_clear_line(name: str, settings: dict[str, Any]) -> None:
 
 SHORT = {"objective": "at", "perturbation": "rwp", "change": {"epochs": 5, "decay_epochs": [2]}}
 UNRESOLVED: dict[str, tuple[Change, str]] = {
+    "reflection of more than the image": (
+        lambda s: demo(s)["training"].update(crop_padding=8, padding_mode="reflect"),
+        r"training.crop_padding: expected less than the image side 8 when reflecting, got 8",
+    ),
     "batches that round to no unlabeled image": (
         lambda s: unlabeled(s).update(fraction=0.001),
         r"objectives\.rst\.unlabeled\.fraction: expected a share that gives a batch "

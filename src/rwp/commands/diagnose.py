@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def diagnose(
     context: typer.Context,
     checkpoint: Annotated[
-        Path | None, typer.Argument(help="A run's best.pt with all its records.")
+        Path | None, typer.Argument(help="A run's best.pt with all its records, or a lone file.")
     ] = None,
     twin: Annotated[
         Path | None,
@@ -66,7 +66,7 @@ def diagnose(
     """
     from rwp.evaluation.spec import DiagnosisSpec
 
-    if model is not None or arch is not None:
+    if model is not None or arch is not None or not is_of_a_run(checkpoint):
         from rwp.pipeline.load import load_params
 
         if twin is not None:
@@ -83,7 +83,7 @@ def diagnose(
     from rwp.gpu import claim
 
     job = planned(DiagnosisSpec, "judge", resolved, fingerprint)
-    if job is None and checkpoint is not None and is_of_a_run(checkpoint):
+    if job is None and checkpoint is not None:
         refuse_for_own_runs(context, "suite", "dataset", "attack", "output", "layout")
     if job is None and checkpoint is None:
         raise UserError(

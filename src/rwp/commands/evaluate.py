@@ -37,7 +37,10 @@ def evaluate(
     context: typer.Context,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="A run's network: best.pt, best_on_test.pt, last.pt; with --arch, any."),
+        typer.Option(
+            help="A run's network (best.pt, best_on_test.pt, last.pt or one below checkpoints), "
+            "or any other file: of ours as it is, of others with --arch and --layout."
+        ),
     ] = None,
     attack: Annotated[
         list[str] | None,

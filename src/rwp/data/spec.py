@@ -97,6 +97,11 @@ def _check_normalization(source: str, mean: tuple[float, ...], std: tuple[float,
                 )
 
 
+def side_known(definition: DatasetSpec) -> int | None:
+    """Pixels on a side as far as the settings say: none for a folder of images as they are."""
+    return definition.image_size or _PIXELS.get(definition.source)
+
+
 def num_classes_known(definition: DatasetSpec, folder: Path) -> int | None:
     """Number of classes as far as it is known before torch is: none for an archive not fetched.
 
@@ -126,6 +131,10 @@ _WITHOUT_EFFECT_UNLABELED = {
     "svhn-extra": ("url", "path", "sha256", "image_size"),
     "image_folder": ("url", "sha256"),
 }
+_NEEDED_UNLABELED = {
+    "holdout": ("dataset",),  # that it is taken from
+    "image_folder": ("path", "dataset"),  # whose classes a teacher may choose from
+}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -143,6 +152,9 @@ class UnlabeledSpec(Spec):
 
     def __post_init__(self) -> None:
         _refuse_without_effect(self, self.kind, _WITHOUT_EFFECT_UNLABELED)
+        for name in _NEEDED_UNLABELED.get(self.kind, ()):
+            if getattr(self, name) is None:
+                raise ValueError(f"{name}: expected one for {self.kind}, got none; add it")
         if self.url is not None and self.path is not None:
             raise ValueError(
                 f"expected path or url, got both ({self.path} and {self.url}); keep one"
@@ -243,7 +255,7 @@ def size_by_source(definition: DatasetSpec, folder: Path) -> DataSize | None:
         )
     else:
         return None
-    side = definition.image_size or side
+    side = side_known(definition) or side
     classes = num_classes_known(definition, folder)
     drawn = definition.per_class and classes and definition.per_class * classes
     labeled = num_train - round(num_train * (definition.unlabeled_share or 0))

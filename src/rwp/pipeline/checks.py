@@ -59,19 +59,13 @@ def check_names(params: Params, where: str) -> None:
                 f" their folder has, got {name!r}; rename one of them"
             )
     for name, source in params.unlabeled.items():
-        if source.dataset is not None:
-            choose(
-                params.datasets, source.dataset, "data set", f"{where}: unlabeled.{name}.dataset"
+        at = f"{where}: unlabeled.{name}.dataset"
+        of = source.dataset and choose(params.datasets, source.dataset, "data set", at)
+        if source.kind == "holdout" and of and not of.unlabeled_share:
+            raise UserError(
+                f"{at}: expected a data set with an unlabeled_share, got {source.dataset}"
+                f" without; add datasets.{source.dataset}.unlabeled_share"
             )
-        if source.kind == "holdout":
-            at = f"{where}: unlabeled.{name}.dataset"
-            if source.dataset is None:
-                raise UserError(f"{at}: expected the data set it is taken from, got none; add one")
-            if not choose(params.datasets, source.dataset, "data set", at).unlabeled_share:
-                raise UserError(
-                    f"{at}: expected a data set with an unlabeled_share, got {source.dataset}"
-                    f" without; add datasets.{source.dataset}.unlabeled_share"
-                )
     for name, suite in params.suites.items():
         if name in _FOLDERS or PurePath(name).suffix in _ENDINGS:
             raise UserError(
@@ -186,6 +180,7 @@ def _check_settings(params: Params, suite: Suite, where: str) -> None:
                 )
             owners[name] = kind
     for path, table in _settings_tables(suite):
+        mine = _of_one_name(path)
         unseen = [kind for start, kind in _LOOKED_UP_WITHOUT.items() if path.startswith(start)]
         for key in table:
             _require_possible(key, owners, f"{where}.{path}")
@@ -200,6 +195,18 @@ def _check_settings(params: Params, suite: Suite, where: str) -> None:
                         f"{where}.{path}: expected no name of {owners[part]}, which changes nothing"
                         f" here, got {part!r}; {_INSTEAD[owners[part]]}"
                     )
+                if mine is not None and owners[part] == mine[0] and part != mine[1]:
+                    raise UserError(
+                        f"{where}.{path}: expected no name of {mine[0]} but {mine[1]}, whose own "
+                        f"table this is, got {part!r}, which changes nothing here; remove it"
+                    )
+
+
+def _of_one_name(path: str) -> tuple[str, str] | None:
+    """The kind and the name that all runs have which look at a table of settings."""
+    kinds = {"threat_models": "a threat model", "objectives": "an objective"}
+    above, _, below = path.partition(".")
+    return (kinds[above], below.partition(".")[0]) if above in kinds else None
 
 
 def _require_possible(key: str, owners: dict[str, str], where: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from rwp.core.settings import WITH_LOSSES
 from rwp.core.threat import AnyNorm
 from rwp.data.official import OFFICIAL
-from rwp.data.spec import AugmentationSpec, DatasetSpec
+from rwp.data.spec import AugmentationSpec, DatasetSpec, side_known
 from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec, check_attack
 from rwp.factories import is_own
@@ -266,7 +266,7 @@ def _train_spec(params: Params, key: RunKey) -> TrainSpec:
         perturbation=perturbation,
         attack=None if threat is None else _training_attack(suite, key, look),
         optimization=_optimization(training, look),
-        augmentation=_augmentation(training, look),
+        augmentation=_augmentation(training, look, key, params.datasets[key.dataset]),
         unlabeled=_unlabeled_mix(params, key, look),
         selection=suite.selection,
         held_out_fraction=suite.held_out_fraction,
@@ -675,11 +675,20 @@ def _processes(entry: TrainingEntry, look: Lookup) -> int | None:
     return count if count > 1 else None
 
 
-def _augmentation(entry: TrainingEntry, look: Lookup) -> AugmentationSpec:
+def _augmentation(
+    entry: TrainingEntry, look: Lookup, key: RunKey, data: DatasetSpec
+) -> AugmentationSpec:
     names = ("crop_padding", "padding_mode", "flip", "rotation_degrees")
-    return AugmentationSpec(
+    found = AugmentationSpec(
         **{name: look(getattr(entry, name), f"training.{name}") for name in names}
     )
+    side = side_known(data)
+    if found.padding_mode == "reflect" and side is not None and found.crop_padding >= side:
+        raise UserError(
+            f"params.yaml: suites.{key.suite}.training.crop_padding: expected less than the image"
+            f" side {side} when reflecting, got {found.crop_padding} for {key.name}; lower it"
+        )
+    return found
 
 
 def _unlabeled_mix(params: Params, key: RunKey, look: Lookup) -> UnlabeledMix | None:

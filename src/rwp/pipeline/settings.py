@@ -843,7 +843,7 @@ class Suite(Frozen):
         if self.selection == "test" and not self.test_curve:
             raise ValueError("selection test: expected test_curve true, got false")
         for name in ("selection_num_steps", "selection_step_size", "selection_every"):
-            if self.selection == "test" and getattr(self, name) not in (None, 1):
+            if self.selection == "test" and getattr(self, name) != Suite.model_fields[name].default:
                 raise ValueError(
                     f"{name}: expected none with selection test, where no image is held out, got"
                     f" {getattr(self, name)}; leave it out"
