@@ -81,6 +81,25 @@ def export_robustbench(
             images or of images that RobustBench does not have, a network that its classes cannot
             hold, or a name that is no identifier.
     """
+    _check_words(submission)
+    dataset = _dataset_of(record, checkpoint)
+    run = checkpoint.parent / "run.json"
+    trained = _training(run, dataset)
+    if submission.additional_data is None:
+        submission = replace(submission, additional_data=_used_additional_data(trained, run))
+    model, description = load_network(checkpoint)
+    network = description["network"]
+    code, architecture = _class_of(network, submission)
+    paths = [folder / f"{submission.name}{end}" for end in (".pt", ".py", ".json", ".log")]
+    weights = {_NAMES.get(name, name): value for name, value in model.state_dict().items()}
+    _save(paths[0], weights)
+    write_text(paths[1], code)
+    write_json(paths[2], _model_info(dataset, record, submission, architecture))
+    write_text(paths[3], autoattack_log(record))
+    return paths
+
+
+def _check_words(submission: Submission) -> None:
     name, title = submission.name, submission.title
     if not name.isidentifier() or keyword.iskeyword(name) or name in _NAMES_IN_USE:
         raise UserError(
@@ -92,6 +111,10 @@ def export_robustbench(
             f"title: expected one line of plain text, got {title!r}; leave out backslashes, line "
             "breaks, and quotation marks at its end or in threes"
         )
+
+
+def _dataset_of(record: EvaluationRecord, checkpoint: Path) -> str:
+    """The data set of a record that leaderboards count, and that is of this file."""
     if record.attack.kind != "autoattack":
         raise UserError(
             f"{record.attack.name}: expected an AutoAttack record, got {record.attack.kind}; "
@@ -114,7 +137,11 @@ def export_robustbench(
             f"{record.attack.name}: expected a record on {' or '.join(_DATA_SETS)}, got one on "
             f"{dataset or 'images without a name'}; RobustBench has no such data set"
         )
-    run = checkpoint.parent / "run.json"
+    return dataset
+
+
+def _training(run: Path, dataset: str) -> dict[str, Any]:
+    """The settings of a training on that data set; empty where nobody recorded them."""
     trained = object_in(read_object(run), "spec") if run.exists() else {}
     data = object_in(trained, "data")
     if data and (data.get("source"), data.get("image_size")) != (dataset, None):
@@ -123,18 +150,7 @@ def export_robustbench(
             f"({data.get('path') or data.get('image_size')}) under that name; RobustBench has no "
             "such data set"
         )
-    if submission.additional_data is None:
-        submission = replace(submission, additional_data=_used_additional_data(trained, run))
-    model, description = load_network(checkpoint)
-    network = description["network"]
-    code, architecture = _class_of(network, submission)
-    paths = [folder / f"{submission.name}{end}" for end in (".pt", ".py", ".json", ".log")]
-    weights = {_NAMES.get(name, name): value for name, value in model.state_dict().items()}
-    _save(paths[0], weights)
-    write_text(paths[1], code)
-    write_json(paths[2], _model_info(dataset, record, submission, architecture))
-    write_text(paths[3], autoattack_log(record))
-    return paths
+    return trained
 
 
 def _used_additional_data(trained: dict[str, Any], run: Path) -> bool:

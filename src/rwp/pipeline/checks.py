@@ -314,26 +314,55 @@ def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
     """
     given = recipe.change.model_dump(exclude_none=True, exclude_defaults=True)
     own_options(suite, recipe, where)  # refuses options that nobody takes
-    of_perturbation = [name for name in given if name in (*OF_PERTURBATION, "loss_range")]
-    if "remove_below" in given and recipe.perturbation is None:
-        of_perturbation = [name for name in of_perturbation if name != "criterion"]
-    if of_perturbation and recipe.perturbation is None:
+    _check_change_of_perturbation(where, suite, recipe, given)
+    _check_change_of_objective(where, suite, recipe, given)
+    if "remove_at_random" in given and "remove_below" not in given:
         raise UserError(
-            f"{where}: expected a perturbation to change {', '.join(of_perturbation)} of, got none;"
-            f" name one"
+            f"{where}.change.remove_at_random: expected remove_below beside it, got none; say below"
+            " which loss as many are to be removed"
         )
-    factory = suite.perturbations[recipe.perturbation].factory if recipe.perturbation else None
-    vain = [name for name in of_perturbation if name not in ("criterion", "warmup_epochs")]
+    schedules = (recipe.change.schedule or suite.training.schedule).values()
+    if WITHOUT_STEPS.issuperset(schedules):
+        refuse_decays(where, recipe.change, got=" and ".join(dict.fromkeys(schedules)))
+    try:
+        suite.training.model_copy(update=recipe.change.of_training).check_decays()
+    except ValueError as error:
+        raise UserError(f"{where}.change: {error}") from error
+    for name in ("attack_num_steps", "average_decay"):
+        if name in given and getattr(recipe, name) is not None:
+            raise UserError(
+                f"{where}: expected {name} once, got it in the recipe and in its change;"
+                f" remove one of them"
+            )
+
+
+def _check_change_of_perturbation(
+    where: str, suite: Suite, recipe: RecipeEntry, given: dict[str, Any]
+) -> None:
+    changed = [name for name in given if name in (*OF_PERTURBATION, "loss_range")]
+    if recipe.perturbation is None:
+        if "remove_below" in given:  # looks at the criterion, too
+            changed = [name for name in changed if name != "criterion"]
+        if changed:
+            raise UserError(
+                f"{where}: expected a perturbation to change {', '.join(changed)} of, got none;"
+                f" name one"
+            )
+        return
+    factory = suite.perturbations[recipe.perturbation].factory
+    vain = [name for name in changed if name not in ("criterion", "warmup_epochs")]
     if factory is not None and vain:
         raise UserError(
             f"{where}.change.{vain[0]}: expected none with the perturbation {factory}, whose "
             f"settings stand under its options, got {given[vain[0]]}; remove it"
         )
+
+
+def _check_change_of_objective(
+    where: str, suite: Suite, recipe: RecipeEntry, given: dict[str, Any]
+) -> None:
     loss = suite.objectives[recipe.objective].loss
     own = is_own(loss)
-    schedules = (recipe.change.schedule or suite.training.schedule).values()
-    if WITHOUT_STEPS.issuperset(schedules):
-        refuse_decays(where, recipe.change, got=" and ".join(dict.fromkeys(schedules)))
     refused = {
         "beta": "an objective with beta (trades, mart)"
         if own or loss in ("natural", "at")
@@ -361,21 +390,6 @@ def _check_change(where: str, suite: Suite, recipe: RecipeEntry) -> None:
             f"{where}.change.criterion: expected none with {loss}, which minimizes that very "
             "cross-entropy, got adversarial_ce; leave it out"
         )
-    if "remove_at_random" in given and "remove_below" not in given:
-        raise UserError(
-            f"{where}.change.remove_at_random: expected remove_below beside it, got none; say below"
-            " which loss as many are to be removed"
-        )
-    try:
-        suite.training.model_copy(update=recipe.change.of_training).check_decays()
-    except ValueError as error:
-        raise UserError(f"{where}.change: {error}") from error
-    for name in ("attack_num_steps", "average_decay"):
-        if name in given and getattr(recipe, name) is not None:
-            raise UserError(
-                f"{where}: expected {name} once, got it in the recipe and in its change;"
-                f" remove one of them"
-            )
 
 
 def _check_start(where: str, suite: Suite, name: str, recipe: RecipeEntry) -> None:
