@@ -247,6 +247,9 @@ def test_records_that_are_none_are_one_line_each(project: Project) -> None:
     assert "stale" in project.run("rwp", "plan").stdout
 
 
+BASELINE = ROOT / "docs/results/mini-jpeg/runs/cifar10-jpeg-16/linf/mini/at/seed0"
+
+
 def told_by(
     *words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> str:
@@ -301,6 +304,14 @@ def told_by(
         (("table", "metrics", "--show"), "--show: expected a table, got metrics"),
         (("table", "metrics", "--output", "x.csv"), "--output: expected none with metrics"),
         (("table", "table1", "--show", "--output", "x.csv"), "--output: expected none with --show"),
+        (("table", "table2", "--output", str(ROOT / "LICENSE")), "--output: expected a new file, "),
+        (("report", "--output", str(ROOT / "LICENSE")), "to replace that ends in .html, got "),
+        (("losses", "x", "--output", str(ROOT / "LICENSE")), "to replace that ends in .csv, got "),
+        (("landscape", "--output", str(ROOT / "LICENSE")), "LICENSE, which is there; name another"),
+        (
+            ("evaluate", "--checkpoint", f"{BASELINE}/best.pt", "--params", "x.yaml"),
+            "--params: expected none for a run of this project",
+        ),
         (("figure", "table1"), "expected a figure (fig1a, "),
         (("figure", "beyond", "--suite", "demo"), "expected a figure (fig1a, "),
         (("check", "a.b:c", "-o", "d=2022-13-45"), "--option d: expected YAML, got "),

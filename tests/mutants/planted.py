@@ -1197,7 +1197,7 @@ FAMILY = _faults(
     ),
     (
         "claims: records of another network",
-        "_leave_out_other_files(rows, file)",
+        "_leave_out_other_files(rows, run, file)",
         "",
     ),
     (
@@ -2252,6 +2252,32 @@ SECOND = [
             "report: costs of all seeds together",
             "passes = statistics.fmean(",
             "passes = sum(",
+        ),
+    ),
+    *_faults(
+        "reporting/test_attack_again.py",
+        (
+            "attack again: on other images",
+            "if expected != sha256_file(images):",
+            "if False:",
+        ),
+        (
+            "attack again: another network",
+            "_check_network(checkpoint, document)",
+            "pass",
+        ),
+    ),
+    *_faults(
+        "reporting/test_claims.py reporting/test_against.py",
+        (
+            "records: run.json does not say of which network",
+            'right = object_in(run.document, "networks").get(checkpoint.stem)',
+            "right = None",
+        ),
+        (
+            "compare: an opponent without a record is not named",
+            "if where in other.seen and (compared or not to_come):",
+            "if where in other.seen and compared:",
         ),
     ),
     *_faults(

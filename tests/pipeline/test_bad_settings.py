@@ -430,6 +430,10 @@ CASES: dict[str, tuple[Change, str]] = {
         lambda s: s["suites"]["quick"]["evaluation"]["attacks"]["fgsm"].update(num_examples=2001),
         r"attacks\.fgsm\.num_examples: expected at most the 2000 of the evaluation, got 2001",
     ),
+    "more images of a class than there are digits": (
+        lambda s: s["datasets"]["digits"].update(per_class=175),
+        r"digits: per_class: expected at most 174, as many as digits has, got 175; lower it",
+    ),
     "more images of a class than the official files have": (
         lambda s: s["datasets"]["cifar10-16"].update(per_class=5001),
         r"datasets\.cifar10-16.*per_class: expected at most 5000, .*got 5001; lower it",

@@ -128,7 +128,7 @@ PARAMS: dict[str, Any] = {
     },
     "unlabeled": {
         "rest": {"kind": "holdout", "dataset": "digits"},
-        "others": {"kind": "image_folder", "path": "images/others"},
+        "others": {"kind": "image_folder", "path": "images/others", "dataset": "cifar10"},
     },
     "networks": {"small": {"family": "preact_resnet", "blocks": [1, 1], "width": 8}},
     "suites": {"demo": SUITE},

@@ -152,6 +152,30 @@ def test_a_seed_that_is_left_out_is_named_with_the_reason(tmp_path: Path) -> Non
     assert left_out == ["MINE, best, autoattack: left out seed 2: this attack has not been run"]
 
 
+def test_an_opponent_that_cannot_be_compared_is_named_with_the_reason(tmp_path: Path) -> None:
+    """Otherwise the strongest one is not there, and the correction is of fewer tests."""
+    folder, project = committed(tmp_path), mine(tmp_path, range(4), share=0.7)
+    for key in project.table2_keys("at-awp"):
+        record = folder.joinpath(*key.directory.parts[2:]) / "evaluation/best/autoattack.json"
+        record.unlink()
+    frame, left_out = against(project.params, "demo", "mine", folder, root=project.root)
+    assert list(frame["against"].unique()) == ["AT", "AT-RWP"]
+    reason = "this attack has not been run"
+    assert left_out == [f"AT-AWP, best, autoattack: left out seeds 0, 1, 2, 3: {reason}"]
+    shutil.rmtree(folder.joinpath(*project.table2_keys("at-rwp")[0].directory.parts[2:-1]))
+    _, left_out = against(project.params, "demo", "mine", folder, root=project.root)
+    assert left_out[1] == (
+        "AT-RWP, best, autoattack: left out seeds 0, 1, 2, 3: this training has not finished"
+    )
+
+
+def test_no_seed_of_both_is_told_with_the_seeds(tmp_path: Path) -> None:
+    folder = committed(tmp_path, num_seeds=2)
+    project = mine(tmp_path, range(2, 4))
+    with pytest.raises(UserError, match=r"found none; mine has best autoattack of seeds 2, 3$"):
+        compared(project, folder)
+
+
 def test_a_corrected_p_value_shows_on_which_side_of_the_level_it_lies() -> None:
     found = [p_text(p) for p in (0.0504, 0.05, 0.04999, 0.0123, 1.0)]
     assert found == ["0.0504", "0.05", "0.05", "0.012", "1"]

@@ -90,7 +90,7 @@ def test_another_outcome_is_counted(
     part = {"rule": "stratified", "seed": 0, "size": 8, "of": 40, "sha256": "p", "mask": pack(mask)}
     fewer = {"num_examples": 8, "num_clean_correct": 8, "num_robust": 8, "part": part}
     fewer |= {"clean_bits": pack(mask[:8]), "robust_bits": pack(mask[:8])}
-    for changes in ({"attack": attack}, fewer):
+    for changes in ({"attack": attack}, fewer, {"seed": 5}, {"batch_size": 7}):
         write_json(path, document | changes)
         (again,) = attack_again(folder, copied, ("pgd-20",), root=root)
         assert again.told == "no record of these settings to compare with"
@@ -115,8 +115,38 @@ def test_other_images_and_missing_ones_are_one_line(
         attack_again(folder, network, ATTACKS, root=tmp_path)
     shutil.copytree(root / "data", tmp_path / "data")
     (tmp_path / "data/digits/test.pt").write_bytes(b"others")
-    with pytest.raises(UserError, match="expected the images that natural was made on, got others"):
+    others = r"test.pt: expected the test images of the network's training, got others; fetch"
+    with pytest.raises(UserError, match=others):
         attack_again(folder, network, ATTACKS, root=tmp_path)
+    copied = tmp_path / network.relative_to(root)
+    shutil.copytree(root / "docs", tmp_path / "docs")
+    shutil.rmtree(copied.parent / "evaluation")  # no record says of which images it is
+    with pytest.raises(UserError, match=others):
+        attack_again(tmp_path / "docs/results/demo", copied, ATTACKS, root=tmp_path)
+
+
+@pytest.mark.parametrize("named_by", ["run.json", "natural.json"])
+def test_another_network_than_that_of_the_run_is_not_compared(
+    committed_network: tuple[Path, Path, dict[str, Any]], tmp_path: Path, named_by: str
+) -> None:
+    network, root, _ = committed_network
+    shutil.copytree(root / "docs", tmp_path / "docs")
+    copied, folder = tmp_path / network.relative_to(root), tmp_path / "docs/results/demo"
+    run = copied.parent / "run.json"
+    document = read_object(run)
+    if named_by == "run.json":
+        (copied.parent / "evaluation/best/natural.json").unlink()
+    else:  # as run.json of earlier versions
+        write_json(run, {name: value for name, value in document.items() if name != "networks"})
+    content = copied.read_bytes()
+    copied.write_bytes(content + b"more")
+    told = rf"best.pt: expected the network that {named_by} beside it is of .*, got another file"
+    with pytest.raises(UserError, match=rf"{told} .*; bring the folder back as it was gathered"):
+        attack_again(folder, copied, ATTACKS, root=root)
+    copied.write_bytes(content)
+    write_json(run, document | {"key": document["key"] | {"seed": 7}})
+    with pytest.raises(UserError, match=r"run.json: expected the run of its folder, got .*seed7"):
+        attack_again(folder, copied, ATTACKS, root=root)
 
 
 @pytest.mark.slow

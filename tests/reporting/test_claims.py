@@ -370,8 +370,6 @@ def test_a_mistyped_column_shows_with_the_first_run(tmp_path: Path) -> None:
         "at best_epoch >=8",
         "at x 9:",
         "at x 8:",
-        "at x 6:4",
-        "at x :0",
         "at x -2:2",
     ],
 )
@@ -438,6 +436,8 @@ def test_a_claim_that_is_asked_for_alone_has_to_be_there(
 
     assert asked("won").startswith("won: holds")
     assert len(asked("won").splitlines()) == 1
+    command.claims(None, ["won"], "demo", None, None, True, Path("params.yaml"))
+    assert capsys.readouterr().err == ""  # of claims that nobody asked for
     command.claims(None, [], "demo", None, None, True, Path("params.yaml"))
     note = "note: claims.yaml: other: suite mini: none of that name in the settings\n"
     assert capsys.readouterr().err == note
@@ -502,12 +502,52 @@ def test_columns_of_the_history_and_best_epochs(tmp_path: Path) -> None:
     assert found["early"]["detectable"] is None
 
 
+@pytest.mark.parametrize("how", ["5:2", "6:6", "-1:0", ":0", "-2:-3"])
+def test_epochs_that_no_training_has_are_no_term(how: str) -> None:
+    content = {"x": {"says": "x", "terms": {f"at test_robust_accuracy {how}": 1}, "above": 0}}
+    with pytest.raises(UserError, match=rf"x: expected epochs of which .*, got 'at .* {how}'; cor"):
+        checked_claims(content, where="claims.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"x": {"says": "x", "terms": ["at best pgd-20"], "above": 0}},
+            "terms: expected a table, ",
+        ),
+        (
+            {"x": {"says": "x", "each": {"at best pgd-20": 1}, "above": 0}},
+            "each: expected a list, ",
+        ),
+        (None, "claims.yaml: expected a table of claims, got nothing; begin each with its name"),
+    ],
+)
+def test_claims_of_another_shape_are_told_in_words_of_yaml(content: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        checked_claims(content, where="claims.yaml")
+
+
+def test_a_record_of_another_network_than_run_json_names_judges_nothing(tmp_path: Path) -> None:
+    """Also where the network itself is not there, and all its records agree."""
+    project = played(tmp_path)
+    run = project.root / project.table2_keys("at")[1].directory / "run.json"
+    document = json.loads(run.read_text())
+    run.write_text(json.dumps(document | {"networks": {"best": "0" * 64}}))
+    assert judged(project, won=WON | {"above": 0})["won"]["outcome"] == "holds"
+    run.write_text(json.dumps(document | {"networks": {"best": "7" * 64}}))
+    row = judged(project, won=WON | {"above": 0})["won"]
+    assert (row["outcome"], row["estimate"]) == ("missing", None)
+    assert row["reason"].endswith("autoattack.json: made with another file than best.pt")
+
+
 @pytest.mark.parametrize(
     ("term", "message"),
     [
         ("at test_robust_accuracy 1:3", r"in epochs 1:3, got 2 epochs; correct"),
         ("at test_robust_accuracy -6:", r"in epochs -6:, got 2 epochs; correct"),
         ("at loss_histogram -1:", r"loss_histogram in epochs -1:, found no single numbers"),
+        ("at held_out_robust_accuracy :", r"in epochs :, found it in 1 of 2; correct the term: it"),
     ],
 )
 def test_epochs_that_are_not_all_there_are_no_mean(term: str, message: str, tmp_path: Path) -> None:
@@ -515,8 +555,8 @@ def test_epochs_that_are_not_all_there_are_no_mean(term: str, message: str, tmp_
     for key in project.table2_keys("at"):
         path = project.write_run(key, [0.2, 0.4]) / "history.jsonl"
         rows = path.read_text().replace('"epoch"', '"loss_histogram": [0.5, 0.5], "epoch"')
-        path.write_text(rows)
-    with pytest.raises(UserError, match=message):
+        path.write_text(rows.replace('"held_out_robust_accuracy": 0.2, ', ""))
+    with pytest.raises(UserError, match=f"^claims.yaml: x: results/.*{message}"):
         judged(project, x={"says": "x", "terms": {term: 1}, "above": 0})
 
 

@@ -79,17 +79,19 @@ def test_learning_curves_of_a_project(demo: Project) -> None:
 
 
 def test_the_legend_says_how_many_seeds_where_methods_differ() -> None:
-    def legend(seeds_of_rwp: int) -> list[str]:
-        seeds = {"AT": 2, "AT-RWP": seeds_of_rwp}
+    def legend(seeds_of_rwp: set[int]) -> list[str]:
+        seeds = {"AT": {0, 1}, "AT-RWP": seeds_of_rwp}
         rows = [
             {"method": name, "split": "test", "seed": seed, "epoch": 0, "accuracy": 50.0}
-            for name, count in seeds.items()
-            for seed in range(count)
+            for name, trained in seeds.items()
+            for seed in trained
         ]
         return labels(drawing.learning_curves(pd.DataFrame(rows)).axes[0])
 
-    assert legend(2) == ["AT", "AT-RWP"]
-    assert legend(1) == ["AT (2 seeds)", "AT-RWP (1 seed)"]
+    assert legend({0, 1}) == ["AT", "AT-RWP"]
+    assert legend({0}) == ["AT (2 seeds)", "AT-RWP (1 seed)"]
+    assert legend({1}) == ["AT (seeds 0, 1)", "AT-RWP (seed 1)"]  # no pairs of the first ones
+    assert legend({1, 2}) == ["AT (seeds 0, 1)", "AT-RWP (seeds 1, 2)"]
 
 
 def test_the_caption_of_learning_curves_names_those_that_are_drawn(demo: Project) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from rwp.commands.track import sync
 from rwp.errors import UserError
-from rwp.files import read_object, sha256_file
+from rwp.files import read_object, sha256_file, write_json
 from rwp.pipeline.load import check_params
 from rwp.pipeline.own_code import code_may_lack
 from rwp.pipeline.steps import Steps
@@ -184,6 +184,43 @@ def test_networks_of_one_seed_go_along(few: Project, tmp_path: Path) -> None:
         shown_content(), "demo", root=few.root, target=target, networks=False
     ).networks
     assert not list(target.rglob("*.pt"))
+
+
+def test_a_network_that_is_not_the_runs_own_is_not_gathered(few: Project, tmp_path: Path) -> None:
+    """What was gathered of it before stays, and so do the records, which are of the right one."""
+    suite, target = few.params.suites["demo"], tmp_path / "docs"
+    keys = [key for recipe in suite.table1.recipes for key in few.table2_keys(recipe)]
+    for key in keys:
+        place = few.root / key.directory
+        for name in ("best", "last"):
+            (place / f"{name}.pt").write_bytes(name.encode())
+        document = read_object(place / "run.json")
+        networks = {name: sha256_file(place / f"{name}.pt") for name in ("best", "last")}
+        write_json(place / "run.json", document | {"networks": networks})
+        for path in (place / "evaluation/best").glob("*.json"):
+            if path.name != "diagnosis.json":
+                write_json(path, read_object(path) | {"checkpoint_sha256": networks["best"]})
+    gathered(few, target)
+    inside = target.joinpath(*keys[0].directory.parts[2:])
+    right = (inside / "best.pt").read_bytes()
+    (few.root / keys[0].directory / "best.pt").write_bytes(b"another")
+    found = gather(shown_content(), "demo", root=few.root, target=target)
+    told = f"{keys[0].directory}/best.pt: not the network that its run.json names"
+    assert [text for text in found.left_out if "best" in text] == [told]
+    assert (inside / "best.pt").read_bytes() == right
+    assert found.networks == []
+
+
+def test_a_damaged_record_stops_no_gathering(few: Project, tmp_path: Path) -> None:
+    key = few.table2_keys("at")[0]
+    record = few.root / key.directory / "evaluation/best/natural.json"
+    record.write_text(record.read_text()[:300])
+    left_out = gathered(few, tmp_path / "docs")
+    assert any("natural.json: expected JSON" in text for text in left_out), left_out
+    inside = (tmp_path / "docs").joinpath(*key.directory.parts[2:]) / "evaluation/best"
+    assert not (inside / "natural.json").exists()
+    assert (inside / "pgd-20.json").exists()
+    assert (tmp_path / "docs/table1.csv").exists()
 
 
 def test_only_the_settings_of_the_suite_are_kept() -> None:
@@ -596,6 +633,20 @@ def test_a_message_names_the_file_of_the_folder(committed_folder: Path) -> None:
     assert str(caught.value).startswith(f"{history.parent}/")
     assert "bring the folder back as it was gathered" in str(caught.value)
     assert "train this run again" not in str(caught.value)
+
+
+def test_what_cannot_be_read_is_named_where_it_lies(committed_folder: Path) -> None:
+    history = next(committed_folder.glob("runs/*/*/*/at/seed0/history.jsonl"))
+    history.unlink()
+    history.mkdir()
+    with pytest.raises((OSError, UserError)) as caught:
+        page(committed_folder)
+    named = getattr(caught.value, "filename", None) or str(caught.value)
+    assert str(named).startswith(f"{history.parent}")
+    for name in ("settings.json", "results.json"):
+        (committed_folder / name).write_text("")
+        with pytest.raises(UserError, match=rf"{name}: .*; bring the folder back as it was"):
+            page(committed_folder)
 
 
 def test_runs_of_another_suite_than_the_folder_says_are_refused(committed_folder: Path) -> None:

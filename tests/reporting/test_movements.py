@@ -45,7 +45,7 @@ def arrays() -> dict[str, Any]:
         "adversarial_correct": np.nan_to_num(LOSSES, nan=9.0) < 1.2,
         "clean_correct": np.nan_to_num(LOSSES, nan=9.0) < 2.2,
         "image": np.arange(6),
-        "label": np.zeros(6),
+        "label": np.zeros(6, dtype=np.int16),
     }
 
 
@@ -99,9 +99,13 @@ def run_losses(*words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     folder, output = saved(tmp_path), tmp_path / "table.csv"
+    wide = run_losses(str(folder))
+    assert "robust before" in wide.stdout
+    assert "\u2026" not in wide.stdout
     words = (str(folder), "--edges", "0,1,2", "--output", str(output))
     done = run_losses(*words)
     assert done.returncode == 0, done.stderr
+    assert "\u2026" not in done.stdout  # however narrow the terminal is, no number is cut
     found = pd.read_csv(output)
     pd.testing.assert_frame_equal(
         found,
@@ -117,6 +121,26 @@ def test_the_command(tmp_path: Path) -> None:
 
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"losses.npz: expected every image's losses, found"):
+        losses_of(tmp_path)
+    for wrong in (
+        {"adversarial_correct": LOSSES},
+        {"clean_loss": LOSSES[:2]},
+        {"image": np.arange(5)},
+        {"more": LOSSES},
+        {"adversarial_loss": np.array([["a"] * 6] * 3)},
+    ):
+        np.savez_compressed(tmp_path / "losses.npz", **arrays() | wrong)
+        with pytest.raises(UserError, match="expected the losses of every image in every epoch"):
+            losses_of(tmp_path)
+    np.savez_compressed(tmp_path / "losses.npz", **arrays())
+    for rows in (2, 4):
+        (tmp_path / "history.jsonl").write_text("{}\n" * rows)
+        with pytest.raises(UserError, match="in every epoch of the training, got others; train"):
+            losses_of(tmp_path)
+    (tmp_path / "history.jsonl").write_text("{}\n" * 3)
+    assert set(losses_of(tmp_path)) == set(arrays())
+    np.savez_compressed(tmp_path / "losses.npz", foo=np.arange(3))
+    with pytest.raises(UserError, match="expected the losses of a training, got a damaged file"):
         losses_of(tmp_path)
     (tmp_path / "losses.npz").write_bytes(b"PK nothing")
     with pytest.raises(UserError, match="expected the losses of a training, got a damaged file"):

@@ -75,10 +75,12 @@ def _print(
     from rwp.reporting.results import records
 
     worded = read_claims(file)
-    for line in unknown_names(params, worded):
-        sys.stderr.write(f"note: {shown or file}: {line}\n")
     for name in names:
         choose(worded, name, "claim", str(file))
+    asked = {name: claim for name, claim in worded.items() if name in (names or worded)}
+    # A gathered folder has its own suite alone, where the names of others are no slips.
+    for line in () if shown else unknown_names(params, asked):
+        sys.stderr.write(f"note: {file}: {line}\n")
     frame = judge_claims(params, suite, worded, root=root)
     rows = [row for row in records(frame) if not names or row["claim"] in names]
     for row in rows if names else ():

@@ -86,12 +86,15 @@ def _typed(context: typer.Context, names: Iterable[str]) -> Iterator[str]:
             yield name
 
 
+def _option(name: str) -> str:
+    return "--params" if name == "params_file" else f"--{name}"
+
+
 def refuse_with_from(context: typer.Context, *names: str) -> None:
     """What the gathered folder of --from decides; an ignored option would mislead."""
     for name in _typed(context, names):
-        option = "--params" if name == "params_file" else f"--{name}"
         raise UserError(
-            f"{option}: expected none with --from, whose folder has its own, got "
+            f"{_option(name)}: expected none with --from, whose folder has its own, got "
             f"{context.params[name]}; leave it out"
         )
 
@@ -163,7 +166,7 @@ def refuse_for_own_runs(context: typer.Context, *names: str) -> None:
     """A run's suite in params.yaml says all of this; ignored options would mislead."""
     for name in _typed(context, names):
         raise UserError(
-            f"--{name}: expected none for a run of this project, which its suite in "
+            f"{_option(name)}: expected none for a run of this project, which its suite in "
             f"params.yaml decides on, got {context.params[name]}; leave it out, as it is for "
             "models that this project did not train"
         )
@@ -179,6 +182,19 @@ def refuse_record(output: Path | None) -> None:
         raise UserError(
             f"--output: expected another ending than .json, which the record beside it has, got "
             f"{output}; name another file"
+        )
+
+
+def refuse_other_kind(output: Path | None, ending: str) -> None:
+    """A file of another kind that is there, such as settings or a record, would be lost.
+
+    Raises:
+        UserError: it is there and ends otherwise.
+    """
+    if output is not None and output.exists() and output.suffix.lower() != ending:
+        raise UserError(
+            f"--output: expected a new file, or one to replace that ends in {ending}, got {output},"
+            " which is there; name another"
         )
 
 

@@ -88,7 +88,8 @@ def evaluate(
     attacks = once_each(attack)
     gathered = _gathered_folder(checkpoint)
     if model is None and arch is None and checkpoint is not None and gathered is not None:
-        refuse_for_own_runs(context, "suite", "dataset", "output", "layout", "epsilons", "workers")
+        decided = ("suite", "dataset", "output", "layout", "epsilons", "workers", "params_file")
+        refuse_for_own_runs(context, *decided)
         _attack_again(gathered, checkpoint, attacks)
         return
     params = load_params(params_file)

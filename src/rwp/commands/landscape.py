@@ -14,6 +14,7 @@ from rwp.commands.common import (
     Resolved,
     SuiteName,
     planned,
+    refuse_other_kind,
     refuse_record,
     refuse_stale,
 )
@@ -41,6 +42,7 @@ def landscape(
     from rwp.pipeline.steps import Steps
 
     refuse_record(output)
+    refuse_other_kind(output, ".csv")
     job = planned(LandscapeSpec, "landscape", resolved, fingerprint)
     if job is None:
         params = load_params(params_file)

@@ -26,10 +26,12 @@ def losses(
     from rich.console import Console
     from rich.table import Table
 
+    from rwp.commands.common import refuse_other_kind
     from rwp.errors import UserError
     from rwp.reporting.movements import losses_of, movement_table
     from rwp.reporting.tables import write_frame
 
+    refuse_other_kind(output, ".csv")
     try:
         numbers = [float(part) for part in edges.split(",")]
     except ValueError as error:
@@ -45,11 +47,13 @@ def losses(
         f" of epoch {until}"
     )
     for column in frame.columns:
-        shown.add_column(column.replace("_", " "), justify="right")
+        shown.add_column(column.replace("_", " "), justify="right", no_wrap=True)
     for _, row in frame.iterrows():
         cells = [f"{v:.1f}" if isinstance(v, float) else str(v) for v in row]
         shown.add_row(*("" if cell == "nan" else cell for cell in cells))
-    Console().print(shown)
+    console = Console()
+    needed = console.measure(shown, options=console.options.update(max_width=10_000)).maximum
+    Console(width=max(console.width, needed)).print(shown)  # a terminal breaks lines, not numbers
     if output is not None:
         write_frame(output, frame)
         print(output)

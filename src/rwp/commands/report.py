@@ -12,6 +12,7 @@ from rwp.commands.common import (
     Gathered,
     ParamsFile,
     SuiteName,
+    refuse_other_kind,
     refuse_with_from,
 )
 
@@ -32,6 +33,7 @@ def report(
     from rwp.reporting.report import write_report
     from rwp.reporting.results import read_results
 
+    refuse_other_kind(output, ".html")
     if source is not None:
         from rwp.reporting.gathered import opened
 

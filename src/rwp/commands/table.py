@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rwp.commands.common import DEFAULT_PARAMS, ParamsFile, SuiteName
+from rwp.commands.common import DEFAULT_PARAMS, ParamsFile, SuiteName, refuse_other_kind
 from rwp.errors import UserError
 
 
@@ -50,6 +50,7 @@ def table(
             "--show: expected a table, got metrics, which are files for DVC; `dvc metrics show`"
             " prints them"
         )
+    refuse_other_kind(output, ".csv")
     params = load_params(params_file)
     if name is TableName.metrics:
         both = (TableName.table1.value, TableName.table2.value)

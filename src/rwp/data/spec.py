@@ -18,7 +18,7 @@ PaddingMode = Literal["zero", "reflect"]
 
 # What the sources hold: pixels on a side, and training images of the smallest class.
 _PIXELS = {"digits": DIGITS_SIDE} | {name: held.side for name, held in OFFICIAL.items()}
-_SMALLEST_CLASS = {name: held.smallest_class for name, held in OFFICIAL.items()}
+_SMALLEST_CLASS = {"digits": 174} | {name: held.smallest_class for name, held in OFFICIAL.items()}
 
 # Settings that a source does not look at.
 _WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {

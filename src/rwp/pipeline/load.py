@@ -24,7 +24,10 @@ from rwp.strict_yaml import read_yaml, written_yaml
 from rwp.studies import in_its_file, read_settings
 
 # JSON's words in the messages of pydantic, and those for YAML.
-_YAML_WORDS = {"array": "a list", "an object": "a table", "string": "a text"}
+_YAML_WORDS = {
+    **{"array": "a list", "tuple": "a list", "string": "a text"},
+    **{"an object": "a table", "dictionary": "a table"},
+}
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's words for such a key
 
 

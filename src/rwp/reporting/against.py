@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,12 +85,14 @@ def against(
             rows += [names | row for row in _rows(own.seen, theirs.seen, recipe, place)]
             to_come = own.to_come & theirs.seen.keys()
             waiting.update((names["against"], *where[:2]) for where in to_come)
-            left_out += _left_out(own, theirs, names["recipe"])
+            left_out += _left_out(own, theirs, names["recipe"], to_come=True)
             left_out += _left_out(theirs, own, names["against"])
     if not rows:
+        why = f" ({left_out[0]})" if left_out else ""
         raise UserError(
-            f"{folder}: expected records of the attacks and seeds that {recipe} has, found none; "
-            f"{recipe} has {', '.join(dict.fromkeys(f'{c} {a}' for c, a, _ in own.seen))}"
+            f"{folder}: expected records of the attacks and seeds that {recipe} has, found none"
+            f"{why}; {recipe} has {', '.join(dict.fromkeys(f'{c} {a}' for c, a, _ in own.seen))}"
+            f" of {_seeds(dict.fromkeys(seed for _, _, seed in own.seen))}"
         )
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame["p_holm"] = holm(frame["p_value"].astype(float))
@@ -110,17 +112,23 @@ def _preliminary(row: Mapping[Any, Any], waiting: Counter[tuple[str, ...]]) -> s
     return f" (preliminary: {count} seed{'s' if count > 1 else ''} to come)"
 
 
-def _left_out(side: Side, other: Side, label: str) -> Iterator[str]:
-    """Seeds that this side cannot be compared under though the other has them, by reason."""
+def _left_out(side: Side, other: Side, label: str, *, to_come: bool = False) -> Iterator[str]:
+    """Seeds that this side cannot be compared under though the other has them, by reason.
+
+    With `to_come` an attack that no seed has is still to come, and no seed of it is left out.
+    """
     found: dict[tuple[str, str], dict[int, None]] = {}
     for where, (_, reason) in side.missing.items():
         checkpoint, attack, seed = where
         compared = any(place[:2] == where[:2] for place in side.seen.keys() & other.seen.keys())
-        if compared and where in other.seen:
+        if where in other.seen and (compared or not to_come):
             found.setdefault((f"{checkpoint}, {attack}", reason), {})[seed] = None
     for (what, reason), seeds in found.items():
-        listed = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-        yield f"{label}, {what}: left out {listed}: {reason}"
+        yield f"{label}, {what}: left out {_seeds(seeds)}: {reason}"
+
+
+def _seeds(seeds: Collection[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def _their_label(recipe: str, other: str, place: Opened) -> str:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,9 @@ import torch
 from rwp.errors import UserError
 from rwp.evaluation.jobs import evaluate_checkpoint
 from rwp.evaluation.records import EvaluationRecord, clean_flags, read_record, robust_flags
-from rwp.files import read_object, sha256_file
+from rwp.files import object_in, read_object, sha256_file
 from rwp.pipeline.resolve import evaluation_spec, refuse_unknown
-from rwp.reporting.gathered import opened
+from rwp.reporting.gathered import BRING_BACK, opened
 from rwp.training.spec import RunKey
 
 
@@ -63,12 +64,20 @@ def attack_again(
     Nothing in the folder is changed.
 
     Raises:
-        UserError: the images are not there, or are others than those of the record.
+        UserError: the network is not that of the run or of its records; the images are not there,
+            or are others than those of the training.
     """
     record = checkpoint.parent / "run.json"
-    key = RunKey.parse(read_object(record).get("key"), where=str(record))
+    document = read_object(record)
+    key = RunKey.parse(document.get("key"), where=str(record))
     with opened(folder) as place, tempfile.TemporaryDirectory() as scratch:
         refuse_unknown(place.params, key, where=str(record))
+        if (place.root / key.directory).resolve() != checkpoint.parent.resolve():
+            raise UserError(
+                f"{record}: expected the run of its folder, got that of {key.directory}; "
+                f"{BRING_BACK}"
+            )
+        _check_network(checkpoint, document)
         spec = evaluation_spec(
             place.params, key, checkpoint=checkpoint.stem, attacks=tuple(attacks) or None
         )
@@ -82,33 +91,52 @@ def attack_again(
             for attack in spec.attacks
             if (path := place.root / spec.record(attack.name)).exists()
         }
-        _check_images(known, root / "data" / key.dataset / "test.pt", key.dataset)
-        paths = evaluate_checkpoint(
-            spec,
-            root=there,
-            fingerprint=sha256_file(checkpoint)[:16],
-            state=root / ".state",
-            device=device,
-        )
+        _check_images(document, root / "data" / key.dataset / "test.pt", key.dataset)
+        try:
+            paths = evaluate_checkpoint(
+                spec,
+                root=there,
+                fingerprint=sha256_file(checkpoint)[:16],
+                state=root / ".state",
+                device=device,
+            )
+        except UserError as error:
+            raise UserError(str(error).replace(str(run), str(checkpoint.parent))) from error
         found = [read_record(path) for path in paths]
     return [Again(record, _alike(record, known.get(record.attack.name))) for record in found]
 
 
 def _alike(record: EvaluationRecord, gathered: EvaluationRecord | None) -> EvaluationRecord | None:
-    """The gathered record, if it is of the same attack on the same images."""
-    same = gathered is not None and (gathered.attack, gathered.part) == (record.attack, record.part)
+    """The gathered record, if it is of the same attack on the same images in the same batches."""
+    decisive = ("attack", "part", "seed", "batch_size")
+    same = gathered is not None and all(
+        getattr(gathered, name) == getattr(record, name) for name in decisive
+    )
     return gathered if same else None
 
 
-def _check_images(known: dict[str, EvaluationRecord], images: Path, dataset: str) -> None:
+def _check_network(checkpoint: Path, document: dict[str, Any]) -> None:
+    """The file is the one that the run wrote and that its records are of."""
+    named = {"run.json": object_in(document, "networks").get(checkpoint.stem)}
+    for path in sorted((checkpoint.parent / "evaluation" / checkpoint.stem).glob("*.json")):
+        named[path.name] = read_object(path).get("checkpoint_sha256")
+    found = sha256_file(checkpoint)
+    for name, expected in named.items():
+        if expected not in (None, found):
+            raise UserError(
+                f"{checkpoint}: expected the network that {name} beside it is of "
+                f"({str(expected)[:12]}), got another file ({found[:12]}); {BRING_BACK}"
+            )
+
+
+def _check_images(document: dict[str, Any], images: Path, dataset: str) -> None:
     if not images.exists():
         raise UserError(
             f"{images}: expected the test images, found no file; run: rwp data fetch {dataset}"
         )
-    now = sha256_file(images)
-    others = [name for name, record in known.items() if record.data_sha256 != now]
-    if others:
+    expected = object_in(document, "inputs").get("test")
+    if expected != sha256_file(images):
         raise UserError(
-            f"{images}: expected the images that {others[0]} was made on, got others; fetch the "
+            f"{images}: expected the test images of the network's training, got others; fetch the "
             "data set as the folder's settings name it"
         )

@@ -71,7 +71,7 @@ def judge_claims(
     five, after Holm's correction by all claims that are not told yet.
     """
     reader = _Reader(params, suite_name, Path(root))
-    rows = [{"claim": name, **_row(reader, claim)} for name, claim in judged.items()]
+    rows = [{"claim": name, **_named_row(reader, name, claim)} for name, claim in judged.items()]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     premise = np.array([claim.premise for claim in judged.values()], dtype=bool)
     num_tests = int((~premise & (frame["outcome"] != ELSEWHERE)).sum())
@@ -90,6 +90,13 @@ def judge_claims(
     ]
     frame["outcome"] = [_outcome(row) for row in frame.to_dict("records")]
     return frame.astype({"seeds": "Int64", "images": "Int64"})
+
+
+def _named_row(reader: _Reader, name: str, claim: Claim) -> dict[str, Any]:
+    try:
+        return _row(reader, claim)
+    except UserError as error:
+        raise UserError(f"{FILE}: {name}: {error}") from error
 
 
 def _row(reader: _Reader, claim: Claim) -> dict[str, Any]:
@@ -329,7 +336,7 @@ class _Reader:
                     images |= {f"{images_of(record)} {record.num_examples}" for record in shared}
                     if len(images) > 1:
                         raise UserError(
-                            f"claims: expected outcomes of the same images, got others under seed "
+                            f"expected outcomes of the same images, got others under seed "
                             f"{seeds[place]}; evaluate all runs on one part of one data set"
                         )
                     rows.append(_sum(shared, terms))

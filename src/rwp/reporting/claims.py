@@ -22,7 +22,7 @@ from rwp.evaluation.spec import CHECKPOINTS
 from rwp.pipeline.load import first_error
 from rwp.pipeline.settings import Frozen, Params
 from rwp.reporting.runs import Run
-from rwp.spec import Name, PositiveFloat
+from rwp.spec import Name, PositiveFloat, short
 from rwp.strict_yaml import read_yaml
 
 FILE = "claims.yaml"
@@ -172,11 +172,13 @@ class Term:
         if None in values and all(self.what in row for row in rows):
             return math.nan
         if not values or not all(map(_is_number, values)):
-            found = "none" if not values or None in values else "no single numbers"
-            known = ", ".join(run.history[-1])
+            count = sum(map(_is_number, values))
+            none = "none" if None in values else "no single numbers"
+            found = f"it in {count} of {len(values)}" if count else none
+            known = ", ".join(sorted(set().union(*run.history)))
             raise UserError(
-                f"{run.name}: expected {self.what} in epochs {self.how}, found {found}; its "
-                f"history has {known}"
+                f"{run.name}: expected {self.what} in epochs {self.how}, found {found}; correct "
+                f"the term: its history has {known}"
             )
         scale = 100.0 if self.what.endswith("_accuracy") else 1.0
         return scale * float(np.mean([float(value) for value in values if value is not None]))
@@ -198,6 +200,11 @@ def parse(text: str) -> Term:
         of_epochs = _EPOCHS.fullmatch(how) is not None
         chosen = what == "best_epoch" and how.startswith(">=") and how[2:].isdecimal()
         around = _AROUND.fullmatch(how) if what == LANDSCAPE else None
+        if of_epochs and not _may_have_epochs(how):
+            raise ValueError(
+                f"expected epochs of which there are some, such as -6: or 16:20, got {text!r}; "
+                "correct it"
+            )
         column = what not in ("best_epoch", LANDSCAPE)
         if around:
             epoch, low, high = around.groups()
@@ -208,6 +215,14 @@ def parse(text: str) -> Term:
         f"expected a term such as 'at best pgd-20', 'at test_robust_accuracy -6:', "
         f"'at best_epoch >=16' or 'at landscape_excess 20/0.5-1', got {text!r}; correct it"
     )
+
+
+def _may_have_epochs(how: str) -> bool:
+    """Whether some training has epochs from the first to before the second bound."""
+    start, stop = (int(part) if part else None for part in how.split(":"))
+    if stop == 0:
+        return False
+    return start is None or stop is None or (start < 0) != (stop < 0) or start < stop
 
 
 def read_claims(path: Path | str = FILE) -> dict[str, Claim]:
@@ -226,7 +241,10 @@ def checked_claims(content: Any, *, where: str) -> dict[str, Claim]:
         UserError: with the claim and what is wrong with it.
     """
     if not isinstance(content, dict):
-        raise UserError(f"{where}: expected a table of claims, got {type(content).__name__}")
+        raise UserError(
+            f"{where}: expected a table of claims, got {short(content) if content else 'nothing'}; "
+            "begin each with its name"
+        )
     found = {}
     for name, entry in content.items():
         if not isinstance(entry, dict):

@@ -145,12 +145,22 @@ def learning_curves(frame: pd.DataFrame) -> Figure:
 
 
 def _with_seeds(frame: pd.DataFrame) -> dict[str, str]:
-    """Method -> its name, with its number of seeds where not all methods have as many."""
-    counts = frame.groupby("method", sort=False)["seed"].nunique()
-    alike = counts.nunique() < 2
+    """Method -> its name, with its seeds where not all methods have the same.
+
+    How many they are says it, where each method has the first ones of the seeds.
+    """
+    seeds = {
+        str(name): sorted(set(one)) for name, one in frame.groupby("method", sort=False)["seed"]
+    }
+    every = sorted(set().union(*seeds.values()))
+    if all(one == every for one in seeds.values()):
+        return {name: name for name in seeds}
+    nested = all(one == every[: len(one)] for one in seeds.values())
     return {
-        str(name): str(name) if alike else f"{name} ({count} seed{'s' * (count > 1)})"
-        for name, count in counts.items()
+        name: f"{name} ({len(one)} seed{'s' * (len(one) > 1)})"
+        if nested
+        else f"{name} (seed{'s' * (len(one) > 1)} {', '.join(map(str, one))})"
+        for name, one in seeds.items()
     }
 
 

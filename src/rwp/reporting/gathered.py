@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from rwp import __version__
@@ -58,6 +58,19 @@ RESULTS = "results"  # of a project, with the folders of all suites
 NETWORKS = ("best.pt", "last.pt")
 
 
+BRING_BACK = "bring the folder back as it was gathered"
+# What a project's user is told to do about files that are not as they should be.
+_MADE_ANEW = (
+    "train this run again",
+    "delete it and build it again",
+    "delete it and make it again",
+    "delete it and evaluate again",
+    "measure the landscape again",
+    "build it first",
+    "run from the project's root",
+)
+
+
 @dataclass(frozen=True)
 class Opened:
     """A gathered folder as a project: `root` has its results and claims in their places."""
@@ -80,10 +93,11 @@ def opened(folder: Path) -> Iterator[Opened]:
             f"{folder}: expected gathered results with a {MANIFEST}, found none; "
             "`rwp gather` makes such a folder"
         )
-    document = read_object(manifest)
-    check_format(manifest, document, FORMAT)
-    where = str(folder / SETTINGS)
-    params = check_params(read_json(folder / SETTINGS), where=where)
+    with _bring_back():
+        document = read_object(manifest)
+        check_format(manifest, document, FORMAT)
+        settings = read_json(folder / SETTINGS)
+    params = check_params(settings, where=str(folder / SETTINGS))
     suite = str(document.get("suite"))
     choose(params.suites, suite, "suite", f"{manifest}: suite")
     _check_runs(folder, suite)
@@ -97,10 +111,13 @@ def opened(folder: Path) -> Iterator[Opened]:
             if (folder / name).exists():
                 (root / name).symlink_to((folder / name).resolve())
         try:
-            with of_its_time_below(root), code_may_lack():
+            with _bring_back(), of_its_time_below(root), code_may_lack():
                 yield Opened(params, suite, root)
         except UserError as error:
             raise UserError(_in_its_place(str(error), root, results, folder)) from error
+        except OSError as error:
+            place = _in_its_place(str(error.filename), root, results, folder)
+            raise OSError(error.errno, error.strerror, place) from error
 
 
 def _check_own_code(folder: Path) -> None:
@@ -132,17 +149,26 @@ def _check_runs(folder: Path, suite: str) -> None:
     found = RunKey.parse(read_object(path).get("key"), where=str(path)).suite
     if found != suite:
         raise UserError(
-            f"{folder / MANIFEST}: expected the suite of its runs, {found}, got {suite}; bring the"
-            f" folder back as it was gathered"
+            f"{folder / MANIFEST}: expected the suite of its runs, {found}, got {suite}; "
+            f"{BRING_BACK}"
         )
 
 
 def _in_its_place(text: str, root: Path, results: Path, folder: Path) -> str:
-    """A message about a file of the folder: where a person finds it, and what helps there."""
-    text = text.replace(f"{results}/", f"{folder}/").replace(f"{root}/", f"{folder}/")
-    for advice in ("train this run again", "delete it and build it again"):
-        text = text.replace(advice, "bring the folder back as it was gathered")
-    return text
+    """A message about a file of the folder: where a person finds it."""
+    return text.replace(f"{results}/", f"{folder}/").replace(f"{root}/", f"{folder}/")
+
+
+@contextmanager
+def _bring_back() -> Iterator[None]:
+    """What helps where a file of the folder is missing or damaged: nothing there can be made."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        for advice in _MADE_ANEW:
+            text = text.replace(advice, BRING_BACK)
+        raise UserError(text) from error
 
 
 @dataclass
@@ -192,7 +218,8 @@ def gather(
         found.left_out += _copy_run(steps, key, run, root, place)
         found.runs.append(key)
     if networks:
-        found.networks = _copy_networks(params, suite, root, target, set(found.runs))
+        documents = {key: run.document for run, key in runs}
+        found.networks = _copy_networks(params, suite, root, target, documents, found.left_out)
     found.left_out += _copy_rest(steps, suite, root, target, found.runs)
     try:
         found.left_out += _write_parts(target)
@@ -285,13 +312,16 @@ def _copy_run(steps: Steps, key: RunKey, run: Run, root: Path, target: Path) -> 
 
 def _why_left(steps: Steps, key: RunKey, run: Run, root: Path, path: Path) -> str:
     """What a record or a verdict is of, if not of the run as it is now; or an empty text."""
+    try:
+        return _why_of_another(steps, key, run, root, path)
+    except UserError as error:  # it is damaged, or it rests on one that is
+        return str(error).removeprefix(f"{path}: ")
+
+
+def _why_of_another(steps: Steps, key: RunKey, run: Run, root: Path, path: Path) -> str:
     checkpoint, network = path.parent.name, run.path / f"{path.parent.name}.pt"
     if path.name == DIAGNOSIS:
-        step = steps.judge(key, checkpoint)
-        try:
-            content = read_diagnosis(path)
-        except UserError as error:
-            return str(error).removeprefix(f"{path}: ")
+        step, content = steps.judge(key, checkpoint), read_diagnosis(path)
         if content.get("fingerprint") != step.fingerprint:
             return f"judged with {SOMETHING_ELSE.format(step.outputs[0])}"
         for name, mark in object_in(content, "records").items():
@@ -302,30 +332,49 @@ def _why_left(steps: Steps, key: RunKey, run: Run, root: Path, path: Path) -> st
     if path.stem in steps.params.suites[key.suite].evaluation.attacks:
         row = read_attack(steps, key, run, path.stem, root, checkpoint)
         return "" if row["status"] in (OK, *FAILED) else str(row["reason"])
-    try:
-        found = read_object(path).get("checkpoint_sha256")
-    except UserError as error:
-        return str(error).removeprefix(f"{path}: ")
+    found = read_object(path).get("checkpoint_sha256")
     same = not network.exists() or found == sha256_file(network)
     return "" if same else f"made with another file than {network.name}"
 
 
 def _copy_networks(
-    params: Params, suite: str, root: Path, target: Path, runs: set[RunKey]
+    params: Params,
+    suite: str,
+    root: Path,
+    target: Path,
+    documents: dict[RunKey, dict[str, Any]],
+    left_out: list[str],
 ) -> list[Path]:
-    """Of the first seed that has them all: `best` and `last` of Table 1's recipes."""
+    """Of the first seed that has them all, as its runs wrote them: `best` and `last` of Table 1's
+    recipes."""
     rows = [
         setting_keys(params, suite, Setting(), recipe)
         for recipe in params.suites[suite].table1.recipes
     ]
     for keys in zip(*rows, strict=False):
         paths = [key.directory / name for key in keys for name in NETWORKS]
-        if set(keys) <= runs and all((root / path).exists() for path in paths):
+        if set(keys) <= documents.keys() and all((root / path).exists() for path in paths):
+            others = [
+                path
+                for key in keys
+                for path in _of_others(key.directory, object_in(documents[key], "networks"), root)
+            ]
+            if others:
+                left_out += [f"{path}: not the network that its run.json names" for path in others]
+                continue
             copied = [target / path.relative_to(suite_directory(suite)) for path in paths]
             for path, copy in zip(paths, copied, strict=True):
                 _copy(root / path, copy)
             return copied
     return []
+
+
+def _of_others(run: PurePath, named: dict[str, Any], root: Path) -> list[PurePath]:
+    """Networks that lie in a run's folder and are none of its own."""
+    paths = [run / name for name in NETWORKS]
+    return [
+        path for path in paths if named.get(path.stem, "") not in ("", sha256_file(root / path))
+    ]
 
 
 def _copy_rest(

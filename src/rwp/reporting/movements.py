@@ -19,6 +19,15 @@ from rwp.errors import UserError
 from rwp.reporting.labels import value_label
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
+# Of each array its dimensions and its kind of numbers: (epochs, images) or (images,).
+_KINDS = {
+    "clean_loss": (2, "f"),
+    "adversarial_loss": (2, "f"),
+    "clean_correct": (2, "b"),
+    "adversarial_correct": (2, "b"),
+    "image": (1, "i"),
+    "label": (1, "i"),
+}
 
 
 def losses_of(run: Path) -> Arrays:
@@ -36,11 +45,25 @@ def losses_of(run: Path) -> Arrays:
     from rwp.training.image_losses import read_losses
 
     try:
-        return read_losses(path)
+        arrays = read_losses(path)
+        count = len(arrays["adversarial_loss"])
+        kinds = {name: (one.ndim, one.dtype.kind) for name, one in arrays.items()}
+        fitting = kinds == _KINDS or not count  # without an epoch there is nothing to be right
+        whole = fitting and len({one.shape[-1] for one in arrays.values()}) == 1
     except Exception as error:  # a damaged archive may raise anything
         raise UserError(
             f"{path}: expected the losses of a training, got a damaged file; train the run again"
         ) from error
+    epochs = {len(one) for one in arrays.values() if one.ndim == 2}
+    history = run / "history.jsonl"
+    if history.exists():
+        epochs.add(len(history.read_text(encoding="utf-8").splitlines()))
+    if not whole or len(epochs) != 1:
+        raise UserError(
+            f"{path}: expected the losses of every image in every epoch of the training, got"
+            " others; train the run again"
+        )
+    return arrays
 
 
 def group_names(edges: Sequence[float]) -> list[str]:

@@ -8,6 +8,7 @@ fits today's settings, code and images, its `Step` says.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from rwp.evaluation.records import (
 from rwp.evaluation.spec import EvaluationSpec
 from rwp.evaluation.statistics import interval
 from rwp.evaluation.verdict import LEVELS, Level
-from rwp.files import read_json, sha256_file
+from rwp.files import object_in, read_json, sha256_file
 from rwp.pipeline.resolve import get_suite
 from rwp.pipeline.settings import Params, Suite
 from rwp.pipeline.steps import PAPER, Step, Steps, accepted, below
@@ -210,13 +211,13 @@ def _read_attacks(
 ) -> list[Row]:
     """One row per attack on one checkpoint.
 
-    Where records are of different files, those of another file than the checkpoint give no number.
+    Records of another network than the run's give no number.
 
     Raises:
         UserError: a record is no JSON, of an unknown format, of lite AutoAttack, or of a draft.
     """
     rows = [_read_record(steps, key, run, name, root, checkpoint) for name in attacks]
-    _leave_out_other_files(rows, root / key.directory / f"{checkpoint}.pt")
+    _leave_out_other_files(rows, run, root / key.directory / f"{checkpoint}.pt")
     for row in rows:
         _add_numbers(row)
     _warn_of_autoattack(rows)
@@ -228,16 +229,18 @@ def read_attack(
 ) -> Row:
     """The row of one attack on one checkpoint, without numbers.
 
-    Its outcome is the record, or none where that is of another network than the checkpoint's.
+    Its outcome is the record, or none where that is of another network than the run's.
 
     Raises:
         UserError: a record is no JSON, of an unknown format, of lite AutoAttack, or of a draft.
     """
     file = root / key.directory / f"{checkpoint}.pt"
     others: Iterable[str] = steps.params.suites[key.suite].evaluation.attacks
-    names = [attack] if file.exists() else [attack, *(name for name in others if name != attack)]
-    rows = [_read_record(steps, key, run, name, root, checkpoint) for name in names]
-    _leave_out_other_files(rows, file)
+    rows = [_read_record(steps, key, run, attack, root, checkpoint)]
+    for name in () if file.exists() else others:
+        with suppress(UserError):  # what is wrong with that one does not concern this one
+            rows.append(_read_record(steps, key, run, name, root, checkpoint))
+    _leave_out_other_files(rows, run, file)
     return rows[0]
 
 
@@ -314,14 +317,16 @@ def decided_by_start(kind: str, start: str | None) -> bool:
 _OTHER_FILE = "made with another file than"
 
 
-def _leave_out_other_files(rows: list[Row], checkpoint: Path) -> None:
-    """Take the outcome from rows whose record is of another network than the checkpoint's."""
-    # Which are right the checkpoint itself tells; without it none of several can be trusted, and
-    # one alone has to be (a clone may hold records without networks).
+def _leave_out_other_files(rows: list[Row], run: Run, checkpoint: Path) -> None:
+    """Take the outcome from rows whose record is of another network than the run's."""
+    # Which are right run.json tells, or of an earlier version the checkpoint itself; without both
+    # none of several can be trusted, and one alone has to be.
     hashes = {row["outcome"].checkpoint_sha256 for row in rows if row["outcome"]}
-    if not hashes or (len(hashes) == 1 and not checkpoint.exists()):
+    right = object_in(run.document, "networks").get(checkpoint.stem)
+    if not hashes or (right is None and len(hashes) == 1 and not checkpoint.exists()):
         return
-    right = sha256_file(checkpoint) if checkpoint.exists() else None
+    if right is None and checkpoint.exists():
+        right = sha256_file(checkpoint)
     reason = f"{_OTHER_FILE} {checkpoint.name}"
     for row in rows:
         if row["outcome"] and row["outcome"].checkpoint_sha256 != right:

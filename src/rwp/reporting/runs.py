@@ -102,7 +102,7 @@ class Run:
     def device(self) -> str | None:
         """The device that trained it; several where it went on elsewhere."""
         names = [made_by.get("device") for made_by in self.made_by]
-        return ", then ".join(dict.fromkeys(filter(None, names))) or None
+        return ", then ".join(dict.fromkeys(map(str, filter(None, names)))) or None
 
     @property
     def costs(self) -> dict[str, Any]:
