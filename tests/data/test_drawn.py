@@ -100,8 +100,8 @@ def test_more_than_the_official_files_have_is_refused_at_once(source, settings, 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_more_of_a_class_than_there_are_is_refused_when_fetched(tmp_path, share):
-    settings = {"per_class": 200, "unlabeled_share": share}
-    with pytest.raises(UserError, match=r"datasets.few.per_class: expected at most \d+, .*got 200"):
+    settings = {"per_class": 160, "unlabeled_share": share}
+    with pytest.raises(UserError, match=r"datasets.few.per_class: expected at most \d+, .*got 160"):
         fetch_dataset("few", dataset("digits", **settings), tmp_path)
     write_tree(tmp_path / "tree", image_tree())
     folder = dataset("image_folder", path=str(tmp_path / "tree"), per_class=999)
