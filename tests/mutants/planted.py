@@ -2271,7 +2271,7 @@ SECOND = [
         "reporting/test_claims.py reporting/test_against.py",
         (
             "records: run.json does not say of which network",
-            'right = object_in(run.document, "networks").get(checkpoint.stem)',
+            "right = run.network_hash(checkpoint.stem)",
             "right = None",
         ),
         (

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from rwp import __version__
@@ -218,8 +218,8 @@ def gather(
         found.left_out += _copy_run(steps, key, run, root, place)
         found.runs.append(key)
     if networks:
-        documents = {key: run.document for run, key in runs}
-        found.networks = _copy_networks(params, suite, root, target, documents, found.left_out)
+        by_key = {key: run for run, key in runs}
+        found.networks = _copy_networks(params, suite, target, by_key, found.left_out)
     found.left_out += _copy_rest(steps, suite, root, target, found.runs)
     try:
         found.left_out += _write_parts(target)
@@ -338,12 +338,7 @@ def _why_of_another(steps: Steps, key: RunKey, run: Run, root: Path, path: Path)
 
 
 def _copy_networks(
-    params: Params,
-    suite: str,
-    root: Path,
-    target: Path,
-    documents: dict[RunKey, dict[str, Any]],
-    left_out: list[str],
+    params: Params, suite: str, target: Path, runs: dict[RunKey, Run], left_out: list[str]
 ) -> list[Path]:
     """Of the first seed that has them all, as its runs wrote them: `best` and `last` of Table 1's
     recipes."""
@@ -352,29 +347,26 @@ def _copy_networks(
         for recipe in params.suites[suite].table1.recipes
     ]
     for keys in zip(*rows, strict=False):
-        paths = [key.directory / name for key in keys for name in NETWORKS]
-        if set(keys) <= documents.keys() and all((root / path).exists() for path in paths):
-            others = [
-                path
-                for key in keys
-                for path in _of_others(key.directory, object_in(documents[key], "networks"), root)
-            ]
-            if others:
-                left_out += [f"{path}: not the network that its run.json names" for path in others]
-                continue
-            copied = [target / path.relative_to(suite_directory(suite)) for path in paths]
-            for path, copy in zip(paths, copied, strict=True):
-                _copy(root / path, copy)
-            return copied
+        pairs = [(key, name) for key in keys for name in NETWORKS]
+        if not (set(keys) <= runs.keys() and all((runs[k].path / n).exists() for k, n in pairs)):
+            continue
+        others = [key.directory / name for key, name in pairs if _of_another(runs[key], name)]
+        if others:
+            left_out += [f"{path}: not the network that its run.json names" for path in others]
+            continue
+        copied = [
+            target / key.directory.relative_to(suite_directory(suite)) / name for key, name in pairs
+        ]
+        for (key, name), copy in zip(pairs, copied, strict=True):
+            _copy(runs[key].path / name, copy)
+        return copied
     return []
 
 
-def _of_others(run: PurePath, named: dict[str, Any], root: Path) -> list[PurePath]:
-    """Networks that lie in a run's folder and are none of its own."""
-    paths = [run / name for name in NETWORKS]
-    return [
-        path for path in paths if named.get(path.stem, "") not in ("", sha256_file(root / path))
-    ]
+def _of_another(run: Run, name: str) -> bool:
+    """Whether a network that lies in a run's folder is none of its own."""
+    path = run.path / name
+    return run.network_hash(path.stem) not in (None, sha256_file(path))
 
 
 def _copy_rest(

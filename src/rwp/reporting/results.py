@@ -28,7 +28,7 @@ from rwp.evaluation.records import (
 from rwp.evaluation.spec import EvaluationSpec
 from rwp.evaluation.statistics import interval
 from rwp.evaluation.verdict import LEVELS, Level
-from rwp.files import object_in, read_json, sha256_file
+from rwp.files import read_json, sha256_file
 from rwp.pipeline.resolve import get_suite
 from rwp.pipeline.settings import Params, Suite
 from rwp.pipeline.steps import PAPER, Step, Steps, accepted, below
@@ -237,9 +237,10 @@ def read_attack(
     file = root / key.directory / f"{checkpoint}.pt"
     others: Iterable[str] = steps.params.suites[key.suite].evaluation.attacks
     rows = [_read_record(steps, key, run, attack, root, checkpoint)]
-    for name in () if file.exists() else others:
-        with suppress(UserError):  # what is wrong with that one does not concern this one
-            rows.append(_read_record(steps, key, run, name, root, checkpoint))
+    if not file.exists() and run.network_hash(checkpoint) is None:  # they may contradict it
+        for name in (name for name in others if name != attack):
+            with suppress(UserError):  # what is wrong with that one does not concern this one
+                rows.append(_read_record(steps, key, run, name, root, checkpoint))
     _leave_out_other_files(rows, run, file)
     return rows[0]
 
@@ -322,7 +323,7 @@ def _leave_out_other_files(rows: list[Row], run: Run, checkpoint: Path) -> None:
     # Which are right run.json tells, or of an earlier version the checkpoint itself; without both
     # none of several can be trusted, and one alone has to be.
     hashes = {row["outcome"].checkpoint_sha256 for row in rows if row["outcome"]}
-    right = object_in(run.document, "networks").get(checkpoint.stem)
+    right = run.network_hash(checkpoint.stem)
     if not hashes or (right is None and len(hashes) == 1 and not checkpoint.exists()):
         return
     if right is None and checkpoint.exists():

@@ -60,6 +60,10 @@ class Run:
         """The epoch that the training selected, counted from 0."""
         return int(self.document["best"]["epoch"])
 
+    def network_hash(self, name: str) -> str | None:
+        """SHA-256 of the network that it wrote as `name`; none in run.json of earlier versions."""
+        return object_in(self.document, "networks").get(name)
+
     @property
     def warmup_epochs(self) -> int:
         """The epochs at the start without a weight perturbation."""
