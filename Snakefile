@@ -61,7 +61,7 @@ for target in requested_files():
 # What DVC has linked from its cache is made this project's own before Snakemake writes over it.
 # Jobs get the settings as they are now, so that an edit of params.yaml changes none that waits.
 onstart:
-    own_files(Path(".snakemake/metadata"))
+    copy_linked_files(Path(".snakemake/metadata"))
     try_own_code()
     os.environ[SETTINGS_FILE] = keep_settings(SETTINGS)
 

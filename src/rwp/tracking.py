@@ -14,13 +14,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rwp.errors import UserError
 from rwp.metric_names import COLUMNS, panel_metrics, panel_name
 from rwp.timeouts import Patience
-from rwp.training.history import Row
-from rwp.training.spec import TrainSpec
+
+if TYPE_CHECKING:
+    from rwp.training.history import Row
+    from rwp.training.spec import TrainSpec
 
 log = logging.getLogger("rwp.tracking")
 

@@ -385,7 +385,7 @@ def test_a_kept_network_is_attacked_as_its_own_suite_says(
     """Not at the radius of demo, which the name of its folder does not say."""
     seen = []
     monkeypatch.setattr(
-        "rwp.commands.evaluate._evaluate_elsewhere", lambda found, *_: seen.append(found)
+        "rwp.commands.evaluate._evaluate_external", lambda found, *_: seen.append(found)
     )
     from rwp.commands.app import main
 

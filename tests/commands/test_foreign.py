@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from rwp.commands.elsewhere import Elsewhere, evaluate_elsewhere, show_verdict
 from rwp.commands.evaluate import _radii
+from rwp.commands.external import ExternalRequest, evaluate_request, show_verdict
 from rwp.core import build_network
 from rwp.data.images import ImageSet
 from rwp.errors import UserError
@@ -42,18 +42,18 @@ def tables():
 
 
 @pytest.fixture
-def model(committed: dict[str, Any]) -> Elsewhere:
+def model(committed: dict[str, Any]) -> ExternalRequest:
     content = copy.deepcopy(committed)
     content["suites"]["demo"]["evaluation"]["attacks"]["pgd-l2-40"] = {
         **{"kind": "pgd", "num_steps": 40, "norm": "l2", "epsilon": 0.5, "step_size": 0.05}
     }
     params = check_params(content)
-    return Elsewhere(
+    return ExternalRequest(
         params, Path("params.yaml"), None, None, None, "a:b", "demo", "digits", (), Path("out")
     )
 
 
-def test_at_another_radius_the_step_is_in_proportion(model: Elsewhere) -> None:
+def test_at_another_radius_the_step_is_in_proportion(model: ExternalRequest) -> None:
     at_home = {spec.name: spec for spec in model.specs()}
     for epsilon in ("4/255", "0.25", "1e-1", "2 / 255"):
         for spec in model.specs(epsilon):
@@ -74,20 +74,22 @@ def test_a_run_is_attacked_as_its_network_is(committed: dict[str, Any]) -> None:
     linf["step_size"] = {"default": "2/255", "small": "1/510"}
     params = check_params(content)
     key = run_key(params, "demo", recipe="at", dataset="digits", threat="linf", seed=0)
-    model = Elsewhere.of_run(params, Path("params.yaml"), Path("a.pt"), key, ("pgd-20",), Path("o"))
+    model = ExternalRequest.of_run(
+        params, Path("params.yaml"), Path("a.pt"), key, ("pgd-20",), Path("o")
+    )
     (spec,) = model.specs()
     assert (spec.threat.epsilon, spec.step_size) == ("4/255", "1/510")
 
 
 @pytest.mark.parametrize("chosen", ["num_examples", "first_examples"])
 def test_a_model_from_elsewhere_is_attacked_on_the_suites_images(
-    committed: dict[str, Any], model: Elsewhere, monkeypatch: pytest.MonkeyPatch, chosen: str
+    committed: dict[str, Any], model: ExternalRequest, monkeypatch: pytest.MonkeyPatch, chosen: str
 ) -> None:
     content = copy.deepcopy(committed)
     other = {"num_examples": None, "first_examples": None, chosen: 7}
     other |= {"part_seed": 3, "seed": 5, "batch_size": 11}
     content["suites"]["demo"]["evaluation"] |= other
-    monkeypatch.setattr(Elsewhere, "images", Path("test.pt"))
+    monkeypatch.setattr(ExternalRequest, "images", Path("test.pt"))
     found = replace(model, params=check_params(content)).part()
     assert found == other | {"data": Path("test.pt")}
 
@@ -97,7 +99,7 @@ def test_spaces_in_a_list_of_radii() -> None:
     assert _radii("4/255 8") == ("4/255 8",)  # no radius, and not 4/2558
 
 
-def test_radii_are_of_one_threat_model(model: Elsewhere) -> None:
+def test_radii_are_of_one_threat_model(model: ExternalRequest) -> None:
     """An attack in L2 at a radius that was meant in L-inf would leave everything standing."""
     assert "pgd-l2-40" not in {spec.name for spec in model.specs("4/255")}
     named = replace(model, attacks=("pgd-20", "pgd-l2-40"))
@@ -106,13 +108,15 @@ def test_radii_are_of_one_threat_model(model: Elsewhere) -> None:
         named.specs("4/255")
 
 
-def test_a_run_of_this_project_at_other_radii(model: Elsewhere) -> None:
+def test_a_run_of_this_project_at_other_radii(model: ExternalRequest) -> None:
     for threat, norm in (("l2", "l2"), ("linf", "linf"), ("none", "linf")):
         key = RunKey(
             suite="demo", dataset="digits", threat=threat, network="small", recipe="at", seed=1
         )
         file = Path("results/best.pt")
-        own = Elsewhere.of_run(model.params, model.params_file, file, key, ("pgd-20",), Path("out"))
+        own = ExternalRequest.of_run(
+            model.params, model.params_file, file, key, ("pgd-20",), Path("out")
+        )
         (spec,) = own.specs("0.05")
         assert (spec.threat.norm, spec.threat.epsilon) == (norm, "0.05")
         assert own.words() == ["--checkpoint=results/best.pt", "--params=params.yaml"]
@@ -120,14 +124,14 @@ def test_a_run_of_this_project_at_other_radii(model: Elsewhere) -> None:
 
 
 def test_a_verdict_is_of_the_attacks_under_the_threat_model_of_table_2(
-    model: Elsewhere, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: ExternalRequest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reason = Reason("amber", "no AutoAttack")
     monkeypatch.setattr(
         "rwp.evaluation.external.verdict_on",
         lambda paths, **_: Verdict("amber", None, None, (reason,) * len(paths)),
     )
-    monkeypatch.setattr(Elsewhere, "images", Path("test.pt"))
+    monkeypatch.setattr(ExternalRequest, "images", Path("test.pt"))
     show_verdict([Path(f"out/{name}.json") for name in ("pgd-20", "pgd-l2-40")], model)
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("verdict: amber (PGD says too much")
@@ -138,19 +142,19 @@ def test_a_verdict_is_of_the_attacks_under_the_threat_model_of_table_2(
     attacks["pgd-20"] = attacks["pgd-20"].model_copy(update={"draft": "bf16"})
     evaluation = model.entry.evaluation.model_copy(update={"attacks": attacks})
     drafts = model.entry.model_copy(update={"evaluation": evaluation})
-    monkeypatch.setattr(Elsewhere, "entry", drafts)
+    monkeypatch.setattr(ExternalRequest, "entry", drafts)
     show_verdict([Path("out/pgd-20.json")], model)
     assert capsys.readouterr().out == "verdict: none (a draft is an upper bound, for development)\n"
 
 
 def test_autoattack_is_refused_for_few_classes_before_any_attack(
-    model: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: ExternalRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = ImageSet(torch.zeros(6, 1, 8, 8, dtype=torch.uint8), torch.arange(6) % 3, 3)
     images.save(tmp_path / "test.pt")
-    monkeypatch.setattr(Elsewhere, "images", tmp_path / "test.pt")
+    monkeypatch.setattr(ExternalRequest, "images", tmp_path / "test.pt")
     with pytest.raises(UserError, match=r"autoattack: expected at least 4 classes, got 3"):
-        evaluate_elsewhere(replace(model, model="a:b"))  # which is not there: it comes later
+        evaluate_request(replace(model, model="a:b"))  # which is not there: it comes later
     fewer = replace(model, attacks=("natural", "pgd-20"))
     fewer.check_classes(fewer.specs())
 
@@ -192,7 +196,7 @@ def test_a_model_of_a_module_is_evaluated_at_radii_and_judged(project_with_data:
 @pytest.mark.parametrize("layout", ["awp", "trades"])
 def test_a_normalization_that_the_file_does_not_hold_is_told(
     layout: str,
-    model: Elsewhere,
+    model: ExternalRequest,
     digits: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

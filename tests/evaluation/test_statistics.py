@@ -6,7 +6,7 @@ from scipy import stats
 
 from rwp.errors import UserError
 from rwp.evaluation.statistics import (
-    Tested,
+    MeanEstimate,
     bootstrap_difference,
     crossed_difference,
     crossed_mean,
@@ -128,9 +128,9 @@ def test_few_seeds_that_agree_by_chance_prove_nothing(num_seeds, ratio):
     for _ in range(2000):
         by_seed = ratio**2 * rng.chisquare(num_seeds - 1) / (num_seeds - 1)
         estimate = rng.normal(0, math.hypot(ratio, 1))
-        tested = Tested(estimate, 0, 0, by_seed, 1.0, (num_seeds - 1, 9999))
+        tested = MeanEstimate(estimate, 0, 0, by_seed, 1.0, (num_seeds - 1, 9999))
         for level in told:
-            told[level] += abs(estimate) > tested.errors(level / 2) * tested.error
+            told[level] += abs(estimate) > tested.critical_value(level / 2) * tested.standard_error
     assert told[0.05] / 2000 < 0.06
     assert told[0.001] / 2000 < 0.004
 
@@ -138,34 +138,34 @@ def test_few_seeds_that_agree_by_chance_prove_nothing(num_seeds, ratio):
 @pytest.mark.parametrize("by_seed", [0.0, 1e-6, 0.01, 0.04])
 @pytest.mark.parametrize("distance", [0.1, 0.5, 2.0])
 def test_a_level_is_told_exactly_at_its_distance(by_seed, distance):
-    tested = Tested(distance, 0, 0, by_seed, 0.03, (2, 99))
+    tested = MeanEstimate(distance, 0, 0, by_seed, 0.03, (2, 99))
     p_value = tested.p_value(0.0)
-    assert tested.errors(p_value / 2) * tested.error == pytest.approx(distance)
-    assert 2 * stats.t.sf(distance / tested.error, 99) <= p_value * (1 + 1e-12)
-    assert p_value <= 2 * stats.t.sf(distance / tested.error, 2) * (1 + 1e-12)
+    assert tested.critical_value(p_value / 2) * tested.standard_error == pytest.approx(distance)
+    assert 2 * stats.t.sf(distance / tested.standard_error, 99) <= p_value * (1 + 1e-12)
+    assert p_value <= 2 * stats.t.sf(distance / tested.standard_error, 2) * (1 + 1e-12)
 
 
 def test_far_out_few_seeds_that_agree_lend_no_weight_to_images():
     """At small levels the weighted quantile would ask for less than seeds alone do."""
-    tested = Tested(0.3, 0, 0, 0.02, 0.001, (2, 9999))
+    tested = MeanEstimate(0.3, 0, 0, 0.02, 0.001, (2, 9999))
     few, many = stats.t.isf(1e-4, [2, 9999])
-    weighted = (0.02 * few + 0.001 * many) / tested.error
-    assert tested.errors(1e-4) * tested.error == pytest.approx(few * 0.02**0.5)
+    weighted = (0.02 * few + 0.001 * many) / tested.standard_error
+    assert tested.critical_value(1e-4) * tested.standard_error == pytest.approx(few * 0.02**0.5)
     assert weighted < few * 0.02**0.5
 
 
 def test_the_error_of_both_parts_by_hand():
-    both = Tested(0.3, 0, 0, 0.01, 0.03, (2, 99))  # an error of 0.2, a quarter of it of seeds
+    both = MeanEstimate(0.3, 0, 0, 0.01, 0.03, (2, 99))  # an error of 0.2, a quarter of it of seeds
     few, many = stats.t.ppf(0.975, [2, 99])
-    assert both.errors(0.025) == pytest.approx(0.25 * few + 0.75 * many)
+    assert both.critical_value(0.025) == pytest.approx(0.25 * few + 0.75 * many)
     at = 0.3 - 0.2 * (0.25 * few + 0.75 * many)
     assert both.p_value(at) == pytest.approx(0.05)
     assert both.p_value(0.3) == 1.0
-    two = Tested(0.3, 0, 0, 0.0, 0.04, (1, 99))  # they may agree by chance
+    two = MeanEstimate(0.3, 0, 0, 0.0, 0.04, (1, 99))  # they may agree by chance
     assert two.p_value(0.0) == pytest.approx(2 * stats.t.sf(1.5, 1))
-    seeds = Tested(0.3, 0, 0, 0.04, 0.0, (2, 0))
+    seeds = MeanEstimate(0.3, 0, 0, 0.04, 0.0, (2, 0))
     assert seeds.p_value(0.0) == pytest.approx(2 * stats.t.sf(1.5, 2))
-    assert Tested(0.3, 0, 0, 0.0, 1e-8, (2, 9999)).p_value(0.0) < 1e-100
+    assert MeanEstimate(0.3, 0, 0, 0.0, 1e-8, (2, 9999)).p_value(0.0) < 1e-100
 
 
 def test_over_three_seeds_the_interval_covers_what_it_says():
@@ -191,7 +191,7 @@ def test_a_p_value_is_small_exactly_where_the_interval_leaves_the_value_out(seed
     values = rng.choice([0.0, 5.0]) + both * rng.normal(size=(num_seeds, num_images))
     values += seeds * rng.normal(size=(num_seeds, 1)) + images * rng.normal(size=(1, num_images))
     found = crossed_mean(values)
-    if found.error == 0:
+    if found.standard_error == 0:
         return
     half = found.high - found.estimate
     for share in (0.0, 0.5, 0.999, 1.001, 2.0, 50.0):
@@ -252,22 +252,24 @@ def test_a_difference_of_accuracies_has_limits_from_minus_one_to_one() -> None:
 @pytest.mark.parametrize("confidence", [0.95, 1 - 0.05 / 34])
 def test_what_could_be_told_has_the_power_of_a_noncentral_t(freedom, confidence):
     """Adding two quantiles of the central one asks for a fifth less of three seeds."""
-    seeds = Tested(0.3, 0, 0, 0.04, 0.0, (freedom, 1))
+    seeds = MeanEstimate(0.3, 0, 0, 0.04, 0.0, (freedom, 1))
     limit = stats.t.isf((1 - confidence) / 2, freedom)
-    distance = seeds.detectable(0.8, confidence=confidence) / seeds.error
+    distance = seeds.detectable_difference(0.8, confidence=confidence) / seeds.standard_error
     assert stats.nct.sf(limit, freedom, distance) == pytest.approx(0.8, abs=2e-4)
 
 
 def test_what_could_be_told_of_seeds_and_images_by_hand():
-    both = Tested(0.3, 0, 0, 0.01, 0.03, (2, 99))  # an error of 0.2, a quarter of it of seeds
-    few, many = (Tested(0, 0, 0, 1.0, 0.0, (n, 1)).detectable(0.8) for n in (2, 99))
-    assert both.detectable(0.8) == pytest.approx(0.2 * (0.25 * few + 0.75 * many))
+    both = MeanEstimate(0.3, 0, 0, 0.01, 0.03, (2, 99))  # an error of 0.2, a quarter of it of seeds
+    few, many = (
+        MeanEstimate(0, 0, 0, 1.0, 0.0, (n, 1)).detectable_difference(0.8) for n in (2, 99)
+    )
+    assert both.detectable_difference(0.8) == pytest.approx(0.2 * (0.25 * few + 0.75 * many))
     assert few > 5.6
     assert many == pytest.approx(2.84, abs=0.02)
 
 
 def test_what_two_seeds_could_tell_among_many_tests_is_a_number():
-    two = Tested(0.3, 0, 0, 0.04, 0.0, (1, 1))
+    two = MeanEstimate(0.3, 0, 0, 0.04, 0.0, (1, 1))
     limit = stats.t.isf(1e-6, 1)  # so far out the drawn error alone counts
-    told = two.detectable(0.8, confidence=1 - 2e-6) / two.error
+    told = two.detectable_difference(0.8, confidence=1 - 2e-6) / two.standard_error
     assert told == pytest.approx(limit * stats.chi2.ppf(0.8, 1) ** 0.5, rel=1e-3)

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from rwp.commands.app import main
 from rwp.evaluation.spec import EvaluationSpec
-from rwp.pipeline.dvc import own_files
+from rwp.pipeline.dvc import copy_linked_files
 from rwp.pipeline.load import load_params
 from rwp.training.spec import PseudoLabelSpec, TrainSpec
 from tests.faults.ledger import attempt
@@ -207,7 +207,7 @@ def test_any_resolved_slice(name: str, inside: Path, undisturbed: Undisturbed) -
 
     check()
     assert {path.name for path in inside.parent.iterdir()} == around
-    own_files(inside / "results")
+    copy_linked_files(inside / "results")
 
 
 @pytest.mark.parametrize(

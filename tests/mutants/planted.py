@@ -872,7 +872,7 @@ EVALUATION = _faults(
     ),
     (
         "seeds over images: three that agree lend their weight to images",
-        "return max(weighted, of_seeds * self.by_seed**0.5 / self.error)",
+        "return max(weighted, of_seeds * self.by_seed**0.5 / self.standard_error)",
         "return weighted",
     ),
     (
@@ -922,7 +922,7 @@ EVALUATION = _faults(
     ),
     (
         "statistics: the normal law instead of Student's",
-        "map(float, stats.t.isf(tail, self.freedom))",
+        "map(float, stats.t.isf(tail, self.degrees_of_freedom))",
         "2 * [float(stats.norm.isf(tail))]",
     ),
     (
@@ -1273,7 +1273,7 @@ PAIRS = _faults(
     (
         "claims: one that cannot be trained is no test",
         'return row | {"outcome": MISSING, "reason": untrainable}',
-        'return row | {"outcome": ELSEWHERE, "reason": untrainable}',
+        'return row | {"outcome": OTHER_SUITE, "reason": untrainable}',
     ),
     (
         "paper: other shares of unlabeled images are the paper's",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rwp.pipeline.dvc import left_in_settings, own_files
+from rwp.pipeline.dvc import copy_linked_files, left_in_settings
 from rwp.pipeline.load import load_params
 from tests.conftest import ROOT
 
@@ -25,14 +25,14 @@ def test_links_become_files_and_the_cache_is_left_alone(tmp_path: Path) -> None:
     os.link(cache / "hard", metadata / "hard")
     (metadata / "soft").symlink_to(cache / "soft")
     (metadata / "own").write_text("old")
-    assert own_files(metadata) == 2
+    assert copy_linked_files(metadata) == 2
     for name in ("hard", "soft", "own"):
         assert os.access(metadata / name, os.W_OK)
         (metadata / name).write_text("new")
     assert sorted(path.name for path in metadata.iterdir()) == ["hard", "own", "soft"]
     assert {path.read_text() for path in cache.iterdir()} == {"old"}
-    assert own_files(metadata) == 0
-    assert own_files(tmp_path / "none") == 0
+    assert copy_linked_files(metadata) == 0
+    assert copy_linked_files(tmp_path / "none") == 0
 
 
 def test_settings_that_an_experiment_leaves_are_told_of(

@@ -108,8 +108,10 @@ def test_an_attack_changes_its_own_record_and_the_jobs_digest(settings, params: 
     before = Steps(params).find(f"{path}/fgsm.json")
     settings["suites"]["demo"]["evaluation"]["attacks"]["pgd-20"]["num_restarts"] = 2
     after = Steps(check_params(settings)).find(f"{path}/fgsm.json")
-    assert before.mark(f"{path}/fgsm.json") == after.mark(f"{path}/fgsm.json")
-    assert before.mark(f"{path}/pgd-20.json") != after.mark(f"{path}/pgd-20.json")
+    assert before.fingerprint_of(f"{path}/fgsm.json") == after.fingerprint_of(f"{path}/fgsm.json")
+    assert before.fingerprint_of(f"{path}/pgd-20.json") != after.fingerprint_of(
+        f"{path}/pgd-20.json"
+    )
     assert before.digest != after.digest
 
 

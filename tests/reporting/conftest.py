@@ -117,7 +117,7 @@ class Project:
         clean = changes.get("num_clean_correct", max(count, round(0.95 * examples)))
         record = {
             "format": "rwp.evaluation/1",
-            "fingerprint": self.mark(spec.record(name)),
+            "fingerprint": self.fingerprint_of(spec.record(name)),
             "key": key.document(),
             "checkpoint": place,
             "checkpoint_sha256": "0" * 64,
@@ -152,7 +152,7 @@ class Project:
         }
         content = {
             "format": "rwp.diagnosis/1",
-            "fingerprint": self.mark(spec.path),
+            "fingerprint": self.fingerprint_of(spec.path),
             "level": level,
             "gap": 4.0,
             "band": {"green": 6.5, "red": 9.0, "source": "nothing is published"},
@@ -164,9 +164,9 @@ class Project:
         path.write_text(json.dumps(content), encoding="utf-8")
         return path
 
-    def mark(self, path: PurePath) -> str:
+    def fingerprint_of(self, path: PurePath) -> str:
         """The fingerprint of a file under these settings."""
-        return self.steps.find(str(path)).mark(str(path))
+        return self.steps.find(str(path)).fingerprint_of(str(path))
 
     def results(self, *parts: str) -> Results:
         """What lies there now: all that the report shows, unless parts are named."""

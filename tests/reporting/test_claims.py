@@ -184,9 +184,9 @@ def test_values_that_are_all_equal_prove_nothing_whatever_their_last_bit(shape: 
     for value in (57.14, 0.1, 1 / 3, -2.7, 0.0):
         found = crossed_mean(np.full(shape, value))
         assert found.p_value(0.0) == 1.0
-        assert found.error == 0
+        assert found.standard_error == 0
     little = crossed_mean(57.14 + np.array([[0.0], [1e-6], [2e-6]]))
-    assert 0 < little.error < 1e-6
+    assert 0 < little.standard_error < 1e-6
 
 
 def test_intervals_of_three_and_ten_seeds_cover_what_they_say() -> None:
@@ -204,9 +204,9 @@ def test_intervals_of_three_and_ten_seeds_cover_what_they_say() -> None:
 def test_what_could_be_told_is_told_in_four_of_five_cases() -> None:
     rng = np.random.default_rng(1)
     found = crossed_mean(rng.normal(0, 1, (10, 1)))
-    distance = found.detectable(0.8)
+    distance = found.detectable_difference(0.8)
     told = [
-        crossed_mean(rng.normal(distance / found.error / 10**0.5, 1, (10, 1))).low > 0
+        crossed_mean(rng.normal(distance / found.standard_error / 10**0.5, 1, (10, 1))).low > 0
         for _ in range(1000)
     ]
     assert np.mean(told) == pytest.approx(0.8, abs=0.06)
@@ -320,8 +320,10 @@ def test_what_could_be_told_is_told_after_the_correction(tmp_path: Path) -> None
     assert alone["outcome"] == among["outcome"] == "not told"
     differences = [outcomes(0.47, seed).astype(float) - outcomes(0.4, seed) for seed in range(4)]
     found = crossed_mean(100 * np.stack(differences))
-    assert alone["detectable"] == pytest.approx(found.detectable(0.8))
-    assert among["detectable"] == pytest.approx(found.detectable(0.8, confidence=1 - 0.05 / 10))
+    assert alone["detectable"] == pytest.approx(found.detectable_difference(0.8))
+    assert among["detectable"] == pytest.approx(
+        found.detectable_difference(0.8, confidence=1 - 0.05 / 10)
+    )
 
 
 def test_what_could_be_told_does_not_hang_on_the_place_of_the_claim(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from rwp.errors import UserError
 from rwp.evaluation.records import pack, worst_case
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import evaluation_spec, own_attacks, run_key
+from rwp.pipeline.resolve import attacks_under_network_threat, evaluation_spec, run_key
 from rwp.pipeline.settings import Params
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import diagnosis_spec
@@ -57,7 +57,7 @@ def test_an_attack_names_its_own_norm_and_radius() -> None:
     assert threats["pgd-20-wide"] == ("linf", 16 / 255)
     assert threats["autoattack-l1"] == ("l1", 12)
     assert attacks["pgd-l2-40"].step == 0.05
-    assert set(own_attacks(params.suites["demo"])) == set(attacks) - set(OTHERS)
+    assert set(attacks_under_network_threat(params.suites["demo"])) == set(attacks) - set(OTHERS)
 
 
 def test_nothing_else_moves() -> None:
@@ -70,7 +70,7 @@ def test_nothing_else_moves() -> None:
     assert judged[0].inputs.keys() == judged[1].inputs.keys()
     records = [Steps(params).evaluate(key, "best", "pgd-20") for params in (plain, more)]
     for path in records[0].outputs:
-        assert records[0].mark(path) == records[1].mark(path)
+        assert records[0].fingerprint_of(path) == records[1].fingerprint_of(path)
     assert any("pgd-l2-40" in path for path in records[1].outputs)
 
 

@@ -14,7 +14,7 @@ sys.path.insert(0, SOURCE)
 
 from rwp.errors import UserError
 from rwp.files import SETTINGS_FILE
-from rwp.pipeline.dvc import left_in_settings, own_files
+from rwp.pipeline.dvc import left_in_settings, copy_linked_files
 from rwp.strict_yaml import with_exponents
 from rwp.studies import in_its_file, read_settings, study_files
 
@@ -155,7 +155,7 @@ def ask(pattern, what):
             return list(step.inputs)
         if what == "settings":
             return Unrecorded(step.settings.canonical())
-        if what == "standing":  # an evaluation's attacks have fingerprints of their own
+        if what == "step_fingerprint":  # an evaluation's attacks have fingerprints of their own
             return Unrecorded(step.fingerprint)
         return getattr(step, what)
 

@@ -24,7 +24,7 @@ for name, suite, attacks, slow in evaluation_rules():
             runtime=720 if slow else 240,
         params:
             settings=ask(record, "settings"),
-            fingerprint=ask(record, "standing"),
+            fingerprint=ask(record, "step_fingerprint"),
             digest=ask(record, "digest"),
         message:
             "Attacking {input[0]}: "

@@ -70,7 +70,7 @@ def _print(
     `shown` is where a person finds the file, if it is a gathered folder's.
     """
     from rwp.pipeline.resolve import choose
-    from rwp.reporting.claim_verdicts import ELSEWHERE, MISSING, judge_claims, numbers, sentence
+    from rwp.reporting.claim_verdicts import MISSING, OTHER_SUITE, judge_claims, numbers, sentence
     from rwp.reporting.claims import read_claims, unknown_names
     from rwp.reporting.results import records
 
@@ -84,7 +84,7 @@ def _print(
     frame = judge_claims(params, suite, worded, root=root)
     rows = [row for row in records(frame) if not names or row["claim"] in names]
     for row in rows if names else ():
-        if row["outcome"] in (MISSING, ELSEWHERE):
+        if row["outcome"] in (MISSING, OTHER_SUITE):
             raise UserError(
                 f"{row['claim']}: expected its runs in the suite {suite}, got "
                 f"{sentence(row)}; {'' if shown else 'build them, or '}ask for another claim"

@@ -143,7 +143,7 @@ def _warn_of_other_code(params: Params, key: RunKey, record: Path) -> None:
         )
 
 
-def suite_elsewhere(
+def suite_of_external(
     params: Params, suite: str | None, checkpoint: Path | None, dataset: str | None
 ) -> str:
     """The suite whose attacks a network from elsewhere gets: the one named, or demo.

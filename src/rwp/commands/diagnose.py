@@ -19,9 +19,9 @@ from rwp.commands.common import (
     refuse_for_own_runs,
     refuse_stale,
     spec_of,
-    suite_elsewhere,
+    suite_of_external,
 )
-from rwp.commands.elsewhere import Elsewhere, diagnose_elsewhere
+from rwp.commands.external import ExternalRequest, diagnose_request
 from rwp.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,10 +75,10 @@ def diagnose(
                 " leave it out"
             )
         params = load_params(params_file)
-        of_suite = suite_elsewhere(params, suite, checkpoint, dataset)
+        of_suite = suite_of_external(params, suite, checkpoint, dataset)
         named = (checkpoint, arch, layout, model, of_suite)
-        elsewhere = Elsewhere(params, params_file, *named, dataset, once_each(attack), output)
-        _show(diagnose_elsewhere(elsewhere))
+        request = ExternalRequest(params, params_file, *named, dataset, once_each(attack), output)
+        _show(diagnose_request(request))
         return
     from rwp.gpu import claim
 
@@ -90,12 +90,12 @@ def diagnose(
             "expected a run's network such as results/.../best.pt, got nothing; name one, or a "
             "model from elsewhere with --model or --arch"
         )
-    spec, stands_on = job or _by_hand(params_file, checkpoint, twin)
+    spec, fingerprint = job or _by_hand(params_file, checkpoint, twin)
     with claim() as device:
         from rwp.evaluation.diagnosis import diagnose_checkpoint
 
         path = diagnose_checkpoint(
-            spec, root=Path.cwd(), fingerprint=stands_on, twin=twin, device=device
+            spec, root=Path.cwd(), fingerprint=fingerprint, twin=twin, device=device
         )
     _show(path)
 

@@ -22,9 +22,9 @@ from rwp.commands.common import (
     refuse_for_own_runs,
     refuse_stale,
     spec_of,
-    suite_elsewhere,
+    suite_of_external,
 )
-from rwp.commands.elsewhere import Elsewhere, evaluate_elsewhere, show_verdict
+from rwp.commands.external import ExternalRequest, evaluate_request, show_verdict
 from rwp.commands.workers import helpers
 from rwp.errors import UserError
 from rwp.spec import refuse_equal_radii
@@ -99,8 +99,8 @@ def evaluate(
             refuse_for_own_runs(context, *refused)
         spec = spec_of(params, checkpoint, attacks)
         if epsilons is not None:
-            own = Elsewhere.of_run(params, params_file, checkpoint, spec.key, attacks, output)
-            _evaluate_elsewhere(own, epsilons, workers)
+            own = ExternalRequest.of_run(params, params_file, checkpoint, spec.key, attacks, output)
+            _evaluate_external(own, epsilons, workers)
             return
         from rwp.pipeline.steps import Steps
 
@@ -111,14 +111,14 @@ def evaluate(
         return
     if model is None and arch is None and (key := kept_by(params, checkpoint)):
         refuse_for_own_runs(context, "suite", "dataset", "layout")
-        own = Elsewhere.of_run(params, params_file, checkpoint, key, attacks, output)
-        _evaluate_elsewhere(own, epsilons, workers)
+        own = ExternalRequest.of_run(params, params_file, checkpoint, key, attacks, output)
+        _evaluate_external(own, epsilons, workers)
         return
-    of_suite = suite_elsewhere(params, suite, checkpoint, dataset)
-    elsewhere = Elsewhere(
+    of_suite = suite_of_external(params, suite, checkpoint, dataset)
+    request = ExternalRequest(
         *(params, params_file, checkpoint, arch, layout, model, of_suite, dataset, attacks, output)
     )
-    _evaluate_elsewhere(elsewhere, epsilons, workers)
+    _evaluate_external(request, epsilons, workers)
 
 
 def _refuse_vain_workers(workers: int, kinds: list[str]) -> None:
@@ -135,7 +135,7 @@ def _radii(epsilons: str) -> tuple[str, ...]:
     return tuple(re.sub(r"\s*/\s*", "/", part.strip()) for part in epsilons.split(","))
 
 
-def _evaluate_elsewhere(elsewhere: Elsewhere, epsilons: str | None, workers: int) -> None:
+def _evaluate_external(request: ExternalRequest, epsilons: str | None, workers: int) -> None:
     """Show the records and the verdict, at each radius that was asked for."""
     radii = () if epsilons is None else _radii(epsilons)
     if not all(radii):
@@ -144,18 +144,18 @@ def _evaluate_elsewhere(elsewhere: Elsewhere, epsilons: str | None, workers: int
             "remove a comma"
         )
     refuse_equal_radii("--epsilons", radii)
-    _refuse_vain_workers(workers, [entry.kind for entry in elsewhere.specs()])
-    found = evaluate_elsewhere(elsewhere, workers=workers, epsilons=radii)
+    _refuse_vain_workers(workers, [entry.kind for entry in request.specs()])
+    found = evaluate_request(request, workers=workers, epsilons=radii)
     for epsilon, paths in found.items():
         if epsilon:
             print(f"radius {epsilon}")
         _show(paths)
-        show_verdict(paths, elsewhere)
+        show_verdict(paths, request)
     if radii:
         from rwp.reporting.radii import draw_radii, read_radii
 
         names = [path.name for path in found[radii[0]]]
-        for path in draw_radii(read_radii(elsewhere.output, names), elsewhere.output / "radii"):
+        for path in draw_radii(read_radii(request.output, names), request.output / "radii"):
             print(path)
 
 

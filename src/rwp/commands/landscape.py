@@ -55,7 +55,7 @@ def landscape(
         step = Steps(params).landscape(suite, figure)
         refuse_stale(step)
         job = step.settings_as(LandscapeSpec), step.fingerprint
-    spec, stands_on = job
+    spec, fingerprint = job
     root = Path.cwd()
     with claim() as device:
         from rwp.evaluation.landscape import measure_landscape
@@ -63,7 +63,7 @@ def landscape(
         path = measure_landscape(
             spec,
             root=root,
-            fingerprint=stands_on,
+            fingerprint=fingerprint,
             output=output or root / spec.result(figure),
             device=device,
         )

@@ -56,13 +56,13 @@ def pseudo_label(
         step = steps.label(mix.labeling)
         refuse_stale(step)
         job = mix.labeling, step.fingerprint
-    spec, stands_on = job
+    spec, fingerprint = job
     _refuse_unfinished(Path(str(spec.teacher.directory), "run.json"))
     with claim() as device:
         from rwp.training.pseudo_labels import write_pseudo_labels
 
         summary = write_pseudo_labels(
-            spec, root=Path.cwd(), fingerprint=stands_on, device=device, output=output
+            spec, root=Path.cwd(), fingerprint=fingerprint, device=device, output=output
         )
     agreement = summary["agreement_with_shipped_labels"]
     print(

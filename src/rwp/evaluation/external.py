@@ -62,11 +62,11 @@ def evaluate_external(
     part_seed: int = 0,
     device: torch.device | str = "cpu",
     on_clean: Callable[[float], None] | None = None,
-    elsewhere: Collection[str] = (),
+    other_threats: Collection[str] = (),
 ) -> list[Path]:
     """Evaluate a model from elsewhere; `on_clean` gets the clean accuracy before any attack.
 
-    `elsewhere` names attacks with a norm and a radius of their own, whose records lie beside.
+    `other_threats` names attacks with a norm and a radius of their own, whose records lie beside.
 
     A record that is there already, of the same model, images and settings, is left alone, and
     AutoAttack goes on with the batch it was at.
@@ -82,7 +82,7 @@ def evaluate_external(
         drawn = {"seed": seed, "batch_size": batch_size}
         parts = _parts(attacks, seen, part_seed, data)
         jobs = [_Job.of(external, seen, out, drawn, device, part) for part in parts]
-        _refuse_others(out, jobs, elsewhere)
+        _refuse_others(out, jobs, other_threats)
         clean, _ = clean_outcomes(seen.model, seen.images, batch_size=batch_size, device=device)
         if on_clean is not None:
             on_clean(float(clean.mean()))
@@ -340,10 +340,10 @@ _DIFFERENT = {
 }
 
 
-def _refuse_others(out: Path, jobs: Sequence[_Job], elsewhere: Collection[str]) -> None:
+def _refuse_others(out: Path, jobs: Sequence[_Job], other_threats: Collection[str]) -> None:
     """A folder holds the records of one evaluation: those of another may have taken hours."""
     asked = {attack.name: (attack, job) for job in jobs for attack in job.attacks}
-    own = (attack for attack, _ in asked.values() if attack.name not in elsewhere)
+    own = (attack for attack, _ in asked.values() if attack.name not in other_threats)
     threats = {attack.threat for attack in own if attack.kind != "natural"}
     sizes = {attack.num_examples: job for attack, job in asked.values()}
     beside = out.parent.glob("epsilon-*/*.json") if out.name.startswith("epsilon-") else ()
@@ -366,7 +366,7 @@ def _refuse_others(out: Path, jobs: Sequence[_Job], elsewhere: Collection[str]) 
             fields = [name for name in _DIFFERENT if name != "part" or same is not None]
             identity = (same or jobs[0]).identity
             other = [_DIFFERENT[name] for name in fields if differs(found, identity, name)]
-            apart = found.attack.kind == "natural" or path.stem in elsewhere
+            apart = found.attack.kind == "natural" or path.stem in other_threats
             threat = None if apart else found.attack.threat
             if path.parent == out and threat is not None and threats and threat not in threats:
                 other.append("under another threat model")

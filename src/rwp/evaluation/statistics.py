@@ -147,7 +147,7 @@ def crossed_difference(
     differences = np.stack(first).astype(float) - np.stack(second)
     found = crossed_mean(differences, confidence=confidence)
     num_images = differences.shape[1]
-    if found.error == 0 or (found.estimate and num_images == 1):
+    if found.standard_error == 0 or (found.estimate and num_images == 1):
         low, high = _of_others(found.estimate, num_images, confidence)
         return TestedDifference(found.estimate, low, high, mcnemar(first[0], second[0]).p_value)
     low, high = max(-1.0, found.low), min(1.0, found.high)  # as accuracies differ by no more
@@ -155,7 +155,7 @@ def crossed_difference(
 
 
 @dataclass(frozen=True)
-class Tested(Interval):
+class MeanEstimate(Interval):
     """A mean with its interval, and what it rests on.
 
     `by_seed` and `by_image` are the two parts of the mean's variance, each with the degrees of
@@ -166,32 +166,34 @@ class Tested(Interval):
 
     by_seed: float
     by_image: float
-    freedom: tuple[int, int]
+    degrees_of_freedom: tuple[int, int]
 
     @property
-    def error(self) -> float:
+    def standard_error(self) -> float:
         """The standard error of the mean."""
         return (self.by_seed + self.by_image) ** 0.5
 
     @property
     def _seeds_alone(self) -> bool:
         """Two seeds agree by chance too often for weights: images give no degrees of freedom."""
-        return self.by_image == 0 or self.freedom[0] == 1
+        return self.by_image == 0 or self.degrees_of_freedom[0] == 1
 
-    def errors(self, tail: float) -> float:
-        """So many standard errors lie before an upper tail of at most a half (Cochran and Cox,
-        1957): Student's quantiles of both parts, each weighted by what it adds to the variance; but
-        never fewer than if seeds alone varied. Far out, where corrections for many tests look, few
-        seeds that agree by chance would otherwise lend the weight to images.
+    def critical_value(self, tail: float) -> float:
+        """The critical value, in standard errors, of an upper tail of at most a half.
+
+        Student's quantiles of both parts, each weighted by what it adds to the variance (Cochran
+        and Cox, 1957), but at least what it would be if seeds alone varied: far out, where
+        corrections for many tests look, few seeds that agree by chance would otherwise lend the
+        weight to images.
         """
-        of_seeds, of_images = map(float, stats.t.isf(tail, self.freedom))
+        of_seeds, of_images = map(float, stats.t.isf(tail, self.degrees_of_freedom))
         return self._of_both(of_seeds, of_images)
 
     def _of_both(self, of_seeds: float, of_images: float) -> float:
         if self._seeds_alone:
             return of_seeds
-        weighted = (self.by_seed * of_seeds + self.by_image * of_images) / self.error**2
-        return max(weighted, of_seeds * self.by_seed**0.5 / self.error)
+        weighted = (self.by_seed * of_seeds + self.by_image * of_images) / self.standard_error**2
+        return max(weighted, of_seeds * self.by_seed**0.5 / self.standard_error)
 
     def p_value(self, value: float) -> float:
         """Two-sided, of the mean being `value`; 1 where nothing varies: that proves nothing.
@@ -199,17 +201,17 @@ class Tested(Interval):
         It is at most 1 less the confidence where the interval of that confidence leaves `value`
         out, and at least 1e-150.
         """
-        if self.error == 0:
+        if self.standard_error == 0:
             return 1.0
-        distance = abs(self.estimate - value) / self.error
-        of_seeds, of_images = map(float, 2 * stats.t.sf(distance, self.freedom))
+        distance = abs(self.estimate - value) / self.standard_error
+        of_seeds, of_images = map(float, 2 * stats.t.sf(distance, self.degrees_of_freedom))
         if self._seeds_alone:
             return of_seeds
         # The level at which the distance is just told lies between those of the two parts.
         low, high = sorted(np.log([max(of_images, _SMALLEST), max(of_seeds, _SMALLEST)]))
 
         def spare(level: float) -> float:
-            return self.errors(np.exp(level) / 2) - distance
+            return self.critical_value(np.exp(level) / 2) - distance
 
         if spare(low) <= 0:  # but for rounding: images alone count, or it is smaller than any told
             return float(np.exp(low))
@@ -217,15 +219,19 @@ class Tested(Interval):
             return float(np.exp(high))
         return float(np.exp(optimize.brentq(spare, low, high)))
 
-    def detectable(self, power: float, *, confidence: float = 0.95) -> float:
-        """The distance that is told apart with that power, if the parts of the variance are as
-        large as estimated. About, where both parts count."""
+    def detectable_difference(self, power: float, *, confidence: float = 0.95) -> float:
+        """The smallest difference that is told with that power, if the variance is as estimated.
+
+        Where both parts of the variance count it is an approximation.
+        """
         level = 1 - confidence
-        of_seeds, of_images = (_told_distance(level / 2, power, n) for n in self.freedom)
-        return self.error * self._of_both(of_seeds, of_images)
+        of_seeds, of_images = (
+            _noncentral_distance(level / 2, power, n) for n in self.degrees_of_freedom
+        )
+        return self.standard_error * self._of_both(of_seeds, of_images)
 
 
-def _told_distance(tail: float, power: float, freedom: int) -> float:
+def _noncentral_distance(tail: float, power: float, freedom: int) -> float:
     """So many standard errors from zero Student's test tells with that power (noncentral t).
 
     The error that the test divides by is drawn, too: it is averaged over a grid of its quantiles,
@@ -240,7 +246,7 @@ def _told_distance(tail: float, power: float, freedom: int) -> float:
     return float(optimize.brentq(spare, needed[0] - 10, needed[-1] + 10))
 
 
-def crossed_mean(values: NDArray[np.float64], *, confidence: float = 0.95) -> Tested:
+def crossed_mean(values: NDArray[np.float64], *, confidence: float = 0.95) -> MeanEstimate:
     """The mean over training seeds (rows, at least two) and images (columns), both drawn.
 
     Seeds are crossed with images, as in `crossed_difference`; with one column it is the t
@@ -255,12 +261,12 @@ def crossed_mean(values: NDArray[np.float64], *, confidence: float = 0.95) -> Te
     estimate = float(values.mean())
     by_seed = float(values.mean(axis=1).var(ddof=1)) / num_seeds
     by_image = float(values.mean(axis=0).var(ddof=1)) / num_images if num_images > 1 else 0.0
-    found = Tested(
+    found = MeanEstimate(
         estimate, estimate, estimate, by_seed, by_image, (num_seeds - 1, max(1, num_images - 1))
     )
-    if found.error <= _ROUNDING * float(np.abs(values).max()):
+    if found.standard_error <= _ROUNDING * float(np.abs(values).max()):
         return replace(found, by_seed=0.0, by_image=0.0)
-    half = found.errors((1 - confidence) / 2) * found.error
+    half = found.critical_value((1 - confidence) / 2) * found.standard_error
     return replace(found, low=estimate - half, high=estimate + half)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from rwp.studies import FOLDER as STUDIES
 
 
-def own_files(folder: Path) -> int:
+def copy_linked_files(folder: Path) -> int:
     """Replace every linked file below `folder` by a writable copy; returns how many there were."""
     count = 0
     for place, _, names in os.walk(folder):

@@ -798,10 +798,10 @@ def _checked(attack: AttackSpec, where: str) -> AttackSpec:
         raise UserError(f"params.yaml: {where}.{error}") from error
 
 
-def own_attacks(suite: Suite) -> tuple[str, ...]:
+def attacks_under_network_threat(suite: Suite) -> tuple[str, ...]:
     """The attacks under a network's own threat model, which verdicts and pairs look at."""
     attacks = suite.evaluation.attacks.items()
-    return tuple(name for name, entry in attacks if not entry.elsewhere)
+    return tuple(name for name, entry in attacks if not entry.has_other_threat)
 
 
 def attack_jobs(suite: Suite) -> list[tuple[str, ...]]:

@@ -675,7 +675,7 @@ class AttackEntry(Frozen):
     draft: Draft | None = None  # the arithmetic of the search; no table takes what it finds
 
     @property
-    def elsewhere(self) -> bool:
+    def has_other_threat(self) -> bool:
         """Whether it attacks under a threat model of its own."""
         return self.epsilon is not None
 
@@ -691,7 +691,7 @@ class AttackEntry(Frozen):
                 f"norm: expected linf or l2 for {self.kind}, got l1, which AutoAttack alone "
                 "searches; take kind autoattack"
             )
-        if self.elsewhere and self.step_size is None and self.kind in STEPPING:
+        if self.has_other_threat and self.step_size is None and self.kind in STEPPING:
             raise ValueError(
                 f"expected a step_size for {self.kind} with a radius of its own, got none; add one"
             )
@@ -771,7 +771,7 @@ class EvaluationEntry(Frozen):
                     f"attacks.{name}: expected a name that no other column of the tables has, got "
                     f"{name}{f', that of {of}' if of != name else ''}; rename it"
                 )
-            if entry.elsewhere and name in PAPER_COLUMNS:  # natural has no radius
+            if entry.has_other_threat and name in PAPER_COLUMNS:  # natural has no radius
                 raise ValueError(
                     f"attacks.{name}: expected another name for an attack with a radius of its "
                     f"own, as tables show {name} under the threat model of the network; call it "

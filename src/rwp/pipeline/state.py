@@ -31,7 +31,7 @@ class Result:
     @property
     def fingerprint(self) -> str:
         """What it should carry, under today's settings and code."""
-        return self.step.mark(self.path)
+        return self.step.fingerprint_of(self.path)
 
     @property
     def attack(self) -> AttackSpec | None:

@@ -134,7 +134,7 @@ class Step:
     @cached_property
     def fingerprint(self) -> str:
         """Of what it stands on; an evaluation's leaves out its attacks, as each has a record."""
-        upstream = dict.fromkeys(step.mark(path) for path, step in self.inputs.items())
+        upstream = dict.fromkeys(step.fingerprint_of(path) for path, step in self.inputs.items())
         own = [self.content] if self.content else []
         return merkle(self.kind, self.name, self._text, self.code_hash, *upstream, *own)
 
@@ -164,9 +164,9 @@ class Step:
     @cached_property
     def digest(self) -> str:
         """Of the whole job, for Snakemake: it changes where any of its outputs is stale."""
-        return merkle(*dict.fromkeys(map(self.mark, self.outputs)))
+        return merkle(*dict.fromkeys(map(self.fingerprint_of, self.outputs)))
 
-    def mark(self, path: str) -> str:
+    def fingerprint_of(self, path: str) -> str:
         """The fingerprint of one of the outputs."""
         if isinstance(self.settings, EvaluationSpec):
             stem = PurePosixPath(path).stem

@@ -15,13 +15,13 @@ from rwp.errors import UserError
 from rwp.evaluation.spec import DiagnosisSpec
 from rwp.pipeline.resolve import (
     Lookup,
+    attacks_under_network_threat,
     choose,
     declared,
     evaluation_spec,
     get_suite,
     is_natural,
     landscape_keys,
-    own_attacks,
     run_key,
     setting_key,
     train_spec,
@@ -219,7 +219,10 @@ def diagnosis_spec(params: Params, key: RunKey, *, checkpoint: str = "best") -> 
     """Resolve the verdict on one checkpoint: on all attacks under its own threat model."""
     return DiagnosisSpec(
         evaluation=evaluation_spec(
-            params, key, checkpoint=checkpoint, attacks=own_attacks(params.suites[key.suite])
+            params,
+            key,
+            checkpoint=checkpoint,
+            attacks=attacks_under_network_threat(params.suites[key.suite]),
         ),
         objective=_objective(params, key),
         twin=_twin(params, key),

@@ -86,7 +86,7 @@ def maker(params: Params, result: Result, recorded: str, *, root: Path) -> tuple
         before.add(tree)
         try:
             code = code_at(commit)
-            if Steps(params, code).find(result.path).mark(result.path) == recorded:
+            if Steps(params, code).find(result.path).fingerprint_of(result.path) == recorded:
                 return commit, code
         except (ValueError, SyntaxError):  # a module that was not there yet
             continue

@@ -20,7 +20,7 @@ from scipy.stats import binomtest
 from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, on_common_images, robust_flags
 from rwp.evaluation.spec import LandscapeSpec
-from rwp.evaluation.statistics import Tested, crossed_mean, interval
+from rwp.evaluation.statistics import MeanEstimate, crossed_mean, interval
 from rwp.pipeline.resolve import get_suite, train_spec
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps
@@ -35,7 +35,7 @@ from rwp.reporting.tables import write_frame
 from rwp.training.spec import AttackSpec, RunKey, suite_directory
 
 HOLDS, FAILS, NOT_TOLD = "holds", "does not hold", "not told"
-MISSING, ELSEWHERE = "missing", "of another suite"
+MISSING, OTHER_SUITE = "missing", "of another suite"
 COLUMNS = (
     "claim",
     "says",
@@ -74,7 +74,7 @@ def judge_claims(
     rows = [{"claim": name, **_named_row(reader, name, claim)} for name, claim in judged.items()]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     premise = np.array([claim.premise for claim in judged.values()], dtype=bool)
-    num_tests = int((~premise & (frame["outcome"] != ELSEWHERE)).sum())
+    num_tests = int((~premise & (frame["outcome"] != OTHER_SUITE)).sum())
     p_values = frame["p_value"].astype(float)
     corrected = holm(p_values[~premise], num_tests).reindex(p_values.index)
     frame = frame.assign(
@@ -83,7 +83,9 @@ def judge_claims(
     # A claim that far from its margin would have the smallest p of those not told.
     left = max(1, num_tests - int((corrected <= LEVEL).sum()))
     frame["detectable"] = [
-        row["tested"].detectable(_POWER, confidence=1 - LEVEL / (row.get("sums", 1) * factor))
+        row["tested"].detectable_difference(
+            _POWER, confidence=1 - LEVEL / (row.get("sums", 1) * factor)
+        )
         if row.get("tested") is not None
         else None
         for row, factor in zip(rows, np.where(premise, 1, left), strict=True)
@@ -104,7 +106,7 @@ def _row(reader: _Reader, claim: Claim) -> dict[str, Any]:
     unit = units.pop() if len(units) == 1 else ""
     row: dict[str, Any] = {"says": claim.says, "wanted": claim.wanted, "unit": unit}
     if claim.only is not None and reader.suite_name not in claim.only:
-        return row | {"outcome": ELSEWHERE, "reason": f"of {', '.join(claim.only)} alone"}
+        return row | {"outcome": OTHER_SUITE, "reason": f"of {', '.join(claim.only)} alone"}
     sums = [{parse(text): weight for text, weight in terms.items()} for terms in claim.sums]
     asked = list(dict.fromkeys(term for terms in sums for term in terms))
     unknown, untrainable = reader.unknown(asked), reader.untrainable(asked)
@@ -112,7 +114,7 @@ def _row(reader: _Reader, claim: Claim) -> dict[str, Any]:
         return row | {"outcome": MISSING, "reason": untrainable}
     unknown = unknown or reader.unmeasured(asked)
     if unknown:
-        return row | {"outcome": ELSEWHERE, "reason": f"no {', '.join(unknown)} here"}
+        return row | {"outcome": OTHER_SUITE, "reason": f"no {', '.join(unknown)} here"}
     apart = next(filter(None, map(reader.apart, sums)), "")
     if apart:
         return row | {"outcome": NOT_TOLD, "reason": apart}
@@ -162,12 +164,12 @@ def _judged(claim: Claim, terms: Mapping[Term, float], values: Values) -> dict[s
         share = interval(int((values > 0).sum()), len(values))
         return row | {"low": 100 * share.low, "high": 100 * share.high}
     row["outcome"], row["p_value"] = _side(claim, found)
-    if found.error == 0:
+    if found.standard_error == 0:
         return row | {"reason": "nothing varies between seeds and images"}
     return row | {"low": found.low, "high": found.high, "tested": found}
 
 
-def _side(claim: Claim, found: Tested) -> tuple[str, float]:
+def _side(claim: Claim, found: MeanEstimate) -> tuple[str, float]:
     """Where the estimate lies, and how likely as much is if the truth lies on the margin."""
     if claim.within is None:
         margin, right = _against(claim, found.estimate)
@@ -412,7 +414,7 @@ def told(params: Params, suite_name: str, *, root: Path | str = ".") -> list[dic
         }
         for row in rows
     ]
-    return sorted(found, key=lambda row: row["outcome"] == ELSEWHERE)
+    return sorted(found, key=lambda row: row["outcome"] == OTHER_SUITE)
 
 
 def sentence(row: Mapping[str, Any]) -> str:
@@ -465,6 +467,6 @@ def counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """How many claims came out which way."""
     found = {
         name: sum(row["outcome"] == name for row in rows)
-        for name in (HOLDS, FAILS, NOT_TOLD, MISSING, ELSEWHERE)
+        for name in (HOLDS, FAILS, NOT_TOLD, MISSING, OTHER_SUITE)
     }
     return {name: count for name, count in found.items() if count}

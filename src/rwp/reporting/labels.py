@@ -114,7 +114,7 @@ def column_label(suite: Suite, attack: str) -> str:
     """An attack as a heading: PGD-20; with norm and radius where they are its own."""
     entry = suite.evaluation.attacks.get(attack)
     column = PAPER_COLUMNS.get(attack, attack)
-    if entry is None or not entry.elsewhere or entry.epsilon is None:
+    if entry is None or not entry.has_other_threat or entry.epsilon is None:
         return COLUMN_LABELS.get(column, column)
     radius = " or ".join(dict.fromkeys(map(str, entry.epsilon.values())))
     return f"{attack} ({NORM_TEXTS[entry.norm]} {radius})" if entry.norm else f"{attack} ({radius})"

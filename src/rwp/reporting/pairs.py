@@ -124,14 +124,14 @@ def _tested(results: Results) -> dict[str, str]:
         else:
             reasons[row["attack"]] = ""
     together = results.suite.evaluation.attacks.values()
-    ensemble = any(e.kind == "autoattack" and not e.elsewhere for e in together)
+    ensemble = any(e.kind == "autoattack" and not e.has_other_threat for e in together)
     return reasons | {ALL_ATTACKS: "" if ensemble else ONE_START}
 
 
 def _outcomes(results: Results, defense: Line) -> Outcomes:
     found: Outcomes = {}
     entries, attacks = results.suite.evaluation.attacks, _attacks(results)
-    together = [name for name in attacks if not entries[name].elsewhere]
+    together = [name for name in attacks if not entries[name].has_other_threat]
     for key in defense.keys:
         own: list[EvaluationRecord] = [
             row["outcome"]

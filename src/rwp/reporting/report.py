@@ -162,14 +162,14 @@ def _context(results: Results, judged: Sequence[Row]) -> dict[str, Any]:
         "counts": _counts(first, second, third),
         "figure_counts": {"drawn": len(drawn), "all": len(shown)},
         "verdicts": pd.concat([paper1, paper2])["verdict"].value_counts().to_dict(),
-        "elsewhere1": _not_comparable(paper1),
+        "not_comparable1": _not_comparable(paper1),
         "otherwise": measured_otherwise(
             line
             for name in (*TABLES, BEYOND)
             if name in results.parts
             for line in results.parts[name].lines
         ),
-        "elsewhere2": _not_comparable(paper2),
+        "not_comparable2": _not_comparable(paper2),
         "signs": SIGNS,
         "kinds": KINDS | dict.fromkeys(BROKEN, "broken"),
         "broken": BROKEN,

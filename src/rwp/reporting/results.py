@@ -183,7 +183,7 @@ _COLUMNS = [
     "kind",
     "norm",
     "epsilon",
-    "own_threat",
+    "under_network_threat",
     "random_start",
     "status",
     "reason",
@@ -277,7 +277,7 @@ def _read_record(
         "kind": kind,
         "norm": threat.norm,
         "epsilon": threat.epsilon,
-        "own_threat": not entry.elsewhere,
+        "under_network_threat": not entry.has_other_threat,
         "random_start": decided_by_start(kind, start),
     }
     if not run.finished:
@@ -296,7 +296,7 @@ def _read_record(
     if of_its_time(root):  # an attack of one's own, too, was that of its time
         spec = spec.replace(attacks=(spec.attacks[0].replace(source=record.attack.source),))
     changed = _changed(record, spec) or _changed_images(record, spec, root / "data" / key.dataset)
-    if not (changed or of_its_time(root)) and record.fingerprint != step.mark(name):
+    if not (changed or of_its_time(root)) and record.fingerprint != step.fingerprint_of(name):
         changed = f"made with {SOMETHING_ELSE.format(name)}"
     if changed:
         return row | {"status": "stale", "reason": changed}
@@ -367,7 +367,7 @@ TOO_MANY = "AutoAttack leaves"  # how such a warning begins
 
 def _warn_of_autoattack(rows: list[Row]) -> None:
     """AutoAttack that leaves more images standing than a weaker attack points to a fault."""
-    own = [row for row in rows if row["outcome"] is not None and row["own_threat"]]
+    own = [row for row in rows if row["outcome"] is not None and row["under_network_threat"]]
     for row in own:
         if row["kind"] != "autoattack":
             continue
@@ -495,7 +495,7 @@ def _read_verdict(steps: Steps, key: RunKey, run: Run, rows: Sequence[Row], root
     others = [
         row["attack"]
         for row in rows
-        if row["key"] == key and row["checkpoint"] == "best" and row["own_threat"]
+        if row["key"] == key and row["checkpoint"] == "best" and row["under_network_threat"]
         if row["status"] == "stale"
         or row["reason"].startswith(_OTHER_FILE)
         or (row["outcome"] and known.get(row["attack"]) != row["fingerprint"])

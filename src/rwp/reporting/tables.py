@@ -140,7 +140,7 @@ def table2(results: Results) -> Table:
 
 def has_several_threats(suite: Suite) -> bool:
     """Whether the suite attacks under other threat models than a network's own."""
-    return any(entry.elsewhere for entry in suite.evaluation.attacks.values())
+    return any(entry.has_other_threat for entry in suite.evaluation.attacks.values())
 
 
 def _attack_details(results: Results, key: RunKey, attacks: Iterable[str]) -> list[Row]:
@@ -148,7 +148,9 @@ def _attack_details(results: Results, key: RunKey, attacks: Iterable[str]) -> li
     run, judged = results.runs[key], results.verdicts[key]
     found = [row for row in results.outcomes(key) if row["attack"] in attacks]
     together = {
-        "all_attacks": joint_accuracy([row for row in found if row["own_threat"] is not False]),
+        "all_attacks": joint_accuracy(
+            [row for row in found if row["under_network_threat"] is not False]
+        ),
         WORST_CASE: joint_accuracy(found, several_threats=True),
         "gap": judged.gap,
         "verdict": judged.level,

@@ -1,4 +1,4 @@
-"""`rwp evaluate` and `rwp diagnose` for models from elsewhere."""
+"""`rwp evaluate` and `rwp diagnose` for external models, and for a run at other radii."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class ExternalRequest:
     """A model that this project did not train, or a run's at other radii, as a command names it."""
 
     params: Params
@@ -41,7 +41,7 @@ class Elsewhere:
         key: RunKey,
         attacks: tuple[str, ...],
         output: Path,
-    ) -> Elsewhere:
+    ) -> ExternalRequest:
         """The network of a run, on its data set, under the threat model that it is attacked in."""
         from rwp.pipeline.resolve import attacked_under
 
@@ -81,10 +81,10 @@ class Elsewhere:
         return self.params.suites[self.suite]
 
     @property
-    def elsewhere(self) -> frozenset[str]:
+    def under_other_threats(self) -> frozenset[str]:
         """The suite's attacks that have a norm and a radius of their own."""
         attacks = self.entry.evaluation.attacks
-        return frozenset(name for name, attack in attacks.items() if attack.elsewhere)
+        return frozenset(name for name, attack in attacks.items() if attack.has_other_threat)
 
     @property
     def dataset_name(self) -> str:
@@ -106,7 +106,7 @@ class Elsewhere:
     def specs(self, epsilon: str | None = None) -> list[AttackSpec]:
         """The suite's attacks under the threat model of its table 2, or at another radius."""
         from rwp.evaluation.external import at_radius
-        from rwp.pipeline.resolve import attack_spec, choose, own_attacks
+        from rwp.pipeline.resolve import attack_spec, attacks_under_network_threat, choose
         from rwp.training.spec import RunKey
 
         key = RunKey(
@@ -118,13 +118,15 @@ class Elsewhere:
             seed=0,
         )
         table = self.entry.evaluation.attacks
-        names = self.attacks or own_attacks(self.entry)  # those of other threat models by name
+        names = self.attacks or attacks_under_network_threat(
+            self.entry
+        )  # those of other threat models by name
         chosen = {name: choose(table, name, "attack", "--attack") for name in names}
-        elsewhere = next((name for name, attack in chosen.items() if attack.elsewhere), None)
-        if epsilon is not None and elsewhere is not None:
+        other = next((name for name, attack in chosen.items() if attack.has_other_threat), None)
+        if epsilon is not None and other is not None:
             raise UserError(
                 f"--epsilons: expected attacks under the threat model of {self.suite}, got "
-                f"{elsewhere}, which has a norm and a radius of its own; leave one of them out"
+                f"{other}, which has a norm and a radius of its own; leave one of them out"
             )
         specs = [
             attack_spec(self.entry, key, name, attack, key.threat)
@@ -204,28 +206,28 @@ class Elsewhere:
         return [f"{key}={value}" for key, value in given.items() if value is not None]
 
 
-def evaluate_elsewhere(
-    model: Elsewhere, *, workers: int = 1, epsilons: tuple[str, ...] = ()
+def evaluate_request(
+    request: ExternalRequest, *, workers: int = 1, epsilons: tuple[str, ...] = ()
 ) -> dict[str, list[Path]]:
     """Run the attacks and write one record each; the records by radius ("" where none is named)."""
     from rwp.gpu import claim
 
     jobs = {
-        epsilon: (model.specs(epsilon), model.output / f"epsilon-{epsilon.replace('/', '-')}")
+        epsilon: (request.specs(epsilon), request.output / f"epsilon-{epsilon.replace('/', '-')}")
         for epsilon in epsilons
     }
-    jobs = jobs or {"": (model.specs(), model.output)}
+    jobs = jobs or {"": (request.specs(), request.output)}
     slow = [spec.name for spec in jobs[next(iter(jobs))][0] if spec.kind == "autoattack"]
-    words = ["evaluate", *model.words(), f"--output={model.output}"]
+    words = ["evaluate", *request.words(), f"--output={request.output}"]
     words += [f"--attack={attack}" for attack in slow]
     words += [f"--epsilons={','.join(epsilons)}"] if epsilons else []
-    _ = model.images  # missing images end it before torch is imported
-    model.check_classes([spec for specs, _ in jobs.values() for spec in specs])
+    _ = request.images  # missing images end it before torch is imported
+    request.check_classes([spec for specs, _ in jobs.values() for spec in specs])
     with helpers(workers - 1 if slow else 0, words), claim() as device:
         from rwp.evaluation.external import evaluate_external
         from rwp.progress import EvaluationProgress
 
-        loaded = model.load(device)
+        loaded = request.load(device)
         with EvaluationProgress(loaded.name):
             return {
                 epsilon: evaluate_external(
@@ -235,45 +237,45 @@ def evaluate_elsewhere(
                     state=Path(".state"),
                     device=device,
                     on_clean=lambda accuracy: print(f"clean accuracy {accuracy:.2%}", flush=True),
-                    elsewhere=model.elsewhere,
-                    **model.part(),
+                    other_threats=request.under_other_threats,
+                    **request.part(),
                 )
                 for epsilon, (specs, folder) in jobs.items()
             }
 
 
-def show_verdict(paths: list[Path], model: Elsewhere) -> None:
+def show_verdict(paths: list[Path], request: ExternalRequest) -> None:
     """Print what the records say about each other."""
     from rwp.evaluation.external import verdict_on
     from rwp.evaluation.verdict import MEANING
-    from rwp.pipeline.resolve import own_attacks
+    from rwp.pipeline.resolve import attacks_under_network_threat
 
-    judged = [path for path in paths if path.stem in own_attacks(model.entry)]
+    judged = [path for path in paths if path.stem in attacks_under_network_threat(request.entry)]
     if not judged:
         print("verdict: none (attacks under other threat models are not judged)")
         return
-    if any(model.entry.evaluation.attacks[path.stem].draft for path in judged):
+    if any(request.entry.evaluation.attacks[path.stem].draft for path in judged):
         print("verdict: none (a draft is an upper bound, for development)")
         return
-    verdict = verdict_on(judged, dataset=model.dataset_name, data=model.images)
+    verdict = verdict_on(judged, dataset=request.dataset_name, data=request.images)
     print(f"verdict: {verdict.level} ({MEANING[verdict.level]})")
     for reason in verdict.reasons:
         print(f"  {reason.level}: {reason.text}")
 
 
-def diagnose_elsewhere(model: Elsewhere) -> Path:
+def diagnose_request(request: ExternalRequest) -> Path:
     """The verdict on the records in the output folder, with further attacks where in doubt."""
     from rwp.gpu import claim
 
-    _ = model.images
+    _ = request.images
     with claim() as device:
         from rwp.evaluation.external import diagnose_external
 
         return diagnose_external(
-            model.load(device),
-            attacks=model.specs(),
-            dataset=model.dataset_name,
-            out=model.output,
+            request.load(device),
+            attacks=request.specs(),
+            dataset=request.dataset_name,
+            out=request.output,
             device=device,
-            **model.part(),
+            **request.part(),
         )
