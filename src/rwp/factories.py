@@ -137,7 +137,8 @@ def call(text: str, options: Mapping[str, Any], *, where: str = "", **facts: Any
     """Call a factory with its options, and with those of `facts` that it has a parameter for.
 
     Raises:
-        UserError: a missing or unknown option, or an error inside; one line that names it.
+        UserError: a missing or unknown option, one that a fact would replace, or an error inside;
+            one line that names it.
     """
     at = f"{where}: {text}" if where else text
     factory = load(text, where=where)
@@ -147,11 +148,13 @@ def call(text: str, options: Mapping[str, Any], *, where: str = "", **facts: Any
     parameters = _parameters(factory)
     if parameters is not None:
         anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        given |= {
+        known = {
             name: value
             for name, value in facts.items()
             if name in parameters or (anything and name == "num_classes")
         }
+        _refuse_replaced(at, options, known)
+        given |= known
         _check_options(at, parameters, given, facts)
     try:
         with torch_as_it_was():
@@ -161,6 +164,19 @@ def call(text: str, options: Mapping[str, Any], *, where: str = "", **facts: Any
             f"{at}: expected to be called with {_listed(given)}, got {in_one_line(error)}; "
             "call it alone"
         ) from error
+
+
+def _refuse_replaced(at: str, options: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    for name in options.keys() & facts.keys():
+        option, fact = (
+            list(v) if isinstance(v, tuple) else v for v in (options[name], facts[name])
+        )
+        if option != fact:
+            raise UserError(
+                f"{at}: expected no option {name}, which a factory is given by the settings or the "
+                f"images ({fact}), got {option}; leave it out, or rename the parameter if another "
+                "thing is meant"
+            )
 
 
 @contextmanager

@@ -23,8 +23,10 @@ import rwp
 from rwp.commands.common import named_or_demo, spec_of
 from rwp.commands.train import ending
 from rwp.errors import UserError
+from rwp.evaluation import landscape
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Params
+from rwp.training import pseudo_labels
 from tests.conftest import ROOT, Project
 
 COMMANDS = ("data fetch", "pseudo-label", "train", "evaluate", "table", "report", "plan", "verify")
@@ -262,6 +264,35 @@ def told_by(
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2
     return line
+
+
+@pytest.mark.parametrize(
+    ("words", "ending", "record_format"),
+    [
+        (["pseudo-label"], ".pt", pseudo_labels.FORMAT),
+        (["landscape", "fig2"], ".csv", landscape.FORMAT),
+    ],
+)
+@pytest.mark.parametrize("there", ["result", "record", "both"])
+def test_only_a_result_of_its_kind_is_replaced(
+    words: list[str],
+    ending: str,
+    record_format: str,
+    there: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A network, a table or somebody's JSON of the same name would be lost."""
+    monkeypatch.chdir(tmp_path)
+    if there != "record":
+        Path(f"x{ending}").touch()
+    if there != "result":
+        content = {"format": record_format if there == "both" else "other"}
+        Path("x.json").write_text(json.dumps(content))
+    told = told_by(*words, "--output", f"x{ending}", capsys=capsys, monkeypatch=monkeypatch)
+    wanted = f"expected a new file, or one to replace whose record x.json is of {record_format}"
+    assert (wanted in told) == (there != "both")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from rwp.core import shifted_weights
 from rwp.core.process_group import ALONE
 from rwp.errors import UserError
 from rwp.evaluation.trial import try_factory
+from rwp.pipeline import own_trials
 from rwp.training.own import Memory, OwnMask, OwnObjective, OwnPerturbation
 from rwp.training.own_network import own_network
 from rwp.training.several_processes import refuse_shared_memory
@@ -151,6 +152,40 @@ def test_a_plan_that_tries_factories_shows_the_warnings(
     get_command(app)(["check", "--resolved", json.dumps([trial])], standalone_mode=False)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("own.networks:Softmaxed: warning: it seems to answer with prob")
+
+
+def test_a_plan_hands_the_warnings_on(
+    own_code: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They were caught with the rest, and the trial is not made again."""
+    trial = {"text": "own.networks:Softmaxed", "options": {}, "role": "network", "shape": {}}
+    monkeypatch.setattr(own_trials, "_trials", lambda _: [trial])
+    for _ in range(2):
+        own_trials.try_factories([])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("own.networks:Softmaxed: warning: it seems to answer with prob")
+
+
+HALF_FROZEN = """
+from torch import nn
+
+
+class Half(nn.Module):
+    def __init__(self, *, num_classes, in_channels):
+        super().__init__()
+        self.backbone = nn.Conv2d(in_channels, 4, 3).requires_grad_(False)
+        self.norm = nn.LayerNorm([14, 14])
+        self.head = nn.Linear(4 * 14 * 14, num_classes)
+
+    def forward(self, images):
+        return self.head(self.norm(self.backbone(images)).flatten(1))
+"""
+
+
+def test_only_weights_that_are_trained_are_said_to_be_perturbed(own_code: Path) -> None:
+    (own_code / "own" / "half.py").write_text(HALF_FROZEN)
+    notes = try_factory("own.half:Half", {}, "network")
+    assert any("perturb 1 kernels" in note for note in notes)
 
 
 def test_what_fits_is_not_warned_of(own_code: Path) -> None:

@@ -11,6 +11,7 @@ import yaml
 from rwp.commands.plan import plan
 from rwp.data.spec import DatasetSpec
 from rwp.errors import UserError
+from rwp.factories import call
 from rwp.pipeline import own_trials
 from rwp.pipeline.load import check_params, keep_settings
 from rwp.pipeline.own_trials import _trials
@@ -150,7 +151,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "of two, neither": (
         RECIPE | {"change": {"options": {"smothing": 0.1}}},
-        "expected one of own.methods:Smoothed and own.methods:lowest to have it .* got neither",
+        "expected one of the objective own.methods:Smoothed and the perturbation own.methods:lo",
     ),
     "no table": (RECIPE | {"change": {"options": 3}}, r"change\.options: expected .* got 3"),
     "beside own mask": (
@@ -197,6 +198,29 @@ def test_an_option_of_two_factories_is_refused(own_code: Path, settings: dict[st
     recipes = {"x": RECIPE | {"change": {"options": {"smoothing": 0.1}}}}
     with pytest.raises(UserError, match="among its options, got both; declare it"):
         check_params(with_own(settings, perturbations=both, recipes=recipes))
+
+
+def test_one_factory_may_be_objective_and_mask(own_code: Path, settings: dict[str, Any]) -> None:
+    """Each has its own options; those of the mask were taken for both."""
+    mask = {"lowest": LOWEST | {"mask": SMOOTHED["loss"], "options": {"smoothing": 0.4}}}
+    found = spec(check_params(with_own(settings, perturbations=mask)), "smoothed-lowest")
+    assert found.objective.options == {"smoothing": 0.1}
+    assert found.perturbation is not None
+    assert found.perturbation.own_options == {"smoothing": 0.4}
+
+
+@pytest.mark.parametrize(
+    ("given", "fact"), [({"criterion": "margin"}, "objective"), ({"size": [8, 8]}, (9, 9))]
+)
+def test_an_option_that_would_be_replaced_is_refused(
+    own_code: Path, given: dict[str, Any], fact: Any
+) -> None:
+    (name,) = given
+    (own_code / "own" / "given.py").write_text(f"def f(*, {name}):\n    return {name}\n")
+    with pytest.raises(UserError, match=f"own.given:f: expected no option {name}, which a "):
+        call("own.given:f", given, **{name: fact})
+    as_in_yaml = list(fact) if isinstance(fact, tuple) else fact
+    assert call("own.given:f", {name: as_in_yaml}, **{name: fact}) == fact
 
 
 def test_settings_beside_an_own_objective_are_refused(settings: dict[str, Any]) -> None:
@@ -259,6 +283,13 @@ def test_a_network_waits_for_images_that_alone_tell_their_size(
     assert own_trials._shape(official, "c") == {"in_channels": 3, "image_size": [32, 32]} | {
         "num_classes": 10
     }
+    small = DatasetSpec(source="cifar10", image_size=16)
+    digits = DatasetSpec(source="digits", test_share=0.25, image_size=4)
+    sides = [own_trials._shape(data, "c") or {} for data in (small, digits)]
+    assert [(found["in_channels"], found["image_size"]) for found in sides] == [
+        (3, [16, 16]),
+        (1, [4, 4]),
+    ]
 
 
 @pytest.mark.slow

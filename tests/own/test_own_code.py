@@ -77,6 +77,78 @@ def test_a_module_beside_a_plain_file_counts(own_code: Path) -> None:
     assert source_of("mine:f", where="here") != before
 
 
+@pytest.mark.parametrize(
+    "statement",
+    ["from beside import *", "import beside", "from own import beside", "import own.beside"],
+)
+def test_whatever_is_imported_counts_even_if_nothing_names_it(
+    own_code: Path, statement: str
+) -> None:
+    """A star brings any names; a module may be imported because it registers itself."""
+    places = [own_code / "beside.py", own_code / "own" / "beside.py"]
+    (own_code / "mine.py").write_text(f"{statement}\n\ndef f():\n    return 1\n")
+    marks = []
+    for text in ("x = 1\n", "x = 2\n"):
+        for path in places:
+            path.write_text(text)
+        marks.append(source_of("mine:f", where="here"))
+    assert marks[0] != marks[1]
+
+
+COMPUTED = {
+    "counted(0.9, x)": "counted(0.1, x)",
+    "RelativeError('sum', 0.1 if x else 0.5)": "RelativeError('sum', 0.1 if x else 0.7)",
+    "MeanWarning('sum')": "MeanWarning('mean')",
+}
+
+
+@pytest.mark.parametrize("call_", COMPUTED)
+def test_no_name_of_a_function_makes_its_arguments_words(own_code: Path, call_: str) -> None:
+    marks = []
+    for text in (call_, COMPUTED[call_]):
+        (own_code / "mine.py").write_text(f"def f(x):\n    return {text}\n")
+        marks.append(source_of("mine:f", where="here"))
+    assert marks[0] != marks[1]
+
+
+@pytest.mark.parametrize("line", ["raise ValueError('{}')", "print('{}')", "log.info('{}', x)"])
+def test_words_of_errors_and_log_lines_do_not_count(own_code: Path, line: str) -> None:
+    marks = []
+    for word in ("one", "two"):
+        (own_code / "mine.py").write_text(f"def f(x):\n    {line.format(word)}\n")
+        marks.append(source_of("mine:f", where="here"))
+    assert marks[0] == marks[1]
+
+
+@pytest.mark.parametrize("package", ["", "pack."])
+def test_a_module_beside_one_on_the_pythonpath_counts(
+    own_code: Path, package: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = tmp_path_factory.mktemp("library")
+    sys.path.insert(0, str(place))
+    importlib.invalidate_caches()
+    (place / "pack").mkdir()
+    (place / "pack" / "__init__.py").touch()
+    module = place / f"{package.replace('.', '/')}far_net.py"
+    module.write_text("import far_helper\n\ndef f():\n    return far_helper.x\n")
+    marks = []
+    for text in ("x = 1\n", "x = 2\n"):
+        (place / "far_helper.py").write_text(text)
+        marks.append(source_of(f"{package}far_net:f", where="here"))
+    assert marks[0] != marks[1]
+
+
+def test_a_linked_module_counts(own_code: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("library") / "shared.py"
+    (own_code / "beside.py").symlink_to(elsewhere)
+    (own_code / "mine.py").write_text("import beside\n\ndef f():\n    return beside.x\n")
+    marks = []
+    for text in ("x = 1\n", "x = 2\n"):
+        elsewhere.write_text(text)
+        marks.append(source_of("mine:f", where="here"))
+    assert marks[0] != marks[1]
+
+
 def test_what_is_missing_or_no_python_is_one_line(own_code: Path) -> None:
     with pytest.raises(UserError, match=r"here: expected the module own\.none"):
         source_of("own.none:f", where="here")

@@ -181,6 +181,32 @@ def test_settings_that_cannot_run_are_one_line(project: Project) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("target", ["suite_x", "results/x/fig2.svg", "results/demo/table1.csv"])
+def test_a_fault_in_a_suite_is_one_line_where_that_is_asked_for(
+    target: str, project: Project
+) -> None:
+    """Its landscape looks at an epoch that the training does not have."""
+    content = yaml.safe_load((project.folder / "params.yaml").read_text())
+    figure = content["suites"]["demo"]["figures"]["fig2"] | {"epochs": [10, 20]}
+    epochs = {"default": 30, "digits": 16}
+    content["suites"]["x"] = {
+        "extends": "demo",
+        "training": {"epochs": epochs},
+        "figures": {"fig2": figure},
+    }
+    project.write(content)
+    result = project.snakemake("-n", target)
+    assert "Traceback" not in result.stderr
+    if target.startswith("results/demo/"):
+        assert result.returncode == 0, result.stderr
+        return
+    assert result.returncode == 2
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert "suites.x.figures.fig2.epochs: expected at most the 16 epochs of x/digits" in line
+
+
+@pytest.mark.slow
 def test_a_missing_paper_source_fails_before_any_rst_training(committed_project: Project) -> None:
     """The published 500K images are the user's to give; the message says how to change that."""
     result = committed_project.snakemake("data/unlabeled/tinyimages-500k.pt")

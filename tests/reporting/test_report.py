@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from rwp.files import read_object, write_json
 from rwp.pipeline.load import check_params
 from rwp.reporting.figures import reported_figures
 from rwp.reporting.paper import published_table2
-from rwp.reporting.report import _marks, _spread, render_report, write_report
+from rwp.reporting.report import _column_titles, _marks, _spread, render_report, write_report
 
 from .conftest import Project
 from .settings import PARAMS, shown_content
@@ -170,6 +172,22 @@ def test_the_best_of_each_column_is_marked_with_those_it_cannot_be_told_from(dem
     tied = page.texts("tied")
     assert len(tied) == 6 * 8 - 1
     assert not any(text.startswith("25.00") for text in tied)
+
+
+def test_the_heads_of_table_2_tell_its_own_numbers_of_images(demo: Project) -> None:
+    """The table beyond it may be of another data set, whose numbers stood in the heads, too."""
+    demo.write_all()
+    results = demo.results()
+    (key,) = demo.table2_keys("at")
+    run = str(key.directory)
+    rows = [(run, "natural", 10000), (run, "autoattack", 1000), ("of svhn", "natural", 26032)]
+    frame = pd.DataFrame(rows, columns=["run", "attack", "num_examples"])
+    for images, heads in (
+        (frame, ["Natural, 10,000 images", "AutoAttack, 1,000 images"]),
+        (frame[frame["attack"] == "natural"], ["Natural", "AutoAttack"]),
+    ):
+        found = dataclasses.replace(results, attacks=images)
+        assert _column_titles(found, ["natural", "autoattack"]) == heads
 
 
 @pytest.mark.usefixtures("_no_pictures")

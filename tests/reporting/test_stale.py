@@ -59,6 +59,26 @@ def test_by_hand_nothing_is_made_of_stale_files(
         refuse_stale(steps.train(key))
 
 
+def test_by_hand_nothing_is_made_of_images_whose_fetch_ended_early(
+    demo: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its passport is written last: without it train.pt may be new and test.pt old."""
+    monkeypatch.chdir(demo.root)
+    monkeypatch.setattr("rwp.pipeline.load.load_params", lambda _: demo.params)
+    (key,) = demo.table2_keys("at")
+    passport = demo.root / "data" / "digits" / "passport.json"
+    passport.parent.mkdir(parents=True, exist_ok=True)
+    step = Steps(demo.params).train(key)
+    refuse_stale(step)
+    passport.with_name("train.pt").touch()
+    with pytest.raises(UserError, match=r"passport\.json: .* ended early, .* data fetch digits`$"):
+        refuse_stale(step)
+    for why in (None, Path("data/digits/train.pt")):
+        with pytest.raises(typer.Exit):
+            verify(suite="demo" if why is None else None, why=why, params_file=Path("params.yaml"))
+        assert "stale: data/digits/passport.json\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["train --no-tracking", "pseudo-label", "landscape fig2"])
 def test_by_hand_nothing_is_made_of_images_of_other_settings(
     command: str, shown: Project, monkeypatch: pytest.MonkeyPatch

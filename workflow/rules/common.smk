@@ -205,7 +205,15 @@ def suite_targets(suite):
     """All that a suite leaves. Files inside the DAG are listed too: a retraining that failed is
     then not hidden by an older table, and a deleted checkpoint or record is made again.
     """
-    return [path for step in suite_steps(suite) for path in step.outputs]
+    try:
+        for owner, figure in landscapes():
+            if owner == suite:
+                STEPS.landscape(suite, figure)  # whose networks its trainings keep
+        return [path for step in suite_steps(suite) for path in step.outputs]
+    except UserError as error:  # Snakemake would show a traceback
+        leave(error)
+    except OSError as error:
+        leave(unreadable(error))
 
 
 def evaluation_rules():
@@ -227,6 +235,20 @@ def landscapes():
         for figure, entry in suite.figures.items()
         if entry.kind == "landscape"
     ]
+
+
+def kept_for_landscapes(suite):
+    """The trainings that keep networks for a landscape; a fault in one is told where it is asked
+    for, and stops no other suite.
+    """
+    found = {}
+    for name in (figure for owner, figure in landscapes() if owner == suite):
+        try:
+            keys = STEPS.landscape(suite, name).settings.keys
+            found |= {key: STEPS.train(key) for key in keys}
+        except UserError:
+            continue
+    return found
 
 
 def files_among(targets):

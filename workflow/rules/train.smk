@@ -15,10 +15,7 @@ def training_rules():
             kept = [f"{folder}/checkpoints/start{epoch}.pt" for epoch in epochs]
             outputs = [*training_outputs(suite, folder), *kept]
             yield rule_name(f"train_{name}_start_{recipe}"), folder, outputs, plain
-        figures = [figure for owner, figure in landscapes() if owner == name]
-        keys = [k for f in figures for k in STEPS.landscape(name, f).settings.keys]
-        for number, key in enumerate(dict.fromkeys(keys)):
-            step = STEPS.train(key)
+        for number, (key, step) in enumerate(kept_for_landscapes(name).items()):
             yield rule_name(f"train_{name}_kept{number}"), str(
                 key.directory
             ), step.outputs, plain

@@ -47,7 +47,7 @@ def check(
             ball = {name: trial[name] for name in ("norm", "epsilon") if name in trial}
             named = trial["text"], trial["options"], trial["role"]
             for line in try_factory(*named, Shape(**known), **ball):
-                if line.startswith("warning"):
+                if line.startswith("warning: "):
                     print(f"{trial['text']}: {line}", file=sys.stderr)
         return
     if factory is None:

@@ -172,17 +172,34 @@ def refuse_for_own_runs(context: typer.Context, *names: str) -> None:
         )
 
 
-def refuse_record(output: Path | None) -> None:
-    """A result that is named as the record which is written beside it would be lost.
+def refuse_to_replace(output: Path | None, ending: str, record_format: str) -> None:
+    """A result with a record beside it takes the place of such a result alone.
 
     Raises:
-        UserError: it ends in .json.
+        UserError: it is named as its record, or another file is there, or at its record's place.
     """
-    if output is not None and output.suffix.lower() == ".json":
+    if output is None:
+        return
+    if output.suffix.lower() == ".json":
         raise UserError(
             f"--output: expected another ending than .json, which the record beside it has, got "
             f"{output}; name another file"
         )
+    refuse_other_kind(output, ending)
+    record = output.with_suffix(".json")
+    for path in (output, record):
+        if path.exists() and not (record.exists() and _has_format(record, record_format)):
+            raise UserError(
+                f"--output: expected a new file, or one to replace whose record {record.name} is "
+                f"of {record_format}, got {path}, which is another; name another file"
+            )
+
+
+def _has_format(path: Path, expected: str) -> bool:
+    try:
+        return read_object(path).get("format") == expected
+    except UserError:
+        return False
 
 
 def refuse_other_kind(output: Path | None, ending: str) -> None:
@@ -350,12 +367,18 @@ def refuse_stale(step: Step, *, besides: Collection[str] = ()) -> None:
 
     Raises:
         UserError: what the step reads (images, networks, labels, records) is of other settings or
-            code.
+            code, or images whose fetch ended early.
     """
-    from rwp.pipeline.state import changed_sources, stale_inputs
+    from rwp.pipeline.state import changed_sources, incomplete_fetches, stale_inputs
 
     root, above = Path.cwd(), dict.fromkeys(step.inputs.values())
     fetched = {other.outputs[-1]: other.name for other in above}
+    for passport in incomplete_fetches(above, root):
+        raise UserError(
+            f"{passport}: expected it beside the images, which a fetch writes before it, found "
+            "none: the last fetch ended early, and the images may be of two; run `rwp data fetch "
+            f"{fetched[passport]}`"
+        )
     builds = {path: f"rwp data fetch {fetched[path]}" for path in changed_sources(above, root)}
     builds |= {
         path: f"snakemake --cores all {path}" for path in stale_inputs(step, root, besides=besides)

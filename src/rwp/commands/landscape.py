@@ -14,9 +14,8 @@ from rwp.commands.common import (
     Resolved,
     SuiteName,
     planned,
-    refuse_other_kind,
-    refuse_record,
     refuse_stale,
+    refuse_to_replace,
 )
 
 
@@ -41,8 +40,7 @@ def landscape(
     from rwp.pipeline.resolve import choose, get_suite
     from rwp.pipeline.steps import Steps
 
-    refuse_record(output)
-    refuse_other_kind(output, ".csv")
+    refuse_to_replace(output, ".csv", "rwp.landscape/1")
     job = planned(LandscapeSpec, "landscape", resolved, fingerprint)
     if job is None:
         params = load_params(params_file)

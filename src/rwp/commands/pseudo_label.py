@@ -15,8 +15,8 @@ from rwp.commands.common import (
     SuiteNamed,
     find_run,
     planned,
-    refuse_record,
     refuse_stale,
+    refuse_to_replace,
 )
 from rwp.errors import UserError
 from rwp.files import read_object
@@ -42,7 +42,7 @@ def pseudo_label(
     from rwp.pipeline.steps import Steps
     from rwp.training.spec import PseudoLabelSpec, TrainSpec
 
-    refuse_record(output)
+    refuse_to_replace(output, ".pt", "rwp.pseudo_labels/1")
     job = planned(PseudoLabelSpec, "label", resolved, fingerprint)
     if job is None:
         params = load_params(params_file)

@@ -30,7 +30,7 @@ def verify(
     Needs neither Snakemake's nor DVC's memory. Results that are not built yet are counted only.
     """
     from rwp.pipeline.load import load_params
-    from rwp.pipeline.state import changed_sources, results
+    from rwp.pipeline.state import changed_sources, incomplete_fetches, results
     from rwp.pipeline.steps import Steps, below
 
     if why is not None and suite is not None:
@@ -46,7 +46,7 @@ def verify(
     suites = [suite] if suite is not None else params.build
     current, stale, missing = 0, [], 0
     needed = below(step for name in suites for step in steps.suite(name))
-    stale += changed_sources(needed, root)
+    stale += changed_sources(needed, root) + incomplete_fetches(needed, root)
     for result in results(needed):
         state = result.state(root)
         current, missing = current + (state == "done"), missing + (state == "to do")
@@ -61,10 +61,14 @@ def verify(
 def _explain(params: Params, steps: Steps, path: str, root: Path) -> None:
     """Name the setting, file or code that has changed; exit code 1 if any has."""
     from rwp.files import read_object
-    from rwp.pipeline.state import Result, changed_sources, results
+    from rwp.pipeline.state import Result, changed_sources, incomplete_fetches, results
     from rwp.pipeline.why import reasons
 
     step = steps.find(path)
+    for passport in incomplete_fetches([step], root):
+        print(f"stale: {passport}")
+        print("  the last fetch ended early: there are images, and no passport beside them")
+        raise typer.Exit(1)
     if step.kind == "fetch" and changed_sources([step], root):
         place = step.outputs[-1]
         images = step.content and read_object(root / place).get("content") != step.content

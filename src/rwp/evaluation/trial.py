@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rwp.core.models import build_network
 from rwp.core.modes import kept_buffers
 from rwp.core.objectives import ExampleLosses, make_objective
+from rwp.core.weights import perturbed_tensors
 from rwp.errors import UserError
 from rwp.evaluation.attacks import check_adversarial
 from rwp.evaluation.clean import borrowed
@@ -161,13 +162,15 @@ def _network(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str]:
         other = own_network(text, options, mean=None, std=None, **vars(batch.shape))
     model = own_network(text, options, mean=None, std=None, **vars(batch.shape))
     weights = sum(parameter.numel() for parameter in model.parameters())
-    kernels = [n for n, p in model.named_parameters() if p.ndim > 1 and "weight" in n]
+    kernels = list(perturbed_tensors(model))
     notes = [
         f"images {tuple(batch.images.shape)} in [0, 1], logits (batch, {batch.shape.num_classes})",
         f"{weights} weights; AWP and RWP perturb {len(kernels)} kernels",
     ]
     if not kernels:
-        notes.append("warning: nothing to perturb: no weight of more than one dimension")
+        notes.append(
+            "warning: nothing to perturb: no weight of more than one dimension that is trained"
+        )
     if all(map(torch.equal, model.parameters(), other.parameters())):
         notes.append(
             "warning: its first weights are the same under another of torch's seeds: every seed of "

@@ -226,12 +226,16 @@ def dumped(node: Any) -> str:
 
 
 class Module:
-    """The syntax tree of one module without what computes nothing."""
+    """The syntax tree of one module without what computes nothing.
 
-    def __init__(self, text: str, name: str, is_face: bool) -> None:
+    Of the user's own code less is known: any function may be called `counted`, any class may end
+    in `Error`, and a module may be imported for what it registers.
+    """
+
+    def __init__(self, text: str, name: str, is_face: bool, *, own: bool = False) -> None:
         self.parents = name.split(".") if is_face else name.split(".")[:-1]
-        self.tree = _Strip().visit(ast.parse(text))
-        self.is_face = is_face
+        self.tree = _Strip(own=own).visit(ast.parse(text))
+        self.is_face, self.own = is_face, own
 
     @cached_property
     def hash(self) -> str:
@@ -245,6 +249,7 @@ class Module:
         if self.is_face:
             return None
         names = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
+        names.add("*")  # whatever it brings
         for node in ast.walk(self.tree):
             targets = node.targets if isinstance(node, ast.Assign) else []
             if any(isinstance(t, ast.Name) and t.id == "__all__" for t in targets):
@@ -259,8 +264,8 @@ class Module:
 
     @cached_property
     def all_imports(self) -> set[str]:
-        """All modules that might be meant by the imports that are used."""
-        used, found = self._used, set()
+        """All modules that might be meant by the imports that are used; of own code, by all."""
+        used, found = None if self.own else self._used, set()
         for module, name, known_as in self._names():
             if used is None or known_as in used:
                 found |= {module, f"{module}.{name}"} if name else {module}
@@ -282,23 +287,25 @@ class Module:
 class _Strip(ast.NodeTransformer):
     """Takes out docstrings, annotations, what is read by type checkers alone, and words."""
 
-    def __init__(self, *, in_class: bool = False, plain_class: bool = False) -> None:
-        self.in_class, self.plain_class = in_class, plain_class
+    def __init__(
+        self, *, in_class: bool = False, plain_class: bool = False, own: bool = False
+    ) -> None:
+        self.in_class, self.plain_class, self.own = in_class, plain_class, own
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
-        node.body = _Strip()._block(node.body)
+        node.body = self._block(node.body)
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         # A dataclass asks its annotations only which fields there are; those of a class with a
         # base (pydantic's, a named tuple's) may be acted on.
-        inner = _Strip(in_class=True, plain_class=not node.bases)
+        inner = _Strip(in_class=True, plain_class=not node.bases, own=self.own)
         node.decorator_list = [self.visit(item) for item in node.decorator_list]
         node.body = inner._block(node.body)
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        inner = _Strip()
+        inner = _Strip(own=self.own)
         node.returns = None
         node.args = inner.visit(node.args)
         node.decorator_list = [self.visit(item) for item in node.decorator_list]
@@ -324,9 +331,16 @@ class _Strip(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        if _name(node.func) in _TELLING and node.args:
+        if not self.own and _name(node.func) in _TELLING and node.args:
             return self.visit(node.args[-1])
-        return (_Wordless() if _talks(node) else self).generic_visit(node)
+        wordless = _writes_line(node) or (not self.own and _makes_error(node))
+        return (_Wordless(own=self.own) if wordless else self).generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        if self.own and isinstance(node.exc, ast.Call) and _makes_error(node.exc):
+            _Wordless(own=True).generic_visit(node.exc)
+            return node
+        return self.generic_visit(node)
 
     def _block(self, statements: list[ast.stmt]) -> list[ast.stmt]:
         first = statements[0] if statements else None
@@ -390,12 +404,18 @@ def _name(function: ast.expr) -> str:
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
-def _talks(call: ast.Call) -> bool:
-    """Whether a call makes an error or writes a log line."""
+def _writes_line(call: ast.Call) -> bool:
+    """Whether a call prints, warns or writes a log line."""
     if isinstance(call.func, ast.Attribute):
         owner = getattr(call.func.value, "id", "").lstrip("_")
         return call.func.attr in _TALK and owner in _TALKERS
-    return _name(call.func).endswith(("Error", "Warning")) or _name(call.func) == "print"
+    return _name(call.func) == "print"
+
+
+def _makes_error(call: ast.Call) -> bool:
+    """Whether a call makes an error or a warning, by its name."""
+    named = not isinstance(call.func, ast.Attribute)
+    return named and _name(call.func).endswith(("Error", "Warning"))
 
 
 PACKAGE_FOLDER = Path(__file__).resolve().parents[1]

@@ -1,9 +1,9 @@
 """What the settings say of code of the user's own: its options, and its source as a hash.
 
 The options are those declared, with what the recipe itself changes. The hash is part of the
-settings of a step: counted are the factory's module, what that imports from the same package or,
-for modules of the user's own folders, from there, and the packages around them. As for our own
-code, comments, docstrings and formatting do not count.
+settings of a step: counted are the factory's module, what that imports from the same package, from
+beside it or from the user's own folders, and the packages around them. As for our own code,
+comments, docstrings and formatting do not count.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Options = dict[str, Any]
 # Fields that may name code of the user's own.
 _NAMED = ("family", "loss", "kind", "factory", "mask")
+_INSTALLED = {"site-packages", "dist-packages"}
 _MAY_LACK = ContextVar("_MAY_LACK", default=False)
 
 
@@ -41,21 +42,23 @@ def own_options(suite: Suite, recipe: RecipeEntry, where: str) -> tuple[Options,
         UserError: there is no such factory, or both or neither of two declare the option.
     """
     objective = suite.objectives[recipe.objective]
+    factories: dict[str, str] = {}  # by their part in the recipe: both may name the same one
     declared: dict[str, Options] = {}
     if is_own(objective.loss):
-        declared[objective.loss] = dict(objective.options)
+        factories["objective"], declared["objective"] = objective.loss, dict(objective.options)
     factory = _perturbing(suite, recipe)
     if factory is not None:
-        declared[factory] = dict(_perturbing_options(suite, recipe))
+        factories["perturbation"] = factory
+        declared["perturbation"] = dict(_perturbing_options(suite, recipe))
     owners = {
-        name: _owner(declared, name, f"{where}.change.options.{name}")
+        name: _owner(factories, declared, name, f"{where}.change.options.{name}")
         for name in recipe.change.options
     }
     changed = {
-        text: options | {n: v for n, v in recipe.change.options.items() if owners[n] == text}
-        for text, options in declared.items()
+        part: options | {n: v for n, v in recipe.change.options.items() if owners[n] == part}
+        for part, options in declared.items()
     }
-    return changed.get(objective.loss, {}), changed.get(factory or "", {})
+    return changed.get("objective", {}), changed.get("perturbation", {})
 
 
 def _perturbing(suite: Suite, recipe: RecipeEntry) -> str | None:
@@ -74,15 +77,15 @@ def _perturbing_options(suite: Suite, recipe: RecipeEntry) -> Options:
     return {} if replaced else entry.options
 
 
-def _owner(declared: dict[str, Options], name: str, where: str) -> str:
+def _owner(factories: dict[str, str], declared: dict[str, Options], name: str, where: str) -> str:
     if not declared:
         raise UserError(
             f"{where}: expected an objective, mask or perturbation of your own "
             "(package.module:factory), which options are for, got none; remove it"
         )
-    having = [text for text, options in declared.items() if name in options]
+    having = [part for part, options in declared.items() if name in options]
     if len(declared) > 1 and len(having) != 1:
-        both = " and ".join(declared)
+        both = " and ".join(f"the {part} {text}" for part, text in factories.items())
         found = "both" if having else "neither"
         raise UserError(
             f"{where}: expected one of {both} to have it among its options, got {found}; "
@@ -102,7 +105,7 @@ def code_may_lack() -> Iterator[None]:
 
 
 def may_lack() -> bool:
-    """Whether what settings name may be somewhere else."""
+    """Whether code and weights that settings name may be missing, as in gathered results."""
     return _MAY_LACK.get()
 
 
@@ -132,7 +135,7 @@ def sources_in(document: Any) -> Iterator[tuple[str, str | None]]:
 def source_of(text: str, *, where: str) -> str:
     """A hash of the code that `package.module:factory` stands on (12 digits).
 
-    Empty where it lacks and may.
+    Empty if the module is missing and code may be missing (`code_may_lack`).
 
     Raises:
         UserError: there is no such module, or one of them is no Python.
@@ -187,7 +190,7 @@ def _parts(value: Any) -> Iterator[Spec]:
 
 
 def _counted(name: str, start: str) -> Path | None:
-    """The file of a module that counts: of the same package, or in the same own folder."""
+    """The file of a module that counts: of the factory's package, beside it, or in own folders."""
     top = name.split(".")[0]
     if top == PACKAGE and start.split(".")[0] != PACKAGE:
         return None  # it has a hash of its own in every fingerprint
@@ -196,15 +199,26 @@ def _counted(name: str, start: str) -> Path | None:
         return None
     if top == start.split(".")[0]:
         return path
-    return path if any(_lies_in(path, folder) for folder in own_folders()) else None
+    return path if any(_lies_in(path, folder) for folder in _folders_of(start)) else None
+
+
+def _folders_of(start: str) -> list[Path]:
+    """The user's own folders, and the one that a module is found in, such as one on PYTHONPATH."""
+    path = file_of(start)
+    if path is None or _INSTALLED & set(path.parts):
+        return own_folders()
+    depth = start.count(".") + (path.name == "__init__.py")
+    return [*own_folders(), path.absolute().parents[depth]]
 
 
 def _lies_in(path: Path, folder: Path) -> bool:
-    try:
-        inner = path.resolve().relative_to(folder)
-    except ValueError:
-        return False
-    return not any(part.startswith(".") or part == "site-packages" for part in inner.parts)
+    """Whether it is found there, as it is named or where its links lead, and is the user's own."""
+    for place in (path.absolute(), path.resolve()):
+        if place.is_relative_to(folder):
+            inner = place.relative_to(folder).parts
+            if not _INSTALLED & set(inner) and not any(part.startswith(".") for part in inner):
+                return True
+    return False
 
 
 @cache
@@ -213,7 +227,8 @@ def _scan(path: Path, name: str, changed: int, size: int, text: str) -> tuple[st
     if path.suffix != ".py":
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16], ()
     try:
-        found = Module(path.read_text(encoding="utf-8"), name, path.name == "__init__.py")
+        text_of = path.read_text(encoding="utf-8")
+        found = Module(text_of, name, path.name == "__init__.py", own=True)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         at = f" at line {line}" if line else ""
@@ -221,4 +236,5 @@ def _scan(path: Path, name: str, changed: int, size: int, text: str) -> tuple[st
             f"{path}: expected Python for {text}, got {getattr(error, 'msg', error)}{at}; "
             "correct it"
         ) from error
-    return found.hash, tuple(sorted(found.all_imports))
+    imports = tuple(sorted(found.all_imports))  # before the hash takes out what nothing names
+    return found.hash, imports

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rwp.data.passport import PASSPORT, read_passport
-from rwp.data.spec import DatasetSpec, num_classes_known
+from rwp.data.spec import DatasetSpec, num_classes_known, side_known
 from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec
 from rwp.factories import is_own
@@ -44,6 +44,9 @@ def try_factories(steps: Iterable[Step]) -> None:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it ended without a word"]
         raise UserError(lines[-1].removeprefix("error: "))
+    for line in done.stderr.splitlines():
+        if ": warning: " in line:  # it is not tried again, so nobody else would tell
+            sys.stderr.write(f"{line}\n")
     for text, trial in trials.items():
         with suppress(UserError, OSError):  # where nothing can be noted it is tried again
             write_json(notes[text], trial)
@@ -101,10 +104,10 @@ def _shape(
     if found is not None and found.fingerprint in ("", (marks or {}).get(name, found.fingerprint)):
         channels, height, width = found.shape
         known = {"in_channels": channels, "image_size": [height, width]}
-    elif data.source == "digits":
-        known = {"in_channels": 1, "image_size": [8, 8]}
     elif data.path is not None and (data.image_size is None or data.mean is None):
         return None
-    elif data.mean is not None:
-        known = {"in_channels": len(data.mean), "image_size": [data.image_size or 32] * 2}
+    elif side := side_known(data):
+        gray = data.source == "digits"
+        channels = len(data.mean) if data.mean is not None else 1 if gray else 3
+        known = {"in_channels": channels, "image_size": [side] * 2}
     return known | {"num_classes": num_classes_known(data, folder) or _SOME_CLASSES}

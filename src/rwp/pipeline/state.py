@@ -70,6 +70,16 @@ def stale_inputs(step: Step, root: Path, *, besides: Collection[str] = ()) -> li
     ]
 
 
+def incomplete_fetches(steps: Iterable[Step], root: Path) -> list[str]:
+    """Passports that lack beside fetched images: they are written last, so a fetch ended early."""
+    fetched = (step.outputs for step in steps if step.kind == "fetch")
+    return [
+        passport
+        for *images, passport in fetched
+        if not (root / passport).exists() and any((root / path).exists() for path in images)
+    ]
+
+
 def changed_sources(steps: Iterable[Step], root: Path) -> list[str]:
     """Passports of fetched data that was made by other settings, code or images than today's."""
     marks = {step.outputs[-1]: step.fingerprint for step in steps if step.kind == "fetch"}

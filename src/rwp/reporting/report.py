@@ -189,8 +189,10 @@ def _context(results: Results, judged: Sequence[Row]) -> dict[str, Any]:
 
 
 def _column_titles(results: Results, attacks: Iterable[str]) -> list[str]:
-    """Those of the columns; with the numbers of images where these differ."""
-    seen = results.attacks.dropna(subset="num_examples").groupby("attack")["num_examples"]
+    """Those of Table 2's columns; with the numbers of images where these differ."""
+    runs = [str(key.directory) for key in results.parts["table2"].keys]
+    of_table = results.attacks["run"].isin(runs)
+    seen = results.attacks[of_table].dropna(subset="num_examples").groupby("attack")["num_examples"]
     counts = {name: sorted(set(found.astype(int))) for name, found in seen}
     titles = {name: column_label(results.suite, name) for name in attacks}
     if len({count for name in titles for count in counts.get(name, ())}) > 1:
