@@ -1883,8 +1883,89 @@ BY_HAND = [
         ),
     ),
 ]
-# Of code of the user's own, which leaves behind what it should not.
+# Of code of the user's own: what counts of it, what it is given, and what it leaves behind.
 OWN = [
+    *_faults(
+        "own/test_own_code.py",
+        ("own: what a star brings does not count", 'names.add("*")', "pass"),
+        (
+            "own: a module that nothing names does not count",
+            "None if self.own else self._used, set()",
+            "self._used, set()",
+        ),
+        (
+            "own: a function called `counted` loses its arguments",
+            "if not self.own and _name(node.func) in _TELLING",
+            "if _name(node.func) in _TELLING",
+        ),
+        (
+            "own: a class that ends in Error loses its texts",
+            "_writes_line(node) or (not self.own and _makes_error(node))",
+            "_writes_line(node) or _makes_error(node)",
+        ),
+        (
+            "own: words of its errors count",
+            "_Wordless(own=True).generic_visit(node.exc)",
+            "pass",
+        ),
+        (
+            "own: a module beside one on PYTHONPATH does not count",
+            "return [*own_folders(), path.absolute().parents[depth]]",
+            "return own_folders()",
+        ),
+        (
+            "own: a linked module does not count",
+            "for place in (path.absolute(), path.resolve()):",
+            "for place in (path.resolve(),):",
+        ),
+    ),
+    *_faults(
+        "own/test_options.py",
+        (
+            "own: an option gives way to a fact in silence",
+            "_refuse_replaced(at, options, known)",
+            "pass",
+        ),
+        (
+            "own: a network is tried at the size of the source",
+            '"image_size": [side] * 2}',
+            '"image_size": [32] * 2}',
+        ),
+    ),
+    *_faults(
+        "own/test_check.py",
+        (
+            "own: a plan keeps the warnings of a trial to itself",
+            'sys.stderr.write(f"{line}\\n")',
+            "pass",
+        ),
+        (
+            "own: frozen kernels count as perturbed",
+            "kernels = list(perturbed_tensors(model))",
+            "kernels = [n for n, p in model.named_parameters() if p.ndim > 1]",
+        ),
+    ),
+    *_faults(
+        "commands/test_commands.py",
+        (
+            "own: labels replace any network",
+            "if path.exists() and not (record.exists() and _has_format(record, record_format)):",
+            "if path.exists() and record.exists() and not _has_format(record, record_format):",
+        ),
+    ),
+    *_faults(
+        "reporting/test_stale.py",
+        (
+            "stale: half-fetched images are trained on",
+            "for passport in incomplete_fetches(above, root):",
+            "for passport in ():",
+        ),
+        (
+            "report: the heads tell the images of other tables",
+            'of_table = results.attacks["run"].isin(runs)',
+            'of_table = results.attacks["run"].notna()',
+        ),
+    ),
     *_faults(
         "own/test_left_as_found.py",
         (

@@ -155,7 +155,9 @@ def ask(pattern, what):
             return list(step.inputs)
         if what == "settings":
             return Unrecorded(step.settings.canonical())
-        if what == "step_fingerprint":  # an evaluation's attacks have fingerprints of their own
+        if (
+            what == "step_fingerprint"
+        ):  # an evaluation's attacks have fingerprints of their own
             return Unrecorded(step.fingerprint)
         return getattr(step, what)
 
