@@ -95,6 +95,16 @@ def test_whatever_is_imported_counts_even_if_nothing_names_it(
     assert marks[0] != marks[1]
 
 
+def test_a_star_from_another_package_counts(own_code: Path) -> None:
+    marks = []
+    for package in ("math", "cmath"):
+        (own_code / "mine.py").write_text(
+            f"from {package} import *\n\ndef f(x):\n    return sqrt(x)\n"
+        )
+        marks.append(source_of("mine:f", where="here"))
+    assert marks[0] != marks[1]
+
+
 COMPUTED = {
     "counted(0.9, x)": "counted(0.1, x)",
     "RelativeError('sum', 0.1 if x else 0.5)": "RelativeError('sum', 0.1 if x else 0.7)",
