@@ -398,6 +398,12 @@ def test_the_logits_are_those_of_the_classes_and_a_guess_is_told(robust_model, i
         ({"num_steps": 0}, "pgd-20: num_steps: expected a number above 0, got 0"),
         ({"random_start": "bogus"}, "attacks: pgd-20: random_start"),
         ({"kappa": 3.0}, "pgd-20: expected no kappa for pgd, where it would have no effect"),
+        ({"options": {"steps": 5}}, "pgd-20: expected no options for pgd, where it would have no"),
+        ({"name": "a", "kind": "own.a:b"}, "a: expected no step_size for own.a:b, where it would"),
+        (
+            {"name": "a", "kind": "own.a:b", "num_steps": None, "step_size": None, "keep": "worst"},
+            "a: expected no keep for own.a:b, where it would",
+        ),
         ({"name": "fgsm", "kind": "fgsm"}, "fgsm: expected no step_size for fgsm, where it"),
         (
             {"name": "aa", "kind": "autoattack", "num_steps": None, "step_size": None}

@@ -11,6 +11,7 @@ from rwp.core.threat import AnyNorm, check_length
 from rwp.data.spec import DatasetSpec
 from rwp.errors import UserError
 from rwp.evaluation.alarms import SHORT
+from rwp.factories import is_own
 from rwp.spec import Amount, Count, PositiveFloat, PositiveInt, Share, Spec, merkle
 from rwp.training.spec import AttackSpec, RunKey, kept_checkpoint, suite_directory
 
@@ -72,11 +73,11 @@ PAPER_COLUMNS = {
     "cw-100": "cw",
     "autoattack": "aa",
 }
-SIZES = ("num_steps", "num_restarts", "step_size", "kappa", "version")
-# Settings that a kind of attack does not look at; one of one's own has its options instead.
+_SIZES = ("num_steps", "num_restarts", "step_size", "kappa", "version")
+# Settings that a kind of attack does not look at.
 WITHOUT_EFFECT = {
-    "natural": (*SIZES, "draft", "norm", "epsilon"),
-    "fgsm": SIZES,
+    "natural": (*_SIZES, "draft", "norm", "epsilon"),
+    "fgsm": _SIZES,
     "fgsm_random_start": ("num_steps", "num_restarts", "kappa", "version"),
     "pgd": ("kappa", "version"),
     "cw": ("version",),
@@ -86,6 +87,11 @@ WITHOUT_EFFECT = {
 _OF_ITERATIONS = ("random_start", "keep")  # which those without steps do not look at either
 _FIRST_WORD = re.compile(r"[a-z]+")
 _STEPS = re.compile(r"(?:pgd|cw)(?:-linf|-l2)?-?(\d+)(?:-.*)?")
+
+
+def no_effect(kind: str) -> tuple[str, ...]:
+    """Settings that such an attack does not look at; one of one's own has its options instead."""
+    return _SIZES if is_own(kind) else WITHOUT_EFFECT.get(kind, ())
 
 
 def misnamed(
@@ -111,8 +117,10 @@ def misnamed(
     return ""
 
 
-def check_attack(attack: AttackSpec) -> AttackSpec:
+def check_attack(attack: AttackSpec, *, trains: bool = False) -> AttackSpec:
     """Hand an attack through whose name and sizes are what they seem.
+
+    `trains` says that it is a training's: an objective of one's own is handed its sizes.
 
     Raises:
         UserError: its name says another kind or number of steps, it does not search its norm, a
@@ -128,14 +136,17 @@ def check_attack(attack: AttackSpec) -> AttackSpec:
             f"{attack.name}: expected the norm linf or l2 for {attack.kind}, got l1, which "
             "AutoAttack alone searches; take that attack"
         )
-    vain = WITHOUT_EFFECT.get(attack.kind, ())
-    if vain and attack.kind not in STEPPING:
+    own = is_own(attack.kind)
+    vain = () if own and trains else no_effect(attack.kind)
+    if (own and not trains) or attack.kind in WITHOUT_EFFECT.keys() - set(STEPPING):
         vain = (*vain, *_OF_ITERATIONS)
+    if not own:
+        vain = (*vain, "options")
     if attack.kind == "fgsm_random_start":
         vain = (*vain, "keep")  # of one step
-    given = {item.name: item.default for item in fields(AttackSpec) if item.name in vain}
-    for name, default in given.items():
-        if getattr(attack, name) != default:
+    usual = AttackSpec(name=attack.name, kind=attack.kind, threat=attack.threat)
+    for name in (item.name for item in fields(AttackSpec) if item.name in vain):
+        if getattr(attack, name) != getattr(usual, name):
             raise UserError(
                 f"{attack.name}: expected no {name} for {attack.kind}, where it would have no "
                 f"effect, got {getattr(attack, name)}; leave it out"

@@ -606,7 +606,7 @@ def _training_attack(suite: Suite, key: RunKey, look: Lookup) -> AttackSpec:
             "image, where the divergence that TRADES raises has a gradient, got "
             "attack_random_start: none; write gaussian or uniform"
         )
-    return _checked(attack, f"suites.{key.suite}.recipes.{key.recipe}")
+    return _checked(attack, f"suites.{key.suite}.recipes.{key.recipe}", trains=True)
 
 
 def _monitor(suite: Suite, key: RunKey, threat: ThreatSpec, look: Lookup) -> AttackSpec:
@@ -791,9 +791,9 @@ def _settings(spec: TrainSpec) -> TrainSpec:
     return spec.replace(key=key, keep_epochs=(), keep_starts=(), perturbation=perturbation)
 
 
-def _checked(attack: AttackSpec, where: str) -> AttackSpec:
+def _checked(attack: AttackSpec, where: str, *, trains: bool = False) -> AttackSpec:
     try:
-        return check_attack(attack)
+        return check_attack(attack, trains=trains)
     except UserError as error:
         raise UserError(f"params.yaml: {where}.{error}") from error
 

@@ -37,7 +37,7 @@ from rwp.core.settings import (
 )
 from rwp.core.threat import AnyNorm, Norm, check_length
 from rwp.data.spec import DatasetSpec, PaddingMode, UnlabeledSpec
-from rwp.evaluation.spec import PAPER_COLUMNS, SIZES, STEPPING, WITHOUT_EFFECT, misnamed
+from rwp.evaluation.spec import PAPER_COLUMNS, STEPPING, WITHOUT_EFFECT, misnamed, no_effect
 from rwp.factories import is_own
 from rwp.spec import (
     LARGEST_SEED,
@@ -704,7 +704,7 @@ class AttackEntry(Frozen):
             if getattr(self, name) is None:
                 raise ValueError(f"expected {name} for {self.kind}, got none; add {name}")
         _refuse_options(self.options, self.kind)
-        for name in WITHOUT_EFFECT.get(self.kind, SIZES):
+        for name in no_effect(self.kind):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
                     f"expected no {name} for {self.kind}, where it would have no effect, got "
