@@ -48,7 +48,9 @@ def write_settings() -> None:
 def resolved() -> tuple[dict[str, TrainSpec], dict[str, EvaluationSpec]]:
     """What params.yaml says of the suite."""
     from rwp.pipeline.load import load_params
-    from rwp.pipeline.resolve import evaluation_spec, run_key, train_spec
+    from rwp.pipeline.lookup import run_key
+    from rwp.pipeline.resolve import train_spec
+    from rwp.pipeline.resolve_evaluation import evaluation_spec
 
     params = load_params(SETTINGS.parents[1] / "params.yaml")
     suite = params.suites[SUITE]

@@ -24,7 +24,8 @@ import torch
 from benchmarks.scale_rates import NETWORKS, network, pictures
 from rwp.data.spec import data_size
 from rwp.pipeline.load import load_params
-from rwp.pipeline.resolve import evaluation_spec, train_spec
+from rwp.pipeline.resolve import train_spec
+from rwp.pipeline.resolve_evaluation import evaluation_spec
 from rwp.pipeline.suites import runs_of
 from rwp.reporting.costs import Passes, record_cost, training_cost
 from rwp.reporting.rates import AUTOATTACK_PASSES, Rate, shipped_rates

@@ -23,7 +23,8 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "src"))
 from benchmarks.local_servers import mlflow_server, postgres
 from rwp.metric_names import panel_name
 from rwp.pipeline.load import load_params
-from rwp.pipeline.resolve import run_key, train_spec
+from rwp.pipeline.lookup import run_key
+from rwp.pipeline.resolve import train_spec
 from rwp.tracking import Tracker, connect
 from rwp.training.history import Row
 from rwp.training.spec import TrainSpec

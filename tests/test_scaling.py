@@ -7,7 +7,8 @@ from benchmarks.scale_bill import jobs_of, makespan, rates
 from benchmarks.scale_rates import NETWORKS
 
 from rwp.data.spec import DataSize
-from rwp.pipeline.resolve import run_key, train_spec
+from rwp.pipeline.lookup import run_key
+from rwp.pipeline.resolve import train_spec
 from rwp.pipeline.settings import Params
 from rwp.reporting.costs import Passes, epoch_images, priced, training_passes
 from rwp.reporting.rates import shipped_rates

@@ -14,7 +14,8 @@ import yaml
 
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import run_key, train_spec
+from rwp.pipeline.lookup import run_key
+from rwp.pipeline.resolve import train_spec
 from rwp.training.spec import PseudoLabelSpec, RunKey, TrainSpec
 from tests.conftest import ROOT, Project
 

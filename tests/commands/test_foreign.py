@@ -17,7 +17,7 @@ from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.verdict import Reason, Verdict
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import run_key
+from rwp.pipeline.lookup import run_key
 from rwp.spec import radius_value
 from rwp.training.spec import RunKey
 from tests.conftest import Project

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from rwp.pipeline.load import load_params
-from rwp.pipeline.resolve import run_key, train_spec
+from rwp.pipeline.lookup import run_key
+from rwp.pipeline.resolve import train_spec
 from rwp.pipeline.settings import Params
 from rwp.training.spec import TrainSpec
 from tests.conftest import ROOT, Project

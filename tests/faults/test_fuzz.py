@@ -156,7 +156,7 @@ def test_any_bytes_as_settings(inside: Path) -> None:
 
 
 def slices(undisturbed: Undisturbed) -> dict[str, dict[str, Any]]:
-    from rwp.pipeline.resolve import evaluation_spec
+    from rwp.pipeline.resolve_evaluation import evaluation_spec
 
     params = load_params(undisturbed.project.folder / "params.yaml")
     training = undisturbed.spec("rst-rwp")

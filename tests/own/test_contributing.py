@@ -15,8 +15,10 @@ import yaml
 from rwp.core.settings import Loss, Mask, WeightPerturbation
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params, load_params
+from rwp.pipeline.lookup import setting_key
 from rwp.pipeline.new_study import write_study
-from rwp.pipeline.resolve import evaluation_spec, setting_key, train_spec
+from rwp.pipeline.resolve import train_spec
+from rwp.pipeline.resolve_evaluation import evaluation_spec
 from rwp.pipeline.settings import (
     FAMILY,
     AttackEntry,

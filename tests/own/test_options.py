@@ -14,8 +14,9 @@ from rwp.errors import UserError
 from rwp.factories import call
 from rwp.pipeline import own_trials
 from rwp.pipeline.load import check_params, keep_settings
+from rwp.pipeline.lookup import setting_key
 from rwp.pipeline.own_trials import _trials
-from rwp.pipeline.resolve import setting_key, train_spec
+from rwp.pipeline.resolve import train_spec
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import sweep_rows

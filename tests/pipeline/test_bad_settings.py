@@ -14,7 +14,9 @@ import pytest
 from rwp.errors import UserError
 from rwp.pipeline.checks import check_images
 from rwp.pipeline.load import check_params, load_params
-from rwp.pipeline.resolve import evaluation_spec, run_key, train_spec
+from rwp.pipeline.lookup import run_key
+from rwp.pipeline.resolve import train_spec
+from rwp.pipeline.resolve_evaluation import evaluation_spec
 from rwp.pipeline.settings import OTHER_COLUMNS, Params
 from rwp.pipeline.steps import Steps, below
 from rwp.reporting import tables

@@ -25,7 +25,7 @@ from rwp.pipeline.code import (
     plan_with,
     refuse_other_code,
 )
-from rwp.pipeline.resolve import run_key
+from rwp.pipeline.lookup import run_key
 from rwp.pipeline.settings import Params
 from rwp.pipeline.steps import CODE, Steps
 from tests.conftest import ROOT

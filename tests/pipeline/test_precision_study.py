@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rwp.pipeline.load import load_params
-from rwp.pipeline.resolve import evaluation_spec, train_spec
+from rwp.pipeline.resolve import train_spec
+from rwp.pipeline.resolve_evaluation import evaluation_spec
 from rwp.pipeline.suites import runs_of
 from tests.conftest import ROOT
 

@@ -8,7 +8,8 @@ import pytest
 
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import run_key, train_spec
+from rwp.pipeline.lookup import run_key
+from rwp.pipeline.resolve import train_spec
 from rwp.pipeline.settings import CHANGEABLE, Change, Params, Setting, TrainingEntry
 from rwp.pipeline.suites import setting_keys
 from rwp.reporting.labels import recipe_label

@@ -12,7 +12,9 @@ from rwp.errors import UserError
 from rwp.evaluation.spec import EvaluationSpec
 from rwp.pipeline.checks import check_images
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import evaluation_spec, landscape_spec, pick, run_key, train_spec
+from rwp.pipeline.lookup import pick, run_key
+from rwp.pipeline.resolve import train_spec
+from rwp.pipeline.resolve_evaluation import evaluation_spec, landscape_spec
 from rwp.pipeline.settings import Params
 from rwp.pipeline.suites import runs_of
 from rwp.spec import radius_value

@@ -14,7 +14,8 @@ import pytest
 from rwp.evaluation.records import pack
 from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import evaluation_spec, landscape_spec, train_spec
+from rwp.pipeline.resolve import train_spec
+from rwp.pipeline.resolve_evaluation import evaluation_spec, landscape_spec
 from rwp.pipeline.settings import Params
 from rwp.pipeline.state import results
 from rwp.pipeline.steps import Steps, below

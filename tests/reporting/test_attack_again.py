@@ -15,7 +15,9 @@ from rwp.evaluation.jobs import evaluate_checkpoint
 from rwp.evaluation.records import pack, read_record, robust_flags
 from rwp.files import read_object, write_json
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import evaluation_spec, run_key, train_spec
+from rwp.pipeline.lookup import run_key
+from rwp.pipeline.resolve import train_spec
+from rwp.pipeline.resolve_evaluation import evaluation_spec
 from rwp.pipeline.steps import Steps
 from rwp.reporting.attack_again import Again, attack_again
 from rwp.reporting.gathered import gather

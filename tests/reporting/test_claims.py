@@ -19,7 +19,8 @@ from rwp.errors import UserError
 from rwp.evaluation.statistics import crossed_difference, crossed_mean, interval
 from rwp.files import read_object
 from rwp.pipeline.load import check_params, load_params
-from rwp.pipeline.resolve import landscape_spec, train_spec
+from rwp.pipeline.resolve import train_spec
+from rwp.pipeline.resolve_evaluation import landscape_spec
 from rwp.pipeline.settings import Params
 from rwp.reporting.claim_verdicts import (
     _judged,

@@ -15,7 +15,9 @@ from rwp.data.spec import DataSize, data_size
 from rwp.errors import UserError
 from rwp.files import read_object, write_json
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import landscape_spec, run_key, train_spec
+from rwp.pipeline.lookup import run_key
+from rwp.pipeline.resolve import train_spec
+from rwp.pipeline.resolve_evaluation import landscape_spec
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.state import Result, results
 from rwp.pipeline.steps import Steps, below

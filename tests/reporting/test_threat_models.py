@@ -14,7 +14,8 @@ import pytest
 from rwp.errors import UserError
 from rwp.evaluation.records import pack, worst_case
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import attacks_under_network_threat, evaluation_spec, run_key
+from rwp.pipeline.lookup import run_key
+from rwp.pipeline.resolve_evaluation import attacks_under_network_threat, evaluation_spec
 from rwp.pipeline.settings import Params
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import diagnosis_spec

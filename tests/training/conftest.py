@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import run_key, train_spec
+from rwp.pipeline.lookup import run_key
+from rwp.pipeline.resolve import train_spec
 from rwp.pipeline.settings import Params
 from rwp.training.jobs import train_run
 from rwp.training.pseudo_labels import write_pseudo_labels

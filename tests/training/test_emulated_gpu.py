@@ -25,7 +25,7 @@ from rwp.core.threat import ThreatModel
 from rwp.evaluation.jobs import evaluate_checkpoint
 from rwp.evaluation.landscape import measure_landscape
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import evaluation_spec, landscape_spec
+from rwp.pipeline.resolve_evaluation import evaluation_spec, landscape_spec
 from rwp.pipeline.settings import Params
 from rwp.training import loop
 from rwp.training.image_losses import ImageLosses, read_losses

@@ -22,7 +22,7 @@ from rwp.data.parts import take_part
 from rwp.data.splits import held_out_split
 from rwp.evaluation import landscape
 from rwp.evaluation.landscape import measure_landscape
-from rwp.pipeline.resolve import landscape_spec
+from rwp.pipeline.resolve_evaluation import landscape_spec
 from rwp.pipeline.settings import Params
 from rwp.rng import generator_for
 from rwp.training.checkpoint import save_network

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import run_key, train_spec
+from rwp.pipeline.lookup import run_key
+from rwp.pipeline.resolve import train_spec
 from rwp.pipeline.settings import Params
 from rwp.reporting.runs import read_history
 from rwp.training import loop

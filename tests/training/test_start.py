@@ -21,7 +21,7 @@ from rwp.core.models import Normalization
 from rwp.errors import UserError
 from rwp.metric_names import TIMINGS
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import run_key
+from rwp.pipeline.lookup import run_key
 from rwp.pipeline.settings import Params
 from rwp.pipeline.steps import Steps
 from rwp.training import resume

@@ -20,7 +20,7 @@ from rwp.data.images import ImageSet
 from rwp.errors import UserError
 from rwp.evaluation.landscape import measure_landscape
 from rwp.pipeline.load import check_params
-from rwp.pipeline.resolve import landscape_spec
+from rwp.pipeline.resolve_evaluation import landscape_spec
 from rwp.pipeline.settings import Params
 from rwp.training import loop
 from rwp.training.batches import Batches

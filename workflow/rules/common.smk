@@ -47,7 +47,8 @@ try:  # these read accepted.jsonl
     from rwp.pipeline.engine import be_at_work, finished_jobs, refuse_if_at_work
     from rwp.pipeline.load import check_params, keep_settings, kept_settings
     from rwp.pipeline.own_trials import try_factories
-    from rwp.pipeline.resolve import attack_jobs, kept_starts
+    from rwp.pipeline.resolve import kept_starts
+    from rwp.pipeline.resolve_evaluation import attack_jobs
     from rwp.pipeline.steps import CODE, PLANNED, Steps, below, training_outputs
     from rwp.training.spec import suite_directory
 except UserError as error:

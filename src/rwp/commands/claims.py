@@ -69,7 +69,7 @@ def _print(
 
     `shown` is where a person finds the file, if it is a gathered folder's.
     """
-    from rwp.pipeline.resolve import choose
+    from rwp.pipeline.lookup import choose
     from rwp.reporting.claim_verdicts import MISSING, OTHER_SUITE, judge_claims, numbers, sentence
     from rwp.reporting.claims import read_claims, unknown_names
     from rwp.reporting.results import records

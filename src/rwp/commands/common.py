@@ -119,7 +119,7 @@ def kept_by(params: Params, checkpoint: Path | None) -> RunKey | None:
 
 
 def _key_of(params: Params, record: Path) -> RunKey:
-    from rwp.pipeline.resolve import refuse_unknown
+    from rwp.pipeline.lookup import refuse_unknown
     from rwp.training.spec import RunKey
 
     key = RunKey.parse(read_object(record).get("key"), where=str(record))
@@ -310,7 +310,7 @@ def find_run(
     seed: int,
 ) -> RunKey:
     """The run that names on a command line mean; what is left out is that of table 2."""
-    from rwp.pipeline.resolve import choose, run_key
+    from rwp.pipeline.lookup import choose, run_key
 
     suite = named_or_demo(params, suite, dataset=dataset, network=network)
     table2 = choose(params.suites, suite, "suite", "--suite").table2
@@ -334,7 +334,7 @@ def find_run(
 def spec_of(params: Params, checkpoint: Path | None, attacks: tuple[str, ...]) -> EvaluationSpec:
     """The evaluation of a network that the pipeline trained, from the run.json beside it."""
     from rwp.evaluation.spec import CHECKPOINTS
-    from rwp.pipeline.resolve import evaluation_spec
+    from rwp.pipeline.resolve_evaluation import evaluation_spec
 
     if checkpoint is None:
         raise UserError("--checkpoint: expected a network, got none; e.g. results/.../best.pt")

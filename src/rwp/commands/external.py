@@ -43,7 +43,7 @@ class ExternalRequest:
         output: Path,
     ) -> ExternalRequest:
         """The network of a run, on its data set, under the threat model that it is attacked in."""
-        from rwp.pipeline.resolve import attacked_under
+        from rwp.pipeline.resolve_evaluation import attacked_under
 
         return cls(
             params=params,
@@ -61,7 +61,7 @@ class ExternalRequest:
         )
 
     def __post_init__(self) -> None:
-        from rwp.pipeline.resolve import choose
+        from rwp.pipeline.lookup import choose
 
         if self.model is None and self.checkpoint is None:
             raise UserError(
@@ -106,7 +106,8 @@ class ExternalRequest:
     def specs(self, epsilon: str | None = None) -> list[AttackSpec]:
         """The suite's attacks under the threat model of its table 2, or at another radius."""
         from rwp.evaluation.external import at_radius
-        from rwp.pipeline.resolve import attack_spec, attacks_under_network_threat, choose
+        from rwp.pipeline.lookup import choose
+        from rwp.pipeline.resolve_evaluation import attack_spec, attacks_under_network_threat
         from rwp.training.spec import RunKey
 
         key = RunKey(
@@ -150,7 +151,7 @@ class ExternalRequest:
         from rwp.data.images import ImageSet
         from rwp.data.passport import PASSPORT, read_passport
         from rwp.evaluation.external_models import load_checkpoint, load_factory
-        from rwp.pipeline.resolve import choose
+        from rwp.pipeline.lookup import choose
 
         if self.model is not None:
             return load_factory(self.model, device=device)
@@ -248,7 +249,7 @@ def show_verdict(paths: list[Path], request: ExternalRequest) -> None:
     """Print what the records say about each other."""
     from rwp.evaluation.external import verdict_on
     from rwp.evaluation.verdict import MEANING
-    from rwp.pipeline.resolve import attacks_under_network_threat
+    from rwp.pipeline.resolve_evaluation import attacks_under_network_threat
 
     judged = [path for path in paths if path.stem in attacks_under_network_threat(request.entry)]
     if not judged:

@@ -17,7 +17,7 @@ def figure(
 ) -> None:
     """Draw a figure from what is there: NAME.csv (its data), NAME.svg and NAME.png."""
     from rwp.pipeline.load import load_params
-    from rwp.pipeline.resolve import choose, get_suite
+    from rwp.pipeline.lookup import choose, get_suite
     from rwp.reporting.figures import write_suite_figure
     from rwp.reporting.results import read_results
 

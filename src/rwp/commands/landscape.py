@@ -37,7 +37,7 @@ def landscape(
     from rwp.evaluation.spec import LandscapeSpec
     from rwp.gpu import claim
     from rwp.pipeline.load import load_params
-    from rwp.pipeline.resolve import choose, get_suite
+    from rwp.pipeline.lookup import choose, get_suite
     from rwp.pipeline.steps import Steps
 
     refuse_to_replace(output, ".csv", "rwp.landscape/1")

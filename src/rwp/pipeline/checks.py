@@ -23,8 +23,9 @@ from rwp.data.spec import (
 from rwp.errors import UserError
 from rwp.evaluation.spec import check_num_classes, check_square_size
 from rwp.factories import is_own
+from rwp.pipeline.lookup import choose, is_natural
 from rwp.pipeline.own_code import own_options
-from rwp.pipeline.resolve import choose, is_natural, refuse_decays
+from rwp.pipeline.resolve import refuse_decays
 from rwp.pipeline.settings import (
     OF_PERTURBATION,
     OPTIONS,

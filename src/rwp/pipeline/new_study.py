@@ -13,7 +13,7 @@ from rwp.errors import UserError
 from rwp.factories import is_own
 from rwp.files import write_text
 from rwp.pipeline.load import load_params
-from rwp.pipeline.resolve import choose
+from rwp.pipeline.lookup import choose
 from rwp.strict_yaml import parse_yaml
 from rwp.studies import FOLDER
 

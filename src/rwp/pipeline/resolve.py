@@ -1,35 +1,36 @@
-"""From params.yaml to the settings of one step: every table of settings looked up, once, here."""
+"""From params.yaml to the settings of one training: its tables of settings looked up, once."""
 
 from __future__ import annotations
 
-import difflib
 import weakref
-from collections.abc import Iterable
-from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any
 
 from rwp.core.settings import WITH_LOSSES
 from rwp.core.threat import AnyNorm
 from rwp.data.official import OFFICIAL
 from rwp.data.spec import AugmentationSpec, DatasetSpec, side_known
 from rwp.errors import UserError
-from rwp.evaluation.spec import EvaluationSpec, LandscapeSpec, check_attack
+from rwp.evaluation.spec import check_attack
 from rwp.factories import is_own
+from rwp.pipeline.lookup import (
+    Lookup,
+    choose,
+    is_natural,
+    run_key,
+    setting_key,
+)
 from rwp.pipeline.own_code import own_options, source_of
 from rwp.pipeline.settings import (
     FAMILY,
     OF_PERTURBATION,
-    AttackEntry,
     Change,
     LandscapeFigure,
     Params,
     PerturbationEntry,
     RecipeEntry,
-    Setting,
     Suite,
     TrainingEntry,
 )
-from rwp.spec import LARGEST_SEED
 from rwp.training.spec import (
     WITHOUT_STEPS,
     AttackSpec,
@@ -44,171 +45,6 @@ from rwp.training.spec import (
     TrainSpec,
     UnlabeledMix,
 )
-
-T = TypeVar("T")
-
-_NAMES_SHOWN = 24  # in a message; and the most similar one, where there are more
-
-
-def pick(table: dict[str, T] | None, names: Iterable[str]) -> T | None:
-    """The value of the most specific key whose parts are all among `names`, else the default.
-
-    Raises:
-        ValueError: two keys of equal length fit and say different things.
-    """
-    present = set(names)
-    fits = [key for key in table or {} if key != "default" and set(key.split("/")) <= present]
-    if not fits:
-        return (table or {}).get("default")
-    length = max(key.count("/") for key in fits)
-    longest = [key for key in fits if key.count("/") == length]
-    values = [table[key] for key in longest]  # type: ignore[index]
-    if any(value != values[0] for value in values):
-        raise ValueError(
-            f"expected one value, got {' and '.join(longest)} which both fit;"
-            f" add a key that joins them with '/'"
-        )
-    return values[0]
-
-
-def choose(table: dict[str, T], name: str, what: str, where: str = "params.yaml") -> T:
-    """Look up a name that a person typed.
-
-    Raises:
-        UserError: the name is unknown; the message lists those that exist.
-    """
-    if name not in table:
-        names = list(table)
-        close = difflib.get_close_matches(str(name), names, n=1)
-        more = ", ..." if len(names) > _NAMES_SHOWN else ""
-        known = ", ".join([*names[:_NAMES_SHOWN], *close] if more else names) + more or "nothing"
-        article = "an" if what[0] in "aeiou" else "a"
-        raise UserError(
-            f"{where}: expected {article} {what} ({known}), got {str(name)[:80]!r};"
-            f" check the spelling"
-        )
-    return table[name]
-
-
-def get_suite(params: Params, name: str) -> Suite:
-    """The suite of that name.
-
-    Raises:
-        UserError: there is none; the message lists the others.
-    """
-    return choose(params.suites, name, "suite", "params.yaml: suites")
-
-
-class Lookup:
-    """Reads tables of settings for one run and names the key when a value is missing."""
-
-    def __init__(self, suite: str, *names: str) -> None:
-        self.suite, self.names = suite, names
-
-    @classmethod
-    def of(cls, key: RunKey, *more: str) -> Lookup:
-        """Of a run, by what names it; `more` is its objective, where tables may name that, too."""
-        return cls(key.suite, key.dataset, key.threat, key.network, *more)
-
-    def optional(self, table: dict[str, T] | None, key: str) -> T | None:
-        """The value for this run, or none; a UserError where two keys contradict each other."""
-        try:
-            return pick(table, self.names)
-        except ValueError as error:
-            raise UserError(f"params.yaml: suites.{self.suite}.{key}: {error}") from error
-
-    def __call__(self, table: dict[str, T] | None, key: str) -> T:
-        """The value for this run; a UserError that names `key` where there is none."""
-        value = self.optional(table, key)
-        if value is None:
-            raise UserError(
-                f"params.yaml: suites.{self.suite}.{key}: expected a value for"
-                f" {'/'.join(self.names)}, got none; add one, or a default"
-            )
-        return value
-
-
-def is_natural(suite: Suite, recipe: str) -> bool:
-    """Whether a recipe trains without an attack."""
-    return suite.objectives[suite.recipes[recipe].objective].loss == "natural"
-
-
-def run_key(
-    params: Params,
-    suite_name: str,
-    *,
-    recipe: str,
-    dataset: str,
-    threat: str,
-    seed: int,
-    network: str | None = None,
-) -> RunKey:
-    """The coordinates of a run; names are checked, the network is the suite's unless given.
-
-    Raises:
-        UserError: a name is unknown.
-    """
-    suite = get_suite(params, suite_name)
-    where = f"params.yaml: suites.{suite_name}"
-    entry = choose(suite.recipes, recipe, "recipe", f"{where}.recipes")
-    choose(params.datasets, dataset, "data set", "params.yaml: datasets")
-    natural = is_natural(suite, recipe)
-    if not natural or threat != "none":
-        choose(suite.threat_models, threat, "threat model", f"{where}.threat_models")
-    threat = "none" if natural else threat
-    if seed > LARGEST_SEED:
-        raise UserError(f"seed: expected at most {LARGEST_SEED}, got {seed}; choose a smaller one")
-    look = Lookup(suite_name, dataset, threat, entry.objective)
-    network = network or look(suite.network, "network")
-    choose(params.networks, network, "network", "params.yaml: networks")
-    return RunKey(
-        suite=suite_name, dataset=dataset, threat=threat, network=network, recipe=recipe, seed=seed
-    )
-
-
-def refuse_unknown(params: Params, key: RunKey, *, where: str) -> None:
-    """A run that lies there is of names that the settings have.
-
-    Raises:
-        UserError: they lack one of them, or have it with an attack where the run has none.
-    """
-    suite = params.suites.get(key.suite)
-    tables: dict[str, Iterable[str]] = {"suite": params.suites}
-    if suite is not None:
-        tables |= {"recipe": suite.recipes, "dataset": params.datasets, "network": params.networks}
-        tables |= {"threat": (*suite.threat_models, "none")}
-    for name, known in tables.items():
-        if getattr(key, name) not in known:
-            what = {"dataset": "data set", "threat": "threat model"}.get(name, name)
-            raise UserError(
-                f"{where}: expected a run of the {what}s in the settings, got one of "
-                f"{getattr(key, name)!r}, which is gone; bring it back, or leave the run out"
-            )
-    if suite is not None and is_natural(suite, key.recipe) != (key.threat == "none"):
-        now = "without" if key.threat != "none" else "with"
-        raise UserError(
-            f"{where}: expected a run of today's {key.recipe}, which trains {now} an attack, got "
-            f"one under {key.threat!r}; bring the recipe back, or leave the run out"
-        )
-
-
-def setting_key(
-    suite: Suite, suite_name: str, setting: Setting, recipe: str, *, seed: int
-) -> RunKey:
-    """The run of a recipe in a figure's or table's setting; what is not given is Table 2's."""
-    dataset = setting.dataset or suite.table2.dataset
-    threat = setting.threat_model or suite.table2.threat_model
-    if is_natural(suite, recipe):
-        threat = "none"
-    look = Lookup(suite_name, dataset, threat, suite.recipes[recipe].objective)
-    return RunKey(
-        suite=suite_name,
-        dataset=dataset,
-        threat=threat,
-        network=setting.network or look(suite.network, "network"),
-        recipe=recipe,
-        seed=seed,
-    )
 
 
 def dataset_spec(params: Params, key: RunKey) -> DatasetSpec:
@@ -593,7 +429,7 @@ def _training_attack(suite: Suite, key: RunKey, look: Lookup) -> AttackSpec:
         kind=suite.objectives[suite.recipes[key.recipe].objective].loss,
         threat=threat
         if epsilon is None
-        else _threat(threat.norm, epsilon, f"suites.{key.suite}.training.attack_epsilon"),
+        else written_threat(threat.norm, epsilon, f"suites.{key.suite}.training.attack_epsilon"),
         step_size=own_step or step_size(suite, key),
         num_steps=suite.recipes[key.recipe].attack_num_steps
         or look(training.attack_num_steps, "training.attack_num_steps"),
@@ -606,7 +442,7 @@ def _training_attack(suite: Suite, key: RunKey, look: Lookup) -> AttackSpec:
             "image, where the divergence that TRADES raises has a gradient, got "
             "attack_random_start: none; write gaussian or uniform"
         )
-    return _checked(attack, f"suites.{key.suite}.recipes.{key.recipe}", trains=True)
+    return checked_attack(attack, f"suites.{key.suite}.recipes.{key.recipe}", trains=True)
 
 
 def _monitor(suite: Suite, key: RunKey, threat: ThreatSpec, look: Lookup) -> AttackSpec:
@@ -623,12 +459,12 @@ def _monitor(suite: Suite, key: RunKey, threat: ThreatSpec, look: Lookup) -> Att
         kind="pgd",
         threat=threat
         if epsilon is None
-        else _threat(threat.norm, epsilon, f"suites.{key.suite}.training.monitor_epsilon"),
+        else written_threat(threat.norm, epsilon, f"suites.{key.suite}.training.monitor_epsilon"),
         step_size=own_step or step_size(suite, key),
         num_steps=suite.monitor_num_steps,
         keep=look.optional(training.monitor_keep, "training.monitor_keep") or "last",
     )
-    return _checked(attack, f"suites.{key.suite}.monitor")
+    return checked_attack(attack, f"suites.{key.suite}.monitor")
 
 
 def _selection_monitor(
@@ -643,7 +479,7 @@ def _selection_monitor(
     attack = usual.replace(
         name=f"pgd-{steps}", num_steps=steps, step_size=own_step or usual.step_size
     )
-    return _checked(attack, f"suites.{key.suite}.selection_monitor")
+    return checked_attack(attack, f"suites.{key.suite}.selection_monitor")
 
 
 def _optimization(entry: TrainingEntry, look: Lookup) -> OptimizationSpec:
@@ -791,131 +627,17 @@ def _settings(spec: TrainSpec) -> TrainSpec:
     return spec.replace(key=key, keep_epochs=(), keep_starts=(), perturbation=perturbation)
 
 
-def _checked(attack: AttackSpec, where: str, *, trains: bool = False) -> AttackSpec:
+def checked_attack(attack: AttackSpec, where: str, *, trains: bool = False) -> AttackSpec:
+    """An attack whose sizes are what they seem (`check_attack`); what refuses it names the key."""
     try:
         return check_attack(attack, trains=trains)
     except UserError as error:
         raise UserError(f"params.yaml: {where}.{error}") from error
 
 
-def attacks_under_network_threat(suite: Suite) -> tuple[str, ...]:
-    """The attacks under a network's own threat model, which verdicts and pairs look at."""
-    attacks = suite.evaluation.attacks.items()
-    return tuple(name for name, entry in attacks if not entry.has_other_threat)
-
-
-def attack_jobs(suite: Suite) -> list[tuple[str, ...]]:
-    """The attacks of each job on a network: the cheap ones share one, each AutoAttack has its own.
-
-    What a job makes is lost when it is begun again.
-    """
-    attacks = suite.evaluation.attacks.items()
-    cheap = tuple(name for name, entry in attacks if entry.kind != "autoattack")
-    slow = ((name,) for name, entry in attacks if entry.kind == "autoattack")
-    return [names for names in (cheap, *slow) if names]
-
-
-def attack_spec(
-    suite: Suite, key: RunKey, name: str, entry: AttackEntry, threat_name: str
-) -> AttackSpec:
-    """Resolve one attack of the evaluation under a threat model of the suite."""
-    at = key.replace(threat=threat_name)
-    look = Lookup(key.suite, key.dataset, threat_name, key.network)
-    steps = entry.kind not in ("natural", "fgsm", "autoattack") and not is_own(entry.kind)
-    own = look.optional(entry.step_size, f"evaluation.attacks.{name}.step_size")
-    threat = threat_spec(suite, at)
-    if entry.epsilon is not None:
-        epsilon = look(entry.epsilon, f"evaluation.attacks.{name}.epsilon")
-        where = f"suites.{key.suite}.evaluation.attacks.{name}.epsilon"
-        threat = _threat(entry.norm or threat.norm, epsilon, where)
-    spec = AttackSpec(
-        name=name,
-        kind=entry.kind,
-        threat=threat,
-        step_size=(own or step_size(suite, at)) if steps else None,
-        num_steps=entry.num_steps,
-        num_restarts=entry.num_restarts,
-        kappa=entry.kappa,
-        version=entry.version,
-        num_examples=entry.num_examples,
-        options=entry.options,
-        source=own_source(entry.kind, key.suite, f"evaluation.attacks.{name}.kind"),
-        draft=entry.draft,
-    )
-    return _checked(spec, f"suites.{key.suite}.evaluation.attacks")
-
-
-def _threat(norm: AnyNorm, epsilon: str, where: str) -> ThreatSpec:
+def written_threat(norm: AnyNorm, epsilon: str, where: str) -> ThreatSpec:
+    """A threat model as it is written; what refuses it names the key."""
     try:
         return ThreatSpec(norm=norm, epsilon=epsilon)
     except ValueError as error:
         raise UserError(f"params.yaml: {where}{str(error).removeprefix('epsilon')}") from error
-
-
-def attacked_under(suite: Suite, key: RunKey) -> str:
-    """The threat model that a run is attacked under: its own, or table 2's if it has none."""
-    return suite.table2.threat_model if key.threat == "none" else key.threat
-
-
-def evaluation_spec(
-    params: Params,
-    key: RunKey,
-    *,
-    checkpoint: str = "best",
-    attacks: tuple[str, ...] | None = None,
-) -> EvaluationSpec:
-    """Resolve the attacks on one checkpoint (all of the suite's, unless named)."""
-    suite = params.suites[key.suite]
-    table = suite.evaluation.attacks
-    threat_name = attacked_under(suite, key)
-    names = tuple(table) if attacks is None else attacks
-    where = f"params.yaml: suites.{key.suite}.evaluation.attacks"
-    entries = {name: choose(table, name, "attack", where) for name in names}
-    return EvaluationSpec(
-        key=key,
-        checkpoint=checkpoint,  # type: ignore[arg-type]
-        data=dataset_spec(params, key),
-        attacks=tuple(
-            attack_spec(suite, key, name, entry, threat_name) for name, entry in entries.items()
-        ),
-        batch_size=suite.evaluation.batch_size,
-        num_examples=suite.evaluation.num_examples,
-        first_examples=suite.evaluation.first_examples,
-        part_seed=suite.evaluation.part_seed,
-        seed=suite.evaluation.seed,
-    )
-
-
-def landscape_spec(params: Params, suite_name: str, name: str) -> LandscapeSpec:
-    """The measurement behind a landscape figure.
-
-    Its attack is PGD on cross-entropy with the sizes of the training's, in eval mode, from the
-    start that the settings name, or else a uniform one.
-    """
-    suite = get_suite(params, suite_name)
-    figure = suite.figures[name]
-    if not isinstance(figure, LandscapeFigure):
-        raise ValueError(f"{name}: expected a landscape, got {figure.kind}")
-    keys = landscape_keys(suite, suite_name, figure)
-    training = train_spec(params, keys[0])
-    if training.attack is None:
-        raise ValueError(f"{name}: expected an adversarially trained recipe, got {figure.recipe}")
-    epochs = training.optimization.epochs
-    if figure.epochs and figure.epochs[-1] > epochs:
-        raise UserError(
-            f"params.yaml: suites.{suite_name}.figures.{name}.epochs: expected at most the {epochs}"
-            f" epochs of {training.key.name}, got {figure.epochs[-1]}; lower it"
-        )
-    names = [f.name for f in fields(LandscapeSpec) if f.name in LandscapeFigure.model_fields]
-    copied = {name: getattr(figure, name) for name in names}
-    return LandscapeSpec(
-        key=training.key,
-        data=training.data,
-        attack=training.attack.replace(bn_mode="eval"),
-        held_out_fraction=training.held_out_fraction,
-        batch_size=suite.evaluation.batch_size,
-        seed=suite.evaluation.seed,
-        part_seed=suite.evaluation.part_seed,
-        more_seeds=tuple(key.seed for key in keys[1:]),
-        **copied,
-    )

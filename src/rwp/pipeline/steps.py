@@ -31,17 +31,10 @@ from rwp.evaluation.spec import (
 )
 from rwp.files import object_in, read_object, sha256_file
 from rwp.pipeline.code import HERE, Code, read_ledger
+from rwp.pipeline.lookup import choose, get_suite, run_key
 from rwp.pipeline.own_code import may_lack
-from rwp.pipeline.resolve import (
-    attack_jobs,
-    choose,
-    evaluation_spec,
-    get_suite,
-    landscape_spec,
-    num_gpus,
-    run_key,
-    train_spec,
-)
+from rwp.pipeline.resolve import num_gpus, train_spec
+from rwp.pipeline.resolve_evaluation import attack_jobs, evaluation_spec, landscape_spec
 from rwp.pipeline.settings import Frozen, Params, Suite
 from rwp.pipeline.suites import (
     BEYOND,

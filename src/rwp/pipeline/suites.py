@@ -13,19 +13,9 @@ from typing import Any
 
 from rwp.errors import UserError
 from rwp.evaluation.spec import DiagnosisSpec
-from rwp.pipeline.resolve import (
-    Lookup,
-    attacks_under_network_threat,
-    choose,
-    declared,
-    evaluation_spec,
-    get_suite,
-    is_natural,
-    landscape_keys,
-    run_key,
-    setting_key,
-    train_spec,
-)
+from rwp.pipeline.lookup import Lookup, choose, get_suite, is_natural, run_key, setting_key
+from rwp.pipeline.resolve import declared, landscape_keys, train_spec
+from rwp.pipeline.resolve_evaluation import attacks_under_network_threat, evaluation_spec
 from rwp.pipeline.settings import (
     OF_PERTURBATION,
     Change,

@@ -14,7 +14,9 @@ from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, robust_flags
 from rwp.evaluation.spec import record_path
 from rwp.files import object_in, read_object
-from rwp.pipeline.resolve import choose, evaluation_spec, train_spec
+from rwp.pipeline.lookup import choose
+from rwp.pipeline.resolve import train_spec
+from rwp.pipeline.resolve_evaluation import evaluation_spec
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import setting_keys

@@ -15,7 +15,8 @@ from rwp.errors import UserError
 from rwp.evaluation.jobs import evaluate_checkpoint
 from rwp.evaluation.records import EvaluationRecord, clean_flags, read_record, robust_flags
 from rwp.files import object_in, read_object, sha256_file
-from rwp.pipeline.resolve import evaluation_spec, refuse_unknown
+from rwp.pipeline.lookup import refuse_unknown
+from rwp.pipeline.resolve_evaluation import evaluation_spec
 from rwp.reporting.gathered import BRING_BACK, opened
 from rwp.training.spec import RunKey
 

@@ -21,7 +21,8 @@ from rwp.errors import UserError
 from rwp.evaluation.records import EvaluationRecord, on_common_images, robust_flags
 from rwp.evaluation.spec import LandscapeSpec
 from rwp.evaluation.statistics import MeanEstimate, crossed_mean, interval
-from rwp.pipeline.resolve import get_suite, train_spec
+from rwp.pipeline.lookup import get_suite
+from rwp.pipeline.resolve import train_spec
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import seeds_of, setting_key, setting_keys

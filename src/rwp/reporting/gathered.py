@@ -29,8 +29,8 @@ from rwp.files import (
 )
 from rwp.pipeline.extends import EXTENDS
 from rwp.pipeline.load import check_params
+from rwp.pipeline.lookup import choose, refuse_unknown
 from rwp.pipeline.own_code import code_may_lack, sources_in
-from rwp.pipeline.resolve import choose, refuse_unknown
 from rwp.pipeline.settings import Params, Setting
 from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import BEYOND, setting_keys

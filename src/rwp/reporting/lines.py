@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rwp.evaluation.spec import EvaluationSpec
-from rwp.pipeline.resolve import evaluation_spec, get_suite, train_spec
+from rwp.pipeline.lookup import get_suite
+from rwp.pipeline.resolve import train_spec
+from rwp.pipeline.resolve_evaluation import evaluation_spec
 from rwp.pipeline.settings import (
     CurvesFigure,
     LandscapeFigure,

@@ -29,7 +29,7 @@ from rwp.evaluation.spec import EvaluationSpec
 from rwp.evaluation.statistics import interval
 from rwp.evaluation.verdict import LEVELS, Level
 from rwp.files import read_json, sha256_file
-from rwp.pipeline.resolve import get_suite
+from rwp.pipeline.lookup import get_suite
 from rwp.pipeline.settings import Params, Suite
 from rwp.pipeline.steps import PAPER, Step, Steps, accepted, below
 from rwp.pipeline.suites import BEYOND, TABLES, figure_names
