@@ -1865,7 +1865,7 @@ BY_HAND = [
         "own/test_studies.py",
         (
             "studies: one learning rate for all batch sizes",
-            "{0.1 * batch / 128:g}",
+            "{0.1 * batch_size / 128:g}",
             "{0.1:g}",
         ),
         (

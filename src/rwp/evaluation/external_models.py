@@ -125,9 +125,7 @@ def _is_normalized(content: dict[str, Any], layout: str) -> bool:
 
 def _own_network(spec: OwnNetworkSpec, image_size: Sequence[int], **facts: Any) -> OwnNetwork:
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten
-        model = own_network(spec.family, spec.options, image_size=image_size, **facts)
-    assert isinstance(model, OwnNetwork)
-    return model
+        return own_network(spec.family, spec.options, image_size=image_size, **facts)
 
 
 def _advice(

@@ -186,63 +186,34 @@ def write_study(
 
 def study_text(name: str, found: Images, network: str | None, *, known: tuple[str, ...]) -> str:
     """The study as a file: at most 40 lines."""
-    classes, pixels = len(found.classes), min(found.shape[1:])
-    networks = own = ""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    pixels, own_network = min(found.shape[1:]), None
     if network is None:
         network = "small" if pixels <= _SMALL else "preact-resnet-18"
     elif network not in known:
-        networks, network = f"networks:\n  {name}-net: {{family: {network}}}\n", f"{name}-net"
-        own = "  # before your network; false if it normalizes itself\n     "
-    batch = 128 if found.num_train >= 5000 else 64 if found.num_train >= 1000 else 32
-    few = classes < 4
-    autoattack = (
-        "autoattack-few-classes: {kind: autoattack, version: few-classes}  # of two or three"
-        if few
-        else "autoattack: {kind: autoattack, version: standard}"
+        network, own_network = f"{name}-net", network
+    batch_size = 128 if found.num_train >= 5000 else 64 if found.num_train >= 1000 else 32
+    more = ", ..." if len(found.classes) > _NAMED else ""
+    environment = Environment(
+        loader=PackageLoader("rwp.pipeline"),
+        autoescape=False,  # YAML
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
     )
-    part = f"\n      num_examples: {_MANY}  # of the test images" if found.num_test > _MANY else ""
-    size = "x".join(map(str, found.shape[1:]))
-    dataset, network = _name(found.name), _name(network)
-    shown = ", ".join(found.classes[:_NAMED]) + (", ..." if classes > _NAMED else "")
-    return f"""\
-# {found.num_train} training and {found.num_test} test images of {size} pixels, {classes} classes ({shown}).
-# snakemake --cores 2 results/{name}/table2.csv; add {name} to `build` in params.yaml for `dvc repro`.
-{found.declared}{networks}suites:
-  {name}:
-    description: AT, AWP and RWP on {found.name}
-    seeds: [0]  # one training per recipe and seed
-    selection: held_out  # the best epoch is chosen on a share of the training images
-    held_out_fraction: {0.1 if found.num_train < 10000 else 0.02}
-    test_curve: true
-    monitor_num_steps: 20  # PGD steps of the measurement after each epoch
-    threat_models: {{linf: {{norm: linf, epsilon: 8/255, step_size: 2/255}}}}  # on [0, 1] pixels
-    network: {network}
-    training: {{epochs: 30, batch_size: {batch}, learning_rate: {0.1 * batch / 128:g}, \
-schedule: piecewise_by_epoch,
-      decay_epochs: [15, 22], decay_factor: 0.1, momentum: 0.9, nesterov: false, weight_decay: 0.0005,
-      normalize: true,{own} crop_padding: {max(1, pixels // 8)}, padding_mode: zero, flip: true, \
-rotation_degrees: 0,
-      precision: fp32, attack_num_steps: 10, attack_bn_mode: train}}
-    objectives:
-      at: {{loss: at}}  # natural, at, trades, mart or package.module:factory
-    perturbations:
-      awp: {{gamma: 0.01, num_weight_steps: 1, norm_scope: layer, mask: all, warmup_epochs: 0}}
-      rwp: {{gamma: 0.01, num_weight_steps: 10, norm_scope: model, mask: below, warmup_epochs: 0,
-        c_min: {C_MIN_SHARE * math.log(classes):.2f}}}  # nats: {C_MIN_SHARE:.0%} of log(classes), \
-as 1.7 is on CIFAR-10; vary it
-    recipes: {{at: {{objective: at}}, at-awp: {{objective: at, perturbation: awp}}, \
-at-rwp: {{objective: at, perturbation: rwp}}}}
-    evaluation:
-      batch_size: 256{part}
-      seed: 0
-      attacks:
-        natural: {{kind: natural}}
-        fgsm: {{kind: fgsm}}
-        pgd-20: {{kind: pgd, num_steps: 20}}
-        cw-100: {{kind: cw, num_steps: 100, kappa: 0}}
-        {autoattack}
-    table1: {{datasets: [{dataset}], threat_models: [linf], recipes: [at, at-awp, at-rwp], \
-network: {network}}}
-    table2: {{dataset: {dataset}, threat_model: linf, recipes: [at, at-awp, at-rwp], \
-network: {network}}}
-"""  # noqa: E501
+    return environment.get_template("study.yaml.j2").render(
+        name=name,
+        images=found,
+        size="x".join(map(str, found.shape[1:])),
+        shown=", ".join(found.classes[:_NAMED]) + more,
+        dataset=_name(found.name),
+        network=_name(network),
+        own_network=own_network,
+        batch_size=batch_size,
+        learning_rate=f"{0.1 * batch_size / 128:g}",
+        crop_padding=max(1, pixels // 8),
+        c_min=f"{C_MIN_SHARE * math.log(len(found.classes)):.2f}",
+        c_min_share=f"{C_MIN_SHARE:.0%}",
+        num_examples=_MANY if found.num_test > _MANY else None,
+    )

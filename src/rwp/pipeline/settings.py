@@ -610,11 +610,12 @@ class PerturbationEntry(Frozen):
         return self
 
 
-# What a recipe may change of its perturbation; those from `c_min_quantile` on are no tables.
+# What a recipe may change of its perturbation: what AWP and RWP have, and what others near them do.
 OF_PERTURBATION = tuple(
     n for n in PerturbationEntry.model_fields if n in Change.model_fields and n != "options"
 )
-FAMILY = OF_PERTURBATION[OF_PERTURBATION.index("c_min_quantile") :]
+_OF_AWP_AND_RWP = ("gamma", "num_weight_steps", "norm_scope", "mask", "c_min", "criterion")
+FAMILY = tuple(n for n in OF_PERTURBATION if n not in (*_OF_AWP_AND_RWP, "warmup_epochs"))
 
 
 class StartEntry(Frozen):

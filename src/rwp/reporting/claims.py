@@ -21,7 +21,7 @@ from rwp.errors import UserError
 from rwp.evaluation.spec import CHECKPOINTS
 from rwp.pipeline.load import first_error
 from rwp.pipeline.settings import Frozen, Params
-from rwp.reporting.runs import Run
+from rwp.reporting.runs import Run, is_number
 from rwp.spec import Name, PositiveFloat, short
 from rwp.strict_yaml import read_yaml
 
@@ -171,8 +171,8 @@ class Term:
         values = [row.get(self.what) for row in rows]
         if None in values and all(self.what in row for row in rows):
             return math.nan
-        if not values or not all(map(_is_number, values)):
-            count = sum(map(_is_number, values))
+        if not values or not all(map(is_number, values)):
+            count = sum(map(is_number, values))
             none = "none" if None in values else "no single numbers"
             found = f"it in {count} of {len(values)}" if count else none
             known = ", ".join(sorted(set().union(*run.history)))
@@ -276,7 +276,7 @@ def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _floats(value: Any) -> Any:
     """The weights of terms as floats; anything else as it is."""
-    if isinstance(value, dict) and all(map(_is_number, value.values())):
+    if isinstance(value, dict) and all(map(is_number, value.values())):
         return {term: _float(weight) for term, weight in value.items()}
     return value
 
@@ -290,10 +290,6 @@ def _float(value: float) -> float:
         raise ValueError(
             f"expected weights and margins of at most {_LARGEST:,.0f}, got one of {digits} digits"
         ) from None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def unknown_names(params: Params, worded: Mapping[str, Claim]) -> Iterator[str]:

@@ -144,7 +144,18 @@ def detail_line(job: Job) -> str:
 
 
 def plan_lines(jobs: Sequence[Job], *, device: str | None, origin: str) -> Iterator[str]:
-    """The plan as a person reads it."""
+    """The plan as a person reads it: the table, what it leaves out, and where hours come from."""
+    yield from _table_lines(jobs)
+    yield ""
+    yield from _remarks(jobs)
+    if device is None:
+        yield "Hours: name a device with --device; without a name it lists those that are known."
+    else:
+        yield origin
+        yield from _remarks_on_hours(jobs)
+
+
+def _table_lines(jobs: Sequence[Job]) -> Iterator[str]:
     rows = [_HEADER, *(_row(name, kind, jobs) for kind, name in KINDS.items())]
     rows.append(_row("together", None, jobs))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
@@ -152,7 +163,10 @@ def plan_lines(jobs: Sequence[Job], *, device: str | None, origin: str) -> Itera
         cells = [row[0].ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         yield "  ".join(cells).rstrip()
-    yield ""
+
+
+def _remarks(jobs: Sequence[Job]) -> Iterator[str]:
+    """What the numbers of the table are, and what they leave out."""
     yield (
         "Passes of what is stale or to do, in millions, of one image each; at most, as RWP and"
         " attacks stop early."
@@ -183,10 +197,11 @@ def plan_lines(jobs: Sequence[Job], *, device: str | None, origin: str) -> Itera
             f"The number of images is not known of {name} before it is fetched: its passes are "
             "left out."
         )
-    if device is None:
-        yield "Hours: name a device with --device; without a name it lists those that are known."
-        return
-    yield origin
+
+
+def _remarks_on_hours(jobs: Sequence[Job]) -> Iterator[str]:
+    """Where the hours of what is to do may be wrong or lack."""
+    todo = [job for job in jobs if job.state != "done"]
     shared = sorted({job.result.step.gpus for job in todo if job.result.step.gpus > 1})
     if shared:
         yield f"Hours of trainings on {' or '.join(map(str, shared))} GPUs are as on one."

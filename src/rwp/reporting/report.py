@@ -18,7 +18,7 @@ from rwp.files import object_in, write_text
 from rwp.pipeline.suites import BEYOND, TABLES
 from rwp.reporting.claim_verdicts import FAILS, HOLDS, counted
 from rwp.reporting.figures import own_figures, reported_figures
-from rwp.reporting.gaps import figure_gaps, table_gaps
+from rwp.reporting.gaps import Gap, figure_gaps, table_gaps
 from rwp.reporting.labels import COLUMN_LABELS, NORM_TEXTS, column_label, norm_text
 from rwp.reporting.lines import measured_otherwise
 from rwp.reporting.pairs import headline, p_text, pairs
@@ -127,64 +127,89 @@ def _context(results: Results, judged: Sequence[Row]) -> dict[str, Any]:
     suite = results.suite
     first, second = table1(results), table2(results)
     third = beyond(results) if BEYOND in suite.reported else None
-    others, columns = other_checkpoints(results), results.columns
-    paper1, paper2 = table1_beside_paper(results, first), table2_beside_paper(results, second)
-    found, in_short = records(pairs(results)), headline(results)
-    empty_cells, undrawn = table_gaps(first, second, third), list(figure_gaps(results))
-    own = list(own_figures(results, second))
-    shown = list(reported_figures(results, undrawn))
-    drawn = [figure for figure in shown if figure["uri"]]
-    warnings = _warnings(second)
+    columns, undrawn = results.columns, list(figure_gaps(results))
+    found, warnings = records(pairs(results)), _warnings(second)
+    page = _claims_context(judged) | _paper_context(results, first, second)
+    return (
+        page
+        | {
+            "name": results.suite_name,
+            "headline": headline(results),
+            "suite": suite,
+            "marked_seeds": _marked_seeds(second, columns),
+            "beyond": beyond_groups(third) if third else None,
+            "judged": _verdict_rows(second),
+            "levels": [
+                {
+                    "name": level,
+                    "meaning": text,
+                    "sign": LEVEL_SIGNS[level],
+                    "kind": LEVEL_KINDS[level],
+                }
+                for level, text in MEANING.items()
+            ],
+            "others": other_checkpoints(results),
+            "pairs": found,
+            "tested": [row for row in found if row["p_value"] is not None],
+            "untested": [row for row in found if row["p_value"] is None],
+            "columns": _column_titles(results, columns),
+            "together": _together(second, columns),
+            "counts": _counts(first, second, third),
+            "otherwise": measured_otherwise(
+                line
+                for name in (*TABLES, BEYOND)
+                if name in results.parts
+                for line in results.parts[name].lines
+            ),
+            "kinds": KINDS | dict.fromkeys(BROKEN, "broken"),
+            "broken": BROKEN,
+            "gaps": [*table_gaps(first, second, third), *undrawn],
+            "warnings": [*results.notes, *_mixed_versions(results), *_blind(results), *warnings],
+            "alarms": [text for text in warnings if TOO_MANY in text],
+            "accepted": results.accepted,
+            "runs": list(_origin_rows(results, _evaluated(second, third))),
+            "details": second.seeds,
+            "beyond_details": third.seeds if third else [],
+            "settings": list(_flat(suite.model_dump(mode="json", exclude_none=True))),
+            "protocol": _protocol(results, second),
+        }
+        | _figures_context(results, second, undrawn)
+    )
+
+
+def _claims_context(judged: Sequence[Row]) -> dict[str, Any]:
+    """The first section: what became of each claim."""
     return {
-        "name": results.suite_name,
-        "headline": in_short,
         "claims": judged,
         "claim_counts": counted(judged),
         "told_claims": [row for row in judged if _is_told(row)],
         "untold_claims": [row for row in judged if not _is_told(row)],
         "claim_kinds": {HOLDS: "within", FAILS: "outside"},
-        "suite": suite,
+    }
+
+
+def _paper_context(results: Results, first: Table, second: Table) -> dict[str, Any]:
+    """Both tables of the paper, and each number beside the published one."""
+    paper1, paper2 = table1_beside_paper(results, first), table2_beside_paper(results, second)
+    return {
         "table1": _table1_rows(first, paper1),
-        "table2": _table2_rows(second, paper2, columns),
-        "marked_seeds": _marked_seeds(second, columns),
-        "beyond": beyond_groups(third) if third else None,
-        "judged": _verdict_rows(second),
-        "levels": [
-            {"name": level, "meaning": text, "sign": LEVEL_SIGNS[level], "kind": LEVEL_KINDS[level]}
-            for level, text in MEANING.items()
-        ],
-        "others": others,
-        "pairs": found,
-        "tested": [row for row in found if row["p_value"] is not None],
-        "untested": [row for row in found if row["p_value"] is None],
-        "columns": _column_titles(results, columns),
-        "together": _together(second, columns),
-        "counts": _counts(first, second, third),
-        "figure_counts": {"drawn": len(drawn), "all": len(shown)},
-        "verdicts": pd.concat([paper1, paper2])["verdict"].value_counts().to_dict(),
-        "not_comparable1": _not_comparable(paper1),
-        "otherwise": measured_otherwise(
-            line
-            for name in (*TABLES, BEYOND)
-            if name in results.parts
-            for line in results.parts[name].lines
-        ),
-        "not_comparable2": _not_comparable(paper2),
-        "signs": SIGNS,
-        "kinds": KINDS | dict.fromkeys(BROKEN, "broken"),
-        "broken": BROKEN,
+        "table2": _table2_rows(second, paper2, results.columns),
         "paper1": records(paper1),
         "paper2": records(paper2),
-        "gaps": [*empty_cells, *undrawn],
-        "warnings": [*results.notes, *_mixed_versions(results), *_blind(results), *warnings],
-        "alarms": [text for text in warnings if TOO_MANY in text],
-        "figures": [*own, *shown],
-        "accepted": results.accepted,
-        "runs": list(_origin_rows(results, _evaluated(second, third))),
-        "details": second.seeds,
-        "beyond_details": third.seeds if third else [],
-        "settings": list(_flat(suite.model_dump(mode="json", exclude_none=True))),
-        "protocol": _protocol(results, second),
+        "not_comparable1": _not_comparable(paper1),
+        "not_comparable2": _not_comparable(paper2),
+        "verdicts": pd.concat([paper1, paper2])["verdict"].value_counts().to_dict(),
+        "signs": SIGNS,
+    }
+
+
+def _figures_context(results: Results, second: Table, undrawn: Sequence[Gap]) -> dict[str, Any]:
+    """The figures, those that the tables come with first; some wait for runs."""
+    shown = list(reported_figures(results, undrawn))
+    drawn = sum(figure["uri"] is not None for figure in shown)
+    return {
+        "figures": [*own_figures(results, second), *shown],
+        "figure_counts": {"drawn": drawn, "all": len(shown)},
     }
 
 

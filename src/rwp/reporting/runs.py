@@ -265,7 +265,7 @@ def _check_history(
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             return "inconsistent", f"run.json gives {count!r} {name} passes, no count"
     seconds = document.get("seconds", 0)
-    if seconds is not None and not (_is_number(seconds) and seconds >= 0):
+    if seconds is not None and not (is_number(seconds) and seconds >= 0):
         return "inconsistent", f"run.json gives {seconds!r} seconds, no number from 0 on"
     last = document["last"]["epoch"]
     if last != len(history) - 1:
@@ -299,9 +299,9 @@ def _odd_value(measure: str, value: Any) -> str:
     if value is None:
         return ""
     if measure == "loss_histogram":
-        numbers = isinstance(value, list) and all(map(_is_number, value))
+        numbers = isinstance(value, list) and all(map(is_number, value))
         return "" if numbers else "list of numbers"
-    return "" if _is_number(value) else "number"
+    return "" if is_number(value) else "number"
 
 
 def _better_epoch(document: dict[str, Any], history: list[dict[str, Any]]) -> str:
@@ -321,12 +321,13 @@ def _better_epoch(document: dict[str, Any], history: list[dict[str, Any]]) -> st
     )
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of a document is a number; to Python true is one, too."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_share(value: Any) -> bool:
-    return _is_number(value) and bool(0 <= value <= 1)
+    return is_number(value) and bool(0 <= value <= 1)
 
 
 def read_history(path: Path | str) -> list[dict[str, Any]]:

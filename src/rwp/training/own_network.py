@@ -45,7 +45,7 @@ def own_network(
     image_size: Sequence[int],
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
-) -> nn.Module:
+) -> OwnNetwork:
     """Build a network of the user's own and try it on images of zeros.
 
     Initial weights are drawn from torch's global generator; the trial draws nothing from it.
