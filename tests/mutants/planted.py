@@ -1277,8 +1277,8 @@ PAIRS = _faults(
     ),
     (
         "paper: other shares of unlabeled images are the paper's",
-        "for name in mix.differing(other.replace(**same))",
-        "for name in ()",
+        "differing += _unlabeled_difference(mix, other)",
+        "pass",
     ),
     (
         "gathered: two versions of own code",
@@ -1593,12 +1593,12 @@ ALIKE = _faults(
     ),
     (
         "paper: an attack of the same kind is the paper's",
-        "if ours.attacks != theirs.attacks:",
-        "if ours.attacks[0].kind != theirs.attacks[0].kind:",
+        "if attack_settings(ours.attacks[0]) != theirs:",
+        'if ours.attacks[0].kind != theirs["kind"]:',
     ),
     (
         "paper: any part of the test images is the paper's",
-        'return "" if parts[0] == parts[1] else "another part of the test images"',
+        'return "" if whole else "another part of the test images"',
         'return ""',
     ),
     (

@@ -20,14 +20,15 @@ from rwp.pipeline.settings import Params
 from rwp.pipeline.state import results
 from rwp.pipeline.steps import Steps, below
 from rwp.pipeline.suites import diagnosis_spec, figure_names
-from rwp.reporting import report
+from rwp.reporting import paper_settings, report
 from rwp.reporting.figures import write_suite_figure
 from rwp.reporting.lines import lines_of
+from rwp.reporting.paper_settings import PaperSettings
 from rwp.reporting.report import render_report
 from rwp.reporting.results import Results, read_results
 from rwp.training.spec import RunKey, TrainSpec
 
-from .settings import PARAMS, paper_content, shown_content
+from .settings import PARAMS, paper_content, paper_settings_of, shown_content
 
 
 @pytest.fixture
@@ -257,8 +258,18 @@ def demo(tmp_path: Path) -> Project:
 
 
 @pytest.fixture
-def paper(tmp_path: Path) -> Project:
-    """An empty project with the suite `paper` on CIFAR-10 and SVHN."""
+def small_paper(monkeypatch: pytest.MonkeyPatch) -> PaperSettings:
+    """The settings of `paper_content` in the place of the paper's."""
+    found = paper_settings_of(check_params(paper_content()))
+    for row in found.table2.values():
+        row.get("unlabeled", {})["kind"] = "tinyimages-500k"
+    monkeypatch.setattr(paper_settings, "paper_settings", lambda: found)
+    return found
+
+
+@pytest.fixture
+def paper(tmp_path: Path, small_paper: PaperSettings) -> Project:
+    """An empty project with the suite `paper` on CIFAR-10 and SVHN, which is the paper."""
     return Project(tmp_path, check_params(paper_content()), "paper")
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from rwp.pipeline.settings import Params
+from rwp.reporting.lines import lines_of
+from rwp.reporting.paper_settings import PaperSettings, attack_settings, training_settings
+
 SUITE: dict[str, Any] = {
     "description": "nine defenses on a few digits",
     "seeds": [0],
@@ -145,6 +149,22 @@ def paper_content() -> dict[str, Any]:
     suite["table2"] |= {"dataset": "cifar10"}
     content["suites"]["paper"] = suite
     return content
+
+
+def paper_settings_of(params: Params) -> PaperSettings:
+    """What the suite `paper` of these settings trains and attacks, as it would be published."""
+    tables = {name: list(lines_of(params, "paper", name)) for name in ("table1", "table2")}
+    return PaperSettings(
+        **{
+            name: {tuple(line.labels.values()): training_settings(line.training) for line in lines}
+            for name, lines in tables.items()
+        },
+        attacks={
+            name: attack_settings(spec.attacks[0])
+            for line in tables["table2"]
+            for name, spec in line.attacked.items()
+        },
+    )
 
 
 def shown_content() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,24 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from rwp.evaluation.spec import PAPER_COLUMNS
 from rwp.pipeline.load import check_params
+from rwp.pipeline.settings import Params
+from rwp.reporting.lines import lines_of
 from rwp.reporting.paper import (
-    _difference_in_table2,
     agreement,
     published_table1,
     published_table2,
     table1_beside_paper,
     table2_beside_paper,
+)
+from rwp.reporting.paper_settings import (
+    PaperSettings,
+    attack_settings,
+    difference_in_table1,
+    difference_in_table2,
+    paper_settings,
+    training_settings,
 )
 from rwp.reporting.published_curves import published_curve
 from rwp.reporting.tables import table1, table2
@@ -82,6 +91,7 @@ def test_the_demo_is_other_data_so_nothing_is_compared(demo: Project) -> None:
     assert set(first["verdict"]) == {"not comparable"}
 
 
+@pytest.mark.usefixtures("small_paper")
 def test_a_shorter_schedule_on_the_same_data_is_not_comparable(demo: Project) -> None:
     content = paper_content()
     content["suites"]["demo"]["table2"]["dataset"] = "cifar10"
@@ -145,29 +155,31 @@ def test_rst_on_other_unlabeled_images_is_not_comparable(paper: Project) -> None
 
 @pytest.mark.parametrize("changed", [{"weight": 2.0}, None])
 def test_rst_with_other_shares_of_unlabeled_images_is_not_comparable(
-    tmp_path: Path, changed: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, changed: Any, small_paper: PaperSettings
 ) -> None:
     content = paper_content()
     kind = content["unlabeled"]["others"]["kind"]
-    monkeypatch.setattr("rwp.reporting.paper.PAPER_UNLABELED", kind)
+    small_paper.table2["RST",]["unlabeled"]["kind"] = kind
     ours = content["suites"]["ours"] = paper_content()["suites"]["paper"]
     rst = ours["objectives"]["rst"]
     rst["unlabeled"] = changed and rst["unlabeled"] | changed
     project = Project(tmp_path, check_params(content), "ours")
     (line,) = (x for x in project.results().parts["table2"].lines if x.labels["defense"] == "RST")
-    found = _difference_in_table2(project.results(), line, "pgd-20")
+    found = difference_in_table2(line, "pgd-20")
     words = "other settings (unlabeled.weight)" if changed else "other unlabeled images (none)"
     assert found == words
 
 
+@pytest.mark.usefixtures("small_paper")
 def test_files_that_a_training_keeps_are_no_other_setting(tmp_path: Path) -> None:
     content = paper_content()
     content["suites"]["ours"] = paper_content()["suites"]["paper"] | {"keep_losses": True}
     project = Project(tmp_path, check_params(content), "ours")
     (line,) = (x for x in project.results().parts["table2"].lines if x.labels["defense"] == "AT")
-    assert not _difference_in_table2(project.results(), line, "pgd-20")
+    assert not difference_in_table2(line, "pgd-20")
 
 
+@pytest.mark.usefixtures("small_paper")
 @pytest.mark.parametrize(
     ("changed", "found"),
     [
@@ -183,7 +195,7 @@ def test_another_evaluation_than_the_papers_is_not_comparable(
     ours["evaluation"] |= changed
     project = Project(tmp_path, check_params(content), "ours")
     (line,) = (x for x in project.results().parts["table2"].lines if x.labels["defense"] == "AT")
-    assert _difference_in_table2(project.results(), line, "pgd-20") == found
+    assert difference_in_table2(line, "pgd-20") == found
 
 
 def test_a_failed_seed_decides_the_verdict(paper: Project) -> None:
@@ -194,9 +206,65 @@ def test_a_failed_seed_decides_the_verdict(paper: Project) -> None:
     assert (row["verdict"], row["reason"]) == ("collapsed", "seed 0: constant class")
 
 
-def test_without_the_papers_suite_nothing_is_compared(demo: Project) -> None:
-    content = copy.deepcopy(paper_content())
-    del content["suites"]["paper"]
+def test_the_shipped_settings_are_those_of_the_suite(params: Params) -> None:
+    """Whoever means to change what the paper's settings are changes both."""
+    theirs = paper_settings()
+    for table, rows in (("table1", theirs.table1), ("table2", theirs.table2)):
+        lines = list(lines_of(params, "paper", table))
+        ours = {tuple(line.labels.values()): training_settings(line.training) for line in lines}
+        assert ours == rows
+    assert set(theirs.table1) == set(published_table1())
+    assert set(theirs.table2) == {(name,) for name in published_table2()}
+    for line in lines:
+        attacked = {name: line.attacked[name] for name in PAPER_COLUMNS}
+        assert theirs.attacks == {n: attack_settings(s.attacks[0]) for n, s in attacked.items()}
+        assert {(s.num_examples, s.first_examples) for s in attacked.values()} == {(None, None)}
+
+
+def differences(content: dict[str, Any], suite: str) -> dict[str, set[str]]:
+    """How each row of a suite differs from the paper's, by its label."""
+    params, found = check_params(content), {}
+    for line in lines_of(params, suite, "table1"):
+        found[" ".join(line.labels.values())] = {difference_in_table1(line)}
+    for line in lines_of(params, suite, "table2"):
+        names = PAPER_COLUMNS.keys() & line.attacked
+        found[line.labels["defense"]] = {difference_in_table2(line, name) for name in names}
+    return found
+
+
+SHORTER = {"epochs": 30, "decay_epochs": [15, 22], "attack_num_steps": 3}
+
+
+@pytest.mark.parametrize("suite", ["paper", "mine"])
+def test_an_edited_suite_is_not_the_paper_whatever_its_name(
+    settings: dict[str, Any], suite: str
+) -> None:
+    suites = settings["suites"]
+    suites["mine"] = {"extends": "paper"}
+    if suite == "mine":  # the same settings under another name are the paper's
+        assert set().union(*differences(settings, "mine").values()) == {""}
+    theirs = {"figures": {"fig2": {"epochs": [15, 30]}}} if suite == "mine" else {}
+    suites["paper"]["figures"]["fig2"]["epochs"] = [15, 30]
+    suites[suite] |= theirs | {"training": suites[suite].get("training", {}) | SHORTER}
+    found = differences(settings, suite)
+    assert len(found) == 27
+    assert set().union(*found.values()) == {"other settings (attack, optimization)"}
+
+
+def test_the_papers_settings_under_another_name_are_compared_without_its_suite(
+    settings: dict[str, Any],
+) -> None:
+    suites = settings["suites"]
+    suites["mine"] = suites.pop("paper")
+    assert set().union(*differences(settings, "mine").values()) == {""}
+    suites["mine"]["evaluation"]["num_examples"] = 1000
+    found = differences(settings, "mine")
+    assert found["AT-RWP"] == {"another part of the test images"}
+    assert found["Linf AT-RWP CIFAR-10"] == {""}  # which training measures itself
+
+
+def test_without_the_papers_suite_other_data_is_still_called_so(demo: Project) -> None:
     demo.write_all()
     frame = table2_beside_paper(demo.results(), table2(demo.results()))
     assert set(frame["verdict"]) == {"not comparable"}
+    assert set(frame["reason"]) == {"other data (digits)", "the paper has no such row"}

@@ -13,7 +13,7 @@ import pandas as pd
 
 from rwp.data.official import OFFICIAL
 from rwp.evaluation.spec import PAPER_COLUMNS
-from rwp.reporting.lines import Line
+from rwp.reporting.paper_settings import difference_in_table1, difference_in_table2
 from rwp.reporting.published_curves import PUBLISHED, published_curve
 from rwp.reporting.results import Results, Row, records_by
 from rwp.reporting.runs import LAST_EPOCHS, OK
@@ -26,12 +26,8 @@ PAPER_MEASURES = {"best": "best_on_test", "last": "last_epochs_mean"}
 # What names a row of Table 1.
 PLACE = ("threat_model", "method", "dataset")
 
-# The unlabeled images of the paper's RST rows.
-PAPER_UNLABELED = "tinyimages-500k"
-
 WITHIN, ABOVE, BELOW = "within", "above", "below"
 NOT_COMPARABLE, MISSING = "not comparable", "missing"
-_NO_SETTINGS = "the paper's settings are not among those that this page was made with"
 
 
 @cache
@@ -105,7 +101,7 @@ def table1_beside_paper(results: Results, table: Table) -> pd.DataFrame:
     for line in results.parts["table1"].lines:
         place = tuple(line.labels.values())
         paper, seeds = published.get(place), by_place[place]
-        difference = _difference_in_table1(results, line)
+        difference = difference_in_table1(line)
         held = OFFICIAL.get(line.training.data.source)
         images = held.num_test if held else 0
         for measure, ours in PAPER_MEASURES.items():
@@ -129,7 +125,7 @@ def table2_beside_paper(results: Results, table: Table) -> pd.DataFrame:
             value = paper.get(column) if paper else None
             seeds = by_place[line.labels["defense"], attack]
             images = min(row["num_examples"] or 0 for row in seeds)
-            difference = _difference_in_table2(results, line, attack)
+            difference = difference_in_table2(line, attack)
             found = _verdict(seeds, "accuracy", value, difference, images)
             rows.append(
                 {**line.labels, "attack": attack, "column": column, "paper": value}
@@ -159,61 +155,3 @@ def _verdict(
 
 def _origin(paper: Row | None) -> Row:
     return {name: paper[name] if paper else "" for name in ("origin", "note")}
-
-
-# Whether a run of some suite repeats what the paper measured, and if not, what is different
-
-
-def _difference_in_table1(results: Results, line: Line) -> str:
-    """How a row's training differs from the paper's, or an empty text."""
-    if not results.paper:
-        return _NO_SETTINGS
-    theirs = _alike(results.paper["table1"], line)
-    return _training_difference(line, theirs) if theirs else f"other data ({line.dataset})"
-
-
-def _difference_in_table2(results: Results, line: Line, attack: str) -> str:
-    """How a cell's training or evaluation differs from the paper's, or an empty text."""
-    if not results.paper:
-        return _NO_SETTINGS
-    paper = _alike(results.paper["table2"], line)
-    if paper is None:
-        return "the paper has no such row"
-    found = _training_difference(line, paper)
-    if found:
-        return found
-    ours, theirs = line.attacked.get(attack), paper.attacked.get(attack)
-    if ours is None or theirs is None:
-        return "the paper has no such attack"
-    if ours.attacks != theirs.attacks:
-        return "other settings of the attack"
-    parts = [(spec.num_examples, spec.first_examples) for spec in (ours, theirs)]
-    return "" if parts[0] == parts[1] else "another part of the test images"
-
-
-def _alike(lines: Sequence[Line], line: Line) -> Line | None:
-    return next((other for other in lines if other.labels == line.labels), None)
-
-
-# Names, files that a training keeps beside, and what is looked at part by part.
-_MAKE_NO_NUMBER = ("key", "unlabeled", "keep_epochs", "keep_starts", "keep_losses")
-
-
-def _training_difference(line: Line, paper: Line) -> str:
-    ours, theirs = line.training, paper.training
-    if ours.data.source != theirs.data.source:
-        return f"other data ({line.dataset})"
-    mix, other = ours.unlabeled, theirs.unlabeled
-    if (mix is None) != (other is None):
-        return f"other unlabeled images ({mix.source if mix else 'none'})"
-    fields = [name for name in ours.differing(theirs) if name not in _MAKE_NO_NUMBER]
-    if mix is not None and other is not None:
-        if mix.definition.kind != PAPER_UNLABELED:
-            return f"other unlabeled images ({mix.source})"
-        # A teacher's key also names its suite and seed, which say nothing about its settings.
-        alike = ("recipe", "network")
-        teacher = [n for n in alike if getattr(mix.teacher, n) != getattr(other.teacher, n)]
-        same = {"source": mix.source, "definition": mix.definition, "teacher": mix.teacher}
-        fields += [f"unlabeled.{name}" for name in mix.differing(other.replace(**same))]
-        fields += [f"teacher's {name}" for name in teacher]
-    return f"other settings ({', '.join(fields)})" if fields else ""

@@ -31,10 +31,10 @@ from rwp.evaluation.verdict import LEVELS, Level
 from rwp.files import read_json, sha256_file
 from rwp.pipeline.lookup import get_suite
 from rwp.pipeline.settings import Params, Suite
-from rwp.pipeline.steps import PAPER, Step, Steps, accepted, below
+from rwp.pipeline.steps import Step, Steps, accepted, below
 from rwp.pipeline.suites import BEYOND, TABLES, figure_names
 from rwp.reporting.labels import attack_columns
-from rwp.reporting.lines import Line, Part, lines_of, part_of
+from rwp.reporting.lines import Part, part_of
 from rwp.reporting.runs import (
     OK,
     SOMETHING_ELSE,
@@ -80,7 +80,6 @@ class Results:
     root: Path
     folder: Path  # of the suite, below the root
     parts: Mapping[str, Part]  # tables and figures, those of the report first
-    paper: Mapping[str, Sequence[Line]]  # both tables of the suite `paper`; empty without one
     waited: Sequence[str]  # figures that the report waits for
     columns: Mapping[str, str]  # attack -> column of Table 2
     runs: Mapping[RunKey, Run]
@@ -135,9 +134,6 @@ def read_results(
         root=root,
         folder=root / suite_directory(suite_name),
         parts=found,
-        paper={name: tuple(lines_of(params, PAPER, name)) for name in TABLES if name in shown}
-        if PAPER in params.suites
-        else {},
         waited=figure_names(suite),
         columns=columns,
         runs=runs,
