@@ -119,6 +119,51 @@ def test_a_log_of_another_attack_is_called_so(resnet: Project) -> None:
     assert words in beside_published(folder, setting="cifar10_linf/wrn34_standard").text()
 
 
+OTHERWISE = {
+    "radius": ({"threat": {"norm": "linf", "epsilon": "4/255"}}, "L-inf radius {}", "4/255 8/255"),
+    "start": ({"random_start": "gaussian"}, "{} start", "gaussian uniform"),
+    "keep": ({"keep": "worst"}, "the {} image", "worst last"),
+    "the same in other words": (
+        {"threat": {"norm": "linf", "epsilon": "16/510"}, "random_start": "uniform"},
+        "",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_an_attack_of_another_strength_is_not_the_logs(resnet: Project, name: str) -> None:
+    changed, words, found = OTHERWISE[name]
+    (key,) = resnet.table1_keys("at")
+    folder = resnet.write_run(key, list(published_curve(AT)["test_robust_accuracy"])[:20])
+    document = json.loads((folder / "run.json").read_text())
+    document["spec"]["monitor"] |= changed
+    (folder / "run.json").write_text(json.dumps(document))
+    text = beside_published(folder).text()
+    if not words:
+        assert "not the same attack" not in text
+        return
+    ours, theirs = (words.format(word) for word in found.split())
+    assert (
+        "not the same attack: our epochs are measured by"
+        f" PGD-20 ({ours}), the log's by PGD-20 ({theirs})" in text
+    )
+
+
+def test_the_logs_of_svhn_under_l2_start_off_the_ball_as_the_paper_does(resnet: Project) -> None:
+    (key,) = resnet.table1_keys("at", "l2")
+    folder = resnet.write_run(key, [0.3] * 6)
+    setting = "svhn_l2/preactresnet18_standard"
+    words = "PGD-20 (uniform start), the log's by PGD-20 (off_ball start)"
+    assert words in beside_published(folder, setting=setting).text()
+    document = json.loads((folder / "run.json").read_text())
+    document["spec"]["monitor"]["random_start"] = "off_ball"
+    (folder / "run.json").write_text(json.dumps(document))
+    assert "not the same" not in beside_published(folder, setting=setting).text()
+    decays = beside_published(folder, setting="cifar10_l2/preactresnet18_5e-4", source=RICE).text()
+    assert "PGD-20 (L2 radius 128/255, off_ball start)" in decays  # whose l2 is a weight decay
+
+
 def test_what_cannot_be_compared_says_so(resnet: Project, demo: Project) -> None:
     (key,) = resnet.table1_keys("at-rwp")
     folder = resnet.write_run(key, [0.5] * 6)

@@ -17,6 +17,7 @@ from rwp.errors import UserError
 from rwp.evaluation.records import pack
 from rwp.files import sha256_file
 from rwp.pipeline.load import check_params
+from rwp.reporting.lines import lines_of, measured_otherwise
 from rwp.reporting.rates import own_rates
 from rwp.reporting.report import render_report
 from rwp.reporting.results import read_results, record_warnings
@@ -73,6 +74,33 @@ def test_table1_file_has_the_promised_columns_and_two_decimals(demo: Project) ->
         [norm, method] for norm in ("Linf", "L2") for method in ("AT", "AT-AWP", "AT-RWP")
     ]
     assert "results/demo/runs/digits/linf/small/at/seed0" in details.read_text()
+
+
+def otherwise(content: dict[str, Any], suite: str) -> list[str]:
+    params = check_params(content)
+    return measured_otherwise(params.suites[suite], lines_of(params, suite, "table1"))
+
+
+def test_epochs_measured_at_another_strength_are_told_where_all_recipes_share_it(
+    settings: dict[str, Any],
+) -> None:
+    quick = settings["suites"]["quick"]
+    assert otherwise(settings, "quick") == []
+    quick["training"] |= {"monitor_random_start": "uniform"}  # as it is without
+    assert otherwise(settings, "quick") == []
+    quick["training"] |= {"monitor_epsilon": "4/255", "monitor_step_size": "1/255"}
+    how = "epsilon 4/255, step size 1/255"
+    assert otherwise(settings, "quick") == [f"{n} ({how})" for n in ("AT", "AT-AWP", "AT-RWP")]
+    del quick["training"]["monitor_epsilon"], quick["training"]["monitor_step_size"]
+    quick["training"]["monitor_keep"] = "worst"
+    assert otherwise(settings, "quick")[0] == "AT (keep worst)"
+
+
+def test_epochs_measured_otherwise_at_some_places_are_told_with_them(
+    settings: dict[str, Any],
+) -> None:
+    off = "on svhn, L2 (random start off_ball)"
+    assert otherwise(settings, "paper") == [f"{n} {off}" for n in ("AT", "AT-AWP", "AT-RWP")]
 
 
 def test_fewer_than_six_epochs_have_no_mean_of_six(demo: Project) -> None:

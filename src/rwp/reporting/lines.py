@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rwp.evaluation.spec import EvaluationSpec
+<<<<<<< HEAD
 from rwp.pipeline.lookup import get_suite
 from rwp.pipeline.resolve import train_spec
 from rwp.pipeline.resolve_evaluation import evaluation_spec
+=======
+from rwp.pipeline.resolve import evaluation_spec, get_suite, step_size, train_spec
+>>>>>>> 45d6de1 (Epochs measured at another radius, step, start or keep are told also where all recipes share it)
 from rwp.pipeline.settings import (
     CurvesFigure,
     LandscapeFigure,
@@ -29,6 +33,7 @@ from rwp.reporting.labels import (
     change_label,
     dataset_label,
     method_label,
+    norm_text,
     part_label,
     recipe_label,
     threat_label,
@@ -142,27 +147,41 @@ def _labels(params: Params, suite: Suite, name: str, row: Row) -> dict[str, Any]
     return {"name": "", "value": _value(row.change), "panel": change_label(row.change)}
 
 
-def measured_otherwise(lines: Iterable[Line]) -> list[str]:
-    """Rows and curves whose epochs are measured in another way than the first of their data and
-    threat model; one text each, such as "RST (epsilon 0.031)"."""
-    first: dict[tuple[str, str], AttackSpec] = {}
-    found: dict[str, None] = {}
+def measured_otherwise(suite: Suite, lines: Iterable[Line]) -> list[str]:
+    """Rows and curves whose epochs are measured in another way than the usual one.
+
+    That is PGD at the radius and with the steps of the threat model, from a uniform start, where
+    the last image counts. One text each, such as "RST (epsilon 0.031)"; a method that is measured
+    so at some places alone is named with them: "AT on svhn, L2 (random start off_ball)".
+    """
+    found: dict[str, dict[str, dict[str, None]]] = {}  # method -> what differs -> where
     for line in lines:
         own, key = line.training.monitor, line.keys[0]
-        if own is None:
-            continue
-        usual = first.setdefault((key.dataset, key.threat), own)
-        if differing := monitors_differ(usual, own):
-            found[f"{line.method} ({', '.join(differing)})"] = None
-    return list(found)
+        if own is not None:
+            differing = ", ".join(monitors_differ(_usual_monitor(suite, line, own), own))
+            place = f"{key.dataset}, {norm_text(key.threat)}"
+            found.setdefault(line.method, {}).setdefault(differing, {})[place] = None
+    return [
+        f"{method}{' on ' + ' and '.join(places) if len(ways) > 1 else ''} ({differing})"
+        for method, ways in found.items()
+        for differing, places in ways.items()
+        if differing
+    ]
+
+
+def _usual_monitor(suite: Suite, line: Line, own: AttackSpec) -> AttackSpec:
+    """By what a training's epochs are measured where the settings do not say otherwise."""
+    threat, step = line.training.threat or own.threat, step_size(suite, line.keys[0])
+    return own.replace(threat=threat, step_size=step, random_start=None, keep="last")
 
 
 def monitors_differ(usual: AttackSpec, own: AttackSpec) -> list[str]:
     """What another way of measuring each epoch does, setting by setting; empty where it is one."""
+    usual, own = (s.replace(random_start=s.random_start or "uniform") for s in (usual, own))
     return [
         f"epsilon {own.threat.epsilon}"
         if name == "threat"
-        else f"{name.replace('_', ' ')} {getattr(own, name) or 'uniform'}"
+        else f"{name.replace('_', ' ')} {getattr(own, name)}"
         for name in own.differing(usual)
     ]
 

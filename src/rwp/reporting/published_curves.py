@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,9 @@ from rwp.data.official import OFFICIAL
 from rwp.errors import UserError
 from rwp.factories import is_own
 from rwp.files import object_in
+from rwp.reporting.labels import norm_text
 from rwp.reporting.runs import Run, read_run_folder
+from rwp.spec import radius_value
 from rwp.training.spec import (
     NetworkSpec,
     PreActResNetSpec,
@@ -38,7 +41,11 @@ OTHER_LOGS = "locuslab/robust_overfitting"
 _ATTACKS = {AWP_LOGS: "PGD-20", OTHER_LOGS: "PGD-10"}
 _TAKEN_OVER = (AWP_LOGS, "cifar10_linf/wrn34_standard")
 
-_RADII = {"linf": 8 / 255, "l2": 128 / 255}
+_RADII = {"linf": "8/255", "l2": "128/255"}
+# Where the attack does not start uniformly in the ball (params.yaml), or it is not known where.
+_STARTS = {(AWP_LOGS, "svhn_l2"): "off_ball", (OTHER_LOGS, "svhn_standard_l2"): ""}
+_WEIGHT_DECAYS = (OTHER_LOGS, "cifar10_l2")  # its "l2" is no norm of an attack
+_UNKNOWN = ("cifar10_trades", "cifar10_trades_l2")  # their program attacks in another way
 _NETWORKS: dict[NetworkSpec, str] = {
     PreActResNetSpec(family="preact_resnet", blocks=(2, 2, 2, 2), width=64): "preactresnet18",
     WideResNetSpec(family="wide_resnet", depth=34, widen_factor=10): "wrn34",
@@ -134,21 +141,55 @@ def beside_published(
     own = object_in(run.document, "spec").get("curve_examples")
     band = curve_band(published["test_robust_accuracy"], num_examples=images, num_own=own)
     ours = pd.Series({row["epoch"]: row["test_robust_accuracy"] for row in run.history})
-    attacks = _attack_of(run), _attack_of_log(source, setting)
+    attacks = _attacks(run, source, setting)
     return BesidePublished(run.name, setting, source, overlay(ours, band), len(published), attacks)
 
 
-def _attack_of(run: Run) -> str:
-    """By which a run's epochs are measured; empty as long as it has no run.json."""
-    monitor = object_in(object_in(run.document, "spec"), "monitor")
-    if monitor.get("kind") == "pgd":
-        return f"PGD-{monitor.get('num_steps')}"
-    return str(monitor.get("kind", ""))
+def _attacks(run: Run, source: str, setting: str) -> tuple[str, str]:
+    """By which the epochs are measured, ours and the log's, with all in which they differ.
 
-
-def _attack_of_log(source: str, setting: str) -> str:
+    Ours is empty as long as the run has no run.json.
+    """
     taken_over = (source, setting) == _TAKEN_OVER
-    return _ATTACKS[OTHER_LOGS if taken_over else source]
+    name = _ATTACKS[OTHER_LOGS if taken_over else source]
+    monitor = object_in(object_in(run.document, "spec"), "monitor")
+    if monitor.get("kind") != "pgd":
+        return str(monitor.get("kind", "")), name
+    theirs = _details_of_log(source, setting.partition("/")[0])
+    threat = object_in(monitor, "threat")
+    ours = {
+        "radius": _radius(str(threat.get("norm")), str(threat.get("epsilon"))),
+        "start": f"{monitor.get('random_start') or 'uniform'} start",
+        "keep": f"the {monitor.get('keep', 'last')} image",
+    }
+    differing = [part for part, text in theirs.items() if ours[part] != text]
+    return _told(f"PGD-{monitor.get('num_steps')}", ours, differing), _told(name, theirs, differing)
+
+
+def _details_of_log(source: str, folder: str) -> dict[str, str]:
+    """How a log's attack goes, as far as it is known."""
+    if folder in _UNKNOWN:
+        return {}
+    norm = "l2" if folder.endswith("_l2") and (source, folder) != _WEIGHT_DECAYS else "linf"
+    start = _STARTS.get((source, folder), "uniform")
+    return {
+        "radius": _radius(norm, _RADII[norm]),
+        **({"start": f"{start} start"} if start else {}),
+        "keep": "the last image",
+    }
+
+
+def _radius(norm: str, text: str) -> str:
+    """A norm and a radius in words; one number has one text."""
+    usual = _RADII.get(norm, text)
+    with suppress(ValueError, ArithmeticError):  # run.json may hold anything
+        if radius_value(text) == radius_value(usual):
+            text = usual
+    return f"{norm_text(norm)} radius {text}"
+
+
+def _told(name: str, details: dict[str, str], differing: list[str]) -> str:
+    return f"{name} ({', '.join(details[part] for part in differing)})" if differing else name
 
 
 def overlay(ours: pd.Series, band: pd.DataFrame) -> pd.DataFrame:
@@ -192,7 +233,9 @@ def published_setting(run: Run) -> str:
     network = _NETWORKS.get(spec.architecture)
     setting = f"{spec.data.source}_{spec.threat.norm if spec.threat else 'none'}/{network}_{method}"
     whole = spec.data.image_size is None and spec.data.per_class is None
-    radius = spec.threat is not None and spec.threat.radius == _RADII.get(spec.threat.norm)
+    threat = spec.threat
+    usual = _RADII.get(threat.norm) if threat else None
+    radius = threat is not None and usual is not None and threat.radius == radius_value(usual)
     known = whole and radius and method is not None and network is not None
     if not known or published_curve(setting).empty:
         raise UserError(
