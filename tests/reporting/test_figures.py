@@ -29,9 +29,16 @@ from rwp.reporting.drawing import (
     mean_of_all,
     write_figure,
 )
-from rwp.reporting.figures import _caption, over_seeds, reported_figures, write_suite_figure
+from rwp.reporting.figures import (
+    _caption,
+    over_seeds,
+    own_figures,
+    reported_figures,
+    write_suite_figure,
+)
 from rwp.reporting.landscapes import EXCESS
 from rwp.reporting.published_curves import beside_published
+from rwp.reporting.tables import table2
 from rwp.training.spec import RunKey
 
 from .conftest import Project
@@ -123,6 +130,38 @@ def test_captions_say_what_a_suite_shows_under_the_name(tmp_path: Path) -> None:
         "Figure 4a: AT-AWP without as many examples, drawn at random, and the share removed"
     )
     assert _caption(results, "fig2") == "Figure 2: weight loss landscape of AT by loss group"
+
+
+def own_curves(project: Project) -> list[str]:
+    """Where the report's own learning curves are of."""
+    results = project.results()
+    captions = [row["caption"] for row in own_figures(results, table2(results))]
+    return [text.rpartition("(")[2].rstrip(")") for text in captions if "by epoch" in text]
+
+
+def test_learning_curves_are_shown_once_wherever_table_1_is(tmp_path: Path) -> None:
+    content = copy.deepcopy(PARAMS)
+    suite = content["suites"]["demo"]
+    suite["table1"]["threat_models"] = ["l2", "linf"]  # figure 3c is of Table 2's, linf
+    project = Project(tmp_path, check_params(content), "demo")
+    project.write_all()
+    assert own_curves(project) == ["digits, L2", "digits, L-inf"]  # no figure is drawn yet
+    write_suite_figure(project.results("fig1b"), "fig1b")  # AT alone
+    assert own_curves(project) == ["digits, L2", "digits, L-inf"]
+    write_suite_figure(project.results("fig3c"), "fig3c")
+    assert own_curves(project) == ["digits, L2"]
+    suite["figures"]["fig3c"]["splits"] = ["train"]
+    project.params = check_params(content)
+    assert own_curves(project) == ["digits, L2", "digits, L-inf"]
+
+
+def test_a_suite_without_figures_has_its_learning_curves_in_the_report(tmp_path: Path) -> None:
+    content = copy.deepcopy(PARAMS)
+    content["suites"]["demo"] |= {"figures": {}, "sweeps": {}}  # as `rwp new` writes it
+    content["suites"]["demo"]["table1"]["threat_models"] = ["linf"]
+    project = Project(tmp_path, check_params(content), "demo")
+    project.write_all()
+    assert own_curves(project) == ["digits, L-inf"]
 
 
 def test_equal_frames_give_equal_bytes(demo: Project) -> None:

@@ -30,6 +30,7 @@ from rwp.reporting.movements import losses_of, movement_frame
 from rwp.reporting.results import Results, Row
 from rwp.reporting.runs import LAST_EPOCHS, OK, Run, why_landscape_stale
 from rwp.reporting.tables import Table, averages
+from rwp.training.spec import RunKey
 
 SPLITS = {
     "test": "test_robust_accuracy",
@@ -318,11 +319,9 @@ def reported_figures(results: Results, gaps: Sequence[Gap]) -> Iterator[Row]:
     Each has a caption, how to read it, a uri (none where it is not drawn), the command that draws
     it, and what it lacks.
     """
-    figures = results.suite.figures
-    for name in dict.fromkeys([*results.waited, *figures]):
+    figures, drawn = results.suite.figures, _drawn(results)
+    for name in dict.fromkeys([*results.waited, *drawn]):
         path = results.folder / f"{name}.svg"
-        if not path.exists() and name not in results.waited:
-            continue
         label = results.parts[name].label
         yield {
             "name": name,
@@ -330,12 +329,13 @@ def reported_figures(results: Results, gaps: Sequence[Gap]) -> Iterator[Row]:
             "reading": READING[figures[name].kind]
             + _part_of_tests(results, name)
             + ("" if name in results.waited else _NOT_WAITED),
-            "uri": _data_uri(path.read_bytes()) if path.exists() else None,
+            "uri": _data_uri(path.read_bytes()) if name in drawn else None,
             "command": fill([str(path.relative_to(results.root))], "missing"),
             "lacks": [gap for gap in gaps if gap.where.partition(":")[0] == label],
         }
 
 
+_OWN_SPLITS = ("test", "held-out")  # of the learning curves that are no figure of the suite
 _NOT_WAITED = (
     " The report does not wait for this figure, which may be older than the rest of the page."
 )
@@ -373,8 +373,24 @@ def _caption(results: Results, name: str) -> str:
     return f"{part.label}: {text}"
 
 
+def _drawn(results: Results) -> list[str]:
+    """The suite's figures that lie there, in the report's order."""
+    names = dict.fromkeys([*results.waited, *results.suite.figures])
+    return [name for name in names if (results.folder / f"{name}.svg").exists()]
+
+
+def _shown_curves(results: Results) -> set[RunKey]:
+    """The runs whose robust accuracy by epoch one of the suite's figures shows, beside training."""
+    shown = set()
+    for name in _drawn(results):
+        entry = results.suite.figures[name]
+        if isinstance(entry, CurvesFigure) and set(entry.splits) & set(_OWN_SPLITS):
+            shown.update(results.parts[name].keys)
+    return shown
+
+
 def own_figures(results: Results, second: Table) -> Iterator[Row]:
-    """Table 2 as a picture, and those learning curves of Table 1 that are no figure of the paper.
+    """Table 2 as a picture, and those learning curves of Table 1 that no figure of the suite shows.
 
     Each is a uri and a caption.
     """
@@ -393,18 +409,17 @@ def own_figures(results: Results, second: Table) -> Iterator[Row]:
             "Figure S1: accuracy of each defense under each attack; the numbers of Table 2",
         )
     table = results.suite.table1
-    usual = results.suite.table2.dataset
-    usual = usual if usual in table.datasets else table.datasets[-1]
+    shown = _shown_curves(results)
     number = 1
     for threat, dataset in product(table.threat_models, table.datasets):
-        if (threat, dataset) == (table.threat_models[0], usual):
-            continue  # figure 3c
         lines = [
             line
             for line in results.parts["table1"].lines
             if (line.keys[0].threat, line.dataset) == (threat, dataset)
         ]
-        frame = curve_frame(results, lines, splits=("test", "held-out"))
+        if shown.issuperset(key for line in lines for key in line.keys):
+            continue  # such as figure 3c
+        frame = curve_frame(results, lines, splits=_OWN_SPLITS)
         if not frame.empty:
             number += 1
             place = f"{dataset}, {norm_text(threat)}"
