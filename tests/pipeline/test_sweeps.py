@@ -56,6 +56,31 @@ def test_one_training_under_several_names_is_trained_once(params: Params) -> Non
     assert {"at-awp", "at-rwp", "at-rwp-all", "at-rwp-num_weight_steps-1"} <= set(corners)
 
 
+def test_one_training_under_several_names_is_one_row_of_all_its_seeds(
+    settings: dict[str, Any],
+) -> None:
+    demo = settings["suites"]["demo"]
+    demo |= {"seeds": [0, 1, 2], "reported": [], "beyond": None}
+    demo["sweeps"] = {
+        "few": {"recipe": "at-awp", "vary": {"gamma": [0.01, 0.02]}, "num_seeds": 2},
+        "again": {"recipe": "at-awp", "vary": {"gamma": [0.02, 0.03]}, "num_seeds": 2},
+    }
+    names = ["at-awp-gamma-0.01", "at-awp", "at-awp-gamma-0.02"]
+    demo["keep_losses"] = True
+    demo["figures"] = {
+        "curves": {"kind": "curves", "recipes": names, "splits": ["test"]},
+        "moved": {"kind": "movement", "recipes": names, "epoch": 3, "edges": [0.0, 1.0]},
+        "searched": {"kind": "search", "sweeps": ["few", "again"]},
+    }
+    params = check_params(settings | {"build": ["demo"], "suites": {"demo": demo}})
+
+    def found(name: str) -> list[tuple[str, int]]:
+        return [(row.recipe, len(row.keys)) for row in rows_of(params, "demo", name)]
+
+    assert found("curves") == found("moved") == [("at-awp", 3), ("at-awp-gamma-0.02", 2)]
+    assert found("searched") == [(f"at-awp-gamma-0.0{n}", 2) for n in (1, 2, 3)]
+
+
 def test_c_min_of_svhn_in_both_readings(params: Params) -> None:
     found = {
         train_spec(params, row.keys[0]).perturbation.c_min: row.recipe  # type: ignore[union-attr]

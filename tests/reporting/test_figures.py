@@ -480,6 +480,23 @@ def test_a_landscape_says_of_how_many_seeds_a_group_is() -> None:
     assert not any(math.copysign(1, value) < 0 for value in (*frame["offset"], *frame["change"]))
 
 
+def test_recipes_that_are_one_training_are_one_curve(tmp_path: Path) -> None:
+    """Twice under one label, a curve had no place where it has all seeds once: no mean."""
+    content = copy.deepcopy(PARAMS)
+    suite = content["suites"]["demo"]
+    suite["seeds"] = [0, 1]
+    suite["sweeps"]["gamma"] = {"recipe": "at-awp", "vary": {"gamma": [0.01, 0.02]}}
+    names = ["at", "at-awp", "at-awp-gamma-0.01", "at-awp-gamma-0.02"]
+    suite["figures"]["fig3c"]["recipes"] = names
+    project = Project(tmp_path, check_params(content), "demo")
+    for key in runs_of(project.params, "demo", "fig3c"):
+        project.write_run(key, [0.2, 0.4 + 0.1 * key.seed])
+    frame = pd.read_csv(write_suite_figure(project.results("fig3c"), "fig3c")[0])
+    assert list(frame["method"].drop_duplicates()) == ["AT", "AT-AWP", "AT-AWP-GAMMA-0.02"]
+    own = frame.query("method == 'AT-AWP' and split == 'test'")
+    assert mean_of_all(own, "epoch", "accuracy").to_dict() == pytest.approx({0: 20.0, 1: 45.0})
+
+
 def test_curves_of_other_settings_are_left_out(demo: Project) -> None:
     demo.write_all()
     content = copy.deepcopy(PARAMS)

@@ -121,12 +121,17 @@ def _beyond_rows(params: Params, suite_name: str) -> list[Row]:
         found = _recipe_rows(params, suite_name, group, group.recipes)
         for sweep in group.sweeps:
             found += sweep_rows(params, suite_name, group, sweep)
-        longest: dict[RunKey, Row] = {}
-        for row in found:
-            known = longest.get(row.keys[0], row)
-            longest[row.keys[0]] = max(known, row, key=lambda row: len(row.keys))
-        rows += [replace(row, group=group.title) for row in longest.values()]
+        rows += [replace(row, group=group.title) for row in _each_once(found)]
     return rows
+
+
+def _each_once(rows: Iterable[Row]) -> list[Row]:
+    """A training that two rows name has one, of all its seeds."""
+    longest: dict[RunKey, Row] = {}
+    for row in rows:
+        known = longest.get(row.keys[0], row)
+        longest[row.keys[0]] = max(known, row, key=lambda row: len(row.keys))
+    return list(longest.values())
 
 
 def _search_rows(suite: Suite, suite_name: str, figure: SearchFigure) -> list[Row]:
@@ -140,11 +145,11 @@ def _search_rows(suite: Suite, suite_name: str, figure: SearchFigure) -> list[Ro
             yield setting_key(suite, suite_name, figure, recipe, seed=seed)
 
     sweeps = [suite.sweeps[name] for name in figure.sweeps]
-    return [
+    return _each_once(
         Row(tuple(keys(sweep.name_of(change))), sweep=sweep, change=change)
         for sweep in sweeps
         for change in sweep.changes()
-    ]
+    )
 
 
 def _check_epoch(params: Params, suite_name: str, name: str, figure: MovementFigure) -> None:
@@ -267,8 +272,9 @@ def setting_keys(params: Params, suite_name: str, setting: Setting, recipe: str)
 def _recipe_rows(
     params: Params, suite_name: str, setting: Setting, recipes: Iterable[str]
 ) -> list[Row]:
-    found = [setting_keys(params, suite_name, setting, recipe) for recipe in recipes]
-    return [Row(tuple(keys)) for keys in found]
+    """The runs of some recipes in a setting; two recipes that are one training are one row."""
+    found = (setting_keys(params, suite_name, setting, recipe) for recipe in recipes)
+    return _each_once(Row(tuple(keys)) for keys in found)
 
 
 def sweep_rows(params: Params, suite_name: str, setting: Setting, name: str) -> list[Row]:
