@@ -116,6 +116,19 @@ def test_the_caption_of_learning_curves_names_those_that_are_drawn(demo: Project
         assert row["caption"].startswith(f"Figure 3c: {words} (")
 
 
+def test_a_caption_names_the_networks_of_all_curves(demo: Project) -> None:
+    content = copy.deepcopy(PARAMS)
+    content["networks"]["wide"] = {"family": "wide_resnet", "depth": 10, "widen_factor": 1}
+    suite = content["suites"]["demo"]
+    suite["network"] = {"default": "small", "trades": "wide"}
+    for recipes, networks in ((["at", "trades", "at-awp"], "small and wide"), (["at"], "small")):
+        suite["figures"]["fig3c"]["recipes"] = recipes
+        suite["reported"] = ["fig3c"]
+        demo.params = check_params(content)
+        (row,) = reported_figures(demo.results(), [])
+        assert row["caption"].endswith(f"(digits, L-inf, {networks})")
+
+
 def test_captions_say_what_a_suite_shows_under_the_name(tmp_path: Path) -> None:
     content = shown_content()
     demo = content["suites"]["demo"]

@@ -70,7 +70,7 @@ class Part:
     label: str
     step: Step
     lines: tuple[Line, ...]
-    place: str  # data set, threat model and network of its first run
+    place: str  # data set and threat model of its first run, the networks of all
 
     @property
     def keys(self) -> list[RunKey]:
@@ -101,7 +101,8 @@ def part_of(steps: Steps, suite_name: str, name: str) -> Part:
     suite, key = params.suites[suite_name], lines[0].keys[0]
     norm = suite.threat_models[key.threat].norm if key.threat in suite.threat_models else "none"
     place = f"{dataset_label(params, suite, key.dataset)}, {NORM_TEXTS.get(norm, norm)}"
-    return Part(part_label(name), step, lines, f"{place}, {key.network}")
+    networks = dict.fromkeys(key.network for line in lines for key in line.keys)
+    return Part(part_label(name), step, lines, f"{place}, {' and '.join(networks)}")
 
 
 def lines_of(params: Params, suite_name: str, name: str) -> Iterator[Line]:
