@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Setting
-from rwp.pipeline.suites import runs_of, sweep_rows
+from rwp.pipeline.suites import rows_of, runs_of, sweep_rows
 from rwp.reporting import drawing
 from rwp.reporting.drawing import (
     COLORS,
@@ -283,6 +283,61 @@ def test_plain_training_beside_removal_is_of_the_same_seeds(tmp_path: Path) -> N
     shutil.rmtree(project.root / project.table1_keys("at")[0].directory)
     frame = pd.read_csv(write_suite_figure(project.results("fig4b"), "fig4b")[0])
     assert list(frame["series"].drop_duplicates()) == ["test", "train", "removed"]
+
+
+def legends(monkeypatch: pytest.MonkeyPatch, kind: str) -> list[list[list[str]]]:
+    """What the legends of each figure say that is drawn from here on, panel by panel."""
+    draw, seen = getattr(drawing, kind), []
+
+    def noted(*arguments: Any, **options: Any) -> Figure:
+        figure = draw(*arguments, **options)
+        found = [place.get_legend() for place in figure.axes] + figure.legends
+        seen.append([[text.get_text() for text in one.get_texts()] for one in found if one])
+        return figure
+
+    monkeypatch.setattr(drawing, kind, noted)
+    return seen
+
+
+def test_a_level_that_lacks_seeds_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = legends(monkeypatch, "draw_sweep")
+    content = copy.deepcopy(PARAMS)
+    suite = content["suites"]["demo"]
+    suite["seeds"] = [0, 1, 2]
+    suite["recipes"]["at-awp"]["num_seeds"] = 2
+    suite["figures"]["fig3a"]["references"] = ["at", "at-awp", "trades"]
+    project = Project(tmp_path, check_params(content), "demo")
+    for row in rows_of(project.params, "demo", "fig3a"):
+        for key in row.keys:
+            if key.recipe != "trades":
+                project.write_run(key, [0.2, 0.4, 0.5, 0.4, 0.3, 0.3])
+    write_suite_figure(project.results("fig3a"), "fig3a")
+    ((named,),) = seen
+    notes = ["AT-AWP: 2 of 3 seeds, not drawn", "TRADES: 0 of 3 seeds, not drawn"]
+    assert named == ["best", "mean of the last 6 epochs", "AT", *notes]
+
+
+def test_plain_training_that_lacks_seeds_is_named_in_each_panel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = legends(monkeypatch, "removal_curves")
+    content = copy.deepcopy(PARAMS)
+    suite = content["suites"]["demo"]
+    suite["seeds"] = [0, 1]
+    suite["recipes"]["at"]["num_seeds"] = 1
+    vary = {"remove_below": [0.5, 1.0]}
+    suite["sweeps"]["removal"] = {"recipe": "at", "num_seeds": 2, "vary": vary}
+    suite["figures"]["fig4b"] = {"kind": "removal", "sweep": "removal"}
+    project = Project(tmp_path, check_params(content), "demo")
+    low, high, plain = rows_of(project.params, "demo", "fig4b")
+    for key in (*low.keys, *high.keys, *plain.keys):
+        project.write_run(key, [0.5] * 6)
+    write_suite_figure(project.results("fig4b"), "fig4b")
+    note = "AT, test: 1 of 2 seeds, not drawn"
+    assert seen == [[["test", "train", note], [note]]]
+    shutil.rmtree(project.root / high.keys[1].directory)  # its panel is of the one seed
+    write_suite_figure(project.results("fig4b"), "fig4b")
+    assert seen[1] == [["test", "train", "AT, test", note]]
 
 
 def test_a_value_whose_training_failed_is_marked_and_the_others_stay(demo: Project) -> None:

@@ -8,7 +8,7 @@ yellow is left out, being too faint on white.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -276,13 +276,15 @@ def draw_sweep(
     x_label: str,
     y_label: str = "robust accuracy (%)",
     references: pd.DataFrame | None = None,
+    notes: Sequence[str] = (),
 ) -> Figure:
     """Best and last by value.
 
     `frame`: value (a number, or a text such as a loss range, in the order of the frame), measure
     ("best", "last"), seed, accuracy (percent), and, where runs may have none, status: those that
     are not "ok" are crosses on the axis, with the status in words. `references`: name, measure,
-    accuracy: other recipes, drawn as level lines in the line style of the measure.
+    accuracy: other recipes, drawn as level lines in the line style of the measure. `notes` stand
+    in the legend: what is not drawn.
     """
     places = frame.assign(place=_places(frame["value"]))
     fine = places["status"] == OK if "status" in places else places["accuracy"].notna()
@@ -303,8 +305,15 @@ def draw_sweep(
         axes.set(xlabel=x_label, ylabel=y_label)
         keys: list[Any] = axes.get_legend_handles_labels()[0]
         keys += [Line2D([], [], linewidth=1.1, label=name, **styles[name]) for name in others]
-        figure.legend(handles=keys, loc="outside lower center", ncols=max(1, min(4, len(keys))))
+        keys += map(_note, notes)
+        columns = max(1, min(2 if notes else 4, len(keys)))  # notes are long
+        figure.legend(handles=keys, loc="outside lower center", ncols=columns)
     return figure
+
+
+def _note(text: str) -> Line2D:
+    """A text in a legend, of something that is not drawn."""
+    return Line2D([], [], linestyle="none", label=text)
 
 
 def _places(values: pd.Series) -> pd.Series:
@@ -366,11 +375,11 @@ def _mark_failed(axes: Axes, failed: pd.DataFrame) -> None:
 # Several panels
 
 
-def removal_curves(frame: pd.DataFrame) -> Figure:
+def removal_curves(frame: pd.DataFrame, *, notes: Mapping[str, str] | None = None) -> Figure:
     """Training without low-loss examples: accuracy above, share removed below, a column per panel.
 
     `frame`: panel, epoch (from 0), series, value (percent). The series "removed" is the share of
-    examples left out; all others are accuracies.
+    examples left out; all others are accuracies. `notes` say of a panel what is not drawn there.
     """
     panels = list(frame["panel"].drop_duplicates())
     accuracies = [name for name in frame["series"].drop_duplicates() if name != "removed"]
@@ -399,7 +408,12 @@ def removal_curves(frame: pd.DataFrame) -> Figure:
             lower.set_ylim(bottom=0)
         axes[0].set_ylabel("robust accuracy (%)")
         axes[len(panels)].set_ylabel("removed (%)")
-        axes[0].legend()
+        for place, panel in zip(axes, panels, strict=False):
+            keys: list[Any] = place.get_legend_handles_labels()[0] if place is axes[0] else []
+            text = (notes or {}).get(str(panel))
+            keys += [_note(text)] if text else []
+            if keys:
+                place.legend(handles=keys)
     return figure
 
 

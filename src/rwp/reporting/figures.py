@@ -49,10 +49,12 @@ READING = {
     " the training images as they were trained on in that epoch, under the training's own attack,"
     " at perturbed weights where there are some. Of several seeds the line is the mean, the shade"
     " their range.",
-    "sweep": "Best epoch and mean of the last six; level lines are other recipes, in the same line"
-    " styles. A cross marks a value whose training has no number.",
+    "sweep": "Best epoch and mean of the last six; level lines are other recipes of the same seeds,"
+    " in the same line styles; one that lacks a seed is named and not drawn. A cross marks a value"
+    " whose training has no number.",
     "removal": "Above: accuracy of the trainings that leave examples out, on all images, and test"
-    " accuracy of plain training; below: the share of examples removed in each epoch.",
+    " accuracy of plain training of the same seeds (where one is missing it is named and not"
+    " drawn); below: the share of examples removed in each epoch.",
     "landscape": "Change of the mean loss of each loss group of the adversarial training images as"
     " the weights move along random directions; steeper means more overfitted (section 3). Large"
     " losses are cut off.",
@@ -113,12 +115,18 @@ def _sweep(results: Results, part: Part, entry: SweepFigure) -> tuple[pd.DataFra
     _need(results, swept[swept["status"] != "missing"], part.swept)  # failed ones are shown as such
     known = frame[(frame["name"] != "") & (frame["status"] == OK)]
     # a level of other seeds is another level
-    known = _of_all_seeds(known, "name", set(swept[swept["status"] == OK]["seed"]))
+    seeds = set(swept[swept["status"] == OK]["seed"])
+    left_out = [
+        _left_out(name, known[known["name"] == name], seeds)
+        for name in dict.fromkeys(line.labels["name"] for line in part.references)
+    ]
+    known = _of_all_seeds(known, "name", seeds)
     references = known.groupby(["name", "measure"], sort=False)["accuracy"].mean()
     figure = drawing.draw_sweep(
         swept.assign(value=swept["value"].infer_objects()),
         x_label=entry.label,
         references=references.reset_index() if len(references) else None,
+        notes=[text for text in left_out if text],
     )
     return frame, figure
 
@@ -127,6 +135,16 @@ def _of_all_seeds(frame: pd.DataFrame, by: str, seeds: set[int]) -> pd.DataFrame
     """The rows of these seeds, of what (a value under `by`) has all of them."""
     own = frame[frame["seed"].isin(seeds)]
     return own[own.groupby(by)["seed"].transform("nunique") == len(seeds)]
+
+
+def _left_out(name: str, frame: pd.DataFrame, seeds: set[int]) -> str:
+    """That a level or curve is not drawn, as these seeds are not all there; empty where it is."""
+    found = len(seeds & set(frame["seed"]))
+    if not seeds:
+        return f"{name}: nothing to compare with, not drawn"
+    if found < len(seeds):
+        return f"{name}: {found} of {len(seeds)} seed{'s' * (len(seeds) > 1)}, not drawn"
+    return ""
 
 
 def _numbers(results: Results, line: Line) -> list[Row]:
@@ -149,14 +167,17 @@ def _removal(results: Results, part: Part) -> tuple[pd.DataFrame, Figure]:
     """Per threshold: test and train curves of the run, that of plain training, share removed."""
     (plain,) = part.references
     rows: list[Row] = []
+    notes: dict[str, str] = {}
+    name = f"{plain.labels['name']}, test"
     for line in part.swept:
         panel = line.labels["panel"]
         own = curve_frame(results, [line], splits=["test", "train"])
         beside = curve_frame(results, [plain], splits=["test"])
         shown = dict(iter(own.groupby("split", sort=False)))
         # a mean of other seeds is another curve
-        beside = _of_all_seeds(beside, "split", set(own["seed"]))
-        shown[f"{plain.labels['name']}, test"] = beside
+        seeds = set(own["seed"])
+        notes[panel] = _left_out(name, beside, seeds)
+        shown[name] = _of_all_seeds(beside, "split", seeds)
         for series, curve in shown.items():
             mean = mean_of_all(curve, "epoch", "accuracy")
             rows += [
@@ -165,7 +186,7 @@ def _removal(results: Results, part: Part) -> tuple[pd.DataFrame, Figure]:
         rows += _removed(results, line)
     frame = pd.DataFrame(rows, columns=["panel", "epoch", "series", "value"])
     _need(results, frame, [plain, *part.swept])
-    return frame, drawing.removal_curves(frame)
+    return frame, drawing.removal_curves(frame, notes=notes)
 
 
 def _removed(results: Results, line: Line) -> list[Row]:
