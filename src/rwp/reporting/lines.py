@@ -11,13 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rwp.evaluation.spec import EvaluationSpec
-<<<<<<< HEAD
 from rwp.pipeline.lookup import get_suite
-from rwp.pipeline.resolve import train_spec
+from rwp.pipeline.resolve import step_size, train_spec
 from rwp.pipeline.resolve_evaluation import evaluation_spec
-=======
-from rwp.pipeline.resolve import evaluation_spec, get_suite, step_size, train_spec
->>>>>>> 45d6de1 (Epochs measured at another radius, step, start or keep are told also where all recipes share it)
 from rwp.pipeline.settings import (
     CurvesFigure,
     LandscapeFigure,

@@ -156,10 +156,13 @@ def _context(results: Results, judged: Sequence[Row]) -> dict[str, Any]:
             "together": _together(second, columns),
             "counts": _counts(first, second, third),
             "otherwise": measured_otherwise(
-                line
-                for name in (*TABLES, BEYOND)
-                if name in results.parts
-                for line in results.parts[name].lines
+                suite,
+                (
+                    line
+                    for name in (*TABLES, BEYOND)
+                    if name in results.parts
+                    for line in results.parts[name].lines
+                ),
             ),
             "kinds": KINDS | dict.fromkeys(BROKEN, "broken"),
             "broken": BROKEN,
@@ -193,41 +196,7 @@ def _paper_context(results: Results, first: Table, second: Table) -> dict[str, A
     paper1, paper2 = table1_beside_paper(results, first), table2_beside_paper(results, second)
     return {
         "table1": _table1_rows(first, paper1),
-<<<<<<< HEAD
         "table2": _table2_rows(second, paper2, results.columns),
-=======
-        "table2": _table2_rows(second, paper2, columns),
-        "marked_seeds": _marked_seeds(second, columns),
-        "beyond": beyond_groups(third) if third else None,
-        "judged": _verdict_rows(second),
-        "levels": [
-            {"name": level, "meaning": text, "sign": LEVEL_SIGNS[level], "kind": LEVEL_KINDS[level]}
-            for level, text in MEANING.items()
-        ],
-        "others": others,
-        "pairs": found,
-        "tested": [row for row in found if row["p_value"] is not None],
-        "untested": [row for row in found if row["p_value"] is None],
-        "columns": _column_titles(results, columns),
-        "together": _together(second, columns),
-        "counts": _counts(first, second, third),
-        "figure_counts": {"drawn": len(drawn), "all": len(shown)},
-        "verdicts": pd.concat([paper1, paper2])["verdict"].value_counts().to_dict(),
-        "not_comparable1": _not_comparable(paper1),
-        "otherwise": measured_otherwise(
-            suite,
-            (
-                line
-                for name in (*TABLES, BEYOND)
-                if name in results.parts
-                for line in results.parts[name].lines
-            ),
-        ),
-        "not_comparable2": _not_comparable(paper2),
-        "signs": SIGNS,
-        "kinds": KINDS | dict.fromkeys(BROKEN, "broken"),
-        "broken": BROKEN,
->>>>>>> 45d6de1 (Epochs measured at another radius, step, start or keep are told also where all recipes share it)
         "paper1": records(paper1),
         "paper2": records(paper2),
         "not_comparable1": _not_comparable(paper1),
