@@ -66,7 +66,7 @@ class Part:
     label: str
     step: Step
     lines: tuple[Line, ...]
-    place: str  # data set and threat model of its first run, the networks of all
+    place: str  # data sets, threat models and networks of its runs
 
     @property
     def keys(self) -> list[RunKey]:
@@ -94,11 +94,15 @@ def part_of(steps: Steps, suite_name: str, name: str) -> Part:
     table = name in (*TABLES, BEYOND)
     step = steps.table(suite_name, name) if table else steps.figure(suite_name, name)
     lines = tuple(lines_of(params, suite_name, name))
-    suite, key = params.suites[suite_name], lines[0].keys[0]
-    norm = suite.threat_models[key.threat].norm if key.threat in suite.threat_models else "none"
-    place = f"{dataset_label(params, suite, key.dataset)}, {NORM_TEXTS.get(norm, norm)}"
-    networks = dict.fromkeys(key.network for line in lines for key in line.keys)
-    return Part(part_label(name), step, lines, f"{place}, {' and '.join(networks)}")
+    suite, keys = params.suites[suite_name], [key for line in lines for key in line.keys]
+    norms = [suite.threat_models[key.threat].norm for key in keys if key.threat != "none"]
+    place = (
+        [dataset_label(params, suite, key.dataset) for key in keys],
+        [NORM_TEXTS.get(norm, norm) for norm in norms] or ["none"],
+        [key.network for key in keys],
+    )
+    words = ", ".join(" and ".join(dict.fromkeys(each)) for each in place)
+    return Part(part_label(name), step, lines, words)
 
 
 def lines_of(params: Params, suite_name: str, name: str) -> Iterator[Line]:
