@@ -1764,6 +1764,39 @@ BY_HAND = [
         ("elsewhere: attacked on another part", '"part_seed": evaluation.part_seed,', ""),
     ),
     *_faults(
+        "pipeline/test_accepted_code.py",
+        (
+            "accept: one restart stands for several",
+            "return max(-1, min(value, 2))",
+            "return value != 0",
+        ),
+        (
+            "accept: a share that is off stands for one that is on",
+            "return value != 0 if isinstance(value, float) else value",
+            'return "" if isinstance(value, float) else value',
+        ),
+        (
+            "accept: what is compared by one older code counts for another",
+            "if old is None or item.hashes[step.code] != old or _way(step) in compared:",
+            "if old is None or _way(step) in compared:",
+        ),
+        (
+            "accept: a second older code takes the place of the first",
+            "if not accepted & (new | item.changed.items()):",
+            "if True:",
+        ),
+        (
+            "accept: the code that most results have does not count",
+            "for group, _ in groups.most_common():",
+            "for group, _ in reversed(groups.most_common()):",
+        ),
+        (
+            "accept: the whole of a file's code is compared on the file alone",
+            "for item in made: for step in item.steps:",
+            "for item in [first] if first else made:\n        for step in item.steps:",
+        ),
+    ),
+    *_faults(
         "reporting/test_stale.py",
         (
             "stale: by hand a network is trained on images of other settings",
@@ -2269,8 +2302,8 @@ SECOND = [
         ),
         (
             "accept: one training stands for all",
-            "if isinstance(settings, TrainSpec | EvaluationSpec): return step.code",
-            "if isinstance(settings, EvaluationSpec):\n        return step.code",
+            "return step.code, repr(_words(_in_little(step.settings)))",
+            'return step.code, ""',
         ),
         (
             "stale: images of other settings are no stale result",

@@ -22,11 +22,14 @@ def accept(
 
     The old code comes from git. What is accepted is noted in accepted.jsonl, to be committed; from
     then on Snakemake, DVC, `rwp verify`, the report and stopped trainings take old results for
-    today's. Where a bit differs nothing is accepted.
+    today's. Where a bit differs nothing is accepted. Of results of several older codes those of one
+    can count: the one that made the named file, or else most of them.
     """
     from rwp.pipeline.accept import accept as accept_step
     from rwp.pipeline.load import load_params
 
-    for entry in accept_step(load_params(params_file), step, because=because, root=Path.cwd()):
+    params = load_params(params_file)
+    entries, told = accept_step(params, step, because=because, root=Path.cwd())
+    for entry in entries:
         print(f"{entry['module']} ({entry['step']}): computes what it did at {entry['commit']}")
-    print("noted in accepted.jsonl, which belongs into git")
+    print("noted in accepted.jsonl, which belongs into git", *told, sep="\n")

@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from rwp.data.passport import PASSPORT, read_passport
 from rwp.data.spec import DatasetSpec, UnlabeledSpec
@@ -26,14 +28,14 @@ from rwp.evaluation.spec import DiagnosisSpec, EvaluationSpec, LandscapeSpec
 from rwp.factories import own_folders
 from rwp.files import read_object, write_text
 from rwp.metric_names import TIMINGS
-from rwp.pipeline.code import HERE, LEDGER, PACKAGE_FOLDER, Code, read_ledger
+from rwp.pipeline.code import HERE, LEDGER, PACKAGE_FOLDER, read_ledger
 from rwp.pipeline.settings import Params
 from rwp.pipeline.state import Result, results
 from rwp.pipeline.steps import Step, Steps, below
-from rwp.pipeline.why import checked_out, maker
-from rwp.spec import Spec
+from rwp.pipeline.why import checked_out, makers
+from rwp.spec import Name, Radius, Spec
 from rwp.studies import FOLDER as STUDIES
-from rwp.training.spec import PseudoLabelSpec, TrainSpec
+from rwp.training.spec import PseudoLabelSpec, RunKey, TrainSpec
 
 _ABOVE_FIRST_LOSSES = 5.0  # nats; of 100 classes they are near 4.6, and a mask selects none
 _STEPS = 3  # of a training, in each of two epochs
@@ -43,26 +45,32 @@ _OWN = {*TIMINGS, "fingerprint", "commit", "versions", "performance", "mlflow_ru
 _OWN |= {"gpu", "time", "earlier", "networks"}
 
 
-def accept(params: Params, name: str, *, because: str, root: Path) -> list[dict[str, str]]:
+def accept(
+    params: Params, name: str, *, because: str, root: Path
+) -> tuple[list[dict[str, str]], list[str]]:
     """Note that the code of a step computes what the code before it did.
 
     Args:
         params: the settings.
-        name: a kind of step, such as train, or a file that is stale, with all it stands on.
+        name: a kind of step, such as train, or a file that is stale, with all it stands on. What
+            the ledger says holds for all results of a module, so other files that the same code
+            made are compared, too.
         because: why nothing has changed, for those who read the ledger.
         root: the project.
 
     Returns:
-        The new entries of the ledger, one for each module that does such a step.
+        The new entries of the ledger, one for each module that does such a step; and lines on
+        results that cannot count beside them.
 
     Raises:
-        UserError: nothing is stale for the code's sake, git does not have the old code, or the
-            two do not agree in every bit.
+        UserError: nothing is stale for the code's sake, git does not have the old code, another
+            code was accepted before, or the two do not agree in every bit.
     """
     if not because.strip():
         raise UserError("--because: expected why no number changes, got nothing; say it")
-    entries: dict[tuple[str, str], dict[str, str]] = {}
-    for step, commit, old in _changed_steps(params, name, root):
+    changed, told = _changed_steps(params, name, root)
+    entries: dict[str, dict[str, str]] = {}
+    for step, commit, old in changed:
         with checked_out(commit) as source, tempfile.TemporaryDirectory(prefix="rwp-") as folder:
             before = _repeat(step, root, Path(folder) / "old", source)
             after = _repeat(step, root, Path(folder) / "new", PACKAGE_FOLDER.parent)
@@ -70,27 +78,78 @@ def accept(params: Params, name: str, *, because: str, root: Path) -> list[dict[
         entry = {
             "step": step.kind,
             "module": step.code,
-            "old": old.hash(step.code),
+            "old": old,
             "new": HERE.own_hash(step.code),
             "commit": commit,
             "compared": step.outputs[0],
             "because": because.strip(),
         }
-        known = entries.setdefault((entry["module"], entry["old"]), entry)
+        known = entries.setdefault(entry["module"], entry)
         if known is not entry:
             known["compared"] += f", {entry['compared']}"
     lines = [json.dumps(item, ensure_ascii=False) for item in (*read_ledger(), *entries.values())]
     write_text(LEDGER, "\n".join(lines) + "\n")
-    return list(entries.values())
+    return list(entries.values()), told
 
 
 _IN_SECONDS = ("table", "figure", "report")
 
 
-def _changed_steps(params: Params, name: str, root: Path) -> list[tuple[Step, str, Code]]:
-    """The steps that are meant, one for each way through the code, behind results that only the
-    code has made stale; with the commit of the old code, and that code.
+@dataclass(frozen=True)
+class _Made:
+    """A stale result, the commit that made it, and its code of the modules that are meant."""
+
+    result: Result
+    commit: str
+    hashes: dict[str, str]  # by module
+    changed: dict[str, str]  # those of them that are not today's
+
+    @property
+    def steps(self) -> list[Step]:
+        """Its own, and those that it stands on."""
+        return below([self.result.step])
+
+
+def _changed_steps(
+    params: Params, name: str, root: Path
+) -> tuple[list[tuple[Step, str, str]], list[str]]:
+    """The steps to compare, one for each way through the code, behind results that only the code
+    has made stale; with the commit and the hash of the old code. And what else is to be told.
     """
+    every, asked = _named(params, name)
+    meant = [step for step in every if step.kind == name] if asked is None else below([asked])
+    there = results(every)
+    today = {step.code: step.code_hash for step in meant}
+    made, tried = _made_by_others(params, there, today, root)
+    first = next((item for item in made if asked in item.steps), None)
+    if not made or (asked and first is None):
+        kinds = ", ".join(dict.fromkeys(step.kind for step in every))
+        raise UserError(
+            f"{name}: expected a kind of step ({kinds}) or a file that only the code has made"
+            f" stale, got {tried} stale results and no commit whose code fits them and differs;"
+            f" see `rwp verify` and `rwp verify --why FILE`"
+        )
+    olds = _one_code([first] if first else made, name)
+    compared: set[tuple[str, str]] = set()
+    changed: list[tuple[Step, str, str]] = []
+    for item in made:
+        for step in item.steps:
+            old = olds.get(step.code)
+            if old is None or item.hashes[step.code] != old or _way(step) in compared:
+                continue
+            compared.add(_way(step))
+            changed.append((step, item.commit, old))
+    wanted = olds if asked else today | olds  # a file says nothing of what it does not stand on
+    others = [
+        item
+        for item in made
+        if any(wanted.get(module, old) != old for module, old in item.hashes.items())
+    ]
+    return changed, list(_told(others, olds, there, root))
+
+
+def _named(params: Params, name: str) -> tuple[list[Step], Step | None]:
+    """All steps of all suites; and that of a file, where one is named."""
     steps = Steps(params)
     ends: list[Step] = []
     for suite in params.suites:
@@ -109,54 +168,122 @@ def _changed_steps(params: Params, name: str, root: Path) -> list[tuple[Step, st
             f"{name}: expected fetch, train, label, evaluate, judge or landscape, or a file of one,"
             f" got a table, a figure or a report, which take seconds; let snakemake make them again"
         )
-    meant = [step for step in every if step.kind == name] if asked is None else below([asked])
-    compared: set[tuple[str, str]] = set()
-    changed: list[tuple[Step, str, Code]] = []
-    tried = 0
-    for result, recorded in _outdated(results(every if asked is None else [*every, asked]), root):
-        stands_on = set(below([result.step]))
-        left = [step for step in meant if step in stands_on and _way(step) not in compared]
-        if asked not in stands_on and (asked or not left):
-            continue
-        tried += 1
-        found = maker(params, result, recorded, root=root)
-        if found is None:
-            continue
-        for step in left:
-            if _way(step) not in compared and found[1].hash(step.code) != step.code_hash:
-                compared.add(_way(step))
-                changed.append((step, *found))
-        if asked and changed:
-            break
-    if changed:
-        return changed
-    raise UserError(
-        f"{name}: expected a kind of step ({', '.join(kinds)}) or a file that only the code has"
-        f" made stale, got {tried} stale results and no commit whose code fits them and differs;"
-        f" see `rwp verify` and `rwp verify --why FILE`"
-    )
+    return (below([*ends, asked]) if asked else every), asked
+
+
+def _made_by_others(
+    params: Params, every: list[Result], today: dict[str, str], root: Path
+) -> tuple[list[_Made], int]:
+    """The stale results that other code has made, of modules whose hash of today is given; and
+    how many stale results stand on these modules.
+    """
+    stale = [
+        (result, recorded)
+        for result, recorded in _outdated(every, root)
+        if any(step.code in today for step in below([result.step]))
+    ]
+    made = []
+    for (result, _), found in zip(stale, makers(params, stale, root=root), strict=True):
+        if found is not None:
+            commit, code = found
+            modules = dict.fromkeys(step.code for step in below([result.step]))
+            hashes = {module: code.hash(module) for module in modules if module in today}
+            changed = {module: old for module, old in hashes.items() if old != today[module]}
+            if changed:
+                made.append(_Made(result, commit, hashes, changed))
+    return made, len(stale)
+
+
+def _one_code(made: list[_Made], name: str) -> dict[str, str]:
+    """Module -> the hash of the one older code that today's can stand for: that of most results.
+
+    A fingerprint holds one hash of a module, so only one older code can count as today's. Where
+    today's was accepted as another already, or the older one was, none can.
+    """
+    accepted = {(entry["module"], entry["new"]) for entry in read_ledger()}
+    groups: Counter[frozenset[tuple[str, str]]] = Counter()
+    for item in made:
+        new = {(module, HERE.own_hash(module)) for module in item.changed}
+        if not accepted & (new | item.changed.items()):
+            groups[frozenset(item.changed.items())] += 1
+    olds: dict[str, str] = {}
+    for group, _ in groups.most_common():
+        if all(olds.get(module, old) == old for module, old in group):
+            olds |= dict(group)
+    if not olds:
+        raise UserError(
+            f"{name}: expected results of the one older code that counts as today's by"
+            f" {LEDGER.name}, got {made[0].result.path} of another (commit {made[0].commit});"
+            f" build it again"
+        )
+    return olds
+
+
+def _told(
+    others: list[_Made], olds: dict[str, str], every: list[Result], root: Path
+) -> Iterator[str]:
+    """A line on results of a third code, which stay stale, and one on those of today's code."""
+    if others:
+        commits = ", ".join(dict.fromkeys(item.commit for item in others))
+        yield (
+            f"stale as before: {_some([item.result.path for item in others])}, made at {commits};"
+            f" only one older code can count as today's, so build them again"
+        )
+    own = [
+        result.path
+        for result in every
+        if any(step.code in olds for step in below([result.step])) and result.state(root) == "done"
+    ]
+    if own:
+        yield (
+            f"stale from now on: {_some(own)}, made since the change; today's code counts as the"
+            f" older one, so build them again, or take the new entry out of {LEDGER.name}"
+        )
+
+
+def _some(paths: list[str]) -> str:
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"{paths[0]}{more}"
 
 
 def _way(step: Step) -> tuple[str, str]:
-    """Which way a step takes through its module: trainings and attacks differ in more than numbers.
+    """Which way a step takes through its module, as far as it is taken in little.
 
-    A change of the weight perturbation moves no bit of a training that has none.
+    Words and switches count as they are, of a count whether it is none, one or several, of any
+    other number whether it is zero, and of names, radii and images only whether there are any.
+    A change of the weight perturbation moves no bit of a training that has none, nor one of bf16
+    a bit of fp32.
     """
-    settings = step.settings
-    if isinstance(settings, TrainSpec | EvaluationSpec):
-        return step.code, repr(_words(settings.document()))
-    return step.code, ""
+    return step.code, repr(_words(_in_little(step.settings)))
 
 
-def _words(value: Any) -> Any:
-    """Settings without numbers, and without the names of runs, data and files."""
-    if isinstance(value, dict):
-        return {name: _words(part) for name, part in value.items() if name not in ("key", "data")}
-    if isinstance(value, list | tuple):
-        return sorted({repr(_words(part)) for part in value})
+# Fields of these types say which, not how.
+_NAMING = frozenset({Name, Radius, RunKey, DatasetSpec, UnlabeledSpec})
+
+
+def _words(value: Any, kind: Any = None) -> Any:
+    """What counts of a setting for `_way`, by its value and the type of its field."""
     if value is None or isinstance(value, bool):
         return value
-    return value if isinstance(value, str) and not re.search(r"\d|/", value) else ""
+    if not _NAMING.isdisjoint((kind, *get_args(kind))):
+        return "any"
+    if isinstance(value, Spec):
+        own: Any = type(value)
+        return {name: _words(getattr(value, name), part) for name, part in _types(own).items()}
+    if isinstance(value, dict):  # options of one's own factories
+        return {name: _words(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return sorted({repr(_words(part, *get_args(kind)[:1])) for part in value})
+    if isinstance(value, int):
+        return max(-1, min(value, 2))  # layers are counted from the end, too
+    return value != 0 if isinstance(value, float) else value
+
+
+@cache
+def _types(kind: Any) -> dict[str, Any]:
+    """The fields of settings with their types."""
+    types = get_type_hints(kind, include_extras=True)
+    return {part.name: types[part.name] for part in fields(kind)}
 
 
 def _outdated(every: list[Result], root: Path) -> Iterator[tuple[Result, str]]:

@@ -6,8 +6,8 @@ import io
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,42 +69,58 @@ def code_at(commit: str) -> Code:
 
 def maker(params: Params, result: Result, recorded: str, *, root: Path) -> tuple[str, Code] | None:
     """The commit whose code gives the recorded fingerprint, under today's settings; or none."""
+    return makers(params, [(result, recorded)], root=root)[0]
+
+
+def makers(
+    params: Params, stale: Sequence[tuple[Result, str]], *, root: Path
+) -> list[tuple[str, Code] | None]:
+    """The same for several results, in their order; each commit is looked at once for all."""
     from rich.console import Console
     from rich.progress import track
 
+    found: dict[int, tuple[str, Code]] = {}
     before: set[str] = set()
     console = Console(stderr=True)
     quiet = not console.is_terminal
     told = "looking for the commit that made it"
-    for commit in track(
-        _candidates(root / result.path), told, console=console, transient=True, disable=quiet
-    ):
+    commits = _candidates(*(root / result.path for result, _ in stale)) if stale else []
+    for commit in track(commits, told, console=console, transient=True, disable=quiet):
+        if len(found) == len(stale):
+            break
         # git's own name of the package's folder: what is equal is looked at once
         tree = git("rev-parse", f"{commit}:./src/rwp").decode().strip()
         if tree in before:
             continue
         before.add(tree)
-        try:
+        with suppress(ValueError):  # no text
             code = code_at(commit)
-            if Steps(params, code).find(result.path).fingerprint_of(result.path) == recorded:
-                return commit, code
-        except (ValueError, SyntaxError):  # a module that was not there yet
-            continue
-    return None
+            steps = Steps(params, code)
+            for number, (result, recorded) in enumerate(stale):
+                with suppress(ValueError, SyntaxError):  # a module that was not there yet
+                    path = result.path
+                    if number not in found and steps.find(path).fingerprint_of(path) == recorded:
+                        found[number] = commit, code
+    return [found.get(number) for number in range(len(stale))]
 
 
-def _candidates(record: Path) -> list[str]:
-    """The commit that a record names, and then the history of the code."""
-    document = read_object(record) if record.exists() else {}
-    named = str(document.get("commit") or "").removesuffix("+changes")
+def _candidates(*records: Path) -> list[str]:
+    """The commits that records name, and then the history of the code."""
+    named = []
+    for record in records:
+        document = read_object(record) if record.exists() else {}
+        named.append(str(document.get("commit") or "").removesuffix("+changes"))
     log = git("log", f"--max-count={_COMMITS}", "--format=%h", "--", "src/rwp").decode().split()
-    if not named:
-        return log
+    return [*filter(_has_code, dict.fromkeys(filter(None, named))), *log]
+
+
+def _has_code(commit: str) -> bool:
+    """Whether git has the package as it was at a commit."""
     try:
-        git("cat-file", "-e", f"{named}:./src/rwp")
+        git("cat-file", "-e", f"{commit}:./src/rwp")
     except UserError:
-        return log
-    return [named, *log]
+        return False
+    return True
 
 
 def changed_modules(old: Code, new: Code, module: str) -> list[str]:
