@@ -12,8 +12,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
+from rwp.data.transfer import images_of
 from rwp.errors import UserError
 from rwp.pipeline import code, why
 from rwp.pipeline.code import (
@@ -22,12 +25,15 @@ from rwp.pipeline.code import (
     Code,
     ScanNotes,
     dumped,
+    is_infrastructure,
     plan_with,
     refuse_other_code,
 )
 from rwp.pipeline.lookup import run_key
+from rwp.pipeline.resolve import train_spec
 from rwp.pipeline.settings import Params
 from rwp.pipeline.steps import CODE, Steps
+from rwp.spec import radius_value
 from tests.conftest import ROOT
 
 FILES = {
@@ -147,6 +153,32 @@ def test_only_what_imports_it(package: Path) -> None:
 
 def test_infrastructure_does_not_count(package: Path) -> None:
     assert changed(package, "tracking.py", "URI = 1", "URI = 2") == set()
+
+
+def test_conversions_that_do_not_count_have_their_one_right_value() -> None:
+    """A mistake in them would leave every result done."""
+    assert all(map(is_infrastructure, ("rwp.data.transfer", "rwp.spec", "rwp.training.spec")))
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    images = images_of(levels, torch.device("cpu")).flatten().numpy()
+    assert images.dtype == np.float32
+    assert np.array_equal(images, np.arange(256, dtype=np.float32) / np.float32(255))
+    for text, value in (("8/255", 8 / 255), ("0.031", 0.031), ("1/510", 1 / 510), ("1", 1.0)):
+        assert radius_value(text) == value
+
+
+def test_which_epochs_are_measured_by_which_attack(params: Params) -> None:
+    names = {"recipe": "at", "dataset": "digits", "threat": "linf", "seed": 0}
+    spec = train_spec(params, run_key(params, "demo", **names))
+    last = spec.optimization.epochs - 1
+    every_third = spec.replace(selection_every=3)
+    measured = [epoch for epoch in range(last + 1) if every_third.measures("held_out", epoch)]
+    assert measured == sorted({*range(0, last + 1, 3), last})
+    assert all(every_third.measures("test", epoch) for epoch in range(last + 1))
+    assert spec.monitor is not None
+    other = spec.monitor.replace(num_steps=7, name="pgd-7")
+    chosen = spec.replace(selection_monitor=other)
+    assert (chosen.monitor_of("held_out"), chosen.monitor_of("test")) == (other, spec.monitor)
+    assert spec.monitor_of("held_out") == spec.monitor
 
 
 def test_unknown_module() -> None:

@@ -23,7 +23,8 @@ from rwp.files import write_text
 
 PACKAGE = "rwp"
 
-# What these decide is either in the settings, hashed beside the code, or not a number.
+# What these decide is in the settings, hashed beside the code, or no number; but for conversions
+# that have one right value (a byte to [0, 1], "8/255" to a float), which tests hold.
 INFRASTRUCTURE = (
     "rwp.commands",
     "rwp.data.download",
