@@ -36,7 +36,7 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        [suite_targets(name) for name in PARAMS.build],
+        lambda _: [path for name in PARAMS.build for path in suite_targets(name)],
 
 
 # `snakemake suite_demo`: all that one suite leaves, whatever `build` says.

@@ -24,7 +24,7 @@ from rwp.errors import OwnCodeError, UserError, in_one_line, lacks_memory
 _TEXT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _PROJECT = Path(__file__).resolve().parents[2]
 _HANDED = ("model", "losses")  # what the functions of the protocols take first
-_INSTALLED = "site-packages"
+INSTALLED = frozenset({"site-packages", "dist-packages"})  # folders of what nobody here wrote
 _folders: list[Path] = []  # of settings files that were read
 _loaded: dict[str, Path] = {}  # factories whose modules run in this process
 
@@ -304,9 +304,9 @@ def told_of_own_code(error: BaseException) -> str:
 def _lies_beside(path: Path, module: Path) -> bool:
     """Whether a file is in the folder of a module, and no package that is installed below it."""
     folder = module.parent
-    if folder.name == _INSTALLED or not path.is_relative_to(folder):
+    if folder.name in INSTALLED or not path.is_relative_to(folder):
         return False
-    return _INSTALLED not in path.relative_to(folder).parts
+    return not INSTALLED & set(path.relative_to(folder).parts)
 
 
 def _place(error: BaseException) -> str:

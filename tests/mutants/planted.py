@@ -1943,7 +1943,7 @@ OWN = [
         ),
         (
             "own: a module beside one on PYTHONPATH does not count",
-            "return [*own_folders(), path.absolute().parents[depth]]",
+            "return own_folders() if installed else [*own_folders(), folder]",
             "return own_folders()",
         ),
         (

@@ -188,6 +188,33 @@ def test_only_weights_that_are_trained_are_said_to_be_perturbed(own_code: Path) 
     assert any("perturb 1 kernels" in note for note in notes)
 
 
+def test_an_option_that_only_another_role_is_given_is_no_clash(own_code: Path) -> None:
+    (own_code / "own" / "named.py").write_text(NAMED)
+    (first, *_) = try_factory("own.named:Losses", {"num_classes": 10})
+    assert first == "own.named:Losses: objective"
+
+
+NAMED = """
+from torch.nn.functional import cross_entropy
+
+
+def Losses(num_classes):
+    def losses(model, images, adversarial, labels):
+        logits = model(adversarial)
+        return cross_entropy(logits, labels, reduction="none"), logits
+
+    return losses
+"""
+
+
+def test_an_objective_is_tried_with_its_own_criterion(own_code: Path) -> None:
+    (own_code / "own" / "named.py").write_text(NAMED.replace("num_classes", "criterion"))
+    options = {"criterion": "adversarial_ce"}
+    with pytest.raises(UserError, match="expected no option criterion, which a factory is given"):
+        try_factory("own.named:Losses", options, "objective")
+    try_factory("own.named:Losses", options, "objective", criterion="adversarial_ce")
+
+
 def test_what_fits_is_not_warned_of(own_code: Path) -> None:
     names = (
         "networks:Tiny networks:Unlearned networks:lazy_norm methods:Smoothed methods:EvalAttack"

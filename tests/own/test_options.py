@@ -152,7 +152,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "of two, neither": (
         RECIPE | {"change": {"options": {"smothing": 0.1}}},
-        "expected one of the objective own.methods:Smoothed and the perturbation own.methods:lo",
+        "expected one of the objective own.methods:Smoothed and the mask or perturbation own.m",
     ),
     "no table": (RECIPE | {"change": {"options": 3}}, r"change\.options: expected .* got 3"),
     "beside own mask": (

@@ -20,7 +20,8 @@ from torch import nn
 from rwp.commands.app import _advice
 from rwp.errors import UserError
 from rwp.evaluation.own import own_attack
-from rwp.factories import call, told_of_own_code
+from rwp.factories import call, own_folders, told_of_own_code
+from rwp.pipeline import own_code as own_code_module
 from rwp.pipeline.own_code import refuse_other_own_code, source_of
 from rwp.rng import generator_for
 from rwp.training.spec import AttackSpec, ThreatSpec
@@ -77,6 +78,12 @@ def test_a_module_beside_a_plain_file_counts(own_code: Path) -> None:
     assert source_of("mine:f", where="here") != before
 
 
+def mark_of(text: str) -> str:
+    """The hash of a factory's code as it is now: two edits may fall into one tick of file times."""
+    own_code_module._scan.cache_clear()
+    return source_of(text, where="here")
+
+
 @pytest.mark.parametrize(
     "statement",
     ["from beside import *", "import beside", "from own import beside", "import own.beside"],
@@ -91,7 +98,7 @@ def test_whatever_is_imported_counts_even_if_nothing_names_it(
     for text in ("x = 1\n", "x = 2\n"):
         for path in places:
             path.write_text(text)
-        marks.append(source_of("mine:f", where="here"))
+        marks.append(mark_of("mine:f"))
     assert marks[0] != marks[1]
 
 
@@ -101,7 +108,7 @@ def test_a_star_from_another_package_counts(own_code: Path) -> None:
         (own_code / "mine.py").write_text(
             f"from {package} import *\n\ndef f(x):\n    return sqrt(x)\n"
         )
-        marks.append(source_of("mine:f", where="here"))
+        marks.append(mark_of("mine:f"))
     assert marks[0] != marks[1]
 
 
@@ -117,7 +124,7 @@ def test_no_name_of_a_function_makes_its_arguments_words(own_code: Path, call_: 
     marks = []
     for text in (call_, COMPUTED[call_]):
         (own_code / "mine.py").write_text(f"def f(x):\n    return {text}\n")
-        marks.append(source_of("mine:f", where="here"))
+        marks.append(mark_of("mine:f"))
     assert marks[0] != marks[1]
 
 
@@ -126,7 +133,7 @@ def test_words_of_errors_and_log_lines_do_not_count(own_code: Path, line: str) -
     marks = []
     for word in ("one", "two"):
         (own_code / "mine.py").write_text(f"def f(x):\n    {line.format(word)}\n")
-        marks.append(source_of("mine:f", where="here"))
+        marks.append(mark_of("mine:f"))
     assert marks[0] == marks[1]
 
 
@@ -144,7 +151,7 @@ def test_a_module_beside_one_on_the_pythonpath_counts(
     marks = []
     for text in ("x = 1\n", "x = 2\n"):
         (place / "far_helper.py").write_text(text)
-        marks.append(source_of(f"{package}far_net:f", where="here"))
+        marks.append(mark_of(f"{package}far_net:f"))
     assert marks[0] != marks[1]
 
 
@@ -155,7 +162,45 @@ def test_a_linked_module_counts(own_code: Path, tmp_path_factory: pytest.TempPat
     marks = []
     for text in ("x = 1\n", "x = 2\n"):
         elsewhere.write_text(text)
-        marks.append(source_of("mine:f", where="here"))
+        marks.append(mark_of("mine:f"))
+    assert marks[0] != marks[1]
+
+
+def test_what_was_installed_beside_does_not_count(
+    own_code: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As `pip install --target` does it: each version of torch there would be another code."""
+    place = tmp_path_factory.mktemp("library")
+    (place / "other-1.0.dist-info").mkdir()
+    sys.path.insert(0, str(place))
+    importlib.invalidate_caches()
+    (place / "far_mine.py").write_text("import far_other, json\n\ndef f():\n    return 1\n")
+    marks = []
+    for text in ("x = 1\n", "x = 2\n"):
+        (place / "far_other.py").write_text(text)
+        marks.append(mark_of("far_mine:f"))
+    assert marks[0] == marks[1]
+
+
+def test_a_package_in_another_place_than_its_name_counts_alone(
+    own_code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An editable install may map a package to any folder, whose parents are anything."""
+    (own_code / "src").mkdir()
+    (own_code / "src" / "net.py").write_text("def f():\n    return 1\n")
+    monkeypatch.setattr(own_code_module, "file_of", lambda _: own_code / "src" / "net.py")
+    assert own_code_module._folders_of("deep.er.than.there.is.any.folder.net") == own_folders()
+
+
+@pytest.mark.parametrize("content", [b"# coding: latin-1\nx = '\xe9'\n", b"print 'old'\n"])
+def test_what_is_imported_may_be_in_any_encoding_and_of_any_python(
+    own_code: Path, content: bytes
+) -> None:
+    (own_code / "mine.py").write_text("import beside\n\ndef f():\n    return 1\n")
+    marks = []
+    for more in (b"y = 1\n", b"y = 2\n"):
+        (own_code / "beside.py").write_bytes(content + more)
+        marks.append(mark_of("mine:f"))
     assert marks[0] != marks[1]
 
 

@@ -194,6 +194,7 @@ def test_a_fault_in_a_suite_is_one_line_where_that_is_asked_for(
         "training": {"epochs": epochs},
         "figures": {"fig2": figure},
     }
+    content["build"] = ["demo", "x"]
     project.write(content)
     result = project.snakemake("-n", target)
     assert "Traceback" not in result.stderr

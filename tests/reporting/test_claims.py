@@ -273,7 +273,7 @@ def test_accuracies_that_are_measured_in_different_ways_make_no_claim(tmp_path: 
     row = judged(project, fell={"says": "x", "terms": alone, "above": 0})["fell"]
     assert row["estimate"] is not None
     page = render_report(project.results())
-    words = "a uniform start, where the last image counts: "
+    words = "and counts its last image. Measured otherwise: "
     assert f"{words}AT-RWP (random start none, keep worst)." in page
     assert words not in render_report(played(tmp_path / "p").results())
 

@@ -44,7 +44,8 @@ def check(
             known = trial["shape"] | {
                 "image_size": tuple(trial["shape"].get("image_size", (32, 32)))
             }
-            ball = {name: trial[name] for name in ("norm", "epsilon") if name in trial}
+            more = ("norm", "epsilon", "criterion")
+            ball = {name: trial[name] for name in more if name in trial}
             named = trial["text"], trial["options"], trial["role"]
             for line in try_factory(*named, Shape(**known), **ball):
                 if line.startswith("warning: "):

@@ -191,7 +191,7 @@ def refuse_to_replace(output: Path | None, ending: str, record_format: str) -> N
         if path.exists() and not (record.exists() and _has_format(record, record_format)):
             raise UserError(
                 f"--output: expected a new file, or one to replace whose record {record.name} is "
-                f"of {record_format}, got {path}, which is another; name another file"
+                f"of {record_format}, got {path} without one; remove it or name another file"
             )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rwp.core.models import build_network
 from rwp.core.modes import kept_buffers
 from rwp.core.objectives import ExampleLosses, make_objective
+from rwp.core.settings import Criterion
 from rwp.core.weights import perturbed_tensors
 from rwp.errors import UserError
 from rwp.evaluation.attacks import check_adversarial
@@ -58,6 +59,7 @@ def try_factory(
     *,
     epsilon: str = "8/255",
     norm: str = "linf",
+    criterion: Criterion = "objective",
 ) -> list[str]:
     """Build it and run it once on a tiny batch of random images.
 
@@ -68,6 +70,7 @@ def try_factory(
         shape: of the images.
         epsilon: radius of the trial's attacks on [0, 1] pixels.
         norm: "linf" or "l2".
+        criterion: of an objective, what the mask looks at.
 
     Returns:
         What was found, line by line; the first says what it is.
@@ -77,7 +80,8 @@ def try_factory(
     """
     shape = shape or Shape()
     role = role or guess_role(text, options, shape)
-    batch = _Batch(shape, ThreatSpec.parse({"norm": norm, "epsilon": epsilon}, where="threat"))
+    threat = ThreatSpec.parse({"norm": norm, "epsilon": epsilon}, where="threat")
+    batch = _Batch(shape, threat, criterion)
     trials: dict[str, Callable[[str, Mapping[str, Any], _Batch], list[str]]] = {
         "network": _network,
         "objective": _objective,
@@ -96,9 +100,11 @@ def guess_role(text: str, options: Mapping[str, Any], shape: Shape) -> Role:
     Raises:
         UserError: it cannot be told.
     """
-    facts = vars(shape)
+    facts = {"criterion": "objective", **vars(shape)}
+    # An option of a fact's name is one that only other roles are given.
+    given = {name: fact for name, fact in facts.items() if name not in options}
     with torch.random.fork_rng(devices=[]):
-        made = call(text, options, criterion="objective", **facts)
+        made = call(text, options, **given)
     if isinstance(made, nn.Module):
         compares = takes(made.forward, "adversarial") and takes(made.forward, "labels")
         own = callable(getattr(made, "losses", None)) or compares
@@ -118,8 +124,8 @@ def guess_role(text: str, options: Mapping[str, Any], shape: Shape) -> Role:
 class _Batch:
     """Random images of random classes, and a small network for them."""
 
-    def __init__(self, shape: Shape, threat: ThreatSpec) -> None:
-        self.shape, self.threat = shape, threat
+    def __init__(self, shape: Shape, threat: ThreatSpec, criterion: Criterion) -> None:
+        self.shape, self.threat, self.criterion = shape, threat, criterion
         self.generator = torch.Generator().manual_seed(_SEED)
         size = (_IMAGES, shape.in_channels, *shape.image_size)
         self.images = torch.rand(size, generator=self.generator)
@@ -201,7 +207,7 @@ def _objective(text: str, options: Mapping[str, Any], batch: _Batch) -> list[str
         return OwnObjective(
             text,
             options,
-            criterion="objective",
+            criterion=batch.criterion,
             random_start=None,
             num_classes=batch.shape.num_classes,
         )

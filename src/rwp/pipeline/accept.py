@@ -152,9 +152,12 @@ def _named(params: Params, name: str) -> tuple[list[Step], Step | None]:
     """All steps of all suites; and that of a file, where one is named."""
     steps = Steps(params)
     ends: list[Step] = []
-    for suite in params.suites:
+    for suite, entry in params.suites.items():
         with suppress(UserError):  # it has no tables (drafts), or starts at weights that lack
             ends.append(steps.report(suite))
+        for figure in entry.figures:  # those that no report waits for, too
+            with suppress(UserError):
+                ends.append(steps.figure(suite, figure))
     every = below(ends)
     kinds = dict.fromkeys(step.kind for step in every)
     if name not in kinds and "/" not in name:
@@ -259,6 +262,7 @@ def _way(step: Step) -> tuple[str, str]:
 
 # Fields of these types say which, not how.
 _NAMING = frozenset({Name, Radius, RunKey, DatasetSpec, UnlabeledSpec})
+_SEEDS = ("seed", "part_seed", "more_seeds")
 
 
 def _words(value: Any, kind: Any = None) -> Any:
@@ -269,7 +273,11 @@ def _words(value: Any, kind: Any = None) -> Any:
         return "any"
     if isinstance(value, Spec):
         own: Any = type(value)
-        return {name: _words(getattr(value, name), part) for name, part in _types(own).items()}
+        return {
+            name: _words(getattr(value, name), part)
+            for name, part in _types(own).items()
+            if name not in _SEEDS
+        }
     if isinstance(value, dict):  # options of one's own factories
         return {name: _words(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

@@ -9,6 +9,8 @@ comments, docstrings and formatting do not count.
 from __future__ import annotations
 
 import hashlib
+import sysconfig
+import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwp.errors import UserError
-from rwp.factories import file_of, is_own, own_folders, require_file
+from rwp.factories import INSTALLED, file_of, is_own, own_folders, require_file
 from rwp.pipeline.code import PACKAGE, Module
 from rwp.spec import Spec
 
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
 Options = dict[str, Any]
 # Fields that may name code of the user's own.
 _NAMED = ("family", "loss", "kind", "factory", "mask")
-_INSTALLED = {"site-packages", "dist-packages"}
+# Where Python's own modules and what was installed for it lie.
+_PYTHONS = tuple(
+    {Path(sysconfig.get_path(n)) for n in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
 _MAY_LACK = ContextVar("_MAY_LACK", default=False)
 
 
@@ -48,8 +53,8 @@ def own_options(suite: Suite, recipe: RecipeEntry, where: str) -> tuple[Options,
         factories["objective"], declared["objective"] = objective.loss, dict(objective.options)
     factory = _perturbing(suite, recipe)
     if factory is not None:
-        factories["perturbation"] = factory
-        declared["perturbation"] = dict(_perturbing_options(suite, recipe))
+        factories["mask or perturbation"] = factory
+        declared["mask or perturbation"] = dict(_perturbing_options(suite, recipe))
     owners = {
         name: _owner(factories, declared, name, f"{where}.change.options.{name}")
         for name in recipe.change.options
@@ -58,7 +63,7 @@ def own_options(suite: Suite, recipe: RecipeEntry, where: str) -> tuple[Options,
         part: options | {n: v for n, v in recipe.change.options.items() if owners[n] == part}
         for part, options in declared.items()
     }
-    return changed.get("objective", {}), changed.get("perturbation", {})
+    return changed.get("objective", {}), changed.get("mask or perturbation", {})
 
 
 def _perturbing(suite: Suite, recipe: RecipeEntry) -> str | None:
@@ -203,20 +208,30 @@ def _counted(name: str, start: str) -> Path | None:
 
 
 def _folders_of(start: str) -> list[Path]:
-    """The user's own folders, and the one that a module is found in, such as one on PYTHONPATH."""
+    """The user's own folders, and the one that a module is imported from, such as on PYTHONPATH.
+
+    A folder that others' packages were installed into is none of these, whatever its name.
+    """
     path = file_of(start)
-    if path is None or _INSTALLED & set(path.parts):
+    if path is None:
         return own_folders()
-    depth = start.count(".") + (path.name == "__init__.py")
-    return [*own_folders(), path.absolute().parents[depth]]
+    names = [*start.split("."), *(["__init__"] if path.name == "__init__.py" else [])]
+    place = path.absolute().with_suffix("")
+    if list(place.parts[-len(names) :]) != names:
+        return own_folders()  # an editable install may give a package another place than its name's
+    folder = place.parents[len(names) - 1]
+    installed = INSTALLED & set(folder.parts) or any(folder.glob("*.dist-info"))
+    return own_folders() if installed else [*own_folders(), folder]
 
 
 def _lies_in(path: Path, folder: Path) -> bool:
     """Whether it is found there, as it is named or where its links lead, and is the user's own."""
+    if any(path.is_relative_to(place) for place in _PYTHONS):
+        return False
     for place in (path.absolute(), path.resolve()):
         if place.is_relative_to(folder):
             inner = place.relative_to(folder).parts
-            if not _INSTALLED & set(inner) and not any(part.startswith(".") for part in inner):
+            if not INSTALLED & set(inner) and not any(part.startswith(".") for part in inner):
                 return True
     return False
 
@@ -227,9 +242,11 @@ def _scan(path: Path, name: str, changed: int, size: int, text: str) -> tuple[st
     if path.suffix != ".py":
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16], ()
     try:
-        text_of = path.read_text(encoding="utf-8")
-        found = Module(text_of, name, path.name == "__init__.py", own=True)
+        with tokenize.open(path) as stream:  # in the encoding that it declares
+            found = Module(stream.read(), name, path.name == "__init__.py", own=True)
     except (SyntaxError, ValueError) as error:
+        if name.split(".")[0] != text.partition(":")[0].split(".")[0]:  # it may never be run
+            return hashlib.sha256(path.read_bytes()).hexdigest()[:16], ()
         line = getattr(error, "lineno", None)
         at = f" at line {line}" if line else ""
         raise UserError(

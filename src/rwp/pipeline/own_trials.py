@@ -60,11 +60,13 @@ def _trials(steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
         if isinstance(settings, TrainSpec):
             shape = _shape(settings.data, settings.key.dataset, marks)
             network, objective = settings.architecture, settings.objective
-            if isinstance(network, OwnNetworkSpec) and shape is not None:
+            if isinstance(network, OwnNetworkSpec) and shape and not _waits(network, settings):
                 yield _trial("network", network.family, network.options, network.source, shape)
             if is_own(objective.loss):
                 named = (objective.loss, objective.options, objective.source)
-                yield _trial("objective", *named, shape) | _ball(settings.threat)
+                trial = _trial("objective", *named, shape) | _ball(settings.threat)
+                own = objective.criterion != "objective"  # which a trial takes by itself
+                yield trial | ({"criterion": objective.criterion} if own else {})
             perturbation = settings.perturbation
             if perturbation is not None and perturbation.source:
                 role = "perturbation" if perturbation.factory else "mask"
@@ -76,6 +78,12 @@ def _trials(steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
                 if is_own(attack.kind):
                     named = (attack.kind, attack.options, attack.source)
                     yield _trial("attack", *named, shape) | _ball(attack.threat)
+
+
+def _waits(network: OwnNetworkSpec, spec: TrainSpec) -> bool:
+    """Whether an option says how many classes there are, which fetched images alone tell here."""
+    classes = num_classes_known(spec.data, Path("data") / spec.key.dataset)
+    return classes is None and "num_classes" in network.options
 
 
 def _ball(threat: ThreatSpec | None) -> dict[str, Any]:
