@@ -1982,8 +1982,8 @@ OWN = [
         "commands/test_commands.py",
         (
             "own: labels replace any network",
-            "if path.exists() and not (record.exists() and _has_format(record, record_format)):",
-            "if path.exists() and record.exists() and not _has_format(record, record_format):",
+            "not (record.exists() and _has_format(record, record_format)):",
+            "record.exists() and not _has_format(record, record_format):",
         ),
     ),
     *_faults(

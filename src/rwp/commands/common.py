@@ -187,12 +187,12 @@ def refuse_to_replace(output: Path | None, ending: str, record_format: str) -> N
         )
     refuse_other_kind(output, ending)
     record = output.with_suffix(".json")
-    for path in (output, record):
-        if path.exists() and not (record.exists() and _has_format(record, record_format)):
-            raise UserError(
-                f"--output: expected a new file, or one to replace whose record {record.name} is "
-                f"of {record_format}, got {path} without one; remove it or name another file"
-            )
+    there = next((path for path in (output, record) if path.exists()), None)
+    if there is not None and not (record.exists() and _has_format(record, record_format)):
+        raise UserError(
+            f"--output: expected a new file, or one to replace whose record {record.name} is of "
+            f"{record_format}, got {there} without one; remove it or name another file"
+        )
 
 
 def _has_format(path: Path, expected: str) -> bool:

@@ -119,9 +119,8 @@ class ExternalRequest:
             seed=0,
         )
         table = self.entry.evaluation.attacks
-        names = self.attacks or attacks_under_network_threat(
-            self.entry
-        )  # those of other threat models by name
+        # Attacks under other threat models are run where they are named.
+        names = self.attacks or attacks_under_network_threat(self.entry)
         chosen = {name: choose(table, name, "attack", "--attack") for name in names}
         other = next((name for name, attack in chosen.items() if attack.has_other_threat), None)
         if epsilon is not None and other is not None:

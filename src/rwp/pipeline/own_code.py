@@ -31,9 +31,9 @@ Options = dict[str, Any]
 # Fields that may name code of the user's own.
 _NAMED = ("family", "loss", "kind", "factory", "mask")
 # Where Python's own modules and what was installed for it lie.
-_PYTHONS = tuple(
-    {Path(sysconfig.get_path(n)) for n in ("stdlib", "platstdlib", "purelib", "platlib")}
-)
+_PYTHONS = [
+    Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
+]
 _MAY_LACK = ContextVar("_MAY_LACK", default=False)
 
 
@@ -47,21 +47,20 @@ def own_options(suite: Suite, recipe: RecipeEntry, where: str) -> tuple[Options,
         UserError: there is no such factory, or both or neither of two declare the option.
     """
     objective = suite.objectives[recipe.objective]
-    factories: dict[str, str] = {}  # by their part in the recipe: both may name the same one
-    declared: dict[str, Options] = {}
+    # By their part in the recipe, as both may name the same factory.
+    declared: dict[str, tuple[str, Options]] = {}
     if is_own(objective.loss):
-        factories["objective"], declared["objective"] = objective.loss, dict(objective.options)
+        declared["objective"] = objective.loss, objective.options
     factory = _perturbing(suite, recipe)
     if factory is not None:
-        factories["mask or perturbation"] = factory
-        declared["mask or perturbation"] = dict(_perturbing_options(suite, recipe))
+        declared["mask or perturbation"] = factory, _perturbing_options(suite, recipe)
     owners = {
-        name: _owner(factories, declared, name, f"{where}.change.options.{name}")
+        name: _owner(declared, name, f"{where}.change.options.{name}")
         for name in recipe.change.options
     }
     changed = {
         part: options | {n: v for n, v in recipe.change.options.items() if owners[n] == part}
-        for part, options in declared.items()
+        for part, (_, options) in declared.items()
     }
     return changed.get("objective", {}), changed.get("mask or perturbation", {})
 
@@ -82,15 +81,15 @@ def _perturbing_options(suite: Suite, recipe: RecipeEntry) -> Options:
     return {} if replaced else entry.options
 
 
-def _owner(factories: dict[str, str], declared: dict[str, Options], name: str, where: str) -> str:
+def _owner(declared: dict[str, tuple[str, Options]], name: str, where: str) -> str:
     if not declared:
         raise UserError(
             f"{where}: expected an objective, mask or perturbation of your own "
             "(package.module:factory), which options are for, got none; remove it"
         )
-    having = [part for part, options in declared.items() if name in options]
+    having = [part for part, (_, options) in declared.items() if name in options]
     if len(declared) > 1 and len(having) != 1:
-        both = " and ".join(f"the {part} {text}" for part, text in factories.items())
+        both = " and ".join(f"the {part} {text}" for part, (text, _) in declared.items())
         found = "both" if having else "neither"
         raise UserError(
             f"{where}: expected one of {both} to have it among its options, got {found}; "
@@ -152,10 +151,10 @@ def source_of(text: str, *, where: str) -> str:
         if not may_lack():
             raise
         return ""
-    todo, parts = [start], {}
+    todo, parts, folders = [start], {}, _folders_of(start)
     while todo:
         name = todo.pop()
-        path = _counted(name, start)
+        path = _counted(name, start, folders)
         if path is None or name in parts:
             continue
         stat = path.stat()
@@ -194,7 +193,7 @@ def _parts(value: Any) -> Iterator[Spec]:
         yield from _parts(one)
 
 
-def _counted(name: str, start: str) -> Path | None:
+def _counted(name: str, start: str, folders: list[Path]) -> Path | None:
     """The file of a module that counts: of the factory's package, beside it, or in own folders."""
     top = name.split(".")[0]
     if top == PACKAGE and start.split(".")[0] != PACKAGE:
@@ -204,7 +203,7 @@ def _counted(name: str, start: str) -> Path | None:
         return None
     if top == start.split(".")[0]:
         return path
-    return path if any(_lies_in(path, folder) for folder in _folders_of(start)) else None
+    return path if any(_lies_in(path, folder) for folder in folders) else None
 
 
 def _folders_of(start: str) -> list[Path]:
