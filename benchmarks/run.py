@@ -21,26 +21,18 @@ import torch
 from benchmarks.registry import Result, Setting, all_benchmarks
 from rwp.core import flush_denormals
 from rwp.files import read_json, write_json
+from rwp.training.run_record import processor_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def describe(device: torch.device) -> str:
     """Machine and versions in one line."""
-    parts = [f"{_processor()}, {torch.get_num_threads()} threads"]
+    parts = [f"{processor_name()}, {torch.get_num_threads()} threads"]
     if device.type == "cuda":
         parts.append(torch.cuda.get_device_name(device))
     parts += [f"python {platform.python_version()}", f"torch {torch.__version__}"]
     return "; ".join([*parts, platform.system()])
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def print_result(result: Result, name: str) -> None:

@@ -377,6 +377,13 @@ def test_processes_that_drifted_apart_save_nothing(
     assert not state.checkpoint.exists()
 
 
+def test_the_processor_is_named_as_its_maker_names_it() -> None:
+    information = Path("/proc/cpuinfo")
+    if not information.exists() or "model name" not in information.read_text():
+        pytest.skip("only Linux on x86 tells the name in /proc/cpuinfo")
+    assert f": {run_record.processor_name()}\n" in information.read_text()
+
+
 def test_a_training_tells_all_that_has_computed_it(
     shared_root: Path, tmp_path: Path, tiny: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,6 +391,7 @@ def test_a_training_tells_all_that_has_computed_it(
     told_in_step_5(monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(run_record, "device_name", lambda device: "Big GPU")
+        patch.setattr(run_record, "processor_name", lambda: "Big CPU")
         with pytest.raises(Interrupted):
             train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
     with monkeypatch.context() as patch:
@@ -395,6 +403,7 @@ def test_a_training_tells_all_that_has_computed_it(
     (earlier,) = record["earlier"]
     assert earlier["device"] == "Big GPU"
     assert record["device"].startswith("cpu")
+    assert (earlier["processor"], record["processor"]) == ("Big CPU", run_record.processor_name())
     assert record["deterministic"] is False  # the first part was not
     whole = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "whole")
     record = json.loads((whole / "run.json").read_text())

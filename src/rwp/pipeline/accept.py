@@ -42,7 +42,7 @@ _STEPS = 3  # of a training, in each of two epochs
 _IMAGES = 64  # for attacks and landscapes
 # What two runs of the same code do not share either, or what tells them apart.
 _OWN = {*TIMINGS, "fingerprint", "commit", "versions", "performance", "mlflow_run_id"}
-_OWN |= {"gpu", "time", "earlier", "networks"}
+_OWN |= {"processor", "gpu", "time", "earlier", "networks"}
 
 
 def accept(

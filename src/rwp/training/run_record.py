@@ -92,6 +92,7 @@ def note_machine(training: Training) -> None:
         "commit": commit(),
         "versions": versions(),
         "device": device_name(training.device),
+        "processor": processor_name(),  # of the same instructions two makers' give other bits
         "processes": training.group.size,
         "threads": torch.get_num_threads(),  # more threads add in another order: other bits
         "deterministic": torch.are_deterministic_algorithms_enabled(),
@@ -155,3 +156,16 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
+
+
+@cache
+def processor_name() -> str:
+    """The processor's name, as its maker gives it, or else its kind."""
+    information = Path("/proc/cpuinfo")  # of Linux; what `platform` knows there is the kind alone
+    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
+    names = (
+        value.strip()
+        for name, _, value in (line.partition(":") for line in lines)
+        if name.strip() == "model name"
+    )
+    return next(names, "") or platform.processor() or platform.machine()
