@@ -7,6 +7,7 @@ factory is called with the options that stand beside its name, as keywords.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -144,7 +145,7 @@ def call(text: str, options: Mapping[str, Any], *, where: str = "", **facts: Any
     factory = load(text, where=where)
     if not callable(factory):
         raise UserError(f"{at}: expected a function or class, got {type(factory).__name__}")
-    given = dict(options)
+    given = copy.deepcopy(dict(options))  # one called for each batch might change a list
     parameters = _parameters(factory)
     if parameters is not None:
         anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -244,6 +245,11 @@ def _check_options(
         raise UserError(
             f"{at}: expected a factory, which takes options and returns the function, got the "
             f"function itself, which takes {_listed(named)}; return it from a factory"
+        )
+    if missing and named[missing[0]].kind is kinds.POSITIONAL_ONLY:
+        raise UserError(
+            f"{at}: expected parameters that are given by name, got {missing[0]} before a /; take "
+            "the / out"
         )
     if missing:
         raise UserError(

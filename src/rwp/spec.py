@@ -200,6 +200,17 @@ class Spec:
         "allow_inf_nan": False,
     }
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Keep `dataclass`, which comes next, from writing a comparison of its own."""
+        super().__init_subclass__(**more)
+        cls.__eq__ = Spec.__eq__  # type: ignore[method-assign]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all settings are equal; of options 1, 1.0 and true are three values."""
+        if type(self) is not type(other):
+            return NotImplemented
+        return not self.differing(other)
+
     def canonical(self, *, without: tuple[str, ...] = ()) -> str:
         """One line of JSON with sorted keys: equal settings give equal text.
 
@@ -215,7 +226,8 @@ class Spec:
 
     def differing(self, other: Self) -> list[str]:
         """The settings in which another of the same kind differs, by name."""
-        return [name for name, value in vars(self).items() if getattr(other, name) != value]
+        theirs = vars(other)
+        return [name for name, value in vars(self).items() if _differ(value, theirs[name])]
 
     def replace(self, **changes: Any) -> Self:
         """The same settings but for `changes`."""
@@ -316,6 +328,13 @@ def _reader(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
+
+
+def _differ(ours: Any, theirs: Any) -> bool:
+    """Whether two values of a setting differ; those of own code as they are written."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return json.dumps(ours, sort_keys=True) != json.dumps(theirs, sort_keys=True)
+    return bool(ours != theirs)
 
 
 def _plain(value: Any) -> Any:

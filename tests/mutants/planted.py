@@ -1842,6 +1842,7 @@ BY_HAND = [
     ),
     *_faults(
         "pipeline/test_code.py cluster/test_rules.py",
+        ("code: what a star brings does not count", 'names.add("*")', "pass"),
         (
             "fingerprints: code does not count",
             "self._text, self.code_hash, *upstream",
@@ -1920,26 +1921,20 @@ BY_HAND = [
 OWN = [
     *_faults(
         "own/test_own_code.py",
-        ("own: what a star brings does not count", 'names.add("*")', "pass"),
         (
-            "own: a module that nothing names does not count",
-            "None if self.own else self._used, set()",
-            "self._used, set()",
+            "own: a docstring counts",
+            "dumped(without_docstrings(tree))",
+            "dumped(tree)",
         ),
         (
-            "own: a function called `counted` loses its arguments",
-            "if not self.own and _name(node.func) in _TELLING",
-            "if _name(node.func) in _TELLING",
-        ),
-        (
-            "own: a class that ends in Error loses its texts",
-            "_writes_line(node) or (not self.own and _makes_error(node))",
-            "_writes_line(node) or _makes_error(node)",
-        ),
-        (
-            "own: words of its errors count",
-            "_Wordless(own=True).generic_visit(node.exc)",
+            "own: what it imports of this project does not count",
+            "parts |= _beyond(name, named)",
             "pass",
+        ),
+        (
+            "own: what its step stands on counts twice",
+            "if module not in known}",
+            "}",
         ),
         (
             "own: a module beside one on PYTHONPATH does not count",
@@ -1954,6 +1949,16 @@ OWN = [
     ),
     *_faults(
         "own/test_options.py",
+        (
+            "own: options 1, 1.0 and true are one run",
+            "return json.dumps(ours, sort_keys=True) != json.dumps(theirs, sort_keys=True)",
+            "return ours != theirs",
+        ),
+        (
+            "own: a factory may change its options in the settings",
+            "copy.deepcopy(dict(options))",
+            "dict(options)",
+        ),
         (
             "own: an option gives way to a fact in silence",
             "_refuse_replaced(at, options, known)",

@@ -166,6 +166,43 @@ def test_a_plan_hands_the_warnings_on(
     assert line.startswith("own.networks:Softmaxed: warning: it seems to answer with prob")
 
 
+ENDINGS = {
+    "breakpoint()": r"mine:f: expected to be called .*got BdbQuit",
+    "input()": r"mine:f: expected to be called .*got EOFError",
+    "import atexit, sys; atexit.register(lambda: print('bye', file=sys.stderr)); x": "NameError",
+    "import os; os.abort()": r"mine:f: expected a trial .* to end in order, got signal 6",
+    "import os; os._exit(7)": r"got exit code 7 \(without a word\)",
+}
+
+
+@pytest.mark.parametrize("line", ENDINGS)
+def test_a_trial_that_ends_oddly_is_one_line_on_its_factory(
+    own_code: Path, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A breakpoint left in would wait for ever, its prompt caught with the rest."""
+    (own_code / "mine.py").write_text(f"def f(num_classes):\n    {line}\n")
+    trial = {"text": "mine:f", "options": {}, "role": "network", "shape": {}}
+    monkeypatch.setattr(own_trials, "_trials", lambda _: [trial])
+    with pytest.raises(UserError, match=ENDINGS[line]):
+        own_trials.try_factories([])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--epsilon", "-1"], r"--epsilon: expected a radius in \(0, 1\] .*got -1"),
+        (["--epsilon", "8"], r"--epsilon: .*did you mean 8/255"),
+        (["--epsilon", "much"], r"--epsilon: expected a radius such as 8/255, got 'much'"),
+        (["--norm", "l1"], "--norm: expected linf or l2, got 'l1'"),
+    ],
+)
+def test_a_ball_that_is_none_is_not_the_factorys_fault(
+    own_code: Path, words: list[str], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        get_command(app)(["check", "own.methods:noise", *words], standalone_mode=False)
+
+
 HALF_FROZEN = """
 from torch import nn
 

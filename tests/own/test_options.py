@@ -22,9 +22,10 @@ from rwp.pipeline.steps import Steps
 from rwp.pipeline.suites import sweep_rows
 from rwp.reporting.labels import recipe_label
 from rwp.strict_yaml import read_yaml
-from rwp.training.spec import TrainSpec
+from rwp.training.spec import AttackSpec, ThreatSpec, TrainSpec
 from tests.data.samples import write_passport
 
+THREAT = ThreatSpec(norm="linf", epsilon="0.1")
 SMOOTHED = {"loss": "own.methods:Smoothed", "options": {"smoothing": 0.1}}
 LOWEST = {
     "gamma": 0.01,
@@ -103,6 +104,39 @@ def test_a_recipe_changes_them(own_code: Path, settings: dict[str, Any]) -> None
         "without": ({}, "all", False),
         "a-range": ({}, "range", False),
     }
+
+
+def test_one_and_one_point_nought_and_true_are_three_options(
+    own_code: Path, settings: dict[str, Any]
+) -> None:
+    """Own code may act on the type: 1.0 as all, 1 as one."""
+    smoothed = SMOOTHED | {"options": {"smoothing": 1.0}}
+    sweeps = {"smoothing": {"recipe": "smoothed", "vary": {"options.smoothing": [1, True]}}}
+    params = check_params(with_own(settings, objectives={"smoothed": smoothed}, sweeps=sweeps))
+    rows = sweep_rows(params, "demo", Setting(), "smoothing")
+    found = ["smoothed", *(row.recipe for row in rows)]
+    assert len(set(found)) == 3
+    kinds = [type(spec(params, recipe).objective.options["smoothing"]) for recipe in found]
+    assert kinds == [float, int, bool]
+    one = AttackSpec(name="mine", kind="own.methods:noise", threat=THREAT, options={"k": 1})
+    assert one == one.replace(options={"k": 1})
+    for other in (1.0, True):
+        assert one != one.replace(options={"k": other})
+        assert one.differing(one.replace(options={"k": other})) == ["options"]
+
+
+def test_a_factory_that_changes_its_options_changes_no_settings(own_code: Path) -> None:
+    """An attack's factory is called for each batch: the second would be another attack."""
+    (own_code / "own" / "mine.py").write_text("def f(scales):\n    return scales.pop(0)\n")
+    options = {"scales": [1.0, 0.5]}
+    assert [call("own.mine:f", options) for _ in range(2)] == [1.0, 1.0]
+    assert options == {"scales": [1.0, 0.5]}
+
+
+def test_a_parameter_that_cannot_be_named_is_told_of(own_code: Path) -> None:
+    (own_code / "own" / "mine.py").write_text("def f(width, /):\n    return width\n")
+    with pytest.raises(UserError, match=r"expected parameters that are given by name, got width"):
+        call("own.mine:f", {"width": 3})
 
 
 def test_a_sweep_varies_them_and_each_is_tried_first(

@@ -6,6 +6,7 @@ import importlib
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from rwp.errors import UserError
 from rwp.evaluation.own import own_attack
 from rwp.factories import call, own_folders, told_of_own_code
 from rwp.pipeline import own_code as own_code_module
+from rwp.pipeline.code import PACKAGE_FOLDER, Code
 from rwp.pipeline.own_code import refuse_other_own_code, source_of
 from rwp.rng import generator_for
 from rwp.training.spec import AttackSpec, ThreatSpec
@@ -38,18 +40,20 @@ def _edit(path: Path, old: str, new: str) -> None:
 
 
 def test_a_change_of_what_is_computed_counts_and_one_of_words_does_not(own_code: Path) -> None:
-    before = source_of(NAME, where="here")
+    before = source_of(NAME, named="loss", where="here")
     methods = own_code / "own" / "methods.py"
     _edit(methods, "@dataclass(frozen=True)", "# a comment\n@dataclass(frozen=True)")
-    assert source_of(NAME, where="here") == before
+    assert source_of(NAME, named="loss", where="here") == before
     _edit(methods, "FACTOR * losses", "2 * FACTOR * losses")
-    assert source_of(NAME, where="here") != before
+    assert source_of(NAME, named="loss", where="here") != before
 
 
 def test_a_job_runs_the_own_code_that_it_was_planned_with(own_code: Path) -> None:
     threat = ThreatSpec(norm="linf", epsilon="0.1")
     kind = "own.methods:noise"
-    attack = AttackSpec(name="mine", kind=kind, threat=threat, source=source_of(kind, where="here"))
+    attack = AttackSpec(
+        name="mine", kind=kind, threat=threat, source=source_of(kind, named="kind", where="here")
+    )
     refuse_other_own_code(attack)
     refuse_other_own_code(attack.replace(kind="pgd", source=""))
     (own_code / "own" / "helpers.py").write_text("FACTOR = 2.0\n")
@@ -59,29 +63,29 @@ def test_a_job_runs_the_own_code_that_it_was_planned_with(own_code: Path) -> Non
 
 @pytest.mark.parametrize("module", ["helpers.py", "__init__.py"])
 def test_what_it_imports_from_its_package_counts(own_code: Path, module: str) -> None:
-    before = source_of(NAME, where="here")
+    before = source_of(NAME, named="loss", where="here")
     (own_code / "own" / module).write_text("FACTOR = 2.0\n")
-    assert source_of(NAME, where="here") != before
+    assert source_of(NAME, named="loss", where="here") != before
 
 
 def test_another_module_of_the_package_does_not_count(own_code: Path) -> None:
-    before = source_of(NAME, where="here")
+    before = source_of(NAME, named="loss", where="here")
     (own_code / "own" / "networks.py").write_text("x = 1\n")
-    assert source_of(NAME, where="here") == before
+    assert source_of(NAME, named="loss", where="here") == before
 
 
 def test_a_module_beside_a_plain_file_counts(own_code: Path) -> None:
     (own_code / "mine.py").write_text("import beside\n\ndef f():\n    return beside.x\n")
     (own_code / "beside.py").write_text("x = 1\n")
-    before = source_of("mine:f", where="here")
+    before = source_of("mine:f", named="loss", where="here")
     (own_code / "beside.py").write_text("x = 2\n")
-    assert source_of("mine:f", where="here") != before
+    assert source_of("mine:f", named="loss", where="here") != before
 
 
 def mark_of(text: str) -> str:
     """The hash of a factory's code as it is now: two edits may fall into one tick of file times."""
     own_code_module._scan.cache_clear()
-    return source_of(text, where="here")
+    return source_of(text, named="loss", where="here")
 
 
 @pytest.mark.parametrize(
@@ -128,13 +132,61 @@ def test_no_name_of_a_function_makes_its_arguments_words(own_code: Path, call_: 
     assert marks[0] != marks[1]
 
 
-@pytest.mark.parametrize("line", ["raise ValueError('{}')", "print('{}')", "log.info('{}', x)"])
-def test_words_of_errors_and_log_lines_do_not_count(own_code: Path, line: str) -> None:
+COUNTED = {
+    "an import that is handed on": ("from math import sin as g\n", "from math import cos as g\n"),
+    "a call in a printed line": ("print(load('a.pt'))\n", "print(load('b.pt'))\n"),
+    "a call in an error": ("raise E(step(mode='a'))\n", "raise E(step(mode='b'))\n"),
+    "an annotation, which may be acted on": ("def h(x: int): pass\n", "def h(x: str): pass\n"),
+    "what only type checkers should see": (
+        "TYPE_CHECKING = 1\nif TYPE_CHECKING:\n    g = 1\n",
+        "TYPE_CHECKING = 1\nif TYPE_CHECKING:\n    g = 2\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COUNTED)
+def test_all_but_docstrings_counts(own_code: Path, case: str) -> None:
     marks = []
-    for word in ("one", "two"):
-        (own_code / "mine.py").write_text(f"def f(x):\n    {line.format(word)}\n")
+    for text in COUNTED[case]:
+        (own_code / "mine.py").write_text(f"{text}\ndef f(x):\n    return x\n")
+        marks.append(mark_of("mine:f"))
+    assert marks[0] != marks[1]
+
+
+def test_docstrings_and_formatting_do_not_count(own_code: Path) -> None:
+    marks = []
+    for text in ("def f(x):\n    return x\n", 'def f( x ):\n    """Say."""\n    return (x)\n'):
+        (own_code / "mine.py").write_text(text)
         marks.append(mark_of("mine:f"))
     assert marks[0] == marks[1]
+
+
+def _mark_with(text: str, copy: Path, named: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The hash of a factory's code beside another copy of the package."""
+    with monkeypatch.context() as patch:
+        patch.setattr(own_code_module, "HERE", Code.at(copy))
+        own_code_module._beyond.cache_clear()
+        found = source_of(text, named=named, where="here")
+    own_code_module._beyond.cache_clear()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("named", "counts"), [("kind", True), ("family", True), ("loss", False), ("mask", False)]
+)
+def test_what_it_imports_of_this_project_counts_where_its_step_does_not_stand_on_that(
+    own_code: Path, named: str, counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training stands on the objectives anyway, an evaluation does not."""
+    (own_code / "mine.py").write_text(
+        "from rwp.core.objectives import make_objective\n\ndef f():\n    return make_objective\n"
+    )
+    copy = tmp_path / "rwp"
+    shutil.copytree(PACKAGE_FOLDER, copy)
+    before = _mark_with("mine:f", copy, named, monkeypatch)
+    trades = copy / "core" / "objectives" / "trades.py"
+    trades.write_text(trades.read_text() + "\nMORE = 1\n")
+    assert (_mark_with("mine:f", copy, named, monkeypatch) != before) == counts
 
 
 @pytest.mark.parametrize("package", ["", "pack."])
@@ -206,10 +258,10 @@ def test_what_is_imported_may_be_in_any_encoding_and_of_any_python(
 
 def test_what_is_missing_or_no_python_is_one_line(own_code: Path) -> None:
     with pytest.raises(UserError, match=r"here: expected the module own\.none"):
-        source_of("own.none:f", where="here")
+        source_of("own.none:f", named="loss", where="here")
     (own_code / "own" / "helpers.py").write_text("def f(:\n")
     with pytest.raises(UserError, match=r"helpers\.py: expected Python for own\.methods:Smoothed"):
-        source_of(NAME, where="here")
+        source_of(NAME, named="loss", where="here")
 
 
 @pytest.mark.slow
@@ -219,7 +271,8 @@ def test_an_installed_module_is_found_without_importing_it() -> None:
 
     code = (
         "import sys; from rwp.pipeline.own_code import refuse_other_own_code, source_of;"
-        "print(len(source_of('torchvision.ops.misc:MLP', where='x')), 'torch' in sys.modules)"
+        "found = source_of('torchvision.ops.misc:MLP', named='family', where='x');"
+        "print(len(found), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["12", "False"]

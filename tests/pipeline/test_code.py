@@ -223,6 +223,15 @@ def test_what_an_earlier_process_found_is_read_and_no_edit_is_missed(
     assert noted() == plain["loop"]
 
 
+def test_what_a_star_brings_counts(tmp_path: Path) -> None:
+    hashes = []
+    for package in ("math", "cmath"):
+        text = f"from {package} import *\ndef f(x):\n    return sqrt(x)\n"
+        (tmp_path / "part.py").write_text(text)
+        hashes.append(Code.at(tmp_path).own_hash("rwp.part"))
+    assert hashes[0] != hashes[1]
+
+
 def test_telling_how_far_a_loop_is_computes_nothing(tmp_path: Path) -> None:
     plain = "def f(n):\n    for i in enumerate(range(n)):\n        yield g(lambda x: x + i)\n"
     telling = (

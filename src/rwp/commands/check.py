@@ -55,6 +55,7 @@ def check(
         raise UserError("expected package.module:factory, got nothing; name one")
     if role is not None and role not in ROLES:
         raise UserError(f"--as: expected {', '.join(ROLES)}, got {role!r}; check the spelling")
+    _check_ball(norm, epsilon)
     shape = Shape(classes, channels, (size, size))
     options: dict[str, object] = {}
     for name, value in map(_option, option or ()):
@@ -63,6 +64,23 @@ def check(
         options[name] = value
     for line in try_factory(factory, options, role, shape, norm=norm, epsilon=epsilon):  # type: ignore[arg-type]
         print(line)
+
+
+def _check_ball(norm: str, epsilon: str) -> None:
+    """Refuse a norm or radius here, before it is told as the factory's fault."""
+    from rwp.core.threat import check_length
+    from rwp.spec import radius_value
+
+    if norm not in ("linf", "l2"):
+        raise UserError(f"--norm: expected linf or l2, got {norm!r}; check the spelling")
+    try:
+        radius = radius_value(epsilon)
+    except (ValueError, ArithmeticError) as error:
+        raise UserError(f"--epsilon: {error}; write it so") from error
+    try:
+        check_length("--epsilon", radius, norm=norm)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _option(text: str) -> tuple[str, object]:

@@ -127,6 +127,10 @@ class Code:
                 todo += self._scan(name)[1]
         return {name: self._scan(name)[0] for name in sorted(seen)}
 
+    def has(self, module: str) -> bool:
+        """Whether it is a module here."""
+        return self._source(module)[0] is not None
+
     def _source(self, module: str) -> tuple[str | None, bool]:
         """A module's text, and whether it is a package's face."""
         name = "/".join(module.split(".")[1:])
@@ -139,7 +143,7 @@ class Code:
             if text is None:
                 raise ValueError(f"code: expected a module of {PACKAGE}, got {module!r}")
             found = self._found(text, module, is_face)
-            inside = {name for name in found[1] if self._source(name)[0] is not None}
+            inside = {name for name in found[1] if self.has(name)}
             self._scans[module] = found[0], frozenset(inside - {module, PACKAGE})
         return self._scans[module]
 
@@ -227,16 +231,11 @@ def dumped(node: Any) -> str:
 
 
 class Module:
-    """The syntax tree of one module without what computes nothing.
+    """The syntax tree of one module of this package without what computes nothing."""
 
-    Of the user's own code less is known: any function may be called `counted`, any class may end
-    in `Error`, and a module may be imported for what it registers.
-    """
-
-    def __init__(self, text: str, name: str, is_face: bool, *, own: bool = False) -> None:
-        self.parents = name.split(".") if is_face else name.split(".")[:-1]
-        self.tree = _Strip(own=own).visit(ast.parse(text))
-        self.is_face, self.own = is_face, own
+    def __init__(self, text: str, name: str, is_face: bool) -> None:
+        self.tree = _Strip().visit(ast.parse(text))
+        self.name, self.is_face = name, is_face
 
     @cached_property
     def hash(self) -> str:
@@ -260,38 +259,55 @@ class Module:
 
     @property
     def imports(self) -> set[str]:
-        """Those of this package."""
-        return {name for name in self.all_imports if name.split(".")[0] == PACKAGE}
+        """The modules of this package that its used imports might mean."""
+        used = self._used
+        return {
+            module
+            for module, known_as in imports_in(self.tree, self.name, self.is_face)
+            if module.split(".")[0] == PACKAGE and (used is None or known_as in used)
+        }
 
-    @cached_property
-    def all_imports(self) -> set[str]:
-        """All modules that might be meant by the imports that are used; of own code, by all."""
-        used, found = None if self.own else self._used, set()
-        for module, name, known_as in self._names():
-            if used is None or known_as in used:
-                found |= {module, f"{module}.{name}"} if name else {module}
-        return found
 
-    def _names(self) -> Iterator[tuple[str, str | None, str]]:
-        for node in ast.walk(self.tree):  # walks into functions, so that lazy imports count
-            if isinstance(node, ast.Import):
-                for alias in node.names:
-                    yield alias.name, None, (alias.asname or alias.name).split(".")[0]
-            elif isinstance(node, ast.ImportFrom):
-                level = len(self.parents) - node.level + 1
-                base = ".".join(self.parents[:level]) if node.level else ""
-                module = ".".join(part for part in (base, node.module) if part)
-                for alias in node.names:
-                    yield module, alias.name, alias.asname or alias.name
+def imports_in(tree: ast.AST, module: str, is_face: bool) -> Iterator[tuple[str, str]]:
+    """The modules that imports might mean, with the name that each is known by.
+
+    Args:
+        tree: of the module; it is walked into functions, so that lazy imports count.
+        module: its name, from which relative imports count.
+        is_face: whether it is a package's `__init__`.
+    """
+    parents = module.split(".") if is_face else module.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, (alias.asname or alias.name).split(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
+            source = ".".join(part for part in (base, node.module) if part)
+            for alias in node.names:
+                yield source, alias.asname or alias.name
+                yield f"{source}.{alias.name}", alias.asname or alias.name
+
+
+def without_docstrings(tree: ast.Module) -> ast.Module:
+    """The same tree, in which no module, class or function has a docstring."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = _without_docstring(node.body)
+    return tree
+
+
+def _without_docstring(statements: list[ast.stmt]) -> list[ast.stmt]:
+    first = statements[0] if statements else None
+    has_one = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    return statements[1:] if has_one else statements
 
 
 class _Strip(ast.NodeTransformer):
     """Takes out docstrings, annotations, what is read by type checkers alone, and words."""
 
-    def __init__(
-        self, *, in_class: bool = False, plain_class: bool = False, own: bool = False
-    ) -> None:
-        self.in_class, self.plain_class, self.own = in_class, plain_class, own
+    def __init__(self, *, in_class: bool = False, plain_class: bool = False) -> None:
+        self.in_class, self.plain_class = in_class, plain_class
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
         node.body = self._block(node.body)
@@ -300,13 +316,13 @@ class _Strip(ast.NodeTransformer):
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         # A dataclass asks its annotations only which fields there are; those of a class with a
         # base (pydantic's, a named tuple's) may be acted on.
-        inner = _Strip(in_class=True, plain_class=not node.bases, own=self.own)
+        inner = _Strip(in_class=True, plain_class=not node.bases)
         node.decorator_list = [self.visit(item) for item in node.decorator_list]
         node.body = inner._block(node.body)
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        inner = _Strip(own=self.own)
+        inner = _Strip()
         node.returns = None
         node.args = inner.visit(node.args)
         node.decorator_list = [self.visit(item) for item in node.decorator_list]
@@ -332,22 +348,13 @@ class _Strip(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        if not self.own and _name(node.func) in _TELLING and node.args:
+        if _name(node.func) in _TELLING and node.args:
             return self.visit(node.args[-1])
-        wordless = _writes_line(node) or (not self.own and _makes_error(node))
-        return (_Wordless(own=self.own) if wordless else self).generic_visit(node)
-
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        if self.own and isinstance(node.exc, ast.Call) and _makes_error(node.exc):
-            _Wordless(own=True).generic_visit(node.exc)
-            return node
-        return self.generic_visit(node)
+        wordless = _writes_line(node) or _makes_error(node)
+        return (_Wordless() if wordless else self).generic_visit(node)
 
     def _block(self, statements: list[ast.stmt]) -> list[ast.stmt]:
-        first = statements[0] if statements else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            statements = statements[1:]  # the docstring
-        return [self.visit(statement) for statement in statements]
+        return [self.visit(statement) for statement in _without_docstring(statements)]
 
 
 class _Sweep(ast.NodeTransformer):

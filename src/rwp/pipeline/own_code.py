@@ -2,12 +2,14 @@
 
 The options are those declared, with what the recipe itself changes. The hash is part of the
 settings of a step: counted are the factory's module, what that imports from the same package, from
-beside it or from the user's own folders, and the packages around them. As for our own code,
-comments, docstrings and formatting do not count.
+beside it or from the user's own folders, the packages around them, and what they import of this
+project beyond what the step stands on. Comments, docstrings and formatting do not count; all else
+does, as anything may be called `counted`, be raised as a value or decide by its annotations.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import sysconfig
 import tokenize
@@ -21,15 +23,35 @@ from typing import TYPE_CHECKING, Any
 
 from rwp.errors import UserError
 from rwp.factories import INSTALLED, file_of, is_own, own_folders, require_file
-from rwp.pipeline.code import PACKAGE, Module
+from rwp.pipeline.code import (
+    HERE,
+    PACKAGE,
+    dumped,
+    imports_in,
+    is_infrastructure,
+    without_docstrings,
+)
 from rwp.spec import Spec
 
 if TYPE_CHECKING:
     from rwp.pipeline.settings import RecipeEntry, Suite
 
 Options = dict[str, Any]
-# Fields that may name code of the user's own.
-_NAMED = ("family", "loss", "kind", "factory", "mask")
+_TRAINING, _ATTACKING = "rwp.training.jobs", "rwp.evaluation.jobs"
+# Fields that may name code of the user's own, and the modules of the steps that run it.
+_NAMED = {
+    "family": (
+        _TRAINING,
+        "rwp.training.pseudo_labels",
+        _ATTACKING,
+        "rwp.evaluation.diagnosis",
+        "rwp.evaluation.landscape",
+    ),
+    "loss": (_TRAINING,),
+    "kind": (_ATTACKING,),
+    "factory": (_TRAINING,),
+    "mask": (_TRAINING,),
+}
 # Where Python's own modules and what was installed for it lie.
 _PYTHONS = [
     Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
@@ -136,10 +158,15 @@ def sources_in(document: Any) -> Iterator[tuple[str, str | None]]:
             yield from sources_in(part)
 
 
-def source_of(text: str, *, where: str) -> str:
+def source_of(text: str, *, named: str, where: str) -> str:
     """A hash of the code that `package.module:factory` stands on (12 digits).
 
     Empty if the module is missing and code may be missing (`code_may_lack`).
+
+    Args:
+        text: the factory.
+        named: the kind of setting that names it, such as "loss"; it tells which steps run it.
+        where: names the setting in messages.
 
     Raises:
         UserError: there is no such module, or one of them is no Python.
@@ -151,9 +178,13 @@ def source_of(text: str, *, where: str) -> str:
         if not may_lack():
             raise
         return ""
-    todo, parts, folders = [start], {}, _folders_of(start)
+    parts: dict[str, str] = {}
+    todo, folders = [start], _folders_of(start)
     while todo:
         name = todo.pop()
+        if _is_of_package(name, start):
+            parts |= _beyond(name, named)
+            continue
         path = _counted(name, start, folders)
         if path is None or name in parts:
             continue
@@ -175,9 +206,11 @@ def refuse_other_own_code(spec: Spec) -> None:
     """
     for part in _parts(spec):
         planned = getattr(part, "source", "")
-        named = [str(getattr(part, name, "")) for name in _NAMED]
-        for text in filter(is_own, named):
-            if planned and source_of(text, where="--resolved") != planned:
+        named = {name: str(getattr(part, name, "")) for name in _NAMED}
+        for name, text in named.items():
+            if not is_own(text):
+                continue
+            if planned and source_of(text, named=name, where="--resolved") != planned:
                 raise UserError(
                     f"{text}: expected the code that this job was planned with, got another: it "
                     "was edited since; call snakemake again, and edit a copy while jobs wait"
@@ -193,15 +226,29 @@ def _parts(value: Any) -> Iterator[Spec]:
         yield from _parts(one)
 
 
+def _is_of_package(name: str, start: str) -> bool:
+    """Whether a module is of this project, and the factory is not."""
+    return name.split(".")[0] == PACKAGE != start.split(".")[0]
+
+
+@cache
+def _beyond(name: str, named: str) -> dict[str, str]:
+    """Module -> hash, for one of this project and all that it stands on.
+
+    What each step that runs the factory stands on is in the fingerprints already.
+    """
+    if name == PACKAGE or is_infrastructure(name) or not HERE.has(name):
+        return {}
+    known = set.intersection(*(set(HERE.parts(step)) for step in _NAMED[named]))
+    return {module: part for module, part in HERE.parts(name).items() if module not in known}
+
+
 def _counted(name: str, start: str, folders: list[Path]) -> Path | None:
     """The file of a module that counts: of the factory's package, beside it, or in own folders."""
-    top = name.split(".")[0]
-    if top == PACKAGE and start.split(".")[0] != PACKAGE:
-        return None  # it has a hash of its own in every fingerprint
     path = file_of(name)
     if path is None:
         return None
-    if top == start.split(".")[0]:
+    if name.split(".")[0] == start.split(".")[0]:
         return path
     return path if any(_lies_in(path, folder) for folder in folders) else None
 
@@ -242,7 +289,7 @@ def _scan(path: Path, name: str, changed: int, size: int, text: str) -> tuple[st
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16], ()
     try:
         with tokenize.open(path) as stream:  # in the encoding that it declares
-            found = Module(stream.read(), name, path.name == "__init__.py", own=True)
+            tree = ast.parse(stream.read())
     except (SyntaxError, ValueError) as error:
         if name.split(".")[0] != text.partition(":")[0].split(".")[0]:  # it may never be run
             return hashlib.sha256(path.read_bytes()).hexdigest()[:16], ()
@@ -252,5 +299,6 @@ def _scan(path: Path, name: str, changed: int, size: int, text: str) -> tuple[st
             f"{path}: expected Python for {text}, got {getattr(error, 'msg', error)}{at}; "
             "correct it"
         ) from error
-    imports = tuple(sorted(found.all_imports))  # before the hash takes out what nothing names
-    return found.hash, imports
+    imports = {module for module, _ in imports_in(tree, name, path.name == "__init__.py")}
+    found = hashlib.sha256(dumped(without_docstrings(tree)).encode()).hexdigest()[:16]
+    return found, tuple(sorted(imports))

@@ -25,6 +25,7 @@ from rwp.spec import merkle
 from rwp.training.spec import OwnNetworkSpec, ThreatSpec, TrainSpec
 
 NOTED = Path(".state/checked")
+ERROR = "error: "  # what the one line of a command that fails starts with
 _SOME_CLASSES = 3  # where nothing tells how many there are
 
 
@@ -40,16 +41,33 @@ def try_factories(steps: Iterable[Step]) -> None:
     if not new:
         return
     words = [sys.executable, "-m", "rwp", "check", "--resolved", json.dumps(new)]
-    done = subprocess.run(words, text=True, capture_output=True, check=False)
+    # Without an input: a breakpoint left in would wait for ever, and nobody would see its prompt.
+    done = subprocess.run(
+        words, text=True, stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it ended without a word"]
-        raise UserError(lines[-1].removeprefix("error: "))
+        raise UserError(_why(done, new))
     for line in done.stderr.splitlines():
         if ": warning: " in line:  # it is not tried again, so nobody else would tell
             sys.stderr.write(f"{line}\n")
     for text, trial in trials.items():
         with suppress(UserError, OSError):  # where nothing can be noted it is tried again
             write_json(notes[text], trial)
+
+
+def _why(done: subprocess.CompletedProcess[str], trials: list[dict[str, Any]]) -> str:
+    """What the trial said was wrong, whatever else was written; or how it ended."""
+    told = [line for line in done.stderr.splitlines() if line.startswith(ERROR)]
+    if told:
+        return told[-1].removeprefix(ERROR)
+    names = " or ".join(dict.fromkeys(trial["text"] for trial in trials))
+    code = done.returncode
+    ended = f"signal {-code}" if code < 0 else f"exit code {code}"
+    last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
+    return (
+        f"{names}: expected a trial on a tiny batch to end in order, got {ended} ({last}); "
+        f"try each with rwp check"
+    )
 
 
 def _trials(steps: Iterable[Step]) -> Iterator[dict[str, Any]]:

@@ -271,7 +271,7 @@ def own_source(text: str | None, suite: str, key: str) -> str:
     """A hash of the code behind a factory of the user's own; empty for our own words."""
     if text is None or not is_own(text):
         return ""
-    return source_of(text, where=f"params.yaml: suites.{suite}.{key}")
+    return source_of(text, named=key.rpartition(".")[2], where=f"params.yaml: suites.{suite}.{key}")
 
 
 def network_spec(params: Params, name: str) -> NetworkSpec:
@@ -280,7 +280,9 @@ def network_spec(params: Params, name: str) -> NetworkSpec:
     if not isinstance(network, OwnNetworkSpec):
         return network
     return network.replace(
-        source=source_of(network.family, where=f"params.yaml: networks.{name}.family")
+        source=source_of(
+            network.family, named="family", where=f"params.yaml: networks.{name}.family"
+        )
     )
 
 
