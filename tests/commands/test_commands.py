@@ -662,3 +662,24 @@ def _sleeps(pid: str) -> bool:
         return "sleep" in Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("value", ["0", "abc", "1.5", "2,x", "-1"])
+def test_a_number_of_threads_that_is_none_is_refused(
+    value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of the processor's would be taken: other last digits, without a word."""
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    line = told_by("--help", capsys=capsys, monkeypatch=monkeypatch)
+    assert f"OMP_NUM_THREADS: expected a number of threads, such as 1, got {value!r}" in line
+
+
+@pytest.mark.parametrize(("value", "taken"), [("", "1"), ("  ", "1"), ("2,1", "2,1"), ("3", "3")])
+def test_without_a_number_of_threads_it_is_one(
+    value: str, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rwp.commands.app import _set_threads
+
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    _set_threads()
+    assert os.environ["OMP_NUM_THREADS"] == taken

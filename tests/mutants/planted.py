@@ -1841,8 +1841,29 @@ BY_HAND = [
         ),
     ),
     *_faults(
-        "pipeline/test_code.py cluster/test_rules.py",
+        "pipeline/test_code.py pipeline/test_engine.py pipeline/test_bad_settings.py"
+        " cluster/test_rules.py",
         ("code: what a star brings does not count", 'names.add("*")', "pass"),
+        (
+            "engine: what was made by hand under other settings is current",
+            "if found is not None and known != [repr(found)]:",
+            "if found is not None and known is not None and known != [repr(found)]:",
+        ),
+        (
+            "engine: a table of unknown settings is current",
+            "elif found is None and known is None and (root / path).exists():",
+            "elif False:",
+        ),
+        (
+            "engine: a run on other images is current",
+            'return "stale" if trained and other_images(document, root) else "done"',
+            'return "done"',
+        ),
+        (
+            "settings: null for a key of another table is dropped",
+            "if value is not None or key not in base}",
+            "if value is not None}",
+        ),
         (
             "fingerprints: code does not count",
             "self._text, self.code_hash, *upstream",

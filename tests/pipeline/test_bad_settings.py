@@ -876,6 +876,25 @@ def test_steps_of_an_attack_that_natural_training_has_not(settings: dict[str, An
         check_params(settings)
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"evaluation": {"curve_examples": None}},
+        {"training": {"selection_num_steps": None}},
+        {"num_examples": None},
+        {"recipes": {"at-rwp": {"c_min": None}}},
+        {"evaluation": {"attacks": {"pgd-20": {"curve_examples": None}}}},
+    ],
+)
+def test_null_for_a_key_of_another_table_is_refused(
+    settings: dict[str, Any], own: dict[str, Any]
+) -> None:
+    """The inherited setting would stay, and nobody would say so."""
+    settings["suites"]["own"] = {"extends": "demo", "description": "d", **own}
+    with pytest.raises(UserError, match=r"suites\.own\..*expected a known key, got "):
+        check_params(settings)
+
+
 def test_null_takes_an_inherited_change_away(settings: dict[str, Any]) -> None:
     suites = settings["suites"]
     with_recipe(settings, {"objective": "at", "perturbation": "rwp", "change": {"c_min": 1.0}})

@@ -52,9 +52,22 @@ def test_small_numbers_and_overrides_reach_the_jobs(committed_project: Project) 
     target = "results/demo/runs/digits/linf/small/at/seed0/run.json"
     found = committed_project.snakemake("-n", "-p", target)
     assert '"weight_decay":5e-05' in found.stdout + found.stderr
-    words = ["--config", "suites={demo: {training: {weight_decay: 3e-5}}}"]
-    found = committed_project.snakemake("-n", "-p", target, *words)
-    assert '"weight_decay":3e-05' in found.stdout + found.stderr
+    training = "weight_decay: 3e-5, epochs: 20, decay_epochs: [10, 15]"
+    given = committed_project.folder / "given.yaml"
+    given.write_text(f"suites: {{demo: {{training: {{{training}}}}}}}\n")
+    for words in (
+        ["--config", f"suites={{demo: {{training: {{{training}}}}}}}"],
+        ["--configfile", "given.yaml"],
+    ):
+        found = committed_project.snakemake("-n", "-p", target, *words)
+        told = found.stdout + found.stderr
+        assert found.returncode == 0, told
+        assert '"weight_decay":3e-05' in told
+        assert '"decay_epochs":[10,15]' in told
+        assert '"epochs":20' in told
+    found = committed_project.snakemake("-n", target, "--config", "suites={demo: {a: yes}}")
+    assert found.returncode == 2
+    assert "--config suites: expected" in found.stderr
 
 
 def test_a_damaged_ledger_is_one_line(tmp_path: Path, committed: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from snakemake.io import IOFile
 from snakemake.persistence.file import FilePersistence
 
 from rwp.errors import UserError
-from rwp.pipeline.engine import be_at_work, finished_jobs, refuse_if_at_work
+from rwp.pipeline.engine import be_at_work, finished_jobs, notes_due, refuse_if_at_work
 from rwp.pipeline.load import load_params
 from rwp.pipeline.steps import Step, Steps
 from tests.conftest import Project
@@ -71,6 +71,56 @@ def test_the_next_snakemake_leaves_what_is_done(project_with_data: Project, step
         said = project_with_data.snakemake("-n", f"{RUN}/last.pt")
         assert said.returncode == 0, said.stderr
         assert ("Nothing to be done" in said.stdout + said.stderr) != planned
+
+
+def _would_do(project: Project, target: str) -> str:
+    said = project.snakemake("-n", target)
+    assert said.returncode == 0, said.stderr
+    return "nothing" if "Nothing to be done" in said.stdout + said.stderr else said.stdout
+
+
+def test_results_made_by_hand_count_as_what_they_say_they_are(
+    project_with_data: Project, step: Step
+) -> None:
+    """Snakemake has no note of them, and once took any for current."""
+    for path in step.outputs:
+        FilePersistence().cleanup_metadata(IOFile(path))
+    record = Path(f"{RUN}/run.json")
+    today = record.read_text()
+    assert _would_do(project_with_data, str(record)) == "nothing"
+    record.write_text(json.dumps({"fingerprint": "of other settings"}))
+    assert "train_demo_kept0" in _would_do(project_with_data, str(record))
+    # Trained again by hand, they count at once, whatever was noted of those before.
+    record.write_text(today)
+    assert _would_do(project_with_data, str(record)) == "nothing"
+    others = {"inputs": {"train": "of other images"}, "key": {"dataset": "digits"}}
+    record.write_text(json.dumps(json.loads(today) | others))
+    assert "train_demo_kept0" in _would_do(project_with_data, str(record))
+
+
+def test_images_fetched_by_hand_under_other_settings_are_fetched_again(
+    project_with_data: Project,
+) -> None:
+    images = "data/digits/train.pt"
+    assert _would_do(project_with_data, images) == "nothing"
+    passport = project_with_data.folder / "data/digits/passport.json"
+    document = json.loads(passport.read_text()) | {"fingerprint": "of another test_share"}
+    passport.write_text(json.dumps(document))
+    assert "jobs: fetch" in _would_do(project_with_data, images)
+
+
+def test_of_files_without_a_fingerprint_and_a_note_nothing_is_known(step: Step) -> None:
+    steps = Steps(load_params())
+    table = steps.find("results/demo/table1.csv")
+    for path in map(Path, table.outputs):
+        path.write_text("of any settings")
+    assert dict(notes_due([table], lambda _: None)) == {
+        path: ["'unknown'"] for path in table.outputs
+    }
+    assert dict(notes_due([table], lambda _: ["'noted'"])) == {}
+    assert dict(notes_due([step], lambda _: [repr(step.fingerprint)])) == {}
+    Path(step.outputs[0]).unlink()  # it is made again anyway
+    assert dict(notes_due([step], lambda _: ["'another'"])) == {}
 
 
 @pytest.mark.slow

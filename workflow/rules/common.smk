@@ -15,7 +15,7 @@ sys.path.insert(0, SOURCE)
 from rwp.errors import UserError
 from rwp.files import SETTINGS_FILE
 from rwp.pipeline.dvc import left_in_settings, copy_linked_files
-from rwp.strict_yaml import with_exponents
+from rwp.strict_yaml import parse_yaml, read_yaml, with_exponents
 from rwp.studies import in_its_file, read_settings, study_files
 
 # Jobs use this checkout, also from a copy of it, and the environment that Snakemake runs in. Their
@@ -44,7 +44,12 @@ try:  # these read accepted.jsonl
     from rwp.evaluation.spec import CHECKPOINTS
     from rwp.pipeline.checks import check_images
     from rwp.pipeline.code import plan_with
-    from rwp.pipeline.engine import be_at_work, finished_jobs, refuse_if_at_work
+    from rwp.pipeline.engine import (
+        be_at_work,
+        finished_jobs,
+        notes_due,
+        refuse_if_at_work,
+    )
     from rwp.pipeline.load import check_params, keep_settings, kept_settings
     from rwp.pipeline.own_trials import try_factories
     from rwp.pipeline.resolve import kept_starts
@@ -94,8 +99,20 @@ except UserError as error:
 
 
 def with_overrides(settings):
-    """Settings with those of Snakemake's command line, whose reader takes 1e-5 for a text."""
+    """Settings with those of Snakemake's command line, read as strictly as params.yaml.
+
+    Its own reader takes numbers within a table for texts; that of a profile's `config` still does.
+    """
     update_config(settings, with_exponents(workflow.config_settings.overwrite_config))
+    try:
+        for path in asked().configfile or ():
+            update_config(settings, read_yaml(path))
+        for word in asked().config or ():
+            key, _, value = word.partition("=")
+            found = parse_yaml(value, where=f"--config {key}") if value else None
+            update_config(settings, {key: found})
+    except UserError as error:
+        leave(error)
     return settings
 
 
@@ -282,6 +299,18 @@ def requested_files():
     ]
 
 
+def wanted_steps(targets, files):
+    """The steps that targets ask for: files, whole suites, or else those under `build`."""
+    suites = [name for name in PARAMS.suites if f"suite_{name}" in targets]
+    steps = [find(name) for name in files]
+    try:
+        for suite in suites or ([] if files else PARAMS.build):
+            steps += STEPS.suite(suite)
+    except UserError as error:  # Snakemake would show a traceback
+        leave(error)
+    return below(steps)
+
+
 def go_to_work():
     """Others see that this Snakemake works here; what a killed one's jobs have finished counts."""
     if not workflow.is_main_process:
@@ -294,24 +323,38 @@ def go_to_work():
         return
     if not be_at_work():  # another one's marks are of jobs that run
         return
-    if done := finished_jobs(STEPS):
-        from snakemake.io import IOFile
-        from snakemake.persistence.file import FilePersistence
+    set_notes_right()
 
-        notes = FilePersistence()
-        for path in done:
-            notes.cleanup_metadata(IOFile(path))
+
+def set_notes_right():
+    """Snakemake notes of each output which job made it; what results say of themselves decides."""
+    from snakemake.io import IOFile
+    from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
+    from snakemake.persistence.file import FilePersistence
+
+    notes = FilePersistence()
+
+    def noted(path):
+        record = notes.metadata(IOFile(path))
+        return None if record is None else record.params or []
+
+    for path in finished_jobs(STEPS):
+        notes.cleanup_metadata(IOFile(path))
+    wanted = wanted_steps(asked().targets, requested_files())
+    for path, parameters in notes_due(wanted, noted):
+        notes._delete_record(path)  # it may be a link into DVC's cache
+        notes._write_record(
+            path,
+            MetadataRecord(
+                record_format_version=RECORD_FORMAT_VERSION, params=parameters
+            ),
+        )
 
 
 def try_own_code():
     """What a factory of the user's own gives is looked at before anything is trained."""
     targets = workflow.dag_settings.targets
-    files = files_among(targets)
-    suites = [name for name in PARAMS.suites if f"suite_{name}" in targets]
-    steps = [find(name) for name in files]
-    for suite in suites or ([] if files else PARAMS.build):
-        steps += STEPS.suite(suite)
     try:
-        try_factories(below(steps))
+        try_factories(wanted_steps(targets, files_among(targets)))
     except UserError as error:
         leave(error)

@@ -99,17 +99,33 @@ app.command()(watch.watch)
 app.command()(ui.ui)
 
 
+def _set_threads() -> None:
+    """One thread unless the environment says how many; torch reads it when it is imported.
+
+    Raises:
+        UserError: it says no number, for which the processor's whole number would be taken.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS", "").strip() or "1"
+    # OpenMP's form: a number, or one for each level of nesting.
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in threads.split(",")):
+        raise UserError(
+            f"OMP_NUM_THREADS: expected a number of threads, such as 1, got {threads!r}; correct "
+            "it, or leave it unset for 1"
+        )
+    os.environ["OMP_NUM_THREADS"] = threads
+
+
 def main() -> None:
     """Run a command; bad input is one line on standard error and exit code 2.
 
     On a CPU it takes one thread unless OMP_NUM_THREADS says otherwise, as the pipeline's jobs do:
     the bits are the same, and small networks are faster for it.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported
     # Without locks filelock would go over to marker files, which outlive a process that was killed.
     warnings.filterwarnings("error", _NO_LOCKS, UserWarning)
     _warn_of_another_checkout()
     try:
+        _set_threads()
         _refuse_empty_words(sys.argv[1:])
         code = app(standalone_mode=False)  # it would draw a box around what a person mistyped
         _flush()  # here, where a full disk can still be told

@@ -3,6 +3,11 @@
 A job begins with a mark on each of its outputs, which the engine takes away when the job has ended.
 Killed in between, it leaves the marks, and the next one would delete those outputs and make them
 again: also where the job had gone on alone and finished.
+
+When a job has ended, the engine notes its parameters, a fingerprint among them, and makes the
+outputs again when today's are others. It has no note of what was made by hand or under an engine
+that was killed, and would take such outputs for current whatever the settings; and its note is
+of before where something was made anew by hand. What results say of themselves decides.
 """
 
 from __future__ import annotations
@@ -10,13 +15,13 @@ from __future__ import annotations
 import fcntl
 import os
 from base64 import urlsafe_b64decode
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from rwp.errors import UserError
 from rwp.files import read_object
-from rwp.pipeline.state import Result
+from rwp.pipeline.state import changed_sources, results
 from rwp.pipeline.steps import Step, Steps
 
 FOLDER = Path(".snakemake")
@@ -79,18 +84,65 @@ def is_done(step: Step, root: Path) -> bool:
 
     They are written last. Tables and figures carry none: they are made again in seconds.
     """
-    sealed = step.outputs[-1:] if step.kind == "fetch" else step.records
-    whole = all((root / path).exists() for path in step.outputs)
     try:
-        return whole and bool(sealed) and all(_is_of_today(step, path, root) for path in sealed)
+        return made_by(step, root) == job_fingerprint(step)
     except (UserError, OSError):  # a damaged record, an image that cannot be read
         return False
 
 
-def _is_of_today(step: Step, path: str, root: Path) -> bool:
-    if step.kind == "fetch":
-        return read_object(root / path).get("fingerprint") == step.fingerprint
-    return Result(step, path).state(root) == "done"
+def job_fingerprint(step: Step) -> str:
+    """What Snakemake notes of a step's job, and compares."""
+    return step.digest if step.kind == "evaluate" else step.fingerprint
+
+
+def made_by(step: Step, root: Path) -> str | None:
+    """The fingerprint of the job that made what lies there: today's, or what tells another.
+
+    Returns:
+        None where an output lacks or where none carries a fingerprint, as tables and figures.
+
+    Raises:
+        UserError: what carries it is damaged.
+    """
+    seals = step.outputs[-1:] if step.kind == "fetch" else step.records
+    if not seals or not all((root / path).exists() for path in step.outputs):
+        return None
+    fetched_otherwise = changed_sources([step], root)
+    others = [found.path for found in results([step]) if found.state(root) != "done"]
+    for path in (*fetched_otherwise, *others):
+        found = read_object(root / path).get("fingerprint")
+        # The same one, where the images are others than the passport's.
+        return str(found) if found != step.fingerprint_of(path) else f"{found} on other images"
+    return job_fingerprint(step)
+
+
+def notes_due(
+    wanted: Iterable[Step], noted: Callable[[str], list[str] | None], root: Path = Path()
+) -> Iterator[tuple[str, list[str]]]:
+    """What Snakemake should note of outputs in place of what it does, by what they say themselves.
+
+    So exactly those jobs run whose outputs are not today's, whoever made them. Of outputs that
+    carry no fingerprint and that it has no note of nothing is known: they are made again.
+
+    Args:
+        wanted: the steps that are asked for.
+        noted: gives the parameters that Snakemake has noted of an output; None without a note.
+        root: the project.
+
+    Yields:
+        An output, and the parameters of the job that made it.
+    """
+    for step in wanted:
+        try:
+            found = made_by(step, root)
+        except (UserError, OSError):
+            continue  # the tables say of a damaged record what to do
+        for path in step.outputs:
+            known = noted(path)
+            if found is not None and known != [repr(found)]:
+                yield path, [repr(found)]
+            elif found is None and known is None and (root / path).exists():
+                yield path, [repr("unknown")]
 
 
 def _marked(folder: Path) -> Iterator[str]:

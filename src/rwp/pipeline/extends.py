@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rwp.errors import UserError
-from rwp.pipeline.settings import SweepEntry, known_keys, nested
+from rwp.pipeline.settings import SweepEntry, nested
 
 EXTENDS = "extends"
 
@@ -97,13 +97,13 @@ def _check_null_changes(own: Any, inherited: Any, where: str) -> None:
 def _merged(base: Any, change: Any) -> Any:
     """What is inherited with what differs; null takes an inherited entry away.
 
-    A null that takes nothing away stays, for the check of the settings to name a misspelled key.
+    A null that takes nothing away stays, for the check of the settings to name a key that is
+    misspelled or of another table.
     """
     if not isinstance(base, dict) or not isinstance(change, dict):
         return change
     both = base | {key: _merged(base.get(key), value) for key, value in change.items()}
-    gone = base.keys() | known_keys()
-    return {key: value for key, value in both.items() if value is not None or key not in gone}
+    return {key: value for key, value in both.items() if value is not None or key not in base}
 
 
 def _without_removed(suite: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

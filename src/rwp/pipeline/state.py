@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from rwp.data.passport import PASSPORT, ImageFile, read_dataset_passport
 from rwp.evaluation.spec import EvaluationSpec
-from rwp.files import read_object
+from rwp.files import object_in, read_object
 from rwp.pipeline.steps import Step
-from rwp.training.spec import AttackSpec
+from rwp.training.spec import AttackSpec, TrainSpec
 
 State = Literal["done", "stale", "to do"]
 
@@ -46,8 +47,29 @@ class Result:
         """Whether the file is there, and made under today's settings and code."""
         if not (root / self.path).exists():
             return "to do"
-        found = read_object(root / self.path).get("fingerprint")
-        return "done" if found == self.fingerprint else "stale"
+        document = read_object(root / self.path)
+        if document.get("fingerprint") != self.fingerprint:
+            return "stale"
+        trained = isinstance(self.step.settings, TrainSpec)
+        return "stale" if trained and other_images(document, root) else "done"
+
+
+def other_images(document: dict[str, Any], root: Path) -> str:
+    """The split of which a run saw others than the images of the passport, or an empty text."""
+    inputs = object_in(document, "inputs")
+    dataset = object_in(document, "key").get("dataset", "")
+    for split, file in fetched_files(root / "data" / str(dataset)).items():
+        if inputs.get(split, file.sha256) != file.sha256:
+            return split
+    return ""
+
+
+def fetched_files(folder: Path) -> dict[str, ImageFile]:
+    """Each split of a data set with what its passport says of the file; nothing without one."""
+    if not (folder / PASSPORT).exists():
+        return {}
+    files = read_dataset_passport(folder).files
+    return {name.removesuffix(".pt"): file for name, file in files.items()}
 
 
 def results(steps: Iterable[Step]) -> list[Result]:

@@ -31,6 +31,7 @@ from rwp.evaluation.verdict import LEVELS, Level
 from rwp.files import read_json, sha256_file
 from rwp.pipeline.lookup import get_suite
 from rwp.pipeline.settings import Params, Suite
+from rwp.pipeline.state import fetched_files
 from rwp.pipeline.steps import Step, Steps, accepted, below
 from rwp.pipeline.suites import BEYOND, TABLES, figure_names
 from rwp.reporting.labels import attack_columns
@@ -40,7 +41,6 @@ from rwp.reporting.runs import (
     SOMETHING_ELSE,
     Run,
     check_format,
-    fetched_files,
     of_its_time,
     read_run,
 )

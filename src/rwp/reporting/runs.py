@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rwp.data.passport import PASSPORT, ImageFile, read_dataset_passport
 from rwp.errors import UserError
 from rwp.evaluation.spec import LandscapeSpec
 from rwp.files import object_in, objects_in, parse_json, read_json, read_object
 from rwp.pipeline.own_code import without_sources
+from rwp.pipeline.state import other_images
 from rwp.pipeline.steps import Step, Steps
 from rwp.spec import Spec
 from rwp.training.spec import RunKey, TrainSpec
@@ -136,8 +136,8 @@ def why_run_stale(step: Step, run: Run, root: Path) -> str:
         return f"trained by another version: {error}"
     if changed := now.differing(then):
         return f"trained with another {', '.join(changed)}"
-    if others := _why_of_other_images(run, root):
-        return others
+    if split := other_images(run.document, root):
+        return f"trained with other {split} images than those fetched"
     same = of_its_time(root) or run.document.get("fingerprint") == step.fingerprint
     return "" if same else f"trained with {SOMETHING_ELSE.format(step.record)}"
 
@@ -150,24 +150,6 @@ def _now_and_then(
     if of_its_time(root):
         now, then = kind.parse(without_sources(now.document()), where=where), without_sources(then)
     return now, kind.parse(then, where=where)
-
-
-def _why_of_other_images(run: Run, root: Path) -> str:
-    """Whether a training saw others than the images of the passport, or an empty text."""
-    inputs = object_in(run.document, "inputs")
-    key = RunKey.parse(run.document.get("key"), where=run.name)
-    for split, file in fetched_files(root / "data" / key.dataset).items():
-        if inputs.get(split, file.sha256) != file.sha256:
-            return f"trained with other {split} images than those fetched"
-    return ""
-
-
-def fetched_files(folder: Path) -> dict[str, ImageFile]:
-    """Each split of a data set with what its passport says of the file; nothing without one."""
-    if not (folder / PASSPORT).exists():
-        return {}
-    files = read_dataset_passport(folder).files
-    return {name.removesuffix(".pt"): file for name, file in files.items()}
 
 
 def why_landscape_stale(step: Step, root: Path) -> str:
