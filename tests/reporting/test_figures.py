@@ -18,12 +18,13 @@ from rwp.errors import UserError
 from rwp.pipeline.load import check_params
 from rwp.pipeline.settings import Setting
 from rwp.pipeline.suites import rows_of, runs_of, sweep_rows
-from rwp.reporting import drawing
+from rwp.reporting import drawing, figures
 from rwp.reporting.drawing import (
     COLORS,
     LINES,
     MARKERS,
     draw_sweep,
+    figure_style,
     line_over_seeds,
     looks,
     mean_of_all,
@@ -99,6 +100,45 @@ def test_the_legend_says_how_many_seeds_where_methods_differ() -> None:
     assert legend({0}) == ["AT (2 seeds)", "AT-RWP (1 seed)"]
     assert legend({1}) == ["AT (seeds 0, 1)", "AT-RWP (seed 1)"]  # no pairs of the first ones
     assert legend({1, 2}) == ["AT (seeds 0, 1)", "AT-RWP (seeds 1, 2)"]
+    assert drawing._ranges([0, 1, 3, 4, 5, 9]) == "0, 1, 3 to 5, 9"
+
+
+def test_long_names_of_curves_hide_no_curve() -> None:
+    """Ten seeds of which one method lacks a middle one: the legend was wider than the axes."""
+    rows = [
+        {"method": name, "split": "test", "seed": seed, "epoch": epoch, "accuracy": 20.0 + epoch}
+        for name in ("AT", "AT-AWP", "AT-RWP")
+        for seed in range(10)
+        for epoch in range(40)
+        if (name, seed) != ("AT", 2)
+    ]
+    figure = drawing.learning_curves(pd.DataFrame(rows), notes=["AT, seed 2: diverged, 8 epochs"])
+    (axes,) = figure.axes
+    assert labels(axes) == [
+        "AT (seeds 0, 1, 3 to 9)",
+        "AT-AWP (seeds 0 to 9)",
+        "AT-RWP (seeds 0 to 9)",
+        "AT, seed 2: diverged, 8 epochs",
+    ]
+    with figure_style():
+        figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0
+    assert box.x1 <= whole.x1
+    assert box.y1 <= axes.get_window_extent().y0
+    assert axes.get_window_extent().width > 0.8 * whole.width
+
+
+def test_a_training_that_ended_early_is_named_beside_its_curve(demo: Project) -> None:
+    demo.write_all()
+    (key,) = demo.table1_keys("at")
+    demo.write_run(key, [0.1, 0.2], status="collapsed", reason="constant class")
+    name = next(n for n, e in demo.params.suites["demo"].figures.items() if e.kind == "curves")
+    results = demo.results(name)
+    notes = figures._ended_early(results, results.parts[name].lines)
+    assert notes == ["AT, seed 0: collapsed, 2 epochs"]
+    write_suite_figure(results, name)
 
 
 def test_the_caption_of_learning_curves_names_those_that_are_drawn(demo: Project) -> None:
@@ -482,7 +522,8 @@ def test_a_search_that_is_not_done_chooses_nothing(tmp_path: Path) -> None:
     write_suite_figure(project.results("search"), "search")
     frame = pd.read_csv(tmp_path / "results/demo/search.csv")
     assert list(frame["status"]) == ["ok", "ok", "ok", "missing"]
-    assert list(frame["chosen"]) == [True, True, False, False]  # two alike; of RWP one is missing
+    # of two alike the first; of RWP one is missing
+    assert list(frame["chosen"]) == [True, False, False, False]
 
 
 def test_a_mean_is_drawn_where_all_seeds_are() -> None:
@@ -514,6 +555,28 @@ def test_values_of_a_sweep_that_lack_a_seed_are_marks_of_their_own() -> None:
     alone = [line for line in axes.lines if line.get_marker() == "."]
     assert [list(line.get_xdata()) for line in alone] == [[0.5, 1.5]]
     assert {line.get_linestyle() for line in alone} == {"None"}
+
+
+@pytest.mark.parametrize("measure_of_failed", [None, "best"])
+def test_a_line_breaks_at_a_value_without_a_number(measure_of_failed: str | None) -> None:
+    """Through it, it would tell a number that nobody measured; so would the shade."""
+    frame = sweep_frame().assign(status="ok")
+    failed = (frame["value"] == 1.7) & (frame["seed"] == 2)
+    frame.loc[failed, ["accuracy", "status"]] = [None, "diverged"]
+    if measure_of_failed is None:
+        frame.loc[failed, "measure"] = None
+    (axes,) = draw_sweep(frame, x_label="c_min").axes
+    mean = next(line for line in axes.lines if line.get_label() == "best")
+    assert [float(x) for x in mean.get_xdata()] == [0.5, 1.7, 3.0]
+    drawn = [float(y) for y in mean.get_ydata()]
+    assert (drawn[0], math.isnan(drawn[1]), drawn[2]) == (51.5, True, 54.0)
+    (shade, *_) = axes.collections
+    assert {float(x) for path in shade.get_paths() for x in path.vertices[:, 0]} == {0.5, 3.0}
+    # of another method's values this one has none, and goes on
+    other = frame[~failed].assign(measure="other").query("value != 1.7")
+    (axes,) = draw_sweep(pd.concat([frame[~failed & (frame["seed"] == 0)], other]), x_label="").axes
+    line = next(line for line in axes.lines if line.get_label() == "other")
+    assert list(line.get_xdata()) == [0.5, 3.0]
 
 
 def test_a_legend_knows_what_any_panel_shows() -> None:

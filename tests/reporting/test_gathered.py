@@ -649,6 +649,14 @@ def test_what_cannot_be_read_is_named_where_it_lies(committed_folder: Path) -> N
             page(committed_folder)
 
 
+def test_the_first_run_of_a_folder_may_be_the_damaged_one(committed_folder: Path) -> None:
+    """It was read before the others, and its deletion advised."""
+    first = min(committed_folder.glob("runs/*/*/*/*/seed*/run.json"))
+    first.write_text(first.read_text()[:200], encoding="utf-8")
+    with pytest.raises(UserError, match=r"run\.json: .*; bring the folder back as it was"):
+        page(committed_folder)
+
+
 def test_runs_of_another_suite_than_the_folder_says_are_refused(committed_folder: Path) -> None:
     manifest = committed_folder / "results.json"
     manifest.write_text(manifest.read_text().replace('"demo"', '"demo-full"'), encoding="utf-8")

@@ -334,6 +334,16 @@ def test_a_plan_says_what_is_done_stale_and_to_do(demo: Project) -> None:
     assert any(line.startswith("Hours on cpu, one job after the other") for line in lines)
 
 
+def test_without_a_rate_no_origin_is_promised(demo: Project, params: Params) -> None:
+    """Images that are yet to be fetched may have any number."""
+    everything = results(below(Steps(params).suite("paper")))
+    labels = [result for result in everything if result.step.kind == "label"]
+    jobs, origin = plan_jobs(params, labels, root=demo.root, device="H200")
+    assert {job.hours for job in jobs} == {None}
+    assert origin.startswith("No hours on NVIDIA H200")
+    assert origin.splitlines()[-1].endswith("a rate and a known number of images")
+
+
 def test_a_done_training_whose_network_was_deleted_is_named(demo: Project) -> None:
     demo.write_all()
     (key,) = demo.table1_keys("at")

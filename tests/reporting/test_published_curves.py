@@ -106,6 +106,37 @@ def test_an_equal_curve_never_leaves(resnet: Project) -> None:
     assert "never leaves the band" in found.text()
 
 
+@pytest.mark.parametrize(
+    ("num_epochs", "outside", "told"),
+    [
+        (3, 3, "not told: outside the band since epoch 0, 3 epochs; 5 in a row tell"),
+        (3, 0, "not told: 3 epochs; 5 or more tell"),
+        (30, 1, "not told: outside the band since epoch 29, 1 epoch; 5 in a row tell"),
+        (30, 4, "not told: outside the band since epoch 26, 4 epochs; 5 in a row tell"),
+        (30, 5, "the curve leaves the band at epoch 25"),
+        (30, 0, "the curve never leaves the band for 5 epochs in a row"),
+    ],
+)
+def test_a_training_that_goes_on_is_not_said_to_stay(
+    resnet: Project, num_epochs: int, outside: int, told: str
+) -> None:
+    (key,) = resnet.table1_keys("at")
+    curve = list(published_curve(AT)["test_robust_accuracy"])[:num_epochs]
+    curve = [max(0.0, v - 0.3 * (i >= num_epochs - outside)) for i, v in enumerate(curve)]
+    assert beside_published(resnet.write_run(key, curve)).text().splitlines()[-1] == told
+
+
+def test_a_log_of_another_setting_is_called_so(resnet: Project, demo: Project) -> None:
+    def text(project: Project, setting: str) -> str:
+        (key,) = project.table1_keys("at")
+        return beside_published(project.write_run(key, [0.5] * 6), setting=setting).text()
+
+    assert "not the same setting" not in text(resnet, AT)
+    other = "not the same setting: at on cifar10 under linf, network small; the band"
+    assert other in text(resnet, "cifar10_linf/preactresnet18_awp")
+    assert "not the same setting: at on digits" in text(demo, AT)
+
+
 def test_a_log_of_another_attack_is_called_so(resnet: Project) -> None:
     (key,) = resnet.table1_keys("at")
     folder = resnet.write_run(key, list(published_curve(AT)["test_robust_accuracy"])[:60])
@@ -159,7 +190,7 @@ def test_the_logs_of_svhn_under_l2_start_off_the_ball_as_the_paper_does(resnet: 
     document = json.loads((folder / "run.json").read_text())
     document["spec"]["monitor"]["random_start"] = "off_ball"
     (folder / "run.json").write_text(json.dumps(document))
-    assert "not the same" not in beside_published(folder, setting=setting).text()
+    assert "not the same attack" not in beside_published(folder, setting=setting).text()
     decays = beside_published(folder, setting="cifar10_l2/preactresnet18_5e-4", source=RICE).text()
     assert "PGD-20 (L2 radius 128/255, off_ball start)" in decays  # whose l2 is a weight decay
 

@@ -36,6 +36,7 @@ LINES = ("-", "--", "-.", ":")
 
 LOG_SPAN = 20  # values that span more than this many times are shown on a logarithmic axis
 _LONG = 7  # letters from which labels of texts are slanted
+_HALF = 40  # letters that fit beside as many in a legend
 # About what guessing among ten classes costs: above it a network is broken, however it was
 # trained, and the differences that matter would be flat lines.
 CUT = 2.5
@@ -110,12 +111,13 @@ def picture(figure: Figure, kind: str) -> bytes:
 # Curves
 
 
-def learning_curves(frame: pd.DataFrame) -> Figure:
+def learning_curves(frame: pd.DataFrame, *, notes: Sequence[str] = ()) -> Figure:
     """Robust accuracy by epoch.
 
     `frame`: method, split ("test", "held-out", "train"), seed, epoch (from 0), accuracy (percent).
     Methods differ in color and marker, splits in line style; with several seeds the line is their
     mean, the shade their range. Where methods have different numbers of seeds, the legend says so.
+    `notes` stand in the legend, too: of trainings that ended early.
     """
     methods, splits = names_in(frame["method"]), names_in(frame["split"])
     method_looks = looks(methods)
@@ -140,7 +142,13 @@ def learning_curves(frame: pd.DataFrame) -> Figure:
         elif splits:
             where = f" on {splits[0]} images"
         axes.set(ylabel=f"robust accuracy{where} (%)")
-        axes.legend(handles=keys, ncols=2)
+        long = [text for name, text in told.items() if text != name] + list(notes)
+        if long:  # they would hang out of the axes, or hide the curves
+            handles = [*keys, *map(_note, notes)]
+            columns = 2 if max(map(len, long)) < _HALF else 1
+            figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+        else:
+            axes.legend(handles=keys, ncols=2)
     return figure
 
 
@@ -159,9 +167,21 @@ def _with_seeds(frame: pd.DataFrame) -> dict[str, str]:
     return {
         name: f"{name} ({len(one)} seed{'s' * (len(one) > 1)})"
         if nested
-        else f"{name} (seed{'s' * (len(one) > 1)} {', '.join(map(str, one))})"
+        else f"{name} (seed{'s' * (len(one) > 1)} {_ranges(one)})"
         for name, one in seeds.items()
     }
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """0, 1, 3 to 9: three or more in a row as a range."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts = [[f"{run[0]} to {run[-1]}"] if len(run) > 2 else list(map(str, run)) for run in runs]
+    return ", ".join(part for run in parts for part in run)
 
 
 def attacks(frame: pd.DataFrame) -> Figure:
@@ -230,23 +250,30 @@ def line_over_seeds(
     style: dict[str, object],
     *,
     every: int | None = None,
-    joined: bool = True,
+    tried: Sequence[float] | None = None,
 ) -> None:
     """The mean over seeds as a line, where all of them are; their range as a shade.
 
     Seeds that go further than others are thin lines there: a mean of fewer seeds would look like a
-    rise or a fall. Where places are not `joined`, as values of a sweep, they are small marks.
+    rise or a fall. Of values of a sweep `tried` has all: at one that lacks a seed the line breaks,
+    as it would tell a number that nobody measured, and the other seeds are small marks.
     """
     mean = mean_of_all(frame, x, y)
+    known = mean.index
+    if tried is not None:
+        mean = mean.reindex(sorted(set(tried)))
     spacing = every or marker_spacing(len(mean))
     axes.plot(mean.index, mean, markevery=spacing, **style)  # type: ignore[arg-type]
     grouped = frame.groupby(x, sort=True)[y]
     if (grouped.size() > 1).any():
-        low, high = grouped.min().loc[mean.index], grouped.max().loc[mean.index]
+        low, high = (
+            ends.where(ends.index.isin(known)).reindex(mean.index)
+            for ends in (grouped.min(), grouped.max())
+        )
         axes.fill_between(mean.index.to_numpy(), low, high, color=style["color"], alpha=0.15)
-    beyond = frame[~frame[x].isin(mean.index)]
+    beyond = frame[~frame[x].isin(known)]
     thin = style | {"marker": None, "linewidth": 0.5, "label": None}
-    if not joined:
+    if tried is not None:
         thin |= {"marker": ".", "linestyle": "none"}
     for _, alone in beyond.groupby("seed"):
         axes.plot(alone[x], alone[y], **thin)  # type: ignore[arg-type]
@@ -297,7 +324,9 @@ def draw_sweep(
         for measure in measures:
             chosen = places[fine & (places["measure"] == measure)]
             style = styles[measure] | {"linestyle": lines[measure], "label": measure}
-            line_over_seeds(axes, chosen, "place", "accuracy", style, every=1, joined=False)
+            own = places["measure"].eq(measure) | places["measure"].isna()  # of a failed run
+            tried = list(places[own]["place"])
+            line_over_seeds(axes, chosen, "place", "accuracy", style, every=1, tried=tried)
         for row in [] if references is None else references.to_dict("records"):
             _level(axes, row["accuracy"], styles[row["name"]], lines.get(row["measure"], "-"))
         _label_values(axes, frame["value"])

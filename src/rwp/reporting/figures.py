@@ -42,13 +42,15 @@ _SWEEP_COLUMNS = ["name", "value", "measure", "seed", "accuracy", "status", "run
 _SEARCH_COLUMNS = [
     *("measure", "value", "recipe", "seed", "accuracy", "epoch", "loss_rise", "status", "run"),
 ]
+_LEFT_OUT = ("stale", "inconsistent")  # runs whose curves no longer fit their settings
+_MOST_NOTES = 4  # in a legend
 SHOWN = {"best": "best", "last_epochs_mean": f"mean of the last {LAST_EPOCHS} epochs"}
 # How to read a picture, by the kind of figure.
 READING = {
     "curves": "Robust accuracy after each epoch, under the attack that the training measures by; of"
     " the training images as they were trained on in that epoch, under the training's own attack,"
     " at perturbed weights where there are some. Of several seeds the line is the mean, the shade"
-    " their range.",
+    " their range; where a seed has no such epoch the others are thin lines.",
     "sweep": "Best epoch and mean of the last six; level lines are other recipes of the same seeds,"
     " in the same line styles; one that lacks a seed is named and not drawn. A cross marks a value"
     " whose training has no number.",
@@ -104,7 +106,20 @@ def _need(results: Results, frame: pd.DataFrame, lines: Iterable[Line]) -> None:
 def _curves(results: Results, part: Part, entry: CurvesFigure) -> tuple[pd.DataFrame, Figure]:
     frame = curve_frame(results, part.lines, splits=entry.splits)
     _need(results, frame, part.lines)
-    return frame, drawing.learning_curves(frame)
+    return frame, drawing.learning_curves(frame, notes=_ended_early(results, part.lines))
+
+
+def _ended_early(results: Results, lines: Iterable[Line]) -> list[str]:
+    """Trainings whose curves are shorter than those of others, and why."""
+    found = []
+    for line, key in ((curve, key) for curve in lines for key in curve.keys):
+        run = results.runs[key]
+        if run.history and not run.finished and run.status not in _LEFT_OUT:
+            why = run.status if run.ended else "not finished"
+            method = line.labels.get("method", "")
+            found.append(f"{method}, seed {key.seed}: {why}, {len(run.history)} epochs")
+    more = len(found) - _MOST_NOTES
+    return [*found[:_MOST_NOTES], *([f"and {more} more"] if more > 0 else [])]
 
 
 def _sweep(results: Results, part: Part, entry: SweepFigure) -> tuple[pd.DataFrame, Figure]:
@@ -265,7 +280,9 @@ def _search(results: Results, part: Part) -> tuple[pd.DataFrame, Figure]:
     means = frame.groupby(["measure", "recipe"])["accuracy"].transform("mean")
     best = means.groupby(frame["measure"]).transform("max")
     whole = frame.groupby("measure")["accuracy"].transform(lambda column: column.notna().all())
-    frame = frame.assign(chosen=(means == best) & whole)
+    # Of equal ones the first, as with epochs.
+    first = frame[means == best].groupby("measure")["recipe"].first()
+    frame = frame.assign(chosen=frame["recipe"].eq(frame["measure"].map(first)) & whole)
     return frame, drawing.draw_sweep(frame, x_label="", y_label="held-out robust accuracy (%)")
 
 
@@ -314,7 +331,7 @@ def curve_frame(results: Results, lines: Iterable[Line], *, splits: Sequence[str
     rows: list[Row] = []
     for line, key in ((curve, key) for curve in lines for key in curve.keys):
         run = results.runs[key]
-        if run.status in ("stale", "inconsistent"):
+        if run.status in _LEFT_OUT:
             continue
         rows += [
             {

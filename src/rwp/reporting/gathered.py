@@ -100,8 +100,9 @@ def opened(folder: Path) -> Iterator[Opened]:
     params = check_params(settings, where=str(folder / SETTINGS))
     suite = str(document.get("suite"))
     choose(params.suites, suite, "suite", f"{manifest}: suite")
-    _check_runs(folder, suite)
-    _check_own_code(folder)
+    with _bring_back():
+        _check_runs(folder, suite)
+        _check_own_code(folder)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         results = root / suite_directory(suite)

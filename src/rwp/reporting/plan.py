@@ -66,6 +66,8 @@ def plan_jobs(
         rates = estimated_rates(name, params, places)
     jobs = [_job(result, root, rates) for result in results]
     origins = dict.fromkeys(job.origin for job in jobs if job.hours is not None)
+    if not origins:
+        return jobs, f"No hours on {name}: no job here has a rate and a known number of images"
     return jobs, "\n  ".join([f"Hours on {name}, one job after the other; rates from", *origins])
 
 

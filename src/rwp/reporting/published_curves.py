@@ -75,16 +75,40 @@ class BesidePublished:
     frame: pd.DataFrame  # epoch, ours, published, low, high, inside
     num_published: int  # epochs of the whole published log
     attacks: tuple[str, str]  # by which the epochs are measured: ours, the log's
+    other: str = ""  # of what else than the log the run is, as far as it is known
 
     @property
     def first_outside(self) -> int | None:
         """The first epoch of the first stretch of at least PATIENCE epochs outside the band."""
-        stretch: list[int] = []
+        stretches = [one for one in self._stretches if len(one) >= PATIENCE]
+        return stretches[0][0] if stretches else None
+
+    @property
+    def _stretches(self) -> list[list[int]]:
+        """Epochs outside the band, each stretch of them; the last may be one that goes on."""
+        found: list[list[int]] = [[]]
         for epoch, inside in zip(self.frame["epoch"], self.frame["inside"], strict=True):
-            stretch = [] if inside else [*stretch, int(epoch)]
-            if len(stretch) == PATIENCE:
-                return stretch[0]
-        return None
+            if not inside:
+                found[-1].append(int(epoch))
+            elif found[-1]:
+                found.append([])
+        return found
+
+    @property
+    def verdict(self) -> str:
+        """Whether the curve leaves the band, as far as its epochs tell."""
+        first, open_stretch = self.first_outside, self._stretches[-1]
+        if first is not None:
+            return f"the curve leaves the band at epoch {first}"
+        if open_stretch:
+            count = len(open_stretch)
+            return (
+                f"not told: outside the band since epoch {open_stretch[0]}, {count} "
+                f"epoch{'s' * (count > 1)}; {PATIENCE} in a row tell"
+            )
+        if len(self.frame) < PATIENCE:
+            return f"not told: {len(self.frame)} epochs; {PATIENCE} or more tell"
+        return f"the curve never leaves the band for {PATIENCE} epochs in a row"
 
     def text(self) -> str:
         """What a person wants to know, in a few lines."""
@@ -103,11 +127,9 @@ class BesidePublished:
             lines.append(
                 f"not the same attack: our epochs are measured by {ours}, the log's by {theirs}"
             )
-        first = self.first_outside
-        if first is None:
-            lines.append(f"the curve never leaves the band for {PATIENCE} epochs in a row")
-        else:
-            lines.append(f"the curve leaves the band at epoch {first}")
+        if self.other:
+            lines.append(f"not the same setting: {self.other}; the band is that of equal trainings")
+        lines.append(self.verdict)
         return "\n".join(lines)
 
 
@@ -129,6 +151,7 @@ def beside_published(
             f"{folder}: expected test_robust_accuracy in each epoch, got epochs without;"
             f" train with test_curve: true"
         )
+    other = _another_setting(run, setting, source) if setting else ""
     setting = setting or published_setting(run)
     published = published_curve(setting, source)
     if published.empty:
@@ -142,7 +165,22 @@ def beside_published(
     band = curve_band(published["test_robust_accuracy"], num_examples=images, num_own=own)
     ours = pd.Series({row["epoch"]: row["test_robust_accuracy"] for row in run.history})
     attacks = _attacks(run, source, setting)
-    return BesidePublished(run.name, setting, source, overlay(ours, band), len(published), attacks)
+    frame = overlay(ours, band)
+    return BesidePublished(run.name, setting, source, frame, len(published), attacks, other)
+
+
+def _another_setting(run: Run, setting: str, source: str) -> str:
+    """What a run is of, where the named log is not of that; empty too where nothing says it."""
+    try:
+        spec = TrainSpec.parse(run.document.get("spec"), where=str(run.path))
+    except UserError:  # a training that goes on has no run.json
+        return ""
+    with suppress(UserError):
+        if source != AWP_LOGS or published_setting(run) == setting:
+            return ""
+    key = spec.key
+    size = f" at {side}x{side}" if (side := spec.data.image_size) else ""
+    return f"{key.recipe} on {key.dataset}{size} under {key.threat}, network {key.network}"
 
 
 def _attacks(run: Run, source: str, setting: str) -> tuple[str, str]:
