@@ -11,6 +11,7 @@ from rwp.core.attacks import (
     kl_attack,
     pgd,
 )
+from rwp.core.objectives import make_objective
 from rwp.core.threat import ThreatModel
 
 THREAT = ThreatModel("linf", 0.1)
@@ -61,3 +62,17 @@ def test_other_labels_are_refused(labels: torch.Tensor, advice: str):
 def test_inference_mode_is_refused_alike(name: str):
     with torch.inference_mode(), pytest.raises(ValueError, match="call the attack outside of it"):
         attacked(name, torch.tensor([0, 1, 3]))
+
+
+@pytest.mark.wrong_type
+@pytest.mark.parametrize("kind", [torch.int32, torch.int16, torch.uint8])
+@pytest.mark.parametrize("name", ["at", "trades", "mart", "natural"])
+def test_losses_take_the_labels_that_their_attack_takes(name: str, kind: torch.dtype):
+    torch.manual_seed(0)
+    model, images = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), torch.rand(3, 3, 2, 2)
+    objective = make_objective(name, **({"beta": 6.0} if name in ("trades", "mart") else {}))
+    labels = torch.tensor([0, 1, 3])
+    expected = objective.losses(model, images, images, labels)
+    found = objective.losses(model, images, images, labels.to(kind))
+    assert torch.equal(found.objective, expected.objective)
+    assert torch.equal(found.criterion, expected.criterion)

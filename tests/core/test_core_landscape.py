@@ -75,3 +75,18 @@ def test_a_loss_that_is_not_finite_spoils_its_own_group_alone(value, group):
     found = _group_means(losses, torch.tensor([0, 0, 1, group]), 3)
     assert found[:2].tolist() == [1.5, 4.0]
     assert found[2].isnan() if group == -1 or value != value else found[2] == torch.inf
+
+
+@pytest.mark.parametrize("frozen", ["all", "conv1"])
+def test_frozen_kernels_move_too(network, frozen):
+    """Without them the landscape of a frozen network was flat, without a word."""
+    expected = filter_normalized_direction(network, generator=generator())
+    (network if frozen == "all" else getattr(network, frozen)).requires_grad_(False)
+    found = filter_normalized_direction(network, generator=generator())
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_a_network_without_kernels_has_no_landscape():
+    with pytest.raises(ValueError, match="expected kernels"):
+        filter_normalized_direction(torch.nn.BatchNorm2d(3), generator=generator())

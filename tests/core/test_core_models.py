@@ -247,3 +247,19 @@ def test_something_else_than_a_state_dict():
     model = build_network(PREACT[0], **PREACT[1], **PLAIN)
     with pytest.raises(ValueError, match=r"expected tensors by name, got \['epoch'\]"):
         convert_state({"epoch": 7}, layout="trades", model=model)
+
+
+@pytest.mark.wrong_type
+@pytest.mark.parametrize(
+    ("family", "options", "named"),
+    [
+        ("preact_resnet", {"blocks": 2}, "blocks: expected a list"),
+        ("preact_resnet", {"blocks": (1, 1.5)}, "blocks: expected a whole number, got 1.5"),
+        ("preact_resnet", {"blocks": (1,), "width": 8.5}, "width: expected a whole number"),
+        ("wide_resnet", {"depth": 10.0, "widen_factor": 1}, "depth: expected a whole number"),
+        ("wide_resnet", {"depth": 10, "widen_factor": True}, "widen_factor: expected a whole"),
+    ],
+)
+def test_a_shape_of_another_type_is_refused(family, options, named):
+    with pytest.raises(ValueError, match=named):
+        build_network(family, num_classes=3, in_channels=3, mean=None, std=None, **options)

@@ -106,3 +106,30 @@ def test_at_small_radii_rounding_throws_no_point_out(norm: Norm, epsilon: float)
     assert bool(ball.contains(images).all())
     beyond = (images + 1.5 * (far - images)).clamp(0, 1)
     assert not bool(ball.contains(beyond).any())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("options", [{"num_restarts": 5}, {"keep": "worst"}])
+def test_the_worst_of_half_precision_is_no_weaker_than_the_last(dtype, options):
+    """A pixel at the ball's edge is rounded by more than one of 32 bits, and was thrown away."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).eval().to(dtype)
+    images = torch.rand(12, 3, 8, 8).to(dtype)
+    with torch.no_grad():
+        labels = model(images).argmax(dim=1)
+
+    def right(**more) -> int:
+        found = pgd(
+            model,
+            images,
+            labels,
+            threat=ThreatModel("linf", 8 / 255),
+            step_size=2 / 255,
+            num_steps=10,
+            generator=torch.Generator().manual_seed(0),
+            **more,
+        )
+        with torch.no_grad():
+            return int((model(found).argmax(dim=1) == labels).sum())
+
+    assert right(**options) <= right() < len(labels)

@@ -319,3 +319,48 @@ def test_a_name_of_odd_characters_stays_on_one_line(tmp_path):
     with pytest.raises(UserError, match=r"in train/dog/a\\nb\\x1b\.png") as caught:
         load(write_tree(tmp_path, tree))
     assert "\n" not in str(caught.value)
+
+
+def test_an_orientation_that_xmp_alone_names_turns_nothing():
+    """Viewers follow EXIF; a picture that was turned upright may have kept its old XMP."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    found, notes = read(encoded(Image.fromarray(CORNER), "JPEG", xmp=xmp), "x.jpg")
+    assert found.shape == (3, 6, 10)
+    assert not notes
+
+
+def _png(kind: int, bits: int, rows: list[bytes], *chunks: tuple[bytes, bytes], interlaced=0):
+    """A PNG of eight columns, as its parts are given."""
+    header = struct.pack(">IIBBBBB", 8, 8, bits, kind, 0, 0, interlaced)
+    body = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", body), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in parts
+    )
+
+
+def test_a_png_whose_rows_or_colors_lack_is_refused():
+    """Their checksums fit; what lacks was painted black."""
+    gray = [bytes([200] * 8)] * 8
+    assert read(_png(0, 8, gray))[0].min() == 200
+    refused(_png(0, 8, gray[:4]), r"its pixels are cut: 36 of 72 bytes")
+    palette = (b"PLTE", bytes([10, 20, 30, 40, 50, 60]))
+    assert read(_png(3, 8, [bytes([1] * 8)] * 8, palette))[0][0, 0, 0] == 40
+    refused(_png(3, 8, [bytes([2] * 8)] * 8, palette), r"color 2 of a palette of 2")
+    seven = [*[b"\x80"] * 2, *[b"\x80\x80"] * 3, *[b"\x80" * 4] * 6, *[b"\x80" * 8] * 4]
+    assert read(_png(0, 8, seven, interlaced=1))[0].min() == 128
+    refused(_png(0, 8, seven[:-1], interlaced=1), "its pixels are cut: 70 of 79 bytes")
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_transparent_gray_of_few_bits_is_seen(bits: int):
+    level = 2**bits - 2
+    byte = sum(level << shift for shift in range(0, 8, bits))
+    rows = [bytes([byte] * bits)] * 8
+    expected = level * 255 // (2**bits - 1)
+    assert set(np.unique(read(_png(0, bits, rows))[0])) == {expected}
+    transparent = (b"tRNS", struct.pack(">H", level))
+    refused(_png(0, bits, rows, transparent), "expected an opaque image, got transparency")
+    other = (b"tRNS", struct.pack(">H", 0))
+    assert read(_png(0, bits, rows, other))[1] == ["alpha dropped that hides nothing"]

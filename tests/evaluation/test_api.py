@@ -116,6 +116,8 @@ def test_several_radii(robust_model: nn.Module, images: ImageSet):
     for changes, message in (
         ({"epsilons": []}, "epsilons: expected one radius or more"),
         ({"epsilons": "8/255"}, "epsilons: expected a list, got '8/255'"),
+        ({"epsilons": torch.tensor(0.1)}, "epsilons: expected a list, got tensor"),
+        ({"epsilons": np.array(0.1)}, "epsilons: expected a list, got array"),
         ({"epsilons": ["8/255", "8/255"]}, "epsilons: expected each once, got 8/255, 8/255"),
         ({"epsilons": ["0.1", 0.1]}, "epsilons: expected each once, got 0.1, 0.1; remove 0.1"),
         ({"epsilons": ["8/255", "16/510"]}, "epsilons: .* got 8/255, 16/510; remove 16/510"),
@@ -502,3 +504,22 @@ def test_versions_have_names(robust_model: nn.Module, images: ImageSet, monkeypa
         rwp.evaluate(
             robust_model, pixels(some), some.labels, threat=LINF, attacks=["autoattack-few-classes"]
         )
+
+
+def test_torchs_default_type_changes_no_number() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).eval()
+    images = torch.rand(8, 3, 8, 8)
+    labels = model(images).argmax(1)
+    found = []
+    for kind in (torch.float32, torch.float64):
+        torch.set_default_dtype(kind)
+        try:
+            done = rwp.evaluate(
+                model, images, labels, threat=("linf", "16/255"), attacks=["autoattack"]
+            )
+            assert torch.get_default_dtype() == kind
+        finally:
+            torch.set_default_dtype(torch.float32)
+        found.append(done.records["autoattack"].robust_bits)
+    assert found[0] == found[1]

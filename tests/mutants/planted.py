@@ -1722,6 +1722,38 @@ BY_HAND = [
         ),
     ),
     *_faults(
+        "data/test_pictures.py",
+        ("pictures: XMP turns them", "image.info.pop(name, None)", "pass"),
+        ("pictures: a PNG may lack rows", "if found < size:", "if False:"),
+        ("pictures: a PNG may lack colors", "if largest >= colors:", "if False:"),
+        (
+            "pictures: a transparent gray of few bits is opaque",
+            "gray * 255 // (2**bits - 1)",
+            "gray",
+        ),
+    ),
+    *_faults(
+        "core/test_core_worst.py core/test_core_landscape.py core/test_core_labels.py",
+        (
+            "worst: half precision throws away what lies on the edge",
+            "torch.finfo(delta.dtype).eps if half else _ROUNDING",
+            "_ROUNDING",
+        ),
+        (
+            "landscape: frozen kernels stay",
+            "names = _kernels(model)\n",
+            "names = set(perturbed_tensors(model))\n",
+        ),
+    ),
+    *_faults(
+        "training/test_resume.py",
+        (
+            "state: a training that goes elsewhere takes the run's own",
+            "if place == (root / spec.key.directory).resolve():",
+            "if place:",
+        ),
+    ),
+    *_faults(
         "data/test_pictures.py data/test_image_folder.py",
         (
             "pictures: of an upright one the top is kept, not the middle",
@@ -2111,8 +2143,8 @@ SECOND = [
         ),
         (
             "networks: a last ReLU whatever is asked",
-            "self.activate = activation_function(activation) if depth < 10",
-            'self.activate = activation_function("relu")\n        if depth < 10',
+            'self.activate = activation_function(activation) check_count("depth"',
+            'self.activate = activation_function("relu")\n        check_count("depth"',
         ),
     ),
     *_faults(

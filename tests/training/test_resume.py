@@ -24,7 +24,7 @@ from rwp.pipeline.settings import Params
 from rwp.progress import Progress
 from rwp.training import loop, resume, run_record
 from rwp.training.history import SilentRecorder
-from rwp.training.jobs import Interrupted, input_paths, prepare, train_run
+from rwp.training.jobs import Interrupted, input_paths, prepare, state_folder, train_run
 from rwp.training.loop import Training
 from rwp.training.resume import RunState, Watch
 from tests.training.conftest import spec_of
@@ -411,14 +411,36 @@ def test_a_training_tells_all_that_has_computed_it(
     assert record["networks"]["best"] == sha256_file(whole / "best.pt")
 
 
+def state_of(spec: TrainSpec, root: Path, output: Path) -> Path:
+    return state_folder(spec, root=root, fingerprint=FINGERPRINT, output=output)
+
+
+def test_a_training_that_goes_elsewhere_leaves_the_runs_own_state_alone(
+    shared_root: Path, tmp_path: Path, tiny: Params, kill_after: list[int]
+) -> None:
+    """It went on from it without a word, and took it away at its end."""
+    spec = spec_of(tiny, "at")
+    own = state_of(spec, shared_root, shared_root / spec.key.directory)
+    assert own == state_folder(spec, root=shared_root, fingerprint=FINGERPRINT, output=None)
+    assert own.name == FINGERPRINT
+    kill_after += [30]
+    with pytest.raises(_Killed):
+        train_run(spec, root=shared_root, fingerprint=FINGERPRINT)
+    saved = (own / "checkpoint.pt").read_bytes()
+    there = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "there")
+    assert (own / "checkpoint.pt").read_bytes() == saved
+    assert not list(state_of(spec, shared_root, tmp_path / "there").glob("*.pt"))
+    assert_same(there, train_run(spec, root=shared_root, fingerprint=FINGERPRINT))
+
+
 def test_a_second_process_on_the_run_is_refused(
     shared_root: Path, tmp_path: Path, tiny: Params
 ) -> None:
     spec = spec_of(tiny, "at")
-    folder = shared_root / ".state" / spec.key.name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = state_of(spec, shared_root, tmp_path)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with (
-        FileLock(folder / f"{FINGERPRINT}.lock"),
+        FileLock(folder.parent / f"{folder.name}.lock"),
         pytest.raises(UserError, match="expected to train this run alone, found another process"),
     ):
         train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path)
@@ -485,7 +507,7 @@ def test_the_history_is_the_checkpoints(
     kill_after += [30]
     with pytest.raises(_Killed):
         train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
-    state = RunState(shared_root / ".state" / spec.key.name / FINGERPRINT)
+    state = RunState(state_of(spec, shared_root, tmp_path / "parts"))
     assert state.history_file.read_text()
     state.history_file.write_text('{"epoch": 0, "train_l')
     resumed = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
@@ -504,7 +526,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     kill_after += [40]
     with pytest.raises(_Killed):
         train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
-    state = RunState(shared_root / ".state" / spec.key.name / FINGERPRINT)
+    state = RunState(state_of(spec, shared_root, tmp_path / "parts"))
     state.checkpoint.write_bytes(state.checkpoint.read_bytes()[:5000])
     resumed = train_run(spec, root=shared_root, fingerprint=FINGERPRINT, output=tmp_path / "parts")
     assert_same(whole, resumed)

@@ -34,9 +34,11 @@ class NormBall:
     def contains(self, points: Tensor) -> Tensor:
         """Per example: does the point lie in the ball, up to rounding, and in [0, 1]?"""
         delta = points - self.center
-        length, slack = delta.abs().flatten(1).amax(dim=1), _ROUNDING
+        half = delta.dtype in (torch.float16, torch.bfloat16)
+        rounding = torch.finfo(delta.dtype).eps if half else _ROUNDING
+        length, slack = delta.abs().flatten(1).amax(dim=1), rounding
         if self.threat.norm == "l2":
-            length, slack = lengths(delta).flatten(), _ROUNDING * delta.shape[1:].numel() ** 0.5
+            length, slack = lengths(delta).flatten(), rounding * delta.shape[1:].numel() ** 0.5
         low, high = points.flatten(1).aminmax(dim=1)
         largest = self.threat.epsilon * (1 + 1e-5) + slack
         return (length <= largest) & (low >= 0.0) & (high <= 1.0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rwp.core.geometry import lengths, normal_like
 from rwp.core.losses import cross_entropy, full_precision
 from rwp.core.modes import evaluation_mode
-from rwp.core.weights import borrowed_weights, perturbed_tensors
+from rwp.core.weights import all_kernels, borrowed_weights
 
 
 def filter_normalized_direction(
@@ -17,15 +17,24 @@ def filter_normalized_direction(
 ) -> dict[str, Tensor]:
     """A random direction in which every filter is as long as the model's own.
 
-    Li et al. (2018): per output channel, d / ||d|| * ||w||. Only kernels move; scales, shifts
-    and biases have no entry.
+    Li et al. (2018): per output channel, d / ||d|| * ||w||. Only kernels move, frozen ones too;
+    scales, shifts and biases have no entry.
 
     Args:
         model: whose kernels set the lengths.
         generator: where the direction is drawn from; may live on another device.
+
+    Raises:
+        ValueError: the model has no kernel, so its landscape would be flat.
     """
+    weights = all_kernels(model)
+    if not weights:
+        raise ValueError(
+            "model: expected kernels (weights of more than one dimension), got none; name one "
+            "with layers of its own"
+        )
     direction = {}
-    for name, weight in perturbed_tensors(model).items():
+    for name, weight in weights.items():
         noise = normal_like(weight, generator)
         direction[name] = noise * (lengths(weight.detach()) / lengths(noise))  # of each filter
     return direction

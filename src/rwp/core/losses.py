@@ -21,6 +21,7 @@ def cross_entropy(
 
     With smoothing, that share of it is the mean over all classes in its place (Szegedy, 2016).
     """
+    labels = labels.long()  # torch's own takes no other integers
     return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
 
 
@@ -112,10 +113,10 @@ def _check_kappa(kappa: float) -> None:
 def _of_label(
     values: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
-    return values.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return values.gather(1, labels.long().unsqueeze(1)).squeeze(1)
 
 
 def _without_label(
     values: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], *, fill: float
 ) -> Float[Tensor, "batch classes"]:
-    return values.scatter(1, labels.unsqueeze(1), fill)
+    return values.scatter(1, labels.long().unsqueeze(1), fill)

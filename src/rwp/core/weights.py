@@ -45,6 +45,12 @@ def perturbed_tensors(
     }
 
 
+def all_kernels(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The kernels, those that are not being trained included."""
+    names = _kernels(model)
+    return {name: weight for name, weight in model.named_parameters() if name in names}
+
+
 def layer_numbers(model: nn.Module) -> dict[str, int]:
     """The layer that each parameter belongs to, from 0.
 

@@ -184,7 +184,8 @@ def evaluate_radii(
     Raises:
         UserError: as `evaluate`, or no radius.
     """
-    if isinstance(epsilons, str) or not isinstance(epsilons, Iterable):
+    one = isinstance(epsilons, str) or getattr(epsilons, "ndim", 1) == 0
+    if one or not isinstance(epsilons, Iterable):
         raise UserError(f"epsilons: expected a list, got {epsilons!r}; e.g. ['4/255', '8/255']")
     radii = list(epsilons)
     # As they were written; numpy's and torch's numbers are cut when they are printed.

@@ -371,7 +371,19 @@ def _perturb(runner: AutoAttack, name: str, images: Tensor, labels: Tensor) -> T
         attack.loss = "ce"
     if name == "fab-t":
         attack.targeted, attack.n_restarts = True, 1
-    return attack.perturb(images, labels)
+    with _drawing_in_32_bits():
+        return attack.perturb(images, labels)
+
+
+@contextmanager
+def _drawing_in_32_bits() -> Iterator[None]:
+    """The package draws in torch's default type, and mixes that with the images of 32 bits."""
+    found = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(found)
 
 
 def _boundary_warning(unsure: int) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def train_run(
     Args:
         spec: the resolved settings.
         root: the project; data are read below `root/data`, the run is written to its folder.
-        fingerprint: what the run stands on; names the resume state.
+        fingerprint: what the run stands on; names the resume state, beside `output` if it is given.
         recorder: a listener.
         device: "cpu" or "cuda".
         output: another folder for the run.
@@ -71,7 +72,7 @@ def train_run(
     """
     recorder = recorder or SilentRecorder()
     files = RunFiles(output or root / spec.key.directory)
-    state = RunState(root / ".state" / spec.key.name / fingerprint, group)
+    state = RunState(state_folder(spec, root=root, fingerprint=fingerprint, output=output), group)
     inputs = input_paths(spec, root)
     check_place(files.folder)  # before days of training, not after them
     with state.locked(), stop_signals() as stop:
@@ -101,6 +102,15 @@ def train_run(
             raise
         state.remove()
     return files.folder
+
+
+def state_folder(spec: TrainSpec, *, root: Path, fingerprint: str, output: Path | None) -> Path:
+    """Where a training's state lies; one that goes elsewhere leaves the run's own alone."""
+    folder = root / ".state" / spec.key.name
+    place = (output or root / spec.key.directory).resolve()
+    if place == (root / spec.key.directory).resolve():
+        return folder / fingerprint
+    return folder / f"{fingerprint}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
 
 
 def input_paths(spec: TrainSpec, root: Path) -> dict[str, Path]:

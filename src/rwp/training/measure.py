@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rwp.core.attacks import pgd
 from rwp.core.gradient_tally import GradientTally
-from rwp.core.modes import batch_norm_mode
+from rwp.core.modes import batch_norm_mode, evaluation_mode
 from rwp.core.process_group import ALONE, Group
 from rwp.data.images import ImageSet
 from rwp.data.transfer import images_of
@@ -56,9 +56,7 @@ def measure(
     """
     one_shape = device.type != "cpu" if one_shape is None else one_shape
     counts = torch.zeros(3, dtype=torch.int64, device=device)  # clean, robust, blind
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         size = batch_size(split, trained_at_once)
         batches = _batches(len(split), size, one_shape=one_shape)
         for index, (rows, fresh) in enumerate(batches):
@@ -80,8 +78,6 @@ def measure(
                     counts[1] += robust[fresh].sum()
                     counts[2] += (robust & (seen.not_finite | seen.zero))[fresh].sum()
             after_batch()
-    finally:
-        model.train(was_training)
     clean, robust_count, blind = group.total(counts).tolist()
     shares = {"clean_accuracy": clean / len(split)}
     if attack is not None:

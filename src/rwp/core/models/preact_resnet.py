@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rwp.core.models.activation import activation_function
 from rwp.core.models.normalization import input_layer
-from rwp.core.settings import ActivationName
+from rwp.core.settings import ActivationName, check_count
 
 
 class PreActBlock(nn.Module):
@@ -57,6 +57,14 @@ class PreActResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.activate = activation_function(activation)
+        check_count("width", width, least=0)
+        if not isinstance(blocks, Sequence):
+            raise ValueError(
+                f"blocks: expected a list, one number for each stage, got {blocks!r}; ResNet-18 "
+                "has (2, 2, 2, 2)"
+            )
+        for count in blocks:
+            check_count("blocks", count, least=0)
         if not blocks or min(blocks) < 1 or width < 1:
             raise ValueError(
                 f"preact_resnet: expected positive blocks and width, got blocks {tuple(blocks)} "

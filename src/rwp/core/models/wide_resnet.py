@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rwp.core.models.activation import activation_function
 from rwp.core.models.normalization import input_layer
-from rwp.core.settings import ActivationName
+from rwp.core.settings import ActivationName, check_count
 
 
 class WideBlock(nn.Module):
@@ -69,6 +69,8 @@ class WideResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.activate = activation_function(activation)
+        check_count("depth", depth, least=0)
+        check_count("widen_factor", widen_factor, least=0)
         if depth < 10 or (depth - 4) % 6 or widen_factor < 1:
             raise ValueError(
                 f"wide_resnet: expected a depth of 6n + 4 and a positive widen_factor, got "

@@ -39,6 +39,20 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 _CICP_SRGB = bytes((1, 13, 0, 1))  # primaries and curve by ITU-T H.273, then no matrix, full range
 _CHRM_SRGB = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # x and y of white, red, green, blue
 _ORIENTATION = 0x0112
+# Where Pillow keeps a file's XMP, by its formats.
+_XMP = ("xmp", "XML:com.adobe.xmp", "raw profile type xmp", "Raw profile type xmp")
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the kind of color
+_PALETTE = 3
+# Of an interlaced PNG the seven parts: left, top, and steps to the right and down.
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -203,7 +217,10 @@ def _refuse(image: Image.Image, entry: TreeEntry, content: bytes) -> None:
     if frames > 1 and image.format == "PNG":
         raise _unreadable(entry, "one picture", f"an animation of {frames}", "keep one of them")
     if image.format == "PNG":
-        _refuse_by_chunks(dict(_png_chunks(content)), entry)
+        chunks = list(_png_chunks(content))
+        _refuse_by_chunks(dict(chunks), entry)
+        _require_all_rows(chunks)
+        _set_right(image, dict(chunks))
     if image.mode == "CMYK":
         raise _unreadable(
             entry, "a gray or RGB image", "CMYK, the colors of print", "convert it to RGB"
@@ -233,6 +250,42 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise ValueError("its bytes do not fit their checksum")
         yield kind, content[place + 8 : end]
         place = end + 4
+
+
+def _require_all_rows(chunks: list[tuple[bytes, bytes]]) -> None:
+    """Pillow paints black what its stream of rows lacks, and what is no color of a palette.
+
+    Raises:
+        ValueError: rows lack.
+    """
+    header = dict(chunks)[b"IHDR"]
+    width, height = struct.unpack(">II", header[:8])
+    bits, kind, interlaced = header[8], header[9], header[12]
+    size = 0
+    for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            size += rows * (1 + -(-columns * bits * _PNG_CHANNELS[kind] // 8))
+    stream = zlib.decompressobj()
+    found = len(stream.decompress(b"".join(body for name, body in chunks if name == b"IDAT"), size))
+    if found < size:
+        raise ValueError(f"its pixels are cut: {found} of {size} bytes")
+
+
+def _set_right(image: Image.Image, chunks: dict[bytes, bytes]) -> None:
+    """Refuse indexes beyond the palette; name the transparent gray as Pillow reads grays.
+
+    Raises:
+        ValueError: there are some.
+    """
+    bits, kind = chunks[b"IHDR"][8], chunks[b"IHDR"][9]
+    if kind == _PALETTE:
+        colors, largest = len(chunks.get(b"PLTE", b"")) // 3, int(np.asarray(image).max())
+        if largest >= colors:
+            raise ValueError(f"color {largest} of a palette of {colors}")
+    if kind == 0 and 1 < bits < 8 and b"tRNS" in chunks:
+        gray = int.from_bytes(chunks[b"tRNS"][:2])
+        image.info["transparency"] = gray * 255 // (2**bits - 1)
 
 
 def _require_end_of_jpeg(content: bytes) -> None:
@@ -272,6 +325,8 @@ def _as_shown(image: Image.Image, entry: TreeEntry) -> tuple[Image.Image, list[s
     notes = []
     mode = _CHANNEL_MODES[image.mode]
     profile = image.info.get("icc_profile")
+    for name in _XMP:  # where there is no EXIF, Pillow looks for an orientation there
+        image.info.pop(name, None)
     orientation = image.getexif().get(_ORIENTATION, 1)
     if image.format == "PNG" and not entry.parts[-1].lower().endswith(".png"):
         notes.append("PNG inside a file of another name")
