@@ -321,14 +321,6 @@ def test_a_name_of_odd_characters_stays_on_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_an_orientation_that_xmp_alone_names_turns_nothing():
-    """Viewers follow EXIF; a picture that was turned upright may have kept its old XMP."""
-    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
-    found, notes = read(encoded(Image.fromarray(CORNER), "JPEG", xmp=xmp), "x.jpg")
-    assert found.shape == (3, 6, 10)
-    assert not notes
-
-
 def _png(kind: int, bits: int, rows: list[bytes], *chunks: tuple[bytes, bytes], interlaced=0):
     """A PNG of eight columns, as its parts are given."""
     header = struct.pack(">IIBBBBB", 8, 8, bits, kind, 0, 0, interlaced)

@@ -1723,7 +1723,6 @@ BY_HAND = [
     ),
     *_faults(
         "data/test_pictures.py",
-        ("pictures: XMP turns them", "image.info.pop(name, None)", "pass"),
         ("pictures: a PNG may lack rows", "if found < size:", "if False:"),
         ("pictures: a PNG may lack colors", "if largest >= colors:", "if False:"),
         (

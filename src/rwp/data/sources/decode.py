@@ -39,8 +39,6 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 _CICP_SRGB = bytes((1, 13, 0, 1))  # primaries and curve by ITU-T H.273, then no matrix, full range
 _CHRM_SRGB = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # x and y of white, red, green, blue
 _ORIENTATION = 0x0112
-# Where Pillow keeps a file's XMP, by its formats.
-_XMP = ("xmp", "XML:com.adobe.xmp", "raw profile type xmp", "Raw profile type xmp")
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the kind of color
 _PALETTE = 3
 # Of an interlaced PNG the seven parts: left, top, and steps to the right and down.
@@ -325,8 +323,6 @@ def _as_shown(image: Image.Image, entry: TreeEntry) -> tuple[Image.Image, list[s
     notes = []
     mode = _CHANNEL_MODES[image.mode]
     profile = image.info.get("icc_profile")
-    for name in _XMP:  # where there is no EXIF, Pillow looks for an orientation there
-        image.info.pop(name, None)
     orientation = image.getexif().get(_ORIENTATION, 1)
     if image.format == "PNG" and not entry.parts[-1].lower().endswith(".png"):
         notes.append("PNG inside a file of another name")
