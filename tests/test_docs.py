@@ -168,7 +168,7 @@ def test_counts_on_pages_are_those_of_the_committed_results() -> None:
         "docs/reproduction.md": [
             f"has {len(outcomes)} claims",
             f"{judged} judged claims",
-            f"are judged, {judged}; the other {missing} wait",
+            f"so all {judged} are judged" if not missing else f"the other {missing} wait",
             f"has attacked {len(attacked)} of the {6 * seeds} networks",
         ],
     }.items():
