@@ -1877,8 +1877,13 @@ BY_HAND = [
         ("code: what a star brings does not count", 'names.add("*")', "pass"),
         (
             "engine: what was made by hand under other settings is current",
+            "misleads = known is None or (known",
+            "misleads = known is not None and (known",
+        ),
+        (
+            "engine: a plan under other settings rewrites all notes",
+            "if found is not None and misleads:",
             "if found is not None and known != [repr(found)]:",
-            "if found is not None and known is not None and known != [repr(found)]:",
         ),
         (
             "engine: a table of unknown settings is current",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,18 @@ def test_small_numbers_and_overrides_reach_the_jobs(committed_project: Project) 
         assert '"weight_decay":3e-05' in told
         assert '"decay_epochs":[10,15]' in told
         assert '"epochs":20' in told
+    elsewhere = committed_project.folder / "elsewhere"
+    elsewhere.mkdir()
+    given.rename(elsewhere / "other.yaml")
+    words = ["-s", "../Snakefile", "--directory", "..", "--configfile", "other.yaml"]
+    found = subprocess.run(
+        [Path(sys.executable).parent / "snakemake", "-n", "-p", target, *words],
+        cwd=elsewhere,
+        env=committed_project.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert '"epochs":20' in found.stdout + found.stderr, found.stderr
     found = committed_project.snakemake("-n", target, "--config", "suites={demo: {a: yes}}")
     assert found.returncode == 2
     assert "--config suites: expected" in found.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from snakemake.io import IOFile
+from snakemake.persistence import MetadataRecord
 from snakemake.persistence.file import FilePersistence
 
 from rwp.errors import UserError
@@ -118,7 +119,17 @@ def test_of_files_without_a_fingerprint_and_a_note_nothing_is_known(step: Step) 
         path: ["'unknown'"] for path in table.outputs
     }
     assert dict(notes_due([table], lambda _: ["'noted'"])) == {}
-    assert dict(notes_due([step], lambda _: [repr(step.fingerprint)])) == {}
+    today = repr(step.fingerprint)
+    assert dict(notes_due([step], lambda _: [today])) == {}
+    assert dict(notes_due([step], lambda _: ["'of before'"])) == {
+        path: [today] for path in step.outputs
+    }
+    # Neither is today's: the job runs anyway, and with the settings put back the note is right.
+    Path(f"{RUN}/run.json").write_text(json.dumps({"fingerprint": "another"}))
+    assert dict(notes_due([step], lambda _: ["'of before'"])) == {}
+    assert dict(notes_due([step], lambda _: [today])) == {
+        path: ["'another'"] for path in step.outputs
+    }
     Path(step.outputs[0]).unlink()  # it is made again anyway
     assert dict(notes_due([step], lambda _: ["'another'"])) == {}
 
@@ -161,3 +172,19 @@ def test_several_may_be_at_work(tmp_path: Path) -> None:
     assert not be_at_work(tmp_path)
     with pytest.raises(UserError, match="found one; wait for it or stop it"):
         refuse_if_at_work(tmp_path)
+
+
+def test_a_note_that_is_set_right_keeps_what_inputs_were_then(
+    project_with_data: Project, step: Step
+) -> None:
+    """By it inputs that were only touched are known; without it AutoAttack would run again."""
+    for output in step.outputs:
+        FilePersistence().cleanup_metadata(IOFile(output))
+    path = IOFile(step.outputs[0])
+    sums = {"data/digits/train.pt": "sha256:of-then"}
+    note = MetadataRecord(record_format_version=6, params=["'of before'"], input_checksums=sums)
+    FilePersistence()._write_record(str(path), note)
+    assert _would_do(project_with_data, step.outputs[0]) == "nothing"
+    found = FilePersistence().metadata(path)
+    assert found is not None
+    assert (found.params, found.input_checksums) == ([repr(step.fingerprint)], sums)

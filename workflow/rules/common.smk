@@ -105,8 +105,9 @@ def with_overrides(settings):
     """
     update_config(settings, with_exponents(workflow.config_settings.overwrite_config))
     try:
-        for path in asked().configfile or ():
-            update_config(settings, read_yaml(path))
+        if asked().configfile:  # whose paths are those of the caller's folder
+            for path in workflow.config_settings.configfiles:
+                update_config(settings, read_yaml(path))
         for word in asked().config or ():
             key, _, value = word.partition("=")
             found = parse_yaml(value, where=f"--config {key}") if value else None
@@ -342,13 +343,15 @@ def set_notes_right():
         notes.cleanup_metadata(IOFile(path))
     wanted = wanted_steps(asked().targets, requested_files())
     for path, parameters in notes_due(wanted, noted):
-        notes._delete_record(path)  # it may be a link into DVC's cache
-        notes._write_record(
-            path,
-            MetadataRecord(
-                record_format_version=RECORD_FORMAT_VERSION, params=parameters
-            ),
+        # By their checksums inputs that were only touched, or brought back by DVC, are known.
+        old = notes.metadata(IOFile(path))
+        note = MetadataRecord(
+            record_format_version=RECORD_FORMAT_VERSION,
+            params=parameters,
+            input_checksums=(old and old.input_checksums) or {},
         )
+        notes._delete_record(path)  # it may be a link into DVC's cache
+        notes._write_record(path, note)
 
 
 def try_own_code():

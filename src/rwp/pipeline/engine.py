@@ -122,7 +122,9 @@ def notes_due(
     """What Snakemake should note of outputs in place of what it does, by what they say themselves.
 
     So exactly those jobs run whose outputs are not today's, whoever made them. Of outputs that
-    carry no fingerprint and that it has no note of nothing is known: they are made again.
+    carry no fingerprint and that it has no note of nothing is known: they are made again. A note
+    that is not today's, of outputs that are not either, stays: the job runs anyway, and if the
+    settings are put back, the note is right again.
 
     Args:
         wanted: the steps that are asked for.
@@ -137,9 +139,11 @@ def notes_due(
             found = made_by(step, root)
         except (UserError, OSError):
             continue  # the tables say of a damaged record what to do
+        today = [repr(job_fingerprint(step))]
         for path in step.outputs:
             known = noted(path)
-            if found is not None and known != [repr(found)]:
+            misleads = known is None or (known == today) != ([repr(found)] == today)
+            if found is not None and misleads:
                 yield path, [repr(found)]
             elif found is None and known is None and (root / path).exists():
                 yield path, [repr("unknown")]
