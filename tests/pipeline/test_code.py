@@ -20,6 +20,7 @@ from rwp.data.transfer import images_of
 from rwp.errors import UserError
 from rwp.pipeline import code, why
 from rwp.pipeline.code import (
+    CODE,
     HERE,
     PLANNED,
     Code,
@@ -32,7 +33,7 @@ from rwp.pipeline.code import (
 from rwp.pipeline.lookup import run_key
 from rwp.pipeline.resolve import train_spec
 from rwp.pipeline.settings import Params
-from rwp.pipeline.steps import CODE, Steps
+from rwp.pipeline.steps import Steps
 from rwp.spec import radius_value
 from tests.conftest import ROOT
 

@@ -43,7 +43,7 @@ def leave(error):
 try:  # these read accepted.jsonl
     from rwp.evaluation.spec import CHECKPOINTS
     from rwp.pipeline.checks import check_images
-    from rwp.pipeline.code import plan_with
+    from rwp.pipeline.code import CODE, plan_with
     from rwp.pipeline.engine import (
         be_at_work,
         finished_jobs,
@@ -54,7 +54,7 @@ try:  # these read accepted.jsonl
     from rwp.pipeline.own_trials import try_factories
     from rwp.pipeline.resolve import kept_starts
     from rwp.pipeline.resolve_evaluation import attack_jobs
-    from rwp.pipeline.steps import CODE, PLANNED, Steps, below, training_outputs
+    from rwp.pipeline.steps import PLANNED, Steps, below, training_outputs
     from rwp.training.spec import suite_directory
 except UserError as error:
     leave(error)

@@ -23,6 +23,24 @@ from rwp.files import write_text
 
 PACKAGE = "rwp"
 
+# The module that does each step; a fingerprint holds the hash of it and of all that it imports.
+CODE = {
+    "fetch": "rwp.data.fetch",
+    "unlabeled": "rwp.data.unlabeled",
+    "train": "rwp.training.jobs",
+    "label": "rwp.training.pseudo_labels",
+    "evaluate": "rwp.evaluation.jobs",
+    "judge": "rwp.evaluation.diagnosis",
+    "landscape": "rwp.evaluation.landscape",
+    "table1": "rwp.reporting.tables",
+    "table2": "rwp.reporting.pairs",  # which stands on the tables
+    "beyond": "rwp.reporting.tables",
+    "figure": "rwp.reporting.figures",
+    "metrics": "rwp.reporting.summaries",
+    "claims": "rwp.reporting.claim_verdicts",
+    "report": "rwp.reporting.report",
+}
+
 # What these decide is in the settings, hashed beside the code, or no number; but for conversions
 # that have one right value (a byte to [0, 1], "8/255" to a float), which tests hold.
 INFRASTRUCTURE = (

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from rwp.errors import UserError
 from rwp.factories import INSTALLED, file_of, is_own, own_folders, require_file
 from rwp.pipeline.code import (
+    CODE,
     HERE,
     PACKAGE,
     dumped,
@@ -37,20 +38,13 @@ if TYPE_CHECKING:
     from rwp.pipeline.settings import RecipeEntry, Suite
 
 Options = dict[str, Any]
-_TRAINING, _ATTACKING = "rwp.training.jobs", "rwp.evaluation.jobs"
-# Fields that may name code of the user's own, and the modules of the steps that run it.
+# Fields that may name code of the user's own, and the steps that run it.
 _NAMED = {
-    "family": (
-        _TRAINING,
-        "rwp.training.pseudo_labels",
-        _ATTACKING,
-        "rwp.evaluation.diagnosis",
-        "rwp.evaluation.landscape",
-    ),
-    "loss": (_TRAINING,),
-    "kind": (_ATTACKING,),
-    "factory": (_TRAINING,),
-    "mask": (_TRAINING,),
+    "family": ("train", "label", "evaluate", "judge", "landscape"),
+    "loss": ("train",),
+    "kind": ("evaluate",),
+    "factory": ("train",),
+    "mask": ("train",),
 }
 # Where Python's own modules and what was installed for it lie.
 _PYTHONS = [
@@ -239,7 +233,7 @@ def _beyond(name: str, named: str) -> dict[str, str]:
     """
     if name == PACKAGE or is_infrastructure(name) or not HERE.has(name):
         return {}
-    known = set.intersection(*(set(HERE.parts(step)) for step in _NAMED[named]))
+    known = set.intersection(*(set(HERE.parts(CODE[step])) for step in _NAMED[named]))
     return {module: part for module, part in HERE.parts(name).items() if module not in known}
 
 

@@ -25,7 +25,7 @@ from rwp.spec import merkle
 from rwp.training.spec import OwnNetworkSpec, ThreatSpec, TrainSpec
 
 NOTED = Path(".state/checked")
-ERROR = "error: "  # what the one line of a command that fails starts with
+_ERROR = "error: "  # what the one line of a command that fails starts with
 _SOME_CLASSES = 3  # where nothing tells how many there are
 
 
@@ -57,9 +57,9 @@ def try_factories(steps: Iterable[Step]) -> None:
 
 def _why(done: subprocess.CompletedProcess[str], trials: list[dict[str, Any]]) -> str:
     """What the trial said was wrong, whatever else was written; or how it ended."""
-    told = [line for line in done.stderr.splitlines() if line.startswith(ERROR)]
+    told = [line for line in done.stderr.splitlines() if line.startswith(_ERROR)]
     if told:
-        return told[-1].removeprefix(ERROR)
+        return told[-1].removeprefix(_ERROR)
     names = " or ".join(dict.fromkeys(trial["text"] for trial in trials))
     code = done.returncode
     ended = f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -30,7 +30,7 @@ from rwp.evaluation.spec import (
     record_path,
 )
 from rwp.files import object_in, read_object, sha256_file
-from rwp.pipeline.code import HERE, Code, read_ledger
+from rwp.pipeline.code import CODE, HERE, Code, read_ledger
 from rwp.pipeline.lookup import choose, get_suite, run_key
 from rwp.pipeline.own_code import may_lack
 from rwp.pipeline.resolve import num_gpus, train_spec
@@ -68,23 +68,6 @@ Settings = (
     | None
 )
 
-# The module that does each step; a fingerprint holds the hash of it and of all that it imports.
-CODE = {
-    "fetch": "rwp.data.fetch",
-    "unlabeled": "rwp.data.unlabeled",
-    "train": "rwp.training.jobs",
-    "label": "rwp.training.pseudo_labels",
-    "evaluate": "rwp.evaluation.jobs",
-    "judge": "rwp.evaluation.diagnosis",
-    "landscape": "rwp.evaluation.landscape",
-    "table1": "rwp.reporting.tables",
-    "table2": "rwp.reporting.pairs",  # which stands on the tables
-    "beyond": "rwp.reporting.tables",
-    "figure": "rwp.reporting.figures",
-    "metrics": "rwp.reporting.summaries",
-    "claims": "rwp.reporting.claim_verdicts",
-    "report": "rwp.reporting.report",
-}
 PLANNED = ("train", "label", "evaluate", "judge", "landscape")  # whose jobs get their fingerprint
 PAPER = "paper"  # whose results lie in `results` itself, beside the folders of all other suites
 CLAIMS = Path("claims.yaml")  # a project without it judges none
